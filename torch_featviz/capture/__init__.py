@@ -1,0 +1,9 @@
+"""Model in, tensors out: what each layer returns, recorded while the model runs."""
+
+from .activations import Activations
+from .modules import FeatureExtractor, FeatureTap
+from .select import layer_names
+from .session import capture
+from .shapes import shapes
+
+__all__ = ["Activations", "FeatureExtractor", "FeatureTap", "capture", "layer_names", "shapes"]

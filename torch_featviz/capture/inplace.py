@@ -1,0 +1,63 @@
+"""Which captured outputs the network overwrites in place, learnt from one watched forward.
+
+A captured output is the network's own tensor, so `nn.ReLU(inplace=True)` or `out += identity` after it would change
+what was captured. The first forward runs under a dispatch mode that sees every operator's schema: just before an
+operator writes to memory that a record holds, the record is given a copy of its own. The names of such layers are
+kept, per model and circumstances, and from then on only those outputs are copied, as they are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .values import tensors
+
+_learnt: WeakKeyDictionary[nn.Module, dict[Hashable, frozenset[str]]] = WeakKeyDictionary()
+
+
+def overwritten_layers(model: nn.Module, circumstances: Hashable) -> frozenset[str] | None:
+    """The layers known to be overwritten in place under these circumstances; None when not yet watched."""
+    return _learnt.get(model, {}).get(circumstances)
+
+
+def learn(model: nn.Module, circumstances: Hashable, names: frozenset[str]) -> None:
+    """Remember which layers a watched forward of `model` overwrote."""
+    _learnt.setdefault(model, {})[circumstances] = names
+
+
+def forget(model: nn.Module) -> None:
+    """Drop all that was learnt of `model`: its forward no longer does what it did."""
+    _learnt.pop(model, None)
+
+
+class BeforeWrites(TorchDispatchMode):
+    """Calls `notice(tensor)` just before any operator writes to `tensor`."""
+
+    def __init__(self, notice: Callable[[Tensor], None]) -> None:
+        super().__init__()
+        self.notice = notice
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func._schema.is_mutable:
+            for position, argument in enumerate(func._schema.arguments):
+                if argument.alias_info is not None and argument.alias_info.is_write:
+                    written = args[position] if position < len(args) else kwargs.get(argument.name)
+                    for tensor in tensors(written):
+                        self.notice(tensor)
+        return func(*args, **kwargs)
+
+
+def memory_of(tensor: Tensor) -> int | None:
+    """An identifier of the memory behind `tensor`, shared by all its views; None where there is none."""
+    try:
+        return tensor.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError):  # sparse, opaque and wrapper tensors have no storage of their own
+        return None

@@ -1,0 +1,105 @@
+"""Capture as modules: `FeatureExtractor` around a model, `FeatureTap` around one layer of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import LayerError
+from .select import Layers, canonical, check_module
+from .session import Capture
+from .values import map_tensors
+
+
+class _Transparent(nn.Module):
+    """Holds one module and adds nothing to its `state_dict`: checkpoints fit with and without the wrapper."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        check_module(module)
+        self.module = module
+        self.register_state_dict_post_hook(_drop_prefix)
+        self.register_load_state_dict_pre_hook(_add_prefix)
+
+
+def _drop_prefix(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    _rename(state, f"{prefix}module.", prefix)
+
+
+def _add_prefix(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+    _rename(state, prefix, f"{prefix}module.")
+
+
+def _rename(state: dict[str, Any], old: str, new: str) -> None:
+    for key in [key for key in state if key.startswith(old)]:
+        state[new + key.removeprefix(old)] = state.pop(key)
+
+
+class FeatureExtractor(_Transparent):
+    """A model that returns what some of its layers return.
+
+    Args:
+        model: the model; it is used, not copied.
+        layers: as for `capture`.
+
+    `forward` takes what the model takes, and returns a dict from layer name (or `name#1`, `name#2` for a layer called
+    several times, see `Activations`) to that layer's output, in order of execution. Where gradients are enabled the
+    outputs are part of the graph, as for a loss on features.
+
+    Raises:
+        LayerError: a layer that the model does not have, or, in `forward`, one asked for by name that did not run.
+
+    Example:
+        >>> extractor = FeatureExtractor(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()), ["1"])
+        >>> {name: features.shape for name, features in extractor(torch.zeros(1, 1, 8, 8)).items()}
+        {'1': torch.Size([1, 4, 6, 6])}
+    """
+
+    def __init__(self, model: nn.Module, layers: Layers = None) -> None:
+        super().__init__(model)
+        self.layers = layers if layers is None or isinstance(layers, (str, type, nn.Module)) else list(layers)
+        Capture(model, self.layers)  # a wrong name is an error now, not at the first batch
+
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        with Capture(self.module, self.layers, detach=False) as acts:
+            self.module(*args, **kwargs)
+        asked = [self.layers] if isinstance(self.layers, str) else self.layers if isinstance(self.layers, list) else []
+        names = {canonical(self.module, entry) for entry in asked if isinstance(entry, str)}
+        for name in acts.not_run:
+            if name in names:
+                raise LayerError(f"layer {name!r} did not run; the forward never called it.")
+        return dict(acts)
+
+    def extra_repr(self) -> str:
+        return f"layers={self.layers!r}"
+
+
+class FeatureTap(_Transparent):
+    """One module that also keeps what it last returned: `model.layer1 = FeatureTap(model.layer1)`.
+
+    `output` is a detached copy (what comes after the module may overwrite the original), None before the first call.
+    It is not saved with the module.
+
+    Example:
+        >>> model = nn.Sequential(FeatureTap(nn.Conv2d(1, 4, 3)), nn.ReLU(inplace=True))
+        >>> _ = model(torch.zeros(1, 1, 8, 8))
+        >>> model[0].output.shape
+        torch.Size([1, 4, 6, 6])
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        self.output: Any = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output = self.module(*args, **kwargs)
+        self.output = map_tensors(_detached_copy, output)
+        return output
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "output": None}
+
+
+def _detached_copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone()

@@ -1,0 +1,159 @@
+"""Where the taps put what they see: one list of records, each safe from what the network does afterwards."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Hashable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from . import inplace
+from .values import map_tensors, tensors
+
+Record: TypeAlias = tuple[str, Any, Any]  # layer, what it returned, the version of each tensor in that
+
+
+class _Everything:
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
+class Recorder:
+    """Keeps each output, by reference where it can, as a copy where the network is known to overwrite it.
+
+    `records` are the calls of the latest forward, in order. `careful` are the layers whose outputs must come through
+    `record()`; a tap may append those of the others by itself. Outside a forward of the whole model (when only a part
+    of it is called) every output is copied, and calls add up until the next one.
+    """
+
+    __slots__ = (
+        "_copied",
+        "_detach",
+        "_key",
+        "_open",
+        "_setting",
+        "_watch",
+        "careful",
+        "forwards",
+        "model",
+        "names",
+        "records",
+        "running",
+    )
+
+    def __init__(self, model: nn.Module, names: list[str], setting: Hashable, *, detach: bool) -> None:
+        self.records: list[Record] = []
+        self.names = names
+        self.model = weakref.ref(model)
+        self.forwards = 0
+        self.running = False
+        self.careful: frozenset[str] | _Everything = _Everything()
+        self._open = True
+        self._detach = detach
+        self._setting = hash((tuple(names), setting))
+        self._copied: frozenset[str] = frozenset()
+        self._watch: _Watch | None = None
+
+    def begin(self) -> AbstractContextManager[Any]:
+        """A forward of the whole model begins; the caller enters what is returned for its length."""
+        self.running = True
+        self.forwards += 1
+        self.records.clear()
+        model = self._live_model()
+        inference = torch.is_inference_mode_enabled()
+        self._key = (self._setting, model.training, torch.is_grad_enabled(), inference)
+        copied = inplace.overwritten_layers(model, self._key)
+        if copied is None:
+            self._watch = _Watch(self.records)
+            return inplace.BeforeWrites(self._watch.before_write)
+        self._copied = copied
+        if not inference:  # tensors made in inference mode have no version: record() knows
+            self.careful = copied
+        return nullcontext()
+
+    def end(self, output: Any) -> None:
+        """The forward is about to return `output`."""
+        if self._watch is None:
+            return
+        if torch.is_inference_mode_enabled():  # the caller may change it, and no version would tell
+            for tensor in tensors(output):
+                self._watch.before_write(tensor)
+        inplace.learn(self._live_model(), self._key, frozenset(self._watch.overwritten))
+
+    def leave(self) -> None:
+        """The forward is over, also where it raised."""
+        self.running = False
+        self.careful = _Everything()
+        self._watch = None
+
+    def record(self, name: str, output: Any) -> None:
+        """Keep `output` as the next call of layer `name`."""
+        if not self._open:
+            return
+        if self._watch is not None:
+            self._watch.holds(output, len(self.records))
+            copy = not self._detach  # a copy made later, below autograd, would not be part of the graph
+        else:
+            copy = not self.running or name in self._copied
+
+        def own(tensor: Tensor) -> Tensor:
+            kept = tensor.detach() if self._detach else tensor
+            return kept.clone() if copy else kept
+
+        value = map_tensors(own, output)
+        self.records.append((name, value, versions_of(value)))
+
+    def read(self, position: int) -> tuple[Any, bool]:
+        """What record `position` holds, detached, and whether it is still what the layer returned."""
+        name, value, versions = self.records[position]
+        if self._detach and any(tensor.requires_grad for tensor in tensors(value)):
+            value = map_tensors(Tensor.detach, value)
+            self.records[position] = (name, value, versions)
+        intact = versions_of(value) == versions
+        if not intact and (model := self.model()) is not None:
+            inplace.forget(model)  # should it have been the model itself: the next forward is watched again
+        return value, bool(intact)
+
+    def close(self) -> None:
+        """The block is over: let go of the autograd graph."""
+        self._open = False
+        for position, (_, value, _) in enumerate(self.records):
+            if type(value) is not Tensor or value.requires_grad:
+                self.read(position)
+
+    def _live_model(self) -> nn.Module:
+        model = self.model()
+        assert model is not None, "a model in whose forward we are is alive"
+        return model
+
+
+class _Watch:
+    """The first forward under given circumstances: gives a record its own copy just before its memory is written."""
+
+    def __init__(self, records: list[Record]) -> None:
+        self.overwritten: set[str] = set()
+        self._records = records
+        self._holders: dict[int | None, list[int]] = {}  # memory -> positions of the records that hold it
+        self._alive: list[Any] = []  # a freed tensor's memory would be given to another
+
+    def holds(self, output: Any, position: int) -> None:
+        self._alive.append(output)
+        for tensor in tensors(output):
+            self._holders.setdefault(inplace.memory_of(tensor), []).append(position)
+
+    def before_write(self, tensor: Tensor) -> None:
+        for position in self._holders.pop(inplace.memory_of(tensor), ()):
+            name, value, _ = self._records[position]
+            self.overwritten.add(name)
+            value = map_tensors(Tensor.clone, value)
+            self._records[position] = (name, value, versions_of(value))
+
+
+def versions_of(value: Any) -> Any:
+    """How often each tensor in `value` was written to so far; a plain int for a plain tensor."""
+    if isinstance(value, Tensor):
+        return None if value.is_inference() else value._version
+    return [None if tensor.is_inference() else tensor._version for tensor in tensors(value)]

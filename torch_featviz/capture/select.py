@@ -1,0 +1,147 @@
+"""From what a user names (names, globs, types, modules) to an ordered list of modules."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
+from typing import TypeAlias
+
+from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from ..errors import DtypeError, LayerError, OptionError
+
+Layer: TypeAlias = str | type[nn.Module] | nn.Module
+Layers: TypeAlias = Layer | Iterable[Layer] | None
+_WRAPPER_PARTS = ("module", "_orig_mod")
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside any number of DataParallel, DistributedDataParallel and torch.compile wrappers."""
+    while (inner := _inside(model)) is not None:
+        model = inner
+    return model
+
+
+def _inside(module: nn.Module) -> nn.Module | None:
+    if "_orig_mod" in module._modules:  # torch.compile's OptimizedModule, told without importing Dynamo
+        return module._modules["_orig_mod"]
+    return module._modules["module"] if isinstance(module, (DataParallel, DistributedDataParallel)) else None
+
+
+def names_of(model: nn.Module) -> dict[nn.Module, str]:
+    """The dotted name of every module of `model`, the model itself (`""`) first, each module once.
+
+    Wrappers add no part to a name, wherever in the model they stand.
+    """
+    names: dict[nn.Module, str] = {}
+    _walk(unwrap(model), "", names)
+    return names
+
+
+def _walk(module: nn.Module, name: str, names: dict[nn.Module, str]) -> None:
+    names[module] = name
+    prefix = f"{name}." if name else ""
+    for part, child in module._modules.items():
+        if child is None or child in names:
+            continue
+        if not child._modules:  # most are leaves: spare them the call
+            names[child] = prefix + part
+        elif (inner := unwrap(child)) not in names:
+            _walk(inner, prefix + part, names)
+
+
+def layer_names(model: nn.Module) -> list[str]:
+    """The dotted names by which `capture` knows the layers of `model`, in the order of `named_modules()`.
+
+    Example:
+        >>> layer_names(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()))
+        ['0', '1']
+    """
+    check_module(model)
+    return [name for name in names_of(model).values() if name]
+
+
+def check_module(model: object) -> None:
+    """Raise DtypeError unless `model` is an `nn.Module`."""
+    if not isinstance(model, nn.Module):
+        raise DtypeError(f"model must be a torch.nn.Module, got {type(model).__name__}: {model!r:.80}.")
+
+
+def resolve(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
+    """The modules that `layers` stands for, by name, in model order; nothing is touched.
+
+    Args:
+        model: any module, wrapped (DDP, DataParallel, torch.compile) or not.
+        layers: names, globs (`*` also crosses dots), module types, module objects, one or several;
+            None for all leaves. A wrapper's prefix may be given or left out.
+
+    Raises:
+        LayerError: something in `layers` is no layer of `model`; close names are given.
+        OptionError: `layers` is empty.
+        DtypeError: `model` is no module, or an entry of `layers` is of another type.
+    """
+    check_module(model)
+    return choose(model, names_of(model), layers)
+
+
+def choose(model: nn.Module, names: dict[nn.Module, str], layers: Layers) -> dict[str, nn.Module]:
+    """`resolve`, given what `names_of(model)` said."""
+    if layers is None:
+        return {name: module for module, name in names.items() if not module._modules or _only_none(module)}
+    asked = [layers] if isinstance(layers, (str, type, nn.Module)) else list(layers)
+    if not asked:
+        raise OptionError("layers is empty; name at least one layer, or leave it out for all leaves.")
+    known = {name: module for module, name in names.items()}
+    chosen = {name for entry in asked for name in _names(model, known, entry)}
+    return {name: module for name, module in known.items() if name in chosen}
+
+
+def canonical(model: nn.Module, name: str) -> str:
+    """`name` as `layers_of` spells it: wrapper prefixes left out, a shared module under its first name."""
+    module = model
+    for part in name.split(".") if name else ():
+        while part not in module._modules and (inner := _inside(module)) is not None:
+            module = inner
+        child = module._modules.get(part)
+        if child is not None:
+            module = child
+        elif part not in _WRAPPER_PARTS:  # a prefix given although this model is not wrapped says nothing
+            return name
+    return names_of(model).get(unwrap(module), name)
+
+
+def _names(model: nn.Module, known: dict[str, nn.Module], entry: Layer) -> Iterator[str]:
+    found: Iterable[str]
+    if isinstance(entry, str):
+        name = entry if entry in known else canonical(model, entry)
+        glob = ".".join(part for part in entry.split(".") if part not in _WRAPPER_PARTS)
+        found = [name] if name in known else [n for n in known if n and fnmatchcase(n, glob)]
+        message = f"no layer {entry!r} in {type(unwrap(model)).__name__}; {near(entry, known)}"
+        message += f"layer_names(model) lists all {len(known) - 1}."
+    elif isinstance(entry, nn.Module):
+        target = unwrap(entry)
+        found = [name for name, module in known.items() if module is target]
+        message = f"this {type(entry).__name__} is no layer of the {type(unwrap(model)).__name__} given."
+    elif isinstance(entry, type) and issubclass(entry, nn.Module):
+        found = [name for name, module in known.items() if isinstance(module, entry)]
+        counts = Counter(type(module).__name__ for name, module in known.items() if name)
+        types = ", ".join(f"{kind} ({count})" for kind, count in counts.most_common(6))
+        message = f"no layer of type {entry.__name__} in {type(unwrap(model)).__name__}; it has {types}."
+    else:
+        raise DtypeError(f"a layer is a name, a glob, a module type or a module, got {entry!r}.")
+    if not found:
+        raise LayerError(message)
+    yield from found
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """The close ones of `known`, as the second half of an error message; empty where none is close."""
+    close = difflib.get_close_matches(name, [n for n in known if n], n=3, cutoff=0.5)
+    return f"close: {', '.join(map(repr, close))}. " if close else ""
+
+
+def _only_none(module: nn.Module) -> bool:
+    return all(child is None for child in module._modules.values())

@@ -1,0 +1,42 @@
+"""What a layer may return: a tensor, or tensors in tuples, named tuples, lists, dicts and dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from copy import copy
+from typing import Any
+
+from torch import Tensor
+
+
+def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
+    """Rebuild `value` with `function` applied to each tensor in it; every other leaf is kept as it is.
+
+    Containers are made anew, so that a list which its owner goes on filling is not shared.
+    """
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, tuple):
+        items = (map_tensors(function, item) for item in value)
+        return type(value)._make(items) if hasattr(value, "_make") else type(value)(items)
+    if isinstance(value, list):
+        return [map_tensors(function, item) for item in value]
+    if isinstance(value, Mapping):
+        changed: Any = copy(value)
+        for key in value:
+            changed[key] = map_tensors(function, value[key])
+        return changed
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        changed = copy(value)
+        for field in dataclasses.fields(value):
+            object.__setattr__(changed, field.name, map_tensors(function, getattr(value, field.name)))
+        return changed
+    return value
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """Each tensor in `value`, in order."""
+    found: list[Tensor] = []
+    map_tensors(found.append, value)
+    return iter(found)
