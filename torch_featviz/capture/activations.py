@@ -55,7 +55,7 @@ class Activations(Mapping[str, Any]):
         return self._read(index[key], key)
 
     def get(self, key: str, default: Any = None) -> Any:
-        return self[key] if key in self else default
+        return self[key] if key in self else default  # noqa: SIM401 - this is what get() is
 
     def __contains__(self, key: object) -> bool:
         return key in self._index() or (isinstance(key, str) and self._name(key) in self._index())

@@ -39,7 +39,7 @@ class BeforeWrites(TorchDispatchMode):
     """Calls `notice(tensor)` just before any operator writes to `tensor`."""
 
     def __init__(self, notice: Callable[[Tensor], None]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.notice = notice
 
     def __torch_dispatch__(
@@ -58,6 +58,9 @@ class BeforeWrites(TorchDispatchMode):
 def memory_of(tensor: Tensor) -> int | None:
     """An identifier of the memory behind `tensor`, shared by all its views; None where there is none."""
     try:
-        return tensor.untyped_storage()._cdata
-    except (NotImplementedError, RuntimeError):  # sparse, opaque and wrapper tensors have no storage of their own
+        return int(tensor.untyped_storage()._cdata)
+    except (
+        NotImplementedError,
+        RuntimeError,
+    ):  # sparse, opaque and wrapper tensors have no storage of their own
         return None

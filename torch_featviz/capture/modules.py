@@ -19,15 +19,15 @@ class _Transparent(nn.Module):
         super().__init__()
         check_module(module)
         self.module = module
-        self.register_state_dict_post_hook(_drop_prefix)
-        self.register_load_state_dict_pre_hook(_add_prefix)
+        self.register_state_dict_post_hook(_drop_prefix)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_add_prefix)  # type: ignore[no-untyped-call]
 
 
-def _drop_prefix(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+def _drop_prefix(_module: nn.Module, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
     _rename(state, f"{prefix}module.", prefix)
 
 
-def _add_prefix(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+def _add_prefix(_module: nn.Module, state: dict[str, Any], prefix: str, *_rest: Any) -> None:
     _rename(state, prefix, f"{prefix}module.")
 
 

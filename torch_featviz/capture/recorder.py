@@ -33,13 +33,13 @@ class Recorder:
         "_copied",
         "_detach",
         "_key",
-        "_open",
         "_setting",
         "_watch",
         "careful",
         "forwards",
         "model",
         "names",
+        "open",
         "records",
         "running",
     )
@@ -51,7 +51,7 @@ class Recorder:
         self.forwards = 0
         self.running = False
         self.careful: frozenset[str] | _Everything = _Everything()
-        self._open = True
+        self.open = True
         self._detach = detach
         self._setting = hash((tuple(names), setting))
         self._copied: frozenset[str] = frozenset()
@@ -67,7 +67,7 @@ class Recorder:
         self._key = (self._setting, model.training, torch.is_grad_enabled(), inference)
         copied = inplace.overwritten_layers(model, self._key)
         if copied is None:
-            self._watch = _Watch(self.records)
+            self._watch = _Watch(self.records, copies=self._detach)
             return inplace.BeforeWrites(self._watch.before_write)
         self._copied = copied
         if not inference:  # tensors made in inference mode have no version: record() knows
@@ -91,11 +91,11 @@ class Recorder:
 
     def record(self, name: str, output: Any) -> None:
         """Keep `output` as the next call of layer `name`."""
-        if not self._open:
+        if not self.open:
             return
         if self._watch is not None:
             self._watch.holds(output, len(self.records))
-            copy = not self._detach  # a copy made later, below autograd, would not be part of the graph
+            copy = not self._detach  # now: one made below autograd, just before a write, is not in the graph
         else:
             copy = not self.running or name in self._copied
 
@@ -119,7 +119,7 @@ class Recorder:
 
     def close(self) -> None:
         """The block is over: let go of the autograd graph."""
-        self._open = False
+        self.open = False
         for position, (_, value, _) in enumerate(self.records):
             if type(value) is not Tensor or value.requires_grad:
                 self.read(position)
@@ -131,9 +131,13 @@ class Recorder:
 
 
 class _Watch:
-    """The first forward under given circumstances: gives a record its own copy just before its memory is written."""
+    """The first forward under given circumstances: notes whose memory is written after it was recorded.
 
-    def __init__(self, records: list[Record]) -> None:
+    With `copies`, such a record is given a copy of its own just before.
+    """
+
+    def __init__(self, records: list[Record], *, copies: bool) -> None:
+        self._copies = copies
         self.overwritten: set[str] = set()
         self._records = records
         self._holders: dict[int | None, list[int]] = {}  # memory -> positions of the records that hold it
@@ -148,8 +152,9 @@ class _Watch:
         for position in self._holders.pop(inplace.memory_of(tensor), ()):
             name, value, _ = self._records[position]
             self.overwritten.add(name)
-            value = map_tensors(Tensor.clone, value)
-            self._records[position] = (name, value, versions_of(value))
+            if self._copies:
+                value = map_tensors(Tensor.clone, value)
+                self._records[position] = (name, value, versions_of(value))
 
 
 def versions_of(value: Any) -> Any:

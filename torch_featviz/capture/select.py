@@ -117,8 +117,9 @@ def _names(model: nn.Module, known: dict[str, nn.Module], entry: Layer) -> Itera
     found: Iterable[str]
     if isinstance(entry, str):
         name = entry if entry in known else canonical(model, entry)
-        glob = ".".join(part for part in entry.split(".") if part not in _WRAPPER_PARTS)
-        found = [name] if name in known else [n for n in known if n and fnmatchcase(n, glob)]
+        bare = ".".join(part for part in entry.split(".") if part not in _WRAPPER_PARTS)
+        globbed = ([n for n in known if n and fnmatchcase(n, glob)] for glob in (entry, bare))
+        found = [name] if name in known else next(filter(None, globbed), [])
         message = f"no layer {entry!r} in {type(unwrap(model)).__name__}; {near(entry, known)}"
         message += f"layer_names(model) lists all {len(known) - 1}."
     elif isinstance(entry, nn.Module):

@@ -85,7 +85,7 @@ def _whole_forward(model: nn.Module, recorder: Recorder) -> Callable[..., Any]:
     inner = forward_of(model)
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if self is not model or recorder.running or torch.compiler.is_compiling():
+        if self is not model or recorder.running or not recorder.open or torch.compiler.is_compiling():
             return inner(self, *args, **kwargs)
         try:
             with recorder.begin():

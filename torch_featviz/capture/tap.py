@@ -7,7 +7,6 @@ It is a bound method of the module, so that a copy of the model made meanwhile r
 from __future__ import annotations
 
 from collections.abc import Callable, Container
-from functools import lru_cache
 from types import FunctionType, MethodType
 from typing import Any, TypeAlias
 
@@ -17,7 +16,9 @@ from torch.utils.hooks import RemovableHandle
 
 from .recorder import Recorder
 
-StandIn: TypeAlias = tuple[dict[str, Any], MethodType, Any]  # the module's __dict__, what was put there, what was before
+StandIn: TypeAlias = tuple[
+    dict[str, Any], MethodType, Any
+]  # the module's __dict__, what was put there, what was before
 Taps: TypeAlias = list[StandIn | RemovableHandle]
 _ABSENT = object()
 _retired: dict[MethodType, Any] = {}  # stand-ins whose capture has ended, but on which a later one still stands
@@ -129,7 +130,6 @@ def _one_argument(inner: Callable[..., Any], recorder: Recorder) -> Callable[[nn
     return make
 
 
-@lru_cache(maxsize=None)
 def _takes_one(forward: Callable[..., Any]) -> bool:
     if not isinstance(forward, FunctionType):
         return False

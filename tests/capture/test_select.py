@@ -1,0 +1,89 @@
+import pytest
+import torch
+from torch import nn
+
+from torch_featviz.capture import capture, layer_names
+from torch_featviz.capture.select import resolve
+from torch_featviz.errors import DtypeError, LayerError, OptionError
+
+
+def block():
+    return nn.Sequential(nn.Conv2d(2, 2, 3), nn.BatchNorm2d(2), nn.ReLU())
+
+
+def model():
+    return nn.Sequential(*(block() for _ in range(3)), nn.Flatten(), nn.Linear(8, 4))
+
+
+@pytest.mark.parametrize(
+    ("layers", "names"),
+    [
+        ("0.0", ["0.0"]),
+        (["4", "0.1"], ["0.1", "4"]),
+        ("*.0", ["0.0", "1.0", "2.0"]),
+        (["1", "1.*"], ["1", "1.0", "1.1", "1.2"]),
+        ([nn.Conv2d, nn.Linear], ["0.0", "1.0", "2.0", "4"]),
+        ([nn.modules.batchnorm._BatchNorm], ["0.1", "1.1", "2.1"]),
+        (None, ["0.0", "0.1", "0.2", "1.0", "1.1", "1.2", "2.0", "2.1", "2.2", "3", "4"]),
+        ("module.1.2", ["1.2"]),
+        ("_orig_mod.module.*.2", ["0.2", "1.2", "2.2"]),
+    ],
+)
+def test_names_globs_types(layers, names):
+    assert list(resolve(model(), layers)) == names
+
+
+def test_module_objects():
+    net = model()
+    assert list(resolve(net, [net[1][0], net[4]])) == ["1.0", "4"]
+
+
+def test_wrappers_add_nothing_to_names():
+    net = model()
+    inner = torch.compile(net[0], backend="eager")
+    wrapped = nn.DataParallel(nn.Sequential(inner, *net[1:]))
+    assert layer_names(wrapped) == layer_names(net)
+    for name in ("0.1", "module.0.1", "module.0._orig_mod.1", "0._orig_mod.1"):
+        assert list(resolve(wrapped, name)) == ["0.1"]
+        assert list(resolve(torch.compile(wrapped, backend="eager"), "_orig_mod." + name)) == ["0.1"]
+
+
+def test_a_child_called_module_is_no_wrapper():
+    class Holder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.module = nn.Sequential(nn.Linear(1, 1))
+
+    assert layer_names(Holder()) == ["module", "module.0"]
+    assert list(resolve(nn.DataParallel(Holder()), "module.module.0")) == ["module.0"]
+    assert list(resolve(Holder(), "module.*")) == ["module.0"]
+
+
+def test_a_shared_module_is_known_by_its_first_name_and_found_by_all():
+    shared = nn.Linear(2, 2)
+    net = nn.Sequential(shared, nn.ReLU(), shared)
+    assert list(resolve(net, "2")) == ["0"]
+
+
+@pytest.mark.parametrize(
+    ("layers", "error", "message"),
+    [
+        ("0.7", LayerError, r"no layer '0.7' in Sequential; close: .*layer_names\(model\) lists all 14"),
+        ("nothing.*", LayerError, r"no layer 'nothing.\*' in Sequential; layer_names"),
+        ([nn.Conv3d], LayerError, r"no layer of type Conv3d in Sequential; it has .*Conv2d \(3\)"),
+        (nn.Linear(1, 1), LayerError, "this Linear is no layer of the Sequential given"),
+        ([], OptionError, "layers is empty; name at least one layer"),
+        ([3], DtypeError, "a layer is a name, a glob, a module type or a module, got 3"),
+    ],
+)
+def test_wrong_layers_leave_the_model_alone(layers, error, message, instance_state):
+    net = model()
+    before = instance_state(net)
+    with pytest.raises(error, match=message):
+        capture(net, layers)
+    assert instance_state(net) == before
+
+
+def test_not_a_module():
+    with pytest.raises(DtypeError, match="model must be a torch.nn.Module, got dict"):
+        capture({"a": 1})

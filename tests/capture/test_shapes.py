@@ -1,0 +1,44 @@
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from torch_featviz.capture import capture, shapes
+from torch_featviz.capture.values import map_tensors
+from torch_featviz.errors import LayerError, ShapeError
+
+
+@pytest.mark.parametrize("name", ["alexnet", "resnet18", "mobilenet_v3_small"])
+def test_equals_a_real_forward_and_changes_nothing(name, instance_state):
+    model = getattr(torchvision.models, name)()
+    before, state = instance_state(model), {k: v.clone() for k, v in model.state_dict().items()}
+    rng = torch.get_rng_state()
+    found = shapes(model, (2, 3, 96, 96))
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert instance_state(model) == before
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert model.training
+    with torch.no_grad(), capture(model.eval()) as acts:
+        model(torch.zeros(2, 3, 96, 96))
+    assert found == {key: value.shape for key, value in acts.items()}
+
+
+def test_structures_token_ids_and_several_inputs():
+    lstm = nn.LSTM(4, 5)
+    found = shapes(nn.Sequential(lstm), (7, 2, 4))
+    assert found == {"0": map_tensors(lambda t: t.shape, lstm(torch.zeros(7, 2, 4)))}
+    assert shapes(nn.Sequential(nn.Embedding(9, 3)), torch.zeros(2, 5, dtype=torch.long))["0"] == (2, 5, 3)
+    assert shapes(nn.Bilinear(2, 3, 4), (1, 2), (1, 3))[""] == (1, 4)
+
+
+def test_wrong_sizes_and_layers():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3))
+    with pytest.raises(ShapeError, match=r"Sequential does not take inputs of size \(1, 4, 8, 8\)"):
+        shapes(model, (1, 4, 8, 8))
+    assert model.training
+    with pytest.raises(LayerError, match="no layer '7'"):
+        shapes(model, (1, 3, 8, 8), layers="7")
+
+
+def test_batch_of_one_with_batch_norm_in_a_training_model():
+    assert shapes(nn.Sequential(nn.BatchNorm1d(3)), (1, 3)) == {"0": (1, 3)}
