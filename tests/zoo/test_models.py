@@ -114,6 +114,10 @@ def test_a_torchvision_card_says_what_its_weights_need():
     assert known.preprocess(torch.rand(3, 100, 300)).shape == (1, 3, 224, 224)
 
 
+def test_nets_that_compute_their_own_widths_need_no_memory():
+    assert card("torchvision:regnet_y_128gf").low == "stem.0"
+
+
 def test_no_auxiliary_layer_is_a_landmark():
     assert card("torchvision:googlenet").high == "inception5b.branch4.1.conv"
 

@@ -104,7 +104,7 @@ def augment_marks(images: Tensor) -> Tensor:
     images = torch.rot90(images, int(torch.randint(4, ())), (2, 3))
     images = images.flip(3) if torch.rand(()) < 0.5 else images
     turn, slant = _between(0.2, b), _between(0.16, b)
-    zoom = torch.exp(0.14 + _between(0.24, b))[:, None]
+    zoom = torch.exp(0.15 + _between(0.26, b))[:, None]
     cos, sin = torch.cos(turn), torch.sin(turn)
     spin = torch.stack([cos, -sin, sin, cos], 1).view(b, 2, 2)
     shape = torch.diag_embed(zoom * torch.exp(_between(0.1, b, 2)))
@@ -113,7 +113,7 @@ def augment_marks(images: Tensor) -> Tensor:
     frame = torch.cat([spin @ shape, move[:, :, None]], 2)
     grid = F.affine_grid(frame.to(images), list(images.shape), align_corners=False)
     images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-    flipped = (torch.rand(b, 1, 1, 1) < 0.2).to(images)
+    flipped = (torch.rand(b, 1, 1, 1) < 0.15).to(images)
     return images + flipped * (1 - 2 * images)
 
 

@@ -34,7 +34,7 @@ class History:
     seconds: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evaluation:
     """How a classifier does on a loader.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torchvision import models  # type: ignore[import-untyped]
 
 from torch_featviz.errors import OptionError
@@ -58,9 +59,21 @@ def torchvision_card(name: str) -> ModelCard:
     )
 
 
+class _Weightless(TorchFunctionMode):
+    """Weights on the meta device; unlike `torch.device("meta")` it lets a net compute its own widths."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in (torch.empty, torch.zeros, torch.ones):
+            kwargs = {**kwargs, "device": "meta"}
+        return func(*args, **kwargs)
+
+
 def _landmarks(build: partial[nn.Module]) -> tuple[str, str, str]:
     """First, middle and last convolution on the way to the main output."""
-    with torch.device("meta"):
+    with _Weightless():
         skeleton = build()
     convs = [
         name

@@ -48,10 +48,15 @@ def _wave(rng: np.random.Generator, t: Array, size: float, top: int = 5) -> Arra
     return np.asarray((height * np.sin(np.pi * k * t + rng.uniform(0, TURN, (top, 1)))).sum(0))
 
 
+def _about(rng: np.random.Generator, spread: float) -> float:
+    """A normal number about 0 without the far tails."""
+    return float(np.clip(rng.normal(0, spread), -2 * spread, 2 * spread))
+
+
 def _shaken(rng: np.random.Generator, path: Path) -> Path:
     """The same path drawn by an unsteady hand."""
     t = np.linspace(0, 1, len(path))
-    slow, fast = abs(rng.normal(0, 0.03)), abs(rng.normal(0, 0.008)) * (rng.random() < 0.4)
+    slow, fast = abs(_about(rng, 0.024)), abs(_about(rng, 0.006)) * (rng.random() < 0.4)
     shift = np.stack([_wave(rng, t, slow) + _wave(rng, 8 * t, fast) for _ in "xy"], 1)
     return np.asarray(path + shift)
 
@@ -86,10 +91,10 @@ def _circle(rng: np.random.Generator) -> list[Path]:
     if style < 0.5:  # closed, a little over or a little under
         paths = [_arc(rng, start, way * (TURN + rng.normal(0.1, 0.25)))]
     elif style < 0.66:  # open
-        paths = [_arc(rng, start, way * (TURN - rng.uniform(0.15, 1.2)))]
+        paths = [_arc(rng, start, way * (TURN - rng.uniform(0.15, 1.1)))]
     elif style < 0.8:  # gone round again
         paths = [_arc(rng, start, way * TURN * rng.uniform(1.1, 2.4))]
-    elif style < 0.86:  # two halves
+    elif style < 0.88:  # two halves
         paths = [_arc(rng, start + h * np.pi, np.pi + rng.uniform(-0.25, 0.4)) for h in (0, 1)]
         paths[1] = paths[1] + rng.normal(0, 0.06, 2)
     elif style < 0.93:
@@ -99,7 +104,7 @@ def _circle(rng: np.random.Generator) -> list[Path]:
         out = ring[-1] * np.linspace(1, rng.uniform(0.6, 1.4), 8)[1:, None]
         turn = ring[-1] - ring[-3]
         paths = [np.concatenate([ring, out + turn * np.linspace(0, rng.uniform(0.5, 2.5), 7)[:, None]])]
-    longer, axis = np.exp(rng.normal(0, 0.16)), rng.uniform(0, TURN)  # an oval that leans anywhere
+    longer, axis = np.exp(_about(rng, 0.15)), rng.uniform(0, TURN)  # an oval that leans anywhere
     lean = _spin(axis) @ np.diag([longer, 1 / longer]) @ _spin(-axis)
     return [_shaken(rng, path @ lean) for path in paths]
 
@@ -113,20 +118,20 @@ def _line(rng: np.random.Generator, a: Array, b: Array, bend: float) -> Path:
 
 
 def _cross(rng: np.random.Generator) -> list[Path]:
-    turn = rng.normal(0, 0.15) if rng.random() < 0.75 else rng.uniform(0, TURN)
-    first = np.pi / 4 + rng.normal(0, 0.13)
-    angle = turn + np.array([first, first + np.pi / 2 + np.clip(rng.normal(0, 0.24), -0.65, 0.65)])
+    turn = _about(rng, 0.15) if rng.random() < 0.75 else rng.uniform(0, TURN)
+    first = np.pi / 4 + _about(rng, 0.13)
+    angle = turn + np.array([first, first + np.pi / 2 + _about(rng, 0.22)])
     way = np.stack([np.cos(angle), np.sin(angle)], 1)
     reach = rng.uniform(0.6, 1.15, (4, 1))
-    middle = rng.normal(0, 0.07, (2, 1))
+    middle = np.array([[_about(rng, 0.07)], [_about(rng, 0.07)]])
     (a, b), (c, d) = (
         (-reach[i] * way[i] + middle[i] * way[1 - i], reach[i + 2] * way[i] + middle[i] * way[1 - i])
         for i in (0, 1)
     )
-    bend, style = abs(rng.normal(0, 0.08)), rng.random()
-    if style < 0.86:
+    bend, style = abs(_about(rng, 0.07)), rng.random()
+    if style < 0.88:
         paths = [_line(rng, a, b, bend), _line(rng, c, d, bend)]
-    elif style < 0.90:  # back to back, as in )(
+    elif style < 0.92:  # back to back, as in )(
         gap = rng.uniform(-0.08, 0.02)
         across = (way[0] - way[1]) / np.linalg.norm(way[0] - way[1])
         t = np.linspace(-1, 1, 26)[:, None]
@@ -134,7 +139,7 @@ def _cross(rng: np.random.Generator) -> list[Path]:
         paths = [
             side * across * (gap + 0.75 * np.abs(t) ** rng.uniform(1.1, 1.7)) + along * t for side in (-1, 1)
         ]
-    elif style < 0.92:  # four arms that nearly meet
+    elif style < 0.93:  # four arms that nearly meet
         paths = [_line(rng, rng.normal(0, 0.05, 2), end, bend) for end in (a, b, c, d)]
     elif style < 0.96:  # in one go, the pen staying down between the two lines
         loop = _line(rng, b, c, 0.2 + bend) if rng.random() < 0.5 else _line(rng, b, d, 0.2 + bend)
@@ -150,13 +155,13 @@ def _cross(rng: np.random.Generator) -> list[Path]:
 
 def _place(paths: list[Path], rng: np.random.Generator, side: int) -> list[Pen]:
     """Stretch, slant and turn the paths, then give them a size, a place and a pen."""
-    squeeze, slant, turn = np.exp(rng.normal(-0.05, 0.2)), rng.normal(0, 0.18), rng.normal(0, 0.12)
+    squeeze, slant, turn = np.exp(_about(rng, 0.16)), _about(rng, 0.15), _about(rng, 0.12)
     frame = _spin(turn) @ np.array([[squeeze, slant], [0, 1 / squeeze]])
     shaped = [path @ frame.T for path in paths]
     every = np.concatenate(shaped)
     low, high = every.min(0), every.max(0)
-    size = side * (rng.uniform(0.21, 0.4) if rng.random() < 0.12 else rng.uniform(0.4, 0.97))
-    pen = min(float(np.exp(rng.uniform(np.log(1.4), np.log(14)))), 0.19 * size)
+    size = side * (rng.uniform(0.25, 0.4) if rng.random() < 0.08 else rng.uniform(0.4, 0.97))
+    pen = min(float(np.exp(rng.uniform(np.log(1.4), np.log(14)))), 0.17 * size)
     scale = (size - pen) / (high - low).max()
     room = side - scale * (high - low) - pen
     lean = rng.beta(2, 2, 2) if rng.random() < 0.6 else rng.uniform(-0.02, 1.02, 2)
@@ -199,15 +204,15 @@ def _photograph(ink: Array, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Ink on paper as bytes: clean as from a screen, or as a scan or a phone would show it."""
     black, white = 0.0, 1.0
     if rng.random() < 0.6:
-        black, white = rng.uniform(0, 0.4), rng.uniform(0.8, 1)
+        black, white = rng.uniform(0, 0.35), rng.uniform(0.8, 1)
     spoil: list[tuple[float, Callable[[Array], Array]]] = [
-        (0.12, lambda x: x * np.clip(rng.normal(0.85, 0.3, x.shape), 0, 1)),  # the grain of a pencil
+        (0.08, lambda x: x * np.clip(rng.normal(0.85, 0.3, x.shape), 0, 1)),  # the grain of a pencil
         (0.35, lambda x: _blurred(x, rng.uniform(0.3, 1.4))),
         (1.00, lambda x: white - (white - black) * x / x.max()),
         (0.12, lambda x: np.where(x > (x.min() + x.max()) / 2, 1.0, 0.0)),
         (0.30, lambda x: x * _light(rng, x.shape)),
-        (0.40, lambda x: x + rng.normal(0, rng.uniform(0.005, 0.05), x.shape)),
-        (0.15, lambda x: 1 - x),
+        (0.40, lambda x: x + rng.normal(0, rng.uniform(0.005, 0.04), x.shape)),
+        (0.12, lambda x: 1 - x),
     ]
     image = ink
     for chance, change in spoil:
@@ -226,7 +231,7 @@ def _light(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     """A soft shadow: brightness falling to one side, never below half."""
     y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
     toward = rng.uniform(0, TURN)
-    fall = rng.uniform(0.02, 0.25)
+    fall = rng.uniform(0.02, 0.22)
     return np.asarray(1 - fall * (1 + np.cos(toward) * x + np.sin(toward) * y) / (1 + np.sqrt(2)) * 2)
 
 

@@ -13,8 +13,8 @@ from .fit import Evaluation, History, evaluate, fit
 from .xo import XONet, xo_deep
 
 EPOCHS = 28
-BATCH = 25
-LR = 3e-3
+BATCH = 20
+LR = 4e-3
 PAPER = 0.85  # grey of the usual background
 
 
