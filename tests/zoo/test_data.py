@@ -3,7 +3,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import to_tensor
 
@@ -126,6 +126,15 @@ def test_channel_stats_of_a_data_set_and_of_images_of_many_sizes():
     np.testing.assert_allclose(std, flat.std(1))
     images = torch.rand(9, 3, 4, 4)
     torch.testing.assert_close(channel_stats(TensorDataset(images)), channel_stats(DataLoader(images, 4)))
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter([(torch.zeros(1, 2, 2), 0), (torch.full((1, 2, 2), 2.0), 1)])
+
+
+def test_channel_stats_of_a_stream():
+    assert [t.tolist() for t in channel_stats(Stream())] == [[1.0], [1.0]]
 
 
 @pytest.mark.parametrize(

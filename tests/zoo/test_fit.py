@@ -44,6 +44,13 @@ def test_fit_without_validation_or_bar(toy, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 5, 6])
+def test_fit_of_a_single_batch(epochs):
+    inputs = torch.randn(8, 4)
+    loader = DataLoader(TensorDataset(inputs, torch.zeros(8, dtype=torch.long)), 8)
+    assert len(fit(net(), loader, epochs=epochs, progress=False).seconds) == epochs
+
+
 def test_fit_with_an_optimizer_and_augmentation(toy):
     model, seen = net(), []
     before = model[0].weight.clone()

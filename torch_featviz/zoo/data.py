@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 from torchvision import datasets  # type: ignore[import-untyped]
 from torchvision.transforms.functional import to_tensor  # type: ignore[import-untyped]
 
@@ -186,7 +186,9 @@ def channel_stats(data: Dataset[Any] | Iterable[Any]) -> tuple[Tensor, Tensor]:
 
 def _pixels(data: Dataset[Any] | Iterable[Any]) -> Iterator[Tensor]:
     """Each item as `c n` float64; a data set is asked by number, since not all can be iterated."""
-    items = map(data.__getitem__, range(len(data))) if isinstance(data, Dataset) else data  # type: ignore[arg-type]
+    items: Iterable[Any] = data  # type: ignore[assignment]
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+        items = map(data.__getitem__, range(len(data)))  # type: ignore[arg-type]
     for item in items:
         image = item[0] if isinstance(item, (tuple, list)) else item
         if not isinstance(image, Tensor):

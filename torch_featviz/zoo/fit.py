@@ -82,7 +82,8 @@ def fit(
     schedule = None
     if optimizer is None:
         optimizer = AdamW((p for p in model.parameters() if p.requires_grad), lr, fused=_fusible(model))
-        schedule = OneCycleLR(optimizer, lr, epochs * len(train_loader), pct_start=0.2)
+        steps = max(10, epochs * len(train_loader))  # a shorter cycle has no way up
+        schedule = OneCycleLR(optimizer, lr, steps, pct_start=0.2)
     rows: list[tuple[float, ...]] = []
     try:
         for epoch in range(1, epochs + 1):
