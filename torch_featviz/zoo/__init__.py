@@ -1,0 +1,70 @@
+"""Nets, what is known about them, and data to try them on."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from torch_featviz.errors import OptionError
+
+from . import cifar, filters, xo
+from .card import ModelCard
+from .data import XO, augment_marks, channel_stats, cifar10, mnist, write_image_folder
+from .filters import FOUR_EDGES, SOBEL_X, SOBEL_Y, VERTICAL_EDGE, FilterBank, FilterMaps
+from .fit import Evaluation, History, evaluate, fit
+from .imagenet import PREFIX, torchvision_card
+from .images import from_pil, read_image
+from .recipe import train_xo
+
+__all__ = [
+    "FOUR_EDGES",
+    "SOBEL_X",
+    "SOBEL_Y",
+    "VERTICAL_EDGE",
+    "XO",
+    "Evaluation",
+    "FilterBank",
+    "FilterMaps",
+    "History",
+    "ModelCard",
+    "augment_marks",
+    "card",
+    "channel_stats",
+    "cifar10",
+    "evaluate",
+    "fit",
+    "from_pil",
+    "mnist",
+    "names",
+    "read_image",
+    "train_xo",
+    "write_image_folder",
+]
+
+_CARDS = {known.name: known for known in (*filters.CARDS, *xo.CARDS, *cifar.CARDS)}
+
+
+def names() -> list[str]:
+    """Every name that `card` knows, besides `torchvision:NAME`.
+
+    Example:
+        >>> names()[:3]
+        ['filters', 'xo', 'xo_deep']
+    """
+    return [*_CARDS, "alexnet"]
+
+
+def card(name: str) -> ModelCard:
+    """The card of a net by its name: one of `names()`, or `torchvision:NAME`.
+
+    Raises:
+        OptionError: no such net; the nearest names are told.
+    Example:
+        >>> card("xo_deep").classes
+        ('circle', 'cross')
+    """
+    if name in _CARDS:
+        return _CARDS[name]
+    if name == "alexnet" or name.startswith(PREFIX):
+        return torchvision_card(name.removeprefix(PREFIX))
+    close = ", ".join(repr(n) for n in get_close_matches(name, names(), 3, 0.4))
+    raise OptionError(f"no model {name!r}; close: {close or 'none'}. names() lists all, or say {PREFIX}NAME.")

@@ -1,0 +1,125 @@
+"""What has to be known about a net to use it: how to build it, feed it, and where to look."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from torch_featviz.errors import OptionError, ShapeError, WeightsError
+
+from .images import as_batch, to_channels, to_size
+from .weights import fetch_state, put_state, read_state
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """A net, its input and its layers, in one frozen record.
+
+    Args:
+        name: as a person would say it.
+        build: makes the net with random weights; call it as `card.build()`.
+        input_size: channels, height, width.
+        classes: class names in the order of the outputs.
+        mean: of the unit-range input, one value per channel or one for all.
+        std: likewise; the net is fed `(x - mean) / std`.
+        low: name of an early layer worth looking at.
+        middle: of a middle one.
+        high: of a late one.
+        weights: address of a trained state dict.
+        resize: shorter side before the middle is cut out; `None` squeezes the whole picture to size.
+        rename: turns a key of an old weights file into the net's own.
+    Raises:
+        OptionError: sizes or statistics that cannot be.
+    Example:
+        >>> card = ModelCard("tiny", lambda: nn.Conv2d(3, 4, 3), (3, 8, 8), mean=(0.5,), std=(0.25,))
+        >>> card.build()(card.preprocess(torch.rand(3, 20, 30))).shape
+        torch.Size([1, 4, 6, 6])
+    """
+
+    name: str
+    build: Callable[[], nn.Module]
+    input_size: tuple[int, int, int]
+    classes: tuple[str, ...] = ()
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    low: str = ""
+    middle: str = ""
+    high: str = ""
+    weights: str | None = None
+    resize: int | None = None
+    rename: Callable[[str], str] | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.input_size) != 3 or min(self.input_size) < 1:
+            raise OptionError(f"input_size must be (channels, height, width), got {self.input_size}.")
+        for what, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, self.input_size[0]):
+                raise OptionError(f"{what} must have 1 or {self.input_size[0]} values, got {values}.")
+        if min(self.std) <= 0:
+            raise OptionError(f"std must be above 0, got {self.std}.")
+
+    def load(self, path: str | Path | None = None) -> nn.Module:
+        """The net with trained weights, in eval mode.
+
+        Args:
+            path: a `.pt`, `.pth` or `.safetensors` state dict; without it the card's own are downloaded.
+        Raises:
+            WeightsError: there is neither file nor address nor network, or the weights do not fit.
+            FileError: there is no such file.
+        """
+        if path is None and self.weights is None:
+            raise WeightsError(
+                f"{self.name!r} has no published weights; train it, or pass a file: load('w.pt')."
+            )
+        state = read_state(path) if path is not None else fetch_state(self.weights or "", self.name)
+        if self.rename is not None:
+            state = {self.rename(key): value for key, value in state.items()}
+        model = self.build()
+        put_state(model, state, self.name)
+        return model.eval()
+
+    def preprocess(self, image: Tensor | Image.Image) -> Tensor:
+        """What the net is fed: `c h w` or `b c h w` in [0, 1], or a PIL image, to normalised `b c h w`.
+
+        Raises:
+            DtypeError: not a float tensor or a PIL image.
+            ShapeError: another rank, empty, or channels that cannot become the net's.
+            OptionError: values outside [0, 1].
+        """
+        channels, height, width = self.input_size
+        images = to_channels(as_batch(image), channels)
+        return self.normalize(to_size(images, (height, width), self.resize))
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Unit range to the net's range: `(x - mean) / std`, for `c h w` or `b c h w`.
+
+        Raises:
+            ShapeError: another rank or channel count than the net's.
+        """
+        mean, std = self._statistics(images)
+        return (images - mean) / std
+
+    def denormalize(self, images: Tensor) -> Tensor:
+        """The net's range back to unit range: `x * std + mean`, for `c h w` or `b c h w`.
+
+        Raises:
+            ShapeError: another rank or channel count than the net's.
+        """
+        mean, std = self._statistics(images)
+        return images * std + mean
+
+    def _statistics(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        channels = self.input_size[0]
+        if images.ndim not in (3, 4) or images.shape[-3] != channels:
+            shape = tuple(images.shape)
+            raise ShapeError(f"images must be 'c h w' or 'b c h w' with c = {channels}, got shape {shape}.")
+        mean, std = (
+            torch.tensor(values, dtype=images.dtype, device=images.device)[:, None, None]
+            for values in (self.mean, self.std)
+        )
+        return mean, std

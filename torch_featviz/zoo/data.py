@@ -1,0 +1,201 @@
+"""Circles and crosses to learn from, the usual small data sets, and the statistics of any of them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
+from torchvision import datasets  # type: ignore[import-untyped]
+from torchvision.transforms.functional import to_tensor  # type: ignore[import-untyped]
+
+from torch_featviz.errors import DtypeError, FileError, OptionError, ShapeError, WeightsError
+
+from .marks import draw_mark
+
+Split = Literal["train", "valid", "test"]
+SPLITS: dict[str, range] = {"train": range(1700), "valid": range(1700, 1850), "test": range(1850, 2000)}
+Transform = Callable[[Image.Image], Any]
+T = TypeVar("T")
+
+
+class XO(Dataset[tuple[Tensor, int]]):
+    """Hand-drawn circles (0) and crosses (1), each `1 116 116` float32 in [0, 1], drawn when first asked for.
+
+    Args:
+        split: `"train"` (1,700), `"valid"` or `"test"` (150 each); half of each are circles.
+        seed: another seed draws 2,000 other pictures.
+    Raises:
+        OptionError: no such split, or a negative seed.
+    Example:
+        >>> image, label = XO("test")[0]
+        >>> image.shape, label
+        (torch.Size([1, 116, 116]), 0)
+    """
+
+    classes = ("circle", "cross")
+
+    def __init__(self, split: Split = "train", seed: int = 0) -> None:
+        if split not in SPLITS:
+            raise OptionError(f"split must be one of {get_args(Split)}, got {split!r}.")
+        if seed < 0:
+            raise OptionError(f"seed must be 0 or above, got {seed}.")
+        self.split, self.seed = split, seed
+        self._drawn: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(SPLITS[self.split])
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        number = SPLITS[self.split][index]
+        if number not in self._drawn:
+            pixels = draw_mark(number % 2, np.random.default_rng((self.seed, number)))
+            self._drawn[number] = torch.from_numpy(pixels)[None]
+        return self._drawn[number].float() / 255, number % 2
+
+
+def write_image_folder(root: str | Path, seed: int = 0) -> Path:
+    """All XO pictures as `root/split/class/NNNN.png`, as `torchvision.datasets.ImageFolder` reads them.
+
+    Args:
+        root: a folder that does not exist yet; it appears only when it is complete.
+        seed: as for `XO`.
+    Raises:
+        FileError: `root` exists, or cannot be written.
+    """
+    root = Path(root)
+    if root.exists():
+        raise FileError(f"{str(root)!r} exists already; name a new folder.")
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as aside:
+            whole = Path(aside) / root.name
+            for split in get_args(Split):
+                _write_split(whole / split, XO(split, seed))
+            whole.rename(root)
+    except OSError as error:
+        raise FileError(f"cannot write {str(root)!r}: {error}.") from error
+    return root
+
+
+def _write_split(folder: Path, marks: XO) -> None:
+    for name in marks.classes:
+        (folder / name).mkdir(parents=True)
+    for i in range(len(marks)):
+        image, label = marks[i]
+        pixels = (image[0] * 255).round().to(torch.uint8).numpy()
+        Image.fromarray(pixels).save(folder / marks.classes[label] / f"{i:04}.png")
+
+
+def augment_marks(images: Tensor) -> Tensor:
+    """Other drawings of the same marks, a batch at a time: `b c h w -> b c h w`, by torch's own generator.
+
+    Each is turned by quarters, mirrored, stretched, slanted, moved as far as the paper goes, and now and then
+    inverted. New paper continues what was at the edge.
+    """
+    b = len(images)
+    images = torch.rot90(images, int(torch.randint(4, ())), (2, 3))
+    images = images.flip(3) if torch.rand(()) < 0.5 else images
+    turn, slant = _between(0.2, b), _between(0.16, b)
+    zoom = torch.exp(0.15 + _between(0.26, b))[:, None]
+    cos, sin = torch.cos(turn), torch.sin(turn)
+    spin = torch.stack([cos, -sin, sin, cos], 1).view(b, 2, 2)
+    shape = torch.diag_embed(zoom * torch.exp(_between(0.1, b, 2)))
+    shape[:, 0, 1] = slant
+    move = _between(1, b, 2) * (zoom - 1).clamp(min=0.08)
+    frame = torch.cat([spin @ shape, move[:, :, None]], 2)
+    grid = F.affine_grid(frame.to(images), list(images.shape), align_corners=False)
+    images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    flipped = (torch.rand(b, 1, 1, 1) < 0.15).to(images)
+    return images + flipped * (1 - 2 * images)
+
+
+def _between(reach: float, *shape: int) -> Tensor:
+    return (2 * torch.rand(shape) - 1) * reach
+
+
+def cifar10(
+    root: str | Path = "data", *, train: bool = True, download: bool = False, transform: Transform = to_tensor
+) -> datasets.CIFAR10:
+    """CIFAR-10 through torchvision: `3 32 32` in [0, 1] and a label below 10.
+
+    Raises:
+        WeightsError: the files are not there and may not, or cannot, be downloaded.
+    """
+    return _had("CIFAR-10", root, lambda: datasets.CIFAR10(root, train, transform, download=download))
+
+
+def mnist(
+    root: str | Path = "data", *, train: bool = True, download: bool = False, transform: Transform = to_tensor
+) -> datasets.MNIST:
+    """MNIST through torchvision: `1 28 28` in [0, 1] and a label below 10.
+
+    Raises:
+        WeightsError: the files are not there and may not, or cannot, be downloaded.
+    """
+    return _had("MNIST", root, lambda: datasets.MNIST(root, train, transform, download=download))
+
+
+def _had(name: str, root: str | Path, get: Callable[[], T]) -> T:
+    try:
+        return get()
+    except (RuntimeError, OSError) as error:
+        raise WeightsError(
+            f"no {name} in {str(root)!r}: {error}; pass download=True where there is a network, "
+            "or copy the files there."
+        ) from error
+
+
+def channel_stats(data: Dataset[Any] | Iterable[Any]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel over every pixel, in one pass and float64: `c` and `c`.
+
+    Args:
+        data: a data set of `c h w` images, or a loader of `b c h w` batches; labels beside them are ignored.
+    Raises:
+        ShapeError: no images, another rank, or channels that change on the way.
+        DtypeError: items that are not tensors.
+    Reference: Chan, Golub and LeVeque 1983, for joining the moments of two parts.
+    Example:
+        >>> channel_stats([torch.tensor([0.0, 2.0]).view(1, 1, 2)])
+        (tensor([1.], dtype=torch.float64), tensor([1.], dtype=torch.float64))
+    """
+    count, mean, spread = 0, torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
+    for part in _pixels(data):
+        n, part_mean = part.shape[1], part.mean(1)
+        part_spread = (part - part_mean[:, None]).square().sum(1)
+        if count == 0:
+            count, mean, spread = n, part_mean, part_spread
+            continue
+        if part_mean.shape != mean.shape:
+            raise ShapeError(f"every image must have {len(mean)} channels, got one with {len(part_mean)}.")
+        gap, total = part_mean - mean, count + n
+        mean = mean + gap * n / total
+        spread = spread + part_spread + gap.square() * count * n / total
+        count = total
+    if not count:
+        raise ShapeError("data must hold at least one image, got none.")
+    return mean, (spread / count).sqrt()
+
+
+def _pixels(data: Dataset[Any] | Iterable[Any]) -> Iterator[Tensor]:
+    """Each item as `c n` float64; a data set is asked by number, since not all can be iterated."""
+    items: Iterable[Any] = data  # type: ignore[assignment]
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+        items = map(data.__getitem__, range(len(data)))  # type: ignore[arg-type]
+    for item in items:
+        image = item[0] if isinstance(item, (tuple, list)) else item
+        if not isinstance(image, Tensor):
+            raise DtypeError(f"items must be tensors, got {type(image).__name__}; pass transform=to_tensor.")
+        if image.ndim not in (3, 4) or not image.numel():
+            raise ShapeError(
+                f"images must be 'c h w' or 'b c h w' and not empty, got shape {tuple(image.shape)}."
+            )
+        channels_first = image if image.ndim == 3 else image.transpose(0, 1)
+        yield channels_first.double().flatten(1)

@@ -1,0 +1,87 @@
+"""AlexNet, and any other classification net of torchvision by its name."""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from functools import lru_cache, partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torchvision import models  # type: ignore[import-untyped]
+
+from torch_featviz.errors import OptionError
+
+from .card import ModelCard
+
+PREFIX = "torchvision:"
+# Old nets that warn unless told how to begin, and whose published weights expect TensorFlow's input range.
+_PORTED = {"init_weights": False, "transform_input": True}
+_OPTIONS: dict[str, dict[str, Any]] = {"googlenet": _PORTED, "inception_v3": _PORTED}
+_OLD_DENSENET_KEY = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)$")
+
+
+@lru_cache(maxsize=8)
+def torchvision_card(name: str) -> ModelCard:
+    """The card of a torchvision classification net; nothing is downloaded or allocated.
+
+    Args:
+        name: as in `torchvision.models`, for example `"resnet18"`.
+    Raises:
+        OptionError: torchvision has no such net; the nearest names are told.
+    Example:
+        >>> torchvision_card("resnet18").low
+        'conv1'
+    """
+    known = models.list_models(module=models)
+    if name not in known:
+        close = ", ".join(repr(n) for n in get_close_matches(name, known, 3, 0.4))
+        raise OptionError(f"no model {name!r} in torchvision; close: {close or 'none'}. All: list_models().")
+    weights: Any = models.get_model_weights(name)["DEFAULT"].value
+    preset = weights.transforms()
+    build = partial(models.get_model, name, weights=None, **_OPTIONS.get(name, {}))
+    low, middle, high = _landmarks(build)
+    return ModelCard(
+        name=name if name == "alexnet" else PREFIX + name,
+        build=build,
+        input_size=(3, preset.crop_size[0], preset.crop_size[0]),
+        classes=tuple(weights.meta["categories"]),
+        mean=tuple(preset.mean),
+        std=tuple(preset.std),
+        low=low,
+        middle=middle,
+        high=high,
+        weights=weights.url,
+        resize=preset.resize_size[0],
+        rename=_modern_key if name.startswith("densenet") else None,
+    )
+
+
+class _Weightless(TorchFunctionMode):
+    """Weights on the meta device; unlike `torch.device("meta")` it lets a net compute its own widths."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in (torch.empty, torch.zeros, torch.ones):
+            kwargs = {**kwargs, "device": "meta"}
+        return func(*args, **kwargs)
+
+
+def _landmarks(build: partial[nn.Module]) -> tuple[str, str, str]:
+    """First, middle and last convolution on the way to the main output."""
+    with _Weightless():
+        skeleton = build()
+    convs = [
+        name
+        for name, module in skeleton.named_modules()
+        if isinstance(module, nn.Conv2d) and not name.lower().startswith("aux")
+    ]
+    return convs[0], convs[len(convs) // 2], convs[-1]
+
+
+def _modern_key(key: str) -> str:
+    return _OLD_DENSENET_KEY.sub(r"\1\2", key)

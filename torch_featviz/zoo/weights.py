@@ -1,0 +1,127 @@
+"""State dicts from a file or an address, and what to say when they cannot be had."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import torch
+from torch import Tensor, nn
+
+from torch_featviz.errors import FileError, OptionError, WeightsError
+
+State = Mapping[str, Tensor]
+WRAPPERS = ("module.", "_orig_mod.")
+
+
+def read_state(path: str | Path) -> State:
+    """The tensors of a `.pt`, `.pth` or `.safetensors` file; no code in it is ever run.
+
+    Raises:
+        FileError: there is no such file.
+        OptionError: another kind of file.
+        WeightsError: it is corrupt, wants to run code, or holds no named tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileError(f"no weights file {str(path)!r}.")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix not in (".pt", ".pth"):
+        raise OptionError(f"weights must be a .pt, .pth or .safetensors file, got {path.name!r}.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of the pickle protocol of files it then refuses
+            found = torch.load(path, map_location="cpu", weights_only=True)
+        return plain(found, path.name)
+    except pickle.UnpicklingError as error:
+        if "Unsupported global" in str(error) or "GLOBAL" in str(error):
+            raise WeightsError(
+                f"{str(path)!r} holds Python objects and not only tensors, and reading it could run code; "
+                "save model.state_dict() instead."
+            ) from error
+        raise WeightsError(f"{str(path)!r} is not a file that torch.save wrote, or is corrupt.") from error
+    except (EOFError, RuntimeError, BadZipFile, ValueError, KeyError) as error:
+        if isinstance(error, WeightsError):
+            raise
+        raise WeightsError(f"{str(path)!r} is not a file that torch.save wrote, or is corrupt.") from error
+
+
+def _read_safetensors(path: Path) -> State:
+    try:
+        load_file = importlib.import_module("safetensors.torch").load_file
+    except ImportError:
+        raise WeightsError(f"reading {path.name!r} needs `pip install safetensors`.") from None
+    try:
+        return plain(load_file(path), path.name)
+    except WeightsError:
+        raise
+    except Exception as error:  # safetensors has an error class of its own, known only once it is imported
+        raise WeightsError(f"{str(path)!r} is not a safetensors file, or is corrupt: {error}.") from error
+
+
+def fetch_state(url: str, name: str) -> State:
+    """The state dict at an address, kept in the torch hub cache.
+
+    Raises:
+        WeightsError: there is no network, or what came does not match its checksum.
+    """
+    try:
+        return plain(
+            torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True),
+            url,
+        )
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise WeightsError(
+            f"no weights for {name!r}: tried {url}, got {error!s}; "
+            f"download it elsewhere and pass the file: load('{url.rsplit('/', 1)[-1]}')."
+        ) from error
+
+
+def plain(found: Any, source: str) -> State:
+    """A bare state dict: out of a checkpoint's `state_dict`, without the prefixes that wrappers add.
+
+    Raises:
+        WeightsError: it holds no named tensors.
+    """
+    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
+        found = found["state_dict"]
+    named = isinstance(found, Mapping) and found and all(isinstance(v, Tensor) for v in found.values())
+    if not named:
+        raise WeightsError(
+            f"{source!r} holds no state dict, got {type(found).__name__}; save model.state_dict()."
+        )
+    state: dict[str, Tensor] = dict(found)
+    for prefix in WRAPPERS:
+        if all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def put_state(model: nn.Module, state: State, name: str) -> None:
+    """Load `state` into `model`, every key and shape as it must be.
+
+    Raises:
+        WeightsError: keys or shapes differ; a few are named.
+    """
+    wanted = model.state_dict()
+    missing, extra = wanted.keys() - state.keys(), state.keys() - wanted.keys()
+    shapes = [
+        f"{key} {tuple(state[key].shape)} for {tuple(wanted[key].shape)}"
+        for key in wanted.keys() & state.keys()
+        if wanted[key].shape != state[key].shape
+    ]
+    faults = (("missing", missing), ("unexpected", extra), ("of another shape", shapes))
+    if told := "; ".join(f"{len(found)} {what}: {_few(found)}" for what, found in faults if found):
+        raise WeightsError(f"weights do not fit {name!r}: {told}.")
+    model.load_state_dict(state)
+
+
+def _few(names: Iterable[str], most: int = 3) -> str:
+    every = sorted(names)
+    return ", ".join(every[:most]) + (", ..." if len(every) > most else "")
