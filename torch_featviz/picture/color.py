@@ -1,4 +1,4 @@
-"""Unit values to bytes: colour maps as lookup tables, and colours kept for what is not a value on the scale."""
+"""Unit values to bytes: colour maps as lookup tables, and colours reserved for what is off the scale."""
 
 from dataclasses import astuple, dataclass, fields
 from functools import lru_cache
@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from torch_featviz.errors import OptionError, ShapeError
+from torch_featviz.picture.text import Color, Pixels
 
 SEQUENTIAL = ("viridis", "magma", "cividis", "gray")
 DIVERGING = ("RdBu_r", "PuOr_r")
-_RAINBOWS = {"jet", "rainbow", "gist_rainbow", "hsv", "turbo", "nipy_spectral", "gist_ncar", "prism", "Spectral"}
-
-Color = tuple[int, int, int]
+_RAINBOWS = ("jet", "rainbow", "gist_rainbow", "hsv", "turbo", "nipy_spectral", "gist_ncar", "Spectral")
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,8 @@ REASONS = tuple(field.name for field in fields(Counts))
 
 # Found by search: at least 24 apart (CIE76) from every entry of the maps they serve, from each other and from
 # white, in normal vision and in simulated deuteranopia. In the order of REASONS.
-_RESERVED_SEQUENTIAL: tuple[Color, ...] = ((255, 0, 255), (255, 153, 255), (0, 102, 0), (0, 0, 255), (0, 102, 255))
-_RESERVED_DIVERGING: tuple[Color, ...] = ((0, 0, 0), (153, 255, 0), (0, 0, 255), (153, 0, 102), (0, 102, 255))
+_RESERVED_SEQUENTIAL = ((255, 0, 255), (255, 153, 255), (0, 102, 0), (0, 0, 255), (0, 102, 255))
+_RESERVED_DIVERGING = ((0, 0, 0), (153, 255, 0), (0, 0, 255), (153, 0, 102), (0, 102, 255))
 
 
 def reserved(cmap: str = "viridis") -> dict[str, Color]:
@@ -42,7 +41,8 @@ def reserved(cmap: str = "viridis") -> dict[str, Color]:
         >>> reserved("viridis")["nan"]
         (255, 0, 255)
     """
-    return dict(zip(REASONS, _RESERVED_DIVERGING if is_diverging(cmap) else _RESERVED_SEQUENTIAL, strict=True))
+    colors = _RESERVED_DIVERGING if is_diverging(cmap) else _RESERVED_SEQUENTIAL
+    return dict(zip(REASONS, colors, strict=True))
 
 
 def is_diverging(cmap: str) -> bool:
@@ -53,9 +53,11 @@ def is_diverging(cmap: str) -> bool:
     """
     if cmap in DIVERGING or cmap in SEQUENTIAL:
         return cmap in DIVERGING
-    why = "its colours are not ordered by lightness, so it shows edges that the data do not have; " if (
-        cmap.removesuffix("_r") in _RAINBOWS
-    ) else ""
+    why = (
+        "its colours are not ordered by lightness, so it shows edges that the data do not have; "
+        if (cmap.removesuffix("_r") in _RAINBOWS)
+        else ""
+    )
     raise OptionError(
         f"no colour map {cmap!r} here: {why}choose {', '.join(SEQUENTIAL)} for amounts, "
         f"{', '.join(DIVERGING)} for signed values."
@@ -63,8 +65,8 @@ def is_diverging(cmap: str) -> bool:
 
 
 @lru_cache
-def lut(cmap: str) -> "np.ndarray[tuple[int, int], np.dtype[np.uint8]]":
-    """The colours of a map, lowest first: `256 3`, or `255 3` where it diverges, so that 127 is the neutral one.
+def lut(cmap: str) -> Pixels:
+    """The colours of a map, lowest first: `256 3`, or `255 3` where it diverges and 127 is neutral.
 
     Raises:
         OptionError: `cmap` is not one of the offered maps.
@@ -72,7 +74,7 @@ def lut(cmap: str) -> "np.ndarray[tuple[int, int], np.dtype[np.uint8]]":
     n = 255 if is_diverging(cmap) else 256
     import matplotlib  # noqa: PLC0415  only when something is coloured
 
-    table = matplotlib.colormaps[cmap].resampled(n)(np.arange(n), bytes=True)[:, :3]
+    table: Pixels = matplotlib.colormaps[cmap].resampled(n)(np.arange(n), bytes=True)[:, :3]
     table.setflags(write=False)
     return table
 
@@ -103,14 +105,14 @@ def colorize(unit: Tensor, cmap: str = "viridis") -> Tensor:
         tensor([247, 247, 247], dtype=torch.uint8)
     """
     if unit.dim() != 4 or unit.shape[1] != 1:
-        raise ShapeError(f"unit must be 'n 1 h w', got shape {tuple(unit.shape)}; rgb() draws three channels.")
+        raise ShapeError(f"unit must be 'n 1 h w', got shape {tuple(unit.shape)}; rgb() draws three.")
     table = _table(cmap, unit.device)
     last = len(lut(cmap)) - 1
     index = unit.mul(last).round_().clamp_(0, last)
     for i, odd in _odd(unit):
         index.masked_fill_(odd, last + 1 + i)
     words = table.index_select(0, index.flatten().int()).view(index[:, 0].shape)
-    return words.view(torch.uint8).unflatten(-1, (-1, 4))[..., :3].permute(0, 3, 1, 2)
+    return words[..., None].view(torch.uint8)[..., :3].permute(0, 3, 1, 2)
 
 
 def rgb(unit: Tensor) -> Tensor:
@@ -130,7 +132,7 @@ def rgb(unit: Tensor) -> Tensor:
         tensor([128, 128, 128], dtype=torch.uint8)
     """
     if unit.dim() != 4 or unit.shape[1] != 3:
-        raise ShapeError(f"unit must be 'n 3 h w', got shape {tuple(unit.shape)}; colorize() draws one channel.")
+        raise ShapeError(f"unit must be 'n 3 h w', got shape {tuple(unit.shape)}; colorize() draws one.")
     colors = unit.mul(255).round_().clamp_(0, 255).nan_to_num_(0).to(torch.uint8)
     for i, odd in reversed(_odd(unit)):
         paint = torch.tensor(_RESERVED_SEQUENTIAL[i], dtype=torch.uint8, device=unit.device)
@@ -153,8 +155,8 @@ def _odd(unit: Tensor) -> list[tuple[int, Tensor]]:
     low, high = unit.aminmax()
     if bool((low >= 0) & (high <= 1)):
         return []
-    masks = (unit.isnan(), unit.isposinf(), unit.isneginf(), (unit > 1) & ~unit.isposinf(), (unit < 0) & ~unit.isneginf())
-    return [(i, mask) for i, mask in enumerate(masks)]
+    top, bottom = unit.isposinf(), unit.isneginf()
+    return list(enumerate((unit.isnan(), top, bottom, (unit > 1) & ~top, (unit < 0) & ~bottom)))
 
 
 def total(counts: Counts) -> int:

@@ -6,9 +6,9 @@ import numpy as np
 from torch import Tensor
 
 from torch_featviz.picture import text
-from torch_featviz.picture.color import Color, Counts, lut, reserved
+from torch_featviz.picture.color import Counts, lut, reserved
 from torch_featviz.picture.scale import Scale
-from torch_featviz.picture.text import FAINT, INK, PAPER, Pixels, line_height, number, put, strip
+from torch_featviz.picture.text import FAINT, INK, PAPER, Color, Pixels, line_height, number, put, strip
 
 SIZE = 12
 BAR = (240, 12)
@@ -84,7 +84,7 @@ def stack(blocks: list[Pixels], gap: int) -> Pixels:
 
 def blank(height: int, width: int) -> Pixels:
     """Empty paper."""
-    return np.full((height, width, 3), PAPER[0], np.uint8)  # one grey is far faster to fill than three channels
+    return np.full((height, width, 3), PAPER[0], np.uint8)  # faster than three channels
 
 
 def _bar(legend: Legend, limit: int) -> Pixels:
@@ -96,7 +96,8 @@ def _bar(legend: Legend, limit: int) -> Pixels:
     table = lut(legend.cmap)
     page = blank(high + 5 + line_height(SIZE), wide + 2 * side)
     page[:high, side : side + wide] = INK
-    page[1 : high - 1, side + 1 : side + wide - 1] = table[np.linspace(0, len(table) - 1, wide - 2).round().astype(int)]
+    index = np.linspace(0, len(table) - 1, wide - 2).round().astype(int)
+    page[1 : high - 1, side + 1 : side + wide - 1] = table[index]
     free = 0
     ends = [t for t in ticks if t[0] in (0.0, 1.0)]
     for at, word in sorted(ends + [t for t in ticks if t not in ends]):

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ class Picture(ABC):
 
     def numpy(self) -> Pixels:
         """The whole sheet with its title and legend, `H W 3` uint8, as loggers want it; a copy."""
-        return self._sheet.copy()
+        return np.array(self._sheet)
 
     def png(self) -> bytes:
         """The whole sheet as a PNG; the same picture gives the same bytes."""
@@ -76,6 +76,6 @@ class Chart(Picture):
     def _sheet(self) -> Pixels:
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415  no matplotlib on import
 
-        canvas = FigureCanvasAgg(self.chart)
+        canvas: Any = FigureCanvasAgg(self.chart)
         canvas.draw()
         return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])

@@ -15,8 +15,8 @@ from torch_featviz.picture.text import Pixels
 def encode(pixels: Pixels) -> bytes:
     """`H W 3` uint8 as a PNG.
 
-    Each row is stored as its difference from the row above: whole-factor enlargement repeats rows, which makes
-    this about twice as fast as an encoder that tries every filter, at nearly the same size.
+    Each row is stored as its difference from the row above: whole-factor enlargement repeats rows, which
+    makes this about twice as fast as an encoder that tries every filter, at nearly the same size.
 
     Raises:
         ShapeError: `pixels` is not `H W 3` uint8.
@@ -30,9 +30,10 @@ def encode(pixels: Pixels) -> bytes:
     rows[0, 1:] = flat[0]
     np.subtract(flat[1:], flat[:-1], out=rows[1:, 1:])  # modulo 256, as the format asks
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b""))
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(rows.data, 1)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
     )
 
 
@@ -45,7 +46,7 @@ def write(path: str | os.PathLike[str], data: bytes) -> Path:
     """
     target = Path(path)
     if target.suffix.lower() != ".png":
-        raise OptionError(f"a picture is saved as PNG, got {str(target)!r}; name it {str(target.with_suffix('.png'))!r}.")
+        raise OptionError(f"a picture is saved as PNG, got {str(target)!r}; let the name end in '.png'.")
     aside = target.with_name(f".{uuid4().hex}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -55,5 +56,6 @@ def write(path: str | os.PathLike[str], data: bytes) -> Path:
         finally:
             aside.unlink(missing_ok=True)
     except OSError as e:
-        raise FileError(f"cannot write {str(target)!r}: {e.strerror or e}; choose a folder you may write to.") from e
+        why = e.strerror or e
+        raise FileError(f"cannot write {str(target)!r}: {why}; choose a folder you may write to.") from e
     return target

@@ -1,4 +1,4 @@
-"""How values become the unit range: declared by the caller, fitted once, used for as many pictures as wanted."""
+"""How values become the unit range: declared by the caller, fitted once, used for many pictures."""
 
 import math
 from dataclasses import dataclass, replace
@@ -45,7 +45,7 @@ class Scale:
 
     def __post_init__(self) -> None:
         if not 0 < self.quantile <= 1:
-            raise OptionError(f"quantile must be above 0 and at most 1, got {self.quantile}; 98 % is quantile=0.98.")
+            raise OptionError(f"quantile must be in (0, 1], got {self.quantile}; 98 % is quantile=0.98.")
         if self.by not in ("count", "mass"):
             raise OptionError(f"by must be 'count' or 'mass', got {self.by!r}.")
         if self.per not in ("kernel", "filter", "layer"):
@@ -128,8 +128,9 @@ class Scale:
         """
         x = as_float(x)
         scale = self.fit(x)
-        low, high = (torch.as_tensor(end, dtype=x.dtype, device=x.device) for end in (scale.vmin, scale.vmax))
-        if low.dim() and (low.dim() != x.dim() or torch.broadcast_shapes(low.shape, x.shape) != x.shape):
+        low, high = _end(scale.vmin, x), _end(scale.vmax, x)
+        fits = all(a in (1, b) for a, b in zip(low.shape, x.shape, strict=False))
+        if low.dim() and (low.dim() != x.dim() or not fits):
             raise ShapeError(
                 f"this scale was fitted per {self.per} on {tuple(low.shape)}, got {tuple(x.shape)}; "
                 f"fit it on a tensor of that shape, or use per='layer'."
@@ -167,18 +168,22 @@ def as_float(x: Tensor) -> Tensor:
 def _groups(values: list[Tensor], per: str) -> Tensor:
     """All values that share one range in a row each: `g m`."""
     if per == "layer":
-        return torch.cat([v.reshape(1, -1) for v in values], dim=1) if len(values) > 1 else values[0].reshape(1, -1)
+        return _join([v.reshape(1, -1) for v in values])
     rank = _RANK[per]
     for v in values:
         if v.dim() < rank:
             axes = "h w" if per == "kernel" else "c h w"
-            raise ShapeError(f"a scale per {per} needs '... {axes}', got shape {tuple(v.shape)}; use per='layer'.")
+            got = tuple(v.shape)
+            raise ShapeError(f"a scale per {per} needs '... {axes}', got shape {got}; use per='layer'.")
         if v.shape[:-rank] != values[0].shape[:-rank]:
             raise ShapeError(
                 f"tensors that share one scale per {per} must agree before their last {rank} axes, "
                 f"got {tuple(values[0].shape)} and {tuple(v.shape)}."
             )
-    rows = [v.reshape(math.prod(v.shape[:-rank]), -1) for v in values]
+    return _join([v.reshape(math.prod(v.shape[:-rank]), -1) for v in values])
+
+
+def _join(rows: list[Tensor]) -> Tensor:
     return torch.cat(rows, dim=1) if len(rows) > 1 else rows[0]
 
 
@@ -241,18 +246,29 @@ def _by_mass(rows: Tensor, scale: Scale) -> tuple[Tensor, Tensor]:
     return torch.maximum(low, -reach), torch.minimum(high, reach)
 
 
+def _end(end: Any, x: Tensor) -> Tensor:
+    """An end as a finite tensor like `x`: what exceeds its dtype becomes the largest value."""
+    most = torch.finfo(x.dtype).max
+    if isinstance(end, Tensor):
+        return end.to(x).clamp(-most, most)
+    return torch.tensor(min(max(float(end), -most), most), dtype=x.dtype, device=x.device)
+
+
 def _unit(x: Tensor, low: Tensor, high: Tensor, symmetric: bool) -> Tensor:
     """`(x - low) / (high - low)` that neither overflows nor loses tiny ranges.
 
-    Multiplying by a power of two first is exact, so the result is the one that unbounded exponents would give.
+    Multiplying by a power of two first is exact: the result is what unbounded exponents would give.
     """
     size = torch.maximum(low.abs(), high.abs())
-    one = torch.ones_like(size)
-    factor = torch.where(size > 2.0**60, one * 2.0**-64, torch.where(size < 2.0**-60, one * 2.0**64, one))
-    low, high = low * factor, high * factor
+    if bool(((size > 2.0**60) | ((size < 2.0**-60) & (size > 0))).any()):
+        one = torch.ones_like(size)
+        factor = torch.where(size > 2.0**60, one * 2.0**-64, torch.where(size < 2.0**-60, one * 2.0**64, one))
+        scaled, low, high = x * factor, low * factor, high * factor
+    else:
+        scaled = x
     span, limit = high - low, torch.finfo(x.dtype)
     flat = span == 0
-    unit = (x * factor).sub_(low).div_(torch.where(flat, one * limit.tiny, span))
+    unit = (scaled - low).div_(span.masked_fill(flat, limit.tiny))
     if symmetric:
         unit.add_(0.5 * flat)
     if bool(unit.sum().isfinite()):

@@ -61,18 +61,19 @@ class Sheet(Picture):
     zoom: int | None = None
 
     def __post_init__(self) -> None:
-        if self.cells.dim() != 4 or self.cells.shape[1] != 3 or self.cells.dtype != torch.uint8 or not len(self.cells):
-            raise ShapeError(f"cells must be 'n 3 h w' uint8, got {self.cells.dtype} of {tuple(self.cells.shape)}.")
+        shape, dtype = tuple(self.cells.shape), self.cells.dtype
+        if len(shape) != 4 or shape[1] != 3 or dtype != torch.uint8 or not self.cells.numel():
+            raise ShapeError(f"cells must be 'n 3 h w' uint8, got {dtype} of {shape}; paint() makes them.")
         if self.ncols is not None and self.ncols < 1:
             raise OptionError(f"ncols must be at least 1, got {self.ncols}.")
         n, nrows = len(self.cells), -(-len(self.cells) // self._ncols)
-        for name, words, expected in (("labels", self.labels, n), ("inside", self.inside, n), ("rows", self.rows, nrows)):
-            if words and len(words) != expected:
-                raise ShapeError(f"{name} must have {expected} entries, got {len(words)}.")
+        for name, expected in (("labels", n), ("inside", n), ("rows", nrows)):
+            if getattr(self, name) and len(getattr(self, name)) != expected:
+                raise ShapeError(f"{name} must have {expected} entries, got {len(getattr(self, name))}.")
 
     @property
     def pixels(self) -> Tensor:
-        """The cells alone on one grid, `3 H W` uint8, on their own device; gaps are grey beside signed colours."""
+        """The cells alone on one grid, `3 H W` uint8, on their device; gaps are white, or grey if signed."""
         signed = self.legend.cmap is not None and is_diverging(self.legend.cmap)
         return tile(self.cells, ncols=self._ncols, fill=128 if signed else 255)
 
@@ -109,7 +110,7 @@ class Sheet(Picture):
         return page
 
     def figure(self) -> "Figure":
-        """The grid on axes, with the title, row and column labels as ticks, and a colour bar on the same scale."""
+        """The grid on axes, with title, row and column labels, and a colour bar on the same scale."""
         from matplotlib.figure import Figure  # noqa: PLC0415  no matplotlib on import
 
         image = enlarge(self.pixels, 1).permute(1, 2, 0).cpu().numpy()
@@ -125,7 +126,8 @@ class Sheet(Picture):
         axes.set_yticks([i * (h + 1) + (h - 1) / 2 for i in range(nrows if self.rows else 0)], self.rows)
         for i, words in enumerate(self.labels if len(self.labels) <= 256 else ()):
             at = (i % self._ncols * (w + 1), i // self._ncols * (h + 1))
-            axes.annotate(words, at, fontsize=6, xytext=(1, -1), textcoords="offset points", va="top", color="0.5")
+            box = {"fc": "white", "ec": "none", "pad": 0.6}
+            axes.annotate(words, at, (2, -2), textcoords="offset points", va="top", fontsize=6, bbox=box)
         self._bar(figure, axes)
         notes = [words for _, words in self.legend.marks()] + self.legend.lines()
         axes.set_xlabel("\n".join(notes), fontsize=8)
@@ -183,7 +185,8 @@ class _Grid:
         for i in range(self.ncols if sheet.columns else 0):
             piece = strip(sheet.columns[i % len(sheet.columns)], _LABEL)
             piece = np.rot90(piece) if self.upright else piece
-            put(page, piece, self.x(i) + max(0, self.cell[1] - piece.shape[1]) // 2, self.header - 4 - piece.shape[0])
+            x = self.x(i) + max(0, self.cell[1] - piece.shape[1]) // 2
+            put(page, piece, x, self.header - 4 - piece.shape[0])
 
     def _draw_cells(self, page: Pixels) -> None:
         h, w = self.cell
@@ -204,7 +207,9 @@ class _Grid:
                 put(page, piece, x + (w - piece.shape[1] + 1) // 2, y + (h - piece.shape[0] + 1) // 2)
 
 
-def paint(maps: Tensor, scale: Scale, *, cmap: str | None = None, notes: tuple[str, ...] = ()) -> tuple[Tensor, Legend]:
+def paint(
+    maps: Tensor, scale: Scale, *, cmap: str | None = None, notes: tuple[str, ...] = ()
+) -> tuple[Tensor, Legend]:
     """Values to coloured cells, and the legend that explains them.
 
     Args:
@@ -227,5 +232,7 @@ def paint(maps: Tensor, scale: Scale, *, cmap: str | None = None, notes: tuple[s
     cmap = cmap or ("RdBu_r" if scale.symmetric else "viridis")
     if is_diverging(cmap) != scale.symmetric:
         kind = "a diverging" if scale.symmetric else "a sequential"
-        raise OptionError(f"this scale needs {kind} colour map, got {cmap!r}; Scale(symmetric=True) declares signed data.")
+        raise OptionError(
+            f"this scale needs {kind} map, got {cmap!r}; Scale(symmetric=True) declares signed data."
+        )
     return colorize(unit, cmap), Legend(scale, cmap, count(unit), notes)

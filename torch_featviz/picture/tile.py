@@ -2,7 +2,6 @@
 
 import math
 
-import torch
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -25,6 +24,7 @@ def tile(maps: Tensor, *, ncols: int | None = None, pad: int = 1, fill: float = 
     Example:
         >>> tile(torch.zeros(6, 3, 5, 5), ncols=3).shape
         torch.Size([3, 11, 17])
+
     Reference: Krizhevsky et al. 2012, fig. 3.
     """
     n, c, h, w = _check(maps, "n c h w")
@@ -32,12 +32,13 @@ def tile(maps: Tensor, *, ncols: int | None = None, pad: int = 1, fill: float = 
     _check_options(ncols, pad)
     rows = -(-n // ncols)
     try:
-        cells = maps.new_full((rows * ncols, c, h + pad, w + pad), fill)
+        sheet = maps.new_full((c, rows * (h + pad) - pad, ncols * (w + pad) - pad), fill)
     except (RuntimeError, ValueError) as e:
         raise OptionError(f"fill must be a value of {maps.dtype}, got {fill}; {e}") from e
-    cells[:n, :, :h, :w] = maps
-    sheet = rearrange(cells, "(rows cols) c h w -> c (rows h) (cols w)", cols=ncols)
-    return sheet[:, : rows * (h + pad) - pad, : ncols * (w + pad) - pad].contiguous()
+    places, full = _places(sheet, h, w, pad), n // ncols
+    places[:full] = rearrange(maps[: full * ncols], "(rows cols) c h w -> rows cols c h w", cols=ncols)
+    places[-1, : n - full * ncols] = maps[full * ncols :]
+    return sheet
 
 
 def untile(sheet: Tensor, *, n: int, ncols: int | None = None, pad: int = 1) -> Tensor:
@@ -67,12 +68,16 @@ def untile(sheet: Tensor, *, n: int, ncols: int | None = None, pad: int = 1) -> 
     w, spare_w = divmod(width - (ncols - 1) * pad, ncols)
     if spare_h or spare_w or h < 1 or w < 1:
         raise ShapeError(
-            f"a sheet of {tuple(sheet.shape)} does not hold {n} maps as {rows} x {ncols} tiles with gaps of {pad}; "
-            f"give ncols and pad as tile had them."
+            f"a sheet of {tuple(sheet.shape)} does not hold {n} maps as {rows} x {ncols} tiles "
+            f"with gaps of {pad}; give ncols and pad as tile had them."
         )
-    full = torch.nn.functional.pad(sheet, (0, pad, 0, pad))
-    cells = rearrange(full, "c (rows h) (cols w) -> (rows cols) c h w", rows=rows, cols=ncols)
-    return cells[:n, :, :h, :w].contiguous()
+    maps = rearrange(_places(sheet, h, w, pad), "rows cols c h w -> (rows cols) c h w")
+    return maps[:n].contiguous()
+
+
+def _places(sheet: Tensor, h: int, w: int, pad: int) -> Tensor:
+    """Where the tiles are, as a view: `c H W -> rows cols c h w`."""
+    return rearrange(sheet.unfold(1, h, h + pad).unfold(2, w, w + pad), "c rows cols h w -> rows cols c h w")
 
 
 def enlarge(x: Tensor, factor: int) -> Tensor:
@@ -111,7 +116,7 @@ def _check(x: Tensor, axes: str) -> tuple[int, ...]:
         hint = f"; add a batch axis with {name}[None]" if x.dim() == 3 else ""
         raise ShapeError(f"{name} must be '{axes}', got shape {tuple(x.shape)}{hint}.")
     if x.numel() == 0:
-        raise ShapeError(f"{name} must hold at least one value, got an empty tensor of shape {tuple(x.shape)}.")
+        raise ShapeError(f"{name} must hold at least one value, got shape {tuple(x.shape)}.")
     return tuple(x.shape)
 
 
