@@ -5,7 +5,8 @@ from torch_featviz.picture.legend import Legend
 from torch_featviz.picture.picture import Chart, Picture
 from torch_featviz.picture.scale import KernelNormalizer, Scale, normalize
 from torch_featviz.picture.sheet import Sheet, paint
-from torch_featviz.picture.tile import GridTiler, enlarge, tile, untile
+from torch_featviz.picture.text import number
+from torch_featviz.picture.tile import GridTiler, enlarge, grid_columns, tile, untile
 
 __all__ = [
     "Chart",
@@ -19,7 +20,9 @@ __all__ = [
     "colorize",
     "count",
     "enlarge",
+    "grid_columns",
     "normalize",
+    "number",
     "paint",
     "reserved",
     "rgb",

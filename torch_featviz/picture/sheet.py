@@ -38,7 +38,8 @@ class Sheet(Picture):
         title: one line or more, above everything.
         ncols: cells per row; default: about a square.
         labels: a text above each cell.
-        inside: a text within each cell, in black or white, whichever reads better.
+        inside: a text within each cell, of one line or more, in black or white, whichever reads better.
+        empty: places that are left bare, by number.
         rows: a text to the left of each row.
         columns: a text above each column; a shorter sequence comes again.
         corner: a text where `rows` and `columns` meet.
@@ -59,6 +60,7 @@ class Sheet(Picture):
     corner: str = ""
     group: int = 1
     zoom: int | None = None
+    empty: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         shape, dtype = tuple(self.cells.shape), self.cells.dtype
@@ -75,7 +77,10 @@ class Sheet(Picture):
     def pixels(self) -> Tensor:
         """The cells alone on one grid, `3 H W` uint8, on their device; gaps are white, or grey if signed."""
         signed = self.legend.cmap is not None and is_diverging(self.legend.cmap)
-        return tile(self.cells, ncols=self._ncols, fill=128 if signed else 255)
+        cells, fill = self.cells, 128 if signed else 255
+        if self.empty:
+            cells = cells.index_fill(0, torch.tensor(sorted(self.empty), device=cells.device), fill)
+        return tile(cells, ncols=self._ncols, fill=fill)
 
     @cached_property
     def _ncols(self) -> int:
@@ -84,12 +89,16 @@ class Sheet(Picture):
 
     @cached_property
     def _zoom(self) -> int:
-        """A few cells may be large; many stay as small as can be made out."""
+        """A few cells may be large; many stay as small as can be made out; what is written in them fits."""
+        *_, h, w = self.cells.shape
+        lines = [words.split("\n") for words in self.inside]
+        wide = max((text.width(t, _LABEL) for words in lines for t in words), default=0)
+        high = max((len(words) * line_height(_LABEL) for words in lines), default=0)
+        room = max(-(-(wide + 4) // w), -(-(high + 4) // h)) if self.inside else 1
         if self.zoom is not None:
-            return self.zoom
-        size = max(self.cells.shape[2:])
-        goal = 96 if len(self.cells) <= 16 else 48
-        return max(1, -(-(goal if size > 1 else goal // 2) // size))
+            return max(self.zoom, room)
+        goal = (96 if len(self.cells) <= 16 else 48) // (1 if max(h, w) > 1 else 2)
+        return max(1, -(-goal // max(h, w)), room)
 
     @cached_property
     def _sheet(self) -> Pixels:
@@ -160,8 +169,10 @@ class _Grid:
         self.upright = any(text.width(t, _LABEL) > w + 2 for t in sheet.columns)
         tall = max((text.width(t, _LABEL) for t in sheet.columns), default=0) if self.upright else line
         self.header = tall + 4 if sheet.columns or sheet.corner else 0
-        label = max((text.width(t, _LABEL) for t in (*sheet.labels, *sheet.inside)), default=0)
-        gap = 2 if sheet.inside else 5
+        label = max((text.width(t, _LABEL) for t in sheet.labels), default=0)
+        gap = 5
+        if (h, w) == (sheet._zoom + 2, sheet._zoom + 2) and not sheet.labels:
+            gap = 2 if sheet.inside else 1  # cells of one value each make a table, and tables are dense
         self.step_x = max(w, label + 2, line if self.upright else 0) + gap
         self.step_y = max(h + self.above, line if sheet.rows else 0) + gap
         groups = (self.ncols - 1) // sheet.group if sheet.group > 1 else 0
@@ -194,6 +205,8 @@ class _Grid:
         cells = self.sheet.cells.permute(0, 2, 3, 1).cpu().numpy()
         cells = np.ascontiguousarray(cells).repeat(zoom, axis=1).repeat(zoom, axis=2)
         for i, cell in enumerate(cells):
+            if i in self.sheet.empty:
+                continue
             x, y = self.x(i % self.ncols), self.header + i // self.ncols * self.step_y
             if self.above and self.sheet.labels[i]:
                 put(page, strip(self.sheet.labels[i], _LABEL), x, y)
@@ -201,10 +214,18 @@ class _Grid:
             page[y : y + h, x : x + w] = FRAME
             page[y + 1 : y + h - 1, x + 1 : x + w - 1] = cell
             if self.sheet.inside and self.sheet.inside[i]:
-                red, green, blue = (int(v) for v in cell[0, 0])
-                paper = (red, green, blue)
-                piece = strip(self.sheet.inside[i], _LABEL, ink=text.contrast(paper), paper=paper)
-                put(page, piece, x + (w - piece.shape[1] + 1) // 2, y + (h - piece.shape[0] + 1) // 2)
+                self._write(page, self.sheet.inside[i].split("\n"), x, y)
+
+    def _write(self, page: Pixels, lines: list[str], x: int, y: int) -> None:
+        """Lines in the middle of the cell at x, y, on its own colour."""
+        h, w = self.cell
+        red, green, blue = (int(v) for v in page[y + 1, x + 1])
+        paper = (red, green, blue)
+        pieces = [strip(line, _LABEL, ink=text.contrast(paper), paper=paper) for line in lines if line]
+        y += (h - sum(p.shape[0] for p in pieces) + 1) // 2
+        for piece in pieces:
+            put(page, piece, x + (w - piece.shape[1] + 1) // 2, y)
+            y += piece.shape[0]
 
 
 def paint(
@@ -228,7 +249,9 @@ def paint(
     scale = scale.fit(maps)
     unit = scale(maps)
     if maps.shape[1] == 3:
-        return rgb(unit), Legend(scale, "gray", count(unit), ("of each of red, green and blue", *notes))
+        middle = ", mid-grey is 0" if scale.symmetric else ""
+        notes = (f"red, green and blue each on this scale{middle}", *notes)
+        return rgb(unit), Legend(scale, "gray", count(unit), notes)
     cmap = cmap or ("RdBu_r" if scale.symmetric else "viridis")
     if is_diverging(cmap) != scale.symmetric:
         kind = "a diverging" if scale.symmetric else "a sequential"
