@@ -203,7 +203,7 @@ class _Grid:
         h, w = self.cell
         zoom = self.sheet._zoom
         cells = self.sheet.cells.permute(0, 2, 3, 1).cpu().numpy()
-        cells = np.ascontiguousarray(cells).repeat(zoom, axis=1).repeat(zoom, axis=2)
+        cells = np.ascontiguousarray(cells).repeat(zoom, axis=2).repeat(zoom, axis=1)  # small pieces first
         for i, cell in enumerate(cells):
             if i in self.sheet.empty:
                 continue

@@ -51,6 +51,7 @@ def confusion(
         rows=tuple(classes),
         columns=tuple(classes),
         corner="true ↓  predicted →",
+        empty=frozenset(i * n + j for i in range(n) if not rows[i] for j in range(n)),
         zoom=36 if n <= 12 else 20 if readable else 13,
     )
 

@@ -21,7 +21,8 @@ def curves(
     """Loss, accuracy and the like over epochs, one panel each, with every line's last value beside it.
 
     Args:
-        history: panels by name, each with its lines by name, as in `{"loss": {"train": [...]}}`, or one line alone; flat names such as `train_loss` and `valid_loss` are brought together.
+        history: panels by name, each with its lines by name, as in `{"loss": {"train": [...]}}`, or
+            one line alone; flat names such as `train_loss` and `valid_loss` are brought together.
         title: above everything.
     Raises:
         ShapeError: there is nothing to draw, or lines of one panel have different lengths.
@@ -83,7 +84,11 @@ def _draw(axes: "Axes", name: str, lines: dict[str, list[float]]) -> None:
     axes.set_axisbelow(True)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for i, values in enumerate(lines.values()):
-        style = {"color": _COLORS[i % 4], "linestyle": _DASHES[i % 4], "marker": _MARKS[i % 4]}
+        style: dict[str, Any] = {
+            "color": _COLORS[i % 4],
+            "linestyle": _DASHES[i % 4],
+            "marker": _MARKS[i % 4],
+        }
         axes.plot(epochs, values, markersize=4, markevery=_marks(values), **style)
     if len(epochs) == 1:
         axes.set_xlim(0.5, 1.5)
@@ -92,13 +97,9 @@ def _draw(axes: "Axes", name: str, lines: dict[str, list[float]]) -> None:
 
 
 def _marks(values: list[float]) -> list[int]:
-    """A mark on every point of a short line, on the last one of a long one, and where a point stands alone."""
-    fine = [math.isfinite(v) for v in values]
-    alone = [
-        i
-        for i, v in enumerate(fine)
-        if v and not any(fine[max(0, i - 1) : i]) and not any(fine[i + 1 : i + 2])
-    ]
+    """Marks: all points of a short line; else the last one, and those that stand alone."""
+    fine = [False, *map(math.isfinite, values), False]
+    alone = {i for i in range(len(values)) if fine[i : i + 3] == [False, True, False]}
     return list(range(len(values))) if len(values) <= 20 else sorted({*alone, len(values) - 1})
 
 
@@ -108,7 +109,7 @@ def _label(axes: "Axes", lines: dict[str, list[float]]) -> None:
     ends: list[tuple[float, str, str]] = []
     for i, (key, values) in enumerate(lines.items()):
         end = values[-1]
-        at = (end - low) / (high - low) if math.isfinite(end) else 0.5
+        at = (next((v for v in reversed(values) if math.isfinite(v)), high) - low) / (high - low)
         word = number(end) if math.isfinite(end) else "NaN" if math.isnan(end) else "∞" if end > 0 else "−∞"
         ends.append((at, f"{key} {word}".strip(), _COLORS[i % 4]))
     ends.sort()

@@ -90,7 +90,7 @@ def _weight(source: nn.Module | Tensor, layer: str | None) -> tuple[Tensor, tupl
     weight = getattr(module, "weight", None)
     if isinstance(module, _SOLID):
         raise LayerError(f"{name} is a {type(module).__name__}: draw one slice, kernels(weight[:, :, 0]).")
-    if is_lazy(weight):
+    if isinstance(weight, Tensor) and is_lazy(weight):
         raise LayerError(f"{name} has no weights before its first call; call the model once.")
     if not isinstance(weight, Tensor) or weight.dim() not in (3, 4) or not weight.numel():
         raise LayerError(f"{name} is a {type(module).__name__} and has no kernels; {_with_kernels(source)}")

@@ -16,7 +16,7 @@ def pixels(image: Tensor, *, scale: Scale | None = None, decimals: int = 2, titl
     Args:
         image: `h w` or `1 h w`, or `3 h w` for red, green and blue, which are written below each other.
         scale: how values become colours; default: bytes are 0 to 255, red, green and blue as floats are
-            0 to 1, anything else goes from its lowest value to its highest. A symmetric scale uses signed colours.
+            0 to 1, anything else goes from its lowest value to its highest.
         decimals: digits after the point for floats.
         title: above everything.
     Raises:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from torch_featviz.errors import OptionError, ShapeError
+from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.picture import Chart, Picture, rgb
 from torch_featviz.picture.scale import as_float
 from torch_featviz.views.images import unit_image
@@ -38,6 +38,7 @@ def predictions(
         targets: `b` true classes, by number.
         value_range: `"unit"`, `"signed"`, `"byte"` or `"imagenet"`: what the values of images mean.
     Raises:
+        DtypeError: images or logits are not tensors of real values.
         ShapeError: numbers of images, logits, classes and targets do not agree, or there are too many images.
         OptionError: `k` is below 1, a target has no name, or there is no such range.
     Example:
@@ -70,6 +71,9 @@ def predictions(
 
 def _check(images: Tensor, logits: Tensor, classes: Sequence[str], k: int, targets: object) -> list[int]:
     """The targets as numbers, once everything is known to fit."""
+    if not (isinstance(images, Tensor) and isinstance(logits, Tensor)):
+        kinds = f"{type(images).__name__} and {type(logits).__name__}"
+        raise DtypeError(f"images and logits must be tensors, got {kinds}; use torch.stack.")
     if images.dim() != 4 or not 1 <= len(images) <= LIMIT:
         raise ShapeError(
             f"images must be 'b c h w' with b from 1 to {LIMIT}, got shape {tuple(images.shape)}."
