@@ -173,6 +173,46 @@ def test_labels_rows_and_columns_never_overlap():
     assert (wide.numpy()[:16] == 255).all()
 
 
+words = st.text(st.characters(codec="latin-1", categories=("L", "N")), min_size=1, max_size=14)
+
+
+@given(
+    st.data(), st.integers(1, 12), st.integers(1, 6), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)
+)
+@settings(max_examples=60)
+def test_nothing_is_clipped_and_nothing_overlaps(data, n, ncols, group, h, w):
+    ncols = min(n, ncols)
+    nrows = -(-n // ncols)
+    draw_some = lambda k: tuple(data.draw(st.just([]) | st.lists(words, min_size=k, max_size=k)))
+    sheet = Sheet(
+        torch.zeros(n, 3, h, w, dtype=torch.uint8),
+        ncols=ncols,
+        labels=draw_some(n),
+        rows=draw_some(nrows),
+        columns=draw_some(ncols),
+        corner=data.draw(st.just("") | words),
+        group=group,
+        zoom=data.draw(st.none() | st.integers(1, 8)),
+    )
+    grid = _Grid(sheet)
+    boxes = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "torch_featviz.picture.sheet.put", lambda page, piece, x, y: boxes.append((x, y, piece.shape))
+        )
+        grid.draw(np.zeros((grid.height, grid.width, 3), np.uint8))
+    for i in range(n):
+        boxes.append((grid.x(i % ncols), grid.header + i // ncols * grid.step_y + grid.above, grid.cell))
+    taken = np.zeros((grid.height, grid.width), int)
+    for x, y, shape in boxes:
+        assert x >= 0
+        assert y >= 0
+        assert y + shape[0] <= grid.height
+        assert x + shape[1] <= grid.width
+        taken[y : y + shape[0], x : x + shape[1]] += 1
+    assert taken.max() == 1
+
+
 def test_groups_of_columns_are_set_apart():
     sheet = sheet_of(torch.zeros(4, 1, 4, 4), ncols=4, columns=("circle", "cross"), group=2)
     grid = _Grid(sheet)
@@ -240,6 +280,8 @@ def test_the_figure_has_labels_ticks_and_notes():
     assert [t.get_text() for t in axes.get_xticklabels()] == ["a", "b"]
     assert [t.get_text() for t in axes.get_yticklabels()] == ["r"]
     assert [t.get_text() for t in axes.texts] == ["7", "8"]
+    numbered = Sheet(sheet.cells, sheet.legend, inside=("x", "y")).figure().axes[0]
+    assert [t.get_text() for t in numbered.texts] == ["x", "y"]
     assert "1 px NaN" in axes.get_xlabel()
     assert len(Sheet(sheet.cells, Legend()).figure().axes) == 1
 

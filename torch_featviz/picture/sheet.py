@@ -1,5 +1,6 @@
 """Sheet: a grid of cells with a title, labels and a legend, composed without a plotting library."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -131,12 +132,19 @@ class Sheet(Picture):
         _, _, h, w = self.cells.shape
         nrows = -(-len(self.cells) // self._ncols)
         columns = [self.columns[i % len(self.columns)] for i in range(self._ncols)] if self.columns else []
-        axes.set_xticks([i * (w + 1) + (w - 1) / 2 for i in range(len(columns))], columns, rotation=90)
+        axes.set_xticks([i * (w + 1) + (w - 1) / 2 for i in range(len(columns))], columns)
+        if any(len(words) > 3 for words in columns):
+            axes.tick_params(axis="x", rotation=90)
         axes.set_yticks([i * (h + 1) + (h - 1) / 2 for i in range(nrows if self.rows else 0)], self.rows)
         for i, words in enumerate(self.labels if len(self.labels) <= 256 else ()):
             at = (i % self._ncols * (w + 1), i // self._ncols * (h + 1))
             box = {"fc": "white", "ec": "none", "pad": 0.6}
             axes.annotate(words, at, (2, -2), textcoords="offset points", va="top", fontsize=6, bbox=box)
+        for i, words in enumerate(self.inside):
+            red, green, blue = self.cells[i, :, 0, 0].tolist()
+            x, y = i % self._ncols * (w + 1) + (w - 1) / 2, i // self._ncols * (h + 1) + (h - 1) / 2
+            ink = "black" if text.contrast((red, green, blue)) == (0, 0, 0) else "white"
+            axes.text(x, y, words, fontsize=6, ha="center", va="center", color=ink)
         self._bar(figure, axes)
         notes = [words for _, words in self.legend.marks()] + self.legend.lines()
         axes.set_xlabel("\n".join(notes), fontsize=8)
@@ -164,17 +172,19 @@ class _Grid:
         line = line_height(_LABEL)
         self.cell = (h, w)
         self.above = line + 1 if any(sheet.labels) else 0
-        self.gutter = max((text.width(t, _LABEL) for t in (*sheet.rows, sheet.corner)), default=0)
+        self.gutter = _widest((*sheet.rows, sheet.corner))
         self.gutter += 6 if self.gutter else 0
-        self.upright = any(text.width(t, _LABEL) > w + 2 for t in sheet.columns)
-        tall = max((text.width(t, _LABEL) for t in sheet.columns), default=0) if self.upright else line
-        self.header = tall + 4 if sheet.columns or sheet.corner else 0
-        label = max((text.width(t, _LABEL) for t in sheet.labels), default=0)
+        heading = _widest(sheet.columns)
+        self.upright = heading > max(w, line)
+        across, tall = (line, heading) if self.upright else (heading, line)
+        self.header = (
+            4 + max(tall if heading else 0, line if sheet.corner else 0) if heading or sheet.corner else 0
+        )
         gap = 5
-        if (h, w) == (sheet._zoom + 2, sheet._zoom + 2) and not sheet.labels:
+        if sheet.cells[0, 0].numel() == 1 and not sheet.labels:
             gap = 2 if sheet.inside else 1  # cells of one value each make a table, and tables are dense
-        self.step_x = max(w, label + 2, line if self.upright else 0) + gap
-        self.step_y = max(h + self.above, line if sheet.rows else 0) + gap
+        self.place = max(h + self.above, line if sheet.rows else 0), max(w, _widest(sheet.labels) + 2, across)
+        self.step_y, self.step_x = (side + gap for side in self.place)
         groups = (self.ncols - 1) // sheet.group if sheet.group > 1 else 0
         self.width = self.gutter + self.ncols * self.step_x - gap + groups * 10
         self.height = self.header + self.nrows * self.step_y - gap
@@ -191,8 +201,9 @@ class _Grid:
             put(page, corner, max(0, self.gutter - 6 - corner.shape[1]), self.header - 4 - corner.shape[0])
         for i, words in enumerate(sheet.rows):
             piece = strip(words, _LABEL)
-            y = self.header + i * self.step_y + self.above + (self.cell[0] - piece.shape[0]) // 2
-            put(page, piece, self.gutter - 6 - piece.shape[1], max(0, y))
+            down = self.above + (self.cell[0] - piece.shape[0]) // 2  # beside the middle of the cells
+            down = min(max(0, down), self.place[0] - piece.shape[0])
+            put(page, piece, self.gutter - 6 - piece.shape[1], self.header + i * self.step_y + down)
         for i in range(self.ncols if sheet.columns else 0):
             piece = strip(sheet.columns[i % len(sheet.columns)], _LABEL)
             piece = np.rot90(piece) if self.upright else piece
@@ -226,6 +237,10 @@ class _Grid:
         for piece in pieces:
             put(page, piece, x + (w - piece.shape[1] + 1) // 2, y)
             y += piece.shape[0]
+
+
+def _widest(words: Iterable[str]) -> int:
+    return max((text.width(t, _LABEL) for t in words), default=0)
 
 
 def paint(

@@ -72,8 +72,7 @@ def predictions(
 def _check(images: Tensor, logits: Tensor, classes: Sequence[str], k: int, targets: object) -> list[int]:
     """The targets as numbers, once everything is known to fit."""
     if not (isinstance(images, Tensor) and isinstance(logits, Tensor)):
-        kinds = f"{type(images).__name__} and {type(logits).__name__}"
-        raise DtypeError(f"images and logits must be tensors, got {kinds}; use torch.stack.")
+        raise DtypeError(f"images and logits must be tensors, got {type(images)} and {type(logits)}.")
     if images.dim() != 4 or not 1 <= len(images) <= LIMIT:
         raise ShapeError(
             f"images must be 'b c h w' with b from 1 to {LIMIT}, got shape {tuple(images.shape)}."
