@@ -1,0 +1,31 @@
+"""Tensors in, pixels out: scale, tile, colour, and the Picture that carries them."""
+
+from torch_featviz.picture.color import Counts, colorize, count, reserved, rgb
+from torch_featviz.picture.legend import Legend
+from torch_featviz.picture.picture import Chart, Picture
+from torch_featviz.picture.scale import KernelNormalizer, Scale, normalize
+from torch_featviz.picture.sheet import Sheet, paint
+from torch_featviz.picture.text import number
+from torch_featviz.picture.tile import GridTiler, enlarge, grid_columns, tile, untile
+
+__all__ = [
+    "Chart",
+    "Counts",
+    "GridTiler",
+    "KernelNormalizer",
+    "Legend",
+    "Picture",
+    "Scale",
+    "Sheet",
+    "colorize",
+    "count",
+    "enlarge",
+    "grid_columns",
+    "normalize",
+    "number",
+    "paint",
+    "reserved",
+    "rgb",
+    "tile",
+    "untile",
+]

@@ -1,0 +1,72 @@
+"""The legend says what the colours mean, within the room it has."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from torch_featviz.picture import Counts, Legend, Scale, reserved
+from torch_featviz.picture.color import lut
+from torch_featviz.picture.legend import draw
+
+PER_MAP = torch.ones(2, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("scale", "ticks"),
+    [
+        (Scale(vmin=0, vmax=2.5), [(0, "0"), (1, "2.5")]),
+        (Scale(symmetric=True, vmax=0.25).fit(torch.ones(1)), [(0, "−0.25"), (0.5, "0"), (1, "0.25")]),
+        (Scale(vmin=-1, vmax=3), [(0, "−1"), (0.25, "0"), (1, "3")]),
+        (Scale(vmin=0, vmax=0), [(0, "0")]),
+        (Scale(symmetric=True, vmin=0, vmax=0), [(0.5, "0")]),
+        (Scale(vmin=-PER_MAP, vmax=PER_MAP, symmetric=True), [(0, "−max"), (0.5, "0"), (1, "max")]),
+        (Scale(vmin=0, vmax=PER_MAP), [(0, "0"), (1, "max")]),
+        (Scale(vmin=-PER_MAP, vmax=PER_MAP), [(0, "min"), (1, "max")]),
+        (Scale(), []),
+    ],
+)
+def test_ticks_stand_where_their_values_are(scale, ticks):
+    assert Legend(scale, "viridis").ticks() == ticks
+
+
+def test_only_what_occurs_has_a_swatch_with_its_count():
+    legend = Legend(Scale(vmin=0, vmax=1), "viridis", Counts(nan=3, over=1200))
+    colors = reserved("viridis")
+    assert legend.marks() == [(colors["nan"], "3 px NaN"), (colors["over"], "1,200 px above the scale")]
+    page = draw(legend, 400).reshape(-1, 3).tolist()
+    assert list(colors["nan"]) in page
+    assert list(colors["posinf"]) not in page
+    assert Legend(Scale(vmin=0, vmax=1), "viridis").marks() == []
+
+
+def test_the_bar_shows_the_whole_map_in_order():
+    row = draw(Legend(Scale(vmin=0, vmax=1), "viridis"), 400)[5]
+    colors = [c for c in row.tolist() if c in lut("viridis").tolist()]
+    assert colors[0] == lut("viridis")[0].tolist()
+    assert colors[-1] == lut("viridis")[-1].tolist()
+    places = [lut("viridis").tolist().index(c) for c in colors]
+    assert places == sorted(places)
+
+
+def test_nothing_to_say_takes_no_room():
+    assert draw(Legend(), 300).size == 0
+
+
+@given(
+    st.integers(200, 900),
+    st.floats(-1e9, 1e9, allow_nan=False),
+    st.floats(0, 1e9),
+    st.lists(st.sampled_from(["64 of 192 filters shown", "no example of: bird, horse"]), max_size=3),
+)
+def test_it_keeps_to_its_width_and_clips_no_text(limit, low, span, notes):
+    legend = Legend(Scale(vmin=low, vmax=low + span), "magma", Counts(1, 22, 333, 4444, 55555), tuple(notes))
+    page = draw(legend, limit)
+    assert page.shape[1] <= limit + 16, "the gap after the last swatch may stand out"
+    assert (page[:, limit:] == 255).all()
+
+
+def test_the_same_legend_gives_the_same_pixels():
+    legend = Legend(Scale(vmin=0, vmax=1), "gray", Counts(nan=1), ("a note",))
+    np.testing.assert_array_equal(draw(legend, 300), draw(legend, 300))

@@ -1,0 +1,297 @@
+"""Sheets: every line of "Truth of a picture" that can be seen in pixels."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from matplotlib.figure import Figure
+
+from torch_featviz.errors import OptionError, ShapeError
+from torch_featviz.picture import Chart, Legend, Scale, Sheet, paint, reserved, tile
+from torch_featviz.picture.sheet import FRAME, _Grid
+
+WHITE = [255, 255, 255]
+
+
+def sheet_of(maps, scale=None, **options):
+    cells, legend = paint(maps, scale or Scale(symmetric=True))
+    return Sheet(cells, legend, **options)
+
+
+def has(pixels, color):
+    return (pixels.reshape(-1, 3) == np.array(color)).all(1).any()
+
+
+def test_the_scale_is_carried_and_shown_and_decides_the_colours():
+    maps = torch.tensor([-1.0, 2.0]).reshape(2, 1, 1, 1)
+    for symmetric, cmap in ((True, "RdBu_r"), (False, "viridis")):
+        _, legend = paint(maps, Scale(symmetric=symmetric))
+        assert legend.cmap == cmap
+        assert legend.scale.vmax == 2
+        assert legend.ticks()[-1] == (1.0, "2")
+        assert legend.scale.describe() in legend.lines()
+
+
+def test_a_map_of_the_wrong_kind_is_refused():
+    with pytest.raises(OptionError, match="needs a diverging map, got 'viridis'; Scale"):
+        paint(torch.ones(1, 1, 2, 2), Scale(symmetric=True), cmap="viridis")
+    with pytest.raises(OptionError, match="needs a sequential map, got 'RdBu_r'"):
+        paint(torch.ones(1, 1, 2, 2), Scale(), cmap="RdBu_r")
+    with pytest.raises(ShapeError, match=r"maps must be 'n 1 h w' or 'n 3 h w', got shape \(2, 2\)"):
+        paint(torch.ones(2, 2), Scale())
+
+
+def test_zero_is_neutral_in_signed_pictures_whatever_the_data():
+    maps = torch.tensor([0.0, 5.0, -0.1]).reshape(3, 1, 1, 1)
+    cells, _ = paint(maps, Scale(symmetric=True))
+    assert cells[0].flatten().tolist() == [247, 247, 247]
+    colors, _ = paint(maps.expand(3, 3, 1, 1), Scale(symmetric=True))
+    assert colors[0].flatten().tolist() == [128, 128, 128]
+
+
+@given(
+    hnp.arrays(np.float32, (2, 1, 3, 3), elements=st.floats(width=32, allow_nan=True, allow_infinity=True))
+)
+@settings(max_examples=40)
+def test_nothing_raises_and_all_that_is_odd_is_counted(a):
+    maps = torch.from_numpy(a)
+    for scale in (Scale(), Scale(symmetric=True), Scale(vmin=-1, vmax=1), Scale(per="kernel", quantile=0.5)):
+        cells, legend = paint(maps, scale)
+        assert cells.dtype == torch.uint8
+        assert legend.counts.nan == np.isnan(a).sum()
+        assert legend.counts.posinf == np.isposinf(a).sum()
+        assert legend.counts.neginf == np.isneginf(a).sum()
+        for reason, color in reserved(legend.cmap).items():
+            drawn = (cells.permute(0, 2, 3, 1) == torch.tensor(color)).all(-1).sum()
+            assert drawn == getattr(legend.counts, reason)
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0, -3.0, 1e-40, 3e38])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_a_constant_map_is_one_colour_of_the_map(value, symmetric):
+    cells, legend = paint(torch.full((2, 1, 4, 4), value), Scale(symmetric=symmetric))
+    assert len(cells.permute(0, 2, 3, 1).reshape(-1, 3).unique(dim=0)) == 1
+    assert legend.marks() == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int32, torch.bool])
+def test_every_real_dtype_is_drawn(dtype):
+    assert sheet_of(torch.ones(3, 1, 4, 4).to(dtype)).png().startswith(b"\x89PNG")
+
+
+def test_one_scale_gives_one_value_one_colour_in_every_picture():
+    scale = Scale(symmetric=True).fit(torch.tensor([-4.0, 4.0]))
+    first, _ = paint(torch.tensor([1.0, 2.0]).reshape(2, 1, 1, 1), scale)
+    second, _ = paint(torch.tensor([1.0, -3.0]).reshape(2, 1, 1, 1), scale)
+    assert first[0].equal(second[0])
+
+
+def test_upscaling_is_nearest_by_a_whole_factor():
+    maps = torch.randn(1, 1, 5, 5)
+    sheet = sheet_of(maps, zoom=3)
+    grid, page = _Grid(sheet), sheet.numpy()
+    big = sheet.cells[0].permute(1, 2, 0).numpy().repeat(3, 0).repeat(3, 1)
+    assert grid.cell == (17, 17)
+    assert (page[17 : 17 + 15, 17 : 17 + 15] == big).all()
+
+
+def test_a_map_of_zeros_is_framed_and_an_empty_place_is_bare_paper():
+    sheet = sheet_of(torch.zeros(3, 1, 4, 4), ncols=2)
+    grid, page = _Grid(sheet), sheet.numpy()
+    h, w = grid.cell
+    y, x = 16 + grid.step_y, 16
+    third, fourth = page[y : y + h, x : x + w], page[y : y + h, x + grid.step_x : x + grid.step_x + w]
+    assert (third[0] == FRAME).all()
+    assert (third[1:-1, 1:-1] == 247).all()
+    assert (fourth == 255).all()
+    assert (sheet.pixels[:, 5:, 5:] == 128).all(), "beside signed colours an empty place is grey"
+
+
+def test_the_same_input_gives_the_same_bytes_and_is_not_changed():
+    maps = torch.randn(7, 1, 6, 6)
+    before = maps.clone()
+    first, second = (sheet_of(maps, title="x", labels=tuple("abcdefg")) for _ in range(2))
+    assert first.png() == second.png() == first.png()
+    assert maps.equal(before)
+
+
+def test_bytes_are_the_same_in_another_process():
+    code = (
+        "import torch, hashlib; from torch_featviz.picture import *;"
+        "c, l = paint(torch.arange(50.).reshape(2, 1, 5, 5), Scale());"
+        "print(hashlib.sha256(Sheet(c, l, title='t').png()).hexdigest())"
+    )
+    runs = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        for _ in range(2)
+    ]
+    assert len(runs[0].stdout) == 65
+    assert runs[0].stdout == runs[1].stdout
+
+
+def test_pixels_are_the_tiled_cells_alone():
+    sheet = sheet_of(torch.randn(6, 1, 5, 5), ncols=3)
+    assert sheet.pixels.equal(tile(sheet.cells, ncols=3, fill=128))
+    assert sheet_of(torch.rand(1, 1, 5, 5), Scale()).pixels.shape == (3, 5, 5)
+
+
+@pytest.mark.parametrize("n", [1, 5, 9, 64, 512])
+@pytest.mark.parametrize("side", [1, 5, 27, 224])
+def test_maps_of_every_size_can_be_made_out(n, side):
+    if n * side * side > 2e6:
+        pytest.skip("no more of the same")
+    sheet = sheet_of(torch.randn(n, 1, side, side), labels=tuple(str(i) for i in range(n)))
+    page = sheet.numpy()
+    assert min(_Grid(sheet).cell) - 2 >= min(224, 24)
+    assert page.dtype == np.uint8
+    assert page.shape[0] < 6000
+    assert (page[:, :16] == 255).all()
+    assert (page[:, -16:] == 255).all(), "nothing reaches into the margin"
+
+
+def test_labels_rows_and_columns_never_overlap():
+    names = ("a long name of a row", "b")
+    sheet = sheet_of(
+        torch.zeros(6, 1, 1, 1),
+        ncols=3,
+        labels=tuple(f"channel {i}" for i in range(6)),
+        rows=names,
+        columns=("in 0",),
+    )
+    grid = _Grid(sheet)
+    from torch_featviz.picture.text import width
+
+    assert grid.step_x >= width("channel 0", 11) + 2
+    assert grid.gutter >= width(names[0], 11) + 6
+    wide = sheet_of(torch.zeros(2, 1, 1, 1), zoom=24, columns=("a very long heading", "b"))
+    assert _Grid(wide).upright
+    assert (wide.numpy()[:16] == 255).all()
+
+
+words = st.text(st.characters(codec="latin-1", categories=("L", "N")), min_size=1, max_size=14)
+
+
+@given(
+    st.data(), st.integers(1, 12), st.integers(1, 6), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)
+)
+@settings(max_examples=60)
+def test_nothing_is_clipped_and_nothing_overlaps(data, n, ncols, group, h, w):
+    ncols = min(n, ncols)
+    nrows = -(-n // ncols)
+    draw_some = lambda k: tuple(data.draw(st.just([]) | st.lists(words, min_size=k, max_size=k)))
+    sheet = Sheet(
+        torch.zeros(n, 3, h, w, dtype=torch.uint8),
+        ncols=ncols,
+        labels=draw_some(n),
+        rows=draw_some(nrows),
+        columns=draw_some(ncols),
+        corner=data.draw(st.just("") | words),
+        group=group,
+        zoom=data.draw(st.none() | st.integers(1, 8)),
+    )
+    grid = _Grid(sheet)
+    boxes = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "torch_featviz.picture.sheet.put", lambda page, piece, x, y: boxes.append((x, y, piece.shape))
+        )
+        grid.draw(np.zeros((grid.height, grid.width, 3), np.uint8))
+    for i in range(n):
+        boxes.append((grid.x(i % ncols), grid.header + i // ncols * grid.step_y + grid.above, grid.cell))
+    taken = np.zeros((grid.height, grid.width), int)
+    for x, y, shape in boxes:
+        assert x >= 0
+        assert y >= 0
+        assert y + shape[0] <= grid.height
+        assert x + shape[1] <= grid.width
+        taken[y : y + shape[0], x : x + shape[1]] += 1
+    assert taken.max() == 1
+
+
+def test_groups_of_columns_are_set_apart():
+    sheet = sheet_of(torch.zeros(4, 1, 4, 4), ncols=4, columns=("circle", "cross"), group=2)
+    grid = _Grid(sheet)
+    assert grid.x(1) - grid.x(0) == grid.step_x
+    assert grid.x(2) - grid.x(1) == grid.step_x + 10
+    assert grid.x(3) + grid.cell[1] <= grid.width
+
+
+def test_text_inside_cells_changes_no_more_than_their_ink():
+    maps = torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1)
+    sheet = sheet_of(maps, zoom=40, inside=("−1", "1"))
+    assert has(sheet.numpy(), WHITE)
+    plain = sheet_of(maps, zoom=40)
+    changed = (sheet.numpy()[16:58, 16:58] != plain.numpy()[16:58, 16:58]).any(2)
+    assert 0 < changed.mean() < 0.2
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"labels": ("a",)}, ShapeError, "labels must have 4 entries, got 1"),
+        ({"inside": ("a",)}, ShapeError, "inside must have 4 entries, got 1"),
+        ({"rows": ("a",)}, ShapeError, "rows must have 2 entries, got 1"),
+        ({"ncols": 0}, OptionError, "ncols must be at least 1, got 0"),
+    ],
+)
+def test_parts_that_do_not_fit_say_so(options, error, match):
+    with pytest.raises(error, match=match):
+        Sheet(torch.zeros(4, 3, 2, 2, dtype=torch.uint8), **options)
+
+
+@pytest.mark.parametrize("cells", [torch.zeros(4, 3, 2, 2), torch.zeros(3, 2, 2, dtype=torch.uint8)])
+def test_cells_are_bytes_of_three_channels(cells):
+    with pytest.raises(ShapeError, match="cells must be 'n 3 h w' uint8, got"):
+        Sheet(cells)
+
+
+def test_a_picture_leaves_in_every_way(tmp_path):
+    sheet = sheet_of(torch.randn(4, 1, 3, 3), title="four maps")
+    path = sheet.save(tmp_path / "maps.png")
+    assert path.read_bytes() == sheet.png() == sheet._repr_png_()
+    page = sheet.numpy()
+    page[:] = 0
+    assert sheet.numpy().any(), "numpy() is a copy"
+    Figure().savefig  # noqa: B018  figure() needs no pyplot
+    figure = sheet.figure()
+    assert isinstance(figure, Figure)
+    assert figure.axes[0].get_title() == "four maps"
+    assert len(figure.axes) == 2, "the map and its colour bar"
+    chart = Chart(figure)
+    assert chart.figure() is figure
+    assert chart.png() == Chart(sheet.figure()).png()
+    assert chart.pixels.shape[0] == 3
+
+
+def test_the_figure_has_labels_ticks_and_notes():
+    sheet = sheet_of(
+        torch.tensor([float("nan"), 1.0]).reshape(2, 1, 1, 1),
+        rows=("r",),
+        columns=("a", "b"),
+        ncols=2,
+        labels=("7", "8"),
+    )
+    axes = sheet.figure().axes[0]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["a", "b"]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["r"]
+    assert [t.get_text() for t in axes.texts] == ["7", "8"]
+    numbered = Sheet(sheet.cells, sheet.legend, inside=("x", "y")).figure().axes[0]
+    assert [t.get_text() for t in numbered.texts] == ["x", "y"]
+    assert "1 px NaN" in axes.get_xlabel()
+    assert len(Sheet(sheet.cells, Legend()).figure().axes) == 1
+
+
+def test_pictures_need_no_pyplot():
+    code = (
+        "import sys, torch; from torch_featviz.picture import *;"
+        "assert 'matplotlib' not in sys.modules;"
+        "c, l = paint(torch.ones(2, 1, 5, 5), Scale());"
+        "s = Sheet(c, l, title='t'); s.png(); Chart(s.figure()).png();"
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

@@ -1,0 +1,91 @@
+import pytest
+import torch
+
+from torch_featviz.errors import DtypeError, OptionError, ShapeError
+from torch_featviz.views import predictions
+
+NAMES = ["circle", "cross", "a very long name that no chart has room for"]
+
+
+def texts(axes):
+    return [t.get_text() for t in axes.texts]
+
+
+def test_top_classes_with_probabilities_and_the_truth():
+    logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 3.0, 0.0]])
+    axes = predictions(torch.rand(2, 1, 5, 5), logits, NAMES, k=2, targets=[0, 2]).figure().axes
+    chances = logits.softmax(1)
+    first, second = axes[1], axes[3]
+    assert first.get_title(loc="left") == "✓ right"
+    assert texts(first) == [
+        "circle ✓",
+        f"{100 * chances[0, 0]:.1f} %",
+        "cross",
+        f"{100 * chances[0, 1]:.1f} %",
+    ]
+    assert second.get_title(loc="left") == "✗ wrong, it is a very long name th…"
+    assert texts(second)[0] == "cross"
+
+
+def test_without_targets_nothing_is_judged():
+    axes = predictions(torch.rand(1, 3, 5, 5), torch.randn(1, 3), NAMES, k=9).figure().axes[1]
+    assert axes.get_title(loc="left") == ""
+    assert not any("✓" in t for t in texts(axes))
+    assert len(axes.texts) == 6, "k is at most the number of classes"
+
+
+@pytest.mark.parametrize("b", [1, 7, 16])
+def test_any_number_of_images_and_the_same_bytes(b):
+    images, logits = torch.rand(b, 3, 4, 4), torch.randn(b, 3)
+    assert predictions(images, logits, NAMES).png() == predictions(images, logits, NAMES).png()
+
+
+def test_half_precision_and_logits_that_are_not_finite():
+    axes = predictions(torch.rand(1, 3, 4, 4).half(), torch.randn(1, 3).bfloat16(), NAMES).figure().axes
+    assert len(axes) == 2
+    odd = (
+        predictions(torch.rand(1, 3, 4, 4), torch.full((1, 3), float("nan")), NAMES, targets=[1])
+        .figure()
+        .axes[1]
+    )
+    assert odd.get_title(loc="left") == "✗ logits are not finite"
+
+
+def test_inputs_are_not_changed():
+    images, logits = torch.randn(2, 3, 4, 4), torch.randn(2, 3)
+    before = images.clone(), logits.clone()
+    predictions(images, logits, NAMES, value_range="imagenet").png()
+    assert images.equal(before[0])
+    assert logits.equal(before[1])
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "match"),
+    [
+        (
+            {"images": torch.rand(3, 4, 4)},
+            ShapeError,
+            r"'b c h w' with b from 1 to 64, got shape \(3, 4, 4\)",
+        ),
+        ({"images": torch.rand(65, 3, 4, 4)}, ShapeError, r"got shape \(65, 3, 4, 4\)"),
+        (
+            {"logits": torch.rand(2, 4)},
+            ShapeError,
+            r"logits must be \(2, 3\) \(images, classes\), got shape \(2, 4\)",
+        ),
+        ({"logits": torch.rand(2, 3, dtype=torch.cfloat)}, DtypeError, "expected real values"),
+        (
+            {"images": [1]},
+            DtypeError,
+            r"images and logits must be tensors, got .*list.* and .*Tensor",
+        ),
+        ({"k": 0}, OptionError, "k must be at least 1, got 0"),
+        ({"targets": [0]}, ShapeError, "targets must hold 2 classes, one per image, got 1"),
+        ({"targets": [0, 3]}, OptionError, r"targets must be from 0 to 2, got \[0, 3\]"),
+        ({"value_range": "float"}, OptionError, "value_range must be one of unit, signed, byte, imagenet"),
+    ],
+)
+def test_bad_input_says_what_to_do(change, error, match):
+    good = {"images": torch.rand(2, 3, 4, 4), "logits": torch.rand(2, 3), "classes": NAMES}
+    with pytest.raises(error, match=match):
+        predictions(**{**good, **change})

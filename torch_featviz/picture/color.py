@@ -1,0 +1,164 @@
+"""Unit values to bytes: colour maps as lookup tables, and colours reserved for what is off the scale."""
+
+from dataclasses import astuple, dataclass, fields
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torch_featviz.errors import OptionError, ShapeError
+from torch_featviz.picture.text import Color, Pixels
+
+SEQUENTIAL = ("viridis", "magma", "cividis", "gray")
+DIVERGING = ("RdBu_r", "PuOr_r")
+_RAINBOWS = ("jet", "rainbow", "gist_rainbow", "hsv", "turbo", "nipy_spectral", "gist_ncar", "Spectral")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many pixels are drawn in a reserved colour, by reason."""
+
+    nan: int = 0
+    posinf: int = 0
+    neginf: int = 0
+    over: int = 0
+    under: int = 0
+
+
+REASONS = tuple(field.name for field in fields(Counts))
+
+# Found by search: at least 24 apart (CIE76) from every entry of the maps they serve, from each other and from
+# white, in normal vision and in simulated deuteranopia. In the order of REASONS.
+_RESERVED_SEQUENTIAL = ((255, 0, 255), (255, 153, 255), (0, 102, 0), (0, 0, 255), (0, 102, 255))
+_RESERVED_DIVERGING = ((0, 0, 0), (153, 255, 0), (0, 0, 255), (153, 0, 102), (0, 102, 255))
+
+
+def reserved(cmap: str = "viridis") -> dict[str, Color]:
+    """The colours that mean NaN, +inf, -inf, above and below the scale where `cmap` is used.
+
+    Example:
+        >>> reserved("viridis")["nan"]
+        (255, 0, 255)
+    """
+    colors = _RESERVED_DIVERGING if is_diverging(cmap) else _RESERVED_SEQUENTIAL
+    return dict(zip(REASONS, colors, strict=True))
+
+
+def is_diverging(cmap: str) -> bool:
+    """Whether a colour map has a neutral middle; refuses the names that are not offered.
+
+    Raises:
+        OptionError: `cmap` is not one of the offered maps.
+    """
+    if cmap in DIVERGING or cmap in SEQUENTIAL:
+        return cmap in DIVERGING
+    why = (
+        "its colours are not ordered by lightness, so it shows edges that the data do not have; "
+        if (cmap.removesuffix("_r") in _RAINBOWS)
+        else ""
+    )
+    raise OptionError(
+        f"no colour map {cmap!r} here: {why}choose {', '.join(SEQUENTIAL)} for amounts, "
+        f"{', '.join(DIVERGING)} for signed values."
+    )
+
+
+@lru_cache
+def lut(cmap: str) -> Pixels:
+    """The colours of a map, lowest first: `256 3`, or `255 3` where it diverges and 127 is neutral.
+
+    Raises:
+        OptionError: `cmap` is not one of the offered maps.
+    """
+    n = 255 if is_diverging(cmap) else 256
+    import matplotlib  # noqa: PLC0415  only when something is coloured
+
+    table: Pixels = matplotlib.colormaps[cmap].resampled(n)(np.arange(n), bytes=True)[:, :3]
+    table.setflags(write=False)
+    return table
+
+
+@lru_cache
+def _table(cmap: str, device: torch.device) -> Tensor:
+    """The map's colours, then the reserved ones, as one word a colour: `n` int32."""
+    rows = np.concatenate([lut(cmap), np.array(list(reserved(cmap).values()), np.uint8)])
+    rows = np.concatenate([rows, np.zeros((len(rows), 1), np.uint8)], axis=1)
+    return torch.from_numpy(rows.view(np.int32)[:, 0]).to(device)
+
+
+def colorize(unit: Tensor, cmap: str = "viridis") -> Tensor:
+    """Unit values as colours, on their own device: `n 1 h w -> n 3 h w` uint8.
+
+    What is not within 0 and 1 gets the colour reserved for its reason.
+
+    Args:
+        unit: what a `Scale` returned.
+        cmap: one of the offered names.
+    Returns:
+        uint8; a colour is monotonic in the value it shows.
+    Raises:
+        ShapeError: `unit` is not `n 1 h w`.
+        OptionError: `cmap` is not one of the offered maps.
+    Example:
+        >>> colorize(torch.tensor([[[[0.5]]]]), "RdBu_r").flatten()
+        tensor([247, 247, 247], dtype=torch.uint8)
+    """
+    if unit.dim() != 4 or unit.shape[1] != 1:
+        raise ShapeError(f"unit must be 'n 1 h w', got shape {tuple(unit.shape)}; rgb() draws three.")
+    table = _table(cmap, unit.device)
+    last = len(lut(cmap)) - 1
+    index = unit.mul(last).round_().clamp_(0, last)
+    for i, odd in _odd(unit):
+        index.masked_fill_(odd, last + 1 + i)
+    words = table.index_select(0, index.flatten().int()).view(index[:, 0].shape)
+    return words[..., None].view(torch.uint8)[..., :3].permute(0, 3, 1, 2)
+
+
+def rgb(unit: Tensor) -> Tensor:
+    """Three channels of unit values as red, green and blue: `n 3 h w -> n 3 h w` uint8.
+
+    A pixel with any channel that is not within 0 and 1 gets one reserved colour as a whole, in the order
+    NaN, +inf, -inf, above, below: half a colour would be a colour that the data do not have.
+
+    Args:
+        unit: what a `Scale` returned; 0.5 becomes the mid-grey 128.
+    Returns:
+        uint8.
+    Raises:
+        ShapeError: `unit` is not `n 3 h w`.
+    Example:
+        >>> rgb(torch.full((1, 3, 1, 1), 0.5)).flatten()
+        tensor([128, 128, 128], dtype=torch.uint8)
+    """
+    if unit.dim() != 4 or unit.shape[1] != 3:
+        raise ShapeError(f"unit must be 'n 3 h w', got shape {tuple(unit.shape)}; colorize() draws one.")
+    colors = unit.mul(255).round_().clamp_(0, 255).nan_to_num_(0).to(torch.uint8)
+    for i, odd in reversed(_odd(unit)):
+        paint = torch.tensor(_RESERVED_SEQUENTIAL[i], dtype=torch.uint8, device=unit.device)
+        colors = torch.where(odd.any(1, keepdim=True), paint[:, None, None], colors)
+    return colors
+
+
+def count(unit: Tensor) -> Counts:
+    """How many pixels of `n c h w` are not within 0 and 1, by reason; a pixel counts once, as it is drawn."""
+    left = torch.ones_like(unit[:, :1], dtype=torch.bool)
+    totals = [0] * len(REASONS)
+    for i, odd in _odd(unit):
+        hit = odd.any(1, keepdim=True) & left
+        totals[i], left = int(hit.sum()), left & ~hit
+    return Counts(*totals)
+
+
+def _odd(unit: Tensor) -> list[tuple[int, Tensor]]:
+    """Where each reason of REASONS holds; empty, at the cost of one look, when all is well."""
+    low, high = unit.aminmax()
+    if bool((low >= 0) & (high <= 1)):
+        return []
+    top, bottom = unit.isposinf(), unit.isneginf()
+    return list(enumerate((unit.isnan(), top, bottom, (unit > 1) & ~top, (unit < 0) & ~bottom)))
+
+
+def total(counts: Counts) -> int:
+    """All pixels drawn in a reserved colour."""
+    return sum(astuple(counts))

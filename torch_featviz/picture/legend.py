@@ -1,0 +1,127 @@
+"""What the colours of a sheet mean, in words and as pixels."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor
+
+from torch_featviz.picture import text
+from torch_featviz.picture.color import Counts, lut, reserved
+from torch_featviz.picture.scale import Scale
+from torch_featviz.picture.text import FAINT, INK, PAPER, Color, Pixels, line_height, number, put, strip
+
+SIZE = 12
+BAR = (240, 12)
+_SWATCH = 12
+_WORDS = {"nan": "NaN", "posinf": "+∞", "neginf": "−∞", "over": "above the scale", "under": "below the scale"}
+
+
+@dataclass(frozen=True, eq=False)
+class Legend:
+    """The scale a picture was drawn on, and what was drawn outside of it.
+
+    Args:
+        scale: fitted; None where colours are the picture's own.
+        cmap: its colour map; None where colours are the picture's own.
+        counts: pixels drawn in a reserved colour.
+        notes: further lines, such as what was left out.
+    """
+
+    scale: Scale | None = None
+    cmap: str | None = None
+    counts: Counts = field(default_factory=Counts)
+    notes: tuple[str, ...] = ()
+
+    def ticks(self) -> list[tuple[float, str]]:
+        """Where on the bar (0 to 1) stands which number."""
+        if self.scale is None or not self.scale.fitted:
+            return []
+        low, high, symmetric = self.scale.vmin, self.scale.vmax, self.scale.symmetric
+        if isinstance(low, Tensor) or isinstance(high, Tensor):
+            ends = ("−max", "max") if symmetric else ("min", "max")
+            low_word = ends[0] if isinstance(low, Tensor) else number(float(low or 0))
+            high_word = ends[1] if isinstance(high, Tensor) else number(float(high or 0))
+            return [(0.0, low_word), *([(0.5, "0")] if symmetric else []), (1.0, high_word)]
+        low, high = float(low or 0), float(high or 0)
+        if low == high:
+            return [(0.5 if symmetric else 0.0, number(low))]
+        middle = [(-low / (high - low), "0")] if low < 0 < high else []
+        return [(0.0, number(low)), *middle, (1.0, number(high))]
+
+    def lines(self) -> list[str]:
+        """What stands below the bar."""
+        return [*([self.scale.describe()] if self.scale is not None else []), *self.notes]
+
+    def marks(self) -> list[tuple[Color, str]]:
+        """The reserved colours in use, with their counts."""
+        colors = reserved(self.cmap or "viridis")
+        counted = [(reason, getattr(self.counts, reason)) for reason in colors]
+        return [(colors[reason], f"{n:,} px {_WORDS[reason]}") for reason, n in counted if n]
+
+
+def draw(legend: Legend, limit: int) -> Pixels:
+    """The legend as pixels, at most `limit` wide; of no height if there is nothing to say."""
+    blocks = []
+    if legend.cmap is not None and legend.scale is not None:
+        blocks.append(_bar(legend, limit))
+    if marks := legend.marks():
+        blocks.append(_swatches(marks, limit))
+    for line in legend.lines():
+        blocks += [strip(part, SIZE, ink=FAINT) for part in text.wrap(line, limit, SIZE)]
+    return stack(blocks, gap=4)
+
+
+def stack(blocks: list[Pixels], gap: int) -> Pixels:
+    """Blocks below each other, left aligned."""
+    height = sum(b.shape[0] for b in blocks) + gap * max(0, len(blocks) - 1)
+    page = blank(height, max((b.shape[1] for b in blocks), default=0))
+    y = 0
+    for block in blocks:
+        put(page, block, 0, y)
+        y += block.shape[0] + gap
+    return page
+
+
+def blank(height: int, width: int) -> Pixels:
+    """Empty paper."""
+    return np.full((height, width, 3), PAPER[0], np.uint8)  # faster than three channels
+
+
+def _bar(legend: Legend, limit: int) -> Pixels:
+    """The colour map from end to end, with its numbers centred below where they belong."""
+    assert legend.cmap is not None
+    ticks = legend.ticks()
+    side = max((text.width(word, SIZE) for _, word in ticks), default=0) // 2 + 1
+    wide, high = min(BAR[0], limit - 2 * side), BAR[1]
+    table = lut(legend.cmap)
+    page = blank(high + 5 + line_height(SIZE), wide + 2 * side)
+    page[:high, side : side + wide] = INK
+    index = np.linspace(0, len(table) - 1, wide - 2).round().astype(int)
+    page[1 : high - 1, side + 1 : side + wide - 1] = table[index]
+    free = 0
+    ends = [t for t in ticks if t[0] in (0.0, 1.0)]
+    for at, word in sorted(ends + [t for t in ticks if t not in ends]):
+        middle = side + round(at * (wide - 1))
+        x = middle - text.width(word, SIZE) // 2
+        last = page.shape[1] if at == 1.0 else side + wide - text.width(ticks[-1][1], SIZE) // 2 - 8
+        page[high : high + 4, middle] = INK
+        if x >= free and (at == 1.0 or x + text.width(word, SIZE) <= last):
+            put(page, strip(word, SIZE), x, high + 5)
+            free = x + text.width(word, SIZE) + 8
+    return page
+
+
+def _swatches(marks: list[tuple[Color, str]], limit: int) -> Pixels:
+    """A square and its words for each reserved colour in use, in as many rows as they need."""
+    rows: list[list[Pixels]] = [[]]
+    used = 0
+    for color, words in marks:
+        item = blank(line_height(SIZE), _SWATCH + 5 + text.width(words, SIZE) + 16)
+        item[1 : 1 + _SWATCH, :_SWATCH] = INK
+        item[2:_SWATCH, 1 : _SWATCH - 1] = color
+        put(item, strip(words, SIZE), _SWATCH + 5, 0)
+        if used and used + item.shape[1] - 16 > limit:
+            rows, used = [*rows, []], 0
+        rows[-1].append(item)
+        used += item.shape[1]
+    return stack([np.concatenate(row, axis=1) for row in rows], gap=3)

@@ -1,0 +1,81 @@
+"""Picture: pixels, and every way out of the program that pixels can take."""
+
+import os
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torch_featviz.picture import png
+from torch_featviz.picture.text import Pixels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Picture(ABC):
+    """What every view returns: something to save, to show in a notebook, to log, or to draw on."""
+
+    @property
+    @abstractmethod
+    def pixels(self) -> Tensor:
+        """The coloured data alone, `3 H W` uint8, on the device of the data."""
+
+    @abstractmethod
+    def figure(self) -> "Figure":
+        """The same as a matplotlib Figure, with axes, title and colour bar; no window, no pyplot."""
+
+    @cached_property
+    @abstractmethod
+    def _sheet(self) -> Pixels: ...
+
+    def numpy(self) -> Pixels:
+        """The whole sheet with its title and legend, `H W 3` uint8, as loggers want it; a copy."""
+        return np.array(self._sheet)
+
+    def png(self) -> bytes:
+        """The whole sheet as a PNG; the same picture gives the same bytes."""
+        return png.encode(self._sheet)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the PNG, at once or not at all.
+
+        Args:
+            path: ends in `.png`; missing folders are made.
+        Returns:
+            The path.
+        Raises:
+            OptionError: `path` does not end in `.png`.
+            FileError: it cannot be written; nothing is left behind.
+        """
+        return png.write(path, self.png())
+
+    def _repr_png_(self) -> bytes:
+        return self.png()
+
+
+@dataclass(frozen=True, eq=False)
+class Chart(Picture):
+    """A matplotlib Figure as a Picture; it is drawn once, when first asked for."""
+
+    chart: "Figure"
+
+    @property
+    def pixels(self) -> Tensor:
+        return torch.from_numpy(self.numpy()).permute(2, 0, 1)
+
+    def figure(self) -> "Figure":
+        return self.chart
+
+    @cached_property
+    def _sheet(self) -> Pixels:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415  no matplotlib on import
+
+        canvas: Any = FigureCanvasAgg(self.chart)
+        canvas.draw()
+        return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])

@@ -1,0 +1,61 @@
+"""PNG bytes, and getting them into a file as a whole or not at all."""
+
+import os
+import struct
+import zlib
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+
+from torch_featviz.errors import FileError, OptionError, ShapeError
+from torch_featviz.picture.text import Pixels
+
+
+def encode(pixels: Pixels) -> bytes:
+    """`H W 3` uint8 as a PNG.
+
+    Each row is stored as its difference from the row above: whole-factor enlargement repeats rows, which
+    makes this about twice as fast as an encoder that tries every filter, at nearly the same size.
+
+    Raises:
+        ShapeError: `pixels` is not `H W 3` uint8.
+    """
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
+        raise ShapeError(f"pixels must be 'H W 3' uint8, got {pixels.dtype} of shape {pixels.shape}.")
+    height, width, _ = pixels.shape
+    flat = pixels.reshape(height, -1)
+    rows = np.empty((height, 1 + flat.shape[1]), np.uint8)
+    rows[:, 0] = 2  # PNG's filter "up"
+    rows[0, 1:] = flat[0]
+    np.subtract(flat[1:], flat[:-1], out=rows[1:, 1:])  # modulo 256, as the format asks
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(rows.data, 1)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+
+
+def write(path: str | os.PathLike[str], data: bytes) -> Path:
+    """Write beside the target and rename, so that no reader ever sees half a file; missing folders are made.
+
+    Raises:
+        OptionError: `path` does not end in `.png`.
+        FileError: it cannot be written; nothing is left behind.
+    """
+    target = Path(path)
+    if target.suffix.lower() != ".png":
+        raise OptionError(f"a picture is saved as PNG, got {str(target)!r}; let the name end in '.png'.")
+    aside = target.with_name(f".{uuid4().hex}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            aside.write_bytes(data)
+            os.replace(aside, target)
+        finally:
+            aside.unlink(missing_ok=True)
+    except OSError as e:
+        why = e.strerror or e
+        raise FileError(f"cannot write {str(target)!r}: {why}; choose a folder you may write to.") from e
+    return target

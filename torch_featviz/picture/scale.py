@@ -1,0 +1,325 @@
+"""How values become the unit range: declared by the caller, fitted once, used for many pictures."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from torch_featviz.errors import DtypeError, OptionError, ShapeError
+
+_RANK = {"kernel": 2, "filter": 3}
+_WORDS = {"kernel": "each map on its own scale", "filter": "each filter on its own scale"}
+
+
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """A display range, and how to find the ends of it that are not given.
+
+    Ends that are given are kept; the others are fitted, from finite values only. Nothing else is
+    guessed: a scale is symmetric about 0 (and drawn in diverging colours) only if it says so.
+
+    Args:
+        symmetric: 0 is the middle, `vmin == -vmax`.
+        vmin: the value shown as 0; a tensor where the scale was fitted per kernel or filter.
+        vmax: the value shown as 1.
+        quantile: share of the values that a fitted range must hold, in (0, 1]; the rest is clipped.
+        by: `"count"`: share of the number of values; `"mass"`: share of the sum of absolute values
+            (Captum's rule), the range being cut at that absolute value.
+        per: one range for each `"kernel"` (an `h w` plane), `"filter"` (`c h w`) or for the whole `"layer"`.
+    Raises:
+        OptionError: an end, `quantile`, `by` or `per` is outside what it may be.
+    Example:
+        >>> scale = Scale(symmetric=True).fit(torch.tensor([[-1.0, 4.0]]))
+        >>> scale(torch.tensor([[-4.0, 0.0, 2.0, 8.0]]))
+        tensor([[0.0000, 0.5000, 0.7500, 1.5000]])
+    """
+
+    symmetric: bool = False
+    vmin: float | Tensor | None = None
+    vmax: float | Tensor | None = None
+    quantile: float = 1.0
+    by: Literal["count", "mass"] = "count"
+    per: Literal["kernel", "filter", "layer"] = "layer"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.quantile <= 1:
+            raise OptionError(f"quantile must be in (0, 1], got {self.quantile}; 98 % is quantile=0.98.")
+        if self.by not in ("count", "mass"):
+            raise OptionError(f"by must be 'count' or 'mass', got {self.by!r}.")
+        if self.per not in ("kernel", "filter", "layer"):
+            raise OptionError(f"per must be 'kernel', 'filter' or 'layer', got {self.per!r}.")
+        self._check_ends()
+
+    def _check_ends(self) -> None:
+        for name, end in (("vmin", self.vmin), ("vmax", self.vmax)):
+            if isinstance(end, (int, float)) and not math.isfinite(end):
+                raise OptionError(f"{name} must be finite, got {end}; leave it out to fit it.")
+        low, high = self.vmin, self.vmax
+        if isinstance(low, Tensor) or isinstance(high, Tensor):
+            return
+        if self.symmetric and low is not None and high is not None and low != -high:
+            raise OptionError(f"a symmetric scale has vmin == -vmax, got {low} and {high}; give vmax alone.")
+        if self.symmetric and ((high is not None and high < 0) or (low is not None and low > 0)):
+            raise OptionError(f"a symmetric scale has vmin <= 0 <= vmax, got vmin={low}, vmax={high}.")
+        if low is not None and high is not None and low > high:
+            raise OptionError(f"vmin must be at most vmax, got {low} and {high}.")
+
+    @property
+    def fitted(self) -> bool:
+        """Whether both ends are known."""
+        return (self.vmin is not None and self.vmax is not None) or (
+            self.symmetric and not (self.vmin is None and self.vmax is None)
+        )
+
+    def fit(self, *tensors: Tensor) -> "Scale":
+        """The same scale with both ends known; several tensors share one range.
+
+        Args:
+            tensors: what the range must hold; of one shape, unless `per="layer"`.
+        Returns:
+            A new scale; its ends are scalars, or shaped to broadcast where `per` is not `"layer"`.
+        Raises:
+            ShapeError: nothing was given, a tensor is empty or has too few axes, or shapes differ.
+            DtypeError: a tensor is complex, quantised or without values.
+        Example:
+            >>> Scale(vmin=0).fit(torch.arange(5)).vmax
+            4.0
+        """
+        if not tensors:
+            raise ShapeError("fit needs at least one tensor, got none.")
+        values = [as_float(t) for t in tensors]
+        if self.fitted:
+            return self._with(self.vmin, self.vmax)
+        low, high = _ends(_groups(values, self.per), self)
+        if self.per == "layer":
+            return self._with(low.item(), high.item())
+        lead = values[0].shape[: -_RANK[self.per]]
+        shape = (*lead, *[1] * _RANK[self.per])
+        return self._with(low.reshape(shape), high.reshape(shape))
+
+    def _with(self, low: Any, high: Any) -> "Scale":
+        """Both ends, each from its partner where the scale is symmetric; the ends that were given win."""
+        low = low if self.vmin is None else self.vmin
+        high = high if self.vmax is None else self.vmax
+        if self.symmetric:
+            high = -low if self.vmax is None and self.vmin is not None else high
+            return replace(self, vmin=-high, vmax=high)
+        if self.vmax is None:
+            high = torch.as_tensor(high).clamp(min=low) if isinstance(high, Tensor) else max(high, low)
+        elif self.vmin is None:
+            low = torch.as_tensor(low).clamp(max=high) if isinstance(low, Tensor) else min(low, high)
+        return replace(self, vmin=low, vmax=high)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Values on the unit range: `vmin` is 0, `vmax` is 1; 0 is exactly 0.5 on a symmetric scale.
+
+        Values outside stay outside, NaN and infinities stay themselves, so that they can be marked.
+        A range of one value shows it as 0, or as 0.5 on a symmetric scale.
+
+        Args:
+            x: any real dtype; half precision and integers are computed in float32.
+        Returns:
+            A new tensor of the same shape, float32 or float64. A scale that is not fitted is fitted to `x`.
+        Raises:
+            ShapeError: `x` is empty, or the scale was fitted on another number of kernels or filters.
+            DtypeError: `x` is complex, quantised or without values.
+        """
+        x = as_float(x)
+        scale = self.fit(x)
+        low, high = _end(scale.vmin, x), _end(scale.vmax, x)
+        fits = all(a in (1, b) for a, b in zip(low.shape, x.shape, strict=False))
+        if low.dim() and (low.dim() != x.dim() or not fits):
+            raise ShapeError(
+                f"this scale was fitted per {self.per} on {tuple(low.shape)}, got {tuple(x.shape)}; "
+                f"fit it on a tensor of that shape, or use per='layer'."
+            )
+        return _unit(x, low, high, self.symmetric)
+
+    def describe(self) -> str:
+        """The scale in words, for a legend."""
+        words = ["symmetric about 0"] if self.symmetric else []
+        words.append(_WORDS.get(self.per, "one scale for all"))
+        if self.quantile < 1:
+            share = f"{100 * self.quantile:g} %"
+            words.append(f"holds {share} of the {'values' if self.by == 'count' else 'absolute mass'}")
+        return ", ".join(words)
+
+
+def as_float(x: Tensor) -> Tensor:
+    """A tensor that can be drawn, detached, as float32 (float64 stays)."""
+    if not isinstance(x, Tensor):
+        raise DtypeError(f"expected a torch.Tensor, got {type(x).__name__}; convert it with torch.as_tensor.")
+    if x.is_complex():
+        raise DtypeError(f"expected real values, got {x.dtype}; draw x.abs() or x.real.")
+    if x.is_quantized:
+        raise DtypeError(f"expected plain values, got {x.dtype}; draw x.dequantize().")
+    if x.is_meta:
+        raise DtypeError("expected values, got a tensor on the meta device, which has none.")
+    if x.layout != torch.strided:
+        raise DtypeError(f"expected a dense tensor, got {x.layout}; draw x.to_dense().")
+    if x.numel() == 0:
+        raise ShapeError(f"expected at least one value, got an empty tensor of shape {tuple(x.shape)}.")
+    x = x.detach()
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _groups(values: list[Tensor], per: str) -> Tensor:
+    """All values that share one range in a row each: `g m`."""
+    if per == "layer":
+        return _join([v.reshape(1, -1) for v in values])
+    rank = _RANK[per]
+    for v in values:
+        if v.dim() < rank:
+            axes = "h w" if per == "kernel" else "c h w"
+            got = tuple(v.shape)
+            raise ShapeError(f"a scale per {per} needs '... {axes}', got shape {got}; use per='layer'.")
+        if v.shape[:-rank] != values[0].shape[:-rank]:
+            raise ShapeError(
+                f"tensors that share one scale per {per} must agree before their last {rank} axes, "
+                f"got {tuple(values[0].shape)} and {tuple(v.shape)}."
+            )
+    return _join([v.reshape(math.prod(v.shape[:-rank]), -1) for v in values])
+
+
+def _join(rows: list[Tensor]) -> Tensor:
+    return torch.cat(rows, dim=1) if len(rows) > 1 else rows[0]
+
+
+def _ends(rows: Tensor, scale: Scale) -> tuple[Tensor, Tensor]:
+    """Lowest and highest value of each row, non-finite ones left out, cut as `quantile` says."""
+    if scale.quantile < 1:
+        return (_by_mass if scale.by == "mass" else _by_count)(rows, scale)
+    low, high = rows.amin(1), rows.amax(1)  # several times faster than aminmax(dim=1)
+    if not bool((low.isfinite() & high.isfinite()).all()):  # both keep NaN, and infinities are extreme
+        finite, inf = rows.isfinite(), float("inf")
+        low = rows.masked_fill(~finite, inf).amin(1)
+        high = rows.masked_fill(~finite, -inf).amax(1)
+    return _balance(*_defined(low, high), scale)
+
+
+def _defined(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows without one finite value get the range 0 to 0."""
+    none = ~(low.isfinite() & high.isfinite())
+    return low.masked_fill(none, 0), high.masked_fill(none, 0)
+
+
+def _balance(low: Tensor, high: Tensor, scale: Scale) -> tuple[Tensor, Tensor]:
+    if not scale.symmetric:
+        return low, high
+    reach = torch.maximum(low.abs(), high.abs())
+    return -reach, reach
+
+
+def _by_count(rows: Tensor, scale: Scale) -> tuple[Tensor, Tensor]:
+    """Each fitted end leaves out its part of `1 - quantile`; sorting has no limit on the number of values."""
+    finite = rows.isfinite()
+    count = finite.sum(1, keepdim=True)
+    if scale.symmetric:
+        ordered = rows.abs().masked_fill(~finite, float("inf")).sort(dim=1).values
+        reach = ordered.gather(1, _rank(count, scale.quantile) - 1).squeeze(1)
+        reach = reach.masked_fill(~reach.isfinite(), 0)
+        return -reach, reach
+    sides = (scale.vmin is None) + (scale.vmax is None)
+    inside = _rank(count, 1 - (1 - scale.quantile) / sides)
+    ordered = rows.masked_fill(~finite, float("inf")).sort(dim=1).values
+    low = ordered.gather(1, (count - inside).clamp(min=0)).squeeze(1)
+    return _defined(low, ordered.gather(1, inside - 1).squeeze(1))
+
+
+def _rank(count: Tensor, share: float) -> Tensor:
+    """How many values are `share` of `count`: at least that share, and at least one."""
+    return (count.double() * share - 1e-9).ceil().long().clamp(min=1)
+
+
+def _by_mass(rows: Tensor, scale: Scale) -> tuple[Tensor, Tensor]:
+    """The absolute value at which the cumulative sum of absolute values reaches `quantile` of their total."""
+    finite = rows.isfinite()
+    ordered = rows.abs().masked_fill(~finite, 0).sort(dim=1).values
+    heap = ordered.double().cumsum(1)
+    at = (heap < heap[:, -1:] * scale.quantile).sum(1, keepdim=True).clamp(max=rows.shape[1] - 1)
+    reach = ordered.gather(1, at).squeeze(1)
+    if scale.symmetric:
+        return -reach, reach
+    low, high = _ends(rows, replace(scale, quantile=1.0))
+    return torch.maximum(low, -reach), torch.minimum(high, reach)
+
+
+def _end(end: Any, x: Tensor) -> Tensor:
+    """An end as a finite tensor like `x`: what exceeds its dtype becomes the largest value."""
+    most = torch.finfo(x.dtype).max
+    if isinstance(end, Tensor):
+        return end.to(x).clamp(-most, most)
+    return torch.tensor(min(max(float(end), -most), most), dtype=x.dtype, device=x.device)
+
+
+def _unit(x: Tensor, low: Tensor, high: Tensor, symmetric: bool) -> Tensor:
+    """`(x - low) / (high - low)` that neither overflows nor loses tiny ranges.
+
+    Multiplying by a power of two first is exact: the result is what unbounded exponents would give.
+    """
+    size = torch.maximum(low.abs(), high.abs())
+    if bool(((size > 2.0**60) | ((size < 2.0**-60) & (size > 0))).any()):
+        one = torch.ones_like(size)
+        factor = torch.where(size > 2.0**60, one * 2.0**-64, torch.where(size < 2.0**-60, one * 2.0**64, one))
+        scaled, low, high = x * factor, low * factor, high * factor
+    else:
+        scaled = x
+    span, limit = high - low, torch.finfo(x.dtype)
+    flat = span == 0
+    unit = (scaled - low).div_(span.masked_fill(flat, limit.tiny))
+    if symmetric:
+        unit.add_(0.5 * flat)
+    if bool(unit.sum().isfinite()):
+        return unit
+    return torch.where(x.isinf(), x, unit.clamp_(-limit.max, limit.max))  # far outside must not look infinite
+
+
+def normalize(x: Tensor, scale: Scale | None = None, **declared: Any) -> Tensor:
+    """Values on the unit range, cut to it: NaN stays NaN, everything else is within 0 and 1.
+
+    Args:
+        x: any real tensor.
+        scale: a `Scale`, fitted to `x` if it is not fitted yet; default `Scale(**declared)`.
+        declared: fields of `Scale`, instead of `scale`.
+    Returns:
+        A new tensor of the same shape, float32 or float64.
+    Raises:
+        OptionError: both `scale` and its fields were given.
+        ShapeError: `x` is empty, or does not fit the scale.
+        DtypeError: `x` is complex, quantised or without values.
+    Example:
+        >>> normalize(torch.tensor([2.0, 3.0, 6.0]))
+        tensor([0.0000, 0.2500, 1.0000])
+    """
+    if scale is not None and declared:
+        raise OptionError(f"give either scale or its fields, got scale and {', '.join(declared)}.")
+    return (Scale(**declared) if scale is None else scale)(x).clamp_(0, 1)
+
+
+class KernelNormalizer(nn.Module):
+    """`normalize` as a module: each call fits its scale to what it is given.
+
+    Example:
+        >>> KernelNormalizer(per="filter")(torch.randn(8, 3, 5, 5)).amax((1, 2, 3)).unique()
+        tensor([1.])
+    """
+
+    def __init__(
+        self,
+        *,
+        symmetric: bool = False,
+        quantile: float = 1.0,
+        by: Literal["count", "mass"] = "count",
+        per: Literal["kernel", "filter", "layer"] = "kernel",
+    ) -> None:
+        super().__init__()
+        self.scale = Scale(symmetric=symmetric, quantile=quantile, by=by, per=per)
+
+    def extra_repr(self) -> str:
+        s = self.scale
+        return f"symmetric={s.symmetric}, quantile={s.quantile:g}, by={s.by!r}, per={s.per!r}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return normalize(x, self.scale)

@@ -1,0 +1,124 @@
+"""How training went."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch_featviz.errors import OptionError, ShapeError
+from torch_featviz.picture import Chart, Picture, number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_COLORS = ("#1f5fa8", "#c8511b", "#3f7f3f", "#7a4a9e")
+_DASHES, _MARKS = ("-", "--", ":", "-."), "os^D"
+_PREFIXES = ("train", "valid", "val", "test")
+
+
+def curves(
+    history: Mapping[str, Mapping[str, Sequence[float]] | Sequence[float]], *, title: str = ""
+) -> Picture:
+    """Loss, accuracy and the like over epochs, one panel each, with every line's last value beside it.
+
+    Args:
+        history: panels by name, each with its lines by name, as in `{"loss": {"train": [...]}}`, or
+            one line alone; flat names such as `train_loss` and `valid_loss` are brought together.
+        title: above everything.
+    Raises:
+        ShapeError: there is nothing to draw, or lines of one panel have different lengths.
+        OptionError: a value is not a number.
+    Example:
+        >>> picture = curves({"loss": {"train": [2.0, 1.0], "valid": [2.1, 1.4]}})
+        >>> picture.figure().axes[0].get_title(loc="left")
+        'loss'
+    """
+    from matplotlib.figure import Figure  # noqa: PLC0415  no matplotlib on import
+
+    panels = _panels(history)
+    figure = Figure(figsize=(4.6 * len(panels) + 0.4, 3.4), dpi=110)
+    figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.1)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", weight="bold")
+    for axes, (name, lines) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        _draw(axes, name, lines)
+    return Chart(figure)
+
+
+def _panels(history: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:
+    panels: dict[str, dict[str, list[float]]] = {}
+    for name, lines in history.items():
+        if isinstance(lines, Mapping):
+            panels.setdefault(name, {}).update(
+                {key: _numbers(f"{name}/{key}", v) for key, v in lines.items()}
+            )
+            continue
+        prefix, _, rest = name.partition("_")
+        panel, key = (rest, prefix) if rest and prefix in _PREFIXES else (name, "")
+        panels.setdefault(panel, {})[key] = _numbers(name, lines)
+    for name, group in panels.items():
+        lengths = {key or name: len(values) for key, values in group.items()}
+        if not group or min(lengths.values()) == 0 or len(set(lengths.values())) > 1:
+            raise ShapeError(f"the lines of {name!r} must have one length of at least 1, got {lengths}.")
+    if not panels:
+        raise ShapeError("history must hold at least one line, got none.")
+    return panels
+
+
+def _numbers(name: str, values: Sequence[Any]) -> list[float]:
+    try:
+        return [float(v) for v in values]
+    except (TypeError, ValueError) as e:
+        raise OptionError(f"{name!r} must be a sequence of numbers, got {values!r}.") from e
+
+
+def _draw(axes: "Axes", name: str, lines: dict[str, list[float]]) -> None:
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
+
+    epochs = range(1, len(next(iter(lines.values()))) + 1)
+    axes.set_title(name, loc="left", fontsize=11)
+    axes.set_xlabel("epoch")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="0.9")
+    axes.set_axisbelow(True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for i, values in enumerate(lines.values()):
+        style: dict[str, Any] = {
+            "color": _COLORS[i % 4],
+            "linestyle": _DASHES[i % 4],
+            "marker": _MARKS[i % 4],
+        }
+        axes.plot(epochs, values, markersize=4, markevery=_marks(values), **style)
+    if len(epochs) == 1:
+        axes.set_xlim(0.5, 1.5)
+        axes.set_xticks([1])
+    _label(axes, lines)
+
+
+def _marks(values: list[float]) -> list[int]:
+    """Marks: all points of a short line; else the last one, and those that stand alone."""
+    fine = [False, *map(math.isfinite, values), False]
+    alone = {i for i in range(len(values)) if fine[i : i + 3] == [False, True, False]}
+    return list(range(len(values))) if len(values) <= 20 else sorted({*alone, len(values) - 1})
+
+
+def _label(axes: "Axes", lines: dict[str, list[float]]) -> None:
+    """Each line's name and last value at its end, moved apart where they would touch."""
+    low, high = axes.get_ylim()
+    ends: list[tuple[float, str, str]] = []
+    for i, (key, values) in enumerate(lines.items()):
+        end = values[-1]
+        at = (next((v for v in reversed(values) if math.isfinite(v)), high) - low) / (high - low)
+        word = number(end) if math.isfinite(end) else "NaN" if math.isnan(end) else "∞" if end > 0 else "−∞"
+        ends.append((at, f"{key} {word}".strip(), _COLORS[i % 4]))
+    ends.sort()
+    places = [max(0.02, ends[0][0])]
+    for at, *_ in ends[1:]:
+        places.append(max(at, places[-1] + 0.085))
+    down = max(0.0, places[-1] - 0.98)
+    for place, (_, words, color) in zip(places, ends, strict=True):
+        at_end = (1.02, place - down)
+        axes.annotate(
+            words, at_end, xycoords="axes fraction", va="center", color=color, annotation_clip=False
+        )

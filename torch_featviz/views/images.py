@@ -1,0 +1,49 @@
+"""Images as datasets and models hold them, brought to red, green and blue within 0 and 1."""
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from torch_featviz.errors import DtypeError, OptionError, ShapeError
+from torch_featviz.picture import Scale
+from torch_featviz.picture.scale import as_float
+
+_SCALES = {"unit": Scale(vmin=0, vmax=1), "signed": Scale(vmin=-1, vmax=1), "byte": Scale(vmin=0, vmax=255)}
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+RANGES = (*_SCALES, "imagenet")
+
+
+def unit_image(image: object, value_range: str = "unit") -> Tensor:
+    """One image as `3 h w` on the unit range; what is outside stays outside, to be marked.
+
+    Args:
+        image: `h w`, `1 h w` or `3 h w` in the declared range, or a Pillow image, which is bytes by nature.
+        value_range: `"unit"` 0 to 1, `"signed"` -1 to 1, `"byte"` 0 to 255, `"imagenet"` by mean and std.
+    Raises:
+        ShapeError: it has other axes, or is empty.
+        DtypeError: it is neither a tensor nor a Pillow image.
+        OptionError: there is no such range.
+    Example:
+        >>> unit_image(torch.full((1, 2, 2), 255), "byte").shape
+        torch.Size([3, 2, 2])
+    """
+    if value_range not in RANGES:
+        raise OptionError(f"value_range must be one of {', '.join(RANGES)}, got {value_range!r}.")
+    if isinstance(image, Image.Image):
+        image, value_range = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1), "byte"
+    if not isinstance(image, Tensor):
+        raise DtypeError(f"an image must be a tensor or a Pillow image, got {type(image).__name__}.")
+    shape = tuple(image.shape)
+    if image.dim() == 2:
+        image = image[None]
+    if image.dim() != 3 or image.shape[0] not in (1, 3):
+        raise ShapeError(f"an image must be 'h w', '1 h w' or '3 h w', got shape {shape}.")
+    image = as_float(image).expand(3, -1, -1)
+    if value_range != "imagenet":
+        return _SCALES[value_range](image)
+    unit = image * image.new_tensor(_STD)[:, None, None] + image.new_tensor(_MEAN)[:, None, None]
+    near = unit.clamp(0, 1)
+    return torch.where(
+        (unit - near).abs() < 1e-5, near, unit
+    )  # rounding on the way there and back is no clipping
