@@ -12,7 +12,7 @@ from .data import XO, augment_marks
 from .fit import Evaluation, History, evaluate, fit
 from .xo import XONet, xo_deep
 
-EPOCHS = 28
+EPOCHS = 34
 BATCH = 20
 LR = 4e-3
 PAPER = 0.85  # grey of the usual background
