@@ -32,9 +32,9 @@ def test_ticks_stand_where_their_values_are(scale, ticks):
 
 
 def test_only_what_occurs_has_a_swatch_with_its_count():
-    legend = Legend(Scale(vmin=0, vmax=1), "viridis", Counts(nan=3, over=1200))
+    legend = Legend(Scale(vmin=0, vmax=1), "viridis", Counts(nan=1, over=1200))
     colors = reserved("viridis")
-    assert legend.marks() == [(colors["nan"], "3 px NaN"), (colors["over"], "1,200 px above the scale")]
+    assert legend.marks() == [(colors["nan"], "1 px NaN"), (colors["over"], "1,200 px above the scale")]
     page = draw(legend, 400).reshape(-1, 3).tolist()
     assert list(colors["nan"]) in page
     assert list(colors["posinf"]) not in page

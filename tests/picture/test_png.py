@@ -22,6 +22,13 @@ def test_pillow_reads_back_every_byte(pixels):
         np.testing.assert_array_equal(np.asarray(image), pixels)
 
 
+@given(images)
+def test_repeated_rows_are_read_back_too(pixels):
+    big = pixels.repeat(3, 0)
+    with Image.open(io.BytesIO(png.encode(big))) as image:
+        np.testing.assert_array_equal(np.asarray(image), big)
+
+
 def test_views_of_memory_are_encoded_as_they_look():
     pixels = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)[::2, ::-1]
     with Image.open(io.BytesIO(png.encode(pixels))) as image:

@@ -112,6 +112,25 @@ def test_a_map_of_zeros_is_framed_and_an_empty_place_is_bare_paper():
     assert (sheet.pixels[:, 5:, 5:] == 128).all(), "beside signed colours an empty place is grey"
 
 
+def test_places_named_empty_are_bare_paper():
+    cells = torch.zeros(3, 3, 4, 4, dtype=torch.uint8)
+    sheet = Sheet(cells, ncols=3, empty=frozenset({1}), rows=("r",))
+    grid, page = _Grid(sheet), sheet.numpy()
+    left = 16 + grid.x(1)
+    assert (page[16 : 16 + grid.cell[0], left : left + grid.cell[1]] == 255).all()
+    assert (sheet.pixels[:, :, 5:9] == 255).all()
+    assert (cells == 0).all()
+
+
+def test_tensors_from_inference_mode_and_parameters_are_drawn():
+    with torch.inference_mode():
+        maps = torch.randn(4, 1, 3, 3)
+    assert sheet_of(maps).png()
+    assert sheet_of(torch.nn.Parameter(torch.randn(4, 3, 3, 3))).png()
+    with torch.inference_mode():
+        assert sheet_of(torch.full((4, 1, 3, 3), float("nan"))).png()
+
+
 def test_the_same_input_gives_the_same_bytes_and_is_not_changed():
     maps = torch.randn(7, 1, 6, 6)
     before = maps.clone()

@@ -32,6 +32,12 @@ def test_top_is_by_highest_value_ties_to_the_lowest_channel():
     assert feature_maps(maps, top=99).labels == ("1", "3", "4", "0", "2")
 
 
+def test_many_ties_stay_in_order():
+    maps = torch.arange(300)[:, None, None] % 2 + torch.zeros(300, 2, 2)
+    assert feature_maps(maps, top=200).labels[:150] == tuple(str(i) for i in range(1, 300, 2))
+    assert feature_maps(maps, top=200).labels[150:] == tuple(f"{i} ×" for i in range(0, 100, 2))
+
+
 def test_the_scale_is_the_layers_also_where_only_the_top_is_shown():
     maps = torch.tensor([-9.0, 1.0]).reshape(2, 1, 1)
     assert feature_maps(maps, top=1).legend.scale.vmax == 9

