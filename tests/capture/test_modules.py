@@ -72,7 +72,7 @@ def test_extractor_names_what_is_wrong():
         FeatureExtractor(Net(), ["conv", "unused"])(X)
     assert list(FeatureExtractor(Net(), [nn.Linear, nn.Conv2d])(X)) == ["conv"]
     assert list(FeatureExtractor(Net())(X)) == ["conv", "act", "norm"]
-    with pytest.raises(DtypeError, match="model must be a torch.nn.Module, got int"):
+    with pytest.raises(DtypeError, match=r"model must be a torch\.nn.Module, got int"):
         FeatureExtractor(3)
 
 

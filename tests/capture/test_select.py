@@ -85,5 +85,5 @@ def test_wrong_layers_leave_the_model_alone(layers, error, message, instance_sta
 
 
 def test_not_a_module():
-    with pytest.raises(DtypeError, match="model must be a torch.nn.Module, got dict"):
+    with pytest.raises(DtypeError, match=r"model must be a torch\.nn.Module, got dict"):
         capture({"a": 1})

@@ -125,9 +125,7 @@ def test_the_latest_forward_is_kept():
         for value in (1.0, 2.0, 3.0):
             x = torch.full((1, 2), value)
             model(x)
-            assert torch.equal(
-                acts["0"], model[0](x) if False else torch.nn.functional.linear(x, *model[0].parameters())
-            )
+            assert torch.equal(acts["0"], torch.nn.functional.linear(x, *model[0].parameters()))
     assert list(acts) == ["0", "1"]
     assert isinstance(acts, Activations)
 
@@ -166,10 +164,9 @@ def test_nothing_is_left_behind_after_an_error(error, where, instance_state):
     if where == "forward":
         model[1] = Boom(error)
     before = instance_state(model)
-    with pytest.raises(type(error)):  # noqa: PT012
-        with capture(model) as acts:
-            model(torch.ones(1, 2))
-            raise error
+    with pytest.raises(type(error)), capture(model) as acts:  # noqa: PT012
+        model(torch.ones(1, 2))
+        raise error
     assert instance_state(model) == before
     assert next(iter(acts)) == "0"
 
@@ -309,7 +306,7 @@ def test_a_real_ddp(tmp_path):
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
 def test_script_modules_are_refused():
     scripted = torch.jit.trace(nn.Sequential(nn.Linear(2, 2)), torch.ones(1, 2))
-    with pytest.raises(LayerError, match="ScriptModule; capture the model as it was before torch.jit"):
+    with pytest.raises(LayerError, match=r"ScriptModule; capture the model as it was before torch\.jit"):
         capture(nn.Sequential(scripted), "0")
 
 

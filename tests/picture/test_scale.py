@@ -105,9 +105,7 @@ def test_a_declared_range_of_one_value_marks_what_is_off_it():
     assert unit[2] > 1
 
 
-@pytest.mark.parametrize(
-    "dtype", [torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool, torch.float32]
-)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool, torch.float32])
 def test_narrow_dtypes_are_computed_in_float32(dtype):
     x = torch.tensor([0, 1]).to(dtype)
     assert Scale()(x).equal(torch.tensor([0.0, 1.0]))

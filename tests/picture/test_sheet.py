@@ -54,9 +54,7 @@ def test_zero_is_neutral_in_signed_pictures_whatever_the_data():
     assert colors[0].flatten().tolist() == [128, 128, 128]
 
 
-@given(
-    hnp.arrays(np.float32, (2, 1, 3, 3), elements=st.floats(width=32, allow_nan=True, allow_infinity=True))
-)
+@given(hnp.arrays(np.float32, (2, 1, 3, 3), elements=st.floats(width=32, allow_nan=True, allow_infinity=True)))
 @settings(max_examples=40)
 def test_nothing_raises_and_all_that_is_odd_is_counted(a):
     maps = torch.from_numpy(a)
@@ -145,10 +143,7 @@ def test_bytes_are_the_same_in_another_process():
         "c, l = paint(torch.arange(50.).reshape(2, 1, 5, 5), Scale());"
         "print(hashlib.sha256(Sheet(c, l, title='t').png()).hexdigest())"
     )
-    runs = [
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        for _ in range(2)
-    ]
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)]
     assert len(runs[0].stdout) == 65
     assert runs[0].stdout == runs[1].stdout
 
@@ -195,9 +190,7 @@ def test_labels_rows_and_columns_never_overlap():
 words = st.text(st.characters(codec="latin-1", categories=("L", "N")), min_size=1, max_size=14)
 
 
-@given(
-    st.data(), st.integers(1, 12), st.integers(1, 6), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)
-)
+@given(st.data(), st.integers(1, 12), st.integers(1, 6), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9))
 @settings(max_examples=60)
 def test_nothing_is_clipped_and_nothing_overlaps(data, n, ncols, group, h, w):
     ncols = min(n, ncols)
@@ -216,9 +209,7 @@ def test_nothing_is_clipped_and_nothing_overlaps(data, n, ncols, group, h, w):
     grid = _Grid(sheet)
     boxes = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "torch_featviz.picture.sheet.put", lambda page, piece, x, y: boxes.append((x, y, piece.shape))
-        )
+        patch.setattr("torch_featviz.picture.sheet.put", lambda page, piece, x, y: boxes.append((x, y, piece.shape)))
         grid.draw(np.zeros((grid.height, grid.width, 3), np.uint8))
     for i in range(n):
         boxes.append((grid.x(i % ncols), grid.header + i // ncols * grid.step_y + grid.above, grid.cell))

@@ -26,9 +26,7 @@ def test_the_typeface_has_the_signs_we_use(sign):
     assert text.strip(sign, 24).tobytes() != text.strip("\uffff", 24).tobytes()
 
 
-@given(
-    st.text(st.characters(codec="latin-1", categories=("L", "N", "Zs")), max_size=80), st.integers(40, 300)
-)
+@given(st.text(st.characters(codec="latin-1", categories=("L", "N", "Zs")), max_size=80), st.integers(40, 300))
 def test_wrapped_lines_fit_and_keep_the_words(words, limit):
     lines = text.wrap(words, limit, 12)
     assert all(text.width(line, 12) <= limit for line in lines)

@@ -16,9 +16,7 @@ grids = st.tuples(st.integers(1, 12), small, small, small, st.integers(1, 14), s
 def tile_by_loops(maps, ncols, pad, fill):
     n, c, h, w = maps.shape
     rows = (n + ncols - 1) // ncols
-    sheet = torch.full(
-        (c, rows * h + (rows - 1) * pad, ncols * w + (ncols - 1) * pad), fill, dtype=maps.dtype
-    )
+    sheet = torch.full((c, rows * h + (rows - 1) * pad, ncols * w + (ncols - 1) * pad), fill, dtype=maps.dtype)
     for i in range(n):
         for k in range(c):
             for y in range(h):

@@ -39,9 +39,7 @@ def test_any_number_of_epochs_and_the_same_bytes(n):
     assert all(0 <= t.xy[1] <= 1 for t in labels)
 
 
-@pytest.mark.parametrize(
-    "values", [[1.0, float("nan")], [float("nan")], [1.0, float("inf")], [float("-inf")] * 30]
-)
+@pytest.mark.parametrize("values", [[1.0, float("nan")], [float("nan")], [1.0, float("inf")], [float("-inf")] * 30])
 def test_training_that_failed_is_drawn_and_named(values):
     picture = curves({"loss": values})
     assert texts(picture.figure().axes[0])[0] in ("NaN", "∞", "−∞")

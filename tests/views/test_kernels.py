@@ -101,7 +101,7 @@ def test_odd_weights_are_drawn(weight):
     ("call", "error", "match"),
     [
         (lambda n: kernels(n, "2.1"), LayerError, "no layer '2.1' in Sequential; close: '2.0'"),
-        (lambda n: kernels(n, "xyz"), LayerError, r"no layer 'xyz' in Sequential; these have: '0', '2.0'\.$"),
+        (lambda n: kernels(n, "xyz"), LayerError, r"no layer 'xyz' in Sequential; layer_names\(model\) lists all"),
         (
             lambda n: kernels(n, "4"),
             LayerError,
@@ -136,4 +136,9 @@ def test_bad_input_says_what_to_do(net, call, error, match):
 
 def test_many_convolutions_are_not_all_listed():
     with pytest.raises(LayerError, match="'7' and 4 more"):
-        kernels(nn.Sequential(*[nn.Conv2d(1, 1, 1) for _ in range(12)]), "zzz")
+        kernels(nn.Sequential(*[nn.Conv2d(1, 1, 1) for _ in range(12)]))
+
+
+def test_a_glob_for_several_layers_is_refused():
+    with pytest.raises(LayerError, match="'\\*' stands for 2 layers, '0', '1'; draw one at a time"):
+        kernels(nn.Sequential(nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1)), "*")

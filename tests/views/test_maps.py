@@ -73,9 +73,7 @@ def test_a_scale_per_kernel_is_shared_side_by_side():
 
 def test_a_given_scale_serves_many_pictures():
     scale = Scale(symmetric=True, vmax=5)
-    one, two = (
-        feature_maps(m, scale=scale) for m in (torch.full((1, 1, 1), 2.0), torch.tensor([[[2.0, 5.0]]]))
-    )
+    one, two = (feature_maps(m, scale=scale) for m in (torch.full((1, 1, 1), 2.0), torch.tensor([[[2.0, 5.0]]])))
     assert one.cells[0, :, 0, 0].equal(two.cells[0, :, 0, 0])
 
 

@@ -43,11 +43,7 @@ def test_any_number_of_images_and_the_same_bytes(b):
 def test_half_precision_and_logits_that_are_not_finite():
     axes = predictions(torch.rand(1, 3, 4, 4).half(), torch.randn(1, 3).bfloat16(), NAMES).figure().axes
     assert len(axes) == 2
-    odd = (
-        predictions(torch.rand(1, 3, 4, 4), torch.full((1, 3), float("nan")), NAMES, targets=[1])
-        .figure()
-        .axes[1]
-    )
+    odd = predictions(torch.rand(1, 3, 4, 4), torch.full((1, 3), float("nan")), NAMES, targets=[1]).figure().axes[1]
     assert odd.get_title(loc="left") == "✗ logits are not finite"
 
 

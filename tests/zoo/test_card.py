@@ -108,9 +108,7 @@ def test_impossible_cards(change, match):
         replace(TINY, **change)
 
 
-@pytest.mark.parametrize(
-    "wrap", [lambda s: s, lambda s: {"state_dict": s}, lambda s: {f"module.{k}": s[k] for k in s}]
-)
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s}, lambda s: {f"module.{k}": s[k] for k in s}])
 @pytest.mark.parametrize("suffix", ["pt", "pth"])
 def test_load_a_file(tmp_path, wrap, suffix):
     model = TINY.build()
@@ -195,9 +193,7 @@ def test_load_without_network(monkeypatch):
         raise URLError("no route to host")
 
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
-    with pytest.raises(
-        WeightsError, match=r"tried https://.*no route to host.*load\('alexnet-owt-7be5be79.pth'\)"
-    ):
+    with pytest.raises(WeightsError, match=r"tried https://.*no route to host.*load\('alexnet-owt-7be5be79.pth'\)"):
         card("alexnet").load()
 
 
@@ -219,6 +215,4 @@ def test_names_are_cards():
 
 
 def test_every_error_has_one_root():
-    assert all(
-        issubclass(e, FeatvizError) for e in (DtypeError, FileError, OptionError, ShapeError, WeightsError)
-    )
+    assert all(issubclass(e, FeatvizError) for e in (DtypeError, FileError, OptionError, ShapeError, WeightsError))

@@ -54,9 +54,7 @@ def test_files_that_are_no_images(tmp_path, pixels):
     (tmp_path / "a.png").write_text("hello")
     with pytest.raises(FileError, match="is not an image that Pillow can read"):
         read_image(tmp_path / "a.png")
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(
-        tmp_path / "b.png"
-    )
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "b.png")
     (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:5000])
     with pytest.raises(FileError, match="cannot read image"):
         read_image(tmp_path / "b.png")

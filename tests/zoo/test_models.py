@@ -97,9 +97,7 @@ def test_cards_fit_their_nets(name):
         warnings.simplefilter("error")
         model = known.build().eval()
     found = dict(model.named_modules())
-    assert all(
-        isinstance(found[layer], (nn.Conv2d, nn.Linear)) for layer in (known.low, known.middle, known.high)
-    )
+    assert all(isinstance(found[layer], (nn.Conv2d, nn.Linear)) for layer in (known.low, known.middle, known.high))
     out = model(torch.zeros(1, *known.input_size, device="meta"))
     if known.classes:
         assert out.shape == (1, len(known.classes))
@@ -125,9 +123,7 @@ def test_no_auxiliary_layer_is_a_landmark():
 def test_old_densenet_weights_fit(tmp_path):
     known = card("torchvision:densenet121")
     state = known.build().state_dict()
-    old = {
-        key.replace("norm1.", "norm.1.").replace("conv2.", "conv.2."): value for key, value in state.items()
-    }
+    old = {key.replace("norm1.", "norm.1.").replace("conv2.", "conv.2."): value for key, value in state.items()}
     torch.save(old, tmp_path / "old.pth")
     assert torch.equal(known.load(tmp_path / "old.pth").classifier.weight, state["classifier.weight"])
 

@@ -3,7 +3,7 @@
 from .activations import Activations
 from .modules import FeatureExtractor, FeatureTap
 from .select import layer_names
-from .session import capture
+from .session import capture, evaluating
 from .shapes import shapes
 
-__all__ = ["Activations", "FeatureExtractor", "FeatureTap", "capture", "layer_names", "shapes"]
+__all__ = ["Activations", "FeatureExtractor", "FeatureTap", "capture", "evaluating", "layer_names", "shapes"]

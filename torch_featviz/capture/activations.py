@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import LayerError
+from torch_featviz.errors import LayerError
+
 from .recorder import Recorder
 from .select import canonical, near
 from .values import map_tensors

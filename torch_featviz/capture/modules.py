@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..errors import LayerError
+from torch_featviz.errors import LayerError
+
 from .select import Layers, canonical, check_module
 from .session import Capture
 from .values import map_tensors

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from ..errors import DtypeError, LayerError, OptionError
+from torch_featviz.errors import DtypeError, LayerError, OptionError
 
 Layer: TypeAlias = str | type[nn.Module] | nn.Module
 Layers: TypeAlias = Layer | Iterable[Layer] | None

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..errors import LayerError
+from torch_featviz.errors import LayerError
+
 from .activations import Activations
 from .recorder import Recorder
 from .select import Layers, check_module, choose, names_of
@@ -78,6 +80,18 @@ class Capture:
         recorder, taps = self._open.pop()
         take_back(taps)
         recorder.close()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """`model.eval()` for the length of the block; afterwards each module's own flag is put back."""
+    flags = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, flag in flags.items():
+            module.training = flag
 
 
 def _whole_forward(model: nn.Module, recorder: Recorder) -> Callable[..., Any]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..errors import ShapeError
+from torch_featviz.errors import ShapeError
+
 from .select import Layers, unwrap
-from .session import capture
+from .session import capture, evaluating
 from .values import map_tensors
 
 
@@ -42,21 +42,10 @@ def shapes(model: nn.Module, *inputs: Sequence[int] | Tensor, layers: Layers = N
     ]
     tensors = {**dict(inner.named_parameters()), **dict(inner.named_buffers())}
     state = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
-    with capture(inner, layers) as acts, torch.no_grad(), torch.device("meta"), _evaluating(inner):
+    with capture(inner, layers) as acts, torch.no_grad(), torch.device("meta"), evaluating(inner):
         try:
             functional_call(inner, state, tuple(arguments))
         except (RuntimeError, ValueError) as error:
             sizes = ", ".join(str(tuple(argument.shape)) for argument in arguments)
             raise ShapeError(f"{type(inner).__name__} does not take inputs of size {sizes}: {error}") from error
     return {name: map_tensors(lambda tensor: tensor.shape, value) for name, value in acts.items()}
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    flags = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, flag in flags.items():
-            module.training = flag

@@ -1,5 +1,6 @@
 """Unit values to bytes: colour maps as lookup tables, and colours reserved for what is off the scale."""
 
+from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
 from functools import lru_cache
 
@@ -159,6 +160,6 @@ def _odd(unit: Tensor) -> list[tuple[int, Tensor]]:
     return list(enumerate((unit.isnan(), top, bottom, (unit > 1) & ~top, (unit < 0) & ~bottom)))
 
 
-def total(counts: Counts) -> int:
-    """All pixels drawn in a reserved colour."""
-    return sum(astuple(counts))
+def total_of(several: Iterable[Counts]) -> Counts:
+    """The sum of several counts, reason by reason."""
+    return Counts(*map(sum, zip(*map(astuple, several), strict=True)))

@@ -177,9 +177,7 @@ class _Grid:
         heading = _widest(sheet.columns)
         self.upright = heading > max(w, line)
         across, tall = (line, heading) if self.upright else (heading, line)
-        self.header = (
-            4 + max(tall if heading else 0, line if sheet.corner else 0) if heading or sheet.corner else 0
-        )
+        self.header = 4 + max(tall if heading else 0, line if sheet.corner else 0) if heading or sheet.corner else 0
         gap = 5
         if sheet.cells[0, 0].numel() == 1 and not sheet.labels:
             gap = 2 if sheet.inside else 1  # cells of one value each make a table, and tables are dense
@@ -243,9 +241,7 @@ def _widest(words: Iterable[str]) -> int:
     return max((text.width(t, _LABEL) for t in words), default=0)
 
 
-def paint(
-    maps: Tensor, scale: Scale, *, cmap: str | None = None, notes: tuple[str, ...] = ()
-) -> tuple[Tensor, Legend]:
+def paint(maps: Tensor, scale: Scale, *, cmap: str | None = None, notes: tuple[str, ...] = ()) -> tuple[Tensor, Legend]:
     """Values to coloured cells, and the legend that explains them.
 
     Args:
@@ -270,7 +266,5 @@ def paint(
     cmap = cmap or ("RdBu_r" if scale.symmetric else "viridis")
     if is_diverging(cmap) != scale.symmetric:
         kind = "a diverging" if scale.symmetric else "a sequential"
-        raise OptionError(
-            f"this scale needs {kind} map, got {cmap!r}; Scale(symmetric=True) declares signed data."
-        )
+        raise OptionError(f"this scale needs {kind} map, got {cmap!r}; Scale(symmetric=True) declares signed data.")
     return colorize(unit, cmap), Legend(scale, cmap, count(unit), notes)

@@ -4,8 +4,9 @@ from torch_featviz.views.confusion import confusion
 from torch_featviz.views.curves import curves
 from torch_featviz.views.kernels import kernels
 from torch_featviz.views.maps import feature_maps
+from torch_featviz.views.overview import overview
 from torch_featviz.views.pixels import pixels
 from torch_featviz.views.predictions import predictions
 from torch_featviz.views.samples import samples
 
-__all__ = ["confusion", "curves", "feature_maps", "kernels", "pixels", "predictions", "samples"]
+__all__ = ["confusion", "curves", "feature_maps", "kernels", "overview", "pixels", "predictions", "samples"]

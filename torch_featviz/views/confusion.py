@@ -9,9 +9,7 @@ from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.picture import Picture, Scale, Sheet, paint
 
 
-def confusion(
-    counts: Tensor | Sequence[Sequence[int]], classes: Sequence[str], *, title: str = ""
-) -> Picture:
+def confusion(counts: Tensor | Sequence[Sequence[int]], classes: Sequence[str], *, title: str = "") -> Picture:
     """A confusion matrix: counts in the cells, each row's shares as colours, the accuracy above.
 
     Args:
@@ -35,9 +33,7 @@ def confusion(
     if bool((table < 0).any()):
         raise OptionError(f"counts must be at least 0, got {int(table.min())}.")
     total, right = int(table.sum()), int(table.diagonal().sum())
-    accuracy = (
-        f"Accuracy {100 * right / total:.1f} % ({right:,} of {total:,})" if total else "No example counted"
-    )
+    accuracy = f"Accuracy {100 * right / total:.1f} % ({right:,} of {total:,})" if total else "No example counted"
     rows = table.sum(1, keepdim=True)
     shares = table.double() / rows.clamp(min=1)
     cells, legend = paint(shares.reshape(n * n, 1, 1, 1), Scale(vmin=0, vmax=1), notes=_notes(classes, rows))

@@ -15,9 +15,7 @@ _DASHES, _MARKS = ("-", "--", ":", "-."), "os^D"
 _PREFIXES = ("train", "valid", "val", "test")
 
 
-def curves(
-    history: Mapping[str, Mapping[str, Sequence[float]] | Sequence[float]], *, title: str = ""
-) -> Picture:
+def curves(history: Mapping[str, Mapping[str, Sequence[float]] | Sequence[float]], *, title: str = "") -> Picture:
     """Loss, accuracy and the like over epochs, one panel each, with every line's last value beside it.
 
     Args:
@@ -39,9 +37,7 @@ def curves(
     figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.1)
     if title:
         figure.suptitle(title, x=0.01, ha="left", weight="bold")
-    for axes, (name, lines) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
-    ):
+    for axes, (name, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         _draw(axes, name, lines)
     return Chart(figure)
 
@@ -50,9 +46,7 @@ def _panels(history: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:
     panels: dict[str, dict[str, list[float]]] = {}
     for name, lines in history.items():
         if isinstance(lines, Mapping):
-            panels.setdefault(name, {}).update(
-                {key: _numbers(f"{name}/{key}", v) for key, v in lines.items()}
-            )
+            panels.setdefault(name, {}).update({key: _numbers(f"{name}/{key}", v) for key, v in lines.items()})
             continue
         prefix, _, rest = name.partition("_")
         panel, key = (rest, prefix) if rest and prefix in _PREFIXES else (name, "")
@@ -119,6 +113,4 @@ def _label(axes: "Axes", lines: dict[str, list[float]]) -> None:
     down = max(0.0, places[-1] - 0.98)
     for place, (_, words, color) in zip(places, ends, strict=True):
         at_end = (1.02, place - down)
-        axes.annotate(
-            words, at_end, xycoords="axes fraction", va="center", color=color, annotation_clip=False
-        )
+        axes.annotate(words, at_end, xycoords="axes fraction", va="center", color=color, annotation_clip=False)

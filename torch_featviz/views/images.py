@@ -44,6 +44,4 @@ def unit_image(image: object, value_range: str = "unit") -> Tensor:
         return _SCALES[value_range](image)
     unit = image * image.new_tensor(_STD)[:, None, None] + image.new_tensor(_MEAN)[:, None, None]
     near = unit.clamp(0, 1)
-    return torch.where(
-        (unit - near).abs() < 1e-5, near, unit
-    )  # rounding on the way there and back is no clipping
+    return torch.where((unit - near).abs() < 1e-5, near, unit)  # rounding on the way there and back is no clipping

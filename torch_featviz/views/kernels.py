@@ -1,12 +1,12 @@
 """What the kernels of a convolution look like."""
 
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from torch_featviz.capture.select import resolve
 from torch_featviz.errors import LayerError, OptionError, ShapeError
 from torch_featviz.picture import Picture, Scale, Sheet, paint
 
@@ -108,12 +108,11 @@ def _planes(weight: Tensor) -> Tensor:
 
 
 def _resolve(model: nn.Module, layer: str) -> nn.Module:
-    names: dict[str, nn.Module] = dict(model.named_modules())
-    if layer not in names:
-        near = get_close_matches(layer, [n for n in names if n], n=3, cutoff=0.4)
-        close = f"close: {', '.join(map(repr, near))}" if near else _with_kernels(model)
-        raise LayerError(f"no layer {layer!r} in {type(model).__name__}; {close}.".replace("..", "."))
-    return names[layer]
+    found = resolve(model, layer)
+    if len(found) > 1:
+        several = ", ".join(map(repr, found))
+        raise LayerError(f"{layer!r} stands for {len(found)} layers, {several}; draw one at a time.")
+    return next(iter(found.values()))
 
 
 def _with_kernels(model: nn.Module) -> str:

@@ -47,11 +47,7 @@ def feature_maps(
             raise OptionError(f"{name} must be at least 1, got {value}.")
     fitted = (scale or Scale(symmetric=True)).fit(*stack.unbind(1))
     peak, dead = _peaks(stack)
-    order = (
-        peak.argsort(descending=True, stable=True)[:top]
-        if top
-        else torch.arange(channels, device=stack.device)
-    )
+    order = peak.argsort(descending=True, stable=True)[:top] if top else torch.arange(channels, device=stack.device)
     numbers = order.tolist()
 
     def pick(x: Any) -> Any:

@@ -33,9 +33,7 @@ def pixels(image: Tensor, *, scale: Scale | None = None, decimals: int = 2, titl
         raise DtypeError(f"image must be a tensor, got {type(image).__name__}; use torch.as_tensor.")
     planes = image[None] if image.dim() == 2 else image
     if planes.dim() != 3 or planes.shape[0] not in (1, 3) or not planes.numel():
-        raise ShapeError(
-            f"image must be 'h w', '1 h w' or '3 h w' and not empty, got shape {tuple(image.shape)}."
-        )
+        raise ShapeError(f"image must be 'h w', '1 h w' or '3 h w' and not empty, got shape {tuple(image.shape)}.")
     channels, height, width = planes.shape
     if max(height, width) > LIMIT:
         raise ShapeError(

@@ -74,9 +74,7 @@ def _check(images: Tensor, logits: Tensor, classes: Sequence[str], k: int, targe
     if not (isinstance(images, Tensor) and isinstance(logits, Tensor)):
         raise DtypeError(f"images and logits must be tensors, got {type(images)} and {type(logits)}.")
     if images.dim() != 4 or not 1 <= len(images) <= LIMIT:
-        raise ShapeError(
-            f"images must be 'b c h w' with b from 1 to {LIMIT}, got shape {tuple(images.shape)}."
-        )
+        raise ShapeError(f"images must be 'b c h w' with b from 1 to {LIMIT}, got shape {tuple(images.shape)}.")
     if tuple(logits.shape) != (len(images), len(classes)):
         expected = (len(images), len(classes))
         raise ShapeError(f"logits must be {expected} (images, classes), got shape {tuple(logits.shape)}.")

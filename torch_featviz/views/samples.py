@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.picture import Legend, Picture, Sheet, count, rgb
@@ -12,7 +13,7 @@ from torch_featviz.views.images import unit_image
 
 
 def samples(
-    dataset: Iterable[tuple[Any, Any]],
+    dataset: Iterable[tuple[Any, Any]] | Dataset[tuple[Any, Any]],
     *,
     n: int = 8,
     classes: Sequence[str] | None = None,
@@ -46,9 +47,7 @@ def samples(
     images = {i: [unit_image(image, value_range) for image in found.get(i, [])] for i in numbers}
     sizes = sorted({tuple(image.shape[1:]) for row in images.values() for image in row})
     if len(sizes) > 1:
-        raise ShapeError(
-            f"images must be of one size, got {sizes[0]} and {sizes[-1]}; add a Resize transform."
-        )
+        raise ShapeError(f"images must be of one size, got {sizes[0]} and {sizes[-1]}; add a Resize transform.")
     columns = max(len(row) for row in images.values())
     blank = torch.zeros(3, *sizes[0])
     units = torch.stack(
@@ -59,7 +58,7 @@ def samples(
     return Sheet(rgb(units), legend, title=title, ncols=columns, rows=tuple(labels), empty=empty)
 
 
-def _collect(dataset: Iterable[tuple[Any, Any]], n: int, names: Sequence[str] | None) -> dict[int, list[Any]]:
+def _collect(dataset: Any, n: int, names: Sequence[str] | None) -> dict[int, list[Any]]:
     """The first `n` images of each class; where the classes are listed, others are not even loaded."""
     found: dict[int, list[Any]] = {}
     targets = getattr(dataset, "targets", None)
@@ -70,19 +69,15 @@ def _collect(dataset: Iterable[tuple[Any, Any]], n: int, names: Sequence[str] | 
     for image, target in source:
         number = int(target)
         if names is not None and not 0 <= number < len(names):
-            raise OptionError(
-                f"class {number} has no name: {len(names)} classes are named; give all of them."
-            )
+            raise OptionError(f"class {number} has no name: {len(names)} classes are named; give all of them.")
         row = found.setdefault(number, [])
         if len(row) < n:
-            row.append(dataset[image][0] if targets is not None else image)  # type: ignore[index]
+            row.append(dataset[image][0] if targets is not None else image)
         elif names is not None and len(found) == len(names) and all(len(r) == n for r in found.values()):
             break
     return found
 
 
-def _missing(
-    labels: Sequence[str], numbers: Sequence[int], images: dict[int, list[Tensor]]
-) -> tuple[str, ...]:
+def _missing(labels: Sequence[str], numbers: Sequence[int], images: dict[int, list[Tensor]]) -> tuple[str, ...]:
     none = [label for label, i in zip(labels, numbers, strict=True) if not images[i]]
     return (f"no example of: {', '.join(none)}",) if none else ()

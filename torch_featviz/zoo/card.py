@@ -73,9 +73,7 @@ class ModelCard:
             FileError: there is no such file.
         """
         if path is None and self.weights is None:
-            raise WeightsError(
-                f"{self.name!r} has no published weights; train it, or pass a file: load('w.pt')."
-            )
+            raise WeightsError(f"{self.name!r} has no published weights; train it, or pass a file: load('w.pt').")
         state = read_state(path) if path is not None else fetch_state(self.weights or "", self.name)
         if self.rename is not None:
             state = {self.rename(key): value for key, value in state.items()}

@@ -194,8 +194,6 @@ def _pixels(data: Dataset[Any] | Iterable[Any]) -> Iterator[Tensor]:
         if not isinstance(image, Tensor):
             raise DtypeError(f"items must be tensors, got {type(image).__name__}; pass transform=to_tensor.")
         if image.ndim not in (3, 4) or not image.numel():
-            raise ShapeError(
-                f"images must be 'c h w' or 'b c h w' and not empty, got shape {tuple(image.shape)}."
-            )
+            raise ShapeError(f"images must be 'c h w' or 'b c h w' and not empty, got shape {tuple(image.shape)}.")
         channels_first = image if image.ndim == 3 else image.transpose(0, 1)
         yield channels_first.double().flatten(1)

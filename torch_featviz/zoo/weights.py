@@ -93,9 +93,7 @@ def plain(found: Any, source: str) -> State:
         found = found["state_dict"]
     named = isinstance(found, Mapping) and found and all(isinstance(v, Tensor) for v in found.values())
     if not named:
-        raise WeightsError(
-            f"{source!r} holds no state dict, got {type(found).__name__}; save model.state_dict()."
-        )
+        raise WeightsError(f"{source!r} holds no state dict, got {type(found).__name__}; save model.state_dict().")
     state: dict[str, Tensor] = dict(found)
     for prefix in WRAPPERS:
         if all(key.startswith(prefix) for key in state):

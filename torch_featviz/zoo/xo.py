@@ -32,9 +32,7 @@ class XONet(nn.Module):
         torch.Size([1, 2])
     """
 
-    def __init__(
-        self, channels: tuple[int, ...], hidden: tuple[int, ...], *, pool: bool = True, size: int = 116
-    ):
+    def __init__(self, channels: tuple[int, ...], hidden: tuple[int, ...], *, pool: bool = True, size: int = 116):
         super().__init__()
         features: OrderedDict[str, nn.Module] = OrderedDict()
         side = size

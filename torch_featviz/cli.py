@@ -1,0 +1,109 @@
+"""The `featviz` command: one line from a model's name to a picture."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from . import __version__, views
+from .capture import capture, evaluating
+from .demo import demo
+from .errors import FeatvizError, LayerError, OptionError
+from .picture import Picture
+from .zoo import ModelCard, card, names, read_image
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `featviz` with these arguments; 0 when all went well, 1 with a line on stderr when not."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except FeatvizError as error:
+        print(f"featviz: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("featviz: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="featviz", description=__doc__)
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("demo", help="train a small network here and now, and look at what it has learnt")
+    run.add_argument("--out", type=Path, default=Path("featviz-demo"), help="folder of the sheets (%(default)s)")
+    run.add_argument("--seed", type=int, default=0, help="of the drawings and the weights (%(default)s)")
+    run.add_argument("--epochs", type=int, help="train so long, instead of what is enough")
+    run.add_argument("--retrain", action="store_true", help="train again where an earlier run kept its network")
+    run.set_defaults(run=_demo)
+
+    for name, make, what in (
+        ("kernels", _kernels, "the kernels of one layer"),
+        ("maps", _maps, "the feature maps that one layer makes of an image"),
+        ("overview", _overview, "one map for each layer, first to last"),
+    ):
+        view = commands.add_parser(name, help=what, description=f"Draw {what}.")
+        view.add_argument("model", metavar="MODEL", help=f"{', '.join(names())}, or torchvision:NAME")
+        if name != "kernels":
+            view.add_argument("--image", type=Path, required=True, metavar="FILE", help="what the model is shown")
+        if name != "overview":
+            view.add_argument("--layer", metavar="NAME", help="default: the model's first convolution")
+        if name == "maps":
+            view.add_argument("--top", type=int, metavar="N", help="only the N maps with the highest values")
+        weights = view.add_mutually_exclusive_group()
+        weights.add_argument("--weights", type=Path, metavar="FILE", help="a state dict (.pt, .pth, .safetensors)")
+        weights.add_argument("--random", action="store_true", help="untrained: random weights")
+        view.add_argument("--out", type=Path, default=Path(f"{name}.png"), metavar="FILE", help="(%(default)s)")
+        view.set_defaults(run=_draw, make=make)
+    return parser
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    demo(arguments.out, seed=arguments.seed, epochs=arguments.epochs, retrain=arguments.retrain)
+
+
+def _draw(arguments: argparse.Namespace) -> None:
+    info = card(arguments.model)
+    if arguments.random:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = info.build().eval()
+    else:
+        model = info.load(arguments.weights)
+    print(arguments.make(arguments, info, model).save(arguments.out))
+
+
+def _layer(arguments: argparse.Namespace, info: ModelCard) -> str:
+    layer = arguments.layer or info.low
+    if not layer:
+        raise OptionError(f"{info.name} does not say where its kernels are; name a layer with --layer.")
+    return str(layer)
+
+
+def _input(arguments: argparse.Namespace, info: ModelCard) -> Tensor:
+    return info.preprocess(read_image(arguments.image))
+
+
+def _kernels(arguments: argparse.Namespace, info: ModelCard, model: nn.Module) -> Picture:
+    return views.kernels(model, _layer(arguments, info))
+
+
+def _maps(arguments: argparse.Namespace, info: ModelCard, model: nn.Module) -> Picture:
+    layer = _layer(arguments, info)
+    with evaluating(model), torch.no_grad(), capture(model, layer) as acts:
+        model(_input(arguments, info))
+    if len(acts) != 1:
+        raise LayerError(f"{layer!r} gave {len(acts)} outputs: {', '.join(acts)}; --layer names one that runs once.")
+    title = f"{info.name} {layer}: what it makes of {arguments.image.name}"
+    return views.feature_maps(next(iter(acts.values()))[0], top=arguments.top, title=title)
+
+
+def _overview(arguments: argparse.Namespace, info: ModelCard, model: nn.Module) -> Picture:
+    return views.overview(model, _input(arguments, info), title=f"{info.name} on {arguments.image.name}")

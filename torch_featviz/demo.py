@@ -1,0 +1,118 @@
+"""`featviz demo`: train a small network on drawn circles and crosses, then show what it has learnt."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from . import views
+from .capture import capture, evaluating
+from .errors import FileError
+from .picture import Picture, Scale
+from .zoo import XO, History, card, evaluate, train_xo
+from .zoo.xo import CLASSES
+
+STATE, HISTORY = "xo_deep.pt", "xo_deep.json"
+
+
+def demo(out: Path, *, seed: int = 0, epochs: int | None = None, retrain: bool = False) -> float:
+    """Train (or load what an earlier run kept), write all sheets to `out`, and return the held-out accuracy.
+
+    Raises:
+        FileError: `out` cannot be written to.
+    """
+    _check_folder(out)
+    kept = out / f"seed{seed}" / STATE
+    again = kept.exists() and not retrain and epochs is None
+    if again:
+        model, history = _load(kept)
+        print(f"Loaded the network that an earlier run trained ({kept}); --retrain begins anew.")
+    else:
+        print(f"Training xo_deep on 1,700 drawn circles and crosses (seed {seed}) ...", flush=True)
+        start = time.perf_counter()
+        model, history, _ = train_xo(seed) if epochs is None else train_xo(seed, epochs=epochs)
+        print(f"Trained {len(history.seconds)} epochs in {time.perf_counter() - start:.0f} s.")
+        _keep(kept, model, history)
+    test = XO("test", seed)
+    result = evaluate(model, DataLoader(test, batch_size=150))
+    print(f"Held-out accuracy: {result.accuracy:.1%} of {len(test)} drawings that it never saw.")
+    for name, picture in _sheets(model, history, result.confusion, result.logits, test):
+        print(f"  {picture.save(out / name)}")
+    print(_three_lines(out))
+    return result.accuracy
+
+
+def _sheets(
+    model: nn.Module, history: History, counts: Tensor, logits: Tensor, test: XO
+) -> Iterator[tuple[str, Picture]]:
+    info = card("xo_deep")
+    drawn = {name: next(test[i][0] for i in range(len(test)) if test[i][1] == k) for k, name in enumerate(CLASSES)}
+    yield "1-samples.png", views.samples(test, n=10, title="Drawn circles and crosses it never saw")
+    lines = {name: list(values) for name, values in asdict(history).items() if name != "seconds"}
+    yield "2-curves.png", views.curves(lines, title="Training, epoch by epoch")
+    yield "3-confusion.png", views.confusion(counts, CLASSES)
+    hard = logits.softmax(1).amax(1).argsort()[:6]  # the answers it was least sure of
+    images = torch.stack([test[int(i)][0] for i in hard])
+    truth = [test[int(i)][1] for i in hard]
+    yield "4-least-sure.png", views.predictions(images, logits[hard], CLASSES, k=2, targets=truth)
+    for number, layer in enumerate((info.low, info.middle, info.high), 1):
+        yield f"5-kernels-conv{number}.png", views.kernels(model, layer)
+    batch = torch.stack(list(drawn.values()))
+    with evaluating(model), torch.no_grad(), capture(model, nn.ReLU) as acts:
+        model(batch)
+    for level, number in (("low", 1), ("mid", 2), ("high", 3)):
+        maps = dict(zip(drawn, acts[f"features.relu{number}"], strict=True))
+        title = f"{level.capitalize()}-level: what conv{number} (after ReLU) makes of a circle and a cross"
+        yield f"6-maps-{level}.png", views.feature_maps(maps, scale=Scale(vmin=0), title=title)
+    for name, image in drawn.items():
+        title = f"A {name}, layer by layer: mean over channels"
+        yield f"7-overview-{name}.png", views.overview(model, image[None], title=title)
+
+
+def _three_lines(out: Path) -> str:
+    return f"""
+Look at the sheets in {out}. Three lines of Python make such a one:
+
+    import torch, torch_featviz as fv
+    model = fv.zoo.card("xo_deep").load("{out}/seed0/{STATE}")
+    fv.kernels(model, "features.conv1").save("kernels.png")
+"""
+
+
+def _check_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise FileError(f"cannot write to {out}: {error.strerror}; choose a folder with --out.") from error
+
+
+def _keep(path: Path, model: nn.Module, history: History) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _whole(path.parent / HISTORY, lambda aside: aside.write_text(json.dumps(asdict(history))))
+    _whole(path, lambda aside: torch.save(model.state_dict(), aside))
+
+
+def _whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write beside, then rename: what has the name is complete."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(aside)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _load(path: Path) -> tuple[nn.Module, History]:
+    fields = json.loads((path.parent / HISTORY).read_text())
+    return card("xo_deep").load(path), History(**{name: tuple(values) for name, values in fields.items()})

@@ -1,0 +1,87 @@
+"""A walk through the network: one map for each layer, first to last."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from torch_featviz.capture import capture, evaluating
+from torch_featviz.capture.select import Layers
+from torch_featviz.errors import LayerError, ShapeError
+from torch_featviz.picture import Legend, Picture, Scale, Sheet, colorize, count, enlarge, grid_columns, number
+from torch_featviz.picture.color import total_of
+
+_CMAP = "RdBu_r"
+_WHITE = 255
+
+
+def overview(model: nn.Module, images: Tensor, layers: Layers = None, *, title: str = "") -> Picture:
+    """What each layer makes of one image: its output's mean over channels, in order of execution.
+
+    Layers differ in range by orders of magnitude, so each map has a symmetric scale of its own, whose end stands
+    above it; all maps are enlarged by whole factors to about one size. The model runs once, in evaluation mode.
+
+    Args:
+        model: any module that takes `images` alone.
+        images: `1 c h w`, ready for the model (`card.preprocess`).
+        layers: as for `capture`; default all leaves. Layers whose output is no `1 c h w` are named in the legend.
+        title: above everything; default names the model.
+
+    Raises:
+        ShapeError: `images` is not one image.
+        LayerError: no such layer, or none of them returned maps.
+
+    Example:
+        >>> overview(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()), torch.rand(1, 1, 8, 8)).title
+        'Sequential, layer by layer: mean over channels'
+    """
+    if images.dim() != 4 or images.shape[0] != 1:
+        raise ShapeError(f"images must be one image '1 c h w', got shape {tuple(images.shape)}; take images[:1].")
+    with evaluating(model), torch.no_grad(), capture(model, layers) as acts:
+        model(images)
+    means = {key: value[0].float().mean(0) for key, value in acts.items() if _has_maps(value)}
+    if not means:
+        raise LayerError(f"none of {', '.join(map(repr, acts)) or 'the layers'} returned maps '1 c h w'.")
+    fitted = {key: Scale(symmetric=True).fit(mean) for key, mean in means.items()}
+    side = max(max(mean.shape) for mean in means.values())
+    units = {key: fitted[key](mean)[None, None] for key, mean in means.items()}
+    cells = torch.cat([_framed(colorize(unit, _CMAP), side) for unit in units.values()])
+    ends = torch.tensor([scale.vmax for scale in fitted.values()])[:, None, None, None]
+    legend = Legend(
+        Scale(symmetric=True, vmin=-ends, vmax=ends, per="kernel"),
+        _CMAP,
+        total_of(count(unit) for unit in units.values()),
+        _left_out([key for key in acts if key not in means], acts.not_run),
+    )
+    return Sheet(
+        cells,
+        legend,
+        title=title or f"{type(model).__name__}, layer by layer: mean over channels",
+        ncols=grid_columns(len(means)),
+        labels=tuple(
+            f"{key or 'model'}  {mean.shape[0]}×{mean.shape[1]}  ±{number(float(fitted[key].vmax or 0))}"
+            for key, mean in means.items()
+        ),
+    )
+
+
+def _has_maps(value: object) -> bool:
+    return isinstance(value, Tensor) and value.dim() == 4 and value.is_floating_point() and value.numel() > 0
+
+
+def _framed(cell: Tensor, side: int) -> Tensor:
+    """`1 3 h w` enlarged by the largest whole factor that fits, amid white paper: `1 3 side side`."""
+    height, width = cell.shape[2:]
+    cell = enlarge(cell, side // max(height, width))
+    left, top = (side - cell.shape[3]) // 2, (side - cell.shape[2]) // 2
+    return F.pad(cell, (left, side - cell.shape[3] - left, top, side - cell.shape[2] - top), value=_WHITE)
+
+
+def _left_out(flat: list[str], not_run: list[str]) -> tuple[str, ...]:
+    lines = []
+    for names, why in ((flat, "without maps"), (not_run, "not run")):
+        if names:
+            more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+            lines.append(f"{why}: {', '.join(names[:6])}{more}")
+    return tuple(lines)
