@@ -181,7 +181,7 @@ class _Grid:
         gap = 5
         if sheet.cells[0, 0].numel() == 1 and not sheet.labels:
             gap = 2 if sheet.inside else 1  # cells of one value each make a table, and tables are dense
-        self.place = max(h + self.above, line if sheet.rows else 0), max(w, _widest(sheet.labels) + 2, across)
+        self.place = max(h + self.above, line if sheet.rows else 0), max(w, _widest(sheet.labels) + 8, across)
         self.step_y, self.step_x = (side + gap for side in self.place)
         groups = (self.ncols - 1) // sheet.group if sheet.group > 1 else 0
         self.width = self.gutter + self.ncols * self.step_x - gap + groups * 10

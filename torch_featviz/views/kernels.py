@@ -44,7 +44,7 @@ def kernels(
     weight, notes = _weight(model_or_weight, layer)
     filters, channels, height, width = weight.shape
     title = f"Kernels of {layer}" if layer else "Kernels"
-    title += f": {filters} filters of {channels} × {height} × {width}"
+    title += f": {filters} filters of {channels}×{height}×{width}"
     fitted = (scale or Scale(symmetric=True)).fit(weight)
     if channels in (1, 3):
         cells, legend = paint(weight, fitted, notes=notes)

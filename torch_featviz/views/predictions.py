@@ -27,6 +27,7 @@ def predictions(
     k: int = 3,
     targets: Tensor | Sequence[int] | None = None,
     value_range: str = "unit",
+    title: str = "",
 ) -> Picture:
     """Each image with its most probable classes; right and wrong are told by sign, word and colour.
 
@@ -37,6 +38,7 @@ def predictions(
         k: classes shown per image.
         targets: `b` true classes, by number.
         value_range: `"unit"`, `"signed"`, `"byte"` or `"imagenet"`: what the values of images mean.
+        title: above everything.
     Raises:
         DtypeError: images or logits are not tensors of real values.
         ShapeError: numbers of images, logits, classes and targets do not agree, or there are too many images.
@@ -57,6 +59,8 @@ def predictions(
     down = -(-b // across)
     figure = Figure(figsize=(4.6 * across, max(1.9, 0.5 + 0.42 * k) * down), dpi=100)
     figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.1)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", weight="bold")
     grid = figure.add_gridspec(down, 2 * across, width_ratios=[1, 1.5] * across)
     for i in range(b):
         row, column = divmod(i, across)
