@@ -19,9 +19,9 @@ BUDGET = {"axes to png": 50.0, "make_grid": 5.0}
 
 
 @pytest.fixture(autouse=True)
-def _measured(benchmark):
+def _measured(request):
     """One thread, and only where benchmarks are asked for."""
-    if not benchmark.enabled:
+    if not request.config.getoption("benchmark_enable"):
         pytest.skip("needs --benchmark-enable")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

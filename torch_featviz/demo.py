@@ -63,8 +63,9 @@ def _sheets(
     hard = logits.softmax(1).amax(1).argsort()[:6]  # the answers it was least sure of
     images = torch.stack([test[int(i)][0] for i in hard])
     truth = [test[int(i)][1] for i in hard]
-    yield "4-least-sure.png", views.predictions(
-        images, logits[hard], CLASSES, k=2, targets=truth, title="The answers it was least sure of"
+    yield (
+        "4-least-sure.png",
+        views.predictions(images, logits[hard], CLASSES, k=2, targets=truth, title="The answers it was least sure of"),
     )
     for number, layer in enumerate((info.low, info.middle, info.high), 1):
         yield f"5-kernels-conv{number}.png", views.kernels(model, layer)

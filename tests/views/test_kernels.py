@@ -23,7 +23,7 @@ def test_colour_kernels_share_one_symmetric_scale_and_mid_grey_is_zero(net):
     assert (sheet.cells[2] == 128).all()
     assert sheet.labels == tuple("01234567")
     assert "red, green and blue each on this scale, mid-grey is 0" in sheet.legend.lines()
-    assert sheet.title == "Kernels of 0: 8 filters of 3 × 5 × 5"
+    assert sheet.title == "Kernels of 0: 8 filters of 3×5×5"
 
 
 def test_deep_kernels_are_a_table_of_out_by_in(net):
@@ -61,7 +61,7 @@ def test_a_module_alone_one_channel_depthwise_and_one_dimension():
     assert kernels(nn.Conv2d(1, 9, 3)).legend.cmap == "RdBu_r"
     assert len(kernels(nn.Conv2d(12, 12, 3, groups=12)).cells) == 12
     assert kernels(nn.Conv1d(1, 6, 9)).cells.shape == (6, 3, 1, 9)
-    assert kernels(nn.Conv1d(2, 6, 9)).title == "Kernels: 6 filters of 2 × 1 × 9"
+    assert kernels(nn.Conv1d(2, 6, 9)).title == "Kernels: 6 filters of 2×1×9"
     assert "in 2 groups" in kernels(nn.Conv2d(8, 8, 3, groups=2)).legend.notes[0]
 
 
@@ -70,7 +70,7 @@ def test_transposed_convolutions_are_shown_filter_by_filter(groups):
     conv = nn.ConvTranspose2d(4, 6, 3, groups=groups, bias=False)
     sheet = kernels(conv)
     out, within = 6, 4 // groups
-    assert sheet.title.startswith(f"Kernels: {out} filters of {within} ×")
+    assert sheet.title.startswith(f"Kernels: {out} filters of {within}×")
     x = torch.zeros(1, 4, 1, 1)
     x[0, 3] = 1  # the last input channel, alone, paints its kernels into its group's outputs
     painted = conv(x)[0].detach()

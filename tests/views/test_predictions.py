@@ -47,6 +47,14 @@ def test_half_precision_and_logits_that_are_not_finite():
     assert odd.get_title(loc="left") == "✗ logits are not finite"
 
 
+def test_pixels_outside_the_declared_range_are_counted():
+    images = torch.full((1, 1, 2, 2), 0.5)
+    assert predictions(images, torch.randn(1, 3), NAMES).figure().get_supxlabel() == ""
+    images[0, 0, 0, 0], images[0, 0, 0, 1] = 3.0, float("nan")
+    words = predictions(images, torch.randn(1, 3), NAMES).figure().get_supxlabel()
+    assert words == "1 px NaN, 1 px above the scale"
+
+
 def test_inputs_are_not_changed():
     images, logits = torch.randn(2, 3, 4, 4), torch.randn(2, 3)
     before = images.clone(), logits.clone()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
-from torch_featviz.picture import Chart, Picture, rgb
+from torch_featviz.picture import Chart, Legend, Picture, count, rgb
 from torch_featviz.picture.scale import as_float
 from torch_featviz.views.images import unit_image
 
@@ -61,6 +61,8 @@ def predictions(
     figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.1)
     if title:
         figure.suptitle(title, x=0.01, ha="left", weight="bold")
+    if marks := Legend(counts=count(units)).marks():
+        figure.supxlabel(", ".join(words for _, words in marks), fontsize=9)
     grid = figure.add_gridspec(down, 2 * across, width_ratios=[1, 1.5] * across)
     for i in range(b):
         row, column = divmod(i, across)
