@@ -7,6 +7,8 @@ It is a bound method of the module, so that a copy of the model made meanwhile r
 from __future__ import annotations
 
 from collections.abc import Callable, Container
+from functools import cache
+from inspect import CO_VARARGS, CO_VARKEYWORDS
 from types import FunctionType, MethodType
 from typing import Any, TypeAlias
 
@@ -30,7 +32,7 @@ def tap(layers: dict[str, nn.Module], recorder: Recorder, hook: Container[nn.Mod
     Modules in `hook` get a hook, and so do those that have hooks: these may change the output, and ours, registered
     last, sees what the caller will get.
     """
-    makers: dict[Callable[..., Any], Callable[[nn.Module, str], Callable[..., Any]]] = {}
+    makers: dict[Callable[..., Any], _Maker] = {}
     hook_all = bool(torch_module._global_forward_hooks)
     for name, module in layers.items():
         if module._forward_hooks or hook_all or (hook and module in hook):
@@ -41,7 +43,7 @@ def tap(layers: dict[str, nn.Module], recorder: Recorder, hook: Container[nn.Mod
         forward = type(module).forward if before is _ABSENT else forward_of(module)
         make = makers.get(forward)
         if make is None:
-            make = makers[forward] = (_one_argument if _takes_one(forward) else _any_arguments)(forward, recorder)
+            make = makers[forward] = _maker(forward, recorder)
         mine = MethodType(make(module, name), module)
         taps.append((slots, mine, before))
         slots["forward"] = mine
@@ -91,8 +93,10 @@ def forward_of(module: nn.Module) -> Callable[..., Any]:
 # What follows runs at every call of every captured layer. The makers are nested so that the layers of one class share
 # all that can be shared: in a network of small layers, the memory touched is the cost.
 
+_Maker: TypeAlias = Callable[[nn.Module, str], Callable[..., Any]]
 
-def _any_arguments(inner: Callable[..., Any], recorder: Recorder) -> Callable[[nn.Module, str], Callable[..., Any]]:
+
+def _any_arguments(inner: Callable[..., Any], recorder: Recorder) -> _Maker:
     def make(module: nn.Module, name: str) -> Callable[..., Any]:
         def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
             output = inner(self, *args, **kwargs)
@@ -105,33 +109,43 @@ def _any_arguments(inner: Callable[..., Any], recorder: Recorder) -> Callable[[n
     return make
 
 
-def _one_argument(inner: Callable[..., Any], recorder: Recorder) -> Callable[[nn.Module, str], Callable[..., Any]]:
-    """The same for `forward(self, x)`, which most layers have: packing arguments is half of the cost."""
-    absent, append = _ABSENT, recorder.records.append
-
-    def make(module: nn.Module, name: str) -> Callable[..., Any]:
-        def forward(self: nn.Module, x: Any = absent, /, **named: Any) -> Any:
-            if named or x is absent:
-                output = inner(self, **named) if x is absent else inner(self, x, **named)
-            else:
-                output = inner(self, x)
-            if self is module:
-                if name in recorder.careful:
-                    recorder.record(name, output)
+# The same for `forward(self, x)`, which most layers have: packing arguments is half of the cost. The stand-in must
+# have the very parameter, since callers may name it, and so it is written out for each name.
+_ONE_ARGUMENT = """
+def maker(inner_, recorder_):
+    append_, record_ = recorder_.records.append, recorder_.record
+    def make(module_, name_):
+        def forward(self, {argument}):
+            output_ = inner_(self, {argument})
+            if self is module_:
+                if name_ in recorder_.careful:
+                    record_(name_, output_)
                 else:
                     try:
-                        append((name, output, output._version))  # what record() would do, without the call
+                        append_((name_, output_, output_._version))  # what record() would do, without the call
                     except AttributeError:
-                        recorder.record(name, output)
-            return output
-
+                        record_(name_, output_)
+            return output_
         return forward
-
     return make
+"""
 
 
-def _takes_one(forward: Callable[..., Any]) -> bool:
-    if not isinstance(forward, FunctionType):
-        return False
-    code = forward.__code__
-    return code.co_argcount == 2 and code.co_kwonlyargcount == 0 and not code.co_flags & 0x0C  # no *args, **kwargs
+@cache
+def _one_argument(argument: str) -> Callable[[Callable[..., Any], Recorder], _Maker]:
+    namespace: dict[str, Any] = {}
+    exec(_ONE_ARGUMENT.format(argument=argument), namespace)
+    maker: Callable[[Callable[..., Any], Recorder], _Maker] = namespace["maker"]
+    return maker
+
+
+def _maker(forward: Callable[..., Any], recorder: Recorder) -> _Maker:
+    """What makes the stand-ins for all modules that have this `forward`."""
+    if isinstance(forward, FunctionType):
+        code = forward.__code__
+        takes_one = code.co_argcount == 2 and not (
+            code.co_kwonlyargcount or code.co_flags & (CO_VARARGS | CO_VARKEYWORDS)
+        )
+        if takes_one and not forward.__defaults__ and not code.co_varnames[1].endswith("_"):
+            return _one_argument(code.co_varnames[1])(forward, recorder)
+    return _any_arguments(forward, recorder)

@@ -1,0 +1,165 @@
+"""What capture costs, against hooks, the bare forward, and a forward unrolled by hand; all within one run.
+
+pytest benchmarks/test_capture.py --benchmark-enable -s
+"""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+
+from benchmarks.paired import added, paired
+from torch_featviz.capture import capture
+from torch_featviz.zoo import card
+
+LEAVES = 200
+
+# At most; the first two as shares of what a hook adds, the last two as ratios to a whole forward.
+BUDGET = {"per call": 0.35, "whole block": 0.5, "to bare": 1.01, "to unrolled": 1.005}
+
+
+@pytest.fixture(autouse=True)
+def _measured(request):
+    """One thread, no gradients, and only where benchmarks are asked for."""
+    if not request.config.getoption("benchmark_enable"):
+        pytest.skip("needs --benchmark-enable")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        yield
+    torch.set_num_threads(threads)
+
+
+def leaves() -> nn.Sequential:
+    return nn.Sequential(*(nn.ReLU() for _ in range(LEAVES)))
+
+
+def hooked(net: nn.Module) -> list:
+    """Hooks as one writes them by hand: each keeps its module's output."""
+    kept = {}
+
+    def keep(module, _inputs, output):
+        kept[module] = output
+
+    return [module.register_forward_hook(keep) for module in net]
+
+
+def test_a_captured_layer_costs_a_third_of_a_hook(benchmark):
+    bare, with_hooks, captured, x = leaves(), leaves(), leaves(), torch.randn(1, 8)
+    hooked(with_hooks)
+    with capture(captured):
+        captured(x)  # watched once; what was learnt stays with the model
+    with capture(captured):
+        benchmark(captured, x)
+        costs = added(lambda: bare(x), lambda: with_hooks(x), lambda: captured(x), rounds=401)
+    share = costs[1].median / costs[0].median
+    print(f"\nadded per layer: hook {costs[0].micro(LEAVES)}, capture {costs[1].micro(LEAVES)}: {share:.3f}")
+    benchmark.extra_info["of a hook"] = share
+    assert share <= BUDGET["per call"], f"{share:.3f} of a hook"
+
+
+def test_a_whole_block_costs_half_of_registering_and_removing_hooks(benchmark):
+    bare, with_hooks, captured, x = leaves(), leaves(), leaves(), torch.randn(1, 8)
+
+    def hooks_on_and_off():
+        handles = hooked(with_hooks)
+        with_hooks(x)
+        for handle in handles:
+            handle.remove()
+
+    def block():
+        with capture(captured):
+            captured(x)
+
+    benchmark(block)
+    costs = added(lambda: bare(x), hooks_on_and_off, block, rounds=401)
+    share = costs[1].median / costs[0].median
+    print(f"\nadded per layer: hooks {costs[0].micro(LEAVES)}, block {costs[1].micro(LEAVES)}: {share:.3f}")
+    benchmark.extra_info["of hooks on and off"] = share
+    assert share <= BUDGET["whole block"], f"{share:.3f} of hooks on and off"
+
+
+def alexnet_unrolled(net, x, keep):
+    for layer in net.features:
+        x = keep(F.relu(x) if isinstance(layer, nn.ReLU) else layer(x))
+    x = torch.flatten(keep(net.avgpool(x)), 1)
+    for layer in net.classifier:
+        x = keep(F.relu(x) if isinstance(layer, nn.ReLU) else layer(x))
+    return x
+
+
+def cifar_unrolled(net, x, keep):
+    for layer in net.features:
+        x = keep(F.relu(x) if isinstance(layer, nn.ReLU) else layer(x))
+    x = torch.flatten(x, 1)
+    for layer in net.classifier:
+        x = keep(F.relu(x) if isinstance(layer, nn.ReLU) else layer(x))
+    return x
+
+
+def resnet_unrolled(net, x, keep):
+    x = keep(net.maxpool(keep(F.relu(keep(net.bn1(keep(net.conv1(x))))))))
+    for block in (*net.layer1, *net.layer2, *net.layer3, *net.layer4):
+        y = keep(F.relu(keep(block.bn1(keep(block.conv1(x))))))
+        y = keep(block.bn2(keep(block.conv2(y))))
+        if block.downsample is not None:
+            x = keep(block.downsample[1](keep(block.downsample[0](x))))
+        x = keep(F.relu(y + x))
+    return keep(net.fc(torch.flatten(keep(net.avgpool(x)), 1)))
+
+
+NETS = {
+    "alexnet": (torchvision.models.alexnet, (1, 3, 224, 224), alexnet_unrolled),
+    "cifar_cnn_large": (card("cifar_cnn_large").build, (1, 3, 32, 32), cifar_unrolled),
+    "resnet18": (torchvision.models.resnet18, (1, 3, 224, 224), resnet_unrolled),
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_all_leaves_of_a_real_network(benchmark, name):
+    """Holding memory has its own cost, so the measure is a forward that holds the same outputs, written by hand."""
+    build, size, unroll = NETS[name]
+    bare, x = build().eval(), torch.randn(size)
+    captured = copy.deepcopy(bare, {id(tensor): tensor for tensor in bare.state_dict(keep_vars=True).values()})
+
+    def by_hand():
+        kept = []
+
+        def keep(output):
+            kept.append(output)
+            return output
+
+        unroll(bare, x, keep)
+        return kept
+
+    with capture(captured) as acts:
+        captured(x)
+        captured(x)
+        pairs = list(zip(acts.values(), by_hand(), strict=True))
+        assert all(torch.equal(a, b) for a, b in pairs)
+        benchmark(captured, x)
+        rounds = max(41, round(2.0 / benchmark.stats.stats.median))  # about the same time for each network
+        to_bare = paired(lambda: captured(x), lambda: bare(x), rounds=rounds)
+        to_unrolled = paired(lambda: captured(x), by_hand, rounds=rounds)
+    print(f"\n{name}: {to_bare} of bare, {to_unrolled} of unrolled by hand")
+    benchmark.extra_info.update({"of bare": str(to_bare), "of unrolled": str(to_unrolled)})
+    within = to_bare.median <= BUDGET["to bare"] or to_unrolled.median <= BUDGET["to unrolled"]
+    assert within, f"{to_bare} of bare, {to_unrolled} of unrolled by hand"
+
+
+def test_the_gate_can_fail(monkeypatch):
+    """A budget that nothing can hold fails, so a green run means something."""
+    monkeypatch.setitem(BUDGET, "per call", 0.0)
+    with pytest.raises(AssertionError, match="of a hook"):
+        test_a_captured_layer_costs_a_third_of_a_hook(_NoBenchmark())
+
+
+class _NoBenchmark:
+    def __init__(self):
+        self.extra_info = {}
+
+    def __call__(self, function, *args):
+        return function(*args)
