@@ -2,24 +2,29 @@
 
 import gc
 from collections.abc import Callable
-from statistics import median, quantiles
+from math import ceil, floor
+from statistics import median
 from time import perf_counter
 from typing import NamedTuple
 
 
 class Ratio(NamedTuple):
-    """Time of `a` over time of `b`: the median, and the middle half around it."""
+    """Time of `a` over time of `b`: the median, and where the true median lies with 95 % confidence."""
 
     median: float
     low: float
     high: float
 
+    def within(self, budget: float) -> bool:
+        """Whether the ratio may be at most `budget`: false once it is above with 97.5 % confidence."""
+        return self.low <= budget
+
     def __str__(self) -> str:
-        return f"{self.median:.3g} ({self.low:.3g} to {self.high:.3g})"
+        return f"{self.median:.4g} ({self.low:.4g} to {self.high:.4g})"
 
 
 class Added(NamedTuple):
-    """Seconds that one way takes longer than another: the median, and the middle half around it."""
+    """Seconds that one way takes longer than another: the median, and its 95 % confidence interval."""
 
     median: float
     low: float
@@ -33,18 +38,19 @@ class Added(NamedTuple):
 def paired(a: Callable[[], object], b: Callable[[], object], *, rounds: int = 15) -> Ratio:
     """Time `a` against `b`: warmed up, garbage collection off, and the order turned round every time."""
     times = _alternate([a, b], rounds)
-    return Ratio(*_middle([ta / tb for ta, tb in times]))
+    return Ratio(*_median([ta / tb for ta, tb in times]))
 
 
 def added(base: Callable[[], object], *ways: Callable[[], object], rounds: int = 15) -> list[Added]:
     """What each of `ways` takes longer than `base`, timed in the same manner."""
     times = _alternate([base, *ways], rounds)
-    return [Added(*_middle([row[i] - row[0] for row in times])) for i in range(1, len(ways) + 1)]
+    return [Added(*_median([row[i] - row[0] for row in times])) for i in range(1, len(ways) + 1)]
 
 
-def _middle(values: list[float]) -> tuple[float, float, float]:
-    low, _, high = quantiles(values, n=4)
-    return median(values), low, high
+def _median(values: list[float]) -> tuple[float, float, float]:
+    ordered, n = sorted(values), len(values)
+    reach = 0.98 * n**0.5  # of ranks around the middle one: the sign test's interval, whatever the distribution
+    return median(values), ordered[max(0, floor(n / 2 - reach))], ordered[min(n - 1, ceil(n / 2 + reach))]
 
 
 def _alternate(calls: list[Callable[[], object]], rounds: int) -> list[list[float]]:

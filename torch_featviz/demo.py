@@ -47,7 +47,7 @@ def demo(out: Path, *, seed: int = 0, epochs: int | None = None, retrain: bool =
     print(f"Held-out accuracy: {result.accuracy:.1%} of {len(test)} drawings that it never saw.")
     for name, picture in _sheets(model, history, result.confusion, result.logits, test):
         print(f"  {picture.save(out / name)}")
-    print(_three_lines(out))
+    print(_three_lines(out, kept))
     return result.accuracy
 
 
@@ -81,12 +81,12 @@ def _sheets(
         yield f"7-overview-{name}.png", views.overview(model, image[None], title=title)
 
 
-def _three_lines(out: Path) -> str:
+def _three_lines(out: Path, kept: Path) -> str:
     return f"""
 Look at the sheets in {out}. Three lines of Python make such a one:
 
     import torch, torch_featviz as fv
-    model = fv.zoo.card("xo_deep").load("{out}/seed0/{STATE}")
+    model = fv.zoo.card("xo_deep").load("{kept}")
     fv.kernels(model, "features.conv1").save("kernels.png")
 """
 

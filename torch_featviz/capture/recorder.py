@@ -21,6 +21,10 @@ class _Everything:
         return True
 
 
+_EVERYTHING = _Everything()
+_NOTHING = nullcontext()
+
+
 class Recorder:
     """Keeps each output, by reference where it can, as a copy where the network is known to overwrite it.
 
@@ -33,6 +37,7 @@ class Recorder:
         "_copied",
         "_detach",
         "_key",
+        "_learnt",
         "_setting",
         "_watch",
         "careful",
@@ -50,11 +55,12 @@ class Recorder:
         self.model = weakref.ref(model)
         self.forwards = 0
         self.running = False
-        self.careful: frozenset[str] | _Everything = _Everything()
+        self.careful: frozenset[str] | _Everything = _EVERYTHING
         self.open = True
         self._detach = detach
         self._setting = hash((tuple(names), setting))
         self._copied: frozenset[str] = frozenset()
+        self._learnt: dict[Hashable, frozenset[str] | None] = {}  # what `inplace` said so far
         self._watch: _Watch | None = None
 
     def begin(self) -> AbstractContextManager[Any]:
@@ -64,15 +70,17 @@ class Recorder:
         self.records.clear()
         model = self._live_model()
         inference = torch.is_inference_mode_enabled()
-        self._key = (self._setting, model.training, torch.is_grad_enabled(), inference)
-        copied = inplace.overwritten_layers(model, self._key)
+        key = self._key = (self._setting, model.training, torch.is_grad_enabled(), inference)
+        copied = self._learnt.get(key)
+        if copied is None:
+            copied = self._learnt[key] = inplace.overwritten_layers(model, key)
         if copied is None:
             self._watch = _Watch(self.records, copies=self._detach)
             return inplace.BeforeWrites(self._watch.before_write)
         self._copied = copied
         if not inference:  # tensors made in inference mode have no version: record() knows
             self.careful = copied
-        return nullcontext()
+        return _NOTHING
 
     def end(self, output: Any) -> None:
         """The forward is about to return `output`."""
@@ -86,7 +94,7 @@ class Recorder:
     def leave(self) -> None:
         """The forward is over, also where it raised."""
         self.running = False
-        self.careful = _Everything()
+        self.careful = _EVERYTHING
         self._watch = None
 
     def record(self, name: str, output: Any) -> None:
@@ -115,6 +123,7 @@ class Recorder:
         intact = versions_of(value) == versions
         if not intact and (model := self.model()) is not None:
             inplace.forget(model)  # should it have been the model itself: the next forward is watched again
+            self._learnt.clear()
         return value, bool(intact)
 
     def close(self) -> None:
