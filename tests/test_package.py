@@ -7,7 +7,7 @@ import torch_featviz as fv
 
 
 def test_import_is_light():
-    heavy = "('captum', 'matplotlib', 'lightning', 'transformers', 'ignite', 'torch._dynamo')"
+    heavy = "('captum', 'matplotlib', 'torchvision', 'lightning', 'transformers', 'ignite', 'torch._dynamo')"
     code = f"import torch_featviz, sys; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -151,7 +151,7 @@ def test_channel_stats_refuses(items, error, match):
         channel_stats(items)
 
 
-@pytest.mark.parametrize(("get", "name"), [(cifar10, "CIFAR-10"), (mnist, "MNIST")])
+@pytest.mark.parametrize(("get", "name"), [(cifar10, "CIFAR10"), (mnist, "MNIST")])
 def test_data_that_is_nowhere(tmp_path, monkeypatch, get, name):
     with pytest.raises(WeightsError, match=f"no {name} in .*; pass download=True"):
         get(tmp_path)

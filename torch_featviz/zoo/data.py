@@ -13,8 +13,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
-from torchvision import datasets  # type: ignore[import-untyped]
-from torchvision.transforms.functional import to_tensor  # type: ignore[import-untyped]
 
 from torch_featviz.errors import DtypeError, FileError, OptionError, ShapeError, WeightsError
 
@@ -122,30 +120,35 @@ def _between(reach: float, *shape: int) -> Tensor:
 
 
 def cifar10(
-    root: str | Path = "data", *, train: bool = True, download: bool = False, transform: Transform = to_tensor
-) -> datasets.CIFAR10:
+    root: str | Path = "data", *, train: bool = True, download: bool = False, transform: Transform | None = None
+) -> Dataset[Any]:
     """CIFAR-10 through torchvision: `3 32 32` in [0, 1] and a label below 10.
 
     Raises:
         WeightsError: the files are not there and may not, or cannot, be downloaded.
     """
-    return _had("CIFAR-10", root, lambda: datasets.CIFAR10(root, train, transform, download=download))
+    return _torchvision_data("CIFAR10", root, train, download, transform)
 
 
 def mnist(
-    root: str | Path = "data", *, train: bool = True, download: bool = False, transform: Transform = to_tensor
-) -> datasets.MNIST:
+    root: str | Path = "data", *, train: bool = True, download: bool = False, transform: Transform | None = None
+) -> Dataset[Any]:
     """MNIST through torchvision: `1 28 28` in [0, 1] and a label below 10.
 
     Raises:
         WeightsError: the files are not there and may not, or cannot, be downloaded.
     """
-    return _had("MNIST", root, lambda: datasets.MNIST(root, train, transform, download=download))
+    return _torchvision_data("MNIST", root, train, download, transform)
 
 
-def _had(name: str, root: str | Path, get: Callable[[], T]) -> T:
+def _torchvision_data(
+    name: str, root: str | Path, train: bool, download: bool, transform: Transform | None
+) -> Dataset[Any]:
+    from torchvision import datasets, transforms  # type: ignore[import-untyped]  # noqa: PLC0415  slow to import
+
     try:
-        return get()
+        data: Dataset[Any] = getattr(datasets, name)(root, train, transform or transforms.ToTensor(), download=download)
+        return data
     except (RuntimeError, OSError) as error:
         raise WeightsError(
             f"no {name} in {str(root)!r}: {error}; pass download=True where there is a network, "

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from torchvision import models  # type: ignore[import-untyped]
 
 from torch_featviz.errors import OptionError
 
@@ -35,6 +34,8 @@ def torchvision_card(name: str) -> ModelCard:
         >>> torchvision_card("resnet18").low
         'conv1'
     """
+    from torchvision import models  # type: ignore[import-untyped]  # noqa: PLC0415  slow to import
+
     known = models.list_models(module=models)
     if name not in known:
         close = ", ".join(repr(n) for n in get_close_matches(name, known, 3, 0.4))
