@@ -4,10 +4,10 @@ pytest benchmarks/test_capture.py --benchmark-enable -s
 """
 
 import copy
+from itertools import pairwise
 
 import pytest
 import torch
-import torch.nn.functional as F
 import torchvision
 from torch import nn
 
@@ -82,38 +82,37 @@ def test_a_whole_block_costs_half_of_registering_and_removing_hooks(benchmark):
     assert share <= BUDGET["whole block"], f"{share:.3f} of hooks on and off"
 
 
-def alexnet_unrolled(net, x, keep):
-    for layer in net.features:
-        x = keep(_kept(layer, x))
-    x = torch.flatten(keep(net.avgpool(x)), 1)
-    for layer in net.classifier:
-        x = keep(_kept(layer, x))
+def in_a_row(layers, x, keep):
+    """Each layer as the network runs it; what an in-place layer is about to overwrite has to be cloned."""
+    for layer, following in pairwise((*layers, None)):
+        x = layer(x)
+        keep(x.clone() if getattr(following, "inplace", False) else x)
     return x
 
 
-def _kept(layer, x):
-    """In-place layers would overwrite what is kept; whoever unrolls by hand calls the function instead."""
-    return F.relu(x) if getattr(layer, "inplace", False) else layer(x)
+def alexnet_unrolled(net, x, keep):
+    x = net.avgpool(in_a_row(net.features, x, keep))
+    keep(x)
+    return in_a_row(net.classifier, torch.flatten(x, 1), keep)
 
 
 def cifar_unrolled(net, x, keep):
-    for layer in net.features:
-        x = keep(_kept(layer, x))
-    x = torch.flatten(x, 1)
-    for layer in net.classifier:
-        x = keep(_kept(layer, x))
-    return x
+    return in_a_row(net.classifier, torch.flatten(in_a_row(net.features, x, keep), 1), keep)
 
 
 def resnet_unrolled(net, x, keep):
-    x = keep(net.maxpool(keep(F.relu(keep(net.bn1(keep(net.conv1(x))))))))
+    x = in_a_row([net.conv1, net.bn1, net.relu, net.maxpool], x, keep)
     for block in (*net.layer1, *net.layer2, *net.layer3, *net.layer4):
-        y = keep(F.relu(keep(block.bn1(keep(block.conv1(x))))))
-        y = keep(block.bn2(keep(block.conv2(y))))
-        if block.downsample is not None:
-            x = keep(block.downsample[1](keep(block.downsample[0](x))))
-        x = keep(F.relu(y + x))
-    return keep(net.fc(torch.flatten(keep(net.avgpool(x)), 1)))
+        y = block.bn2(in_a_row([block.conv1, block.bn1, block.relu, block.conv2], x, keep))
+        keep(y.clone())
+        y += x if block.downsample is None else in_a_row(block.downsample, x, keep)
+        x = block.relu(y)
+        keep(x)
+    x = net.avgpool(x)
+    keep(x)
+    x = net.fc(torch.flatten(x, 1))
+    keep(x)
+    return x
 
 
 NETS = {
@@ -132,13 +131,9 @@ def test_all_leaves_of_a_real_network(benchmark, name):
 
     kept = []  # until the next forward, as a capture does
 
-    def keep(output):
-        kept.append(output)
-        return output
-
     def by_hand():
         kept.clear()
-        return unroll(bare, x, keep)
+        return unroll(bare, x, kept.append)
 
     with capture(captured) as acts:
         captured(x)

@@ -107,12 +107,14 @@ class Recorder:
         else:
             copy = not self.running or name in self._copied
 
-        def own(tensor: Tensor) -> Tensor:
-            kept = tensor.detach() if self._detach else tensor
-            return kept.clone() if copy else kept
-
-        value = map_tensors(own, output)
+        if not copy:
+            value = output if isinstance(output, Tensor) else map_tensors(_same, output)
+        else:
+            value = map_tensors(self._copy, output)
         self.records.append((name, value, versions_of(value)))
+
+    def _copy(self, tensor: Tensor) -> Tensor:
+        return (tensor.detach() if self._detach and tensor.requires_grad else tensor).clone()
 
     def read(self, position: int) -> tuple[Any, bool]:
         """What record `position` holds, detached, and whether it is still what the layer returned."""
@@ -164,6 +166,10 @@ class _Watch:
             if self._copies:
                 value = map_tensors(Tensor.clone, value)
                 self._records[position] = (name, value, versions_of(value))
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def versions_of(value: Any) -> Any:
