@@ -91,7 +91,7 @@ def _circle(rng: np.random.Generator) -> list[Path]:
     if style < 0.5:  # closed, a little over or a little under
         paths = [_arc(rng, start, way * (TURN + rng.normal(0.1, 0.25)))]
     elif style < 0.66:  # open
-        paths = [_arc(rng, start, way * (TURN - rng.uniform(0.15, 1.1)))]
+        paths = [_arc(rng, start, way * (TURN - rng.uniform(0.15, 0.8)))]
     elif style < 0.8:  # gone round again
         paths = [_arc(rng, start, way * TURN * rng.uniform(1.1, 2.4))]
     elif style < 0.88:  # two halves
@@ -156,11 +156,11 @@ def _place(paths: list[Path], rng: np.random.Generator, side: int) -> list[Pen]:
     shaped = [path @ frame.T for path in paths]
     every = np.concatenate(shaped)
     low, high = every.min(0), every.max(0)
-    size = side * (rng.uniform(0.25, 0.4) if rng.random() < 0.08 else rng.uniform(0.4, 0.97))
+    size = side * rng.uniform(0.36, 0.97)
     pen = min(float(np.exp(rng.uniform(np.log(1.4), np.log(14)))), 0.17 * size)
     scale = (size - pen) / (high - low).max()
     room = side - scale * (high - low) - pen
-    lean = rng.beta(2, 2, 2) if rng.random() < 0.6 else rng.uniform(-0.02, 1.02, 2)
+    lean = rng.beta(2, 2, 2) if rng.random() < 0.6 else rng.uniform(0, 1, 2)
     corner = pen / 2 + room * lean
     return [Pen((path - low) * scale + corner, _pressure(rng, len(path), pen)) for path in shaped]
 

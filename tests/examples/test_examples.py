@@ -1,0 +1,119 @@
+"""Each example, run as its reader would run it, on small settings."""
+
+import importlib.util
+import re
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from torch_featviz.zoo import card
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def sheets(folder):
+    """The names of all sheets in a folder, each a whole PNG that is not blank."""
+    names = sorted(path.name for path in folder.glob("*.png"))
+    for name in names:
+        with Image.open(folder / name) as image:
+            image.load()
+            assert image.format == "PNG"
+            assert min(image.size) > 60
+            low, high = image.convert("L").getextrema()
+            assert high - low > 100
+    return names
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def fail(*_args, **_kwargs):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr("urllib.request.urlopen", fail)
+    monkeypatch.setattr("torch.hub.urlopen", fail)
+
+
+def test_filters(tmp_path, capsys):
+    assert load("filters").main(["--out", str(tmp_path)]) == 0
+    assert len(sheets(tmp_path)) == 11
+    said = capsys.readouterr().out
+    assert "before the ReLU: (1, 4, 253, 253)" in said
+    assert "after the ReLU and 2×2 max-pool: (1, 4, 126, 126)" in said
+
+
+def test_filters_on_a_file_that_is_no_image(tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("hello")
+    assert load("filters").main(["--image", str(tmp_path / "notes.txt"), "--out", str(tmp_path)]) == 1
+    assert "not an image that Pillow can read" in capsys.readouterr().err
+
+
+def test_xo(tmp_path, capsys):
+    nets = ["xo", "xo_deep"]
+    assert load("xo").main(["--out", str(tmp_path), "--epochs", "1", "--nets", *nets]) == 0
+    assert len(sheets(tmp_path)) == 1 + (2 + 2 * 2) + (2 + 2 * 3)
+    said = capsys.readouterr().out
+    for name in nets:
+        parameters = sum(p.numel() for p in card(name).build().parameters())
+        assert re.search(rf"{name} +{parameters:,} +\d+\.\d%", said)
+
+
+def pictures(n):
+    """Images that a net can tell apart by their brightness."""
+    return [(torch.full((3, 32, 32), (i % 10) / 10) + 0.02 * torch.rand(3, 32, 32), i % 10) for i in range(n)]
+
+
+@pytest.mark.parametrize("name", ["cifar_mlp", "cifar_cnn", "cifar_cnn_large"])
+def test_cifar_nets(name, tmp_path):
+    example = load("cifar")
+    accuracy = example.run(card(name), pictures(40), pictures(20), tmp_path, epochs=1, batch=20)
+    assert 0 <= accuracy <= 1
+    assert len(sheets(tmp_path)) == (3 if name == "cifar_mlp" else 5)
+    assert card(name).load(tmp_path / f"{name}.pt")
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_cifar_from_start_to_end(tmp_path, capsys, monkeypatch):
+    example = load("cifar")
+    monkeypatch.setattr(example, "cifar10", lambda *_args, train, **_kwargs: pictures(60 if train else 30))
+    assert example.main(["--three", "--epochs", "1", "--out", str(tmp_path), "--limit", "50"]) == 0
+    said = capsys.readouterr().out
+    assert "cifar_cnn_3" in said
+    assert "channels: mean [" in said
+    assert "samples.png" in sheets(tmp_path)
+
+
+@pytest.mark.parametrize("options", [[], ["--download"]])
+def test_cifar_without_data_or_network(options, tmp_path, capsys, no_network):
+    assert load("cifar").main(["--data", str(tmp_path), *options]) == 1
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("cifar: no CIFAR10 in")
+    assert "download=True" in said
+
+
+def test_alexnet_from_local_weights(tmp_path, capsys):
+    torch.manual_seed(0)
+    for name, build in (("alexnet", torchvision.models.alexnet), ("vgg11", torchvision.models.vgg11)):
+        torch.save(build().state_dict(), tmp_path / f"{name}.pth")
+    arguments = ["--weights", str(tmp_path / "alexnet.pth"), "--vgg-weights", str(tmp_path / "vgg11.pth")]
+    assert load("alexnet").main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    assert len(sheets(tmp_path / "out")) == 7
+    assert len(re.findall(r"\d+\.\d% ", capsys.readouterr().out)) == 5
+
+
+def test_alexnet_without_network(tmp_path, capsys, no_network, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    assert load("alexnet").main(["--out", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("alexnet: ")
+    assert "no route to host" in said
