@@ -85,31 +85,35 @@ def fit(
         steps = max(10, epochs * len(train_loader))  # a shorter cycle has no way up
         schedule = OneCycleLR(optimizer, lr, steps, pct_start=0.2)
     rows: list[tuple[float, ...]] = []
+    bar = tqdm(total=epochs * len(train_loader), unit="batch", mininterval=0.5, disable=not progress)
     try:
         for epoch in range(1, epochs + 1):
             start = time.perf_counter()
-            bar = tqdm(train_loader, f"epoch {epoch}/{epochs}", leave=epoch == epochs, disable=not progress)
-            with bar, _flags(model, training=True):
-                trained = _epoch(model, bar, optimizer, schedule, augment)
+            bar.set_description(f"epoch {epoch}/{epochs}", refresh=False)
+            with _flags(model, training=True):
+                trained = _epoch(model, train_loader, bar, optimizer, schedule, augment=augment)
             tested = evaluate(model, valid_loader) if valid_loader is not None else None
             valid = (tested.loss, tested.accuracy) if tested else (nan, nan)
             rows.append((*trained, *valid, time.perf_counter() - start))
     finally:
+        bar.close()
         optimizer.zero_grad()
     return History(*zip(*rows, strict=True))
 
 
 def _epoch(
     model: nn.Module,
+    loader: Loader,
     bar: tqdm[Any],
     optimizer: Optimizer,
     schedule: LRScheduler | None,
+    *,
     augment: Augment | None,
 ) -> tuple[float, float]:
     """One pass; the mean loss and the accuracy while learning."""
     device = _device(model)
     loss_sum, right, seen = 0.0, 0, 0
-    for inputs, labels in bar:
+    for inputs, labels in loader:
         images, truth = inputs.to(device), labels.to(device)
         logits = model(images if augment is None else augment(images))
         loss = F.cross_entropy(logits, truth)
@@ -123,6 +127,7 @@ def _epoch(
         loss_sum, seen = loss_sum + value * len(truth), seen + len(truth)
         right += int((logits.argmax(1) == truth).sum())
         bar.set_postfix(loss=f"{loss_sum / seen:.3f}", accuracy=f"{right / seen:.3f}", refresh=False)
+        bar.update()
     return loss_sum / seen, right / seen
 
 

@@ -127,25 +127,10 @@ def _cross(rng: np.random.Generator) -> list[Path]:
     (a, b), (c, d) = (
         (-reach[i] * way[i] + middle[i] * way[1 - i], reach[i + 2] * way[i] + middle[i] * way[1 - i]) for i in (0, 1)
     )
-    bend, style = abs(_about(rng, 0.07)), rng.random()
-    if style < 0.88:
-        paths = [_line(rng, a, b, bend), _line(rng, c, d, bend)]
-    elif style < 0.92:  # back to back, as in )(
-        gap = rng.uniform(-0.08, 0.02)
-        across = (way[0] - way[1]) / np.linalg.norm(way[0] - way[1])
-        t = np.linspace(-1, 1, 26)[:, None]
-        along = np.array([-across[1], across[0]])
-        paths = [side * across * (gap + 0.75 * np.abs(t) ** rng.uniform(1.1, 1.7)) + along * t for side in (-1, 1)]
-    elif style < 0.93:  # four arms that nearly meet
-        paths = [_line(rng, rng.normal(0, 0.05, 2), end, bend) for end in (a, b, c, d)]
-    elif style < 0.96:  # in one go, the pen staying down between the two lines
-        loop = _line(rng, b, c, 0.2 + bend) if rng.random() < 0.5 else _line(rng, b, d, 0.2 + bend)
-        last = _line(rng, loop[-1], d if np.allclose(loop[-1], c) else c, bend)
-        paths = [np.concatenate([_line(rng, a, b, bend), loop, last])]
-    else:  # each line drawn over once more
-        paths = [
-            _line(rng, p + rng.normal(0, 0.06, 2), q + rng.normal(0, 0.06, 2), bend) for p, q in 2 * [(a, b), (c, d)]
-        ]
+    bend = abs(_about(rng, 0.07))
+    paths = [_line(rng, a, b, bend), _line(rng, c, d, bend)]
+    if rng.random() < 0.05:  # each line drawn over once more
+        paths += [_line(rng, p + rng.normal(0, 0.06, 2), q + rng.normal(0, 0.06, 2), bend) for p, q in ((a, b), (c, d))]
     return [_shaken(rng, path) for path in paths]
 
 

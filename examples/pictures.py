@@ -1,0 +1,34 @@
+"""Makes the pictures of the README: a minute of training, then three sheets. `python examples/pictures.py`"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import filters
+import torch
+
+import torch_featviz as fv
+from torch_featviz.zoo import XO, train_xo
+
+PICTURES = Path(__file__).parent / "pictures"
+
+
+def main() -> None:
+    model, _, result = train_xo(0)
+    print(f"held-out accuracy {result.accuracy:.1%}")
+    fv.kernels(model, "features.conv1").save(PICTURES / "kernels.png")
+    test = XO("test")
+    drawn = {kind: test[next(i for i in range(len(test)) if test[i][1] == k)][0] for k, kind in enumerate(test.classes)}
+    with torch.no_grad(), fv.capture(model, "features.relu1") as acts:
+        model(torch.stack(list(drawn.values())))
+    maps = dict(zip(drawn, acts["features.relu1"], strict=True))
+    title = "What the first convolution, after its ReLU, makes of a circle and a cross"
+    fv.feature_maps(maps, scale=fv.Scale(vmin=0), title=title).save(PICTURES / "maps.png")
+    with tempfile.TemporaryDirectory() as folder:
+        filters.show_edges(filters.read_photo(None), Path(folder))
+        (PICTURES / "sobel.png").write_bytes((Path(folder) / "3-edges.png").read_bytes())
+
+
+if __name__ == "__main__":
+    main()
