@@ -16,12 +16,12 @@ from torch.utils.data import DataLoader
 
 from . import views
 from .capture import capture, evaluating
-from .errors import FileError
+from .errors import FileError, WeightsError
 from .picture import Picture, Scale
 from .zoo import XO, History, card, evaluate, train_xo
 from .zoo.xo import CLASSES
 
-STATE, HISTORY = "xo_deep.pt", "xo_deep.json"
+STATE = "xo_deep.pt"
 
 
 def demo(out: Path, *, seed: int = 0, epochs: int | None = None, retrain: bool = False) -> float:
@@ -32,7 +32,7 @@ def demo(out: Path, *, seed: int = 0, epochs: int | None = None, retrain: bool =
     """
     _check_folder(out)
     kept = out / f"seed{seed}" / STATE
-    again = kept.exists() and not retrain and epochs is None
+    again = kept.exists() and kept.with_suffix(".json").exists() and not retrain and epochs is None
     if again:
         model, history = _load(kept)
         print(f"Loaded the network that an earlier run trained ({kept}); --retrain begins anew.")
@@ -102,7 +102,7 @@ def _check_folder(out: Path) -> None:
 
 def _keep(path: Path, model: nn.Module, history: History) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    _whole(path.parent / HISTORY, lambda aside: aside.write_text(json.dumps(asdict(history))))
+    _whole(path.with_suffix(".json"), lambda aside: aside.write_text(json.dumps(asdict(history))))
     _whole(path, lambda aside: torch.save(model.state_dict(), aside))
 
 
@@ -117,5 +117,9 @@ def _whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def _load(path: Path) -> tuple[nn.Module, History]:
-    fields = json.loads((path.parent / HISTORY).read_text())
-    return card("xo_deep").load(path), History(**{name: tuple(values) for name, values in fields.items()})
+    try:
+        fields = json.loads(path.with_suffix(".json").read_text())
+        history = History(**{name: tuple(fields[name]) for name in History.__dataclass_fields__})
+    except (ValueError, TypeError, KeyError) as error:
+        raise WeightsError(f"{path.with_suffix('.json')} is not what an earlier run wrote; --retrain.") from error
+    return card("xo_deep").load(path), history

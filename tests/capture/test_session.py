@@ -1,11 +1,13 @@
 """The life of a capture: what it yields, and that it leaves nothing behind."""
 
 import copy
+import gc
 import io
 import pickle
 from collections import namedtuple
 from contextlib import ExitStack
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -91,12 +93,13 @@ def test_every_call_is_kept_under_its_own_key():
     with torch.no_grad(), capture(model) as acts:
         model(x)
         expected = [model.body.weight]  # noqa: F841 - readable inside the block
+    with torch.no_grad():
         first = model.again(acts["body"])
     assert list(acts)[:4] == ["body", "again#1", "again#2", "again#3"]
     assert torch.equal(acts["again#1"], first)
     assert torch.equal(acts["again#2"], model.again(first).detach())
     assert next(value.data_ptr() for value in acts.calls("again")) == acts["again#1"].data_ptr()
-    with pytest.raises(LayerError, match=r"layer 'again' ran 4 times: take one of 'again#1', 'again#2'"):
+    with pytest.raises(LayerError, match=r"layer 'again' ran 3 times: take one of 'again#1', 'again#2'"):
         acts["again"]
     assert "again" not in acts
     assert acts.get("again#9", 5) == 5
@@ -176,15 +179,15 @@ def test_an_interrupt_while_entering_leaves_nothing(monkeypatch, instance_state)
     before = instance_state(model)
     from torch_featviz.capture import tap
 
-    real, count = tap.MethodType, []
+    real, count = tap.forward_of, []
 
-    def interrupted(function, module):
+    def interrupted(module):
         count.append(module)
         if len(count) == 3:
             raise KeyboardInterrupt
-        return real(function, module)
+        return real(module)
 
-    monkeypatch.setattr(tap, "MethodType", interrupted)
+    monkeypatch.setattr(tap, "forward_of", interrupted)
     with pytest.raises(KeyboardInterrupt):
         capture(model).__enter__()
     assert instance_state(model) == before
@@ -327,3 +330,161 @@ def test_dtypes_are_kept(dtype):
     with capture(model) as acts:
         model(torch.ones(1, 2, dtype=dtype))
     assert acts["0"].dtype == dtype
+
+
+def test_parts_called_alone_keep_their_latest_call():
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    with torch.no_grad(), capture(model) as acts:
+        for value in range(50):
+            latest = model[0](torch.full((1, 2), float(value)))
+    assert list(acts) == ["0"]
+    assert torch.equal(acts["0"], latest)
+
+
+def test_training_does_not_grow():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 1))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    counts = []
+    with capture(model) as acts:
+        for step in range(60):
+            model(torch.randn(3, 4)).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            assert len(acts) == 3
+            if step in (20, 59):
+                gc.collect()
+                counts.append(len(gc.get_objects()))
+    assert abs(counts[1] - counts[0]) < 50
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_checkpointed_forward_that_runs_again_is_no_second_call(reentrant):
+    from torch.utils.checkpoint import checkpoint
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 3), nn.Sequential(nn.Linear(3, 3), nn.ReLU(inplace=True))
+
+        def forward(self, x):
+            return checkpoint(self.b, self.a(x), use_reentrant=reentrant)
+
+    model = Net()
+    for _ in range(2):
+        with capture(model) as acts:
+            output = model(torch.ones(2, 3))
+            kept = acts["b.0"].clone()
+            output.sum().backward()
+        assert list(acts) == ["a", "b.0", "b.1"]
+        assert torch.equal(acts["b.0"], kept)
+
+
+def test_what_the_caller_overwrites_is_copied_once_that_was_seen():
+    class Whole(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.features = nn.Sequential(nn.Linear(3, 3))
+
+        def forward(self, x):
+            return torch.relu_(self.features(x))
+
+    model, x = Whole(), -torch.ones(1, 3)
+    expected = model.features(x).detach()
+    with torch.no_grad(), capture(model.features, "0") as acts:
+        model(x)
+        with pytest.raises(LayerError, match="changed in place"):
+            acts["0"]
+        model(x)
+        assert torch.equal(acts["0"], expected)
+
+
+def test_inference_mode_is_watched_every_time():
+    class Sometimes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x):
+            y = self.layer(x).transpose(0, 1).contiguous()  # a view when there is one row
+            return y.mul_(0)
+
+    model = Sometimes()
+    with torch.inference_mode(), capture(model) as acts:
+        for rows in (8, 1, 8, 1):
+            x = torch.randn(rows, 4)
+            model(x)
+            assert torch.equal(acts["layer"], nn.functional.linear(x, *model.layer.parameters()))
+
+
+def test_an_input_made_in_inference_mode():
+    model = nn.Sequential(nn.Identity(), nn.Linear(4, 4))
+    with torch.inference_mode():
+        x = torch.randn(2, 4)
+    with torch.no_grad(), capture(model) as acts:
+        for _ in range(2):
+            model(x)
+    assert torch.equal(acts["0"], x)
+
+
+def test_a_compiled_model_runs_uncompiled_and_does_not_pile_up():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True))
+    x = torch.randn(2, 4)
+    compiled = torch.compile(model, backend="eager")
+    with torch.no_grad():
+        compiled(x)
+        with capture(compiled) as acts:
+            for _ in range(5):
+                compiled(x)
+        assert list(acts) == ["0", "1"]
+        assert torch.equal(acts["0"], model[0](x))
+
+
+class Static(nn.Module):
+    @staticmethod
+    def forward(x):
+        return x + 1
+
+
+class Odd(nn.Module):
+    def forward(this, self):
+        return self * 2
+
+
+@pytest.mark.parametrize("kind", [Static, Odd])
+def test_forwards_that_are_no_plain_methods(kind):
+    model = nn.Sequential(kind())
+    with capture(model) as acts:
+        output = model(torch.ones(1))
+    assert torch.equal(acts["0"], output)
+
+
+class Pair2(tuple):
+    def __new__(cls, a, b):
+        return super().__new__(cls, (a, b))
+
+
+class Model(nn.Module):
+    def __init__(self, make):
+        super().__init__()
+        self.make = make
+
+    def forward(self, x):
+        return self.make(x)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda x: Pair2(x, x), lambda x: nn.BatchNorm2d(1), lambda x: MappingProxyType({"a": x})]
+)
+def test_an_odd_output_never_breaks_the_forward(make):
+    model = nn.Sequential(Model(make))
+    with capture(model) as acts:
+        output = model(torch.ones(1))
+    assert type(acts["0"]) is type(output)
+
+
+def test_only_names_are_read():
+    model = nn.Sequential(nn.Linear(1, 1))
+    with capture(model) as acts:
+        model(torch.ones(1, 1))
+    with pytest.raises(LayerError, match="read by layer name, got 0"):
+        acts[0]

@@ -87,6 +87,8 @@ class Activations(Mapping[str, Any]):
         return self._positions
 
     def _name(self, key: str) -> str:
+        if not isinstance(key, str):
+            raise LayerError(f"activations are read by layer name, got {key!r:.80}; list(acts) has all that ran.")
         layer, mark, call = key.partition("#")
         if layer not in self._recorder.names and (model := self._recorder.model()) is not None:
             layer = canonical(model, layer)

@@ -30,11 +30,6 @@ def learn(model: nn.Module, circumstances: Hashable, names: frozenset[str]) -> N
     _learnt.setdefault(model, {})[circumstances] = names
 
 
-def forget(model: nn.Module) -> None:
-    """Drop all that was learnt of `model`: its forward no longer does what it did."""
-    _learnt.pop(model, None)
-
-
 class BeforeWrites(TorchDispatchMode):
     """Calls `notice(tensor)` just before any operator writes to `tensor`."""
 

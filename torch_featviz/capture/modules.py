@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from torch_featviz.errors import LayerError
 
-from .select import Layers, canonical, check_module
+from .select import Layers, canonical, check_module, listed
 from .session import Capture
 from .values import map_tensors
 
@@ -59,16 +59,15 @@ class FeatureExtractor(_Transparent):
 
     def __init__(self, model: nn.Module, layers: Layers = None) -> None:
         super().__init__(model)
-        self.layers = layers if layers is None or isinstance(layers, (str, type, nn.Module)) else list(layers)
+        self.layers = None if layers is None else listed(layers)  # a list, even of modules, registers no child
         Capture(model, self.layers)  # a wrong name is an error now, not at the first batch
+        self._asked = {canonical(model, layer) for layer in self.layers or () if isinstance(layer, str)}
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         with Capture(self.module, self.layers, detach=False) as acts:
             self.module(*args, **kwargs)
-        asked = [self.layers] if isinstance(self.layers, str) else self.layers if isinstance(self.layers, list) else []
-        names = {canonical(self.module, entry) for entry in asked if isinstance(entry, str)}
         for name in acts.not_run:
-            if name in names:
+            if name in self._asked:
                 raise LayerError(f"layer {name!r} did not run; the forward never called it.")
         return dict(acts)
 

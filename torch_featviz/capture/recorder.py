@@ -30,7 +30,7 @@ class Recorder:
 
     `records` are the calls of the latest forward, in order. `careful` are the layers whose outputs must come through
     `record()`; a tap may append those of the others by itself. Outside a forward of the whole model (when only a part
-    of it is called) every output is copied, and calls add up until the next one.
+    of it is called) every output is copied, and each layer keeps its latest call.
     """
 
     __slots__ = (
@@ -59,6 +59,7 @@ class Recorder:
         self.open = True
         self._detach = detach
         self._setting = hash((tuple(names), setting))
+        self._key: Hashable = None
         self._copied: frozenset[str] = frozenset()
         self._learnt: dict[Hashable, frozenset[str] | None] = {}  # what `inplace` said so far
         self._watch: _Watch | None = None
@@ -70,26 +71,26 @@ class Recorder:
         self.records.clear()
         model = self._live_model()
         inference = torch.is_inference_mode_enabled()
-        key = self._key = (self._setting, model.training, torch.is_grad_enabled(), inference)
-        copied = self._learnt.get(key)
-        if copied is None:
+        key = self._key = (self._setting, model.training, torch.is_grad_enabled())
+        copied = None if inference else self._learnt.get(key)
+        if copied is None and not inference:
             copied = self._learnt[key] = inplace.overwritten_layers(model, key)
-        if copied is None:
+        if copied is None:  # in inference mode always: tensors have no version there, so nothing learnt can be checked
             self._watch = _Watch(self.records, copies=self._detach)
             return inplace.BeforeWrites(self._watch.before_write)
-        self._copied = copied
-        if not inference:  # tensors made in inference mode have no version: record() knows
-            self.careful = copied
+        self._copied = self.careful = copied
         return _NOTHING
 
-    def end(self, output: Any) -> None:
-        """The forward is about to return `output`."""
+    def end(self, seen: Any) -> None:
+        """The forward is about to return; `seen` is all that its caller holds: arguments and result."""
         if self._watch is None:
             return
-        if torch.is_inference_mode_enabled():  # the caller may change it, and no version would tell
-            for tensor in tensors(output):
+        if torch.is_inference_mode_enabled():  # the caller may change what it holds, and no version would tell
+            for tensor in tensors(seen):
                 self._watch.before_write(tensor)
-        inplace.learn(self._live_model(), self._key, frozenset(self._watch.overwritten))
+            return
+        self._copied = frozenset(self._watch.overwritten)
+        inplace.learn(self._live_model(), self._key, self._copied)
 
     def leave(self) -> None:
         """The forward is over, also where it raised."""
@@ -99,14 +100,16 @@ class Recorder:
 
     def record(self, name: str, output: Any) -> None:
         """Keep `output` as the next call of layer `name`."""
-        if not self.open:
-            return
+        if not self.open or (not self.running and torch._C._current_graph_task_id() != -1):
+            return  # closed, or a checkpointed forward that the backward runs again
         if self._watch is not None:
             self._watch.holds(output, len(self.records))
             copy = not self._detach  # now: one made below autograd, just before a write, is not in the graph
         else:
             copy = not self.running or name in self._copied
-
+        if not self.running:  # nothing says where a call of a mere part belongs: the layer's latest one is kept
+            self.forwards += 1
+            self.records[:] = [record for record in self.records if record[0] != name]
         if not copy:
             value = output if isinstance(output, Tensor) else map_tensors(_same, output)
         else:
@@ -122,11 +125,12 @@ class Recorder:
         if self._detach and any(tensor.requires_grad for tensor in tensors(value)):
             value = map_tensors(Tensor.detach, value)
             self.records[position] = (name, value, versions)
-        intact = versions_of(value) == versions
+        now = versions_of(value)
+        intact = now in (versions, [])
         if not intact and (model := self.model()) is not None:
-            inplace.forget(model)  # should it have been the model itself: the next forward is watched again
+            inplace.learn(model, self._key, self._copied | {name})  # the next forward copies it in time
             self._learnt.clear()
-        return value, bool(intact)
+        return value, intact
 
     def close(self) -> None:
         """The block is over: let go of the autograd graph."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import TypeAlias
 
@@ -20,12 +20,13 @@ _WRAPPER_PARTS = ("module", "_orig_mod")
 
 def unwrap(model: nn.Module) -> nn.Module:
     """The model inside any number of DataParallel, DistributedDataParallel and torch.compile wrappers."""
-    while (inner := _inside(model)) is not None:
+    while (inner := inside(model)) is not None:
         model = inner
     return model
 
 
-def _inside(module: nn.Module) -> nn.Module | None:
+def inside(module: nn.Module) -> nn.Module | None:
+    """What a wrapper wraps; None for any other module."""
     if "_orig_mod" in module._modules:  # torch.compile's OptimizedModule, told without importing Dynamo
         return module._modules["_orig_mod"]
     return module._modules["module"] if isinstance(module, (DataParallel, DistributedDataParallel)) else None
@@ -91,7 +92,7 @@ def choose(model: nn.Module, names: dict[nn.Module, str], layers: Layers) -> dic
     """`resolve`, given what `names_of(model)` said."""
     if layers is None:
         return {name: module for module, name in names.items() if not module._modules or _only_none(module)}
-    asked = [layers] if isinstance(layers, (str, type, nn.Module)) else list(layers)
+    asked = listed(layers)
     if not asked:
         raise OptionError("layers is empty; name at least one layer, or leave it out for all leaves.")
     known = {name: module for module, name in names.items()}
@@ -99,11 +100,19 @@ def choose(model: nn.Module, names: dict[nn.Module, str], layers: Layers) -> dic
     return {name: module for name, module in known.items() if name in chosen}
 
 
+def listed(layers: Layers) -> list[Layer]:
+    """`layers` as a list, also where it is one layer; what is no layer is kept for `choose` to refuse."""
+    if layers is None:
+        return []
+    single = isinstance(layers, (str, type, nn.Module)) or not isinstance(layers, Iterable)
+    return [layers] if single else list(layers)  # type: ignore[list-item, arg-type]
+
+
 def canonical(model: nn.Module, name: str) -> str:
-    """`name` as `layers_of` spells it: wrapper prefixes left out, a shared module under its first name."""
+    """`name` as `names_of` spells it: wrapper prefixes left out, a shared module under its first name."""
     module = model
     for part in name.split(".") if name else ():
-        while part not in module._modules and (inner := _inside(module)) is not None:
+        while part not in module._modules and (inner := inside(module)) is not None:
             module = inner
         child = module._modules.get(part)
         if child is not None:
@@ -113,29 +122,30 @@ def canonical(model: nn.Module, name: str) -> str:
     return names_of(model).get(unwrap(module), name)
 
 
-def _names(model: nn.Module, known: dict[str, nn.Module], entry: Layer) -> Iterator[str]:
-    found: Iterable[str]
+def _names(model: nn.Module, known: dict[str, nn.Module], entry: Layer) -> Iterable[str]:
+    """The known names that one entry stands for."""
+    where = type(unwrap(model)).__name__
     if isinstance(entry, str):
-        name = entry if entry in known else canonical(model, entry)
+        if (name := entry if entry in known else canonical(model, entry)) in known:
+            return [name]
         bare = ".".join(part for part in entry.split(".") if part not in _WRAPPER_PARTS)
-        globbed = ([n for n in known if n and fnmatchcase(n, glob)] for glob in (entry, bare))
-        found = [name] if name in known else next(filter(None, globbed), [])
-        message = f"no layer {entry!r} in {type(unwrap(model)).__name__}; {near(entry, known)}"
-        message += f"layer_names(model) lists all {len(known) - 1}."
-    elif isinstance(entry, nn.Module):
+        for glob in (entry, bare):
+            if found := [n for n in known if n and fnmatchcase(n, glob)]:
+                return found
+        lists = f"layer_names(model) lists all {len(known) - 1}."
+        raise LayerError(f"no layer {entry!r} in {where}; {near(entry, known)}{lists}")
+    if isinstance(entry, nn.Module):
         target = unwrap(entry)
-        found = [name for name, module in known.items() if module is target]
-        message = f"this {type(entry).__name__} is no layer of the {type(unwrap(model)).__name__} given."
-    elif isinstance(entry, type) and issubclass(entry, nn.Module):
-        found = [name for name, module in known.items() if isinstance(module, entry)]
+        if found := [name for name, module in known.items() if module is target]:
+            return found
+        raise LayerError(f"this {type(entry).__name__} is no layer of the {where} given.")
+    if isinstance(entry, type) and issubclass(entry, nn.Module):
+        if found := [name for name, module in known.items() if isinstance(module, entry)]:
+            return found
         counts = Counter(type(module).__name__ for name, module in known.items() if name)
         types = ", ".join(f"{kind} ({count})" for kind, count in counts.most_common(6))
-        message = f"no layer of type {entry.__name__} in {type(unwrap(model)).__name__}; it has {types}."
-    else:
-        raise DtypeError(f"a layer is a name, a glob, a module type or a module, got {entry!r}.")
-    if not found:
-        raise LayerError(message)
-    yield from found
+        raise LayerError(f"no layer of type {entry.__name__} in {where}; it has {types or 'no layers'}.")
+    raise DtypeError(f"a layer is a name, a glob, a module type or a module, got {entry!r}.")
 
 
 def near(name: str, known: Iterable[str]) -> str:

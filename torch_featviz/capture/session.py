@@ -14,7 +14,7 @@ from torch_featviz.errors import LayerError
 
 from .activations import Activations
 from .recorder import Recorder
-from .select import Layers, check_module, choose, names_of
+from .select import Layers, check_module, choose, inside, names_of
 from .tap import Taps, forward_of, stand_in, take_back, tap
 
 
@@ -22,18 +22,22 @@ def capture(model: nn.Module, layers: Layers = None) -> Capture:
     """Record what `layers` of `model` return, for each forward run inside the `with` block.
 
     Args:
-        model: any eager `nn.Module`; may be wrapped in DistributedDataParallel or DataParallel.
+        model: any eager `nn.Module`; may be wrapped in DistributedDataParallel, or DataParallel on one device. A
+            compiled model runs uncompiled inside the block.
         layers: names, globs (`*` also crosses dots), module types, module objects, one or several of them;
             None for all leaves. A wrapper's prefix (`module.`, `_orig_mod.`) may be given or left out.
 
     Returns:
         A context manager that yields `Activations`, a read-only mapping from layer name to what the layer returned,
-        in order of execution. Tensors are the network's own (no copy, on their device), detached; only those that
+        in order of execution (outside a forward of the whole model, when only parts of it are called, each layer
+        keeps its latest call). Tensors are the network's own (no copy, on their device), detached; only those that
         the network goes on to overwrite in place are copied. A new forward replaces what the last one left.
 
     Raises:
-        LayerError: a layer that `model` does not have; the model has not been touched then.
+        LayerError: a layer that `model` does not have, or cannot be captured; the model has not been touched then.
         DtypeError, OptionError: `model` or `layers` of a wrong kind.
+
+    Hooks added inside the block are not seen. Two threads must not capture one model at the same time.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True))
@@ -50,6 +54,9 @@ class Capture:
 
     def __init__(self, model: nn.Module, layers: Layers, *, detach: bool = True) -> None:
         check_module(model)
+        if isinstance(model, nn.DataParallel) and len(model.device_ids) > 1:
+            raise LayerError("DataParallel copies its model at each call; capture model.module on one device.")
+        self._compiled = any("_orig_mod" in m._modules or m._compiled_call_impl is not None for m in _chain(model))
         names = names_of(model)
         self._modules = list(names)
         self._model = self._modules[0]
@@ -65,7 +72,10 @@ class Capture:
         self._open.append((recorder, taps))
         try:
             tap(self._layers, recorder, _inside_fast_paths(self._modules), taps)
-            stand_in(self._model, _whole_forward(self._model, recorder), taps)
+            forward = _whole_forward(self._model, recorder)
+            if self._compiled:
+                forward = torch.compiler.disable(forward)  # type: ignore[no-untyped-call]
+            stand_in(self._model, forward, taps)
         except BaseException:
             self._leave()
             raise
@@ -84,10 +94,11 @@ class Capture:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """`model.eval()` for the length of the block; afterwards each module's own flag is put back."""
+    """Every module in evaluation mode for the length of the block; afterwards each one's own flag is put back."""
     flags = {module: module.training for module in model.modules()}
     try:
-        model.eval()
+        for module in flags:
+            module.training = False  # and not eval(), which modules may override to change their weights
         yield
     finally:
         for module, flag in flags.items():
@@ -104,12 +115,20 @@ def _whole_forward(model: nn.Module, recorder: Recorder) -> Callable[..., Any]:
         try:
             with recorder.begin():
                 output = inner(self, *args, **kwargs)
-                recorder.end(output)
+                recorder.end((args, kwargs, output))
             return output
         finally:
             recorder.leave()
 
+    forward.__wrapped__ = inner  # type: ignore[attr-defined]  # inspect.signature() still tells the model's own
     return forward
+
+
+def _chain(model: nn.Module) -> Iterator[nn.Module]:
+    """The model and every wrapper around it, outermost first."""
+    yield model
+    while (inner := inside(model)) is not None:
+        yield (model := inner)
 
 
 def _refuse_scripted(layers: dict[str, nn.Module]) -> None:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.nn.parameter import is_lazy
 
 from torch_featviz.errors import ShapeError
 
-from .select import Layers, unwrap
-from .session import capture, evaluating
+from .select import Layers, check_module, unwrap
+from .session import capture
 from .values import map_tensors
 
 
 def shapes(model: nn.Module, *inputs: Sequence[int] | Tensor, layers: Layers = None) -> dict[str, Any]:
     """What shape each layer returns, in order of execution, for inputs of the given sizes.
 
-    The forward runs on the meta device, in evaluation mode: no memory, no arithmetic, nothing of `model` changed.
+    A copy of the model without weights runs on the meta device, in evaluation mode: no memory, no arithmetic, and
+    nothing of `model` changes.
 
     Args:
         model: any module whose forward does not look at values.
@@ -36,16 +38,44 @@ def shapes(model: nn.Module, *inputs: Sequence[int] | Tensor, layers: Layers = N
         >>> shapes(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten()), (1, 3, 32, 32))
         {'0': torch.Size([1, 8, 30, 30]), '1': torch.Size([1, 7200])}
     """
-    inner = unwrap(model)
-    arguments = [
-        size.to("meta") if isinstance(size, Tensor) else torch.empty(tuple(size), device="meta") for size in inputs
-    ]
-    tensors = {**dict(inner.named_parameters()), **dict(inner.named_buffers())}
-    state = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
-    with capture(inner, layers) as acts, torch.no_grad(), torch.device("meta"), evaluating(inner):
+    check_module(model)
+    inner = _on_meta(unwrap(model))
+    arguments = [_argument(size) for size in inputs]
+    with capture(inner, layers) as acts, torch.no_grad(), torch.device("meta"):
         try:
-            functional_call(inner, state, tuple(arguments))
+            inner(*arguments)
         except (RuntimeError, ValueError) as error:
             sizes = ", ".join(str(tuple(argument.shape)) for argument in arguments)
             raise ShapeError(f"{type(inner).__name__} does not take inputs of size {sizes}: {error}") from error
     return {name: map_tensors(lambda tensor: tensor.shape, value) for name, value in acts.items()}
+
+
+def _argument(size: Sequence[int] | Tensor) -> Tensor:
+    if isinstance(size, Tensor):
+        return size.to("meta")
+    try:
+        return torch.empty(tuple(size), device="meta")
+    except (TypeError, RuntimeError) as error:
+        raise ShapeError(
+            f"an input is given by its size, as in (1, 3, 32, 32), or as a tensor; got {size!r}."
+        ) from error
+
+
+def _on_meta(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode, each of whose tensors is on the meta device; nothing is allocated."""
+    twins: dict[int, Any] = {}
+    for module in model.modules():
+        for tensor in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()):
+            if isinstance(tensor, Tensor):
+                twins[id(tensor)] = _twin(tensor)
+    copy = deepcopy(model, twins)
+    for module in copy.modules():
+        module.training = False
+    return copy
+
+
+def _twin(tensor: Tensor) -> Tensor:
+    if is_lazy(tensor):
+        return type(tensor)(device="meta")  # type: ignore[call-arg]
+    empty = torch.empty_like(tensor, device="meta", requires_grad=False)
+    return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty

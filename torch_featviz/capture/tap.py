@@ -40,7 +40,7 @@ def tap(layers: dict[str, nn.Module], recorder: Recorder, hook: Container[nn.Mod
             continue
         slots = module.__dict__
         before = slots.get("forward", _ABSENT)
-        forward = type(module).forward if before is _ABSENT else forward_of(module)
+        forward = forward_of(module)
         make = makers.get(forward)
         if make is None:
             make = makers[forward] = _maker(forward, recorder)
@@ -82,9 +82,7 @@ def _hook(name: str, recorder: Recorder) -> Callable[..., None]:
 
 def forward_of(module: nn.Module) -> Callable[..., Any]:
     """What `module.forward` is now, as a function that is given the module first."""
-    if "forward" not in module.__dict__:
-        return type(module).forward
-    own = module.__dict__["forward"]
+    own = module.forward
     if isinstance(own, MethodType) and own.__self__ is module:
         return own.__func__
     return lambda _module, *args, **kwargs: own(*args, **kwargs)
@@ -123,7 +121,7 @@ def maker(inner_, recorder_):
                 else:
                     try:
                         append_((name_, output_, output_._version))  # what record() would do, without the call
-                    except AttributeError:
+                    except (AttributeError, RuntimeError):  # no tensor; no version in inference mode
                         record_(name_, output_)
             return output_
         return forward
@@ -146,6 +144,6 @@ def _maker(forward: Callable[..., Any], recorder: Recorder) -> _Maker:
         takes_one = code.co_argcount == 2 and not (
             code.co_kwonlyargcount or code.co_flags & (CO_VARARGS | CO_VARKEYWORDS)
         )
-        if takes_one and not forward.__defaults__ and not code.co_varnames[1].endswith("_"):
+        if takes_one and not forward.__defaults__ and not code.co_varnames[1].endswith(("_", "self")):
             return _one_argument(code.co_varnames[1])(forward, recorder)
     return _any_arguments(forward, recorder)

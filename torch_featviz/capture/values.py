@@ -17,6 +17,13 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     """
     if isinstance(value, Tensor):
         return function(value)
+    try:
+        return _rebuild(function, value)
+    except (TypeError, AttributeError, RecursionError):  # a container that cannot be made anew is kept itself
+        return value
+
+
+def _rebuild(function: Callable[[Tensor], Any], value: Any) -> Any:
     if isinstance(value, tuple):
         items = (map_tensors(function, item) for item in value)
         return type(value)._make(items) if hasattr(value, "_make") else type(value)(items)
@@ -30,7 +37,8 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         changed = copy(value)
         for field in dataclasses.fields(value):
-            object.__setattr__(changed, field.name, map_tensors(function, getattr(value, field.name)))
+            if hasattr(value, field.name):
+                object.__setattr__(changed, field.name, map_tensors(function, getattr(value, field.name)))
         return changed
     return value
 

@@ -43,8 +43,8 @@ class XO(Dataset[tuple[Tensor, int]]):
     def __init__(self, split: Split = "train", seed: int = 0) -> None:
         if split not in SPLITS:
             raise OptionError(f"split must be one of {get_args(Split)}, got {split!r}.")
-        if seed < 0:
-            raise OptionError(f"seed must be 0 or above, got {seed}.")
+        if not 0 <= seed < 2**63:
+            raise OptionError(f"seed must be 0 or above and below 2**63, got {seed}.")
         self.split, self.seed = split, seed
         self._drawn: dict[int, Tensor] = {}
 

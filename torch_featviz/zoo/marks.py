@@ -113,7 +113,7 @@ def _line(rng: np.random.Generator, a: Array, b: Array, bend: float) -> Path:
     """From `a` to `b`, bowed to a side or into an S by about `bend` of its length."""
     t = np.linspace(0, 1, 26)
     across = np.array([a[1] - b[1], b[0] - a[0]])
-    bow = rng.normal(0, bend) * np.sin(np.pi * t) + rng.normal(0, bend / 3) * np.sin(TURN * t)
+    bow = _about(rng, bend) * np.sin(np.pi * t) + _about(rng, bend / 3) * np.sin(TURN * t)
     return np.asarray(a + (b - a) * t[:, None] + across * bow[:, None])
 
 
@@ -127,7 +127,7 @@ def _cross(rng: np.random.Generator) -> list[Path]:
     (a, b), (c, d) = (
         (-reach[i] * way[i] + middle[i] * way[1 - i], reach[i + 2] * way[i] + middle[i] * way[1 - i]) for i in (0, 1)
     )
-    bend = abs(_about(rng, 0.07))
+    bend = abs(_about(rng, 0.05))
     paths = [_line(rng, a, b, bend), _line(rng, c, d, bend)]
     if rng.random() < 0.05:  # each line drawn over once more
         paths += [_line(rng, p + rng.normal(0, 0.06, 2), q + rng.normal(0, 0.06, 2), bend) for p, q in ((a, b), (c, d))]

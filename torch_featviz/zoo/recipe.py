@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -15,7 +18,6 @@ from .xo import XONet, xo_deep
 EPOCHS = 34
 BATCH = 20
 LR = 4e-3
-PAPER = 0.85  # grey of the usual background
 
 
 def train_xo(
@@ -38,7 +40,7 @@ def train_xo(
     if epochs < 1:
         raise OptionError(f"epochs must be at least 1, got {epochs}.")
     train, valid, test = (XO(split, seed) for split in ("train", "valid", "test"))
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _one_thread():
         torch.manual_seed(seed)
         net = xo_deep() if model is None else model
         _begin(net)
@@ -57,15 +59,33 @@ def train_xo(
         return net, history, evaluate(net, DataLoader(test, 75))
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """A net this small gains little from a second core, and waits for it where that is busy; and sums of floats, so
+    the result of a seed, do not depend on how many cores there are.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _begin(net: XONet) -> None:
-    """He's weights, and a first layer that is silent on blank paper."""
+    """He's weights; the first layer's filters come in pairs of opposite sign and sum to 0, so that each is silent on
+    blank paper of any grey and none is deaf to ink.
+    """
     for module in net.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             nn.init.zeros_(module.bias)
-    first = net.get_submodule("features.conv1")
+    weight = net.get_parameter("features.conv1.weight")
+    half = len(weight) // 2
     with torch.no_grad():
-        first.get_parameter("bias").copy_(-PAPER * first.get_parameter("weight").sum((1, 2, 3)))
+        weight[half : 2 * half] = -weight[:half]
+        weight.sub_(weight.mean((1, 2, 3), keepdim=True))
+        weight.mul_((2 / weight[0].numel()) ** 0.5 / weight.std((1, 2, 3), keepdim=True))
 
 
 def pool_first(net: XONet) -> nn.Sequential:

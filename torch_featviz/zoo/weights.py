@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pickle
+import struct
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -46,7 +47,7 @@ def read_state(path: str | Path) -> State:
                 "save model.state_dict() instead."
             ) from error
         raise WeightsError(f"{str(path)!r} is not a file that torch.save wrote, or is corrupt.") from error
-    except (EOFError, RuntimeError, BadZipFile, ValueError, KeyError) as error:
+    except (EOFError, RuntimeError, BadZipFile, ValueError, KeyError, struct.error) as error:
         if isinstance(error, WeightsError):
             raise
         raise WeightsError(f"{str(path)!r} is not a file that torch.save wrote, or is corrupt.") from error
