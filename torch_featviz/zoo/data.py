@@ -102,10 +102,10 @@ def augment_marks(images: Tensor) -> Tensor:
     images = torch.rot90(images, int(torch.randint(4, ())), (2, 3))
     images = images.flip(3) if torch.rand(()) < 0.5 else images
     turn, slant = _between(0.2, b), _between(0.16, b)
-    zoom = torch.exp(0.15 + _between(0.26, b))[:, None]
+    zoom = torch.exp(0.2 + _between(0.34, b))[:, None]
     cos, sin = torch.cos(turn), torch.sin(turn)
     spin = torch.stack([cos, -sin, sin, cos], 1).view(b, 2, 2)
-    shape = torch.diag_embed(zoom * torch.exp(_between(0.1, b, 2)))
+    shape = torch.diag_embed(zoom * torch.exp(_between(0.17, b, 2)))
     shape[:, 0, 1] = slant
     move = _between(1, b, 2) * (zoom - 1).clamp(min=0.08)
     frame = torch.cat([spin @ shape, move[:, :, None]], 2)

@@ -104,7 +104,7 @@ def _circle(rng: np.random.Generator) -> list[Path]:
         out = ring[-1] * np.linspace(1, rng.uniform(0.6, 1.4), 8)[1:, None]
         turn = ring[-1] - ring[-3]
         paths = [np.concatenate([ring, out + turn * np.linspace(0, rng.uniform(0.5, 2.5), 7)[:, None]])]
-    longer, axis = np.exp(_about(rng, 0.15)), rng.uniform(0, TURN)  # an oval that leans anywhere
+    longer, axis = np.exp(_about(rng, 0.12)), rng.uniform(0, TURN)  # an oval that leans anywhere
     lean = _spin(axis) @ np.diag([longer, 1 / longer]) @ _spin(-axis)
     return [_shaken(rng, path @ lean) for path in paths]
 
@@ -136,13 +136,13 @@ def _cross(rng: np.random.Generator) -> list[Path]:
 
 def _place(paths: list[Path], rng: np.random.Generator, side: int) -> list[Pen]:
     """Stretch, slant and turn the paths, then give them a size, a place and a pen."""
-    squeeze, slant, turn = np.exp(_about(rng, 0.16)), _about(rng, 0.15), _about(rng, 0.12)
+    squeeze, slant, turn = np.exp(_about(rng, 0.1)), _about(rng, 0.12), _about(rng, 0.12)
     frame = _spin(turn) @ np.array([[squeeze, slant], [0, 1 / squeeze]])
     shaped = [path @ frame.T for path in paths]
     every = np.concatenate(shaped)
     low, high = every.min(0), every.max(0)
-    size = side * rng.uniform(0.36, 0.97)
-    pen = min(float(np.exp(rng.uniform(np.log(1.4), np.log(14)))), 0.17 * size)
+    size = side * rng.uniform(0.42, 0.97)
+    pen = min(float(np.exp(rng.uniform(np.log(1.4), np.log(14)))), 0.15 * size)
     scale = (size - pen) / (high - low).max()
     room = side - scale * (high - low) - pen
     lean = rng.beta(2, 2, 2) if rng.random() < 0.6 else rng.uniform(0, 1, 2)
@@ -193,7 +193,6 @@ def _photograph(ink: Array, rng: np.random.Generator) -> NDArray[np.uint8]:
         (0.12, lambda x: np.where(x > (x.min() + x.max()) / 2, 1.0, 0.0)),
         (0.30, lambda x: x * _light(rng, x.shape)),
         (0.40, lambda x: x + rng.normal(0, rng.uniform(0.005, 0.04), x.shape)),
-        (0.12, lambda x: 1 - x),
     ]
     image = ink
     for chance, change in spoil:

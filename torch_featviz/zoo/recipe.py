@@ -15,7 +15,7 @@ from .data import XO, augment_marks
 from .fit import Evaluation, History, evaluate, fit
 from .xo import XONet, xo_deep
 
-EPOCHS = 34
+EPOCHS = 26
 BATCH = 20
 LR = 4e-3
 
