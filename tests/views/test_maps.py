@@ -121,3 +121,8 @@ def test_inputs_are_not_changed():
 def test_bad_input_says_what_to_do(call, error, match):
     with pytest.raises(error, match=match):
         call()
+
+
+def test_a_lone_channel_needs_no_number():
+    assert feature_maps({"x": torch.ones(1, 4, 4), "y": torch.zeros(1, 4, 4)}).labels == ("", "")
+    assert feature_maps(torch.zeros(1, 4, 4)).labels == ("×",)

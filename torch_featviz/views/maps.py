@@ -22,7 +22,8 @@ def feature_maps(
 ) -> Picture:
     """The feature maps of one image, each with its channel's number; or of a few images, side by side.
 
-    A channel with nothing above 0 in any of them passes nothing on through a ReLU; it is marked with `×`.
+    A lone channel has no number. A channel with nothing above 0 in any of them passes nothing on through a ReLU;
+    it is marked with `×`.
 
     Args:
         maps: `c h w`, one image's output of a layer; or such outputs of the same layer by name, as in
@@ -66,7 +67,7 @@ def feature_maps(
         title=title or f"{len(numbers)} feature maps of {height} × {width}",
         ncols=min(ncols, len(numbers)) * inputs,
         labels=tuple(
-            (f"{i} ×" if marks[i] else str(i)) if first else ""
+            f"{i if channels > 1 else ''}{' ×' if marks[i] else ''}".strip() if first else ""
             for i in numbers
             for first in (True, *[False] * (inputs - 1))
         ),
