@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -40,7 +37,7 @@ def train_xo(
     if epochs < 1:
         raise OptionError(f"epochs must be at least 1, got {epochs}.")
     train, valid, test = (XO(split, seed) for split in ("train", "valid", "test"))
-    with torch.random.fork_rng(devices=[]), _one_thread():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = xo_deep() if model is None else model
         _begin(net)
@@ -57,19 +54,6 @@ def train_xo(
         )
         net.to(memory_format=torch.contiguous_format).eval()
         return net, history, evaluate(net, DataLoader(test, 75))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """A net this small gains little from a second core, and waits for it where that is busy; and sums of floats, so
-    the result of a seed, do not depend on how many cores there are.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _begin(net: XONet) -> None:
