@@ -5,7 +5,9 @@ from collections.abc import Callable
 from math import ceil, floor
 from statistics import median
 from time import perf_counter
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+T = TypeVar("T")
 
 
 class Ratio(NamedTuple):
@@ -45,6 +47,18 @@ def added(base: Callable[[], object], *ways: Callable[[], object], rounds: int =
     """What each of `ways` takes longer than `base`, timed in the same manner."""
     times = _alternate([base, *ways], rounds)
     return [Added(*_median([row[i] - row[0] for row in times])) for i in range(1, len(ways) + 1)]
+
+
+def settled(measure: Callable[[], T], within: Callable[[T], bool], *, tries: int = 3) -> T:
+    """What `measure` says, asked again while it is not `within` its budget: a busy neighbour on the machine spoils one
+    measurement, a regression spoils all of them.
+    """
+    result = measure()
+    for _ in range(tries - 1):
+        if within(result):
+            break
+        result = measure()
+    return result
 
 
 def _median(values: list[float]) -> tuple[float, float, float]:

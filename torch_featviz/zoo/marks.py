@@ -122,7 +122,7 @@ def _cross(rng: np.random.Generator) -> list[Path]:
     first = np.pi / 4 + _about(rng, 0.13)
     angle = turn + np.array([first, first + np.pi / 2 + _about(rng, 0.22)])
     way = np.stack([np.cos(angle), np.sin(angle)], 1)
-    reach = rng.uniform(0.6, 1.15, (4, 1))
+    reach = rng.uniform(0.7, 1.15, (4, 1))
     middle = np.array([[_about(rng, 0.07)], [_about(rng, 0.07)]])
     (a, b), (c, d) = (
         (-reach[i] * way[i] + middle[i] * way[1 - i], reach[i + 2] * way[i] + middle[i] * way[1 - i]) for i in (0, 1)
@@ -142,7 +142,10 @@ def _place(paths: list[Path], rng: np.random.Generator, side: int) -> list[Pen]:
     every = np.concatenate(shaped)
     low, high = every.min(0), every.max(0)
     size = side * rng.uniform(0.42, 0.97)
-    pen = min(float(np.exp(rng.uniform(np.log(1.4), np.log(14)))), 0.15 * size)
+    narrow = float((high - low).min() / (high - low).max())
+    pen = min(
+        float(np.exp(rng.uniform(np.log(1.4), np.log(14)))), size * min(0.15, 0.26 * narrow)
+    )  # a round keeps its hole
     scale = (size - pen) / (high - low).max()
     room = side - scale * (high - low) - pen
     lean = rng.beta(2, 2, 2) if rng.random() < 0.6 else rng.uniform(0, 1, 2)

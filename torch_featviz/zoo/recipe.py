@@ -12,7 +12,7 @@ from .data import XO, augment_marks
 from .fit import Evaluation, History, evaluate, fit
 from .xo import XONet, xo_deep
 
-EPOCHS = 26
+EPOCHS = 32
 BATCH = 20
 LR = 4e-3
 
