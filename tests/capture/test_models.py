@@ -8,6 +8,7 @@ import torchvision
 from torch import nn
 
 from torch_featviz.capture import capture
+from torch_featviz.zoo import card, names
 
 NETS = {
     "alexnet": 64,
@@ -24,6 +25,8 @@ NETS = {
     "vit_b_16": 32,
     "swin_t": 64,
 }
+
+ZOO = [name for name in names() if name not in NETS]
 
 
 class Recurrent(nn.Module):
@@ -43,6 +46,8 @@ def build(name):
         return Recurrent(), torch.randn(2, 7, 6)
     if name == "transformer":
         return nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), torch.randn(2, 5, 8)
+    if name in ZOO:
+        return card(name).build(), torch.randn(2, *card(name).input_size)
     options = {
         "googlenet": {"init_weights": False},  # the default is slow and warns of it
         "inception_v3": {"init_weights": False},
@@ -66,7 +71,7 @@ def step(model, x):
     return output, [p.grad for p in model.parameters()], [b.clone() for b in model.buffers()]
 
 
-@pytest.mark.parametrize("name", [*NETS, "lstm", "transformer"])
+@pytest.mark.parametrize("name", [*NETS, *ZOO, "lstm", "transformer"])
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 def test_outputs_and_gradients_are_those_of_the_bare_model(name, training, hooked, same, instance_state):
     bare, x = build(name)
@@ -84,7 +89,7 @@ def test_outputs_and_gradients_are_those_of_the_bare_model(name, training, hooke
     assert instance_state(watched) == before
 
 
-@pytest.mark.parametrize("name", [*NETS, "lstm", "transformer"])
+@pytest.mark.parametrize("name", [*NETS, *ZOO, "lstm", "transformer"])
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_without_gradients(name, mode, hooked, same):
     model, x = build(name)
