@@ -8,11 +8,18 @@ import time
 
 from torch_featviz.zoo import train_xo
 
-parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--seeds", type=int, nargs="+", default=range(5))
-print("| seed | held-out accuracy | mistakes | training, s |\n|---|---|---|---|", flush=True)
-for seed in parser.parse_args().seeds:
-    start = time.perf_counter()
-    _, _, result = train_xo(seed, progress=False)
-    mistakes = int(result.confusion.sum() - result.confusion.diagonal().sum())
-    print(f"| {seed} | {result.accuracy:.2%} | {mistakes} | {time.perf_counter() - start:.0f} |", flush=True)
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=range(5))
+    seeds = parser.parse_args().seeds
+    print("| seed | held-out accuracy | mistakes | training, s |\n|---|---|---|---|", flush=True)
+    for seed in seeds:
+        start = time.perf_counter()
+        _, _, result = train_xo(seed, progress=False)
+        mistakes = int(result.confusion.sum() - result.confusion.diagonal().sum())
+        print(f"| {seed} | {result.accuracy:.2%} | {mistakes} | {time.perf_counter() - start:.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
