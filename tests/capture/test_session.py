@@ -179,7 +179,7 @@ def test_an_interrupt_while_entering_leaves_nothing(monkeypatch, instance_state)
     before = instance_state(model)
     from torch_featviz.capture import tap
 
-    real, count = tap.forward_of, []
+    real, count = tap.function_of, []
 
     def interrupted(module):
         count.append(module)
@@ -187,7 +187,7 @@ def test_an_interrupt_while_entering_leaves_nothing(monkeypatch, instance_state)
             raise KeyboardInterrupt
         return real(module)
 
-    monkeypatch.setattr(tap, "forward_of", interrupted)
+    monkeypatch.setattr(tap, "function_of", interrupted)
     with pytest.raises(KeyboardInterrupt):
         capture(model).__enter__()
     assert instance_state(model) == before

@@ -33,7 +33,7 @@ class Activations(Mapping[str, Any]):
     @property
     def not_run(self) -> list[str]:
         """Captured layers that the latest forward did not call, in model order."""
-        ran = {record[0] for record in self._recorder.records}
+        ran = {record[0] for record in self._recorder.latest()}
         return [name for name in self._recorder.names if name not in ran]
 
     def calls(self, layer: str) -> list[Any]:
@@ -45,7 +45,7 @@ class Activations(Mapping[str, Any]):
         name = self._name(layer)
         if name not in self._recorder.names:
             raise self._absent(layer)
-        return [self._read(i, name) for i, record in enumerate(self._recorder.records) if record[0] == name]
+        return [self._read(i, name) for i, record in enumerate(self._recorder.latest()) if record[0] == name]
 
     def __getitem__(self, key: str) -> Any:
         index = self._index()
@@ -65,7 +65,7 @@ class Activations(Mapping[str, Any]):
         return iter(self._index())
 
     def __len__(self) -> int:
-        return len(self._recorder.records)
+        return len(self._recorder.latest())
 
     def __repr__(self) -> str:
         lines = [f"  {key}: {_describe(value)}" for key, value in self.items()]
@@ -74,7 +74,7 @@ class Activations(Mapping[str, Any]):
         return "\n".join([f"Activations, {len(self)} calls", *lines])
 
     def _index(self) -> dict[str, int]:
-        records = self._recorder.records
+        records = self._recorder.latest()
         state = (self._recorder.forwards, len(records))
         if state != self._indexed:
             total = Counter(record[0] for record in records)
@@ -95,7 +95,7 @@ class Activations(Mapping[str, Any]):
         return layer + mark + call
 
     def _read(self, position: int, key: str) -> Any:
-        value, intact = self._recorder.read(position)
+        value, intact = self._recorder.read(self._recorder.latest(), position)
         if not intact:
             raise LayerError(
                 f"what {key!r} returned was changed in place after the forward; read it sooner, "

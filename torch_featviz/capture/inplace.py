@@ -37,6 +37,11 @@ class BeforeWrites(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.notice = notice
 
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Compiled parts of the model are not to run uncompiled because of this mode."""
+        return True
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
-from collections.abc import Hashable
+from collections import deque
+from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager, nullcontext
+from threading import get_ident
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from . import inplace
+from .keep import ToCPU
 from .values import map_tensors, tensors
 
 Record: TypeAlias = tuple[str, Any, Any]  # layer, what it returned, the version of each tensor in that
+Traced: TypeAlias = tuple["Slot", Any, bool]  # the same out of a compiled graph, and whether the layout was changed
 
 
 class _Everything:
@@ -22,7 +27,34 @@ class _Everything:
 
 
 _EVERYTHING = _Everything()
-_NOTHING = nullcontext()
+NOTHING = nullcontext()
+_RELAID = object()  # in the place of versions: a copy in the compiled graph's own layout
+
+
+class Stopped(BaseException):
+    """Every layer asked for has run; raised out of the forward by `stop=True`, and caught where it began."""
+
+
+class Slot:
+    """One layer's way out of a compiled graph: Dynamo traces `take`, and guards on nothing that differs by layer."""
+
+    __slots__ = ("name", "recorder", "stray")
+
+    def __init__(self, name: str, recorder: Recorder) -> None:
+        self.name = name
+        self.recorder = recorder
+        self.stray: tuple[Any, bool] | None = None
+
+    def take(self, output: Any) -> None:
+        recorder = self.recorder
+        kept, relaid = recorder.traced_copy(output)
+        if recorder.pending is None:  # a compiled part of the model, called alone
+            self.stray = (kept, relaid)
+            recorder.strayed = True
+            return
+        recorder.pending.append((self, kept, relaid))
+        if recorder.catching:
+            recorder.stop_when_all_ran(self.name)
 
 
 class Recorder:
@@ -31,58 +63,86 @@ class Recorder:
     `records` are the calls of the latest forward, in order. `careful` are the layers whose outputs must come through
     `record()`; a tap may append those of the others by itself. Outside a forward of the whole model (when only a part
     of it is called) every output is copied, and each layer keeps its latest call.
+
+    A compiled graph cannot run `record()`. What it captured waits in `pending`, or where only a part of the model was
+    compiled and called, in its slot, until `collect()`.
     """
 
-    __slots__ = (
-        "_copied",
-        "_detach",
-        "_key",
-        "_learnt",
-        "_setting",
-        "_watch",
-        "careful",
-        "forwards",
-        "model",
-        "names",
-        "open",
-        "records",
-        "running",
-    )
+    needs_eager = False  # whether a compiled model has to run uncompiled meanwhile
 
-    def __init__(self, model: nn.Module, names: list[str], setting: Hashable, *, detach: bool) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        names: list[str],
+        setting: Hashable,
+        *,
+        detach: bool = True,
+        stop: bool = False,
+        into: Callable[[Any], Any] | None = None,
+        keeps: int = 1,
+    ) -> None:
         self.records: list[Record] = []
+        self.keeps = keeps  # forwards
+        self.past: deque[list[Record]] = deque(maxlen=keeps - 1)
         self.names = names
         self.model = weakref.ref(model)
         self.forwards = 0
         self.running = False
         self.careful: frozenset[str] | _Everything = _EVERYTHING
         self.open = True
+        self.thread = get_ident()
+        self.stop = stop
+        self._into = into
+        self._to_cpu = into if isinstance(into, ToCPU) else None
         self._detach = detach
-        self._setting = hash((tuple(names), setting))
+        self.setting = hash((tuple(names), setting, stop, into is None))
         self._key: Hashable = None
         self._copied: frozenset[str] = frozenset()
         self._learnt: dict[Hashable, frozenset[str] | None] = {}  # what `inplace` said so far
         self._watch: _Watch | None = None
+        self.to_run: set[str] = set()  # what `stop` waits for
+        self.slots: dict[str, Slot] = {}
+        self.pending: list[Traced] | None = None
+        self.whole = False  # whether `pending` is of a forward of the whole model
+        self.strayed = False
+        self.catching = False  # whether the compiled code that runs would catch `Stopped`
+        self.entered = False  # by a call that eager code makes of the whole compiled model
+        self.channels_last = False  # the layout of convolutions in compiled graphs
+
+    def slot(self, name: str) -> Slot:
+        """What a stand-in for layer `name` gives its output to inside a compiled graph."""
+        slot = self.slots[name] = Slot(name, self)
+        return slot
+
+    # In eager mode
 
     def begin(self) -> AbstractContextManager[Any]:
         """A forward of the whole model begins; the caller enters what is returned for its length."""
-        self.running = True
-        self.forwards += 1
-        self.records.clear()
+        self.start()
         model = self._live_model()
         inference = torch.is_inference_mode_enabled()
-        key = self._key = (self._setting, model.training, torch.is_grad_enabled())
+        key = self._key = (self.setting, model.training, torch.is_grad_enabled())
         copied = None if inference else self._learnt.get(key)
         if copied is None and not inference:
             copied = self._learnt[key] = inplace.overwritten_layers(model, key)
         if copied is None:  # in inference mode always: tensors have no version there, so nothing learnt can be checked
             self._watch = _Watch(self.records, copies=self._detach)
             return inplace.BeforeWrites(self._watch.before_write)
-        self._copied = self.careful = copied
-        return _NOTHING
+        self._copied = copied
+        if not self.stop and self._into is None:
+            self.careful = copied
+        return NOTHING
+
+    def start(self) -> None:
+        self.running = True
+        self._new_forward()
+        self.pending = []
+        if self.stop:
+            self.to_run = set(self.names)
 
     def end(self, seen: Any) -> None:
         """The forward is about to return; `seen` is all that its caller holds: arguments and result."""
+        self.collect()
         if self._watch is None:
             return
         if torch.is_inference_mode_enabled():  # the caller may change what it holds, and no version would tell
@@ -95,6 +155,9 @@ class Recorder:
     def leave(self) -> None:
         """The forward is over, also where it raised."""
         self.running = False
+        self.pending = None
+        if self._to_cpu is not None:
+            self._to_cpu.fence()
         self.careful = _EVERYTHING
         self._watch = None
 
@@ -102,29 +165,129 @@ class Recorder:
         """Keep `output` as the next call of layer `name`."""
         if not self.open or (not self.running and torch._C._current_graph_task_id() != -1):
             return  # closed, or a checkpointed forward that the backward runs again
+        copy = name in self._copied if self.running and self._watch is None else not (self.running and self._detach)
+        self.keep(name, output, copy)
+        if self.stop and self.running:
+            self.stop_when_all_ran(name)
+
+    def keep(self, name: str, output: Any, copy: bool) -> None:
+        """Record `output`, or a copy, or what `into` makes of that."""
+        value = self._value(output, copy)
         if self._watch is not None:
-            self._watch.holds(output, len(self.records))
-            copy = not self._detach  # now: one made below autograd, just before a write, is not in the graph
-        else:
-            copy = not self.running or name in self._copied
-        if not self.running:  # nothing says where a call of a mere part belongs: the layer's latest one is kept
-            self.forwards += 1
-            self.records[:] = [record for record in self.records if record[0] != name]
-        if not copy:
-            value = output if isinstance(output, Tensor) else map_tensors(_same, output)
-        else:
-            value = map_tensors(self._copy, output)
-        self.records.append((name, value, versions_of(value)))
+            if self._to_cpu is not None:
+                self._to_cpu.wait()  # lest a copy to the CPU be under way when its source is written to
+            self._watch.holds(value if self._into and not self._to_cpu else output, len(self.records))
+        self._store(name, value)
+
+    def stop_when_all_ran(self, name: str) -> None:
+        """End the forward if `name` is the last of the layers asked for."""
+        self.to_run.discard(name)
+        if not self.to_run:
+            raise Stopped
+
+    def _value(self, output: Any, copy: bool) -> Any:
+        if copy:
+            output = map_tensors(self._copy, output)
+        elif not isinstance(output, Tensor):
+            output = map_tensors(_same, output)
+        return output if self._into is None else self._through(self._into, output)
+
+    def _through(self, into: Callable[[Any], Any], output: Any) -> Any:
+        with torch.no_grad():
+            return into(map_tensors(Tensor.detach, output))
 
     def _copy(self, tensor: Tensor) -> Tensor:
         return (tensor.detach() if self._detach and tensor.requires_grad else tensor).clone()
 
-    def read(self, position: int) -> tuple[Any, bool]:
-        """What record `position` holds, detached, and whether it is still what the layer returned."""
-        name, value, versions = self.records[position]
+    def _store(self, name: str, value: Any) -> None:
+        if not self.running:
+            self._drop(name)
+        self.records.append((name, value, versions_of(value)))
+
+    def _drop(self, name: str) -> None:
+        """Nothing says where a call of a mere part of the model belongs: each layer's latest one is kept."""
+        self.forwards += 1
+        self.records[:] = [record for record in self.records if record[0] != name]
+
+    def _new_forward(self) -> None:
+        self.forwards += 1
+        if self.keeps > 1 and self.records:
+            self.past.append(self.records.copy())
+        self.records.clear()
+
+    # Out of compiled graphs
+
+    def traced_copy(self, output: Any) -> tuple[Any, bool]:
+        """A copy of a layer's output, made inside a compiled graph, which leaves the copying out where it may.
+
+        Such a graph keeps the maps of convolutions in channels-last order. A copy in another order would be one more
+        pass over memory, and a slow one; so the order is put right when, and if, the record is read.
+        """
+        if self._into is not None and self._to_cpu is None:
+            output = self._through(self._into, output)
+        if self.channels_last and isinstance(output, Tensor) and output.dim() == 4 and output.is_contiguous():
+            kept = output.detach() if self._detach else output
+            return kept.clone(memory_format=torch.channels_last), True
+        return map_tensors(self._traced_clone, output), False
+
+    def _traced_clone(self, tensor: Tensor) -> Tensor:
+        return tensor.detach().clone() if self._detach else tensor.clone()
+
+    def enter_part(self, inputs: Any) -> None:
+        """A compiled part of the model is called; nobody sees what it overwrites, so its inputs may be lost."""
+        self.collect()
+        if self._watch is not None:
+            for tensor in tensors(inputs):
+                self._watch.before_write(tensor)
+
+    def leave_part(self) -> None:
+        """A compiled part of the model is over."""
+        before = len(self.records)
+        self.collect()
+        if self.stop:
+            for name, _, _ in self.records[before:]:
+                self.stop_when_all_ran(name)
+
+    def collect(self) -> None:
+        """Make records of what compiled graphs have captured since the last time."""
+        pending, self.pending = self.pending, [] if self.running else None
+        if self.whole:
+            self._new_forward()
+            self.whole = False
+        for slot, value, relaid in pending or ():
+            self._append(slot.name, value, relaid)
+        if self.strayed:
+            self.strayed = False
+            for slot in self.slots.values():
+                if slot.stray is not None:
+                    self._drop(slot.name)
+                    self._append(slot.name, *slot.stray)
+                    slot.stray = None
+
+    def _append(self, name: str, value: Any, relaid: bool) -> None:
+        value = self._to_cpu(value) if self._to_cpu else map_tensors(_out_of_graph_pool, value)
+        self.records.append((name, value, _RELAID if relaid else versions_of(value)))
+
+    # Reading
+
+    def latest(self) -> list[Record]:
+        """The records of the latest forward."""
+        if not self.running and (self.pending or self.whole or self.strayed):
+            self.collect()
+        return self.records
+
+    def read(self, records: list[Record], position: int) -> tuple[Any, bool]:
+        """What a record holds, detached, and whether it is still what the layer returned."""
+        if self._to_cpu is not None:
+            self._to_cpu.wait()
+        name, value, versions = records[position]
+        if versions is _RELAID:
+            value = value.contiguous()
+            versions = versions_of(value)
+            records[position] = (name, value, versions)
         if self._detach and any(tensor.requires_grad for tensor in tensors(value)):
             value = map_tensors(Tensor.detach, value)
-            self.records[position] = (name, value, versions)
+            records[position] = (name, value, versions)
         now = versions_of(value)
         intact = now in (versions, [])
         if not intact and (model := self.model()) is not None:
@@ -134,10 +297,12 @@ class Recorder:
 
     def close(self) -> None:
         """The block is over: let go of the autograd graph."""
+        self.latest()
         self.open = False
-        for position, (_, value, _) in enumerate(self.records):
-            if type(value) is not Tensor or value.requires_grad:
-                self.read(position)
+        for records in (*self.past, self.records):
+            for position, (_, value, versions) in enumerate(records):
+                if versions is not _RELAID and (type(value) is not Tensor or value.requires_grad):
+                    self.read(records, position)
 
     def _live_model(self) -> nn.Module:
         model = self.model()
@@ -174,6 +339,19 @@ class _Watch:
 
 def _same(tensor: Tensor) -> Tensor:
     return tensor
+
+
+def _out_of_graph_pool(tensor: Tensor) -> Tensor:
+    """A copy, where `tensor` may lie in the memory of a CUDA graph, which the graph's next run overwrites."""
+    return tensor.clone() if in_graph_pool(tensor) else tensor
+
+
+def in_graph_pool(tensor: Tensor) -> bool:
+    """Whether `tensor` may be the output of a CUDA graph: there is no asking the tensor, so every one while any is."""
+    trees = sys.modules.get("torch._inductor.cudagraph_trees")
+    if trees is None or tensor.device.type != "cuda":
+        return False
+    return trees.get_manager(tensor.device.index, create_if_none_exists=False) is not None
 
 
 def versions_of(value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from typing import TypeAlias
 
@@ -52,6 +52,14 @@ def _walk(module: nn.Module, name: str, names: dict[nn.Module, str]) -> None:
             names[child] = prefix + part
         elif (inner := unwrap(child)) not in names:
             _walk(inner, prefix + part, names)
+
+
+def wrappers_in(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:
+    """The torch.compile wrappers among the children of `modules`; `names_of` leaves them out."""
+    for module in modules:
+        for child in module._modules.values():
+            if child is not None and "_orig_mod" in child._modules:
+                yield child
 
 
 def layer_names(model: nn.Module) -> list[str]:

@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import TracebackType
+from threading import RLock
+from types import MethodType, TracebackType
 from typing import Any
 
 import torch
 from torch import nn
+from torch.compiler import is_dynamo_compiling
 
-from torch_featviz.errors import LayerError
+from torch_featviz.errors import LayerError, OptionError
 
-from .activations import Activations
-from .recorder import Recorder
+from .compiled import entry, own_code, put_entries
+from .into import Into, recorder_for
+from .recorder import Recorder, Stopped
 from .select import Layers, check_module, choose, inside, names_of
-from .tap import Taps, forward_of, stand_in, take_back, tap
+from .tap import Taps, function_of, put, take_back, tap
+
+_installing = RLock()
 
 
-def capture(model: nn.Module, layers: Layers = None) -> Capture:
+def capture(
+    model: nn.Module,
+    layers: Layers = None,
+    *,
+    into: Into = None,
+    of: str = "output",
+    every: int = 1,
+    stop: bool = False,
+) -> Capture:
     """Record what `layers` of `model` return, for each forward run inside the `with` block.
 
     Args:
-        model: any eager `nn.Module`; may be wrapped in DistributedDataParallel, or DataParallel on one device. A
-            compiled model runs uncompiled inside the block.
+        model: any `nn.Module`, compiled or not, before or after; may be wrapped in DistributedDataParallel, FSDP2, or
+            DataParallel on one device.
         layers: names, globs (`*` also crosses dots), module types, module objects, one or several of them;
             None for all leaves. A wrapper's prefix (`module.`, `_orig_mod.`) may be given or left out.
 
@@ -46,40 +60,52 @@ def capture(model: nn.Module, layers: Layers = None) -> Capture:
         >>> acts["0"].shape
         torch.Size([1, 4, 6, 6])
     """
-    return Capture(model, layers)
+    return Capture(model, layers, into=into, of=of, every=every, stop=stop)
 
 
 class Capture:
     """The context manager that `capture` returns; it may be entered again, each time with new activations."""
 
-    def __init__(self, model: nn.Module, layers: Layers, *, detach: bool = True) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Layers,
+        *,
+        detach: bool = True,
+        into: Into = None,
+        of: str = "output",
+        every: int = 1,
+        stop: bool = False,
+    ) -> None:
         check_module(model)
         if isinstance(model, nn.DataParallel) and len(model.device_ids) > 1:
             raise LayerError("DataParallel copies its model at each call; capture model.module on one device.")
-        self._compiled = any("_orig_mod" in m._modules or m._compiled_call_impl is not None for m in _chain(model))
+        if not isinstance(every, int) or every < 1:
+            raise OptionError(f"every counts forwards, 1 for each of them; got {every!r}.")
+        self._chain = list(_chain(model))
         names = names_of(model)
         self._modules = list(names)
         self._model = self._modules[0]
         self._layers = choose(model, names, layers)
-        self._detach = detach
+        self._every = every
+        self._make = recorder_for(into, of, detach=detach, stop=stop)
         self._open: list[tuple[Recorder, Taps]] = []
+        self._kinds = set(map(type, self._modules))
         _refuse_scripted(self._layers)
 
-    def __enter__(self) -> Activations:
+    def __enter__(self) -> Any:
         flags = tuple([module.training for module in self._modules])
-        recorder = Recorder(self._model, list(self._layers), flags, detach=self._detach)
+        recorder, result = self._make(self._model, list(self._layers), flags)
+        recorder.channels_last = any(issubclass(kind, nn.Conv2d) for kind in self._kinds)
         taps: Taps = []
         self._open.append((recorder, taps))
         try:
-            tap(self._layers, recorder, _inside_fast_paths(self._modules), taps)
-            forward = _whole_forward(self._model, recorder)
-            if self._compiled:
-                forward = torch.compiler.disable(forward)  # type: ignore[no-untyped-call]
-            stand_in(self._model, forward, taps)
+            with _installing:
+                self._install(recorder, taps)
         except BaseException:
             self._leave()
             raise
-        return Activations(recorder)
+        return result
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -90,6 +116,52 @@ class Capture:
         recorder, taps = self._open.pop()
         take_back(taps)
         recorder.close()
+
+    def _install(self, recorder: Recorder, taps: Taps) -> None:
+        sampled = self._every > 1
+
+        def around(call: Callable[..., Any], whole: bool) -> Callable[..., Any]:
+            entered = entry(call, recorder, whole)
+            return self._every_nth(recorder, call, entered) if whole and sampled else entered
+
+        compiled = put_entries(self._chain, self._modules, around, taps)
+        if not sampled:
+            self._tap(recorder, taps)
+        elif not compiled:
+            plain = function_of(self._model, "forward")
+            forward = self._every_nth(recorder, plain, lambda model, *args, **kwargs: model.forward(*args, **kwargs))
+            put(self._model, "forward", MethodType(forward, self._model), taps)
+
+    def _tap(self, recorder: Recorder, taps: Taps) -> None:
+        """Put in place all that a captured forward needs."""
+        tap(self._layers, recorder, taps)
+        for module, switch in _fused(self._modules, self._kinds, self._layers):
+            put(module, switch, float("0"), taps)  # an object of its own, so that it is taken back by the right capture
+        forward = own_code(_whole_forward(self._model, recorder), self._model, recorder.setting)
+        put(self._model, "forward", MethodType(forward, self._model), taps)
+
+    def _every_nth(
+        self, recorder: Recorder, plain: Callable[..., Any], captured: Callable[..., Any]
+    ) -> Callable[..., Any]:
+        """Calls `plain`, and at every n-th call `captured` instead, with taps that are there for its length only."""
+        calls = itertools.count()
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if is_dynamo_compiling():
+                raise OptionError(f"every={self._every} counts calls of the model, {_UNSEEN}")
+            if recorder.running or next(calls) % self._every:
+                return plain(*args, **kwargs)
+            taps: Taps = []
+            try:
+                self._tap(recorder, taps)
+                return captured(*args, **kwargs)
+            finally:
+                take_back(taps)
+
+        return forward
+
+
+_UNSEEN = "which compiled code around it hides; give capture() the compiled model, or leave this option out."
 
 
 @contextmanager
@@ -107,21 +179,48 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def _whole_forward(model: nn.Module, recorder: Recorder) -> Callable[..., Any]:
     """A stand-in for the model's own forward: it tells the recorder where one forward begins and ends."""
-    inner = forward_of(model)
+    inner = function_of(model, "forward")
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if self is not model or recorder.running or not recorder.open or torch.compiler.is_compiling():
+        if self is not model:
             return inner(self, *args, **kwargs)
+        if is_dynamo_compiling():
+            return _traced(recorder, inner, self, args, kwargs)
+        if recorder.running or not recorder.open:
+            return inner(self, *args, **kwargs)
+        output = None
         try:
             with recorder.begin():
-                output = inner(self, *args, **kwargs)
+                try:
+                    output = inner(self, *args, **kwargs)
+                except Stopped:
+                    pass
                 recorder.end((args, kwargs, output))
             return output
         finally:
             recorder.leave()
 
-    forward.__wrapped__ = inner  # type: ignore[attr-defined]  # inspect.signature() still tells the model's own
     return forward
+
+
+def _traced(
+    recorder: Recorder, inner: Callable[..., Any], model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """The same inside a compiled graph; `collect()` does the rest."""
+    if recorder.needs_eager or (recorder.keeps > 1 and not recorder.entered):
+        raise OptionError(f"{type(recorder).__name__} looks at each call of the model, {_UNSEEN}")
+    recorder.pending = []
+    if not recorder.stop:
+        output = inner(model, *args, **kwargs)
+    else:
+        recorder.to_run, recorder.catching = set(recorder.names), True
+        try:
+            output = inner(model, *args, **kwargs)
+        except Stopped:
+            output = None
+        recorder.catching = False
+    recorder.whole = True
+    return output
 
 
 def _chain(model: nn.Module) -> Iterator[nn.Module]:
@@ -138,8 +237,15 @@ def _refuse_scripted(layers: dict[str, nn.Module]) -> None:
             raise LayerError(f"layer {name!r} is a ScriptModule; capture the model as it was before torch.jit.")
 
 
-def _inside_fast_paths(modules: list[nn.Module]) -> set[nn.Module]:
-    """Modules that TransformerEncoderLayer's fused eval path would skip; it steps aside for hooks, not for us."""
-    fast = {kind for kind in set(map(type, modules)) if issubclass(kind, nn.TransformerEncoderLayer)}
-    outer = [module for module in modules if type(module) in fast] if fast else []
-    return {inner for module in outer for inner in module.modules() if inner is not module}
+def _fused(
+    modules: list[nn.Module], kinds: set[type], layers: dict[str, nn.Module]
+) -> Iterator[tuple[nn.Module, str]]:
+    """Modules that would run captured layers in one fused operator, and the attribute that, when zero, prevents it."""
+    fused = {nn.TransformerEncoderLayer: "activation_relu_or_gelu", nn.TransformerEncoder: "use_nested_tensor"}
+    if not any(issubclass(kind, tuple(fused)) for kind in kinds):
+        return
+    captured = set(layers.values())
+    for module in modules:
+        for kind, switch in fused.items():
+            if isinstance(module, kind) and any(inner in captured for inner in module.modules() if inner is not module):
+                yield module, switch

@@ -1,91 +1,94 @@
-"""How a module's output is taken: by standing in for its `forward`, or, where that cannot serve, by a hook.
+"""How a module's output is taken: by standing in for its `forward`, or, where it has hooks, for its `_call_impl`.
 
-A stand-in costs a fraction of a hook: a module without hooks takes the short way through `nn.Module.__call__`.
-It is a bound method of the module, so that a copy of the model made meanwhile runs its own weights.
+A stand-in costs a fraction of a hook: a module without hooks takes the short way through `nn.Module.__call__`. And
+Dynamo looks at it at every call of a compiled model, as it does not at hooks. It is a bound method of the module, so
+that a copy of the model made meanwhile runs its own weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from functools import cache
 from inspect import CO_VARARGS, CO_VARKEYWORDS
 from types import FunctionType, MethodType
 from typing import Any, TypeAlias
 
 from torch import nn
+from torch.compiler import is_dynamo_compiling
 from torch.nn.modules import module as torch_module
-from torch.utils.hooks import RemovableHandle
+
+from torch_featviz.errors import LayerError
 
 from .recorder import Recorder
 
-StandIn: TypeAlias = tuple[
-    dict[str, Any], MethodType, Any
-]  # the module's __dict__, what was put there, what was before
-Taps: TypeAlias = list[StandIn | RemovableHandle]
+# The module's __dict__, the name in it, what was put there, what was before.
+Tap: TypeAlias = tuple[dict[str, Any], str, Any, Any]
+Taps: TypeAlias = list[Tap]
 _ABSENT = object()
-_retired: dict[MethodType, Any] = {}  # stand-ins whose capture has ended, but on which a later one still stands
+_retired: dict[int, tuple[Any, Any]] = {}  # by id, what a capture that has ended had put, and what was before it
 
 
-def tap(layers: dict[str, nn.Module], recorder: Recorder, hook: Container[nn.Module], taps: Taps) -> None:
+def tap(layers: dict[str, nn.Module], recorder: Recorder, taps: Taps) -> None:
     """Have `recorder` given each output of `layers`; what `take_back` needs goes to `taps`, module by module.
 
-    Modules in `hook` get a hook, and so do those that have hooks: these may change the output, and ours, registered
-    last, sees what the caller will get.
+    A module with hooks is tapped around them, since they may change the output: what its caller gets is recorded.
     """
     makers: dict[Callable[..., Any], _Maker] = {}
-    hook_all = bool(torch_module._global_forward_hooks)
+    hooked = torch_module._has_any_global_hook()
     for name, module in layers.items():
-        if module._forward_hooks or hook_all or (hook and module in hook):
-            taps.append(module.register_forward_hook(_hook(name, recorder)))
-            continue
         slots = module.__dict__
+        if hooked or module._forward_hooks or module._backward_hooks:
+            make = _any_arguments(function_of(module, "_call_impl"), recorder)
+            put(module, "_call_impl", MethodType(make(module, name), module), taps)
+            continue
         before = slots.get("forward", _ABSENT)
-        forward = forward_of(module)
+        if before is not _ABSENT:
+            _refuse_another_thread(before, recorder)
+        forward = function_of(module, "forward")
         make = makers.get(forward)
         if make is None:
             make = makers[forward] = _maker(forward, recorder)
         mine = MethodType(make(module, name), module)
-        taps.append((slots, mine, before))
+        taps.append((slots, "forward", mine, before))
         slots["forward"] = mine
 
 
-def stand_in(module: nn.Module, forward: Callable[..., Any], taps: Taps) -> None:
-    """Put `forward(self, ...)` in the place of `module.forward`."""
+def put(module: nn.Module, name: str, value: Any, taps: Taps) -> None:
+    """Put `value` in the place of `module.<name>`, for that one module."""
     slots = module.__dict__
-    mine = MethodType(forward, module)
-    taps.append((slots, mine, slots.get("forward", _ABSENT)))  # first, lest an interrupt come between
-    slots["forward"] = mine
+    taps.append((slots, name, value, slots.get(name, _ABSENT)))  # first, lest an interrupt come between
+    slots[name] = value
 
 
 def take_back(taps: Taps) -> None:
     """Undo and empty `taps`. Those of several captures may be taken back in any order."""
     while taps:
-        tapped = taps.pop()
-        if isinstance(tapped, RemovableHandle):
-            tapped.remove()
+        slots, key, mine, before = taps.pop()
+        if slots.get(key) is not mine:  # another capture of this module began later and goes on
+            _retired[id(mine)] = mine, before
             continue
-        slots, mine, before = tapped
-        if slots.get("forward") is not mine:  # another capture of this module began later and goes on
-            _retired[mine] = before
-            continue
-        while before is not _ABSENT and before in _retired:
-            before = _retired.pop(before)
+        while id(before) in _retired:
+            before = _retired.pop(id(before))[1]
         if before is _ABSENT:
-            del slots["forward"]
+            del slots[key]
         else:
-            slots["forward"] = before
+            slots[key] = before
 
 
-def _hook(name: str, recorder: Recorder) -> Callable[..., None]:
-    return lambda _module, _inputs, output: recorder.record(name, output)
-
-
-def forward_of(module: nn.Module) -> Callable[..., Any]:
-    """What `module.forward` is now, as a function that is given the module first."""
-    own = module.forward
+def function_of(module: nn.Module, name: str) -> Callable[..., Any]:
+    """What the method `module.<name>` is now, as a function that is given the module first."""
+    own = getattr(module, name)
     if isinstance(own, MethodType) and own.__self__ is module:
         return own.__func__
     return lambda _module, *args, **kwargs: own(*args, **kwargs)
+
+
+def _refuse_another_thread(before: Any, recorder: Recorder) -> None:
+    """Two threads' captures of one module would take each other's outputs, and end in no order."""
+    cells = getattr(getattr(before, "__func__", None), "__closure__", None) or ()
+    for cell in cells:
+        if isinstance(cell.cell_contents, Recorder) and cell.cell_contents.thread != recorder.thread:
+            raise LayerError("another thread captures this model now; capture a copy.deepcopy() of it, or take turns.")
 
 
 # What follows runs at every call of every captured layer. The makers are nested so that the layers of one class share
@@ -96,9 +99,15 @@ _Maker: TypeAlias = Callable[[nn.Module, str], Callable[..., Any]]
 
 def _any_arguments(inner: Callable[..., Any], recorder: Recorder) -> _Maker:
     def make(module: nn.Module, name: str) -> Callable[..., Any]:
+        slot = recorder.slot(name)
+
         def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
             output = inner(self, *args, **kwargs)
-            if self is module:
+            if self is not module:
+                pass
+            elif is_dynamo_compiling():  # Dynamo takes this branch and drops the other
+                slot.take(output)
+            else:
                 recorder.record(name, output)
             return output
 
@@ -111,12 +120,15 @@ def _any_arguments(inner: Callable[..., Any], recorder: Recorder) -> _Maker:
 # have the very parameter, since callers may name it, and so it is written out for each name.
 _ONE_ARGUMENT = """
 def maker(inner_, recorder_):
-    append_, record_ = recorder_.records.append, recorder_.record
+    append_, record_, slot_of_ = recorder_.records.append, recorder_.record, recorder_.slot
     def make(module_, name_):
+        slot_ = slot_of_(name_)
         def forward(self, {argument}):
             output_ = inner_(self, {argument})
             if self is module_:
-                if name_ in recorder_.careful:
+                if is_dynamo_compiling_():
+                    slot_.take(output_)
+                elif name_ in recorder_.careful:
                     record_(name_, output_)
                 else:
                     try:
@@ -131,7 +143,7 @@ def maker(inner_, recorder_):
 
 @cache
 def _one_argument(argument: str) -> Callable[[Callable[..., Any], Recorder], _Maker]:
-    namespace: dict[str, Any] = {}
+    namespace: dict[str, Any] = {"is_dynamo_compiling_": is_dynamo_compiling}
     exec(_ONE_ARGUMENT.format(argument=argument), namespace)
     maker: Callable[[Callable[..., Any], Recorder], _Maker] = namespace["maker"]
     return maker

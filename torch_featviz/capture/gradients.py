@@ -1,0 +1,91 @@
+"""Gradients of layers' outputs, by hooks on the tensors: layers that work in place do no harm, and nothing is copied."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Hashable
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .recorder import Recorder, versions_of
+from .reduce import Reducer
+from .values import tensors
+
+
+class Gradients(Recorder):
+    """Records, in the place of an output, the gradient that reaches it; in the order of the forward."""
+
+    needs_eager = True  # Dynamo runs no hooks on tensors inside a graph
+    run = 0  # which forward of the whole model
+    calls = 0  # of any captured layer
+    orders: list[int] = []  # of each record: which call it belongs to
+
+    def begin(self) -> AbstractContextManager[Any]:
+        self.start()
+        self.run += 1
+        self.orders = []
+        return torch.compiler.set_stance("force_eager")
+
+    def record(self, name: str, output: Any) -> None:
+        # A checkpointed forward that the backward runs again counts here: with reentrant checkpoints no other one makes
+        # a graph, and with the others no gradient flows in it.
+        if not self.open:
+            return
+        self.calls += 1
+        alone = not self.running and torch._C._current_graph_task_id() == -1
+        parts = list(tensors(output))
+        got: list[Tensor | None] = [None] * len(parts)
+        call = _Call(name, self.run, self.calls, alone, isinstance(output, Tensor), got)
+        for i, part in enumerate(parts):
+            if part.requires_grad:
+                part.register_hook(partial(self._arrived, call, i))
+
+    def _arrived(self, call: _Call, i: int, gradient: Tensor) -> None:
+        if not self.open or call.run != self.run:
+            return
+        call.got[i] = gradient.detach()
+        self.keep_gradient(call)
+
+    def keep_gradient(self, call: _Call) -> None:
+        """Record what of a call's gradients has arrived, at the call's place in the forward."""
+        if call.alone:
+            self._drop(call.name)
+        value = call.got[0] if call.single else tuple(call.got)
+        if self._into is not None:
+            value = self._through(self._into, value)
+        position = bisect_left(self.orders, call.order)
+        known = position < len(self.orders) and self.orders[position] == call.order
+        self.records[position : position + known] = [(call.name, value, versions_of(value))]
+        self.orders[position : position + known] = [call.order]
+        self.forwards += 1
+
+    def _drop(self, name: str) -> None:
+        kept = [(record, order) for record, order in zip(self.records, self.orders, strict=True) if record[0] != name]
+        self.records[:] = [record for record, _ in kept]
+        self.orders = [order for _, order in kept]
+
+
+class _Call(NamedTuple):
+    name: str
+    run: int
+    order: int
+    alone: bool  # not in a forward of the whole model
+    single: bool  # one tensor, and not a structure of them
+    got: list[Tensor | None]
+
+
+class ReducedGradients(Gradients):
+    """Gives each gradient to its layer's reducer, and keeps nothing else."""
+
+    def __init__(self, model: nn.Module, names: list[str], setting: Hashable, *, into: Reducer) -> None:
+        super().__init__(model, names, setting)
+        self.reducers = {name: into.fresh() for name in names}
+
+    def keep_gradient(self, call: _Call) -> None:
+        for gradient in call.got:
+            if gradient is not None:
+                self.reducers[call.name].update(gradient)

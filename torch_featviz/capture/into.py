@@ -1,0 +1,51 @@
+"""What becomes of a captured output: `into=`, one small object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any, TypeAlias
+
+from torch import nn
+
+from torch_featviz.errors import OptionError
+
+from .activations import Activations, Recent
+from .gradients import Gradients, ReducedGradients
+from .keep import Ring, ToCPU
+from .recorder import Recorder
+from .reduce import Reducer
+from .statistics import Reduction, Statistics
+
+Into: TypeAlias = Reducer | Ring | ToCPU | Callable[[Any], Any] | None
+
+
+def recorder_for(
+    into: Into, of: str, *, detach: bool, stop: bool
+) -> Callable[[nn.Module, list[str], Hashable], tuple[Recorder, Any]]:
+    """What makes, for each block, the recorder and the mapping through which it is read.
+
+    Raises:
+        OptionError: options of no meaning, or that exclude each other.
+    """
+    if of not in ("output", "grad"):
+        raise OptionError(f"of is 'output' or 'grad', got {of!r}.")
+    gradients = of == "grad"
+    if gradients and stop:
+        raise OptionError("stop=True ends the forward before there is an output to call backward() on.")
+    if isinstance(into, type) or not (into is None or isinstance(into, (Reducer, Ring)) or callable(into)):
+        raise OptionError(f"into is one of Moments(), Histogram(), TopK(), Ring(n), ToCPU(), or a function; got {into!r}.")
+
+    def make(model: nn.Module, names: list[str], setting: Hashable) -> tuple[Recorder, Any]:
+        if isinstance(into, Reducer):
+            if gradients:
+                reduced = ReducedGradients(model, names, setting, into=into)
+                return reduced, Statistics(reduced, reduced.reducers)
+            reduction = Reduction(model, names, setting, into=into, stop=stop)
+            return reduction, Statistics(reduction, reduction.reducers)
+        keeps = into.n if isinstance(into, Ring) else 1
+        function = None if isinstance(into, Ring) else into
+        kind = Gradients if gradients else Recorder
+        recorder = kind(model, names, setting, detach=detach, stop=stop, into=function, keeps=keeps)
+        return recorder, (Recent if isinstance(into, Ring) else Activations)(recorder)
+
+    return make

@@ -1,0 +1,105 @@
+"""Streaming statistics of a capture: `into=Moments()` and its like, one reducer for each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from torch_featviz.errors import DtypeError, LayerError
+
+from .recorder import NOTHING, Recorder, Slot, in_graph_pool
+from .reduce import Reducer, across_ranks
+from .select import canonical, near
+
+
+class Reduction(Recorder):
+    """Gives each output to its layer's reducer at once, and keeps nothing else."""
+
+    def __init__(
+        self, model: nn.Module, names: list[str], setting: Hashable, *, into: Reducer, stop: bool = False
+    ) -> None:
+        super().__init__(model, names, (setting, type(into)), stop=stop)
+        self.reducers = {name: into.fresh() for name in names}
+
+    def slot(self, name: str) -> Slot:
+        slot = self.slots[name] = _ReducerSlot(name, self)
+        return slot
+
+    def begin(self) -> AbstractContextManager[Any]:
+        self.start()
+        return NOTHING
+
+    def keep(self, name: str, output: Any, copy: bool) -> None:
+        if not isinstance(output, Tensor):
+            raise DtypeError(f"statistics are of tensors; layer {name!r} returned a {type(output).__name__}.")
+        self.reducers[name].update(output)
+
+    def collect(self) -> None:
+        super().collect()
+        for reducer in self.reducers.values():
+            for key, value in vars(reducer).items():
+                if isinstance(value, tuple) and any(isinstance(t, Tensor) and in_graph_pool(t) for t in value):
+                    setattr(reducer, key, tuple(tensor.clone() for tensor in value))
+
+
+class _ReducerSlot(Slot):
+    """The arithmetic becomes part of the compiled graph."""
+
+    __slots__ = ("reducer",)
+
+    def __init__(self, name: str, recorder: Reduction) -> None:
+        super().__init__(name, recorder)
+        self.reducer = recorder.reducers[name]
+
+    def take(self, output: Any) -> None:
+        self.reducer.update(output)
+        if self.recorder.catching:
+            self.recorder.stop_when_all_ran(self.name)
+
+
+class Statistics(Mapping[str, Any]):
+    """The reducer of each layer that ran, by layer name, in model order.
+
+    All calls of a layer, in all forwards of the block, go into one. Readable inside the block and after it.
+    """
+
+    def __init__(self, recorder: Recorder, reducers: dict[str, Reducer]) -> None:
+        self._recorder = recorder
+        self._reducers = reducers
+
+    @property
+    def not_run(self) -> list[str]:
+        """Captured layers of which nothing was seen, in model order."""
+        return [name for name, reducer in self._reducers.items() if reducer.empty]
+
+    def merged(self, group: dist.ProcessGroup | None = None) -> dict[str, Any]:
+        """The same of the data of all ranks of a distributed run; see `across_ranks`. Every rank has to call this."""
+        return across_ranks(dict(self), group)
+
+    def __getitem__(self, layer: str) -> Any:
+        reducers = self._reducers
+        if not isinstance(layer, str):
+            raise LayerError(f"statistics are read by layer name, got {layer!r:.80}; list(stats) has all that ran.")
+        model = self._recorder.model()
+        name = layer if layer in reducers or model is None else canonical(model, layer)
+        if name not in reducers:
+            raise LayerError(f"layer {layer!r} was not captured; {near(layer, reducers)}list(stats) has all that ran.")
+        if reducers[name].empty:
+            raise LayerError(f"layer {layer!r} did not run; not_run lists all such layers.")
+        return reducers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, reducer in self._reducers.items() if not reducer.empty)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        lines = [f"  {name}: {reducer!r}" for name, reducer in self.items()]
+        if missing := self.not_run:
+            lines.append(f"  did not run: {', '.join(missing)}")
+        return "\n".join([f"Statistics, {len(self)} layers", *lines])
