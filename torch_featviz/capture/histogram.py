@@ -1,0 +1,155 @@
+"""One histogram per layer whose bins do not depend on how the data came."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torch_featviz.errors import OptionError
+
+from .reduce import BLOCK, Reducer, eager_on_cpu, exponent, power_of_two, wide
+
+_DIGITS = 50  # a bin is never narrower than 2**-50 of the largest magnitude, so that its number is an exact float
+_NARROWEST = -126
+_INF = float("inf")
+
+# The state: extremes (min and -max of the finite values; inf before any), place (exponent of the bins' width, number
+# of the first bin: it starts at number * width), counts (the bins, then NaN, +inf, -inf). Width and place follow from
+# the extremes alone; since widths are powers of two and bins start at multiples of them, wider bins hold narrower ones
+# whole, and growing loses nothing.
+
+
+class Histogram(Reducer):
+    """Counts of all values a layer returned, in equal bins.
+
+    Args:
+        bins: how many; an even number.
+        symmetric: have 0 in the middle, as for signed values; otherwise the bins begin with the one that holds the
+            smallest value.
+
+    The width of a bin is the smallest power of two with which `bins` bins, beginning at multiples of it, hold all
+    finite values; at least `2**-126`, and `2**-50` of the largest magnitude. A value on an edge is in the bin on its
+    right; the largest value is always left of the last edge. Values from `2**1000` on count as infinite.
+
+    Raises:
+        OptionError: `bins` is not an even number of at least 2.
+        LayerError: a figure is read before any output was seen.
+
+    Example:
+        >>> histogram = Histogram(bins=4)
+        >>> histogram.update(torch.tensor([0.0, 0.5, 0.6, 1.9]))
+        >>> histogram.counts.tolist(), histogram.edges.tolist()
+        ([1, 2, 0, 1], [0.0, 0.5, 1.0, 1.5, 2.0])
+    """
+
+    def __init__(self, bins: int = 64, symmetric: bool = False) -> None:
+        super().__init__()
+        if not isinstance(bins, int) or isinstance(bins, bool) or bins < 2 or bins % 2:
+            raise OptionError(f"bins must be an even number, 2 or more, got {bins!r}.")
+        self.bins, self.symmetric = bins, bool(symmetric)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments, by name."""
+        return {"bins": self.bins, "symmetric": self.symmetric}
+
+    @property
+    def counts(self) -> Tensor:
+        """Finite values in each bin, int64."""
+        return self._read()[2][: self.bins]
+
+    @property
+    def edges(self) -> Tensor:
+        """Where bins begin, and where the last one ends: `bins + 1` exact float64 numbers."""
+        width_exponent, first = self._read()[1]
+        return (first + torch.arange(self.bins + 1)) * power_of_two(width_exponent, torch.float64)
+
+    @property
+    def nan(self) -> int:
+        """How many values were NaN."""
+        return int(self._read()[2][self.bins])
+
+    @property
+    def inf(self) -> int:
+        """How many values were +inf."""
+        return int(self._read()[2][self.bins + 1])
+
+    @property
+    def neg_inf(self) -> int:
+        """How many values were -inf."""
+        return int(self._read()[2][self.bins + 2])
+
+    def _arrange(self, output: Tensor) -> Tensor:
+        last = output.ndim == 4 and output.is_contiguous(memory_format=torch.channels_last)
+        return (output.permute(0, 2, 3, 1) if last else output).reshape(-1)  # any order will do: one without a copy
+
+    def _add(self, values: Tensor) -> tuple[Tensor, ...]:
+        blocks = values.split(BLOCK) if eager_on_cpu(values) else [values]
+        extremes = torch.stack([_extremes(block) for block in blocks]).amin(0)
+        if self._state is not None:
+            extremes = torch.minimum(extremes, self._state[0])
+        place = self._place(extremes)
+        parts = [self._counted(block, place) for block in blocks]
+        if self._state is not None:
+            parts.append(self._moved(self._state, place))
+        return extremes, place, torch.stack(parts).sum(0)
+
+    def _join(self, mine: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        extremes = torch.minimum(mine[0], other[0])
+        place = self._place(extremes)
+        return extremes, place, self._moved(mine, place) + self._moved(other, place)
+
+    def _place(self, extremes: Tensor) -> Tensor:
+        """The smallest width's exponent, and the number of the first bin, for values with these extremes."""
+        low, high = torch.where(extremes < _INF, extremes, 0.0)
+        high = -high
+        magnitude = torch.maximum(low.abs(), high.abs())
+        share = magnitude / (self.bins // 2) if self.symmetric else high / self.bins - low / self.bins
+        least = (exponent(magnitude) - _DIGITS).clamp(min=_NARROWEST)
+        tried = torch.maximum(exponent(share) + torch.arange(-1, 4, device=low.device), least)  # one of these it is
+        start, end = _number(low, tried), _number(high, tried)
+        if self.symmetric:
+            fits = (start >= -self.bins // 2) & (end < self.bins // 2)
+        else:
+            fits = end - start < self.bins
+        chosen = torch.where(fits, tried, tried.amax()).amin()
+        first = _number(low, chosen).long()
+        return torch.stack([chosen, torch.full_like(first, -self.bins // 2) if self.symmetric else first])
+
+    def _counted(self, values: Tensor, place: Tensor) -> Tensor:
+        broken = torch.where(values > 0, self.bins + 1, torch.where(values < 0, self.bins + 2, self.bins))
+        exact = values.to(wide(values.device))
+        number = (_number(exact, place[0]) - place[1]).nan_to_num(0.0, 0.0, 0.0).long()
+        slot = torch.where(_finite(values), number, broken)
+        return self._empty(values).scatter_add(0, slot, torch.ones_like(place[:1]).expand_as(slot))
+
+    def _moved(self, state: tuple[Tensor, ...], place: Tensor) -> Tensor:
+        """The counts, in bins that are as wide or wider."""
+        _, (width_exponent, first), counts = state
+        bins = torch.arange(self.bins + 3, device=counts.device)
+        wider = ((first + bins) >> (place[0] - width_exponent).clamp(0, 63)) - place[1]
+        slot = torch.where(bins < self.bins, wider.clamp(0, self.bins - 1), bins)  # beyond the range are only zeros
+        return self._empty(counts).scatter_add(0, slot, counts)
+
+    def _empty(self, like: Tensor) -> Tensor:
+        return torch.zeros(self.bins + 3, dtype=torch.int64, device=like.device)
+
+
+def _finite(values: Tensor) -> Tensor:
+    small = 2.0**100 if values.device.type == "mps" else 2.0**1000
+    return values.abs() < (small if values.dtype == wide(values.device) else _INF)
+
+
+def _extremes(values: Tensor) -> Tensor:
+    """Smallest value and largest, this one negated, so that both are minima; inf where there is none."""
+    finite = _finite(values)
+    low, high = torch.where(finite, values, _INF).amin(), torch.where(finite, values, -_INF).amax()
+    return torch.stack([low, -high]).to(wide(values.device))
+
+
+def _number(values: Tensor, width_exponent: Tensor) -> Tensor:
+    """`floor(values / 2**width_exponent)`, exact: also for a tiny negative value, whose quotient may become -0."""
+    number = (values * power_of_two(-width_exponent, values.dtype)).floor()
+    return torch.where(values < 0, number.clamp(max=-1.0), number)

@@ -1,0 +1,195 @@
+"""Figures of a layer's outputs that need constant memory: what a reducer is, and one result from many ranks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from copy import copy
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from torch_featviz.errors import DtypeError, LayerError, OptionError, ShapeError
+
+R = TypeVar("R", bound="Reducer")
+BLOCK = 2**18  # values; several passes over one block stay within a core's cache
+
+
+class Reducer(ABC):
+    """Takes a layer's outputs one by one and keeps figures of them, never the outputs.
+
+    The figures are those of all outputs together, however these were split into calls, and `merge` adds what another
+    reducer saw. All work is done where the outputs are, without waiting for the device; reading brings the result to
+    the CPU in one transfer, and is kept until the next update.
+
+    A subclass says what its `settings` are, and how a state (tensors that are replaced, never written to) is made of
+    one output and of two states.
+    """
+
+    def __init__(self) -> None:
+        self._state: tuple[Tensor, ...] | None = None
+        self._host: list[Tensor] | None = None
+
+    @property
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments, by name."""
+
+    @abstractmethod
+    def _arrange(self, output: Tensor) -> Tensor:
+        """`output`, which is not empty, as the view that `_add` expects."""
+
+    @abstractmethod
+    def _add(self, values: Tensor) -> tuple[Tensor, ...]:
+        """The state after `values`."""
+
+    @abstractmethod
+    def _join(self, mine: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The state after the outputs of both, `mine` first."""
+
+    def fresh(self: R) -> R:
+        """An empty reducer of this kind with these settings."""
+        return type(self)(**self.settings)
+
+    def update(self, output: Tensor) -> None:
+        """Add one output.
+
+        Raises:
+            DtypeError: not a dense tensor of real numbers.
+            ShapeError: too few axes, or another number of channels than before.
+        """
+        values = _real(output)
+        if values.numel():
+            self._state = self._add(self._arrange(values))
+            self._host = None
+
+    def merge(self: R, other: R) -> None:
+        """Add what `other` saw, as if that came after all that was seen here. `other` stays as it is.
+
+        Raises:
+            OptionError: `other` is of another kind or has other settings.
+            ShapeError: another number of channels.
+        """
+        if type(other) is not type(self) or other.settings != self.settings:
+            raise OptionError(f"only figures of one kind and setting can be merged, got {self!r} and {other!r}.")
+        if other._state is not None:
+            theirs = other._state
+            if self._state is not None:
+                theirs = tuple(tensor.to(self._state[0].device) for tensor in theirs)
+                same_channels(self._state[0].shape[-1], theirs[0].shape[-1])
+                theirs = self._join(self._state, theirs)
+            self._state, self._host = theirs, None
+
+    def cpu(self: R) -> R:
+        """A copy whose state is on the CPU."""
+        twin = copy(self)
+        if self._state is not None:
+            twin._state = tuple(tensor.cpu() for tensor in self._state)
+        return twin
+
+    def _read(self) -> list[Tensor]:
+        """The state on the CPU, floats in float64."""
+        if self._state is None:
+            raise LayerError(f"{self!r}: run the model before reading; a layer that did not run has no figures.")
+        if self._host is None:
+            self._host = to_host(self._state)
+        return self._host
+
+    def _summary(self) -> str:
+        return "" if self._state is not None else "nothing seen yet"
+
+    def __repr__(self) -> str:
+        parts = [*(f"{name}={value!r}" for name, value in self.settings.items()), self._summary()]
+        return f"{type(self).__name__}({', '.join(filter(None, parts))})"
+
+
+def across_ranks(states: Mapping[str, R], group: dist.ProcessGroup | None = None) -> dict[str, R]:
+    """One result from the figures that every process of a distributed run kept of its own part of the data.
+
+    Args:
+        states: reducers by layer name, as this rank has them; they stay as they are.
+        group: the process group; default all ranks.
+    Returns:
+        The same on every rank, on the CPU: the figures of all ranks' data, in order of rank. A layer that ran on some
+        ranks only is there with what these saw.
+    Raises:
+        OptionError: ranks that have another kind of reducer, or other settings, for the same layer.
+
+    Every rank of the group has to call this.
+    """
+    gathered: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(gathered, {name: state.cpu() for name, state in states.items()}, group=group)
+    merged: dict[str, R] = {}
+    for rank in gathered:
+        for name, state in rank.items():
+            if name not in merged:
+                merged[name] = state.fresh()
+            try:
+                merged[name].merge(state)
+            except OptionError as error:
+                raise OptionError(f"layer {name!r} differs between ranks: {error}") from None
+    return merged
+
+
+def to_host(tensors: tuple[Tensor, ...]) -> list[Tensor]:
+    """Tensors of one device to the CPU, floats as float64 and integers as int64, in one transfer."""
+    packed = torch.cat([_as_integers(tensor) for tensor in tensors]).cpu()
+    host: list[Tensor] = []
+    for tensor, piece in zip(tensors, packed.split([tensor.numel() for tensor in tensors]), strict=True):
+        if tensor.dtype == torch.float32:
+            piece = piece.int().view(torch.float32)  # noqa: PLW2901
+        elif tensor.dtype == torch.float64:
+            piece = piece.view(torch.float64)  # noqa: PLW2901
+        host.append(piece.to(torch.float64 if tensor.is_floating_point() else torch.int64).reshape(tensor.shape))
+    return host
+
+
+def _as_integers(tensor: Tensor) -> Tensor:
+    """The same bits as int64; those of float32 one by one, so that devices without float64 can do it."""
+    flat = tensor.reshape(-1)
+    if tensor.dtype == torch.float32:
+        return flat.view(torch.int32).long()
+    return flat.view(torch.int64)
+
+
+def _real(output: Any) -> Tensor:
+    """`output` outside of any graph, as float32, or as float64 where that could lose digits."""
+    if not isinstance(output, Tensor):
+        raise DtypeError(f"figures are kept of tensors, got {type(output).__name__}; capture layers that return one.")
+    if output.is_complex() or output.layout != torch.strided or output.is_quantized:
+        kind = output.dtype if output.is_complex() or output.is_quantized else output.layout
+        raise DtypeError(f"figures are kept of dense tensors of real numbers, got {kind}.")
+    narrow = output.is_floating_point() and output.dtype != torch.float64
+    return output.detach().to(torch.float32 if narrow else wide(output.device))
+
+
+def wide(device: torch.device) -> torch.dtype:
+    """The dtype sums are kept in."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def same_channels(before: int, now: int) -> None:
+    """Raise ShapeError unless the two are equal."""
+    if before != now:
+        raise ShapeError(f"the outputs of one layer must agree in their channels, got {now} after {before}.")
+
+
+def exponent(value: Tensor) -> Tensor:
+    """The exact `floor(log2(|value|))`, int64; one below the smallest normal exponent for zero and denormals."""
+    if value.dtype == torch.float32:
+        return ((value.view(torch.int32) >> 23) & 255).long() - 127
+    return ((value.view(torch.int64) >> 52) & 2047) - 1023
+
+
+def power_of_two(exponents: Tensor, dtype: torch.dtype) -> Tensor:
+    """The exact `2.0 ** exponents`, for exponents of normal numbers."""
+    if dtype == torch.float32:
+        return ((exponents + 127) << 23).int().view(torch.float32)
+    return ((exponents + 1023) << 52).view(torch.float64)
+
+
+def eager_on_cpu(values: Tensor) -> bool:
+    """Whether looking at a value costs nothing: not on a device with a queue, not while a graph is being traced."""
+    return values.device.type == "cpu" and not torch.compiler.is_compiling()
