@@ -1,7 +1,19 @@
 """See what a convolutional network has learnt: its kernels, its feature maps, and what it makes of an image."""
 
 from . import errors, zoo
-from .capture import Activations, FeatureExtractor, FeatureTap, capture, layer_names, shapes
+from .capture import (
+    Activations,
+    FeatureExtractor,
+    FeatureTap,
+    Histogram,
+    Moments,
+    Ring,
+    ToCPU,
+    TopK,
+    capture,
+    layer_names,
+    shapes,
+)
 from .errors import FeatvizError
 from .picture import GridTiler, KernelNormalizer, Picture, Scale, normalize, tile, untile
 from .views import confusion, curves, feature_maps, kernels, overview, pixels, predictions, samples
@@ -15,10 +27,15 @@ __all__ = [
     "FeatureTap",
     "FeatvizError",
     "GridTiler",
+    "Histogram",
     "KernelNormalizer",
     "ModelCard",
+    "Moments",
     "Picture",
+    "Ring",
     "Scale",
+    "ToCPU",
+    "TopK",
     "capture",
     "channel_stats",
     "confusion",

@@ -1,9 +1,32 @@
-"""Model in, tensors out: what each layer returns, recorded while the model runs."""
+"""Model in, tensors out: what each layer returns, recorded or summed up while the model runs."""
 
-from .activations import Activations
+from .activations import Activations, Recent
+from .histogram import Histogram
+from .keep import Ring, ToCPU
 from .modules import FeatureExtractor, FeatureTap
+from .moments import Moments
+from .reduce import Reducer, across_ranks
 from .select import layer_names
 from .session import capture, evaluating
 from .shapes import shapes
+from .statistics import Statistics
+from .topk import TopK
 
-__all__ = ["Activations", "FeatureExtractor", "FeatureTap", "capture", "evaluating", "layer_names", "shapes"]
+__all__ = [
+    "Activations",
+    "FeatureExtractor",
+    "FeatureTap",
+    "Histogram",
+    "Moments",
+    "Recent",
+    "Reducer",
+    "Ring",
+    "Statistics",
+    "ToCPU",
+    "TopK",
+    "across_ranks",
+    "capture",
+    "evaluating",
+    "layer_names",
+    "shapes",
+]

@@ -3,19 +3,59 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from torch_featviz.errors import LayerError
 
-from .recorder import Recorder
+from .recorder import Record, Recorder
 from .select import canonical, near
 from .values import map_tensors
 
 
-class Activations(Mapping[str, Any]):
+class _Recorded(Mapping[str, Any]):
+    """What reading one forward and reading several have in common."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    @property
+    def not_run(self) -> list[str]:
+        """Captured layers that the latest forward did not call, in model order."""
+        ran = {record[0] for record in self._recorder.latest()}
+        return [name for name in self._recorder.names if name not in ran]
+
+    def _name(self, key: str) -> str:
+        if not isinstance(key, str):
+            raise LayerError(f"activations are read by layer name, got {key!r:.80}; list(acts) has all that ran.")
+        layer, mark, call = key.partition("#")
+        if layer not in self._recorder.names and (model := self._recorder.model()) is not None:
+            layer = canonical(model, layer)
+        return layer + mark + call
+
+    def _read(self, records: list[Record], position: int, key: str) -> Any:
+        value, intact = self._recorder.read(records, position)
+        if not intact:
+            raise LayerError(
+                f"what {key!r} returned was changed in place after the forward; read it sooner, "
+                "or change a clone of the model's output."
+            )
+        return value
+
+    def _absent(self, key: str, ran: Iterable[str]) -> LayerError:
+        names = self._recorder.names
+        layer = key.partition("#")[0]
+        if layer not in names:
+            return LayerError(f"layer {key!r} was not captured; {near(key, names)}list(acts) has all that ran.")
+        calls = [k for k in ran if k.partition("#")[0] == layer]
+        if not calls:
+            return LayerError(f"layer {layer!r} {self._recorder.why_absent} not_run lists all such layers.")
+        return LayerError(f"layer {layer!r} ran {len(calls)} times: take one of {', '.join(map(repr, calls))}.")
+
+
+class Activations(_Recorded):
     """What each captured layer returned in the latest forward, by layer name, in order of execution.
 
     A layer that ran once has its own name. One that ran several times has a key for each call, `'relu#1'`, `'relu#2'`,
@@ -26,15 +66,9 @@ class Activations(Mapping[str, Any]):
     """
 
     def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
+        super().__init__(recorder)
         self._indexed = (-1, -1)
         self._positions: dict[str, int] = {}
-
-    @property
-    def not_run(self) -> list[str]:
-        """Captured layers that the latest forward did not call, in model order."""
-        ran = {record[0] for record in self._recorder.latest()}
-        return [name for name in self._recorder.names if name not in ran]
 
     def calls(self, layer: str) -> list[Any]:
         """What `layer` returned at each of its calls, first to last; empty where it did not run.
@@ -44,16 +78,17 @@ class Activations(Mapping[str, Any]):
         """
         name = self._name(layer)
         if name not in self._recorder.names:
-            raise self._absent(layer)
-        return [self._read(i, name) for i, record in enumerate(self._recorder.latest()) if record[0] == name]
+            raise self._absent(layer, ())
+        records = self._recorder.latest()
+        return [self._read(records, i, name) for i, record in enumerate(records) if record[0] == name]
 
     def __getitem__(self, key: str) -> Any:
         index = self._index()
         if key not in index:
             key = self._name(key)
         if key not in index:
-            raise self._absent(key)
-        return self._read(index[key], key)
+            raise self._absent(key, index)
+        return self._read(self._recorder.latest(), index[key], key)
 
     def get(self, key: str, default: Any = None) -> Any:
         return self[key] if key in self else default  # noqa: SIM401 - this is what get() is
@@ -77,43 +112,48 @@ class Activations(Mapping[str, Any]):
         records = self._recorder.latest()
         state = (self._recorder.forwards, len(records))
         if state != self._indexed:
-            total = Counter(record[0] for record in records)
-            seen: Counter[str] = Counter()
-            self._positions = {}
-            for position, (name, _, _) in enumerate(records):
-                seen[name] += 1
-                self._positions[name if total[name] == 1 else f"{name}#{seen[name]}"] = position
+            self._positions = _keys(records)
             self._indexed = state
         return self._positions
 
-    def _name(self, key: str) -> str:
-        if not isinstance(key, str):
-            raise LayerError(f"activations are read by layer name, got {key!r:.80}; list(acts) has all that ran.")
-        layer, mark, call = key.partition("#")
-        if layer not in self._recorder.names and (model := self._recorder.model()) is not None:
-            layer = canonical(model, layer)
-        return layer + mark + call
 
-    def _read(self, position: int, key: str) -> Any:
-        value, intact = self._recorder.read(self._recorder.latest(), position)
-        if not intact:
-            raise LayerError(
-                f"what {key!r} returned was changed in place after the forward; read it sooner, "
-                "or change a clone of the model's output."
-            )
-        return value
+class Recent(_Recorded):
+    """What each captured layer returned in the last forwards, the oldest first: a list by layer name.
 
-    def _absent(self, key: str) -> LayerError:
-        names = self._recorder.names
-        layer = key.partition("#")[0]
-        if layer not in names:
-            return LayerError(f"layer {key!r} was not captured; {near(key, names)}list(acts) has all that ran.")
-        calls = [k for k in self._index() if k.partition("#")[0] == layer]
-        if not calls:
-            return LayerError(
-                f"layer {layer!r} did not run; the forward never called it. not_run lists all such layers."
-            )
-        return LayerError(f"layer {layer!r} ran {len(calls)} times: take one of {', '.join(map(repr, calls))}.")
+    A layer that runs several times in one forward has a list for each of its calls, `'relu#1'`, `'relu#2'`.
+    """
+
+    def __getitem__(self, key: str) -> list[Any]:
+        name = self._name(key)
+        found = [(records, keys[name]) for records, keys in self._forwards() if name in keys]
+        if not found:
+            raise self._absent(name, self)
+        return [self._read(records, position, name) for records, position in found]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({key: None for _, keys in self._forwards() for key in keys})
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        lines = [f"  {key}: {len(values)} x {_describe(values[-1])}" for key, values in self.items()]
+        return "\n".join([f"Recent, {len(self)} calls", *lines])
+
+    def _forwards(self) -> list[tuple[list[Record], dict[str, int]]]:
+        latest = self._recorder.latest()
+        return [(records, _keys(records)) for records in (*self._recorder.past, latest)]
+
+
+def _keys(records: list[Record]) -> dict[str, int]:
+    """The position of each call: under its layer's name, or, of several calls, under names with numbers."""
+    total = Counter(name for name, _, _ in records)
+    seen: Counter[str] = Counter()
+    positions = {}
+    for position, (name, _, _) in enumerate(records):
+        seen[name] += 1
+        positions[name if total[name] == 1 else f"{name}#{seen[name]}"] = position
+    return positions
 
 
 def _describe(value: Any) -> str:

@@ -42,7 +42,9 @@ def own_code(function: Callable[..., Any], model: nn.Module, setting: Hashable) 
     return FunctionType(codes[setting], function.__globals__, "forward", None, function.__closure__)
 
 
-def put_entries(chain: Iterable[nn.Module], modules: Iterable[nn.Module], around: Callable[..., Any], taps: Taps) -> bool:
+def put_entries(
+    chain: Iterable[nn.Module], modules: Iterable[nn.Module], around: Callable[..., Any], taps: Taps
+) -> bool:
     """Put `around(call, whole)` in the place of each `call` by which eager code enters compiled code.
 
     Args:

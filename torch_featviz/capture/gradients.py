@@ -1,4 +1,4 @@
-"""Gradients of layers' outputs, by hooks on the tensors: layers that work in place do no harm, and nothing is copied."""
+"""Gradients of layers' outputs, by hooks on tensors: what then works in place does no harm, and nothing is copied."""
 
 from __future__ import annotations
 
@@ -19,16 +19,21 @@ from .values import tensors
 class Gradients(Recorder):
     """Records, in the place of an output, the gradient that reaches it; in the order of the forward."""
 
+    why_absent = "got no gradient: backward() did not reach it inside the block."
     needs_eager = True  # Dynamo runs no hooks on tensors inside a graph
-    run = 0  # which forward of the whole model
-    calls = 0  # of any captured layer
-    orders: list[int] = []  # of each record: which call it belongs to
+
+    def __init__(self, model: nn.Module, names: list[str], setting: Hashable, **options: Any) -> None:
+        super().__init__(model, names, setting, **options)
+        self.run = 0  # which forward of the whole model
+        self.calls = 0  # of any captured layer
+        self.orders: list[int] = []  # of each record: which call it belongs to
 
     def begin(self) -> AbstractContextManager[Any]:
         self.start()
         self.run += 1
         self.orders = []
-        return torch.compiler.set_stance("force_eager")
+        uncompiled: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+        return uncompiled
 
     def record(self, name: str, output: Any) -> None:
         # A checkpointed forward that the backward runs again counts here: with reentrant checkpoints no other one makes
@@ -42,15 +47,15 @@ class Gradients(Recorder):
         call = _Call(name, self.run, self.calls, alone, isinstance(output, Tensor), got)
         for i, part in enumerate(parts):
             if part.requires_grad:
-                part.register_hook(partial(self._arrived, call, i))
+                part.register_hook(partial(self._arrived, call, i))  # type: ignore[no-untyped-call]
 
     def _arrived(self, call: _Call, i: int, gradient: Tensor) -> None:
         if not self.open or call.run != self.run:
             return
         call.got[i] = gradient.detach()
-        self.keep_gradient(call)
+        self.keep_gradient(call, i)
 
-    def keep_gradient(self, call: _Call) -> None:
+    def keep_gradient(self, call: _Call, latest: int) -> None:  # noqa: ARG002 - for reducers
         """Record what of a call's gradients has arrived, at the call's place in the forward."""
         if call.alone:
             self._drop(call.name)
@@ -85,7 +90,7 @@ class ReducedGradients(Gradients):
         super().__init__(model, names, setting)
         self.reducers = {name: into.fresh() for name in names}
 
-    def keep_gradient(self, call: _Call) -> None:
-        for gradient in call.got:
-            if gradient is not None:
-                self.reducers[call.name].update(gradient)
+    def keep_gradient(self, call: _Call, latest: int) -> None:
+        gradient = call.got[latest]
+        assert gradient is not None, "it is the one that has just arrived"
+        self.reducers[call.name].update(gradient)

@@ -68,6 +68,7 @@ class Recorder:
     compiled and called, in its slot, until `collect()`.
     """
 
+    why_absent = "did not run; the forward never called it."
     needs_eager = False  # whether a compiled model has to run uncompiled meanwhile
 
     def __init__(

@@ -49,6 +49,11 @@ class Reducer(ABC):
     def _join(self, mine: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The state after the outputs of both, `mine` first."""
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was seen yet."""
+        return self._state is None
+
     def fresh(self: R) -> R:
         """An empty reducer of this kind with these settings."""
         return type(self)(**self.settings)

@@ -237,9 +237,7 @@ def _refuse_scripted(layers: dict[str, nn.Module]) -> None:
             raise LayerError(f"layer {name!r} is a ScriptModule; capture the model as it was before torch.jit.")
 
 
-def _fused(
-    modules: list[nn.Module], kinds: set[type], layers: dict[str, nn.Module]
-) -> Iterator[tuple[nn.Module, str]]:
+def _fused(modules: list[nn.Module], kinds: set[type], layers: dict[str, nn.Module]) -> Iterator[tuple[nn.Module, str]]:
     """Modules that would run captured layers in one fused operator, and the attribute that, when zero, prevents it."""
     fused = {nn.TransformerEncoderLayer: "activation_relu_or_gelu", nn.TransformerEncoder: "use_nested_tensor"}
     if not any(issubclass(kind, tuple(fused)) for kind in kinds):
