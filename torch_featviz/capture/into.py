@@ -33,9 +33,8 @@ def recorder_for(
     if gradients and stop:
         raise OptionError("stop=True ends the forward before there is an output to call backward() on.")
     if isinstance(into, type) or not (into is None or isinstance(into, (Reducer, Ring)) or callable(into)):
-        raise OptionError(
-            f"into is one of Moments(), Histogram(), TopK(), Ring(n), ToCPU(), or a function; got {into!r}."
-        )
+        known = "Moments(), Histogram(), TopK(), Ring(n), ToCPU(), or a function"
+        raise OptionError(f"into is one of {known}; got {into!r}.")
 
     def make(model: nn.Module, names: list[str], setting: Hashable) -> tuple[Recorder, Any]:
         if isinstance(into, Reducer):

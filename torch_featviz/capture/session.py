@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import RLock
 from types import MethodType, TracebackType
 from typing import Any
@@ -191,10 +191,8 @@ def _whole_forward(model: nn.Module, recorder: Recorder) -> Callable[..., Any]:
         output = None
         try:
             with recorder.begin():
-                try:
+                with suppress(Stopped):
                     output = inner(self, *args, **kwargs)
-                except Stopped:
-                    pass
                 recorder.end((args, kwargs, output))
             return output
         finally:

@@ -33,7 +33,7 @@ class Reduction(Recorder):
         self.start()
         return NOTHING
 
-    def keep(self, name: str, output: Any, copy: bool) -> None:
+    def keep(self, name: str, output: Any, copy: bool) -> None:  # noqa: ARG002 - it is looked at now
         if not isinstance(output, Tensor):
             raise DtypeError(f"statistics are of tensors; layer {name!r} returned a {type(output).__name__}.")
         self.reducers[name].update(output)

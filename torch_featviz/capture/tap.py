@@ -34,12 +34,12 @@ def tap(layers: dict[str, nn.Module], recorder: Recorder, taps: Taps) -> None:
     A module with hooks is tapped around them, since they may change the output: what its caller gets is recorded.
     """
     makers: dict[Callable[..., Any], _Maker] = {}
-    hooked = torch_module._has_any_global_hook()
+    hooked = torch_module._has_any_global_hook()  # type: ignore[no-untyped-call]
     for name, module in layers.items():
         slots = module.__dict__
         if hooked or module._forward_hooks or module._backward_hooks:
-            make = _any_arguments(function_of(module, "_call_impl"), recorder)
-            put(module, "_call_impl", MethodType(make(module, name), module), taps)
+            around = _any_arguments(function_of(module, "_call_impl"), recorder)
+            put(module, "_call_impl", MethodType(around(module, name), module), taps)
             continue
         before = slots.get("forward", _ABSENT)
         if before is not _ABSENT:
