@@ -46,20 +46,19 @@ __all__ = [
 ]
 
 # pytest imports this package at each start, for the plugin in it; nobody should wait for torch who does not use it.
-_ROOMS = ("errors", "capture", "picture", "zoo", "views")
+_ROOMS = ("errors", "capture", "picture", "zoo", "views", "bench")
 
 if not TYPE_CHECKING:  # a type checker would take any name for good
 
     def __getattr__(name: str) -> Any:
-        if name in (*_ROOMS, "bench") and name not in __all__:
+        if name in _ROOMS and name != "capture":  # of that name the function is meant
             return import_module(f"{__name__}.{name}")
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        for room in _ROOMS:
+        for room in _ROOMS[:-1]:
             module = import_module(f"{__name__}.{room}")
-            for public in __all__:
-                if public in getattr(module, "__all__", vars(module)):
-                    globals()[public] = getattr(module, public)
+            public = getattr(module, "__all__", vars(module))
+            globals().update({each: getattr(module, each) for each in __all__ if each in public})
         return globals()[name]
 
 
