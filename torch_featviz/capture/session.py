@@ -95,7 +95,7 @@ class Capture:
 
     def __enter__(self) -> Any:
         flags = tuple([module.training for module in self._modules])
-        recorder, result = self._make(self._model, list(self._layers), flags)
+        recorder, result = self._make(self._model, self._layers, flags)
         recorder.channels_last = any(issubclass(kind, nn.Conv2d) for kind in self._kinds)
         taps: Taps = []
         self._open.append((recorder, taps))
