@@ -36,22 +36,33 @@ def capture(
     """Record what `layers` of `model` return, for each forward run inside the `with` block.
 
     Args:
-        model: any `nn.Module`, compiled or not, before or after; may be wrapped in DistributedDataParallel, FSDP2, or
-            DataParallel on one device.
+        model: any `nn.Module`; compiled or not, before or inside the block; may be wrapped in
+            DistributedDataParallel, FSDP2, or DataParallel on one device.
         layers: names, globs (`*` also crosses dots), module types, module objects, one or several of them;
             None for all leaves. A wrapper's prefix (`module.`, `_orig_mod.`) may be given or left out.
+        into: what becomes of an output. None keeps those of the latest forward; `Ring(n)` those of the last n;
+            `ToCPU()` copies; `Moments()`, `Histogram()` and `TopK()` keep figures and no outputs; a function keeps what
+            it returns, given a layer's output.
+        of: `'output'`, or `'grad'` for the gradient that reaches it in the backward. A compiled model then runs
+            uncompiled. Gradients are as they flow: scaled, where a GradScaler scales the loss.
+        every: capture the first of every so many forwards; the others run as if nothing were captured.
+        stop: end the forward once each of `layers` has run; it then returns None.
 
     Returns:
         A context manager that yields `Activations`, a read-only mapping from layer name to what the layer returned,
         in order of execution (outside a forward of the whole model, when only parts of it are called, each layer
         keeps its latest call). Tensors are the network's own (no copy, on their device), detached; only those that
-        the network goes on to overwrite in place are copied. A new forward replaces what the last one left.
+        the network goes on to overwrite in place are copied, and what a compiled graph is asked for. A new forward
+        replaces what the last one left. With `Ring` each value is a list; with the statistics it is the layer's own
+        `Moments`, `Histogram` or `TopK`, over all its calls.
 
     Raises:
         LayerError: a layer that `model` does not have, or cannot be captured; the model has not been touched then.
-        DtypeError, OptionError: `model` or `layers` of a wrong kind.
+        DtypeError, OptionError: an argument of a wrong kind.
 
-    Hooks added inside the block are not seen. Two threads must not capture one model at the same time.
+    In a compiled model what is captured is part of the compiled graph: one graph for each set of layers, made at its
+    first forward; without capture the bare graph runs again. Hooks added inside the block are seen where they change
+    an output only if the module had hooks before. Two threads must not capture one model at the same time.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True))
