@@ -8,7 +8,7 @@ from torch import Tensor
 from .reduce import BLOCK, eager_on_cpu, exponent, power_of_two, wide
 
 _INF = float("inf")
-_NEAR = 256  # up to so many neighbours are summed together in the output's own precision, whole rows else,
+_NEAR = 64  # so many neighbours are summed together in the output's own precision where they fit, rows else,
 _FAR = 4096  # and longer rows than this in float64
 _ALL = (0, 2, 3)
 
@@ -69,12 +69,14 @@ def part(values: Tensor, pivot: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
 
 def _figures(values: Tensor, zero_point: Tensor, unit: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """One pass when compiled; nothing here looks at a value."""
-    outer, _, rows, cols = values.shape
-    near = (2, 3) if rows * cols <= _NEAR else (3,)
+    size = values.numel() // values.shape[1]
+    if values.shape[2] * values.shape[3] % _NEAR == 0:
+        values = values.flatten(2).unflatten(2, (-1, _NEAR))  # channels_last: what is read together is near in memory
+    near = (2, 3) if values.shape[2] * values.shape[3] <= _NEAR else (3,)
     exact = wide(values.device)
     finite = values.abs() < _INF
     distance = torch.where(finite, values * unit - zero_point, 0.0)
-    if cols > _FAR:
+    if values.shape[3] > _FAR:
         distance = distance.to(exact)
     floats = [
         distance.sum(near, keepdim=True).to(exact).sum(_ALL),
@@ -82,10 +84,9 @@ def _figures(values: Tensor, zero_point: Tensor, unit: Tensor) -> tuple[list[Ten
         torch.where(finite, values, _INF).amin(near, keepdim=True).amin(_ALL).to(exact),
         torch.where(finite, values, -_INF).amax(near, keepdim=True).amax(_ALL).to(exact),
     ]
-    finite_count, zero, nan = (
-        mask.sum(near, keepdim=True, dtype=torch.int32).sum(_ALL) for mask in (finite, values == 0, values.isnan())
-    )
-    return floats, [finite_count, zero, nan, outer * rows * cols - finite_count - nan]
+    masks = (finite, values == 0, values.eq(values))  # Inductor's isnan() alone would cost more than all the rest
+    finite_count, zero, number = (mask.sum(near, keepdim=True, dtype=torch.int32).sum(_ALL) for mask in masks)
+    return floats, [finite_count, zero, size - number, number - finite_count]
 
 
 def _finite_figures(values: Tensor, zero_point: Tensor, unit: Tensor) -> tuple[list[Tensor], list[Tensor]] | None:

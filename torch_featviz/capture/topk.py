@@ -86,7 +86,7 @@ class TopK(Reducer):
         return output.flatten(2) if output.ndim > 2 else output[:, :, None]
 
     def _add(self, values: Tensor) -> tuple[Tensor, ...]:
-        nan = values.isnan().sum((0, 2))
+        nan = values.ne(values).sum((0, 2))
         values = values.nan_to_num(-_INF, _INF, -_INF)
         best, images = values.amax(2).sort(dim=0, descending=True, stable=True)
         best, images = best[: self.k], images[: self.k]
