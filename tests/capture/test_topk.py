@@ -53,6 +53,12 @@ def test_equals_a_loop_however_split(streams, data, k):
         check(top, together, k)
 
 
+def test_what_is_not_there_comes_after_minus_infinity(streams):
+    outputs = [torch.full((1, 2, 3), value) for value in (-torch.inf, torch.nan, -torch.inf)]
+    check(streams.fed(TopK(5), outputs), torch.cat(outputs), 5)
+    assert streams.fed(TopK(5), outputs).images.tolist() == [[0, 1, 2, -1, -1]] * 2
+
+
 def test_channels_last(streams):
     output = torch.randn(20, 6, 5, 7).round().contiguous(memory_format=torch.channels_last)
     check(streams.fed(TopK(4), list(output.split(6))), output, 4)
