@@ -119,12 +119,13 @@ def test_one_channel_where_there_is_no_axis(streams):
     check(streams.fed(Moments(dim=0), [tokens]), tokens.double().numpy().reshape(2, -1))
 
 
-def test_counts_are_exact_beyond_float32():
-    moments = Moments()
-    for _ in range(3):
-        moments.update(torch.zeros(()).expand(1, 1, 2**23 + 1))
-    assert moments.count.tolist() == [3 * 2**23 + 3]
-    assert moments.zero_share.tolist() == [1.0]
+def test_counts_are_exact_beyond_float32(streams):
+    moments = streams.fed(Moments(), [torch.zeros(1, 1, 3)])
+    for _ in range(25):
+        moments.merge(moments)
+    moments.update(torch.tensor([[0.0], [torch.nan]]))
+    assert moments.count.tolist() == [3 * 2**25 + 1]
+    assert moments.zero_share.tolist() == [(3 * 2**25 + 1) / (3 * 2**25 + 2)]
 
 
 @pytest.mark.parametrize(

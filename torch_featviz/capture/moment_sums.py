@@ -71,7 +71,7 @@ def _figures(values: Tensor, zero_point: Tensor, unit: Tensor) -> tuple[list[Ten
     """One pass when compiled; nothing here looks at a value."""
     size = values.numel() // values.shape[1]
     if values.shape[2] * values.shape[3] % _NEAR == 0:
-        values = values.flatten(2).unflatten(2, (-1, _NEAR))  # channels_last: what is read together is near in memory
+        values = values.reshape(*values.shape[:2], -1, _NEAR)  # channels_last: what is read together is near in memory
     near = (2, 3) if values.shape[2] * values.shape[3] <= _NEAR else (3,)
     exact = wide(values.device)
     finite = values.abs() < _INF
