@@ -1,11 +1,15 @@
-"""Oracles for capture, written differently: hooks that clone."""
+"""Oracles for capture, written differently: hooks that clone. Streams of outputs for the figures kept of them."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 
 def clone(value: Any) -> Any:
@@ -74,3 +78,76 @@ def instance_state(model: nn.Module) -> list[Any]:
 @pytest.fixture(name="instance_state")
 def instance_state_fixture() -> Any:
     return instance_state
+
+
+SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.5, float("nan"), float("inf"), -float("inf"), 3e-42, 1e-25, -7e30, 65504.0]
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int8, torch.bool]
+
+
+@st.composite
+def batches(draw: Any, min_axes: int = 1, max_axes: int = 5, axis: int = 1) -> list[Tensor]:
+    """Outputs of one layer: equal but for the first axis, which may be empty; with odd values in some."""
+    shape = draw(st.lists(st.integers(1, 4), min_size=min_axes, max_size=max_axes))
+    dtype = draw(st.sampled_from(DTYPES))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    location, spread = draw(st.sampled_from([(0, 1), (1e4, 1e-2), (-3, 40), (0, 0), (5, 0), (0, 1e-24), (0, 1e24)]))
+    odd = draw(st.sampled_from([0.0, 0.0, 0.2, 1.0]))
+    found = []
+    for size in draw(st.lists(st.integers(0, 6), min_size=1, max_size=5)):
+        values = location + spread * rng.standard_normal([size, *shape[1:]])
+        values = np.where(rng.random(values.shape) < odd, rng.choice(SPECIAL, values.shape), values)
+        if not dtype.is_floating_point:
+            values = np.nan_to_num(values, nan=0, posinf=0, neginf=0).clip(-100, 100)
+        found.append(torch.from_numpy(np.asarray(values)).to(dtype))
+    return found
+
+
+def compiled(reducer: Any, outputs: list[Tensor], kind: str = "inductor") -> tuple[Any, int]:
+    """A fresh reducer updated within a compiled forward, and how many graphs that took."""
+    torch._dynamo.reset()
+    backend = CompileCounterWithBackend(kind)
+    reducer = reducer.fresh()
+
+    def forward(values: Tensor) -> Tensor:
+        doubled = values * 2
+        reducer.update(doubled)
+        return doubled + 1
+
+    forward = torch.compile(forward, backend=backend, fullgraph=True, dynamic=False)
+    for output in outputs:
+        assert same(forward(output), output * 2 + 1)
+        figures(reducer)  # reading in between must not cost a graph
+    return reducer, backend.frame_count
+
+
+def as_float(tensors: list[Tensor]) -> Any:
+    """All in one float64 array."""
+    return np.concatenate([tensor.double().numpy() for tensor in tensors])
+
+
+def fed(reducer: Any, outputs: list[Tensor]) -> Any:
+    """A fresh reducer that has seen `outputs`."""
+    reducer = reducer.fresh()
+    for output in outputs:
+        reducer.update(output)
+    return reducer
+
+
+def figures(reducer: Any) -> dict[str, Any]:
+    """Every public figure of a reducer."""
+    names = [name for name, kind in vars(type(reducer)).items() if isinstance(kind, property) and name != "settings"]
+    return {name: torch.as_tensor(getattr(reducer, name)) for name in names}
+
+
+def agree(a: Any, b: Any, rtol: float = 0.0, atol: float = 0.0) -> None:
+    """Raise unless all figures of both are equal."""
+    a, b = figures(a), figures(b)
+    for name in a:
+        torch.testing.assert_close(
+            a[name], b[name], rtol=rtol, atol=atol, equal_nan=True, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+@pytest.fixture(scope="session")
+def streams() -> SimpleNamespace:
+    return SimpleNamespace(batches=batches, as_float=as_float, fed=fed, figures=figures, agree=agree, compiled=compiled)

@@ -64,7 +64,8 @@ class Histogram(Reducer):
     def edges(self) -> Tensor:
         """Where bins begin, and where the last one ends: `bins + 1` exact float64 numbers."""
         width_exponent, first = self._read()[1]
-        return (first + torch.arange(self.bins + 1)) * power_of_two(width_exponent, torch.float64)
+        edges: Tensor = (first + torch.arange(self.bins + 1)) * power_of_two(width_exponent, torch.float64)
+        return edges
 
     @property
     def nan(self) -> int:
@@ -86,7 +87,7 @@ class Histogram(Reducer):
         return (output.permute(0, 2, 3, 1) if last else output).reshape(-1)  # any order will do: one without a copy
 
     def _add(self, values: Tensor) -> tuple[Tensor, ...]:
-        blocks = values.split(BLOCK) if eager_on_cpu(values) else [values]
+        blocks = torch.split(values, BLOCK) if eager_on_cpu(values) else [values]
         extremes = torch.stack([_extremes(block) for block in blocks]).amin(0)
         if self._state is not None:
             extremes = torch.minimum(extremes, self._state[0])
@@ -110,13 +111,11 @@ class Histogram(Reducer):
         least = (exponent(magnitude) - _DIGITS).clamp(min=_NARROWEST)
         tried = torch.maximum(exponent(share) + torch.arange(-1, 4, device=low.device), least)  # one of these it is
         start, end = _number(low, tried), _number(high, tried)
-        if self.symmetric:
-            fits = (start >= -self.bins // 2) & (end < self.bins // 2)
-        else:
-            fits = end - start < self.bins
+        half = self.bins // 2
+        fits = (start >= -half) & (end < half) if self.symmetric else end - start < self.bins
         chosen = torch.where(fits, tried, tried.amax()).amin()
         first = _number(low, chosen).long()
-        return torch.stack([chosen, torch.full_like(first, -self.bins // 2) if self.symmetric else first])
+        return torch.stack([chosen, torch.full_like(first, -half) if self.symmetric else first])
 
     def _counted(self, values: Tensor, place: Tensor) -> Tensor:
         broken = torch.where(values > 0, self.bins + 1, torch.where(values < 0, self.bins + 2, self.bins))

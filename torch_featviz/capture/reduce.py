@@ -142,7 +142,7 @@ def to_host(tensors: tuple[Tensor, ...]) -> list[Tensor]:
     """Tensors of one device to the CPU, floats as float64 and integers as int64, in one transfer."""
     packed = torch.cat([_as_integers(tensor) for tensor in tensors]).cpu()
     host: list[Tensor] = []
-    for tensor, piece in zip(tensors, packed.split([tensor.numel() for tensor in tensors]), strict=True):
+    for tensor, piece in zip(tensors, torch.split(packed, [tensor.numel() for tensor in tensors]), strict=True):
         if tensor.dtype == torch.float32:
             piece = piece.int().view(torch.float32)  # noqa: PLW2901
         elif tensor.dtype == torch.float64:

@@ -86,9 +86,9 @@ class TopK(Reducer):
         return output.flatten(2) if output.ndim > 2 else output[:, :, None]
 
     def _add(self, values: Tensor) -> tuple[Tensor, ...]:
-        nan = (values != values).sum((0, 2))
+        nan = values.ne(values).sum((0, 2))
         values = values.nan_to_num(-_INF, _INF, -_INF)
-        best, images = values.amax(2).sort(0, descending=True, stable=True)
+        best, images = values.amax(2).sort(dim=0, descending=True, stable=True)
         best, images = best[: self.k], images[: self.k]
         maps = values.transpose(0, 1)[torch.arange(values.shape[1], device=values.device), images]
         part = (nan, best, images, maps.argmax(2), torch.zeros_like(nan[0]) + values.shape[0])
@@ -100,9 +100,9 @@ class TopK(Reducer):
         images = torch.where(other[2] < 0, -1, other[2] + mine[4])
         columns = [torch.cat(pair) for pair in zip(mine[1:4], (other[1], images, other[3]), strict=True)]
         columns = [_padded(column, self.k, gap) for column, gap in zip(columns, (-_INF, -1, -1), strict=True)]
-        absent = (columns[1] < 0).sort(0, stable=True).indices  # what is not there goes last, even behind -inf
+        absent = (columns[1] < 0).sort(dim=0, stable=True).indices  # what is not there goes last, even behind -inf
         columns = [column.gather(0, absent) for column in columns]
-        order = columns[0].sort(0, descending=True, stable=True).indices[: self.k]
+        order = columns[0].sort(dim=0, descending=True, stable=True).indices[: self.k]
         values, images, positions = (column.gather(0, order) for column in columns)
         return mine[0] + other[0], values, images, positions, mine[4] + other[4]
 

@@ -1,0 +1,188 @@
+"""Moments against NumPy over all the data at once."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from torch_featviz.capture import moment_sums, reduce
+from torch_featviz.capture import moments as moments_module
+from torch_featviz.capture.moments import Moments
+from torch_featviz.errors import DtypeError, LayerError, OptionError, ShapeError
+
+
+def check(moments, columns):
+    """`columns`: one float64 array per channel, of all values."""
+    for i, values in enumerate(columns):
+        finite = values[np.isfinite(values)]
+        assert moments.count[i] == finite.size
+        assert moments.nan[i] == np.isnan(values).sum()
+        assert moments.inf[i] == np.isinf(values).sum()
+        assert moments.zero_share[i] == pytest.approx((values == 0).mean(), rel=1e-15)
+        if not finite.size:
+            assert torch.stack([moments.mean, moments.std, moments.min, moments.max])[:, i].isnan().all()
+            assert not moments.dead[i]
+            continue
+        assert moments.min[i] == finite.min()
+        assert moments.max[i] == finite.max()
+        assert moments.dead[i] == (finite.max() <= 0)
+        peak = np.abs(finite).max() or 1.0  # else float64 itself cannot square 1e-200
+        std = (finite / peak).std() * peak if np.ptp(finite) else 0.0
+        assert float(moments.std[i]) == pytest.approx(std, rel=1e-5, abs=1e-30)
+        assert float(moments.mean[i]) == pytest.approx(finite.mean(), rel=1e-12, abs=1e-6 * std)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_equals_numpy_over_all_data(streams, data):
+    axes = data.draw(st.integers(2, 5))
+    outputs = data.draw(streams.batches(axes, axes))
+    dim = data.draw(st.integers(1, axes - 1)) - data.draw(st.sampled_from([0, axes]))
+    moments = streams.fed(Moments(dim), outputs)
+    together = streams.as_float(outputs)
+    if not together.size:
+        with pytest.raises(LayerError, match="nothing seen yet"):
+            _ = moments.mean
+        return
+    check(moments, np.moveaxis(together, dim, 0).reshape(together.shape[dim], -1))
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.data())
+def test_any_split_and_any_merge_give_the_same(streams, data):
+    outputs = data.draw(streams.batches(2, 4))
+    cut = data.draw(st.integers(0, len(outputs)))
+    one = streams.fed(Moments(), [torch.cat(outputs)])
+    many, first, second = (streams.fed(Moments(), part) for part in (outputs, outputs[:cut], outputs[cut:]))
+    first.merge(second)
+    if torch.cat(outputs).numel():
+        columns = np.moveaxis(streams.as_float(outputs), 1, 0).reshape(outputs[0].shape[1], -1)
+        for moments in (one, many, first):
+            check(moments, columns)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(40, 3, 4, 4), (1, 3, 20, 20), (2, 5, 3, 100), (1, 60, 1, 2)])
+@pytest.mark.parametrize("odd", [False, True])
+def test_outputs_larger_than_a_block(layout, shape, odd, streams, monkeypatch):
+    monkeypatch.setattr(moment_sums, "BLOCK", 50)
+    output = (torch.randn(shape) * 1e-2 + 1e4).contiguous(memory_format=layout)
+    if odd:
+        output[0, 1, 0, 0] = torch.nan
+    check(streams.fed(Moments(), [output, output + 1]), _columns(torch.cat([output, output + 1])))
+
+
+def _columns(output):
+    return output.double().transpose(0, 1).flatten(1).numpy()
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -7e30, 1e-40, 65504.0])
+def test_a_constant_has_no_spread(value, streams):
+    moments = streams.fed(Moments(), [torch.full((3, 2, 5, 5), value), torch.full((9, 2, 7, 3), value)])
+    assert moments.std.tolist() == [0.0, 0.0]
+    assert moments.mean.tolist() == moments.min.tolist() == moments.max.tolist() == [float(np.float32(value))] * 2
+    assert moments.dead.tolist() == [value <= 0] * 2
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        ([1e30, -1e30], "huge"),
+        ([3e38, -3e38], "the whole range of float32"),
+        ([1e-25, 2e-25, 4e-25], "tiny"),
+        ([float("nan")] * 500 + [1e4, 1e4 + 2**-9], "nothing finite where the pivot is looked for"),
+        ([0.0] * 500 + [1e-12], "nothing but zeros there"),
+    ],
+)
+def test_hard_numbers(outputs, message, streams):
+    output = torch.tensor(outputs)[None, None]
+    check(streams.fed(Moments(), [output]), output[0].double().numpy())
+    parts = list(output.split(100, dim=2))
+    check(streams.fed(Moments(), parts), output[0].double().numpy())
+
+
+def test_a_leap_too_far_for_float32(monkeypatch, streams):
+    """Found where looking is free; where it is not, the spread is said to be infinite, never something else."""
+    parts = [torch.randn(1, 1, 90), torch.randn(1, 1, 90)]
+    parts[1][0, 0, 80] = 1e30
+    check(streams.fed(Moments(), parts), torch.cat(parts, 2)[0].double().numpy())
+    for module in (moments_module, moment_sums):
+        monkeypatch.setattr(module, "eager_on_cpu", lambda values: False)
+    assert streams.fed(Moments(), parts).std.tolist() == [torch.inf]
+
+
+def test_one_channel_where_there_is_no_axis(streams):
+    check(streams.fed(Moments(), [torch.tensor(3.0), torch.tensor([5.0, -1.0])]), np.array([[3.0, 5.0, -1.0]]))
+    tokens = torch.randn(2, 7, 3)
+    check(streams.fed(Moments(dim=-1), [tokens]), tokens.double().numpy().reshape(-1, 3).T)
+    check(streams.fed(Moments(dim=0), [tokens]), tokens.double().numpy().reshape(2, -1))
+
+
+def test_counts_are_exact_beyond_float32(streams):
+    moments = streams.fed(Moments(), [torch.zeros(1, 1, 3)])
+    for _ in range(25):
+        moments.merge(moments)
+    moments.update(torch.tensor([[0.0], [torch.nan]]))
+    assert moments.count.tolist() == [3 * 2**25 + 1]
+    assert moments.zero_share.tolist() == [(3 * 2**25 + 1) / (3 * 2**25 + 2)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "odd", "backend"),
+    [
+        ((4, 3, 6, 50), False, "inductor"),
+        ((4, 3, 5, 5), True, "inductor"),
+        ((6, 3), True, "eager"),
+        ((2, 3, 5000), True, "eager"),
+        ((2, 3, 2, 3, 4), False, "eager"),
+    ],
+)
+def test_compiled_equals_eager_in_two_graphs(shape, odd, backend, streams):
+    outputs = [torch.randn(shape) * 3 + i for i in range(10)]
+    if odd:
+        for i, value in enumerate([torch.nan, torch.inf, -torch.inf, 0.0]):
+            outputs[2 * i].view(-1)[i::7] = value
+    moments, graphs = streams.compiled(Moments(), outputs, backend)
+    assert graphs == 2
+    check(moments, _columns(torch.cat(outputs) * 2))
+    streams.agree(moments, streams.fed(Moments(), [output * 2 for output in outputs]), rtol=1e-5, atol=1e-5)
+
+
+def test_the_masked_figures_equal_the_unmasked(monkeypatch, streams):
+    outputs = [torch.randn(5, 3, 9, 40).relu() for _ in range(2)]
+    fast = streams.fed(Moments(), outputs)
+    for module in (moments_module, moment_sums):
+        monkeypatch.setattr(module, "eager_on_cpu", lambda values: False)
+    streams.agree(fast, streams.fed(Moments(), outputs), rtol=1e-5, atol=1e-6)
+
+
+def test_a_device_without_float64(monkeypatch, streams):
+    for module in (moment_sums, reduce):
+        monkeypatch.setattr(module, "wide", lambda device: torch.float32)
+    outputs = [torch.randn(5, 3, 9, 4) for _ in range(3)]
+    moments = streams.fed(Moments(), outputs)
+    assert moments._state[0].dtype == torch.float32
+    columns = _columns(torch.cat(outputs))
+    assert moments.mean.numpy() == pytest.approx(columns.mean(1), abs=1e-5)
+    assert moments.std.numpy() == pytest.approx(columns.std(1), rel=1e-5)
+
+
+def test_what_is_refused():
+    with pytest.raises(OptionError, match=r"dim must be an integer, the axis of channels, got 1\.5"):
+        Moments(1.5)
+    moments = Moments()
+    with pytest.raises(LayerError, match=r"Moments\(dim=1, nothing seen yet\): run the model before reading"):
+        _ = moments.mean
+    with pytest.raises(DtypeError, match="figures are kept of tensors, got tuple"):
+        moments.update((torch.zeros(2),))
+    with pytest.raises(DtypeError, match=r"dense tensors of real numbers, got torch\.complex64"):
+        moments.update(torch.zeros(2, 2, dtype=torch.complex64))
+    with pytest.raises(DtypeError, match=r"got torch\.sparse_coo"):
+        moments.update(torch.eye(2).to_sparse())
+    with pytest.raises(ShapeError, match=r"no axis 3 in an output of shape \(2, 2\)"):
+        Moments(3).update(torch.zeros(2, 2))
+    moments.update(torch.zeros(2, 4))
+    with pytest.raises(ShapeError, match="must agree in their channels, got 5 after 4"):
+        moments.update(torch.zeros(2, 5))
+    assert repr(moments) == "Moments(dim=1, 4 channels)"

@@ -1,0 +1,120 @@
+"""The arithmetic of moments: sums per channel of values arranged as `outer c rows cols`, and how sums are added."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .reduce import BLOCK, eager_on_cpu, exponent, power_of_two, wide
+
+_INF = float("inf")
+_NEAR = 64  # so many neighbours are summed together in the output's own precision where they fit, rows else,
+_FAR = 4096  # and longer rows than this in float64
+_ALL = (0, 2, 3)
+
+# The state: floats `5 c` (a pivot, sum and sum of squares of the distances to it, min, max), counts `4 c` int64
+# (finite values, zeros, NaN, infinities). The pivot is near the mean of the first values, so that a mean much larger
+# than the spread costs no digits.
+
+
+def blocks(values: Tensor) -> list[Tensor]:
+    """Parts small enough for the cache: several passes over each cost less than one over memory."""
+    channels, rows, cols = values.shape[1:]
+    if channels * rows * cols <= BLOCK:
+        return list(torch.split(values, max(1, BLOCK // (channels * rows * cols))))
+    axis, size = (2, BLOCK // (channels * cols)) if channels * cols <= BLOCK else (3, max(1, BLOCK // channels))
+    cut = values.flatten(2).unsqueeze(2) if axis == 3 else values
+    return [part for image in torch.split(cut, 1) for part in torch.split(image, size, axis)]
+
+
+def frame(state: tuple[Tensor, ...] | None, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Per channel, the pivot and the power of two that brings distances near 1: float32 cannot square 1e-25 or 1e25."""
+    sample = (values if _looks_at_all(state, values) else values[:4, :, :4, :16]).to(wide(values.device))
+    finite = sample.abs() < _INF
+    low, high = torch.where(finite, sample, _INF).amin(_ALL), torch.where(finite, sample, -_INF).amax(_ALL)
+    total = torch.where(finite, sample, 0.0).sum(_ALL)
+    pivot = (total / finite.sum(_ALL).clamp(min=1)).to(values.dtype).to(total.dtype)
+    if state is not None:
+        before, _, _, lowest, highest = state[0]
+        pivot = torch.where(lowest <= highest, before, pivot)
+        low, high = torch.minimum(low, lowest), torch.maximum(high, highest)
+    spread = high - low
+    scale = power_of_two(-exponent(spread).clamp(-40, 100), spread.dtype)
+    return pivot, torch.where(spread > 0, scale, 1.0)
+
+
+def _looks_at_all(state: tuple[Tensor, ...] | None, values: Tensor) -> bool:
+    """Whether there is no pivot yet; a few values might all be broken."""
+    return state is None or (eager_on_cpu(values) and not bool(state[1][0].all()))
+
+
+def _kept(figure: Tensor) -> Tensor:
+    """The same. A compiler is given a reduction, which it computes once and not again at each value of the output."""
+    return figure[:, None].expand(-1, 16).amax(1) if torch.compiler.is_compiling() else figure
+
+
+def part(values: Tensor, pivot: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """The state of `values` alone."""
+    zero_point = _kept((pivot * scale).to(values.dtype))[:, None, None]
+    unit = _kept(scale.to(values.dtype))[:, None, None]
+    figures = None
+    if eager_on_cpu(values):
+        figures = _finite_figures(values, zero_point, unit)
+        if figures is None:  # broken values, or some too far away for float32 to square
+            values = values.to(pivot.dtype)
+    floats, counts = figures or _figures(values, zero_point, unit)
+    total, squares, low, high = floats
+    return torch.stack([pivot, total / scale, squares / scale / scale, low, high]), torch.stack(counts)
+
+
+def _figures(values: Tensor, zero_point: Tensor, unit: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """One pass when compiled; nothing here looks at a value."""
+    size = values.numel() // values.shape[1]
+    if values.shape[2] * values.shape[3] % _NEAR == 0:
+        values = values.reshape(*values.shape[:2], -1, _NEAR)  # channels_last: what is read together is near in memory
+    near = (2, 3) if values.shape[2] * values.shape[3] <= _NEAR else (3,)
+    exact = wide(values.device)
+    finite = values.abs() < _INF
+    distance = torch.where(finite, values * unit - zero_point, 0.0)
+    if values.shape[3] > _FAR:
+        distance = distance.to(exact)
+    floats = [
+        distance.sum(near, keepdim=True).to(exact).sum(_ALL),
+        (distance * distance).sum(near, keepdim=True).to(exact).sum(_ALL),
+        torch.where(finite, values, _INF).amin(near, keepdim=True).amin(_ALL).to(exact),
+        torch.where(finite, values, -_INF).amax(near, keepdim=True).amax(_ALL).to(exact),
+    ]
+    masks = (finite, values == 0, values.eq(values))  # Inductor's isnan() alone would cost more than all the rest
+    finite_count, zero, number = (mask.sum(near, keepdim=True, dtype=torch.int32).sum(_ALL) for mask in masks)
+    return floats, [finite_count, zero, size - number, number - finite_count]
+
+
+def _finite_figures(values: Tensor, zero_point: Tensor, unit: Tensor) -> tuple[list[Tensor], list[Tensor]] | None:
+    """The same for values that are all finite, without a mask; None where they are not."""
+    outer, channels, rows, cols = values.shape
+    exact = wide(values.device)
+    distance = (values * unit).sub_(zero_point)
+    total = distance.sum((2, 3)).to(exact).sum(0)
+    squares = distance.mul_(distance).sum((2, 3)).to(exact).sum(0)
+    if not bool(squares.isfinite().all()):
+        return None
+    zero = torch.eq(values, 0, out=distance).sum((2, 3)).long().sum(0)
+    count = torch.full((channels,), outer * rows * cols)
+    nothing = torch.zeros_like(count)
+    low, high = values.amin(_ALL).to(exact), values.amax(_ALL).to(exact)
+    return [total, squares, low, high], [count, zero, nothing, nothing]
+
+
+def moved(state: tuple[Tensor, ...], pivot: Tensor) -> tuple[Tensor, ...]:
+    """The same state about another pivot."""
+    (old, total, squares, low, high), counts = state
+    step = old - pivot
+    shifted = total + counts[0] * step
+    return torch.stack([pivot, shifted, squares + step * (total + shifted), low, high]), counts
+
+
+def added(mine: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Both, which have the same pivot wherever `mine` has seen anything."""
+    (_, total, squares, low, high), (pivot, more, more_squares, lower, higher) = mine[0], other[0]
+    low, high = torch.minimum(low, lower), torch.maximum(high, higher)
+    return torch.stack([pivot, total + more, squares + more_squares, low, high]), mine[1] + other[1]
