@@ -37,22 +37,23 @@ def same(a: Any, b: Any) -> bool:
     return len(a) == len(b) and all(torch.equal(s, t) for s, t in zip(a, b, strict=True))
 
 
-def wrong(expected: Kept, kept: Kept) -> list[str]:
-    """The layers of which a call is missing or is not what the layer returned."""
-    return [
-        name
-        for name, calls in expected.items()
-        if len(calls) != len(kept.get(name, ())) or not all(map(same, calls, kept[name]))
-    ]
+def wrong(expected: Kept, kept: Kept) -> str:
+    """Nothing, or of how many layers a call is missing, or is not what the layer returned."""
+    lacking = {name for name, calls in expected.items() if len(calls) != len(kept.get(name, ()))}
+    changed = {n for n, calls in expected.items() if n not in lacking and not all(map(same, calls, kept[n]))}
+    if not lacking and not changed:
+        return ""
+    kinds = [f"{len(changed)} changed"] * bool(changed) + [f"{len(lacking)} lack calls"] * bool(lacking)
+    return f"{len(lacking) + len(changed)} of {len(expected)} wrong ({', '.join(kinds)})"
 
 
 def judge(way: Way, model: nn.Module, x: Tensor, layers: list[str], *, early: bool = False) -> str:
     """`right`, or how many layers are wrong."""
     expected = oracle(model, x, layers)
     with (way.early if early and way.early else way.enter)(model, x, layers) as run:
-        bad = wrong(expected, run.read(run.call()))
-        bad = bad or wrong(expected, run.read(run.call()))  # and when it has learnt something
-    return f"{len(bad)} of {len(layers)} wrong" if bad else "right"
+        first = wrong(expected, run.read(run.call()))
+        again = wrong(expected, run.read(run.call()))  # with what it may have learnt
+    return first or again or "right"
 
 
 class Residual(nn.Module):
@@ -96,9 +97,9 @@ def right(way: Way, model: nn.Module, layers: list[str] | None = None) -> str:
     return "right" if judge(way, model.eval(), picture(), layers or leaves(model)) == "right" else "wrong"
 
 
-def state(model: nn.Module) -> list[Any]:
-    """The attributes of each module of its own, and its hooks."""
-    return [(name, sorted(vars(m)), list(m._forward_hooks.values())) for name, m in model.named_modules()]
+def state(model: nn.Module) -> set[str]:
+    """What each module has of its own, and how many hooks."""
+    return {key for m in model.modules() for key in (*vars(m), *(["hooks"] if m._forward_hooks else []))}
 
 
 def as_it_was(way: Way, size: int) -> str:
@@ -111,7 +112,8 @@ def as_it_was(way: Way, size: int) -> str:
         except Exception:
             if size == 8:
                 raise
-    return "right" if state(model) == before else "wrong"
+    left = sorted(state(model) - before)
+    return f"wrong ({', '.join(f'`{key}`' for key in left)} left)" if left else "right"
 
 
 def prefixed(way: Way) -> str:

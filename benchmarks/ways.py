@@ -47,20 +47,28 @@ def plain(values: dict[str, Any]) -> Kept:
     return {name: [value] for name, value in values.items()}
 
 
-@contextmanager
-def featviz_kept(model: nn.Module, x: Tensor, layers: list[str]) -> Iterator[Run]:
-    with fv.capture(model, layers) as acts:
-        yield Run(lambda: model(x), lambda _output: {name: acts.calls(name) for name in layers})
+def named(acts: fv.Activations, layers: list[str] | None) -> Kept:
+    return plain(dict(acts)) if layers is None else {name: acts.calls(name) for name in layers}
+
+
+def unwrapped(name: str) -> str:
+    return name.removeprefix("_orig_mod.")  # fx and torchlens work on the model under a compiled one
 
 
 @contextmanager
-def featviz(model: nn.Module, x: Tensor, layers: list[str], **options: bool) -> Iterator[Run]:
+def featviz_kept(model: nn.Module, x: Tensor, layers: list[str] | None, **options: bool) -> Iterator[Run]:
+    with fv.capture(model, layers, **options) as acts:
+        yield Run(lambda: model(x), lambda _output: named(acts, layers))
+
+
+@contextmanager
+def featviz(model: nn.Module, x: Tensor, layers: list[str] | None, **options: bool) -> Iterator[Run]:
     def call() -> Any:
         with fv.capture(model, layers, **options) as acts:
             model(x)
         return acts
 
-    yield Run(call, lambda acts: {name: acts.calls(name) for name in layers})
+    yield Run(call, lambda acts: named(acts, layers))
 
 
 def featviz_stop(model: nn.Module, x: Tensor, layers: list[str]) -> AbstractContextManager[Run]:
@@ -111,10 +119,16 @@ def fx(model: nn.Module, x: Tensor, layers: list[str]) -> Iterator[Run]:
     yield Run(lambda: extractor(x), plain)
 
 
+def fx_nodes(model: nn.Module, x: Tensor, _layers: list[str]) -> AbstractContextManager[Run]:
+    from torchvision.models.feature_extraction import get_graph_node_names  # noqa: PLC0415
+
+    return fx(model, x, get_graph_node_names(model)[1])
+
+
 @contextmanager
 def fx_compiled(model: nn.Module, x: Tensor, layers: list[str]) -> Iterator[Run]:
     """Of the model under the compiled one, compiled anew."""
-    with fx(model.get_submodule("_orig_mod"), x, [name.removeprefix("_orig_mod.") for name in layers]) as run:
+    with fx(model.get_submodule("_orig_mod"), x, [unwrapped(name) for name in layers]) as run:
         call = torch.compile(run.call)
         yield Run(call, lambda values: plain({f"_orig_mod.{name}": value for name, value in values.items()}))
 
@@ -136,10 +150,11 @@ def nnsight(model: nn.Module, x: Tensor, layers: list[str]) -> Iterator[Run]:
     def call() -> Any:
         with wrapped.trace(x) as tracer:
             cache = tracer.cache(modules=paths)
-        return cache
+        return cache  # noqa: RET504 - the block is no Python block: nnsight reads its source and runs it elsewhere
 
     def read(cache: Any) -> Kept:
-        return {path.removeprefix("model."): [entry.output for entry in cache._cache.entries[path]] for path in cache}
+        views = {path.removeprefix("model."): cache[path] for path in cache.keys()}  # noqa: SIM118 - no mapping
+        return {name: [view.output] if len(view) == 1 else view.output for name, view in views.items()}
 
     yield Run(call, read)
 
@@ -170,7 +185,7 @@ def torchlens(model: nn.Module, x: Tensor, layers: list[str], **options: Any) ->
     try:
         yield Run(
             lambda: tl.trace(model, x, capture=capture),
-            lambda log: {name: [call.outs for call in log.modules[name].calls.values()] for name in layers},
+            lambda log: {n: [call.outs for call in log.modules[unwrapped(n)].calls.values()] for n in layers},
         )
     finally:
         unwrap_torch()
@@ -187,12 +202,12 @@ def torchlens_record(model: nn.Module, x: Tensor, layers: list[str], **options: 
     from torchlens.backends.torch.wrappers import unwrap_torch  # noqa: PLC0415
 
     def read(recording: Any) -> Kept:
-        last: dict[str, dict[int, Any]] = {name: {} for name in layers}
+        last: dict[str, dict[int, Any]] = {unwrapped(name): {} for name in layers}
         for record in recording.records:
             for frame in record.ctx.module_stack:
                 if frame.address in last:
                     last[frame.address][frame.pass_index] = record.ram_payload
-        return {name: list(calls.values()) for name, calls in last.items()}
+        return {name: list(last[unwrapped(name)].values()) for name in layers}
 
     options.setdefault("save", lambda _context: True)
     try:
@@ -238,3 +253,31 @@ PEERS = (
     Way("torchlens record", "torchlens", torchlens_record, "a new recording, not yet read", early=torchlens_halt),
     Way("torchextractor", "torchextractor", torchextractor, "a forward of the extractor", kept=True),
 )
+FX_COMPILED = Way("fx of the bare model, compiled anew", "torchvision", fx_compiled, "a forward", kept=True)
+
+
+def ops_kept(model: nn.Module, x: Tensor, _layers: list[str]) -> AbstractContextManager[Run]:
+    return featviz_kept(model, x, None, ops=True)
+
+
+def ops(model: nn.Module, x: Tensor, _layers: list[str]) -> AbstractContextManager[Run]:
+    return featviz(model, x, None, ops=True)
+
+
+FUNCTIONAL = (
+    Way("torch_featviz, ops=True, block kept open", "torch_featviz", ops_kept, "a forward", kept=True),
+    Way("torch_featviz, ops=True, a block for each forward", "torch_featviz", ops, "the block and a forward"),
+    Way("torchvision create_feature_extractor, all nodes", "torchvision", fx_nodes, "a forward", kept=True),
+    *(way for way in PEERS if way.package == "torchlens"),
+)
+
+
+def all_kept(way: Way, run: Run, result: Any) -> list[Any]:
+    """All that one call kept, whatever its name."""
+    if way.package == "torch_featviz":
+        return [call for calls in run.read(result).values() for call in calls]
+    if way.package == "torchvision":
+        return list(result.values())
+    if way.enter is torchlens_record:
+        return [record.ram_payload for record in result.records]
+    return [result[label].out for label in result.layer_labels]
