@@ -107,7 +107,7 @@ def answer(question: Callable[[Way], Cell], way: Way) -> Cell:
 
 
 def not_first(table: Table) -> list[str]:
-    """Where a peer that is right costs less than our best (set up anew: than ours set up anew), beyond both intervals."""
+    """Where a right peer costs less than our best (set up anew: than ours set up anew), beyond both intervals."""
     lines = []
     for column, cells in table.items():
         ours = [(w, c) for w, c in cells.items() if w.package == "torch_featviz" and c.right]
