@@ -26,9 +26,9 @@ from torch.overrides import TorchFunctionMode
 if not __package__:
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.paired import added, paired
 from benchmarks.traps import TRAPS, attempt, judge, leaves, once_compiled
 from benchmarks.ways import FUNCTIONAL, FX_COMPILED, OPTIONS, OURS, PEERS, Way, all_kept
+from torch_featviz.bench import added, paired
 from torch_featviz.zoo import card
 
 TINY = 200
