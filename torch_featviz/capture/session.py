@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from threading import RLock
 from types import MethodType, TracebackType
@@ -15,8 +15,10 @@ from torch.compiler import is_dynamo_compiling
 
 from torch_featviz.errors import LayerError, OptionError
 
+from .asked import Asked, choose_with_calls
 from .compiled import entry, own_code, put_entries
 from .into import Into, recorder_for
+from .ops import tap_calls
 from .recorder import Recorder, Stopped
 from .select import Layers, check_module, choose, inside, names_of
 from .tap import Taps, function_of, put, take_back, tap
@@ -32,6 +34,7 @@ def capture(
     of: str = "output",
     every: int = 1,
     stop: bool = False,
+    ops: bool = False,
 ) -> Capture:
     """Record what `layers` of `model` return, for each forward run inside the `with` block.
 
@@ -40,6 +43,13 @@ def capture(
             DataParallel on one device.
         layers: names, globs (`*` also crosses dots), module types, module objects, one or several of them;
             None for all leaves. A wrapper's prefix (`module.`, `_orig_mod.`) may be given or left out.
+        ops: whether functional calls are layers too, named `<layer>.<op>`: in a forward that says
+            `F.max_pool2d(torch.tanh(self.conv1(x)), 2)`, `conv1.tanh` and `conv1.max_pool2d`. `<layer>` is the layer
+            whose output the call is given first, directly or through other functional calls; where that came out of
+            no layer that the same forward called, it is the module whose forward makes the call, and for the model
+            itself there is none (`add`). Operators go by their word (`+` add, `+=` `add_`). Calls are part of globs, and
+            of None; a call asked for by name is known to exist once it ran (`not_run`). A compiled model runs
+            uncompiled meanwhile.
 
     Returns:
         A context manager that yields `Activations`, a read-only mapping from layer name to what the layer returned,
@@ -60,7 +70,7 @@ def capture(
         >>> acts["0"].shape
         torch.Size([1, 4, 6, 6])
     """
-    return Capture(model, layers, into=into, of=of, every=every, stop=stop)
+    return Capture(model, layers, into=into, of=of, every=every, stop=stop, ops=ops)
 
 
 class Capture:
@@ -76,6 +86,7 @@ class Capture:
         of: str = "output",
         every: int = 1,
         stop: bool = False,
+        ops: bool = False,
     ) -> None:
         check_module(model)
         if isinstance(model, nn.DataParallel) and len(model.device_ids) > 1:
@@ -86,7 +97,14 @@ class Capture:
         names = names_of(model)
         self._modules = list(names)
         self._model = self._modules[0]
-        self._layers = choose(model, names, layers)
+        self._asked: Asked | None = None
+        if ops:
+            self._names = names
+            self._layers, self._asked = choose_with_calls(model, names, layers)
+            if stop and self._asked.globs:
+                raise OptionError("stop=True with ops=True needs names: a glob may mean calls that are yet to come.")
+        else:
+            self._layers = choose(model, names, layers)
         self._every = every
         self._make = recorder_for(into, of, detach=detach, stop=stop)
         self._open: list[tuple[Recorder, Taps]] = []
@@ -94,8 +112,12 @@ class Capture:
         _refuse_scripted(self._layers)
 
     def __enter__(self) -> Any:
-        flags = tuple([module.training for module in self._modules])
-        recorder, result = self._make(self._model, list(self._layers), flags)
+        flags: Hashable = tuple([module.training for module in self._modules])
+        if self._asked is None:
+            recorder, result = self._make(self._model, list(self._layers), flags)
+        else:
+            recorder, result = self._make(self._model, [*self._layers, *self._asked.names], (flags, self._asked))
+            recorder.take_calls(self._asked.alone)
         recorder.channels_last = any(issubclass(kind, nn.Conv2d) for kind in self._kinds)
         taps: Taps = []
         self._open.append((recorder, taps))
@@ -134,7 +156,10 @@ class Capture:
 
     def _tap(self, recorder: Recorder, taps: Taps) -> None:
         """Put in place all that a captured forward needs."""
-        tap(self._layers, recorder, taps)
+        if self._asked is None:
+            tap(self._layers, recorder, taps)
+        else:
+            tap_calls(self._names, self._layers, recorder, self._asked, taps)
         for module, switch in _fused(self._modules, self._kinds, self._layers):
             put(module, switch, float("0"), taps)  # an object of its own, so that it is taken back by the right capture
         forward = own_code(_whole_forward(self._model, recorder), self._model, recorder.setting)
