@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import NamedTuple
 
 from torch import nn
 
@@ -13,15 +13,17 @@ from torch_featviz.errors import LayerError
 from .select import Layer, Layers, canonical, choose, listed
 
 
-class Asked(NamedTuple):
+@dataclass(frozen=True)
+class Asked:
     """The calls asked for: by name, and by globs, of which `alone` are those that no layer matched."""
 
     names: tuple[str, ...] = ()
     globs: tuple[str, ...] = ()
     alone: tuple[str, ...] = ()
 
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and (name in self.names or any(fnmatchcase(name, glob) for glob in self.globs))
+    def includes(self, name: str) -> bool:
+        """Whether the call of that name is asked for."""
+        return name in self.names or any(fnmatchcase(name, glob) for glob in self.globs)
 
     def patterns_of(self, name: str) -> list[str]:
         """Those of `alone` that match `name`."""

@@ -6,11 +6,13 @@ A call is named `<layer>.<op>`.
 `*` mul, `/` div, `@` matmul, `[]` getitem), whichever side the number stands on. What works in place keeps its
 underscore (`relu_`, `+=` is `add_`).
 
-`<layer>` is the layer that feeds the call: the one whose output is the call's first tensor, directly or by way of other
-functional calls, if the forward that makes the call also called that layer. `F.max_pool2d(torch.tanh(self.conv1(x)), 2)`
-is `conv1.tanh` and `conv1.max_pool2d`. Parameters are passed over when the first tensor is looked for; of a list the
-first tensor counts. Any other call (of the forward's own input, say) is named after the module whose forward makes
-it: `block.mul`, and plain `add` in the model's own forward. Where a layer has that very name, the call's is `add()`.
+`<layer>` is the layer that feeds the call: the one whose output is the call's first tensor, directly or by way of
+other functional calls, if the forward that makes the call also called that layer. In
+`F.max_pool2d(torch.tanh(self.conv1(x)), 2)` there are `conv1.tanh` and `conv1.max_pool2d`. Parameters are passed over
+when the first tensor is looked for; of a list the first tensor counts. Any other call (of the forward's own input,
+say) is named after the module whose forward makes it: `block.mul`, and plain `add` in the model's own forward. Where a
+layer has that very name, the call's is `add()`. A call that is made several times in one forward has a key for each,
+`conv1.relu#1`, `conv1.relu#2`, as a layer has.
 
 No calls of their own are those inside the forward of torch.nn's own layers (which are these layers) and inside other
 torch functions, those that return no tensor (`size()`, `dim()`), and attributes (`x.T`).
@@ -18,10 +20,8 @@ torch functions, those that return no tensor (`size()`, `dim()`), and attributes
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from types import MethodType
 from typing import Any, TypeAlias
 from weakref import ref
@@ -34,7 +34,8 @@ from torch.nn.parameter import Parameter
 from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
 
 from .asked import Asked
-from .recorder import NOTHING, Recorder
+from .compiled import uncompiled
+from .recorder import Recorder
 from .tap import Taps, function_of, put, refuse_another_thread, tap
 from .values import tensors
 
@@ -72,9 +73,9 @@ class Calls(TorchFunctionMode):
     """Sees each torch function called while it is on, and gives `recorder` what the calls asked for return."""
 
     def __init__(self, recorder: Recorder, asked: Asked, layers: frozenset[str]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.frame: Frame | None = None  # None where a call is not to be listed
-        self._recorder = recorder
+        self.recorder = recorder
         self._asked = asked
         self._layers = layers
         self._names: dict[tuple[str, Callable[..., Any]], tuple[str | None, bool]] = {}
@@ -85,14 +86,14 @@ class Calls(TorchFunctionMode):
     @contextmanager
     def whole_forward(self, frame: Frame | None) -> Iterator[None]:
         """The model's own forward runs; a forward within it is no other one."""
-        if self._on or not self._recorder.running:
+        if self._on or not self.recorder.running:
             yield
             return
-        self._recorder.ran = {}
+        self.recorder.ran = {}
         self._on, self.frame = True, frame
         try:
             # a compiled part calls no function that could be seen
-            with torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else NOTHING, self:
+            with uncompiled(), self:
                 yield
         finally:
             self._on, self.frame = False, None
@@ -108,7 +109,7 @@ class Calls(TorchFunctionMode):
             key = layer if source is None else source, func
             name, wanted = self._names.get(key) or self._look_up(*key)
             if name is not None:
-                self._recorder.ran[name] = None
+                self.recorder.ran[name] = None
                 if wanted:
                     self._record(name, output)
         return output
@@ -119,7 +120,7 @@ class Calls(TorchFunctionMode):
             name = f"{layer}.{name}"
         if name in self._layers:
             name = f"{name}()"
-        found = self._names[layer, func] = (name, name is not None and name in self._asked)
+        found = self._names[layer, func] = (name, name is not None and self._asked.includes(name))
         return found
 
     def _record(self, name: str, output: Any) -> None:
@@ -127,8 +128,8 @@ class Calls(TorchFunctionMode):
             if self._reduces and not (isinstance(output, Tensor) and output.is_floating_point()):
                 return  # a pattern is about what figures can be made of
             self._admitted.add(name)
-            self._recorder.admit(name, self._asked.patterns_of(name))
-        self._recorder.record(name, output)
+            self.recorder.admit(name, self._asked.patterns_of(name))
+        self.recorder.record(name, output)
 
     def step_aside(self) -> bool:
         """Be off, if nobody else's mode is in the way: torch.nn's layers have fast paths that any mode bars."""
@@ -182,7 +183,7 @@ def tap_calls(
         refuse_another_thread(module.__dict__.get("forward"), recorder)
         hooks = hooked or module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
         where = "_call_impl" if hooks else "forward"
-        stand_in = _stand_in(function_of(module, where), module, name, name in layers, calls, recorder)
+        stand_in = _stand_in(function_of(module, where), module, name, name in layers, calls)
         put(module, where, MethodType(stand_in, module), taps)
     if "" in layers:
         tap({"": layers[""]}, recorder, taps)
@@ -201,8 +202,9 @@ def _whole(model: nn.Module, calls: Calls) -> Callable[..., Any]:
 
 
 def _stand_in(
-    inner: Callable[..., Any], module: nn.Module, name: str, captured: bool, calls: Calls, recorder: Recorder
+    inner: Callable[..., Any], module: nn.Module, name: str, captured: bool, calls: Calls
 ) -> Callable[..., Any]:
+    recorder = calls.recorder
     slot = recorder.slot(name) if captured else None
     opens = _open(type(module))
     sealed = not any(_open(type(part)) for part in module.modules())
@@ -225,7 +227,7 @@ def _stand_in(
         finally:
             calls.frame = outer
             if aside:
-                _push_mode(calls)
+                _push_mode(calls)  # type: ignore[no-untyped-call]
         if outer is not None:
             _mark(outer[1], output, name)
         return output
@@ -233,7 +235,6 @@ def _stand_in(
     return forward
 
 
-@cache
-def _open(kind: type[nn.Module]) -> bool:
+def _open(kind: Any) -> bool:
     """Whether the functional calls in the forward of such modules are listed."""
     return not str(getattr(kind.forward, "__module__", None)).startswith(("torch.nn.", "torch.ao."))

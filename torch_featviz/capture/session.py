@@ -47,9 +47,9 @@ def capture(
             `F.max_pool2d(torch.tanh(self.conv1(x)), 2)`, `conv1.tanh` and `conv1.max_pool2d`. `<layer>` is the layer
             whose output the call is given first, directly or through other functional calls; where that came out of
             no layer that the same forward called, it is the module whose forward makes the call, and for the model
-            itself there is none (`add`). Operators go by their word (`+` add, `+=` `add_`). Calls are part of globs, and
-            of None; a call asked for by name is known to exist once it ran (`not_run`). A compiled model runs
-            uncompiled meanwhile.
+            itself there is none (`add`). Operators go by their word (`+` add, `+=` add_). Globs and None mean calls
+            too; whether there is a call of a given name is known once the model ran (`not_run`). A compiled model
+            runs uncompiled meanwhile.
 
     Returns:
         A context manager that yields `Activations`, a read-only mapping from layer name to what the layer returned,

@@ -98,7 +98,9 @@ class Statistics(Mapping[str, Any]):
         if name not in reducers:
             raise LayerError(f"layer {layer!r} was not captured; {near(layer, reducers)}list(stats) has all that ran.")
         if reducers[name].empty:
-            raise LayerError(f"layer {layer!r} did not run; {near(name, self._recorder.ran)}not_run lists all such layers.")
+            raise LayerError(
+                f"layer {layer!r} did not run; {near(name, self._recorder.ran)}not_run lists all such layers."
+            )
         return reducers[name]
 
     def __iter__(self) -> Iterator[str]:
