@@ -68,7 +68,6 @@ class _Buffer(NamedTuple):
     owner: dict[str, Tensor | None]
     name: str
     tensor: Tensor
-    version: int | None
     before: Tensor
 
 
@@ -80,7 +79,7 @@ class _Search:
         self._calls: Counter[str] = Counter()
         self._devices = {tensor.device for tensor in (*model.parameters(), *model.buffers()) if tensor.is_cuda}
         self._buffers = {
-            id(tensor): _Buffer(module._buffers, name, tensor, _version(tensor), tensor.detach().clone())
+            id(tensor): _Buffer(module._buffers, name, tensor, tensor.detach().clone())
             for module in model.modules()
             for name, tensor in module._buffers.items()
             if tensor is not None and not is_lazy(tensor)
@@ -130,10 +129,6 @@ class _Search:
         finally:
             for buffer in self._buffers.values():
                 buffer.owner[buffer.name] = buffer.tensor
-                if buffer.version is None or buffer.tensor._version != buffer.version:
-                    with torch.inference_mode(buffer.version is None), torch.no_grad():
-                        buffer.tensor.copy_(buffer.before)
-
-
-def _version(tensor: Tensor) -> int | None:
-    return None if tensor.is_inference() else tensor._version
+                if not torch.equal(buffer.tensor, buffer.before):
+                    with torch.inference_mode(buffer.tensor.is_inference()):
+                        buffer.tensor.data.copy_(buffer.before)  # of no consequence to an earlier forward's backward

@@ -33,6 +33,8 @@ from torch.nn.modules import module as torch_module
 from torch.nn.parameter import Parameter
 from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
 
+from torch_featviz.errors import OptionError
+
 from .asked import Asked
 from .compiled import uncompiled
 from .recorder import Recorder
@@ -193,8 +195,10 @@ def _whole(model: nn.Module, calls: Calls) -> Callable[..., Any]:
     inner = function_of(model, "forward")
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if self is not model or is_dynamo_compiling():
+        if self is not model:
             return inner(self, *args, **kwargs)
+        if is_dynamo_compiling():
+            raise OptionError("ops=True sees no call inside compiled code; give capture() the compiled model.")
         with calls.whole_forward(("", {}) if _open(type(model)) else None):
             return inner(self, *args, **kwargs)
 
