@@ -11,7 +11,7 @@ import torch
 import torchvision
 from torch import nn
 
-from benchmarks.paired import added, paired, settled
+from torch_featviz.bench import added, paired, settled
 from torch_featviz.capture import capture
 from torch_featviz.zoo import card
 

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torchvision.utils import make_grid
 
-from benchmarks.paired import paired, settled
+from torch_featviz.bench import paired, settled
 from torch_featviz.picture import Scale, Sheet, paint, tile
 
 # How many times faster than the usual way, at least.

@@ -1,21 +1,75 @@
 """The package as a whole: what importing it brings along, and what it exports."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 import torch_featviz as fv
 
 
-def test_import_is_light():
-    heavy = "('captum', 'matplotlib', 'torchvision', 'lightning', 'transformers', 'ignite', 'torch._dynamo')"
-    code = f"import torch_featviz, sys; print([m for m in {heavy} if m in sys.modules])"
+def fresh(code):
+    """What `code` prints in a process of its own."""
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "code", ["import torch_featviz", "import torch_featviz.plugin", "from torch_featviz import errors"]
+)
+def test_import_brings_no_torch(code):
+    assert fresh(f"{code}; import sys; print('torch' in sys.modules or 'numpy' in sys.modules)") == "False"
+
+
+def test_use_is_light():
+    heavy = "('captum', 'matplotlib', 'torchvision', 'lightning', 'transformers', 'ignite', 'torch._dynamo', 'pytest')"
+    code = f"import torch_featviz as fv, sys; fv.bench, fv.capture; print([m for m in {heavy} if m in sys.modules])"
+    assert fresh(code) == "[]"
 
 
 def test_all_is_sorted_and_there():
     assert list(fv.__all__) == sorted(fv.__all__)
     assert all(hasattr(fv, name) for name in fv.__all__)
+    assert set(fv.__all__) <= set(dir(fv))
+
+
+def test_type_checkers_see_what_there_is():
+    tree = ast.parse(Path(fv.__file__).read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If) and not isinstance(node.test, ast.UnaryOp)]
+    seen = {alias.name for node in block.body for alias in node.names}
+    assert seen == {*fv.__all__, "bench"}
+
+
+def test_what_is_not_there():
+    with pytest.raises(AttributeError, match="module 'torch_featviz' has no attribute 'kernel'"):
+        fv.kernel  # noqa: B018
+    with pytest.raises(ImportError, match="cannot import name 'kernel'"):
+        from torch_featviz import kernel  # noqa: F401
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import torch_featviz.capture",
+        "import torch_featviz.capture.session",
+        "from torch_featviz.capture import capture",
+        "from torch_featviz.bench import overhead",
+        "import torch_featviz as fv; fv.zoo; fv.tile",
+        "from torch_featviz import *",
+    ],
+)
+def test_capture_is_the_function_whatever_was_imported_first(code):
+    code += "; import torch_featviz as fv, sys; print(fv.capture is sys.modules['torch_featviz.capture'].capture)"
+    assert fresh(code) == "True"
+
+
+def test_rooms_are_modules():
+    assert fresh(
+        "import torch_featviz as fv; print(*(type(r).__name__ for r in (fv.views, fv.picture, fv.bench)))"
+    ) == ("module module module")
+    assert fresh("from torch_featviz import demo, cli; print(type(demo).__name__)") == "module"
 
 
 def test_every_error_is_a_featviz_error_and_a_builtin_one():

@@ -1,0 +1,408 @@
+"""What watching costs: ratios that a noisy machine cannot bend, and the price of a capture on a model of your own."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, kineto_available, profile
+
+from .capture import Activations, capture
+from .capture.inplace import memory_of
+from .capture.select import Layers
+from .capture.values import tensors
+from .errors import LayerError, OptionError
+
+__all__ = ["Added", "Overhead", "Ratio", "added", "overhead", "paired", "peak_memory", "settled"]
+
+T = TypeVar("T")
+
+
+class Ratio(NamedTuple):
+    """Time of `a` over time of `b`: the median, and where the true median lies with 95 % confidence.
+
+    Example:
+        >>> ratio = Ratio(1.04, 1.03, 1.06)
+        >>> ratio.within(1.05), ratio.within(1.02)
+        (True, False)
+    """
+
+    median: float
+    low: float
+    high: float
+
+    def within(self, budget: float) -> bool:
+        """Whether the ratio may be at most `budget`: false once it is above with 97.5 % confidence."""
+        return self.low <= budget
+
+    def __str__(self) -> str:
+        return f"{self.median:.4g} ({self.low:.4g} to {self.high:.4g})"
+
+
+class Added(NamedTuple):
+    """Seconds that one way takes longer than another: the median, and its 95 % confidence interval.
+
+    Example:
+        >>> Added(2e-4, 1e-4, 3e-4).micro(parts=100)
+        '2.00 (1.00 to 3.00) us'
+    """
+
+    median: float
+    low: float
+    high: float
+
+    def micro(self, parts: int = 1) -> str:
+        """In microseconds for each of so many parts."""
+        return "{:.2f} ({:.2f} to {:.2f}) us".format(*(1e6 * value / parts for value in self))
+
+
+def paired(
+    a: Callable[[], object], b: Callable[[], object], *, rounds: int = 15, timer: Callable[[], float] = perf_counter
+) -> Ratio:
+    """Time `a` against `b`: warmed up, garbage collection off, and the order turned round every time.
+
+    Each ratio is of neighbours in time, so that what slows the whole machine down slows both sides.
+
+    Args:
+        rounds: how often each is timed; below 6 the interval is all that was seen, and surer of nothing.
+        timer: a clock, in seconds.
+    Raises:
+        OptionError: `rounds` is below 1.
+    Example:
+        >>> now = 0.0
+        >>> def work(seconds):
+        ...     global now
+        ...     now += seconds
+        >>> print(paired(lambda: work(3), lambda: work(2), timer=lambda: now))
+        1.5 (1.5 to 1.5)
+    """
+    times = _alternate([_timed(a, timer), _timed(b, timer)], rounds)
+    return Ratio(*_median([of_a / of_b for of_a, of_b in times]))
+
+
+def added(
+    base: Callable[[], object],
+    *ways: Callable[[], object],
+    rounds: int = 15,
+    timer: Callable[[], float] = perf_counter,
+) -> list[Added]:
+    """What each of `ways` takes longer than `base`, timed in the same manner.
+
+    Raises:
+        OptionError: `rounds` is below 1.
+    Example:
+        >>> now = 0.0
+        >>> def work(seconds):
+        ...     global now
+        ...     now += seconds
+        >>> [cost.median for cost in added(lambda: work(1), lambda: work(2), lambda: work(5), timer=lambda: now)]
+        [1.0, 4.0]
+    """
+    times = _alternate([_timed(call, timer) for call in (base, *ways)], rounds)
+    return [Added(*_median([row[i] - row[0] for row in times])) for i in range(1, len(ways) + 1)]
+
+
+def settled(measure: Callable[[], T], within: Callable[[T], bool], *, tries: int = 3) -> T:
+    """What `measure` says, asked again while it is not `within` its budget: a busy neighbour on the machine spoils one
+    measurement, a regression spoils all of them.
+
+    Example:
+        >>> said = iter([1.3, 1.01, 1.2])
+        >>> settled(lambda: next(said), lambda ratio: ratio < 1.05)
+        1.01
+    """
+    result = measure()
+    for _ in range(tries - 1):
+        if within(result):
+            break
+        result = measure()
+    return result
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """What a capture costs on one model, as `overhead` measured it.
+
+    Attributes:
+        ratio: a forward inside the block, to the bare forward.
+        per_layer: what the forward takes longer, for each call of a captured layer.
+        calls: how many such calls one forward makes.
+        bytes_held: memory that the capture keeps alive beyond the forward's arguments and result and the model's own
+            parameters and buffers; each storage counts once, and whole. In grad mode the autograd graph, which the
+            block keeps too, is not in it.
+        peak_over_bare: what the forward needs at most, beyond what the bare one does, in bytes; None where the device
+            does not tell.
+        device: where it was measured.
+    """
+
+    ratio: Ratio
+    per_layer: Added
+    calls: int
+    bytes_held: int
+    peak_over_bare: int | None
+    device: str
+
+    @property
+    def us_per_layer(self) -> float:
+        """The median of `per_layer`, in microseconds."""
+        return 1e6 * self.per_layer.median
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it in plain numbers, for a log or a JSON file; `us_per_layer` with its interval."""
+        micro = Added(*(1e6 * value for value in self.per_layer))
+        kept = {name: value for name, value in asdict(self).items() if name != "per_layer"}
+        return {**kept, "ratio": self.ratio._asdict(), "us_per_layer": micro._asdict()}
+
+    def __str__(self) -> str:
+        peak = "" if self.peak_over_bare is None else f", peak {self.peak_over_bare / 1e6:+.3g} MB"
+        return (
+            f"{self.ratio} of the bare forward, {self.per_layer.micro()} for each of {self.calls} layer calls, "
+            f"{self.bytes_held / 1e6:.3g} MB held{peak}"
+        )
+
+
+def overhead(
+    model: nn.Module, inputs: Any, layers: Layers = None, *, rounds: int | None = None, **options: Any
+) -> Overhead:
+    """Measure what capturing `layers` costs `model`, against the bare forward of that same model.
+
+    Both sides alternate in one process. Of each, two forwards run and the second is timed, so a captured one includes
+    letting go of what the one before it left, as in a loop over batches. Entering and leaving the block, and the
+    first forward, which is watched, are not in the figures.
+
+    Grad mode, autocast, threads and train or eval are the caller's. Buffers and the random state are put back
+    afterwards. A compiled model runs uncompiled inside the block, and is compared to its compiled self.
+
+    Args:
+        inputs: the model's argument, or a tuple of its arguments.
+        layers: as for `capture`.
+        rounds: how often each side is timed; None for as many as fit in two seconds, from 15 to 401.
+        options: as for `capture`.
+    Raises:
+        LayerError: `model` has no such layer, or none of them ran.
+        OptionError: `rounds` is below 1.
+
+    On a GPU each timing ends with a synchronisation, and the device's peak statistics are reset; this has not been
+    run on one yet. Another thread's allocations would count as the model's.
+
+    Example:
+        >>> cost = overhead(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), torch.zeros(1, 3, 8, 8), "0", rounds=1)
+        >>> cost.calls, cost.bytes_held  # 4 maps of 6 x 6, in float32
+        (1, 576)
+    """
+    block = capture(model, layers, **options)
+    forward, device = _forward(model, inputs)
+    with _as_it_was(model, device):
+        forward()  # bare first: what dynamo has met with compiling switched off, it will never compile
+        with block as acts:
+            forward()
+            result = forward()
+            calls, held = len(acts), _bytes_held(acts, [result, inputs, *model.parameters(), *model.buffers()])
+        if not calls:
+            raise LayerError(f"no captured layer ran in this forward: {', '.join(acts.not_run)}.")
+        del acts, result
+
+        def bare() -> float:
+            forward()
+            return _timed(forward)()
+
+        def captured() -> float:
+            with block:
+                forward()
+                return _timed(forward)()
+
+        with block:
+            peak = peak_memory(forward, device=device)
+        bare_peak = peak_memory(forward, device=device)
+        rounds = _rounds_for(captured, bare) if rounds is None else rounds
+        times = _alternate([captured, bare], rounds)
+    return Overhead(
+        ratio=Ratio(*_median([inside / outside for inside, outside in times])),
+        per_layer=Added(*_median([(inside - outside) / calls for inside, outside in times])),
+        calls=calls,
+        bytes_held=held,
+        peak_over_bare=None if peak is None or bare_peak is None else peak - bare_peak,
+        device=str(device),
+    )
+
+
+def peak_memory(call: Callable[[], object], *, device: str | torch.device = "cpu") -> int | None:
+    """The most bytes of tensors that `call` has alive at one time, not counting those that were there before.
+
+    On the CPU from the profiler's allocation events: scratch memory of operators is in it, but not what a library
+    such as oneDNN takes behind PyTorch's back. On CUDA from the allocator. None where neither is at hand.
+
+    Example:
+        >>> x = torch.zeros(1000, 1000)
+        >>> peak_memory(lambda: x.exp().cos().sin())  # two of 4 MB at a time
+        8000000
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    if device.type != "cpu" or not kineto_available():
+        return None
+    most = now = 0
+    alive: dict[int, int] = {}
+    for address, size in _allocations(call):
+        if size > 0:
+            alive[address] = size
+            now += size
+            most = max(most, now)
+        else:
+            now -= alive.pop(address, 0)  # what was there before is none of ours
+    return most
+
+
+@contextmanager
+def captured_forward(model: nn.Module, inputs: Any, layers: Layers, **options: Any) -> Iterator[Callable[[], Any]]:
+    """Inside the block, a call that runs `model` to its end, captured; afterwards the model is as it was."""
+    forward, device = _forward(model, inputs)
+    with _as_it_was(model, device), capture(model, layers, **options):
+        yield forward
+
+
+def _forward(model: nn.Module, inputs: Any) -> tuple[Callable[[], Any], torch.device]:
+    arguments = inputs if isinstance(inputs, tuple) else (inputs,)
+    devices = [tensor.device for tensor in (*tensors(arguments), *model.parameters())]
+    device = next((device for device in devices if device.type != "cpu"), torch.device("cpu"))
+    if device.type == "cpu":
+        return lambda: model(*arguments), device
+
+    def forward() -> Any:
+        result = model(*arguments)
+        torch.accelerator.synchronize(device)
+        return result
+
+    return forward, device
+
+
+@contextmanager
+def _as_it_was(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Put back what forwards in training mode move: buffers and the random state."""
+    before = [
+        (module._buffers, name, buffer, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    devices = [] if device.type == "cpu" else [device]
+    with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
+        try:
+            yield
+        finally:
+            for buffers, name, buffer, value in before:
+                buffers[name] = buffer
+                if not torch.equal(buffer, value):
+                    with torch.no_grad():
+                        buffer.copy_(value)
+
+
+def _bytes_held(acts: Activations, others: list[Any]) -> int:
+    """Of the storages behind `acts`, those that nothing in `others` holds."""
+    sizes = {memory_of(tensor): tensor for tensor in tensors(list(acts.values()))}
+    for tensor in tensors(others):
+        sizes.pop(memory_of(tensor), None)
+    sizes.pop(None, None)
+    return sum(tensor.untyped_storage().nbytes() for tensor in sizes.values())
+
+
+def _allocations(call: Callable[[], object]) -> list[tuple[int, int]]:
+    """Address and bytes (less than 0 when freed) of each allocation on the CPU during `call`, in order of time."""
+    with _quiet_profiler(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        call()
+    with TemporaryDirectory() as folder:
+        trace = Path(folder, "trace.json")
+        seen.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_bytes())["traceEvents"]
+    memory = [event for event in events if event["name"] == "[memory]" and event["args"]["Device Type"] == 0]
+    memory.sort(key=lambda event: event["ts"])
+    return [(event["args"]["Addr"], event["args"]["Bytes"]) for event in memory]
+
+
+@contextmanager
+def _quiet_profiler() -> Iterator[None]:
+    """Its first use in a process would say on stderr that there is no GPU."""
+    asked = "KINETO_LOG_LEVEL" in os.environ
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    try:
+        yield
+    finally:
+        if not asked:
+            del os.environ["KINETO_LOG_LEVEL"]
+
+
+def _rounds_for(*ways: Callable[[], float]) -> int:
+    start = perf_counter()
+    for way in ways:
+        way()
+    return min(401, max(15, int(2.0 / (perf_counter() - start))))
+
+
+def _median(values: list[float]) -> tuple[float, float, float]:
+    """The median, and its 95 % confidence interval by the sign test, which holds whatever the distribution."""
+    ordered, n = sorted(values), len(values)
+    rank, ways, below = 0, 1, 0  # ways: n choose rank; below: how many of the 2**n outcomes have fewer than that
+    while 40 * (below + ways) <= 2**n:
+        below += ways
+        ways = ways * (n - rank) // (rank + 1)
+        rank += 1
+    first = max(0, rank - 1)
+    return median(ordered), ordered[first], ordered[n - 1 - first]
+
+
+def _alternate(ways: list[Callable[[], float]], rounds: int) -> list[list[float]]:
+    """What all `ways` say that they took, a row for each round."""
+    if rounds < 1:
+        raise OptionError(f"rounds must be at least 1, got {rounds}.")
+    for way in ways:
+        way()
+    with _undisturbed():
+        order = list(range(len(ways)))
+        rows = []
+        for _ in range(rounds):
+            order.append(order.pop(0)) if len(ways) > 2 else order.reverse()
+            row = {i: ways[i]() for i in order}
+            rows.append([row[i] for i in range(len(ways))])
+        return rows
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """No garbage collection, and no tracing: a coverage tool's work at every line is not the code's."""
+    collecting, trace = gc.isenabled(), sys.gettrace()
+    gc.collect()
+    gc.disable()
+    sys.settrace(None)
+    try:
+        yield
+    finally:
+        sys.settrace(trace)
+        if collecting:
+            gc.enable()
+
+
+def _timed(call: Callable[[], object], timer: Callable[[], float] = perf_counter) -> Callable[[], float]:
+    def seconds() -> float:
+        start = timer()
+        call()
+        return timer() - start
+
+    return seconds
