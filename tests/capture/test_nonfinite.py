@@ -165,6 +165,29 @@ def test_parameters_and_buffers_are_named():
     assert "parameters NOT FINITE: bias" in str(found)
 
 
+def test_statistics_that_this_forward_spoilt_are_not_to_blame():
+    found = first_nonfinite(nn.Sequential(Before(nn.BatchNorm1d(2))), torch.ones(2, 2))
+    assert (found.layer, found.parameters) == ("0.layer", ())
+
+
+class Before(Block):
+    def forward(self, x):
+        return self.layer(x / 0)
+
+
+def test_a_model_that_catches_everything():
+    class Stubborn(nn.Sequential):
+        def forward(self, x):
+            for layer in self:
+                try:
+                    x = layer(x)
+                except BaseException:
+                    x = x * INF
+            return x
+
+    assert first_nonfinite(Stubborn(nn.Identity(), Spoil(NAN), nn.Identity()), torch.ones(1)).layer == "1"
+
+
 def test_half_overflows_and_structures_are_looked_into():
     found = first_nonfinite(
         nn.Sequential(Block(nn.Identity(), lambda x: {"a": (x * 2, 3)})), torch.tensor([6e4]).half()

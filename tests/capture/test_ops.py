@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,7 @@ import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from torch_featviz.capture import Moments, Ring, capture
 from torch_featviz.capture.ops import op_name
@@ -189,11 +191,15 @@ def test_a_freed_tensors_place_is_not_taken_for_it():
     def body(self, x):
         for _ in range(50):
             self.fc(x)
-            x = torch.ones(2, 3) * 1
-        return x
+            x = torch.Tensor._make_subclass(torch.Tensor, ones) * 1  # one that nobody sees being made
+        out = torch.add(x, 1, out=self.fc(x).detach())
+        return out.exp()
 
-    names = {name.partition("#")[0] for name in names_in(body, fc=nn.Linear(3, 3))}
-    assert names == {"fc", "ones", "mul"}
+    ones = torch.ones(2, 3)
+    net = Plain(body, fc=nn.Linear(3, 3))
+    with torch.no_grad(), capture(net, ["mul", "fc.mul", "exp"], ops=True) as acts:  # outputs of fc are freed
+        net(ones)
+    assert [name.partition("#")[0] for name in acts] == ["mul"] * 50 + ["exp"]
 
 
 def test_a_block_that_runs_twice_and_containers():
@@ -239,6 +245,20 @@ def test_hooks_belong_to_their_layer():
     assert list(acts) == ["0", "1.add", "1.same"]
     assert torch.equal(acts["0"], torch.full((1, 3), 7.0))
     assert torch.equal(output, torch.full((1, 3), 24.0))
+
+
+def test_a_tensor_of_numbers():
+    names = names_in(lambda self, x: x + torch.tensor([1.0]) + torch.from_numpy(np.ones(3, np.float32)))
+    assert names == ["tensor", "add#1", "add#2", ""]
+
+
+def test_what_recording_does_is_no_call():
+    net = nn.Sequential(Plain(lambda self, x: self.fc(x + 1), fc=nn.Linear(3, 3)), nn.Linear(3, 3))
+    net[0].fc.register_forward_pre_hook(lambda _m, args: args[0] * 2)
+    with capture(net, ["0", "*"], ops=True, into=torch.exp) as acts:
+        net(torch.ones(1, 3))
+    assert list(acts) == ["0.add", "0.fc", "0", "1"]
+    assert torch.equal(acts["0"], acts["0.fc"])
 
 
 def test_names_that_cannot_be_are_refused_and_others_reported(instance_state):
@@ -404,15 +424,30 @@ def test_densenet():
     assert acts["features.relu"].min() == 0
 
 
+class Operators(TorchDispatchMode):
+    """Lists each operator that runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_vision_transformer(mode):
     net = torchvision.models.VisionTransformer(32, 16, 2, 2, 32, 64).eval()
     x = torch.randn(1, 3, 32, 32)
     with mode():
-        expected = net(x)
+        with Operators() as bare:
+            expected = net(x)
         with capture(net, ["*add", "cat", "*getitem", "encoder.layers", "*attention"], ops=True) as acts:
-            assert torch.equal(net(x), expected)
-        # the fused attention was taken, as it is without a capture
+            with Operators() as operators:
+                output = net(x)
+            assert torch.equal(output, expected)
+    assert operators.names == bare.names  # with gradients or without: the fused attention, too
     assert acts["encoder.add"].shape == (1, 5, 32)
     assert torch.equal(acts["encoder.add"], acts["cat"] + net.encoder.pos_embedding)
     first = "encoder.layers.encoder_layer_0."

@@ -50,21 +50,21 @@ _WORDS = {
     **{"and": "bitwise_and", "or": "bitwise_or", "xor": "bitwise_xor"},
     **{"lshift": "bitwise_left_shift", "rshift": "bitwise_right_shift"},
 }
-_ATTRIBUTES = ("__get__", "__set__", "__delete__", "requires_grad_")
+_UNLISTED = ("__get__", "__set__", "__delete__", "requires_grad_", "lift_fresh")  # the last is of from_numpy()
 
 
 def op_name(function: Callable[..., Any]) -> str | None:
-    """The `<op>` of a call's name; None for what is no call but an attribute.
+    """The `<op>` of a call's name; None for what is an attribute, and no call.
 
     Example:
         >>> [op_name(f) for f in (torch.nn.functional.relu, torch.Tensor.add_, torch.Tensor.__rsub__)]
         ['relu', 'add_', 'sub']
     """
-    name: str = getattr(function, "__name__", type(function).__name__)
-    if name in _ATTRIBUTES:
+    name: str = getattr(function, "__name__", type(function).__name__).partition(".")[0]  # not relu.default
+    if name in _UNLISTED:
         return None
     if not name.startswith("__"):
-        return name.partition(".")[0]  # torch.ops.aten.relu.default
+        return name
     word = name.strip("_")
     if word not in _WORDS and word[1:] in _WORDS and word[0] in "ir":
         return _WORDS[word[1:]] + "_" * (word[0] == "i")
