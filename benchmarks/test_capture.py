@@ -12,13 +12,20 @@ import torchvision
 from torch import nn
 
 from torch_featviz.bench import added, paired, settled
-from torch_featviz.capture import capture
+from torch_featviz.capture import Moments, capture
 from torch_featviz.zoo import card
 
 LEAVES = 200
 
-# At most; the first two as shares of what a hook adds, the last two as ratios to a whole forward.
-BUDGET = {"per call": 0.35, "whole block": 0.5, "to bare": 1.01, "to unrolled": 1.005}
+# At most; the first two as shares of what a hook adds, the others as ratios to a whole forward, or to a truncated one.
+BUDGET = {
+    "per call": 0.35,
+    "whole block": 0.5,
+    "to bare": 1.01,
+    "to unrolled": 1.005,
+    "every 100": 1.005,
+    "stop": 1.05,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -133,11 +140,12 @@ NETS = {
 }
 
 
+@pytest.mark.parametrize("batch", [1, 16])
 @pytest.mark.parametrize("name", NETS)
-def test_all_leaves_of_a_real_network(benchmark, name):
+def test_all_leaves_of_a_real_network(benchmark, name, batch):
     """Holding memory has its own cost, so the measure is a forward that holds the same outputs, written by hand."""
     build, size, unroll = NETS[name]
-    bare, x = build().eval(), torch.randn(size)
+    bare, x = build().eval(), torch.randn(batch, *size[1:])
     captured = copy.deepcopy(bare, {id(tensor): tensor for tensor in bare.state_dict(keep_vars=True).values()})
 
     kept = []  # until the next forward, as a capture does
@@ -151,17 +159,87 @@ def test_all_leaves_of_a_real_network(benchmark, name):
         captured(x)
         by_hand()
         assert all(torch.equal(a, b) for a, b in zip(acts.values(), kept, strict=True))
-        benchmark(captured, x)
-        rounds = max(101, round(2.0 / benchmark.stats.stats.median))
+        benchmark.pedantic(captured, (x,), rounds=5)
+        rounds = max(101 // batch, 25, round(2.0 / benchmark.stats.stats.median))
         to_bare = paired(lambda: captured(x), lambda: bare(x), rounds=rounds)
         to_unrolled = settled(
             lambda: paired(lambda: captured(x), by_hand, rounds=rounds),
             lambda ratio: to_bare.within(BUDGET["to bare"]) or ratio.within(BUDGET["to unrolled"]),
         )
-    print(f"\n{name}: {to_bare} of bare, {to_unrolled} of unrolled by hand")
+    print(f"\n{name}, batch {batch}: {to_bare} of bare, {to_unrolled} of unrolled by hand")
     benchmark.extra_info.update({"of bare": str(to_bare), "of unrolled": str(to_unrolled)})
     within = to_bare.within(BUDGET["to bare"]) or to_unrolled.within(BUDGET["to unrolled"])
     assert within, f"{to_bare} of bare, {to_unrolled} of unrolled by hand"
+
+
+def test_moments_are_ahead_of_hooks_that_compute_the_same(benchmark):
+    net, x = card("cifar_cnn_large").build().eval(), torch.randn(128, 3, 32, 32)
+    twin = copy.deepcopy(net)
+    figures = {}
+
+    def summed_up(module, _inputs, output):
+        sums = figures.setdefault(module, [0.0] * 6)
+        values = output.detach().double()
+        for i, figure in enumerate(
+            (
+                values.sum((0, 2, 3)),
+                values.square().sum((0, 2, 3)),
+                (output == 0).sum((0, 2, 3)),
+                output.isnan().sum((0, 2, 3)),
+                output.isinf().sum((0, 2, 3)),
+            )
+        ):
+            sums[i] = sums[i] + figure
+        sums[5] = torch.maximum(output.amax((0, 2, 3)), torch.as_tensor(sums[5]))
+
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(summed_up)
+    with capture(twin, nn.Conv2d, into=Moments()):
+        benchmark.pedantic(twin, (x,), rounds=3)
+        ratio = settled(lambda: paired(lambda: twin(x), lambda: net(x), rounds=9), lambda ratio: ratio.high < 1)
+    print(f"\nMoments of all convolutions, eager: {ratio} of the forward with hooks that compute the same")
+    assert ratio.within(1.0), str(ratio)
+
+
+def test_calls_between_samples_cost_nothing(benchmark):
+    net, x = card("cifar_cnn_large").build().eval(), torch.randn(1, 3, 32, 32)
+    twin = copy.deepcopy(net)
+
+    def hundred(model):
+        for _ in range(100):
+            model(x)
+
+    with capture(twin, every=100):
+        benchmark.pedantic(hundred, (twin,), rounds=1)
+        ratio = settled(
+            lambda: paired(lambda: hundred(twin), lambda: hundred(net), rounds=31), lambda ratio: ratio.median <= 1.005
+        )
+    print(f"\nevery=100: {ratio} of bare")
+    assert ratio.within(BUDGET["every 100"]), str(ratio)
+
+
+@pytest.mark.parametrize(("name", "layer"), [("alexnet", "features.5"), ("resnet18", "layer1")])
+def test_a_stopped_forward_costs_what_was_run(benchmark, name, layer):
+    build, size, _ = NETS[name]
+    net, x = build().eval(), torch.randn(size)
+    if name == "alexnet":
+        truncated = net.features[:6]
+    else:
+        truncated = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool, net.layer1)
+    twin = copy.deepcopy(net)
+    with capture(twin, layer, stop=True) as acts:
+        twin(x)
+        assert twin(x) is None
+        assert torch.equal(acts[layer], truncated(x))
+        benchmark(twin, x)
+        rounds = max(51, round(1.0 / benchmark.stats.stats.median))
+        ratio = settled(
+            lambda: paired(lambda: twin(x), lambda: truncated(x), rounds=rounds),
+            lambda ratio: ratio.median <= BUDGET["stop"],
+        )
+    print(f"\nstop=True at {layer} of {name}: {ratio} of the network truncated there")
+    assert ratio.within(BUDGET["stop"]), str(ratio)
 
 
 def test_the_gate_can_fail(monkeypatch):

@@ -22,8 +22,8 @@ class Gradients(Recorder):
     why_absent = "got no gradient: backward() did not reach it inside the block."
     needs_eager = True  # Dynamo runs no hooks on tensors inside a graph
 
-    def __init__(self, model: nn.Module, names: list[str], setting: Hashable, **options: Any) -> None:
-        super().__init__(model, names, setting, **options)
+    def __init__(self, model: nn.Module, layers: dict[str, nn.Module], setting: Hashable, **options: Any) -> None:
+        super().__init__(model, layers, setting, **options)
         self.run = 0  # which forward of the whole model
         self.calls = 0  # of any captured layer
         self.orders: list[int] = []  # of each record: which call it belongs to
@@ -86,12 +86,12 @@ class _Call(NamedTuple):
 class ReducedGradients(Gradients):
     """Gives each gradient to its layer's reducer, and keeps nothing else."""
 
-    def __init__(self, model: nn.Module, names: list[str], setting: Hashable, *, into: Reducer) -> None:
-        super().__init__(model, names, setting)
-        self.reducers = {name: into.fresh() for name in names}
+    def __init__(self, model: nn.Module, layers: dict[str, nn.Module], setting: Hashable, *, into: Reducer) -> None:
+        super().__init__(model, layers, setting)
+        self.reducers = {name: into.fresh() for name in layers}
         self._fresh = into.fresh
 
-    def admit(self, name: str, globs: Iterable[str]) -> None:
+    def admit(self, name: str, globs: Iterable[str] = ()) -> None:
         super().admit(name, globs)
         self.reducers[name] = self._fresh()
 

@@ -21,7 +21,7 @@ Into: TypeAlias = Reducer | Ring | ToCPU | Callable[[Any], Any] | None
 
 def recorder_for(
     into: Into, of: str, *, detach: bool, stop: bool
-) -> Callable[[nn.Module, list[str], Hashable], tuple[Recorder, Any]]:
+) -> Callable[[nn.Module, dict[str, nn.Module], Hashable], tuple[Recorder, Any]]:
     """What makes, for each block, the recorder and the mapping through which it is read.
 
     Raises:
@@ -36,17 +36,17 @@ def recorder_for(
         known = "Moments(), Histogram(), TopK(), Ring(n), ToCPU(), or a function"
         raise OptionError(f"into is one of {known}; got {into!r}.")
 
-    def make(model: nn.Module, names: list[str], setting: Hashable) -> tuple[Recorder, Any]:
+    def make(model: nn.Module, layers: dict[str, nn.Module], setting: Hashable) -> tuple[Recorder, Any]:
         if isinstance(into, Reducer):
             if gradients:
-                reduced = ReducedGradients(model, names, setting, into=into)
+                reduced = ReducedGradients(model, layers, setting, into=into)
                 return reduced, Statistics(reduced, reduced.reducers)
-            reduction = Reduction(model, names, setting, into=into, stop=stop)
+            reduction = Reduction(model, layers, setting, into=into, stop=stop)
             return reduction, Statistics(reduction, reduction.reducers)
         keeps = into.n if isinstance(into, Ring) else 1
         function = None if isinstance(into, Ring) else into
         kind = Gradients if gradients else Recorder
-        recorder = kind(model, names, setting, detach=detach, stop=stop, into=function, keeps=keeps)
+        recorder = kind(model, layers, setting, detach=detach, stop=stop, into=function, keeps=keeps)
         return recorder, (Recent if isinstance(into, Ring) else Activations)(recorder)
 
     return make

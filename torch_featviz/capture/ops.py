@@ -209,7 +209,7 @@ def _stand_in(
     inner: Callable[..., Any], module: nn.Module, name: str, captured: bool, calls: Calls
 ) -> Callable[..., Any]:
     recorder = calls.recorder
-    slot = recorder.slot(name) if captured else None
+    taker = recorder.taker(name) if captured else None
     opens = _open(type(module))
     sealed = not any(_open(type(part)) for part in module.modules())
 
@@ -218,15 +218,15 @@ def _stand_in(
             return inner(self, *args, **kwargs)
         if is_dynamo_compiling():
             output = inner(self, *args, **kwargs)
-            if slot is not None:
-                slot.take(output)
+            if taker is not None:
+                taker.take(self, name, output)
             return output
         outer, calls.frame = calls.frame, (name, {}) if opens else None
         aside = sealed and calls.step_aside()
         try:
             output = inner(self, *args, **kwargs)
             calls.frame = None  # what recording does is no call of the network
-            if slot is not None:
+            if captured:
                 recorder.record(name, output)
         finally:
             calls.frame = outer

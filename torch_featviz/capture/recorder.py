@@ -18,7 +18,7 @@ from .keep import ToCPU
 from .values import map_tensors, tensors
 
 Record: TypeAlias = tuple[str, Any, Any]  # layer, what it returned, the version of each tensor in that
-Traced: TypeAlias = tuple["Slot", Any, bool]  # the same out of a compiled graph, and whether the layout was changed
+Traced: TypeAlias = tuple[nn.Module, Any, bool]  # out of a compiled graph, and whether the layout was changed
 
 
 class _Everything:
@@ -28,33 +28,12 @@ class _Everything:
 
 _EVERYTHING = _Everything()
 NOTHING = nullcontext()
+_STRAY = "_featviz_stray"
 _RELAID = object()  # in the place of versions: a copy in the compiled graph's own layout
 
 
 class Stopped(BaseException):
     """Every layer asked for has run; raised out of the forward by `stop=True`, and caught where it began."""
-
-
-class Slot:
-    """One layer's way out of a compiled graph: Dynamo traces `take`, and guards on nothing that differs by layer."""
-
-    __slots__ = ("name", "recorder", "stray")
-
-    def __init__(self, name: str, recorder: Recorder) -> None:
-        self.name = name
-        self.recorder = recorder
-        self.stray: tuple[Any, bool] | None = None
-
-    def take(self, output: Any) -> None:
-        recorder = self.recorder
-        kept, relaid = recorder.traced_copy(output)
-        if recorder.pending is None:  # a compiled part of the model, called alone
-            self.stray = (kept, relaid)
-            recorder.strayed = True
-            return
-        recorder.pending.append((self, kept, relaid))
-        if recorder.catching:
-            recorder.stop_when_all_ran(self.name)
 
 
 class Recorder:
@@ -64,8 +43,8 @@ class Recorder:
     `record()`; a tap may append those of the others by itself. Outside a forward of the whole model (when only a part
     of it is called) every output is copied, and each layer keeps its latest call.
 
-    A compiled graph cannot run `record()`. What it captured waits in `pending`, or where only a part of the model was
-    compiled and called, in its slot, until `collect()`.
+    A compiled graph runs `take()` in the place of `record()`. What it took waits in `pending`, or where only a part of
+    the model was compiled and called, with its layer, until `collect()`.
     """
 
     why_absent = "did not run; the forward never called it."
@@ -75,7 +54,7 @@ class Recorder:
     def __init__(
         self,
         model: nn.Module,
-        names: list[str],
+        layers: dict[str, nn.Module],
         setting: Hashable,
         *,
         detach: bool = True,
@@ -86,7 +65,8 @@ class Recorder:
         self.records: list[Record] = []
         self.keeps = keeps  # forwards
         self.past: deque[list[Record]] = deque(maxlen=keeps - 1)
-        self.names = names
+        self.names = list(layers)
+        self.layers = layers
         self.model = weakref.ref(model)
         self.forwards = 0
         self.running = False
@@ -97,13 +77,12 @@ class Recorder:
         self._into = into
         self._to_cpu = into if isinstance(into, ToCPU) else None
         self._detach = detach
-        self.setting = hash((tuple(names), setting, stop, into is None))
+        self.setting = hash((tuple(self.names), setting, stop, into is None))
         self._key: Hashable = None
         self._copied: frozenset[str] = frozenset()
         self._learnt: dict[Hashable, frozenset[str] | None] = {}  # what `inplace` said so far
         self._watch: _Watch | None = None
         self.to_run: set[str] = set()  # what `stop` waits for
-        self.slots: dict[str, Slot] = {}
         self.pending: list[Traced] | None = None
         self.whole = False  # whether `pending` is of a forward of the whole model
         self.strayed = False
@@ -113,18 +92,15 @@ class Recorder:
         self.ran: dict[str, None] = {}  # all functional calls of the latest forward
         self.unmatched: list[str] = []  # globs for calls that no call has matched
 
-    def slot(self, name: str) -> Slot:
-        """What a stand-in for layer `name` gives its output to inside a compiled graph."""
-        slot = self.slots[name] = Slot(name, self)
-        return slot
-
-    def take_calls(self, unmatched: Iterable[str]) -> None:
-        """Functional calls are captured too."""
+    def take_calls(self, names: Iterable[str], globs: Iterable[str]) -> None:
+        """Capture functional calls too: those of these names, and others that `admit` tells of."""
         self.with_calls = self.needs_eager = True
-        self.unmatched = list(unmatched)
+        self.unmatched = list(globs)
+        for name in names:
+            self.admit(name)
 
-    def admit(self, name: str, globs: Iterable[str]) -> None:
-        """A call that was asked for by `globs`, and so not known by name, is made for the first time."""
+    def admit(self, name: str, globs: Iterable[str] = ()) -> None:
+        """A call is captured from now on; `globs` are those that it was asked for by."""
         self.names.append(name)
         self.unmatched = [glob for glob in self.unmatched if glob not in globs]
 
@@ -231,6 +207,25 @@ class Recorder:
 
     # Out of compiled graphs
 
+    def taker(self, name: str) -> Any:  # noqa: ARG002 - statistics have one for each layer
+        """What `take()` of a stand-in for layer `name` is called on."""
+        return self
+
+    def take(self, module: nn.Module, name: str, output: Any) -> None:
+        """Keep `output` of `module`, from inside a compiled graph.
+
+        Dynamo guards on what it looks at here: never on a name, unless it has to, or modules that are alike could not
+        share a graph.
+        """
+        kept, relaid = self.traced_copy(output)
+        if self.pending is None:
+            setattr(module, _STRAY, (kept, relaid))
+            self.strayed = True
+            return
+        self.pending.append((module, kept, relaid))
+        if self.catching:
+            self.stop_when_all_ran(name)
+
     def traced_copy(self, output: Any) -> tuple[Any, bool]:
         """A copy of a layer's output, made inside a compiled graph, which leaves the copying out where it may.
 
@@ -268,15 +263,16 @@ class Recorder:
         if self.whole:
             self._new_forward()
             self.whole = False
-        for slot, value, relaid in pending or ():
-            self._append(slot.name, value, relaid)
+        if pending:
+            names = {module: name for name, module in self.layers.items()}
+            for module, value, relaid in pending:
+                self._append(names[module], value, relaid)
         if self.strayed:
             self.strayed = False
-            for slot in self.slots.values():
-                if slot.stray is not None:
-                    self._drop(slot.name)
-                    self._append(slot.name, *slot.stray)
-                    slot.stray = None
+            for name, module in self.layers.items():
+                if _STRAY in module.__dict__:
+                    self._drop(name)
+                    self._append(name, *module.__dict__.pop(_STRAY))
 
     def _append(self, name: str, value: Any, relaid: bool) -> None:
         value = self._to_cpu(value) if self._to_cpu else map_tensors(_out_of_graph_pool, value)
@@ -313,6 +309,7 @@ class Recorder:
         """The block is over: let go of the autograd graph."""
         self.latest()
         self.open = False
+        self.layers = {}
         for records in (*self.past, self.records):
             for position, (_, value, versions) in enumerate(records):
                 if versions is not _RELAID and (type(value) is not Tensor or value.requires_grad):

@@ -113,11 +113,9 @@ class Capture:
 
     def __enter__(self) -> Any:
         flags: Hashable = tuple([module.training for module in self._modules])
-        if self._asked is None:
-            recorder, result = self._make(self._model, list(self._layers), flags)
-        else:
-            recorder, result = self._make(self._model, [*self._layers, *self._asked.names], (flags, self._asked))
-            recorder.take_calls(self._asked.alone)
+        recorder, result = self._make(self._model, self._layers, (flags, self._asked) if self._asked else flags)
+        if self._asked:
+            recorder.take_calls(self._asked.names, self._asked.alone)
         recorder.channels_last = any(issubclass(kind, nn.Conv2d) for kind in self._kinds)
         taps: Taps = []
         self._open.append((recorder, taps))

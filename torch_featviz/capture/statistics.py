@@ -12,7 +12,7 @@ from torch import distributed as dist
 from torch_featviz.errors import DtypeError, LayerError
 
 from .asked import call_name
-from .recorder import NOTHING, Recorder, Slot, in_graph_pool
+from .recorder import NOTHING, Recorder, in_graph_pool
 from .reduce import Reducer, across_ranks
 from .select import canonical, near
 
@@ -21,19 +21,18 @@ class Reduction(Recorder):
     """Gives each output to its layer's reducer at once, and keeps nothing else."""
 
     def __init__(
-        self, model: nn.Module, names: list[str], setting: Hashable, *, into: Reducer, stop: bool = False
+        self, model: nn.Module, layers: dict[str, nn.Module], setting: Hashable, *, into: Reducer, stop: bool = False
     ) -> None:
-        super().__init__(model, names, (setting, type(into)), stop=stop)
-        self.reducers = {name: into.fresh() for name in names}
+        super().__init__(model, layers, (setting, type(into)), stop=stop)
+        self.reducers = {name: into.fresh() for name in layers}
         self._fresh = into.fresh
 
-    def admit(self, name: str, globs: Iterable[str]) -> None:
+    def admit(self, name: str, globs: Iterable[str] = ()) -> None:
         super().admit(name, globs)
         self.reducers[name] = self._fresh()
 
-    def slot(self, name: str) -> Slot:
-        slot = self.slots[name] = _ReducerSlot(name, self)
-        return slot
+    def taker(self, name: str) -> _Taker:
+        return _Taker(self, self.reducers[name])
 
     def begin(self) -> AbstractContextManager[Any]:
         self.start()
@@ -52,19 +51,19 @@ class Reduction(Recorder):
                     setattr(reducer, key, tuple(tensor.clone() for tensor in value))
 
 
-class _ReducerSlot(Slot):
-    """The arithmetic becomes part of the compiled graph."""
+class _Taker:
+    """One layer's part in a compiled graph: the arithmetic of its reducer."""
 
-    __slots__ = ("reducer",)
+    __slots__ = ("recorder", "reducer")
 
-    def __init__(self, name: str, recorder: Reduction) -> None:
-        super().__init__(name, recorder)
-        self.reducer = recorder.reducers[name]
+    def __init__(self, recorder: Reduction, reducer: Reducer) -> None:
+        self.recorder = recorder
+        self.reducer = reducer
 
-    def take(self, output: Any) -> None:
+    def take(self, _module: nn.Module, name: str, output: Any) -> None:
         self.reducer.update(output)
         if self.recorder.catching:
-            self.recorder.stop_when_all_ran(self.name)
+            self.recorder.stop_when_all_ran(name)
 
 
 class Statistics(Mapping[str, Any]):

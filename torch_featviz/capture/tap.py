@@ -99,14 +99,14 @@ _Maker: TypeAlias = Callable[[nn.Module, str], Callable[..., Any]]
 
 def _any_arguments(inner: Callable[..., Any], recorder: Recorder) -> _Maker:
     def make(module: nn.Module, name: str) -> Callable[..., Any]:
-        slot = recorder.slot(name)
+        taker = recorder.taker(name)
 
         def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
             output = inner(self, *args, **kwargs)
             if self is not module:
                 pass
             elif is_dynamo_compiling():  # Dynamo takes this branch and drops the other
-                slot.take(output)
+                taker.take(self, name, output)
             else:
                 recorder.record(name, output)
             return output
@@ -120,14 +120,14 @@ def _any_arguments(inner: Callable[..., Any], recorder: Recorder) -> _Maker:
 # have the very parameter, since callers may name it, and so it is written out for each name.
 _ONE_ARGUMENT = """
 def maker(inner_, recorder_):
-    append_, record_, slot_of_ = recorder_.records.append, recorder_.record, recorder_.slot
+    append_, record_, taker_of_ = recorder_.records.append, recorder_.record, recorder_.taker
     def make(module_, name_):
-        slot_ = slot_of_(name_)
+        taker_ = taker_of_(name_)
         def forward(self, {argument}):
             output_ = inner_(self, {argument})
             if self is module_:
                 if is_dynamo_compiling_():
-                    slot_.take(output_)
+                    taker_.take(self, name_, output_)
                 elif name_ in recorder_.careful:
                     record_(name_, output_)
                 else:

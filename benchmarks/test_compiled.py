@@ -1,0 +1,105 @@
+"""What capture costs a compiled model, against the compiled model alone; all within one run.
+
+pytest benchmarks/test_compiled.py --benchmark-enable -s
+"""
+
+import copy
+from time import perf_counter
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from torch_featviz.bench import added, paired, settled
+from torch_featviz.capture import Moments, capture
+from torch_featviz.zoo import card
+
+# Ratios to the compiled forward alone; the last of what capture adds to the time that its bytes take.
+BUDGET = {"convolutions, batch 1": 1.08, "convolutions, batch 16": 1.05, "Moments": 1.10, "to bytes": 1.5}
+
+NETS = {
+    "alexnet": (torchvision.models.alexnet, (3, 224, 224)),
+    "cifar_cnn_large": (card("cifar_cnn_large").build, (3, 32, 32)),
+    "resnet18": (torchvision.models.resnet18, (3, 224, 224)),
+}
+
+
+@pytest.fixture(autouse=True)
+def _measured(request):
+    """One thread, no gradients, and only where benchmarks are asked for."""
+    if not request.config.getoption("benchmark_enable"):
+        pytest.skip("needs --benchmark-enable")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        yield
+    torch.set_num_threads(threads)
+
+
+class Both:
+    """A compiled model, and a compiled twin on the same weights to capture."""
+
+    def __init__(self, name, batch):
+        build, size = NETS[name]
+        net = build().eval()
+        twin = copy.deepcopy(net, {id(tensor): tensor for tensor in net.state_dict(keep_vars=True).values()})
+        x = torch.randn(batch, *size)
+        compiled, other = (torch.compile(each, fullgraph=True, dynamic=False) for each in (net, twin))
+        self.net, self.twin = net, other
+        self.bare, self.captured = (lambda: compiled(x)), (lambda: other(x))
+        self.bare()
+        start = perf_counter()
+        self.bare()
+        self.rounds = min(401, max(21, round(1.0 / (perf_counter() - start))))
+
+    def ratio(self, within):
+        return settled(lambda: paired(self.captured, self.bare, rounds=self.rounds), within)
+
+
+def added_over_bytes(both, acts):
+    """What capture adds, over the time it takes to write as many bytes to new memory."""
+
+    def write():
+        kept[:] = [value.clone() for value in values]
+
+    values, kept = list(acts.values()), []
+    alone, captured, written = added(lambda: None, both.bare, both.captured, write, rounds=both.rounds)
+    return (captured.median - alone.median) / written.median
+
+
+@pytest.mark.parametrize("batch", [1, 16])
+@pytest.mark.parametrize("name", NETS)
+def test_all_convolutions(name, batch):
+    budget, both = BUDGET[f"convolutions, batch {batch}"], Both(name, batch)
+    with capture(both.twin, nn.Conv2d) as acts:
+        both.captured()
+        ratio = both.ratio(lambda ratio: ratio.median <= budget)
+        share = settled(lambda: added_over_bytes(both, acts), lambda share: share <= BUDGET["to bytes"], tries=2)
+    held = sum(value.nbytes for value in acts.values()) / 1e6
+    print(f"\nconvolutions of {name}, batch {batch}: {ratio} of compiled; {held:.3g} MB, {share:.2f} of writing them")
+    assert ratio.within(budget) or share <= BUDGET["to bytes"], str(ratio)
+
+
+@pytest.mark.parametrize("batch", [1, 16])
+def test_all_leaves_cost_the_bytes_that_fusion_had_kept_out_of_memory(batch):
+    both = Both("cifar_cnn_large", batch)
+    with capture(both.twin) as acts:
+        both.captured()
+        share = settled(lambda: added_over_bytes(both, acts), lambda share: share <= BUDGET["to bytes"])
+        ratio = both.ratio(lambda _: True)
+    held = sum(value.nbytes for value in acts.values()) / 1e6
+    print(f"\nleaves of CifarCNN, batch {batch}: {ratio} of compiled; {held:.3g} MB, {share:.2f} of writing them")
+    assert share <= BUDGET["to bytes"], f"{share:.2f} of the time that writing the same bytes takes"
+
+
+def test_moments_of_all_convolutions():
+    both = Both("cifar_cnn_large", 128)
+    with capture(both.twin, nn.Conv2d, into=Moments()) as stats:
+        both.captured()
+        both.captured()
+        ratio = both.ratio(lambda ratio: ratio.median <= BUDGET["Moments"])
+    assert len(stats) == 6
+    print(f"\nMoments of the convolutions of CifarCNN, batch 128: {ratio} of compiled")
+    assert ratio.within(BUDGET["Moments"]), str(ratio)
