@@ -1,10 +1,12 @@
 """Model in, tensors out: what each layer returns, recorded or summed up while the model runs."""
 
 from .activations import Activations, Recent
+from .finite import NonFinite
 from .histogram import Histogram
 from .keep import Ring, ToCPU
 from .modules import FeatureExtractor, FeatureTap
 from .moments import Moments
+from .nonfinite import first_nonfinite
 from .reduce import Reducer, across_ranks
 from .select import layer_names
 from .session import capture, evaluating
@@ -18,6 +20,7 @@ __all__ = [
     "FeatureTap",
     "Histogram",
     "Moments",
+    "NonFinite",
     "Recent",
     "Reducer",
     "Ring",
@@ -27,6 +30,7 @@ __all__ = [
     "across_ranks",
     "capture",
     "evaluating",
+    "first_nonfinite",
     "layer_names",
     "shapes",
 ]

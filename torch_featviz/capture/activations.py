@@ -10,6 +10,7 @@ from torch import Tensor
 
 from torch_featviz.errors import LayerError
 
+from .asked import call_name
 from .recorder import Record, Recorder
 from .select import canonical, near
 from .values import map_tensors
@@ -25,14 +26,15 @@ class _Recorded(Mapping[str, Any]):
     def not_run(self) -> list[str]:
         """Captured layers that the latest forward did not call, in model order."""
         ran = {record[0] for record in self._recorder.latest()}
-        return [name for name in self._recorder.names if name not in ran]
+        return [name for name in self._recorder.names if name not in ran] + self._recorder.unmatched
 
     def _name(self, key: str) -> str:
         if not isinstance(key, str):
             raise LayerError(f"activations are read by layer name, got {key!r:.80}; list(acts) has all that ran.")
         layer, mark, call = key.partition("#")
         if layer not in self._recorder.names and (model := self._recorder.model()) is not None:
-            layer = canonical(model, layer)
+            name = canonical(model, layer)
+            layer = name if name in self._recorder.names else call_name(model, layer)
         return layer + mark + call
 
     def _read(self, records: list[Record], position: int, key: str) -> Any:
@@ -51,7 +53,8 @@ class _Recorded(Mapping[str, Any]):
             return LayerError(f"layer {key!r} was not captured; {near(key, names)}list(acts) has all that ran.")
         calls = [k for k in ran if k.partition("#")[0] == layer]
         if not calls:
-            return LayerError(f"layer {layer!r} {self._recorder.why_absent} not_run lists all such layers.")
+            close = near(layer, self._recorder.ran)
+            return LayerError(f"layer {layer!r} {self._recorder.why_absent} {close}not_run lists all such layers.")
         return LayerError(f"layer {layer!r} ran {len(calls)} times: take one of {', '.join(map(repr, calls))}.")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from types import CodeType, FunctionType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,7 +19,7 @@ import torch
 from torch import nn
 from torch.compiler import is_dynamo_compiling
 
-from .recorder import Recorder
+from .recorder import NOTHING, Recorder
 from .select import wrappers_in
 from .tap import Taps, put
 
@@ -86,7 +87,7 @@ def entry(call: Callable[..., Any], recorder: Recorder, whole: bool) -> Callable
             return output
         forwards, recorder.entered = recorder.forwards, True
         try:
-            with torch.compiler.set_stance("force_eager") if recorder.needs_eager else _as_it_is():
+            with uncompiled() if recorder.needs_eager else NOTHING:
                 output = call(*args, **kwargs)
         finally:
             recorder.entered = False
@@ -102,9 +103,12 @@ def entry(call: Callable[..., Any], recorder: Recorder, whole: bool) -> Callable
     return enter
 
 
-class _as_it_is:
-    def __enter__(self) -> None: ...
-    def __exit__(self, *error: object) -> None: ...
+def uncompiled() -> AbstractContextManager[Any]:
+    """Compiled code runs uncompiled for the length of the block."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing it takes seconds
+        return NOTHING
+    eager: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return eager
 
 
 def _compiled_calls(module: nn.Module) -> Iterator[str]:

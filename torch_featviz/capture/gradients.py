@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NamedTuple
@@ -89,6 +89,11 @@ class ReducedGradients(Gradients):
     def __init__(self, model: nn.Module, layers: dict[str, nn.Module], setting: Hashable, *, into: Reducer) -> None:
         super().__init__(model, layers, setting)
         self.reducers = {name: into.fresh() for name in layers}
+        self._fresh = into.fresh
+
+    def admit(self, name: str, globs: Iterable[str] = ()) -> None:
+        super().admit(name, globs)
+        self.reducers[name] = self._fresh()
 
     def keep_gradient(self, call: _Call, latest: int) -> None:
         gradient = call.got[latest]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from threading import get_ident
 from typing import Any, TypeAlias
@@ -49,6 +49,7 @@ class Recorder:
 
     why_absent = "did not run; the forward never called it."
     needs_eager = False  # whether a compiled model has to run uncompiled meanwhile
+    with_calls = False  # whether functional calls are captured too
 
     def __init__(
         self,
@@ -88,6 +89,20 @@ class Recorder:
         self.catching = False  # whether the compiled code that runs would catch `Stopped`
         self.entered = False  # by a call that eager code makes of the whole compiled model
         self.channels_last = False  # the layout of convolutions in compiled graphs
+        self.ran: dict[str, None] = {}  # all functional calls of the latest forward
+        self.unmatched: list[str] = []  # globs for calls that no call has matched
+
+    def take_calls(self, names: Iterable[str], globs: Iterable[str]) -> None:
+        """Capture functional calls too: those of these names, and others that `admit` tells of."""
+        self.with_calls = self.needs_eager = True
+        self.unmatched = list(globs)
+        for name in names:
+            self.admit(name)
+
+    def admit(self, name: str, globs: Iterable[str] = ()) -> None:
+        """A call is captured from now on; `globs` are those that it was asked for by."""
+        self.names.append(name)
+        self.unmatched = [glob for glob in self.unmatched if glob not in globs]
 
     # In eager mode
 
@@ -95,7 +110,7 @@ class Recorder:
         """A forward of the whole model begins; the caller enters what is returned for its length."""
         self.start()
         model = self._live_model()
-        inference = torch.is_inference_mode_enabled()
+        inference = torch.is_inference_mode_enabled() or self.with_calls
         key = self._key = (self.setting, model.training, torch.is_grad_enabled())
         copied = None if inference else self._learnt.get(key)
         if copied is None and not inference:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from threading import RLock
 from types import MethodType, TracebackType
@@ -15,8 +15,10 @@ from torch.compiler import is_dynamo_compiling
 
 from torch_featviz.errors import LayerError, OptionError
 
+from .asked import Asked, choose_with_calls
 from .compiled import entry, own_code, put_entries
 from .into import Into, recorder_for
+from .ops import tap_calls
 from .recorder import Recorder, Stopped
 from .select import Layers, check_module, choose, inside, names_of
 from .tap import Taps, function_of, put, take_back, tap
@@ -32,6 +34,7 @@ def capture(
     of: str = "output",
     every: int = 1,
     stop: bool = False,
+    ops: bool = False,
 ) -> Capture:
     """Record what `layers` of `model` return, for each forward run inside the `with` block.
 
@@ -47,6 +50,9 @@ def capture(
             uncompiled. Gradients are as they flow: scaled, where a GradScaler scales the loss.
         every: capture the first of every so many forwards; the others run as if nothing were captured.
         stop: end the forward once each of `layers` has run; it then returns None.
+        ops: take functional calls (`F.relu`, `torch.cat`, `view`, `+`) as layers too, under the name of the layer that
+            feeds them, or else of the module whose forward makes them: `'conv1.tanh'`, `'layer1.0.add_'`. `layers` may
+            then name and match calls as well. A compiled model then runs uncompiled.
 
     Returns:
         A context manager that yields `Activations`, a read-only mapping from layer name to what the layer returned,
@@ -71,7 +77,7 @@ def capture(
         >>> acts["0"].shape
         torch.Size([1, 4, 6, 6])
     """
-    return Capture(model, layers, into=into, of=of, every=every, stop=stop)
+    return Capture(model, layers, into=into, of=of, every=every, stop=stop, ops=ops)
 
 
 class Capture:
@@ -87,6 +93,7 @@ class Capture:
         of: str = "output",
         every: int = 1,
         stop: bool = False,
+        ops: bool = False,
     ) -> None:
         check_module(model)
         if isinstance(model, nn.DataParallel) and len(model.device_ids) > 1:
@@ -97,7 +104,14 @@ class Capture:
         names = names_of(model)
         self._modules = list(names)
         self._model = self._modules[0]
-        self._layers = choose(model, names, layers)
+        self._asked: Asked | None = None
+        if ops:
+            self._names = names
+            self._layers, self._asked = choose_with_calls(model, names, layers)
+            if stop and self._asked.globs:
+                raise OptionError("stop=True with ops=True needs names: a glob may mean calls that are yet to come.")
+        else:
+            self._layers = choose(model, names, layers)
         self._every = every
         self._make = recorder_for(into, of, detach=detach, stop=stop)
         self._open: list[tuple[Recorder, Taps]] = []
@@ -105,8 +119,10 @@ class Capture:
         _refuse_scripted(self._layers)
 
     def __enter__(self) -> Any:
-        flags = tuple([module.training for module in self._modules])
-        recorder, result = self._make(self._model, self._layers, flags)
+        flags: Hashable = tuple([module.training for module in self._modules])
+        recorder, result = self._make(self._model, self._layers, (flags, self._asked) if self._asked else flags)
+        if self._asked:
+            recorder.take_calls(self._asked.names, self._asked.alone)
         recorder.channels_last = any(issubclass(kind, nn.Conv2d) for kind in self._kinds)
         taps: Taps = []
         self._open.append((recorder, taps))
@@ -145,7 +161,10 @@ class Capture:
 
     def _tap(self, recorder: Recorder, taps: Taps) -> None:
         """Put in place all that a captured forward needs."""
-        tap(self._layers, recorder, taps)
+        if self._asked is None:
+            tap(self._layers, recorder, taps)
+        else:
+            tap_calls(self._names, self._layers, recorder, self._asked, taps)
         for module, switch in _fused(self._modules, self._kinds, self._layers):
             put(module, switch, float("0"), taps)  # an object of its own, so that it is taken back by the right capture
         forward = own_code(_whole_forward(self._model, recorder), self._model, recorder.setting)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import distributed as dist
 
 from torch_featviz.errors import DtypeError, LayerError
 
+from .asked import call_name
 from .recorder import NOTHING, Recorder, in_graph_pool
 from .reduce import Reducer, across_ranks
 from .select import canonical, near
@@ -24,6 +25,11 @@ class Reduction(Recorder):
     ) -> None:
         super().__init__(model, layers, (setting, type(into)), stop=stop)
         self.reducers = {name: into.fresh() for name in layers}
+        self._fresh = into.fresh
+
+    def admit(self, name: str, globs: Iterable[str] = ()) -> None:
+        super().admit(name, globs)
+        self.reducers[name] = self._fresh()
 
     def taker(self, name: str) -> _Taker:
         return _Taker(self, self.reducers[name])
@@ -73,7 +79,8 @@ class Statistics(Mapping[str, Any]):
     @property
     def not_run(self) -> list[str]:
         """Captured layers of which nothing was seen, in model order."""
-        return [name for name, reducer in self._reducers.items() if reducer.empty]
+        empty = [name for name, reducer in self._reducers.items() if reducer.empty]
+        return empty + self._recorder.unmatched
 
     def merged(self, group: dist.ProcessGroup | None = None) -> dict[str, Any]:
         """The same of the data of all ranks of a distributed run; see `across_ranks`. Every rank has to call this."""
@@ -85,10 +92,14 @@ class Statistics(Mapping[str, Any]):
             raise LayerError(f"statistics are read by layer name, got {layer!r:.80}; list(stats) has all that ran.")
         model = self._recorder.model()
         name = layer if layer in reducers or model is None else canonical(model, layer)
+        if name not in reducers and model is not None:
+            name = call_name(model, layer)
         if name not in reducers:
             raise LayerError(f"layer {layer!r} was not captured; {near(layer, reducers)}list(stats) has all that ran.")
         if reducers[name].empty:
-            raise LayerError(f"layer {layer!r} did not run; not_run lists all such layers.")
+            raise LayerError(
+                f"layer {layer!r} did not run; {near(name, self._recorder.ran)}not_run lists all such layers."
+            )
         return reducers[name]
 
     def __iter__(self) -> Iterator[str]:

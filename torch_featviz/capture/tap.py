@@ -43,7 +43,7 @@ def tap(layers: dict[str, nn.Module], recorder: Recorder, taps: Taps) -> None:
             continue
         before = slots.get("forward", _ABSENT)
         if before is not _ABSENT:
-            _refuse_another_thread(before, recorder)
+            refuse_another_thread(before, recorder)
         forward = function_of(module, "forward")
         make = makers.get(forward)
         if make is None:
@@ -83,7 +83,7 @@ def function_of(module: nn.Module, name: str) -> Callable[..., Any]:
     return lambda _module, *args, **kwargs: own(*args, **kwargs)
 
 
-def _refuse_another_thread(before: Any, recorder: Recorder) -> None:
+def refuse_another_thread(before: Any, recorder: Recorder) -> None:
     """Two threads' captures of one module would take each other's outputs, and end in no order."""
     cells = getattr(getattr(before, "__func__", None), "__closure__", None) or ()
     for cell in cells:

@@ -1,0 +1,127 @@
+"""What `first_nonfinite()` says: an output that is not finite, and what its layer had to make it of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from math import isfinite
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Given:
+    """One tensor that a layer was given: its shape and dtype, and its least and greatest value (NaN if it holds any;
+    None where there is none: empty, complex)."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    min: float | None
+    max: float | None
+    finite: bool
+
+    def __str__(self) -> str:
+        size = f"{' '.join(map(str, self.shape)) or 'scalar'}, {_name(self.dtype)}"
+        span = "" if self.min is None else f", from {self.min:.4g} to {self.max:.4g}"
+        return f"{size}{span}, {'finite' if self.finite else 'NOT FINITE'}"
+
+
+@dataclass(frozen=True)
+class NonFinite:
+    """The first output with NaN or infinity in it, and what its layer had to make it of.
+
+    Attributes:
+        layer: the layer's name; `""` is the model itself, in code between its layers. `"input"` with `call` 0 says
+            that it is the model's own input that holds NaN or +inf.
+        call: which call of that layer in this forward, from 1.
+        nan, inf, numel: how many values are NaN, how many are +inf or -inf, of how many.
+        dtype: of the output.
+        inputs: each tensor that the layer was given, as it was before the call.
+        parameters: the layer's own parameters and buffers that hold NaN or infinity. A buffer whose only such values
+            are -inf is taken for an attention mask, and left out.
+    """
+
+    layer: str
+    call: int
+    nan: int
+    inf: int
+    numel: int
+    dtype: torch.dtype
+    inputs: tuple[Given, ...]
+    parameters: tuple[str, ...]
+
+    def __str__(self) -> str:
+        counts = f"{self.nan} NaN and {self.inf} inf among {self.numel} values ({_name(self.dtype)})"
+        if not self.call:
+            return "\n".join([f"the model's input holds {counts}:", *self._given()])
+        where = f"layer {self.layer!r}" if self.layer else "the model's own code, after its last layer,"
+        lines = [f"{where} returned {counts} at call {self.call}:", *self._given()]
+        if self.parameters:
+            lines.append(f"  parameters NOT FINITE: {', '.join(self.parameters)}")
+        elif all(given.finite for given in self.inputs):
+            lines.append("  inputs and parameters are finite: it arises in this layer (overflow, x / 0, log(0), ...)")
+        else:
+            lines.append(
+                "  no layer returned such an input: look at the code before this call (-inf in a mask is no fault)"
+            )
+        return "\n".join(lines)
+
+    def _given(self) -> Iterator[str]:
+        return (f"  input {position}: {given}" for position, given in enumerate(self.inputs))
+
+
+class Span(NamedTuple):
+    """What becomes a `Given`, without waiting for the device."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    extremes: tuple[Tensor, Tensor] | None
+
+
+def span_of(tensor: Tensor) -> Span:
+    values = _values(tensor)
+    known = not (values.is_meta or values.is_complex()) and values.numel() > 0
+    extremes = torch.aminmax(values) if known else None
+    return Span(tuple(tensor.shape), tensor.dtype, extremes)
+
+
+def _given(span: Span) -> Given:
+    if span.extremes is None:
+        return Given(span.shape, span.dtype, None, None, True)
+    low, high = (float(extreme) for extreme in span.extremes)
+    return Given(span.shape, span.dtype, low, high, isfinite(low) and isfinite(high))
+
+
+def report(
+    layer: str, call: int, outputs: Iterable[Tensor], spans: Iterable[Span], parameters: Iterable[str]
+) -> NonFinite:
+    held = [tensor for tensor in outputs if tensor.is_floating_point() or tensor.is_complex()]
+    nan = sum(int(_values(tensor).isnan().sum()) for tensor in held)
+    inf = sum(int(_values(tensor).isinf().sum()) for tensor in held)
+    numel = sum(_values(tensor).numel() for tensor in held)
+    dtype = next(tensor.dtype for tensor in held if not finite(tensor))
+    return NonFinite(layer, call, nan, inf, numel, dtype, tuple(map(_given, spans)), tuple(parameters))
+
+
+def finite(tensor: Tensor, *, but_below: bool = False) -> bool:
+    """Whether no value is NaN or infinite; `but_below` lets -inf pass, which masks hold by design."""
+    if tensor.is_meta or not (tensor.is_floating_point() or tensor.is_complex()):
+        return True
+    values = _values(tensor)
+    fine = values.isfinite()
+    if but_below and not values.is_complex():
+        fine |= values.isneginf()
+    return bool(fine.all())
+
+
+def _values(tensor: Tensor) -> Tensor:
+    """The values that are stored, in a dtype that can be compared."""
+    if tensor.layout is not torch.strided:
+        tensor = tensor._values() if tensor.layout is torch.sparse_coo else tensor.values()
+    return tensor.float() if tensor.is_floating_point() and tensor.itemsize == 1 else tensor
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

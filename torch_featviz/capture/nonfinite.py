@@ -1,0 +1,134 @@
+"""`first_nonfinite()`: where in a forward NaN or infinity comes up first."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import MethodType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+from torch.nn.parameter import is_lazy
+
+from .compiled import uncompiled
+from .finite import NonFinite, Span, finite, report, span_of
+from .recorder import Stopped
+from .select import check_module, names_of
+from .tap import Taps, function_of, put, take_back
+from .values import tensors
+
+
+def first_nonfinite(model: nn.Module, *inputs: Any, **keywords: Any) -> NonFinite | None:
+    """Run `model(*inputs, **keywords)` and say which layer is the first to return NaN or infinity.
+
+    The forward ends there. Layers count in the order in which their calls end, so that a layer comes before the block
+    that holds it, and a block is named only where all layers in it returned finite values. Gradients are made or not
+    as outside of this call. A compiled model runs uncompiled. Buffers (the running statistics of batch
+    normalisation) and the states of the random generators are put back.
+
+    Returns:
+        None where every layer's output is finite.
+
+    Raises:
+        DtypeError: `model` is no module.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+        >>> first_nonfinite(model, torch.ones(1, 2)) is None
+        True
+        >>> with torch.no_grad():
+        ...     _ = model[0].weight.fill_(float("inf"))
+        >>> found = first_nonfinite(model, torch.ones(1, 2))
+        >>> print(found)
+        layer '0' returned 0 NaN and 2 inf among 2 values (float32) at call 1:
+          input 0: 1 2, float32, from 1 to 1, finite
+          parameters NOT FINITE: weight
+    """
+    check_module(model)
+    search = _Search(model)
+    given = [*tensors(inputs), *tensors(keywords)]
+    with torch.no_grad():
+        spans = [span_of(tensor) for tensor in given]
+        spoilt = [tensor for tensor in given if not finite(tensor, but_below=True)]
+        blamed = report("input", 0, spoilt, spans, ()) if spoilt else None
+    taps: Taps = []
+    try:
+        search.look_at(names_of(model), taps)
+        with search.unchanged(), uncompiled(), suppress(Stopped):
+            model(*inputs, **keywords)
+    finally:
+        take_back(taps)
+    return blamed if search.found is not None and blamed is not None else search.found
+
+
+class _Buffer(NamedTuple):
+    owner: dict[str, Tensor | None]
+    name: str
+    tensor: Tensor
+    before: Tensor
+
+
+class _Search:
+    """One forward: what was found in it, and the buffers as they were before."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.found: NonFinite | None = None
+        self._calls: Counter[str] = Counter()
+        self._devices = {tensor.device for tensor in (*model.parameters(), *model.buffers()) if tensor.is_cuda}
+        self._buffers = {
+            id(tensor): _Buffer(module._buffers, name, tensor, tensor.detach().clone())
+            for module in model.modules()
+            for name, tensor in module._buffers.items()
+            if tensor is not None and not is_lazy(tensor)
+        }
+
+    def look_at(self, names: dict[nn.Module, str], taps: Taps) -> None:
+        """Have each output looked at; where a module has hooks, after these."""
+        hooked = torch_module._has_any_global_hook()  # type: ignore[no-untyped-call]
+        for module, name in names.items():
+            if not isinstance(module, torch.jit.ScriptModule):
+                where = "_call_impl" if hooked or module._forward_hooks or module._backward_hooks else "forward"
+                around = self._around(function_of(module, where), module, name)
+                put(module, where, MethodType(around, module), taps)
+
+    def _around(self, inner: Callable[..., Any], module: nn.Module, name: str) -> Callable[..., Any]:
+        def forward(self_: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if self_ is not module:
+                return inner(self_, *args, **kwargs)
+            with torch.no_grad():  # before the call, which may overwrite what it is given
+                spans = [span_of(tensor) for tensor in (*tensors(args), *tensors(kwargs))]
+            output = inner(self_, *args, **kwargs)
+            self._calls[name] += 1
+            if self.found is None:
+                with torch.no_grad():
+                    self._judge(name, module, spans, list(tensors(output)))
+            return output
+
+        return forward
+
+    def _judge(self, name: str, module: nn.Module, spans: list[Span], outputs: list[Tensor]) -> None:
+        if all(map(finite, outputs)):
+            return
+        parameters = [key for key, tensor in module.named_parameters() if not finite(tensor)]
+        for key, tensor in module.named_buffers():
+            before = self._buffers[id(tensor)].before if id(tensor) in self._buffers else tensor
+            if not finite(before, but_below=True):
+                parameters.append(key)
+        self.found = report(name, self._calls[name], outputs, spans, parameters)
+        raise Stopped
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Afterwards the buffers and the generators of random numbers are as they were."""
+        try:
+            with torch.random.fork_rng([device.index for device in self._devices]):
+                yield
+        finally:
+            for buffer in self._buffers.values():
+                buffer.owner[buffer.name] = buffer.tensor
+                if not torch.equal(buffer.tensor, buffer.before):
+                    with torch.inference_mode(buffer.tensor.is_inference()):
+                        buffer.tensor.data.copy_(buffer.before)  # of no consequence to an earlier forward's backward
