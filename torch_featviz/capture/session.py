@@ -51,8 +51,9 @@ def capture(
         every: capture the first of every so many forwards; the others run as if nothing were captured.
         stop: end the forward once each of `layers` has run; it then returns None.
         ops: take functional calls (`F.relu`, `torch.cat`, `view`, `+`) as layers too, under the name of the layer that
-            feeds them, or else of the module whose forward makes them: `'conv1.tanh'`, `'layer1.0.add_'`. `layers` may
-            then name and match calls as well. A compiled model then runs uncompiled.
+            feeds them, or else of the module whose forward makes them: `'conv1.tanh'`, `'layer1.0.bn2.add_'`, `'cat'`.
+            `layers` may then name and match calls as well; a call asked for by name that never happens is in
+            `not_run`. A compiled model then runs uncompiled.
 
     Returns:
         A context manager that yields `Activations`, a read-only mapping from layer name to what the layer returned,
