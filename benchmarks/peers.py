@@ -27,7 +27,7 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.traps import TRAPS, attempt, judge, leaves, once_compiled
-from benchmarks.ways import FUNCTIONAL, FX_COMPILED, OPTIONS, OURS, PEERS, Way, all_kept
+from benchmarks.ways import FUNCTIONAL, FX_COMPILED, OURS, PEERS, Way, all_kept
 from torch_featviz.bench import added, paired
 from torch_featviz.zoo import card
 
@@ -166,19 +166,16 @@ def functional(seconds: float) -> Table:
         return Cell(f"{ratio}; {found} of {len(expected.seen)} found", tuple(ratio), found == len(expected.seen))
 
     def ahead(way: Way) -> Cell:
-        if "ops" not in OPTIONS or way.package == "torch_featviz":
+        if way.package == "torch_featviz":
             return Cell("–")
         ours = next(one for one in FUNCTIONAL if one.kept == way.kept)  # of the same kind
         with way.enter(sharing(bare), x, []) as theirs, ours.enter(sharing(bare), x, []) as run:
-            return Cell(f"{paired(theirs.call, run.call, rounds=rounds_for(seconds, theirs.call, run.call))} times")
+            rounds = rounds_for(seconds, theirs.call, run.call)
+            their_cost, our_cost = added(lambda: bare(x), theirs.call, run.call, rounds=rounds)
+        return Cell(f"{their_cost.median / our_cost.median:.3g} times")
 
-    def guarded(question: Callable[[Way], Cell], way: Way) -> Cell:
-        if way.package == "torch_featviz" and "ops" not in OPTIONS:
-            return Cell("not in this version")
-        return answer(question, way)
-
-    columns = {"functional calls, to bare": ask, "torch_featviz of the same kind is ahead by": ahead}
-    return {name: {way: guarded(question, way) for way in FUNCTIONAL} for name, question in columns.items()}
+    columns = {"functional calls, to bare": ask, "what it adds, to what torch_featviz of the same kind adds": ahead}
+    return {name: {way: answer(question, way) for way in FUNCTIONAL} for name, question in columns.items()}
 
 
 def matrix(table: Mapping[str, Mapping[Way, object]]) -> list[str]:

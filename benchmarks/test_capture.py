@@ -11,6 +11,8 @@ import torch
 import torchvision
 from torch import nn
 
+from benchmarks.peers import Functional
+from benchmarks.ways import torchlens
 from torch_featviz.bench import added, paired, settled
 from torch_featviz.capture import Moments, capture
 from torch_featviz.zoo import card
@@ -26,6 +28,7 @@ BUDGET = {
     "every 100": 1.005,
     "stop": 1.05,
 }
+TORCHLENS = 20  # times less is added with ops=True
 
 
 @pytest.fixture(autouse=True)
@@ -240,6 +243,24 @@ def test_a_stopped_forward_costs_what_was_run(benchmark, name, layer):
         )
     print(f"\nstop=True at {layer} of {name}: {ratio} of the network truncated there")
     assert ratio.within(BUDGET["stop"]), str(ratio)
+
+
+def test_functional_calls_are_far_ahead_of_torchlens(benchmark):
+    pytest.importorskip("torchlens")
+    net, x = Functional().eval(), torch.randn(1, 3, 32, 32)
+    twin = copy.deepcopy(net)
+    with torchlens(copy.deepcopy(net), x, []) as log, capture(twin, ops=True) as acts:
+        twin(x)
+        benchmark.pedantic(twin, (x,), rounds=5)
+        assert len(acts) > 14
+        times = settled(lambda: times_ahead(net, x, log.call, lambda: twin(x)), lambda times: times >= TORCHLENS)
+    print(f"\nops=True adds 1/{times:.0f} of what torchlens adds")
+    assert times >= TORCHLENS, f"{times:.1f}"
+
+
+def times_ahead(net, x, theirs, ours) -> float:
+    their_cost, our_cost = added(lambda: net(x), theirs, ours, rounds=15)
+    return their_cost.median / our_cost.median
 
 
 def test_the_gate_can_fail(monkeypatch):

@@ -1,6 +1,5 @@
 """Ways to keep what the layers of a network return, each as its own documentation shows it, behind one signature."""
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -10,8 +9,6 @@ import torch
 from torch import Tensor, nn
 
 import torch_featviz as fv
-
-OPTIONS = set(inspect.signature(fv.capture).parameters)  # `stop` and `ops` may not be there yet
 
 Kept = dict[str, list[Any]]
 
@@ -239,8 +236,11 @@ def torchextractor(model: nn.Module, x: Tensor, layers: list[str]) -> Iterator[R
 OURS = (
     Way("torch_featviz, block kept open", "torch_featviz", featviz_kept, "a forward inside an open block", kept=True),
     Way(
-        *("torch_featviz, a block for each forward", "torch_featviz", featviz, "the block and a forward"),
-        early=featviz_stop if "stop" in OPTIONS else None,
+        "torch_featviz, a block for each forward",
+        "torch_featviz",
+        featviz,
+        "the block and a forward",
+        early=featviz_stop,
     ),
 )
 PEERS = (
