@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from . import inplace
 from .keep import ToCPU
-from .values import map_tensors, tensors
+from .values import is_mapped, map_tensors, tensors, unmapped
 
 Record: TypeAlias = tuple[str, Any, Any]  # layer, what it returned, the version of each tensor in that
 Traced: TypeAlias = tuple["Slot", Any, bool]  # the same out of a compiled graph, and whether the layout was changed
@@ -29,6 +29,7 @@ class _Everything:
 _EVERYTHING = _Everything()
 NOTHING = nullcontext()
 _RELAID = object()  # in the place of versions: a copy in the compiled graph's own layout
+_CHANGED = object()  # and: not what the layer returned
 
 
 class Stopped(BaseException):
@@ -286,11 +287,11 @@ class Recorder:
             value = value.contiguous()
             versions = versions_of(value)
             records[position] = (name, value, versions)
-        if self._detach and any(tensor.requires_grad for tensor in tensors(value)):
-            value = map_tensors(Tensor.detach, value)
-            records[position] = (name, value, versions)
         now = versions_of(value)
         intact = now in (versions, [])
+        if self._detach and any(tensor.requires_grad or is_mapped(tensor) for tensor in tensors(value)):
+            value = map_tensors(_plain, value)
+            records[position] = (name, value, versions_of(value) if intact else _CHANGED)
         if not intact and (model := self.model()) is not None:
             inplace.learn(model, self._key, self._copied | {name})  # the next forward copies it in time
             self._learnt.clear()
@@ -334,8 +335,17 @@ class _Watch:
             name, value, _ = self._records[position]
             self.overwritten.add(name)
             if self._copies:
-                value = map_tensors(Tensor.clone, value)
+                value = map_tensors(_unmapped_copy, value)
                 self._records[position] = (name, value, versions_of(value))
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return (unmapped(tensor) if is_mapped(tensor) else tensor).detach()
+
+
+def _unmapped_copy(tensor: Tensor) -> Tensor:
+    """Where an operator is about to write, functorch has already taken its wrappers off."""
+    return unmapped(tensor).clone()
 
 
 def _same(tensor: Tensor) -> Tensor:

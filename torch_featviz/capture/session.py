@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.compiler import is_dynamo_compiling
+from torch.fx import GraphModule
 
 from torch_featviz.errors import LayerError, OptionError
 
@@ -92,30 +93,40 @@ class Capture:
         self._open: list[tuple[Recorder, Taps]] = []
         self._kinds = set(map(type, self._modules))
         _refuse_scripted(self._layers)
+        _refuse_flat(self._modules, self._kinds, self._layers)
 
     def __enter__(self) -> Any:
-        flags = tuple([module.training for module in self._modules])
+        flags = tuple([getattr(module, "training", False) for module in self._modules])  # torch.jit.freeze drops it
         recorder, result = self._make(self._model, list(self._layers), flags)
         recorder.channels_last = any(issubclass(kind, nn.Conv2d) for kind in self._kinds)
-        taps: Taps = []
-        self._open.append((recorder, taps))
+        taps = Taps()
+        opened = (recorder, taps)
         try:
+            self._open.append(opened)
             with _installing:
                 self._install(recorder, taps)
+            return result
         except BaseException:
-            self._leave()
+            self._leave(opened)
             raise
-        return result
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leave()
+        opened = self._open[-1]
+        try:
+            self._leave(opened)
+        except BaseException:  # interrupted halfway: first finish
+            self._leave(opened)
+            raise
 
-    def _leave(self) -> None:
-        recorder, taps = self._open.pop()
+    def _leave(self, opened: tuple[Recorder, Taps]) -> None:
+        """End one block; all of it may be done twice."""
+        recorder, taps = opened
         take_back(taps)
         recorder.close()
+        if self._open and self._open[-1] is opened:
+            del self._open[-1]
 
     def _install(self, recorder: Recorder, taps: Taps) -> None:
         sampled = self._every > 1
@@ -151,7 +162,7 @@ class Capture:
                 raise OptionError(f"every={self._every} counts calls of the model, {_UNSEEN}")
             if recorder.running or next(calls) % self._every:
                 return plain(*args, **kwargs)
-            taps: Taps = []
+            taps = Taps()
             try:
                 self._tap(recorder, taps)
                 return captured(*args, **kwargs)
@@ -233,6 +244,23 @@ def _refuse_scripted(layers: dict[str, nn.Module]) -> None:
     for name, module in layers.items() if scripted else ():
         if type(module) in scripted:
             raise LayerError(f"layer {name!r} is a ScriptModule; capture the model as it was before torch.jit.")
+
+
+def _refuse_flat(modules: list[nn.Module], kinds: set[type], layers: dict[str, nn.Module]) -> None:
+    """A program that torch.export made has the layers as modules, for their weights, and calls none of them."""
+    if not any(issubclass(kind, GraphModule) for kind in kinds):
+        return
+    for graph in modules:
+        if isinstance(graph, GraphModule) and not any(
+            node.op == "call_module" and node.target != "_guards_fn" for node in graph.graph.nodes
+        ):
+            unused = set(graph.modules()) - {graph}
+            for name, module in layers.items():
+                if module in unused:
+                    raise LayerError(
+                        f"layer {name!r} is never called: torch.export made one flat graph of it. Capture the model as "
+                        "it was before, or torch.export.unflatten(exported_program)."
+                    )
 
 
 def _fused(modules: list[nn.Module], kinds: set[type], layers: dict[str, nn.Module]) -> Iterator[tuple[nn.Module, str]]:
