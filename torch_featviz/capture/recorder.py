@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from contextlib import AbstractContextManager, nullcontext
 from threading import get_ident
 from typing import Any, TypeAlias
@@ -29,6 +29,7 @@ class _Everything:
 _EVERYTHING = _Everything()
 NOTHING = nullcontext()
 _RELAID = object()  # in the place of versions: a copy in the compiled graph's own layout
+_INTERLEAVED = "#"  # among the layers that are overwritten: no layer's name, see `Recorder.interleaved`
 _CHANGED = object()  # and: not what the layer returned
 
 
@@ -107,7 +108,9 @@ class Recorder:
         self.pending: list[Traced] | None = None
         self.whole = False  # whether `pending` is of a forward of the whole model
         self.strayed = False
+        self.interleaved = False  # whether records and what compiled code left behind come by turns
         self.catching = False  # whether the compiled code that runs would catch `Stopped`
+        self.sampled = False  # whether the taps are there for the length of some forwards only
         self.entered = False  # by a call that eager code makes of the whole compiled model
         self.channels_last = False  # the layout of convolutions in compiled graphs
 
@@ -131,7 +134,7 @@ class Recorder:
             self._watch = _Watch(self.records, copies=self._detach)
             return inplace.BeforeWrites(self._watch.before_write)
         self._copied = copied
-        if not self.stop and self._into is None:
+        if not self.stop and self._into is None and not self.entered and _INTERLEAVED not in copied:
             self.careful = copied
         return NOTHING
 
@@ -151,7 +154,7 @@ class Recorder:
             for tensor in tensors(seen):
                 self._watch.before_write(tensor)
             return
-        self._copied = frozenset(self._watch.overwritten)
+        self._copied = frozenset(self._watch.overwritten | ({_INTERLEAVED} if self.interleaved else set()))
         inplace.learn(self._live_model(), self._key, self._copied)
 
     def leave(self) -> None:
@@ -167,6 +170,12 @@ class Recorder:
         """Keep `output` as the next call of layer `name`."""
         if not self.open or (not self.running and torch._C._current_graph_task_id() != -1):
             return  # closed, or a checkpointed forward that the backward runs again
+        if self.pending is not None and not self.running:  # eager code amid a compiled forward: after a graph break
+            self.slots[name].take(output)
+            return
+        if self.pending or self.strayed:  # the eager forward has called a compiled function that calls layers
+            self.interleaved |= self.running
+            self.collect()
         copy = name in self._copied if self.running and self._watch is None else not (self.running and self._detach)
         self.keep(name, output, copy)
         if self.stop and self.running:
@@ -241,6 +250,10 @@ class Recorder:
         if self._watch is not None:
             for tensor in tensors(inputs):
                 self._watch.before_write(tensor)
+
+    def seen(self, names: Collection[str]) -> list[Any]:  # noqa: ARG002 - for reducers
+        """Objects of which one is another after each call of any of these layers."""
+        return [self.records[-1] if self.records else None]
 
     def leave_part(self) -> None:
         """A compiled part of the model is over."""

@@ -20,7 +20,7 @@ from .compiled import entry, own_code, put_entries
 from .into import Into, recorder_for
 from .recorder import Recorder, Stopped
 from .select import Layers, check_module, choose, inside, names_of
-from .tap import Taps, function_of, put, take_back, tap
+from .tap import Taps, function_of, has_hooks, put, take_back, tap
 
 _installing = RLock()
 
@@ -99,6 +99,7 @@ class Capture:
         flags = tuple([getattr(module, "training", False) for module in self._modules])  # torch.jit.freeze drops it
         recorder, result = self._make(self._model, list(self._layers), flags)
         recorder.channels_last = any(issubclass(kind, nn.Conv2d) for kind in self._kinds)
+        recorder.sampled = self._every > 1
         taps = Taps()
         opened = (recorder, taps)
         try:
@@ -129,11 +130,13 @@ class Capture:
             del self._open[-1]
 
     def _install(self, recorder: Recorder, taps: Taps) -> None:
-        sampled = self._every > 1
+        sampled = recorder.sampled
 
-        def around(call: Callable[..., Any], whole: bool) -> Callable[..., Any]:
-            entered = entry(call, recorder, whole)
-            return self._every_nth(recorder, call, entered) if whole and sampled else entered
+        def around(call: Callable[..., Any], part: nn.Module | None) -> Callable[..., Any]:
+            if part is not None:
+                return entry(call, recorder, self._captured_in(part))
+            entered = entry(call, recorder, None)
+            return self._every_nth(recorder, call, entered) if sampled else entered
 
         compiled = put_entries(self._chain, self._modules, around, taps)
         if not sampled:
@@ -142,6 +145,12 @@ class Capture:
             plain = function_of(self._model, "forward")
             forward = self._every_nth(recorder, plain, lambda model, *args, **kwargs: model.forward(*args, **kwargs))
             put(self._model, "forward", MethodType(forward, self._model), taps)
+
+    def _captured_in(self, part: nn.Module) -> list[str]:
+        """The captured layers that a compiled part of the model may run; itself only where its tap is inside."""
+        outside = has_hooks(part) or ("forward" in part.__dict__ and "_orig_mod" not in part._modules)
+        inner = set(part.modules()) - ({part} if outside else set())
+        return [name for name, module in self._layers.items() if module in inner]
 
     def _tap(self, recorder: Recorder, taps: Taps) -> None:
         """Put in place all that a captured forward needs."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -37,6 +37,9 @@ class Reduction(Recorder):
         if not isinstance(output, Tensor):
             raise DtypeError(f"statistics are of tensors; layer {name!r} returned a {type(output).__name__}.")
         self.reducers[name].update(output)
+
+    def seen(self, names: Collection[str]) -> list[Any]:
+        return [self.reducers[name]._state for name in names]
 
     def collect(self) -> None:
         super().collect()

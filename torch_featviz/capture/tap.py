@@ -44,10 +44,9 @@ def tap(layers: dict[str, nn.Module], recorder: Recorder, taps: Taps) -> None:
     A module with hooks is tapped around them, since they may change the output: what its caller gets is recorded.
     """
     makers: dict[Callable[..., Any], _Maker] = {}
-    hooked = torch_module._has_any_global_hook()  # type: ignore[no-untyped-call]
     for name, module in layers.items():
         slots = module.__dict__
-        if hooked or module._forward_hooks or module._backward_hooks:
+        if has_hooks(module):
             # What module.compile() made is called instead of _call_impl, and never looks at it.
             call = "_call_impl" if slots.get("_compiled_call_impl") is None else "_compiled_call_impl"
             around = _any_arguments(function_of(module, call), recorder)
@@ -63,6 +62,12 @@ def tap(layers: dict[str, nn.Module], recorder: Recorder, taps: Taps) -> None:
         mine = MethodType(make(module, name), module)
         taps.append((slots, "forward", mine, before))
         slots["forward"] = mine
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether hooks may make another tensor of what `module.forward` returns."""
+    everywhere: bool = torch_module._has_any_global_hook()  # type: ignore[no-untyped-call]
+    return everywhere or bool(module._forward_hooks or module._backward_hooks or module._backward_pre_hooks)
 
 
 def put(module: nn.Module, name: str, value: Any, taps: Taps) -> None:
