@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from operator import is_
 from types import CodeType, FunctionType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -19,7 +20,7 @@ import torch
 from torch import nn
 from torch.compiler import is_dynamo_compiling
 
-from .recorder import NOTHING, Recorder
+from .recorder import NOTHING, Recorder, Stopped
 from .select import wrappers_in
 from .tap import Taps, put
 
@@ -46,12 +47,12 @@ def own_code(function: Callable[..., Any], model: nn.Module, setting: Hashable) 
 def put_entries(
     chain: Iterable[nn.Module], modules: Iterable[nn.Module], around: Callable[..., Any], taps: Taps
 ) -> bool:
-    """Put `around(call, whole)` in the place of each `call` by which eager code enters compiled code.
+    """Put `around(call, part)` in the place of each `call` by which eager code enters compiled code.
 
     Args:
-        chain: the model and its wrappers: entering one of them is a forward of the `whole` model.
+        chain: the model and its wrappers: entering one of them is a forward of the whole model.
         modules: all modules of the model; entering one is a part of the forward.
-        around: makes the entry.
+        around: makes the entry; `part` is None for the whole model.
         taps: what `take_back` needs.
 
     Returns:
@@ -63,41 +64,54 @@ def put_entries(
     found = False
     for module in outer:
         for name in _compiled_calls(module):
-            if name == "forward" and "_orig_mod" not in module._modules:
-                continue  # model.forward = torch.compile(model.forward): the stand-in for the forward is outside of it
-            found = True
-            put(module, name, around(getattr(module, name), True), taps)
+            # model.forward = torch.compile(model.forward) is a part: the stand-in for the forward is outside of it
+            whole = name != "forward" or "_orig_mod" in module._modules
+            found |= whole
+            put(module, name, around(getattr(module, name), None if whole else module), taps)
     for module in (*modules, *wrappers_in(modules)):
         if module not in outer:
             for name in _compiled_calls(module):
-                put(module, name, around(getattr(module, name), False), taps)
+                put(module, name, around(getattr(module, name), module), taps)
     return found
 
 
-def entry(call: Callable[..., Any], recorder: Recorder, whole: bool) -> Callable[..., Any]:
-    """Stand-in for a compiled call: what the graph captured is fetched as soon as it is over."""
+def entry(call: Callable[..., Any], recorder: Recorder, part: Collection[str] | None) -> Callable[..., Any]:
+    """Stand-in for a compiled call: what the graph captured is fetched as soon as it is over.
+
+    `part` are the captured layers that the call may run, or None for a call of the whole model.
+    """
 
     def enter(*args: Any, **kwargs: Any) -> Any:
-        if is_dynamo_compiling() or not recorder.open or recorder.running == whole:
-            return call(*args, **kwargs)  # a whole within a whole; or a part of the model called alone
-        if not whole:
-            recorder.enter_part((args, kwargs))
-            output = call(*args, **kwargs)
-            recorder.leave_part()
-            return output
+        if is_dynamo_compiling() or not recorder.open or (part is None and recorder.running):
+            return call(*args, **kwargs)
+        if recorder.needs_eager:
+            with uncompiled():
+                return call(*args, **kwargs)
+        with _checkpoints_traced():
+            return (enter_whole if part is None else enter_part)(args, kwargs)
+
+    def enter_whole(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         forwards, recorder.entered = recorder.forwards, True
         try:
-            with uncompiled() if recorder.needs_eager else NOTHING:
-                output = call(*args, **kwargs)
+            output = call(*args, **kwargs)
+        except Stopped:  # graph breaks let it out of the frame that would have caught it
+            recorder.whole, recorder.catching, output = True, False, None
         finally:
             recorder.entered = False
-            recorder.latest()
+            recorder.collect()
         if recorder.forwards == forwards:
-            warnings.warn(
-                "the compiled model ran and nothing of it could be captured: its guards on modules were left out "
-                "(guard_filter_fn?), or it was exported. Capture the model as it was before compiling.",
-                stacklevel=2,
-            )
+            _warn_of_guards("model")
+        return output
+
+    def enter_part(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if recorder.running:
+            recorder.enter_part((args, kwargs))
+        before = recorder.seen(part or ())
+        output = call(*args, **kwargs)
+        recorder.leave_part()
+        tapped = recorder.running or not recorder.sampled
+        if tapped and part and all(map(is_, before, recorder.seen(part))):
+            _warn_of_guards("part of the model")
         return output
 
     return enter
@@ -109,6 +123,37 @@ def uncompiled() -> AbstractContextManager[Any]:
         return NOTHING
     eager: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
     return eager
+
+
+def _warn_of_guards(what: str) -> None:
+    warnings.warn(
+        f"the compiled {what} ran and nothing of it could be captured: its guards on modules were left out "
+        "(guard_filter_fn?), or it was exported. Capture the model as it was before compiling.",
+        stacklevel=4,
+    )
+
+
+class _checkpoints_traced:
+    """Dynamo refuses to take anything out of checkpointed code, since the backward, which runs that again, would not.
+
+    It is not to be taken twice anyway.
+    """
+
+    def __enter__(self) -> None:
+        self.before = getattr(dynamo_config(), _CHECKPOINTS, None)
+        if self.before is False:
+            setattr(dynamo_config(), _CHECKPOINTS, True)
+
+    def __exit__(self, *error: object) -> None:
+        if self.before is False:
+            setattr(dynamo_config(), _CHECKPOINTS, False)
+
+
+_CHECKPOINTS = "skip_fwd_side_effects_in_bwd_under_checkpoint"
+
+
+def dynamo_config() -> Any:
+    return sys.modules["torch._dynamo.config"]
 
 
 def _compiled_calls(module: nn.Module) -> Iterator[str]:

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .values import tensors
+from .values import tensors, unmapped
 
 _learnt: WeakKeyDictionary[nn.Module, dict[Hashable, frozenset[str]]] = WeakKeyDictionary()
 
@@ -58,6 +58,7 @@ class BeforeWrites(TorchDispatchMode):
 def memory_of(tensor: Tensor) -> int | None:
     """An identifier of the memory behind `tensor`, shared by all its views; None where there is none."""
     try:
+        tensor = unmapped(tensor)
         return int(tensor.untyped_storage()._cdata)
     except (
         NotImplementedError,

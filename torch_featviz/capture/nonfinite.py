@@ -54,7 +54,7 @@ def first_nonfinite(model: nn.Module, *inputs: Any, **keywords: Any) -> NonFinit
         spans = [span_of(tensor) for tensor in given]
         spoilt = [tensor for tensor in given if not finite(tensor, but_below=True)]
         blamed = report("input", 0, spoilt, spans, ()) if spoilt else None
-    taps: Taps = []
+    taps = Taps()
     try:
         search.look_at(names_of(model), taps)
         with search.unchanged(), uncompiled(), suppress(Stopped):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from threading import get_ident
 from typing import Any, TypeAlias
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from . import inplace
 from .keep import ToCPU
-from .values import map_tensors, tensors
+from .values import is_mapped, map_tensors, tensors, unmapped
 
 Record: TypeAlias = tuple[str, Any, Any]  # layer, what it returned, the version of each tensor in that
 Traced: TypeAlias = tuple[nn.Module, Any, bool]  # out of a compiled graph, and whether the layout was changed
@@ -30,6 +30,8 @@ _EVERYTHING = _Everything()
 NOTHING = nullcontext()
 _STRAY = "_featviz_stray"
 _RELAID = object()  # in the place of versions: a copy in the compiled graph's own layout
+_INTERLEAVED = "#"  # among the layers that are overwritten: no layer's name, see `Recorder.interleaved`
+_CHANGED = object()  # and: not what the layer returned
 
 
 class Stopped(BaseException):
@@ -86,7 +88,9 @@ class Recorder:
         self.pending: list[Traced] | None = None
         self.whole = False  # whether `pending` is of a forward of the whole model
         self.strayed = False
+        self.interleaved = False  # whether records and what compiled code left behind come by turns
         self.catching = False  # whether the compiled code that runs would catch `Stopped`
+        self.sampled = False  # whether the taps are there for the length of some forwards only
         self.entered = False  # by a call that eager code makes of the whole compiled model
         self.channels_last = False  # the layout of convolutions in compiled graphs
         self.ran: dict[str, None] = {}  # all functional calls of the latest forward
@@ -119,7 +123,7 @@ class Recorder:
             self._watch = _Watch(self.records, copies=self._detach)
             return inplace.BeforeWrites(self._watch.before_write)
         self._copied = copied
-        if not self.stop and self._into is None:
+        if not self.stop and self._into is None and not self.entered and _INTERLEAVED not in copied:
             self.careful = copied
         return NOTHING
 
@@ -139,7 +143,7 @@ class Recorder:
             for tensor in tensors(seen):
                 self._watch.before_write(tensor)
             return
-        self._copied = frozenset(self._watch.overwritten)
+        self._copied = frozenset(self._watch.overwritten | ({_INTERLEAVED} if self.interleaved else set()))
         inplace.learn(self._live_model(), self._key, self._copied)
 
     def leave(self) -> None:
@@ -155,6 +159,12 @@ class Recorder:
         """Keep `output` as the next call of layer `name`."""
         if not self.open or (not self.running and torch._C._current_graph_task_id() != -1):
             return  # closed, or a checkpointed forward that the backward runs again
+        if self.pending is not None and not self.running:  # eager code amid a compiled forward: after a graph break
+            self.taker(name).take(self.layers[name], name, output)
+            return
+        if self.pending or self.strayed:  # the eager forward has called a compiled function that calls layers
+            self.interleaved |= self.running
+            self.collect()
         copy = name in self._copied if self.running and self._watch is None else not (self.running and self._detach)
         self.keep(name, output, copy)
         if self.stop and self.running:
@@ -249,6 +259,10 @@ class Recorder:
             for tensor in tensors(inputs):
                 self._watch.before_write(tensor)
 
+    def seen(self, names: Collection[str]) -> list[Any]:  # noqa: ARG002 - for reducers
+        """Objects of which one is another after each call of any of these layers."""
+        return [self.records[-1] if self.records else None]
+
     def leave_part(self) -> None:
         """A compiled part of the model is over."""
         before = len(self.records)
@@ -295,11 +309,11 @@ class Recorder:
             value = value.contiguous()
             versions = versions_of(value)
             records[position] = (name, value, versions)
-        if self._detach and any(tensor.requires_grad for tensor in tensors(value)):
-            value = map_tensors(Tensor.detach, value)
-            records[position] = (name, value, versions)
         now = versions_of(value)
         intact = now in (versions, [])
+        if self._detach and any(tensor.requires_grad or is_mapped(tensor) for tensor in tensors(value)):
+            value = map_tensors(_plain, value)
+            records[position] = (name, value, versions_of(value) if intact else _CHANGED)
         if not intact and (model := self.model()) is not None:
             inplace.learn(model, self._key, self._copied | {name})  # the next forward copies it in time
             self._learnt.clear()
@@ -344,8 +358,17 @@ class _Watch:
             name, value, _ = self._records[position]
             self.overwritten.add(name)
             if self._copies:
-                value = map_tensors(Tensor.clone, value)
+                value = map_tensors(_unmapped_copy, value)
                 self._records[position] = (name, value, versions_of(value))
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return (unmapped(tensor) if is_mapped(tensor) else tensor).detach()
+
+
+def _unmapped_copy(tensor: Tensor) -> Tensor:
+    """Where an operator is about to write, functorch has already taken its wrappers off."""
+    return unmapped(tensor).clone()
 
 
 def _same(tensor: Tensor) -> Tensor:

@@ -10,12 +10,14 @@ from typing import TypeAlias
 
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.utils.parametrize import ParametrizationList
 
 from torch_featviz.errors import DtypeError, LayerError, OptionError
 
 Layer: TypeAlias = str | type[nn.Module] | nn.Module
 Layers: TypeAlias = Layer | Iterable[Layer] | None
 _WRAPPER_PARTS = ("module", "_orig_mod")
+_QUANTISED_PARTS = ("_packed_params", "activation_post_process", "weight_fake_quant")
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -76,7 +78,9 @@ def layer_names(model: nn.Module) -> list[str]:
 def check_module(model: object) -> None:
     """Raise DtypeError unless `model` is an `nn.Module`."""
     if not isinstance(model, nn.Module):
-        raise DtypeError(f"model must be a torch.nn.Module, got {type(model).__name__}: {model!r:.80}.")
+        exported = type(model).__name__ == "ExportedProgram"
+        what = "capture torch.export.unflatten() of it" if exported else f"{model!r:.80}"
+        raise DtypeError(f"model must be a torch.nn.Module, got {type(model).__name__}: {what}.")
 
 
 def resolve(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
@@ -99,7 +103,7 @@ def resolve(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
 def choose(model: nn.Module, names: dict[nn.Module, str], layers: Layers) -> dict[str, nn.Module]:
     """`resolve`, given what `names_of(model)` said."""
     if layers is None:
-        return {name: module for module, name in names.items() if not module._modules or _only_none(module)}
+        return _leaves(names)
     asked = listed(layers)
     if not asked:
         raise OptionError("layers is empty; name at least one layer, or leave it out for all leaves.")
@@ -162,5 +166,26 @@ def near(name: str, known: Iterable[str]) -> str:
     return f"close: {', '.join(map(repr, close))}. " if close else ""
 
 
-def _only_none(module: nn.Module) -> bool:
-    return all(child is None for child in module._modules.values())
+def _leaves(names: dict[nn.Module, str]) -> dict[str, nn.Module]:
+    """The modules without layers in them, by name."""
+    leaves: dict[str, nn.Module] = {}
+    parts: set[nn.Module] = set()
+    for module, name in names.items():  # parents come first
+        has_layers = False
+        for part, child in module._modules.items():
+            if child is None:
+                continue
+            if _is_part(part, child):
+                parts.update(child.modules())
+            else:
+                has_layers = True
+        if not has_layers and module not in parts:
+            leaves[name] = module
+    return leaves
+
+
+def _is_part(name: str, child: nn.Module) -> bool:
+    """Whether a child makes or watches its parent's weight or output (parametrized, pruned or quantised layers)."""
+    if name == "parametrizations":
+        return all(isinstance(part, ParametrizationList) for part in child.children())
+    return name in _QUANTISED_PARTS

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.compiler import is_dynamo_compiling
+from torch.fx import GraphModule
 
 from torch_featviz.errors import LayerError, OptionError
 
@@ -21,7 +22,7 @@ from .into import Into, recorder_for
 from .ops import tap_calls
 from .recorder import Recorder, Stopped
 from .select import Layers, check_module, choose, inside, names_of
-from .tap import Taps, function_of, put, take_back, tap
+from .tap import Taps, function_of, has_hooks, put, take_back, tap
 
 _installing = RLock()
 
@@ -118,39 +119,53 @@ class Capture:
         self._open: list[tuple[Recorder, Taps]] = []
         self._kinds = set(map(type, self._modules))
         _refuse_scripted(self._layers)
+        _refuse_flat(self._modules, self._kinds, self._layers)
 
     def __enter__(self) -> Any:
-        flags: Hashable = tuple([module.training for module in self._modules])
+        # torch.jit.freeze drops `training`
+        flags: Hashable = tuple([getattr(module, "training", False) for module in self._modules])
         recorder, result = self._make(self._model, self._layers, (flags, self._asked) if self._asked else flags)
         if self._asked:
             recorder.take_calls(self._asked.names, self._asked.alone)
         recorder.channels_last = any(issubclass(kind, nn.Conv2d) for kind in self._kinds)
-        taps: Taps = []
-        self._open.append((recorder, taps))
+        recorder.sampled = self._every > 1
+        taps = Taps()
+        opened = (recorder, taps)
         try:
+            self._open.append(opened)
             with _installing:
                 self._install(recorder, taps)
+            return result
         except BaseException:
-            self._leave()
+            self._leave(opened)
             raise
-        return result
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leave()
+        opened = self._open[-1]
+        try:
+            self._leave(opened)
+        except BaseException:  # interrupted halfway: first finish
+            self._leave(opened)
+            raise
 
-    def _leave(self) -> None:
-        recorder, taps = self._open.pop()
+    def _leave(self, opened: tuple[Recorder, Taps]) -> None:
+        """End one block; all of it may be done twice."""
+        recorder, taps = opened
         take_back(taps)
         recorder.close()
+        if self._open and self._open[-1] is opened:
+            del self._open[-1]
 
     def _install(self, recorder: Recorder, taps: Taps) -> None:
-        sampled = self._every > 1
+        sampled = recorder.sampled
 
-        def around(call: Callable[..., Any], whole: bool) -> Callable[..., Any]:
-            entered = entry(call, recorder, whole)
-            return self._every_nth(recorder, call, entered) if whole and sampled else entered
+        def around(call: Callable[..., Any], part: nn.Module | None) -> Callable[..., Any]:
+            if part is not None:
+                return entry(call, recorder, self._captured_in(part))
+            entered = entry(call, recorder, None)
+            return self._every_nth(recorder, call, entered) if sampled else entered
 
         compiled = put_entries(self._chain, self._modules, around, taps)
         if not sampled:
@@ -159,6 +174,12 @@ class Capture:
             plain = function_of(self._model, "forward")
             forward = self._every_nth(recorder, plain, lambda model, *args, **kwargs: model.forward(*args, **kwargs))
             put(self._model, "forward", MethodType(forward, self._model), taps)
+
+    def _captured_in(self, part: nn.Module) -> list[str]:
+        """The captured layers that a compiled part of the model may run; itself only where its tap is inside."""
+        outside = has_hooks(part) or ("forward" in part.__dict__ and "_orig_mod" not in part._modules)
+        inner = set(part.modules()) - ({part} if outside else set())
+        return [name for name, module in self._layers.items() if module in inner]
 
     def _tap(self, recorder: Recorder, taps: Taps) -> None:
         """Put in place all that a captured forward needs."""
@@ -182,7 +203,7 @@ class Capture:
                 raise OptionError(f"every={self._every} counts calls of the model, {_UNSEEN}")
             if recorder.running or next(calls) % self._every:
                 return plain(*args, **kwargs)
-            taps: Taps = []
+            taps = Taps()
             try:
                 self._tap(recorder, taps)
                 return captured(*args, **kwargs)
@@ -264,6 +285,23 @@ def _refuse_scripted(layers: dict[str, nn.Module]) -> None:
     for name, module in layers.items() if scripted else ():
         if type(module) in scripted:
             raise LayerError(f"layer {name!r} is a ScriptModule; capture the model as it was before torch.jit.")
+
+
+def _refuse_flat(modules: list[nn.Module], kinds: set[type], layers: dict[str, nn.Module]) -> None:
+    """A program that torch.export made has the layers as modules, for their weights, and calls none of them."""
+    if not any(issubclass(kind, GraphModule) for kind in kinds):
+        return
+    for graph in modules:
+        if isinstance(graph, GraphModule) and not any(
+            node.op == "call_module" and node.target != "_guards_fn" for node in graph.graph.nodes
+        ):
+            unused = set(graph.modules()) - {graph}
+            for name, module in layers.items():
+                if module in unused:
+                    raise LayerError(
+                        f"layer {name!r} is never called: torch.export made one flat graph of it. Capture the model as "
+                        "it was before, or torch.export.unflatten(exported_program)."
+                    )
 
 
 def _fused(modules: list[nn.Module], kinds: set[type], layers: dict[str, nn.Module]) -> Iterator[tuple[nn.Module, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -42,6 +42,9 @@ class Reduction(Recorder):
         if not isinstance(output, Tensor):
             raise DtypeError(f"statistics are of tensors; layer {name!r} returned a {type(output).__name__}.")
         self.reducers[name].update(output)
+
+    def seen(self, names: Collection[str]) -> list[Any]:
+        return [self.reducers[name]._state for name in names]
 
     def collect(self) -> None:
         super().collect()

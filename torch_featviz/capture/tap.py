@@ -12,6 +12,7 @@ from functools import cache
 from inspect import CO_VARARGS, CO_VARKEYWORDS
 from types import FunctionType, MethodType
 from typing import Any, TypeAlias
+from weakref import WeakValueDictionary
 
 from torch import nn
 from torch.compiler import is_dynamo_compiling
@@ -23,9 +24,18 @@ from .recorder import Recorder
 
 # The module's __dict__, the name in it, what was put there, what was before.
 Tap: TypeAlias = tuple[dict[str, Any], str, Any, Any]
-Taps: TypeAlias = list[Tap]
 _ABSENT = object()
-_retired: dict[int, tuple[Any, Any]] = {}  # by id, what a capture that has ended had put, and what was before it
+
+
+class Taps(list[Tap]):
+    """What one capture has put into modules, in that order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        _open[id(self)] = self
+
+
+_open: WeakValueDictionary[int, Taps] = WeakValueDictionary()
 
 
 def tap(layers: dict[str, nn.Module], recorder: Recorder, taps: Taps) -> None:
@@ -34,12 +44,13 @@ def tap(layers: dict[str, nn.Module], recorder: Recorder, taps: Taps) -> None:
     A module with hooks is tapped around them, since they may change the output: what its caller gets is recorded.
     """
     makers: dict[Callable[..., Any], _Maker] = {}
-    hooked = torch_module._has_any_global_hook()  # type: ignore[no-untyped-call]
     for name, module in layers.items():
         slots = module.__dict__
-        if hooked or module._forward_hooks or module._backward_hooks:
-            around = _any_arguments(function_of(module, "_call_impl"), recorder)
-            put(module, "_call_impl", MethodType(around(module, name), module), taps)
+        if has_hooks(module):
+            # What module.compile() made is called instead of _call_impl, and never looks at it.
+            call = "_call_impl" if slots.get("_compiled_call_impl") is None else "_compiled_call_impl"
+            around = _any_arguments(function_of(module, call), recorder)
+            put(module, call, MethodType(around(module, name), module), taps)
             continue
         before = slots.get("forward", _ABSENT)
         if before is not _ABSENT:
@@ -53,6 +64,12 @@ def tap(layers: dict[str, nn.Module], recorder: Recorder, taps: Taps) -> None:
         slots["forward"] = mine
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether hooks may make another tensor of what `module.forward` returns."""
+    everywhere: bool = torch_module._has_any_global_hook()  # type: ignore[no-untyped-call]
+    return everywhere or bool(module._forward_hooks or module._backward_hooks or module._backward_pre_hooks)
+
+
 def put(module: nn.Module, name: str, value: Any, taps: Taps) -> None:
     """Put `value` in the place of `module.<name>`, for that one module."""
     slots = module.__dict__
@@ -61,18 +78,28 @@ def put(module: nn.Module, name: str, value: Any, taps: Taps) -> None:
 
 
 def take_back(taps: Taps) -> None:
-    """Undo and empty `taps`. Those of several captures may be taken back in any order."""
+    """Undo and empty `taps`. Those of several captures may be taken back in any order.
+
+    It may be interrupted anywhere, and called again.
+    """
     while taps:
-        slots, key, mine, before = taps.pop()
-        if slots.get(key) is not mine:  # another capture of this module began later and goes on
-            _retired[id(mine)] = mine, before
-            continue
-        while id(before) in _retired:
-            before = _retired.pop(id(before))[1]
-        if before is _ABSENT:
-            del slots[key]
-        else:
-            slots[key] = before
+        slots, key, mine, before = taps[-1]
+        if slots.get(key) is mine:
+            if before is _ABSENT:
+                del slots[key]
+            else:
+                slots[key] = before
+        else:  # a capture that began later goes on, or somebody else replaced it
+            _hand_down(slots, key, mine, before)
+        del taps[-1]
+
+
+def _hand_down(slots: dict[str, Any], key: str, mine: Any, before: Any) -> None:
+    """Have the capture that stands upon `mine` put `before` back in its time."""
+    for taps in list(_open.values()):
+        for i, (where, name, theirs, under) in enumerate(taps):
+            if under is mine and where is slots and name == key:
+                taps[i] = (where, name, theirs, before)
 
 
 def function_of(module: nn.Module, name: str) -> Callable[..., Any]:
