@@ -31,7 +31,7 @@ class Asked:
 
 
 def choose_with_calls(
-    model: nn.Module, names: dict[nn.Module, str], layers: Layers
+    model: nn.Module, names: dict[nn.Module, str], leaves: dict[str, nn.Module], layers: Layers
 ) -> tuple[dict[str, nn.Module], Asked]:
     """`choose`, where an entry may also stand for functional calls.
 
@@ -40,7 +40,7 @@ def choose_with_calls(
     """
     entries = listed(layers)
     if not entries:
-        return choose(model, names, layers), Asked(globs=("*",))
+        return choose(model, names, leaves, layers), Asked(globs=("*",))
     chosen: set[str] = set()
     asked, globs, alone = [], [], []
     for entry in entries:
@@ -66,7 +66,7 @@ def call_name(model: nn.Module, name: str) -> str:
 
 def _layers_of(model: nn.Module, names: dict[nn.Module, str], entry: Layer) -> Iterable[str]:
     try:
-        return choose(model, names, entry)
+        return choose(model, names, {}, entry)
     except LayerError:
         if not isinstance(entry, str):
             raise

@@ -68,7 +68,8 @@ def put_entries(
             whole = name != "forward" or "_orig_mod" in module._modules
             found |= whole
             put(module, name, around(getattr(module, name), None if whole else module), taps)
-    for module in (*modules, *wrappers_in(modules)):
+    suspects = [m for m in modules if "forward" in m.__dict__ or "_compiled_call_impl" in m.__dict__]
+    for module in (*suspects, *wrappers_in(modules)):
         if module not in outer:
             for name in _compiled_calls(module):
                 put(module, name, around(getattr(module, name), module), taps)

@@ -50,6 +50,7 @@ class Recorder:
     """
 
     why_absent = "did not run; the forward never called it."
+    own_takers = False  # whether each layer has its own
     needs_eager = False  # whether a compiled model has to run uncompiled meanwhile
     with_calls = False  # whether functional calls are captured too
 

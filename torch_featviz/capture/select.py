@@ -17,7 +17,7 @@ from torch_featviz.errors import DtypeError, LayerError, OptionError
 Layer: TypeAlias = str | type[nn.Module] | nn.Module
 Layers: TypeAlias = Layer | Iterable[Layer] | None
 _WRAPPER_PARTS = ("module", "_orig_mod")
-_QUANTISED_PARTS = ("_packed_params", "activation_post_process", "weight_fake_quant")
+_PARTS = ("parametrizations", "_packed_params", "activation_post_process", "weight_fake_quant")
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -39,29 +39,46 @@ def names_of(model: nn.Module) -> dict[nn.Module, str]:
 
     Wrappers add no part to a name, wherever in the model they stand.
     """
+    return survey(model)[0]
+
+
+def survey(model: nn.Module) -> tuple[dict[nn.Module, str], dict[str, nn.Module]]:
+    """`names_of(model)`, and of these the leaves: modules without layers in them, by name."""
     names: dict[nn.Module, str] = {}
-    _walk(unwrap(model), "", names)
-    return names
+    leaves: dict[str, nn.Module] = {}
+    _walk(unwrap(model), "", names, leaves)
+    return names, leaves
 
 
-def _walk(module: nn.Module, name: str, names: dict[nn.Module, str]) -> None:
+def _walk(module: nn.Module, name: str, names: dict[nn.Module, str], leaves: dict[str, nn.Module]) -> None:
     names[module] = name
     prefix = f"{name}." if name else ""
+    leaf = True
     for part, child in module._modules.items():
-        if child is None or child in names:
+        if child is None:
+            continue
+        if part in _PARTS and _is_part(part, child):  # captured only if named
+            _walk(child, prefix + part, names, {})
+            continue
+        leaf = False
+        if child in names:
             continue
         if not child._modules:  # most are leaves: spare them the call
-            names[child] = prefix + part
+            names[child] = dotted = prefix + part
+            leaves[dotted] = child
         elif (inner := unwrap(child)) not in names:
-            _walk(inner, prefix + part, names)
+            _walk(inner, prefix + part, names, leaves)
+    if leaf:
+        leaves[name] = module
 
 
 def wrappers_in(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:
     """The torch.compile wrappers among the children of `modules`; `names_of` leaves them out."""
     for module in modules:
-        for child in module._modules.values():
-            if child is not None and "_orig_mod" in child._modules:
-                yield child
+        if module._modules:
+            for child in module._modules.values():
+                if child is not None and "_orig_mod" in child._modules:
+                    yield child
 
 
 def layer_names(model: nn.Module) -> list[str]:
@@ -97,13 +114,15 @@ def resolve(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
         DtypeError: `model` is no module, or an entry of `layers` is of another type.
     """
     check_module(model)
-    return choose(model, names_of(model), layers)
+    return choose(model, *survey(model), layers)
 
 
-def choose(model: nn.Module, names: dict[nn.Module, str], layers: Layers) -> dict[str, nn.Module]:
-    """`resolve`, given what `names_of(model)` said."""
+def choose(
+    model: nn.Module, names: dict[nn.Module, str], leaves: dict[str, nn.Module], layers: Layers
+) -> dict[str, nn.Module]:
+    """`resolve`, given what `survey(model)` said."""
     if layers is None:
-        return _leaves(names)
+        return leaves
     asked = listed(layers)
     if not asked:
         raise OptionError("layers is empty; name at least one layer, or leave it out for all leaves.")
@@ -166,26 +185,8 @@ def near(name: str, known: Iterable[str]) -> str:
     return f"close: {', '.join(map(repr, close))}. " if close else ""
 
 
-def _leaves(names: dict[nn.Module, str]) -> dict[str, nn.Module]:
-    """The modules without layers in them, by name."""
-    leaves: dict[str, nn.Module] = {}
-    parts: set[nn.Module] = set()
-    for module, name in names.items():  # parents come first
-        has_layers = False
-        for part, child in module._modules.items():
-            if child is None:
-                continue
-            if _is_part(part, child):
-                parts.update(child.modules())
-            else:
-                has_layers = True
-        if not has_layers and module not in parts:
-            leaves[name] = module
-    return leaves
-
-
 def _is_part(name: str, child: nn.Module) -> bool:
     """Whether a child makes or watches its parent's weight or output (parametrized, pruned or quantised layers)."""
     if name == "parametrizations":
         return all(isinstance(part, ParametrizationList) for part in child.children())
-    return name in _QUANTISED_PARTS
+    return name in _PARTS

@@ -21,7 +21,7 @@ from .compiled import entry, own_code, put_entries
 from .into import Into, recorder_for
 from .ops import tap_calls
 from .recorder import Recorder, Stopped
-from .select import Layers, check_module, choose, inside, names_of
+from .select import Layers, check_module, choose, inside, survey
 from .tap import Taps, function_of, has_hooks, put, take_back, tap
 
 _installing = RLock()
@@ -103,27 +103,26 @@ class Capture:
         if not isinstance(every, int) or every < 1:
             raise OptionError(f"every counts forwards, 1 for each of them; got {every!r}.")
         self._chain = list(_chain(model))
-        names = names_of(model)
+        names, leaves = survey(model)
         self._modules = list(names)
         self._model = self._modules[0]
         self._asked: Asked | None = None
         if ops:
             self._names = names
-            self._layers, self._asked = choose_with_calls(model, names, layers)
+            self._layers, self._asked = choose_with_calls(model, names, leaves, layers)
             if stop and self._asked.globs:
                 raise OptionError("stop=True with ops=True needs names: a glob may mean calls that are yet to come.")
         else:
-            self._layers = choose(model, names, layers)
+            self._layers = choose(model, names, leaves, layers)
         self._every = every
         self._make = recorder_for(into, of, detach=detach, stop=stop)
         self._open: list[tuple[Recorder, Taps]] = []
         self._kinds = set(map(type, self._modules))
-        _refuse_scripted(self._layers)
+        _refuse_scripted(self._kinds, self._layers)
         _refuse_flat(self._modules, self._kinds, self._layers)
 
     def __enter__(self) -> Any:
-        # torch.jit.freeze drops `training`
-        flags: Hashable = tuple([getattr(module, "training", False) for module in self._modules])
+        flags: Hashable = tuple([module.__dict__.get("training") for module in self._modules])
         recorder, result = self._make(self._model, self._layers, (flags, self._asked) if self._asked else flags)
         if self._asked:
             recorder.take_calls(self._asked.names, self._asked.alone)
@@ -280,8 +279,8 @@ def _chain(model: nn.Module) -> Iterator[nn.Module]:
         yield (model := inner)
 
 
-def _refuse_scripted(layers: dict[str, nn.Module]) -> None:
-    scripted = {kind for kind in set(map(type, layers.values())) if issubclass(kind, torch.jit.ScriptModule)}
+def _refuse_scripted(kinds: set[type], layers: dict[str, nn.Module]) -> None:
+    scripted = {kind for kind in kinds if issubclass(kind, torch.jit.ScriptModule)}
     for name, module in layers.items() if scripted else ():
         if type(module) in scripted:
             raise LayerError(f"layer {name!r} is a ScriptModule; capture the model as it was before torch.jit.")

@@ -43,24 +43,29 @@ def tap(layers: dict[str, nn.Module], recorder: Recorder, taps: Taps) -> None:
 
     A module with hooks is tapped around them, since they may change the output: what its caller gets is recorded.
     """
-    makers: dict[Callable[..., Any], _Maker] = {}
+    makers: dict[Any, _Maker] = {}
+    everywhere = torch_module._has_any_global_hook()  # type: ignore[no-untyped-call]
+    note = taps.append
     for name, module in layers.items():
         slots = module.__dict__
-        if has_hooks(module):
+        if slots["_forward_hooks"] or slots["_backward_hooks"] or slots["_backward_pre_hooks"] or everywhere:
             # What module.compile() made is called instead of _call_impl, and never looks at it.
             call = "_call_impl" if slots.get("_compiled_call_impl") is None else "_compiled_call_impl"
             around = _any_arguments(function_of(module, call), recorder)
             put(module, call, MethodType(around(module, name), module), taps)
             continue
         before = slots.get("forward", _ABSENT)
-        if before is not _ABSENT:
-            refuse_another_thread(before, recorder)
-        forward = function_of(module, "forward")
-        make = makers.get(forward)
+        make = makers.get(type(module)) if before is _ABSENT else None
         if make is None:
-            make = makers[forward] = _maker(forward, recorder)
+            refuse_another_thread(before, recorder)
+            forward = function_of(module, "forward")
+            make = makers.get(forward)
+            if make is None:
+                make = makers[forward] = _maker(forward, recorder)
+            if before is _ABSENT and getattr(type(module), "forward", None) is forward:  # that of all of its kind
+                makers[type(module)] = make
         mine = MethodType(make(module, name), module)
-        taps.append((slots, "forward", mine, before))
+        note((slots, "forward", mine, before))
         slots["forward"] = mine
 
 
@@ -147,14 +152,13 @@ def _any_arguments(inner: Callable[..., Any], recorder: Recorder) -> _Maker:
 # have the very parameter, since callers may name it, and so it is written out for each name.
 _ONE_ARGUMENT = """
 def maker(inner_, recorder_):
-    append_, record_, taker_of_ = recorder_.records.append, recorder_.record, recorder_.taker
+    append_, record_ = recorder_.records.append, recorder_.record
     def make(module_, name_):
-        taker_ = taker_of_(name_)
-        def forward(self, {argument}):
+{own_taker}        def forward(self, {argument}):
             output_ = inner_(self, {argument})
             if self is module_:
                 if is_dynamo_compiling_():
-                    taker_.take(self, name_, output_)
+                    {taker}.take(self, name_, output_)
                 elif name_ in recorder_.careful:
                     record_(name_, output_)
                 else:
@@ -169,9 +173,11 @@ def maker(inner_, recorder_):
 
 
 @cache
-def _one_argument(argument: str) -> Callable[[Callable[..., Any], Recorder], _Maker]:
+def _one_argument(argument: str, own_taker: bool) -> Callable[[Callable[..., Any], Recorder], _Maker]:
     namespace: dict[str, Any] = {"is_dynamo_compiling_": is_dynamo_compiling}
-    exec(_ONE_ARGUMENT.format(argument=argument), namespace)
+    taker = {"taker": "taker_", "own_taker": "        taker_ = recorder_.taker(name_)\n"}
+    shared = {"taker": "recorder_", "own_taker": ""}
+    exec(_ONE_ARGUMENT.format(argument=argument, **(taker if own_taker else shared)), namespace)
     maker: Callable[[Callable[..., Any], Recorder], _Maker] = namespace["maker"]
     return maker
 
@@ -184,5 +190,5 @@ def _maker(forward: Callable[..., Any], recorder: Recorder) -> _Maker:
             code.co_kwonlyargcount or code.co_flags & (CO_VARARGS | CO_VARKEYWORDS)
         )
         if takes_one and not forward.__defaults__ and not code.co_varnames[1].endswith(("_", "self")):
-            return _one_argument(code.co_varnames[1])(forward, recorder)
+            return _one_argument(code.co_varnames[1], recorder.own_takers)(forward, recorder)
     return _any_arguments(forward, recorder)
