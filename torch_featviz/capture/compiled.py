@@ -20,6 +20,8 @@ import torch
 from torch import nn
 from torch.compiler import is_dynamo_compiling
 
+from torch_featviz.errors import OptionError
+
 from .recorder import NOTHING, Recorder, Stopped
 from .select import wrappers_in
 from .tap import Taps, put
@@ -42,6 +44,27 @@ def own_code(function: Callable[..., Any], model: nn.Module, setting: Hashable) 
         file = own.__code__.co_filename if skipped else function.__code__.co_filename
         codes[setting] = function.__code__.replace(co_filename=file)
     return FunctionType(codes[setting], function.__globals__, "forward", None, function.__closure__)
+
+
+def own_frame(call: Callable[..., Any], model: nn.Module, setting: Hashable) -> Callable[..., Any]:
+    """The same compiled call; where Dynamo put a frame around it whose code all models share, with a copy of that.
+
+    It does so around what comes out of torch.nn's files, and that frame's recompiles are counted, too.
+    """
+    frame = getattr(call, "_torchdynamo_orig_callable", None)
+    if not isinstance(frame, FunctionType) or not frame.__code__.co_filename.endswith("external_utils.py"):
+        return call
+    code = frame.__code__
+    cells = dict(zip(call.__code__.co_freevars, call.__closure__ or (), strict=True))
+    if "self" not in cells:
+        return call
+    codes = _codes.setdefault(model, {})
+    key = (setting, code)
+    if key not in codes:
+        codes[key] = code.replace()
+    own = FunctionType(codes[key], frame.__globals__, frame.__name__, frame.__defaults__, frame.__closure__)
+    compiled: Callable[..., Any] = cells["self"].cell_contents(own)
+    return compiled
 
 
 def put_entries(
@@ -97,6 +120,12 @@ def entry(call: Callable[..., Any], recorder: Recorder, part: Collection[str] | 
             output = call(*args, **kwargs)
         except Stopped:  # graph breaks let it out of the frame that would have caught it
             recorder.whole, recorder.catching, output = True, False, None
+        except Exception as error:
+            if recorder.stop and type(error).__module__.startswith("torch._dynamo"):
+                raise OptionError(
+                    "stop=True cannot end a forward that Dynamo compiles like this one (a checkpoint?); leave it out."
+                ) from error
+            raise
         finally:
             recorder.entered = False
             recorder.collect()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
 
 from torch_featviz.errors import LayerError
 
@@ -46,7 +48,8 @@ class FeatureExtractor(_Transparent):
 
     `forward` takes what the model takes, and returns a dict from layer name (or `name#1`, `name#2` for a layer called
     several times, see `Activations`) to that layer's output, in order of execution. Where gradients are enabled the
-    outputs are part of the graph, as for a loss on features.
+    outputs are part of the graph, as for a loss on features. To have it compiled, give it a compiled model; in
+    `torch.compile(FeatureExtractor(model))` the model runs uncompiled, and with `fullgraph=True` that is refused.
 
     Raises:
         LayerError: a layer that the model does not have, or, in `forward`, one asked for by name that did not run.
@@ -64,15 +67,25 @@ class FeatureExtractor(_Transparent):
         self._asked = {canonical(model, layer) for layer in self.layers or () if isinstance(layer, str)}
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        with Capture(self.module, self.layers, detach=False) as acts:
-            self.module(*args, **kwargs)
-        for name in acts.not_run:
-            if name in self._asked:
-                raise LayerError(f"layer {name!r} did not run; the forward never called it.")
-        return dict(acts)
+        return (_extract_uncompiled if is_dynamo_compiling() else _extract)(self, args, kwargs)
 
     def extra_repr(self) -> str:
         return f"layers={self.layers!r}"
+
+
+def _extract(extractor: FeatureExtractor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    with Capture(extractor.module, extractor.layers, detach=False) as acts:
+        extractor.module(*args, **kwargs)
+    for name in acts.not_run:
+        if name in extractor._asked:
+            raise LayerError(f"layer {name!r} did not run; the forward never called it.")
+    return dict(acts)
+
+
+def _extract_uncompiled(*args: Any) -> dict[str, Any]:
+    why = "compile the model inside FeatureExtractor instead"
+    features: dict[str, Any] = torch.compiler.disable(_extract, reason=why)(*args)  # type: ignore[no-untyped-call]
+    return features
 
 
 class FeatureTap(_Transparent):

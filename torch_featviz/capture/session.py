@@ -17,7 +17,7 @@ from torch.fx import GraphModule
 from torch_featviz.errors import LayerError, OptionError
 
 from .asked import Asked, choose_with_calls
-from .compiled import entry, own_code, put_entries
+from .compiled import entry, own_code, own_frame, put_entries
 from .into import Into, recorder_for
 from .ops import tap_calls
 from .recorder import Recorder, Stopped
@@ -163,7 +163,7 @@ class Capture:
         def around(call: Callable[..., Any], part: nn.Module | None) -> Callable[..., Any]:
             if part is not None:
                 return entry(call, recorder, self._captured_in(part))
-            entered = entry(call, recorder, None)
+            entered = entry(own_frame(call, self._model, recorder.setting), recorder, None)
             return self._every_nth(recorder, call, entered) if sampled else entered
 
         compiled = put_entries(self._chain, self._modules, around, taps)

@@ -30,6 +30,8 @@ def _rebuild(function: Callable[[Tensor], Any], value: Any) -> Any:
         return type(value)._make(items) if hasattr(value, "_make") else type(value)(items)
     if isinstance(value, list):
         return [map_tensors(function, item) for item in value]
+    if type(value) is dict:  # apart, for Dynamo, which traces no copy()
+        return {key: map_tensors(function, item) for key, item in value.items()}
     if isinstance(value, Mapping):
         changed: Any = copy(value)
         for key in value:
