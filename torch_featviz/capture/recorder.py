@@ -17,7 +17,7 @@ from . import inplace
 from .keep import ToCPU
 from .values import is_mapped, map_tensors, tensors, unmapped
 
-Record: TypeAlias = tuple[str, Any, Any]  # layer, what it returned, the version of each tensor in that
+Record: TypeAlias = tuple[Any, Any, Any]  # layer, what it returned, the version of each tensor in that
 Traced: TypeAlias = tuple[nn.Module, Any, bool]  # out of a compiled graph, and whether the layout was changed
 
 
@@ -50,7 +50,6 @@ class Recorder:
     """
 
     why_absent = "did not run; the forward never called it."
-    own_takers = False  # whether each layer has its own
     needs_eager = False  # whether a compiled model has to run uncompiled meanwhile
     with_calls = False  # whether functional calls are captured too
 
@@ -73,7 +72,7 @@ class Recorder:
         self.model = weakref.ref(model)
         self.forwards = 0
         self.running = False
-        self.careful: frozenset[str] | _Everything = _EVERYTHING
+        self.careful: frozenset[nn.Module] | _Everything = _EVERYTHING
         self.open = True
         self.thread = get_ident()
         self.stop = stop
@@ -83,6 +82,11 @@ class Recorder:
         self.setting = hash((tuple(self.names), setting, stop, into is None))
         self._key: Hashable = None
         self._copied: frozenset[str] = frozenset()
+        self.by_reference = type(self) is Recorder and not stop and into is None
+        self.by_module: dict[nn.Module, str] = {}  # all of the model; the session fills it in
+        self._careful: dict[frozenset[str], frozenset[nn.Module]] = {}
+        self._graphs = False  # whether any output may hold an autograd graph
+        self._unnamed = False  # whether some records still tell modules instead of names
         self._learnt: dict[Hashable, frozenset[str] | None] = {}  # what `inplace` said so far
         self._watch: _Watch | None = None
         self.to_run: set[str] = set()  # what `stop` waits for
@@ -124,12 +128,16 @@ class Recorder:
             self._watch = _Watch(self.records, copies=self._detach)
             return inplace.BeforeWrites(self._watch.before_write)
         self._copied = copied
-        if not self.stop and self._into is None and not self.entered and _INTERLEAVED not in copied:
-            self.careful = copied
+        if self.by_reference and not self.entered and _INTERLEAVED not in copied:
+            self._unnamed = True
+            if copied not in self._careful:
+                self._careful[copied] = frozenset([self.layers[name] for name in copied])
+            self.careful = self._careful[copied]
         return NOTHING
 
     def start(self) -> None:
         self.running = True
+        self._graphs |= torch.is_grad_enabled()
         self._new_forward()
         self.pending = []
         if self.stop:
@@ -155,6 +163,22 @@ class Recorder:
             self._to_cpu.fence()
         self.careful = _EVERYTHING
         self._watch = None
+
+    def record_of(self, module: nn.Module, output: Any) -> None:
+        """`record()`, unless `module` is a copy of a layer that was made meanwhile."""
+        if self.open and (name := self.by_module.get(module)) is not None:
+            self.record(name, output)
+
+    def _give_names(self) -> None:
+        """To records that tell modules; what copies of layers left is dropped."""
+        names = self.by_module
+        try:
+            named = [(names[module], value, versions) for module, value, versions in self.records]
+        except KeyError:
+            given: list[Any] = [(r if isinstance(r[0], str) else (names.get(r[0]), r[1], r[2])) for r in self.records]
+            named = [record for record in given if record[0] is not None]
+        self.records[:] = named
+        self._unnamed = self.running
 
     def record(self, name: str, output: Any) -> None:
         """Keep `output` as the next call of layer `name`."""
@@ -208,11 +232,15 @@ class Recorder:
     def _drop(self, name: str) -> None:
         """Nothing says where a call of a mere part of the model belongs: each layer's latest one is kept."""
         self.forwards += 1
+        self._graphs |= torch.is_grad_enabled()
+        if self._unnamed:
+            self._give_names()
         self.records[:] = [record for record in self.records if record[0] != name]
 
     def _new_forward(self) -> None:
         self.forwards += 1
         if self.keeps > 1 and self.records:
+            self._give_names()
             self.past.append(self.records.copy())
         self.records.clear()
 
@@ -222,7 +250,7 @@ class Recorder:
         """What `take()` of a stand-in for layer `name` is called on."""
         return self
 
-    def take(self, module: nn.Module, name: str, output: Any) -> None:
+    def take(self, module: nn.Module, name: str | None, output: Any) -> None:
         """Keep `output` of `module`, from inside a compiled graph.
 
         Dynamo guards on what it looks at here: never on a name, unless it has to, or modules that are alike could not
@@ -234,7 +262,7 @@ class Recorder:
             self.strayed = True
             return
         self.pending.append((module, kept, relaid))
-        if self.catching:
+        if self.catching and name is not None:
             self.stop_when_all_ran(name)
 
     def traced_copy(self, output: Any) -> tuple[Any, bool]:
@@ -279,9 +307,10 @@ class Recorder:
             self._new_forward()
             self.whole = False
         if pending:
-            names = {module: name for name, module in self.layers.items()}
+            names = self.by_module
             for module, value, relaid in pending:
-                self._append(names[module], value, relaid)
+                if module in names:
+                    self._append(names[module], value, relaid)
         if self.strayed:
             self.strayed = False
             for name, module in self.layers.items():
@@ -299,6 +328,8 @@ class Recorder:
         """The records of the latest forward."""
         if not self.running and (self.pending or self.whole or self.strayed):
             self.collect()
+        if self._unnamed:
+            self._give_names()
         return self.records
 
     def read(self, records: list[Record], position: int) -> tuple[Any, bool]:
@@ -324,8 +355,9 @@ class Recorder:
         """The block is over: let go of the autograd graph."""
         self.latest()
         self.open = False
-        self.layers = {}
-        for records in (*self.past, self.records):
+        self.layers, self.by_module, self._careful = {}, {}, {}
+        self.careful = _EVERYTHING
+        for records in (*self.past, self.records) if self._graphs else ():
             for position, (_, value, versions) in enumerate(records):
                 if versions is not _RELAID and (type(value) is not Tensor or value.requires_grad):
                     self.read(records, position)

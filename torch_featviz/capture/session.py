@@ -106,9 +106,9 @@ class Capture:
         names, leaves = survey(model)
         self._modules = list(names)
         self._model = self._modules[0]
+        self._names = names
         self._asked: Asked | None = None
         if ops:
-            self._names = names
             self._layers, self._asked = choose_with_calls(model, names, leaves, layers)
             if stop and self._asked.globs:
                 raise OptionError("stop=True with ops=True needs names: a glob may mean calls that are yet to come.")
@@ -126,6 +126,7 @@ class Capture:
         recorder, result = self._make(self._model, self._layers, (flags, self._asked) if self._asked else flags)
         if self._asked:
             recorder.take_calls(self._asked.names, self._asked.alone)
+        recorder.by_module = self._names
         recorder.channels_last = any(issubclass(kind, nn.Conv2d) for kind in self._kinds)
         recorder.sampled = self._every > 1
         taps = Taps()

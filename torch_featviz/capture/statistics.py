@@ -20,8 +20,6 @@ from .select import canonical, near
 class Reduction(Recorder):
     """Gives each output to its layer's reducer at once, and keeps nothing else."""
 
-    own_takers = True
-
     def __init__(
         self, model: nn.Module, layers: dict[str, nn.Module], setting: Hashable, *, into: Reducer, stop: bool = False
     ) -> None:

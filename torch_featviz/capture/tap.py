@@ -123,8 +123,8 @@ def refuse_another_thread(before: Any, recorder: Recorder) -> None:
             raise LayerError("another thread captures this model now; capture a copy.deepcopy() of it, or take turns.")
 
 
-# What follows runs at every call of every captured layer. The makers are nested so that the layers of one class share
-# all that can be shared: in a network of small layers, the memory touched is the cost.
+# What follows runs at every call of every captured layer, and is made anew for each block; in a network of small layers
+# both count.
 
 _Maker: TypeAlias = Callable[[nn.Module, str], Callable[..., Any]]
 
@@ -148,47 +148,44 @@ def _any_arguments(inner: Callable[..., Any], recorder: Recorder) -> _Maker:
     return make
 
 
-# The same for `forward(self, x)`, which most layers have: packing arguments is half of the cost. The stand-in must
-# have the very parameter, since callers may name it, and so it is written out for each name.
-_ONE_ARGUMENT = """
+# The same for `forward(self, x)`, which most layers have, where outputs are kept by reference, as they mostly are.
+# Packing arguments is half of the cost, so the parameter is written out (its very name, which callers may use), and all
+# modules that have one forward share one stand-in: a record made here tells its module, and gets its name when read.
+_BY_REFERENCE = """
 def maker(inner_, recorder_):
-    append_, record_ = recorder_.records.append, recorder_.record
-    def make(module_, name_):
-{own_taker}        def forward(self, {argument}):
-            output_ = inner_(self, {argument})
-            if self is module_:
-                if is_dynamo_compiling_():
-                    {taker}.take(self, name_, output_)
-                elif name_ in recorder_.careful:
-                    record_(name_, output_)
-                else:
-                    try:
-                        append_((name_, output_, output_._version))  # what record() would do, without the call
-                    except (AttributeError, RuntimeError):  # no tensor; no version in inference mode
-                        record_(name_, output_)
-            return output_
-        return forward
-    return make
+    append_ = recorder_.records.append
+    def forward(self, {argument}):
+        output_ = inner_(self, {argument})
+        if is_dynamo_compiling_():
+            recorder_.take(self, None, output_)
+        elif self in recorder_.careful:
+            recorder_.record_of(self, output_)
+        else:
+            try:
+                append_((self, output_, output_._version))  # what record() would do, without the call
+            except (AttributeError, RuntimeError):  # no tensor; no version in inference mode
+                recorder_.record_of(self, output_)
+        return output_
+    return forward
 """
 
 
 @cache
-def _one_argument(argument: str, own_taker: bool) -> Callable[[Callable[..., Any], Recorder], _Maker]:
+def _by_reference(argument: str) -> Callable[[Callable[..., Any], Recorder], Callable[..., Any]]:
     namespace: dict[str, Any] = {"is_dynamo_compiling_": is_dynamo_compiling}
-    taker = {"taker": "taker_", "own_taker": "        taker_ = recorder_.taker(name_)\n"}
-    shared = {"taker": "recorder_", "own_taker": ""}
-    exec(_ONE_ARGUMENT.format(argument=argument, **(taker if own_taker else shared)), namespace)
-    maker: Callable[[Callable[..., Any], Recorder], _Maker] = namespace["maker"]
+    exec(_BY_REFERENCE.format(argument=argument), namespace)
+    maker: Callable[[Callable[..., Any], Recorder], Callable[..., Any]] = namespace["maker"]
     return maker
 
 
 def _maker(forward: Callable[..., Any], recorder: Recorder) -> _Maker:
     """What makes the stand-ins for all modules that have this `forward`."""
-    if isinstance(forward, FunctionType):
+    if recorder.by_reference and isinstance(forward, FunctionType):
         code = forward.__code__
         takes_one = code.co_argcount == 2 and not (
             code.co_kwonlyargcount or code.co_flags & (CO_VARARGS | CO_VARKEYWORDS)
         )
         if takes_one and not forward.__defaults__ and not code.co_varnames[1].endswith(("_", "self")):
-            return _one_argument(code.co_varnames[1], recorder.own_takers)(forward, recorder)
+            shared = _by_reference(code.co_varnames[1])(forward, recorder)
+            return lambda _module, _name: shared
     return _any_arguments(forward, recorder)
