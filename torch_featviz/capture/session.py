@@ -22,7 +22,7 @@ from .into import Into, recorder_for
 from .ops import tap_calls
 from .recorder import Recorder, Stopped
 from .select import Layers, check_module, choose, inside, survey
-from .tap import Taps, function_of, has_hooks, put, take_back, tap
+from .tap import Taps, function_of, has_hooks, put, refuse_another_thread, take_back, tap
 
 _installing = RLock()
 
@@ -183,6 +183,7 @@ class Capture:
 
     def _tap(self, recorder: Recorder, taps: Taps) -> None:
         """Put in place all that a captured forward needs."""
+        refuse_another_thread(self._model.__dict__.get("forward"), recorder)
         if self._asked is None:
             tap(self._layers, recorder, taps)
         else:

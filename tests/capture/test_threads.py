@@ -1,0 +1,128 @@
+"""Several threads, and interrupts by a real signal at any moment."""
+
+import random
+import signal
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from torch_featviz.capture import Moments, capture
+from torch_featviz.errors import LayerError
+
+
+def net() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True), nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU()))
+
+
+def in_another_thread(call):
+    """What `call` raises there, or None."""
+    raised = []
+
+    def run():
+        try:
+            call()
+            raised.append(None)
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return raised[0]
+
+
+def enter(model, layers=None, **options):
+    with capture(model, layers, **options):
+        pass
+
+
+@pytest.mark.parametrize("options", [{}, {"into": Moments()}, {"of": "grad"}, {"stop": True}])
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda model: (model, None),
+        lambda model: (model, "2.1"),  # another layer, the same forward
+        lambda model: (model[2], None),  # a part
+        lambda model: (nn.Sequential(model), None),  # what holds it
+    ],
+)
+def test_a_second_thread_is_refused(other, options, instance_state):
+    model = net()
+    before = instance_state(model)
+    with capture(model, ["0", "2.0"]) as acts:
+        error = in_another_thread(lambda: enter(*other(model), **options))
+        assert isinstance(error, LayerError)
+        assert "another thread" in str(error)
+        model(torch.zeros(1, 1, 8, 8))
+        assert list(acts) == ["0", "2.0"]
+    assert instance_state(model) == before
+    assert in_another_thread(lambda: enter(*other(model), **options)) is None
+
+
+def test_threads_with_models_of_their_own(instance_state):
+    models = [net() for _ in range(4)]
+    before = [instance_state(model) for model in models]
+    errors = []
+
+    def work(model, value):
+        try:
+            for _ in range(50):
+                x = torch.full((1, 1, 8, 8), value)
+                with torch.no_grad(), capture(model) as acts:
+                    model(x)
+                    assert torch.equal(acts["0"], model[0](x))
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(model, float(i))) for i, model in enumerate(models)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert [instance_state(model) for model in models] == before
+
+
+def test_an_interrupt_inside_the_forward(instance_state):
+    class Interrupting(nn.Module):
+        def forward(self, x):
+            signal.raise_signal(signal.SIGINT)
+            return x
+
+    model = nn.Sequential(nn.Linear(2, 2), Interrupting(), nn.Linear(2, 2))
+    before = instance_state(model)
+    with pytest.raises(KeyboardInterrupt), capture(model):
+        model(torch.zeros(1, 2))
+    assert instance_state(model) == before
+
+
+def test_interrupts_at_any_moment(instance_state):
+    model, x = net(), torch.zeros(1, 1, 8, 8)
+    before = instance_state(model)
+    chance = random.Random(0)
+    hit = 0
+    for _ in range(300):
+        # Again and again: an interrupt in a weakref's callback is swallowed by Python.
+        signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-5, 1.5e-3), 1.0)
+        try:
+            while True:
+                with torch.no_grad(), capture(model):
+                    model(x)
+        except KeyboardInterrupt:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            hit += 1
+        assert instance_state(model) == before
+    assert hit == 300
+
+
+@pytest.fixture(autouse=True)
+def _alarm_interrupts():
+    def interrupt(_signal, _frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
