@@ -127,7 +127,10 @@ def choose(
     if not asked:
         raise OptionError("layers is empty; name at least one layer, or leave it out for all leaves.")
     known = {name: module for module, name in names.items()}
-    chosen = {name for entry in asked for name in _names(model, known, entry)}
+    chosen: set[str] = set()
+    for entry in asked:
+        exact = isinstance(entry, str) and entry in known
+        chosen.update([entry] if exact else _names(model, known, entry))  # type: ignore[list-item]
     return {name: module for name, module in known.items() if name in chosen}
 
 
