@@ -354,7 +354,7 @@ def test_training_does_not_grow():
             if step in (20, 59):
                 gc.collect()
                 counts.append(len(gc.get_objects()))
-    assert abs(counts[1] - counts[0]) < 50
+    assert counts[1] - counts[0] < 50  # fewer where garbage of earlier tests went meanwhile
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
