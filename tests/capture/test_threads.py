@@ -1,5 +1,8 @@
-"""Several threads, and interrupts by a real signal at any moment."""
+"""Threads that capture at once, and interrupts at any moment."""
 
+import contextlib
+import dis
+import functools
 import signal
 import subprocess
 import sys
@@ -10,80 +13,149 @@ import torch
 from torch import nn
 
 from torch_featviz.capture import Moments, capture
+from torch_featviz.capture import compiled as compiled_module
+from torch_featviz.capture import recorder as recorder_module
+from torch_featviz.capture import session as session_module
+from torch_featviz.capture import tap as tap_module
 from torch_featviz.errors import LayerError
 
-
-def net() -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True), nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU()))
+X = torch.randn(2, 3, 6, 6)
 
 
-def in_another_thread(call):
-    """What `call` raises there, or None."""
-    raised = []
+def network():
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True))
+    return nn.Sequential(body, nn.Flatten(), nn.Linear(64, 2)).eval()
+
+
+def in_thread(call):
+    """What `call()` returned or raised, in another thread."""
+    result = []
 
     def run():
         try:
-            call()
-            raised.append(None)
-        except BaseException as error:
-            raised.append(error)
+            result.append(call())
+        except Exception as error:
+            result.append(error)
 
     thread = threading.Thread(target=run)
     thread.start()
     thread.join()
-    return raised[0]
+    return result[0]
 
 
-def enter(model, layers=None, **options):
-    with capture(model, layers, **options):
-        pass
+# Threads
 
 
-@pytest.mark.parametrize("options", [{}, {"into": Moments()}, {"of": "grad"}, {"stop": True}])
-@pytest.mark.parametrize(
-    "other",
-    [
-        lambda model: (model, None),
-        lambda model: (model, "2.1"),  # another layer, the same forward
-        lambda model: (model[2], None),  # a part
-        lambda model: (nn.Sequential(model), None),  # what holds it
-    ],
-)
-def test_a_second_thread_is_refused(other, options, instance_state):
-    model = net()
-    before = instance_state(model)
-    with capture(model, ["0", "2.0"]) as acts:
-        error = in_another_thread(lambda: enter(*other(model), **options))
+@pytest.mark.parametrize("mine", [None, "", "0", "0.0", ["0.2", "2"]])
+@pytest.mark.parametrize("theirs", ["model", "part", "parent", "wrapper"])
+@pytest.mark.parametrize("options", [{}, {"every": 2}, {"of": "grad"}])
+def test_another_threads_capture_of_the_model_is_refused(mine, theirs, options, instance_state):
+    model = network()
+    parent = nn.Sequential(model)
+    other = {"model": model, "part": model[0], "parent": parent, "wrapper": nn.DataParallel(model)}[theirs]
+    before = instance_state(parent)
+    with capture(model, mine) as acts:
+        inside = instance_state(parent)
+        error = in_thread(lambda: capture(other, **options).__enter__())
         assert isinstance(error, LayerError)
-        assert "another thread" in str(error)
-        model(torch.zeros(1, 1, 8, 8))
-        assert list(acts) == ["0", "2.0"]
-    assert instance_state(model) == before
-    assert in_another_thread(lambda: enter(*other(model), **options)) is None
+        assert "another thread captures this model now" in str(error)
+        assert instance_state(parent) == inside
+        model(X)
+    assert len(acts) > 0
+    assert instance_state(parent) == before
+    with capture(other, **options) as acts:  # once the first has ended
+        parent(X)
 
 
-def test_threads_with_models_of_their_own(instance_state):
-    models = [net() for _ in range(4)]
-    before = [instance_state(model) for model in models]
-    errors = []
+def test_hooked_layers_are_no_way_around():
+    model = network()
+    model[0].register_forward_hook(lambda _m, _i, out: out)
+    with capture(model[0], ""):
+        error = in_thread(lambda: capture(model[0], "").__enter__())
+    assert isinstance(error, LayerError)
 
-    def work(model, value):
+
+def test_captures_of_one_thread_may_nest_while_another_captures_another_model():
+    models = [network() for _ in range(4)]
+    expected = [model[0][0](X) for model in models]
+    failures = []
+
+    def work(i):
         try:
-            for _ in range(50):
-                x = torch.full((1, 1, 8, 8), value)
-                with torch.no_grad(), capture(model) as acts:
-                    model(x)
-                    assert torch.equal(acts["0"], model[0](x))
+            for _ in range(30):
+                with torch.no_grad(), capture(models[i]) as acts, capture(models[i], "0.0", into=Moments()) as moments:
+                    models[i](X * (i + 1))
+                assert torch.equal(acts["0.0"], models[i][0][0](X * (i + 1)))
+                assert moments["0.0"].count.tolist() == [32] * 4
+                assert acts.not_run == []
         except BaseException as error:
-            errors.append(error)
+            failures.append(error)
 
-    threads = [threading.Thread(target=work, args=(model, float(i))) for i, model in enumerate(models)]
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert not errors
-    assert [instance_state(model) for model in models] == before
+    assert failures == []
+    for model, value in zip(models, expected, strict=True):
+        assert torch.equal(model[0][0](X), value)
+        assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_two_threads_may_not_run_the_model_at_once_in_one_block():
+    model, inside, go_on = network(), threading.Event(), threading.Event()
+
+    class Waits(nn.Module):
+        def forward(self, x):
+            inside.set()
+            go_on.wait(10)
+            return x
+
+    model = nn.Sequential(Waits(), model)
+    with torch.no_grad(), capture(model) as acts:
+        thread = threading.Thread(target=lambda: model(X))
+        thread.start()
+        inside.wait(10)
+        try:
+            with pytest.raises(LayerError, match="another thread runs this model now, in the same block; take turns"):
+                model(X)
+        finally:
+            go_on.set()
+            thread.join()
+    assert acts.not_run == []
+
+
+def test_the_forward_may_run_in_another_thread():
+    model = network()
+    with torch.no_grad(), capture(model) as acts:
+        output = in_thread(lambda: model(X))
+    assert torch.equal(acts["2"], output.detach())
+
+
+def test_two_compiled_models_captured_by_two_threads():
+    models = [network() for _ in range(2)]
+    fast = [torch.compile(model, backend="eager") for model in models]
+    for model in fast:
+        model(X)
+    wrong = []
+
+    def work(i):
+        for _ in range(5):
+            with torch.no_grad(), capture(fast[i]) as acts:
+                fast[i](X * (i + 1))
+            if not torch.allclose(acts["0.0"], models[i][0][0](X * (i + 1))):
+                wrong.append(i)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+# Interrupts
 
 
 def test_an_interrupt_inside_the_forward(instance_state):
@@ -132,3 +204,125 @@ def test_interrupts_at_any_moment():
     done = subprocess.run([sys.executable, "-c", start + INTERRUPTED], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "interrupted 300\n"
+
+
+OURS = [module.__file__ for module in (session_module, tap_module, recorder_module, compiled_module)]
+
+
+def test_an_interrupt_at_the_call_of_exit(instance_state):
+    """There nobody can catch it: the block ends when the last of those that could read it is gone."""
+    model = network()
+    before = instance_state(model)
+
+    def interrupt(frame, event, _argument):
+        if frame.f_code is capture(model).__exit__.__code__:
+            raise KeyboardInterrupt
+
+    def run():
+        old = sys.gettrace()
+        with capture(model) as acts:
+            model(X)
+            sys.settrace(interrupt)
+        sys.settrace(old)
+        return acts
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert instance_state(model) == before
+    acts = capture(model).__enter__()  # of nobody else's, and goes on
+    model(X)
+    assert len(acts) == 5
+    del acts
+    assert instance_state(model) == before
+
+
+@functools.cache
+def checks(code):
+    """Where Python looks for signals: after calls and on jumping back.
+
+    Also before the first instruction of a function; that of `__exit__` is left out, since nobody can catch it there.
+    """
+    found, after_call = set(), False
+    if code.co_name == "__del__":  # what is raised there is lost
+        return frozenset()
+    for step in dis.get_instructions(code):
+        if after_call or "JUMP_BACKWARD" in step.opname or (step.opname == "RESUME" and code.co_name != "__exit__"):
+            found.add(step.offset)
+        after_call = step.opname.startswith("CALL")
+    return frozenset(found)
+
+
+class At:
+    """Raises KeyboardInterrupt the n-th time that Python would look for signals in this package."""
+
+    def __init__(self, n):
+        self.n = n
+        self.where = None
+
+    def __call__(self, frame, event, _argument):
+        if frame.f_code.co_filename not in [*OURS, "<string>"]:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode" and frame.f_lasti in checks(frame.f_code):
+            self.n -= 1
+            if self.n == 0:
+                self.where = f"{frame.f_code.co_name}:{frame.f_lineno}"
+                raise KeyboardInterrupt
+        return self
+
+
+def interrupted_at(n, run):
+    tracer = At(n)
+    old = sys.gettrace()
+    sys.settrace(tracer)
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            run()
+    finally:
+        sys.settrace(old)
+    return tracer
+
+
+def uncompiled():
+    """Whether force_eager, which some captures set for a while, was left."""
+    return torch._dynamo.eval_frame._stance.stance == "force_eager"
+
+
+def run_plain(model):
+    with capture(model):
+        model(X)
+
+
+def run_nested(model):
+    with capture(model, "0.0"), capture(model):
+        model(X)
+
+
+def run_sampled(model):
+    with capture(model, "1", every=2):
+        model(X)
+
+
+def run_gradients(model):
+    with capture(model, "0.0", of="grad"):
+        model(X).sum().backward()
+
+
+@pytest.mark.parametrize("run", [run_plain, run_nested, run_sampled, run_gradients])
+def test_an_interrupt_at_any_instruction(run, instance_state):
+    model = nn.Sequential(nn.Sequential(nn.Linear(6, 6), nn.ReLU(inplace=True)), nn.Linear(6, 2))
+    before = instance_state(model)
+    n, left = 1, []
+    while True:
+        tracer = interrupted_at(n, functools.partial(run, model))
+        if instance_state(model) != before:
+            left.append((n, tracer.where))
+            model = nn.Sequential(nn.Sequential(nn.Linear(6, 6), nn.ReLU(inplace=True)), nn.Linear(6, 2))
+            before = instance_state(model)
+        assert torch.utils._python_dispatch._len_torch_dispatch_stack() == 0, tracer.where
+        assert uncompiled() is False, tracer.where
+        if tracer.n > 0:
+            break
+        n += 1
+    assert left == []
+    assert n > 20

@@ -366,6 +366,25 @@ def test_a_checkpoint_is_counted_once(how, reentrant):
     torch.testing.assert_close(grads["body.1"], expected)
 
 
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_model_that_is_itself_in_a_checkpoint(reentrant):
+    """The backward runs its whole forward again, which is no second forward."""
+    torch.manual_seed(0)
+    model, x = Checkpointed(reentrant), torch.randn(4, 6)
+    for _ in range(2):
+        ring, sums = capture(model.body, into=Ring(3)), capture(model.body, into=Moments())
+        with capture(model.body) as acts, ring as last, sums as moments:
+            model(x).pow(2).sum().backward()
+        assert moments["0"].count.tolist() == [4] * 6
+        assert len(last["0"]) == 1
+        torch.testing.assert_close(acts["0"], model.body[0](model.first(x)).detach())
+    with capture(model.body, of="grad") as grads:
+        model(x).pow(2).sum().backward()
+    hidden = model.body(model.first(x))
+    (expected,) = torch.autograd.grad(model.last(hidden).pow(2).sum(), hidden)
+    torch.testing.assert_close(grads["1"], expected)
+
+
 def test_stopping_in_a_checkpoint_of_a_compiled_model_is_refused():
     fast = compiled(Checkpointed(False))
     refused = pytest.raises(OptionError, match="stop=True cannot end a forward that Dynamo compiles like this one")

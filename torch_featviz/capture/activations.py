@@ -21,6 +21,7 @@ class _Recorded(Mapping[str, Any]):
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
+        self.capture: object = None  # whose block is open
 
     @property
     def not_run(self) -> list[str]:

@@ -11,7 +11,9 @@ import sys
 import warnings
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from functools import cache
 from operator import is_
+from threading import get_ident
 from types import CodeType, FunctionType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -83,6 +85,7 @@ def put_entries(
     """
     if "torch._dynamo" not in sys.modules:
         return False
+    _leave_to_eager_mode()
     outer = list(chain)
     found = False
     for module in outer:
@@ -97,6 +100,14 @@ def put_entries(
             for name in _compiled_calls(module):
                 put(module, name, around(getattr(module, name), module), taps)
     return found
+
+
+@cache
+def _leave_to_eager_mode() -> None:
+    """Where Dynamo gives a model up it tries each function that then runs; these hold nothing for it, and it warns."""
+    skip = sys.modules["torch._dynamo"].eval_frame.skip_code
+    for name in ("begin", "start", "end", "leave", "record", "keep", "collect", "refuse_another_thread"):
+        skip(getattr(Recorder, name).__code__)
 
 
 def entry(call: Callable[..., Any], recorder: Recorder, part: Collection[str] | None) -> Callable[..., Any]:
@@ -115,7 +126,9 @@ def entry(call: Callable[..., Any], recorder: Recorder, part: Collection[str] | 
             return (enter_whole if part is None else enter_part)(args, kwargs)
 
     def enter_whole(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        forwards, recorder.entered = recorder.forwards, True
+        if recorder.entered:
+            recorder.refuse_another_thread()
+        forwards, recorder.entered, recorder.thread = recorder.forwards, True, get_ident()
         try:
             output = call(*args, **kwargs)
         except Stopped:  # graph breaks let it out of the frame that would have caught it

@@ -38,7 +38,7 @@ from torch_featviz.errors import OptionError
 from .asked import Asked
 from .compiled import uncompiled
 from .recorder import Recorder
-from .tap import Taps, function_of, put, refuse_another_thread, tap
+from .tap import Taps, function_of, put, tap
 from .values import tensors
 
 # The module whose forward runs, and by the id of a tensor: that tensor, and the layer that it came out of.
@@ -182,7 +182,6 @@ def tap_calls(
         if not name:
             put(module, "forward", MethodType(_whole(module, calls), module), taps)
             continue
-        refuse_another_thread(module.__dict__.get("forward"), recorder)
         hooks = hooked or module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
         where = "_call_impl" if hooks else "forward"
         stand_in = _stand_in(function_of(module, where), module, name, name in layers, calls)

@@ -13,6 +13,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from torch_featviz.errors import LayerError
+
 from . import inplace
 from .keep import ToCPU
 from .values import is_mapped, map_tensors, tensors, unmapped
@@ -74,7 +76,7 @@ class Recorder:
         self.running = False
         self.careful: frozenset[nn.Module] | _Everything = _EVERYTHING
         self.open = True
-        self.thread = get_ident()
+        self.thread = 0  # that runs the model now
         self.stop = stop
         self._into = into
         self._to_cpu = into if isinstance(into, ToCPU) else None
@@ -135,8 +137,14 @@ class Recorder:
             self.careful = self._careful[copied]
         return NOTHING
 
+    def refuse_another_thread(self) -> None:
+        """Outputs of two forwards at once could not be told apart."""
+        if self.thread != get_ident():
+            raise LayerError("another thread runs this model now, in the same block; take turns, or capture in each.")
+
     def start(self) -> None:
         self.running = True
+        self.thread = get_ident()
         self._graphs |= torch.is_grad_enabled()
         self._new_forward()
         self.pending = []

@@ -7,7 +7,8 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from threading import RLock
 from types import MethodType, TracebackType
-from typing import Any
+from typing import Any, TypeAlias
+from weakref import ref
 
 import torch
 from torch import nn
@@ -82,6 +83,9 @@ def capture(
     return Capture(model, layers, into=into, of=of, every=every, stop=stop, ops=ops)
 
 
+_Opened: TypeAlias = tuple[Recorder, Taps, "ref[Any]"]
+
+
 class Capture:
     """The context manager that `capture` returns; it may be entered again, each time with new activations."""
 
@@ -116,7 +120,7 @@ class Capture:
             self._layers = choose(model, names, leaves, layers)
         self._every = every
         self._make = recorder_for(into, of, detach=detach, stop=stop)
-        self._open: list[tuple[Recorder, Taps]] = []
+        self._open: list[_Opened] = []
         self._kinds = set(map(type, self._modules))
         _refuse_scripted(self._kinds, self._layers)
         _refuse_flat(self._modules, self._kinds, self._layers)
@@ -129,11 +133,13 @@ class Capture:
         recorder.by_module = self._names
         recorder.channels_last = any(issubclass(kind, nn.Conv2d) for kind in self._kinds)
         recorder.sampled = self._every > 1
-        taps = Taps()
-        opened = (recorder, taps)
+        taps = Taps(self._modules)
+        opened = (recorder, taps, ref(result))
         try:
             self._open.append(opened)
+            result.capture = self
             with _installing:
+                refuse_another_thread(taps)
                 self._install(recorder, taps)
             return result
         except BaseException:
@@ -150,13 +156,22 @@ class Capture:
             self._leave(opened)
             raise
 
-    def _leave(self, opened: tuple[Recorder, Taps]) -> None:
+    def __del__(self) -> None:
+        """Python may take an interrupt at the call of `__exit__`, before that has begun.
+
+        What the block yields keeps this alive, lest a block end that somebody can still read.
+        """
+        for opened in reversed(getattr(self, "_open", ())):
+            self._leave(opened)
+
+    def _leave(self, opened: _Opened) -> None:
         """End one block; all of it may be done twice."""
-        recorder, taps = opened
+        recorder, taps, result = opened
         take_back(taps)
         recorder.close()
-        if self._open and self._open[-1] is opened:
-            del self._open[-1]
+        self._open[:] = [other for other in self._open if other is not opened]
+        if (read_by := result()) is not None:
+            read_by.capture = None
 
     def _install(self, recorder: Recorder, taps: Taps) -> None:
         sampled = recorder.sampled
@@ -183,7 +198,6 @@ class Capture:
 
     def _tap(self, recorder: Recorder, taps: Taps) -> None:
         """Put in place all that a captured forward needs."""
-        refuse_another_thread(self._model.__dict__.get("forward"), recorder)
         if self._asked is None:
             tap(self._layers, recorder, taps)
         else:
@@ -239,8 +253,10 @@ def _whole_forward(model: nn.Module, recorder: Recorder) -> Callable[..., Any]:
             return inner(self, *args, **kwargs)
         if is_dynamo_compiling():
             return _traced(recorder, inner, self, args, kwargs)
-        if recorder.running or not recorder.open:
-            return inner(self, *args, **kwargs)
+        if recorder.running:
+            recorder.refuse_another_thread()
+        if recorder.running or not recorder.open or torch._C._current_graph_task_id() != -1:
+            return inner(self, *args, **kwargs)  # within itself; or a checkpoint that the backward runs again
         output = None
         try:
             with recorder.begin():

@@ -78,6 +78,7 @@ class Statistics(Mapping[str, Any]):
     def __init__(self, recorder: Recorder, reducers: dict[str, Reducer]) -> None:
         self._recorder = recorder
         self._reducers = reducers
+        self.capture: object = None  # whose block is open
 
     @property
     def not_run(self) -> list[str]:

@@ -7,12 +7,13 @@ that a copy of the model made meanwhile runs its own weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache
 from inspect import CO_VARARGS, CO_VARKEYWORDS
+from threading import get_ident
 from types import FunctionType, MethodType
 from typing import Any, TypeAlias
-from weakref import WeakValueDictionary
+from weakref import ref
 
 from torch import nn
 from torch.compiler import is_dynamo_compiling
@@ -30,12 +31,29 @@ _ABSENT = object()
 class Taps(list[Tap]):
     """What one capture has put into modules, in that order."""
 
-    def __init__(self) -> None:
+    def __init__(self, modules: Collection[nn.Module] = ()) -> None:
         super().__init__()
-        _open[id(self)] = self
+        self.thread = get_ident()
+        self.modules = modules  # of the whole model
+        for key, known in list(_open.items()):
+            if known() is None:  # a block that was never left
+                _open.pop(key, None)
+        _open[id(self)] = ref(self)
 
 
-_open: WeakValueDictionary[int, Taps] = WeakValueDictionary()
+_open: dict[int, ref[Taps]] = {}  # no WeakValueDictionary: an interrupt would get lost in its callbacks
+
+
+def _all_open() -> list[Taps]:
+    """The taps of all captures that are open now."""
+    return [taps for known in list(_open.values()) if (taps := known()) is not None]
+
+
+def refuse_another_thread(taps: Taps) -> None:
+    """Two threads' captures of one model would take each other's outputs, and end in no order."""
+    for other in _all_open():
+        if other and other.thread != taps.thread and not set(taps.modules).isdisjoint(other.modules):
+            raise LayerError("another thread captures this model now; capture a copy.deepcopy() of it, or take turns.")
 
 
 def tap(layers: dict[str, nn.Module], recorder: Recorder, taps: Taps) -> None:
@@ -57,7 +75,6 @@ def tap(layers: dict[str, nn.Module], recorder: Recorder, taps: Taps) -> None:
         before = slots.get("forward", _ABSENT)
         make = makers.get(type(module)) if before is _ABSENT else None
         if make is None:
-            refuse_another_thread(before, recorder)
             forward = function_of(module, "forward")
             make = makers.get(forward)
             if make is None:
@@ -97,11 +114,12 @@ def take_back(taps: Taps) -> None:
         else:  # a capture that began later goes on, or somebody else replaced it
             _hand_down(slots, key, mine, before)
         del taps[-1]
+    _open.pop(id(taps), None)
 
 
 def _hand_down(slots: dict[str, Any], key: str, mine: Any, before: Any) -> None:
     """Have the capture that stands upon `mine` put `before` back in its time."""
-    for taps in list(_open.values()):
+    for taps in _all_open():
         for i, (where, name, theirs, under) in enumerate(taps):
             if under is mine and where is slots and name == key:
                 taps[i] = (where, name, theirs, before)
@@ -113,14 +131,6 @@ def function_of(module: nn.Module, name: str) -> Callable[..., Any]:
     if isinstance(own, MethodType) and own.__self__ is module:
         return own.__func__
     return lambda _module, *args, **kwargs: own(*args, **kwargs)
-
-
-def refuse_another_thread(before: Any, recorder: Recorder) -> None:
-    """Two threads' captures of one module would take each other's outputs, and end in no order."""
-    cells = getattr(getattr(before, "__func__", None), "__closure__", None) or ()
-    for cell in cells:
-        if isinstance(cell.cell_contents, Recorder) and cell.cell_contents.thread != recorder.thread:
-            raise LayerError("another thread captures this model now; capture a copy.deepcopy() of it, or take turns.")
 
 
 # What follows runs at every call of every captured layer, and is made anew for each block; in a network of small layers
