@@ -2,17 +2,14 @@
 
 from .activations import Activations, Recent
 from .finite import NonFinite
-from .histogram import Histogram
 from .keep import Ring, ToCPU
 from .modules import FeatureExtractor, FeatureTap
-from .moments import Moments
 from .nonfinite import first_nonfinite
-from .reduce import Reducer, across_ranks
+from .reduce import Histogram, Moments, Reducer, TopK, across_ranks
 from .select import layer_names
 from .session import capture, evaluating
 from .shapes import shapes
 from .statistics import Statistics
-from .topk import TopK
 
 __all__ = [
     "Activations",

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch_featviz.errors import LayerError
 
 from .asked import call_name
-from .recorder import Record, Recorder
+from .inplace import Record
+from .recorder import Recorder
 from .select import canonical, near
 from .values import map_tensors
 

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .recorder import Recorder, versions_of
+from .inplace import versions_of
+from .recorder import Recorder
 from .reduce import Reducer
 from .values import tensors
 

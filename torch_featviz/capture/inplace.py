@@ -9,13 +9,15 @@ kept, per model and circumstances, and from then on only those outputs are copie
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .values import tensors, unmapped
+from .values import map_tensors, tensors, unmapped
+
+Record: TypeAlias = tuple[Any, Any, Any]  # layer, what it returned, the version of each tensor in that
 
 _learnt: WeakKeyDictionary[nn.Module, dict[Hashable, frozenset[str]]] = WeakKeyDictionary()
 
@@ -55,6 +57,33 @@ class BeforeWrites(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
+class Watch:
+    """The first forward under given circumstances: notes whose memory is written after it was recorded.
+
+    With `copies`, such a record is given a copy of its own just before.
+    """
+
+    def __init__(self, records: list[Record], *, copies: bool) -> None:
+        self._copies = copies
+        self.overwritten: set[str] = set()
+        self._records = records
+        self._holders: dict[int | None, list[int]] = {}  # memory -> positions of the records that hold it
+        self._alive: list[Any] = []  # a freed tensor's memory would be given to another
+
+    def holds(self, output: Any, position: int) -> None:
+        self._alive.append(output)
+        for tensor in tensors(output):
+            self._holders.setdefault(memory_of(tensor), []).append(position)
+
+    def before_write(self, tensor: Tensor) -> None:
+        for position in self._holders.pop(memory_of(tensor), ()):
+            name, value, _ = self._records[position]
+            self.overwritten.add(name)
+            if self._copies:
+                value = map_tensors(_unmapped_copy, value)
+                self._records[position] = (name, value, versions_of(value))
+
+
 def memory_of(tensor: Tensor) -> int | None:
     """An identifier of the memory behind `tensor`, shared by all its views; None where there is none."""
     try:
@@ -65,3 +94,15 @@ def memory_of(tensor: Tensor) -> int | None:
         RuntimeError,
     ):  # sparse, opaque and wrapper tensors have no storage of their own
         return None
+
+
+def versions_of(value: Any) -> Any:
+    """How often each tensor in `value` was written to so far; a plain int for a plain tensor."""
+    if isinstance(value, Tensor):
+        return None if value.is_inference() else value._version
+    return [None if tensor.is_inference() else tensor._version for tensor in tensors(value)]
+
+
+def _unmapped_copy(tensor: Tensor) -> Tensor:
+    """Where an operator is about to write, functorch has already taken its wrappers off."""
+    return unmapped(tensor).clone()

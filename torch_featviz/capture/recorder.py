@@ -19,7 +19,6 @@ from . import inplace
 from .keep import ToCPU
 from .values import is_mapped, map_tensors, tensors, unmapped
 
-Record: TypeAlias = tuple[Any, Any, Any]  # layer, what it returned, the version of each tensor in that
 Traced: TypeAlias = tuple[nn.Module, Any, bool]  # out of a compiled graph, and whether the layout was changed
 
 
@@ -66,9 +65,9 @@ class Recorder:
         into: Callable[[Any], Any] | None = None,
         keeps: int = 1,
     ) -> None:
-        self.records: list[Record] = []
+        self.records: list[inplace.Record] = []
         self.keeps = keeps  # forwards
-        self.past: deque[list[Record]] = deque(maxlen=keeps - 1)
+        self.past: deque[list[inplace.Record]] = deque(maxlen=keeps - 1)
         self.names = list(layers)
         self.layers = layers
         self.model = weakref.ref(model)
@@ -90,7 +89,7 @@ class Recorder:
         self._graphs = False  # whether any output may hold an autograd graph
         self._unnamed = False  # whether some records still tell modules instead of names
         self._learnt: dict[Hashable, frozenset[str] | None] = {}  # what `inplace` said so far
-        self._watch: _Watch | None = None
+        self._watch: inplace.Watch | None = None
         self.to_run: set[str] = set()  # what `stop` waits for
         self.pending: list[Traced] | None = None
         self.whole = False  # whether `pending` is of a forward of the whole model
@@ -127,7 +126,7 @@ class Recorder:
         if copied is None and not inference:
             copied = self._learnt[key] = inplace.overwritten_layers(model, key)
         if copied is None:  # in inference mode always: tensors have no version there, so nothing learnt can be checked
-            self._watch = _Watch(self.records, copies=self._detach)
+            self._watch = inplace.Watch(self.records, copies=self._detach)
             return inplace.BeforeWrites(self._watch.before_write)
         self._copied = copied
         if self.by_reference and not self.entered and _INTERLEAVED not in copied:
@@ -235,7 +234,7 @@ class Recorder:
     def _store(self, name: str, value: Any) -> None:
         if not self.running:
             self._drop(name)
-        self.records.append((name, value, versions_of(value)))
+        self.records.append((name, value, inplace.versions_of(value)))
 
     def _drop(self, name: str) -> None:
         """Nothing says where a call of a mere part of the model belongs: each layer's latest one is kept."""
@@ -328,11 +327,11 @@ class Recorder:
 
     def _append(self, name: str, value: Any, relaid: bool) -> None:
         value = self._to_cpu(value) if self._to_cpu else map_tensors(_out_of_graph_pool, value)
-        self.records.append((name, value, _RELAID if relaid else versions_of(value)))
+        self.records.append((name, value, _RELAID if relaid else inplace.versions_of(value)))
 
     # Reading
 
-    def latest(self) -> list[Record]:
+    def latest(self) -> list[inplace.Record]:
         """The records of the latest forward."""
         if not self.running and (self.pending or self.whole or self.strayed):
             self.collect()
@@ -340,20 +339,20 @@ class Recorder:
             self._give_names()
         return self.records
 
-    def read(self, records: list[Record], position: int) -> tuple[Any, bool]:
+    def read(self, records: list[inplace.Record], position: int) -> tuple[Any, bool]:
         """What a record holds, detached, and whether it is still what the layer returned."""
         if self._to_cpu is not None:
             self._to_cpu.wait()
         name, value, versions = records[position]
         if versions is _RELAID:
             value = value.contiguous()
-            versions = versions_of(value)
+            versions = inplace.versions_of(value)
             records[position] = (name, value, versions)
-        now = versions_of(value)
+        now = inplace.versions_of(value)
         intact = now in (versions, [])
         if self._detach and any(tensor.requires_grad or is_mapped(tensor) for tensor in tensors(value)):
             value = map_tensors(_plain, value)
-            records[position] = (name, value, versions_of(value) if intact else _CHANGED)
+            records[position] = (name, value, inplace.versions_of(value) if intact else _CHANGED)
         if not intact and (model := self.model()) is not None:
             inplace.learn(model, self._key, self._copied | {name})  # the next forward copies it in time
             self._learnt.clear()
@@ -376,40 +375,8 @@ class Recorder:
         return model
 
 
-class _Watch:
-    """The first forward under given circumstances: notes whose memory is written after it was recorded.
-
-    With `copies`, such a record is given a copy of its own just before.
-    """
-
-    def __init__(self, records: list[Record], *, copies: bool) -> None:
-        self._copies = copies
-        self.overwritten: set[str] = set()
-        self._records = records
-        self._holders: dict[int | None, list[int]] = {}  # memory -> positions of the records that hold it
-        self._alive: list[Any] = []  # a freed tensor's memory would be given to another
-
-    def holds(self, output: Any, position: int) -> None:
-        self._alive.append(output)
-        for tensor in tensors(output):
-            self._holders.setdefault(inplace.memory_of(tensor), []).append(position)
-
-    def before_write(self, tensor: Tensor) -> None:
-        for position in self._holders.pop(inplace.memory_of(tensor), ()):
-            name, value, _ = self._records[position]
-            self.overwritten.add(name)
-            if self._copies:
-                value = map_tensors(_unmapped_copy, value)
-                self._records[position] = (name, value, versions_of(value))
-
-
 def _plain(tensor: Tensor) -> Tensor:
     return (unmapped(tensor) if is_mapped(tensor) else tensor).detach()
-
-
-def _unmapped_copy(tensor: Tensor) -> Tensor:
-    """Where an operator is about to write, functorch has already taken its wrappers off."""
-    return unmapped(tensor).clone()
 
 
 def _same(tensor: Tensor) -> Tensor:
@@ -427,10 +394,3 @@ def in_graph_pool(tensor: Tensor) -> bool:
     if trees is None or tensor.device.type != "cuda":
         return False
     return trees.get_manager(tensor.device.index, create_if_none_exists=False) is not None
-
-
-def versions_of(value: Any) -> Any:
-    """How often each tensor in `value` was written to so far; a plain int for a plain tensor."""
-    if isinstance(value, Tensor):
-        return None if value.is_inference() else value._version
-    return [None if tensor.is_inference() else tensor._version for tensor in tensors(value)]

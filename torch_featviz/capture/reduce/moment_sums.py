@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .reduce import BLOCK, eager_on_cpu, exponent, power_of_two, wide
+from .reducer import BLOCK, eager_on_cpu, exponent, power_of_two, wide
 
 _INF = float("inf")
 _NEAR = 64  # so many neighbours are summed together in the output's own precision where they fit, rows else,

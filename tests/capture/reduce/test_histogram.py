@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torch_featviz.capture import histogram as histogram_module
-from torch_featviz.capture import reduce
-from torch_featviz.capture.histogram import Histogram
+from torch_featviz.capture.reduce import histogram as histogram_module
+from torch_featviz.capture.reduce import reducer
+from torch_featviz.capture.reduce.histogram import Histogram
 from torch_featviz.errors import LayerError, OptionError
 
 
@@ -119,7 +119,7 @@ def test_compiled_equals_eager_in_two_graphs(symmetric, streams):
 
 
 def test_a_device_without_float64(monkeypatch, streams):
-    for module in (histogram_module, reduce):
+    for module in (histogram_module, reducer):
         monkeypatch.setattr(module, "wide", lambda device: torch.float32)
     outputs = [torch.randn(50) * 3.0**i for i in range(5)]
     histogram = streams.fed(Histogram(8), outputs)

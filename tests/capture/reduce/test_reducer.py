@@ -10,11 +10,11 @@ import textwrap
 import pytest
 import torch
 
-from torch_featviz.capture import reduce
-from torch_featviz.capture.histogram import Histogram
-from torch_featviz.capture.moments import Moments
-from torch_featviz.capture.reduce import to_host
-from torch_featviz.capture.topk import TopK
+from torch_featviz.capture.reduce import reducer
+from torch_featviz.capture.reduce.histogram import Histogram
+from torch_featviz.capture.reduce.moments import Moments
+from torch_featviz.capture.reduce.reducer import to_host
+from torch_featviz.capture.reduce.topk import TopK
 from torch_featviz.errors import OptionError, ShapeError
 
 KINDS = [Moments(), Histogram(8), TopK(3)]
@@ -95,7 +95,7 @@ def test_pickles(prototype, streams):
 @each
 def test_reading_is_one_transfer_until_the_next_update(prototype, streams, monkeypatch):
     transfers = []
-    monkeypatch.setattr(reduce, "to_host", lambda state: transfers.append(1) or to_host(state))
+    monkeypatch.setattr(reducer, "to_host", lambda state: transfers.append(1) or to_host(state))
     used = streams.fed(prototype, [torch.randn(4, 3, 5)])
     streams.figures(used)
     streams.figures(used)
@@ -139,10 +139,10 @@ def test_what_cannot_be_merged(streams):
 SCRIPT = """
 import pickle, sys, torch
 from torch import distributed as dist
-from torch_featviz.capture.histogram import Histogram
-from torch_featviz.capture.moments import Moments
-from torch_featviz.capture.reduce import across_ranks
-from torch_featviz.capture.topk import TopK
+from torch_featviz.capture.reduce.histogram import Histogram
+from torch_featviz.capture.reduce.moments import Moments
+from torch_featviz.capture.reduce.reducer import across_ranks
+from torch_featviz.capture.reduce.topk import TopK
 from torch_featviz.errors import OptionError
 
 torch.set_num_threads(1)

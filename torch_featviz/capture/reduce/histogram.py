@@ -9,7 +9,7 @@ from torch import Tensor
 
 from torch_featviz.errors import OptionError
 
-from .reduce import BLOCK, Reducer, eager_on_cpu, exponent, power_of_two, wide
+from .reducer import BLOCK, Reducer, eager_on_cpu, exponent, power_of_two, wide
 
 _DIGITS = 50  # a bin is never narrower than 2**-50 of the largest magnitude, so that its number is an exact float
 _NARROWEST = -126

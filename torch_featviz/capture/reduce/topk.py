@@ -9,7 +9,7 @@ from torch import Tensor
 
 from torch_featviz.errors import OptionError, ShapeError
 
-from .reduce import Reducer, same_channels
+from .reducer import Reducer, same_channels
 
 _INF = float("inf")
 

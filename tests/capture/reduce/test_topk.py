@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torch_featviz.capture.topk import TopK
+from torch_featviz.capture.reduce.topk import TopK
 from torch_featviz.errors import LayerError, OptionError, ShapeError
 
 

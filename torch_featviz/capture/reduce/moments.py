@@ -10,7 +10,7 @@ from torch import Tensor
 from torch_featviz.errors import OptionError, ShapeError
 
 from .moment_sums import added, blocks, frame, moved, part
-from .reduce import Reducer, eager_on_cpu, same_channels
+from .reducer import Reducer, eager_on_cpu, same_channels
 
 
 class Moments(Reducer):

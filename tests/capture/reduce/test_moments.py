@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torch_featviz.capture import moment_sums, reduce
 from torch_featviz.capture import moments as moments_module
-from torch_featviz.capture.moments import Moments
+from torch_featviz.capture.reduce import moment_sums, reducer
+from torch_featviz.capture.reduce.moments import Moments
 from torch_featviz.errors import DtypeError, LayerError, OptionError, ShapeError
 
 
@@ -158,7 +158,7 @@ def test_the_masked_figures_equal_the_unmasked(monkeypatch, streams):
 
 
 def test_a_device_without_float64(monkeypatch, streams):
-    for module in (moment_sums, reduce):
+    for module in (moment_sums, reducer):
         monkeypatch.setattr(module, "wide", lambda device: torch.float32)
     outputs = [torch.randn(5, 3, 9, 4) for _ in range(3)]
     moments = streams.fed(Moments(), outputs)
