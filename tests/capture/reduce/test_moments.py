@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torch_featviz.capture import moments as moments_module
 from torch_featviz.capture.reduce import moment_sums, reducer
+from torch_featviz.capture.reduce import moments as moments_module
 from torch_featviz.capture.reduce.moments import Moments
 from torch_featviz.errors import DtypeError, LayerError, OptionError, ShapeError
 
