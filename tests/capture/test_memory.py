@@ -208,3 +208,22 @@ def test_captures_that_end_in_another_order_keep_nothing(instance_state):
     del captures
     gc.collect()
     assert [r() for r in recorders] == [None] * 12
+
+
+def test_a_compiled_forward_finds_the_outputs_of_the_last_one_gone():
+    held, alive = [], []
+
+    def backend(graph, _inputs):
+        def run(*args):
+            alive.append([output() is not None for output in held])
+            return graph.forward(*args)
+
+        return run
+
+    model = torch.compile(nn.Sequential(nn.Conv2d(1, 4, 3)).eval(), backend=backend)
+    with torch.no_grad(), capture(model, "0") as acts:
+        model(torch.zeros(1, 1, 8, 8))
+        held.append(weakref.ref(acts["0"]))
+        assert held[0]() is not None
+        model(torch.zeros(1, 1, 8, 8))
+    assert alive == [[], [False]]

@@ -106,7 +106,7 @@ def put_entries(
 def _leave_to_eager_mode() -> None:
     """Where Dynamo gives a model up it tries each function that then runs; these hold nothing for it, and it warns."""
     skip = sys.modules["torch._dynamo"].eval_frame.skip_code
-    for name in ("begin", "start", "end", "leave", "record", "keep", "collect", "refuse_another_thread"):
+    for name in ("begin", "start", "end", "leave", "record", "keep", "collect", "make_room", "refuse_another_thread"):
         skip(getattr(Recorder, name).__code__)
 
 
@@ -129,6 +129,7 @@ def entry(call: Callable[..., Any], recorder: Recorder, part: Collection[str] | 
         if recorder.entered:
             recorder.refuse_another_thread()
         forwards, recorder.entered, recorder.thread = recorder.forwards, True, get_ident()
+        recorder.make_room()
         try:
             output = call(*args, **kwargs)
         except Stopped:  # graph breaks let it out of the frame that would have caught it

@@ -288,6 +288,12 @@ class Recorder:
     def _traced_clone(self, tensor: Tensor) -> Tensor:
         return tensor.detach().clone() if self._detach else tensor.clone()
 
+    def make_room(self) -> None:
+        """A compiled forward of the whole model begins: what the last one left would be held beside what this leaves."""
+        self.latest()
+        if self.keeps == 1:
+            self.records.clear()
+
     def enter_part(self, inputs: Any) -> None:
         """A compiled part of the model is called; nobody sees what it overwrites, so its inputs may be lost."""
         self.collect()
