@@ -289,7 +289,7 @@ class Recorder:
         return tensor.detach().clone() if self._detach else tensor.clone()
 
     def make_room(self) -> None:
-        """A compiled forward of the whole model begins: what the last one left would be held beside what this leaves."""
+        """A compiled forward of the whole model begins: what it leaves would be held beside what the last one left."""
         self.latest()
         if self.keeps == 1:
             self.records.clear()

@@ -126,7 +126,7 @@ class Capture:
         _refuse_flat(self._modules, self._kinds, self._layers)
 
     def __enter__(self) -> Any:
-        flags: Hashable = tuple([module.__dict__.get("training") for module in self._modules])
+        flags: Hashable = tuple([getattr(module, "training", None) for module in self._modules])
         recorder, result = self._make(self._model, self._layers, (flags, self._asked) if self._asked else flags)
         if self._asked:
             recorder.take_calls(self._asked.names, self._asked.alone)

@@ -61,7 +61,7 @@ def tap(layers: dict[str, nn.Module], recorder: Recorder, taps: Taps) -> None:
 
     A module with hooks is tapped around them, since they may change the output: what its caller gets is recorded.
     """
-    makers: dict[Any, _Maker] = {}
+    shared: dict[Any, Callable[..., Any]] = {}  # by a module's forward, and by its type
     everywhere = torch_module._has_any_global_hook()  # type: ignore[no-untyped-call]
     note = taps.append
     for name, module in layers.items():
@@ -73,15 +73,17 @@ def tap(layers: dict[str, nn.Module], recorder: Recorder, taps: Taps) -> None:
             put(module, call, MethodType(around(module, name), module), taps)
             continue
         before = slots.get("forward", _ABSENT)
-        make = makers.get(type(module)) if before is _ABSENT else None
-        if make is None:
+        stand_in = shared.get(type(module)) if before is _ABSENT else None
+        if stand_in is None:
             forward = function_of(module, "forward")
-            make = makers.get(forward)
-            if make is None:
-                make = makers[forward] = _maker(forward, recorder)
-            if before is _ABSENT and getattr(type(module), "forward", None) is forward:  # that of all of its kind
-                makers[type(module)] = make
-        mine = MethodType(make(module, name), module)
+            stand_in = shared.get(forward) or _shared(forward, recorder)
+            if stand_in is None:
+                stand_in = _any_arguments(forward, recorder)(module, name)
+            else:
+                shared[forward] = stand_in
+                if before is _ABSENT and getattr(type(module), "forward", None) is forward:  # that of all of its kind
+                    shared[type(module)] = stand_in
+        mine = MethodType(stand_in, module)
         note((slots, "forward", mine, before))
         slots["forward"] = mine
 
@@ -102,18 +104,16 @@ def put(module: nn.Module, name: str, value: Any, taps: Taps) -> None:
 def take_back(taps: Taps) -> None:
     """Undo and empty `taps`. Those of several captures may be taken back in any order.
 
-    It may be interrupted anywhere, and called again.
+    It may be interrupted anywhere, and called again: what was put back is not `mine` any more.
     """
-    while taps:
-        slots, key, mine, before = taps[-1]
-        if slots.get(key) is mine:
-            if before is _ABSENT:
-                del slots[key]
-            else:
-                slots[key] = before
-        else:  # a capture that began later goes on, or somebody else replaced it
+    for slots, key, mine, before in reversed(taps):
+        if slots.get(key) is not mine:  # a capture that began later goes on, or somebody else replaced it
             _hand_down(slots, key, mine, before)
-        del taps[-1]
+        elif before is _ABSENT:
+            del slots[key]
+        else:
+            slots[key] = before
+    taps.clear()
     _open.pop(id(taps), None)
 
 
@@ -188,14 +188,12 @@ def _by_reference(argument: str) -> Callable[[Callable[..., Any], Recorder], Cal
     return maker
 
 
-def _maker(forward: Callable[..., Any], recorder: Recorder) -> _Maker:
-    """What makes the stand-ins for all modules that have this `forward`."""
-    if recorder.by_reference and isinstance(forward, FunctionType):
-        code = forward.__code__
-        takes_one = code.co_argcount == 2 and not (
-            code.co_kwonlyargcount or code.co_flags & (CO_VARARGS | CO_VARKEYWORDS)
-        )
-        if takes_one and not forward.__defaults__ and not code.co_varnames[1].endswith(("_", "self")):
-            shared = _by_reference(code.co_varnames[1])(forward, recorder)
-            return lambda _module, _name: shared
-    return _any_arguments(forward, recorder)
+def _shared(forward: Callable[..., Any], recorder: Recorder) -> Callable[..., Any] | None:
+    """The stand-in for all modules that have this `forward`; None where each needs its own."""
+    if not recorder.by_reference or not isinstance(forward, FunctionType):
+        return None
+    code = forward.__code__
+    takes_one = code.co_argcount == 2 and not (code.co_kwonlyargcount or code.co_flags & (CO_VARARGS | CO_VARKEYWORDS))
+    if not takes_one or forward.__defaults__ or code.co_varnames[1].endswith(("_", "self")):
+        return None
+    return _by_reference(code.co_varnames[1])(forward, recorder)
