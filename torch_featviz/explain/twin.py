@@ -1,0 +1,79 @@
+"""A copy of a model that shares the memory of its weights and nothing else.
+
+Methods that explain a model put hooks into it, switch its modes and differentiate through it. They are given a twin to
+do that to, so that whatever happens the model itself was never touched.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from torch_featviz.capture.select import check_module, inside
+from torch_featviz.errors import DtypeError, LayerError
+
+
+def twin(model: nn.Module) -> nn.Module:
+    """A copy of `model` to work on, in evaluation mode; it costs no memory for the weights.
+
+    Parameters are views of the model's and want no gradient; buffers are copies. Wrappers (compiled, DDP) are taken
+    off, and layers that would work in place no longer do. Hooks stay: they are part of what the model computes.
+
+    Args:
+        model: any module that can be copied.
+    Raises:
+        DtypeError: `model` is no module, or holds something that cannot be copied.
+        LayerError: a lazy layer has no weights yet.
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(inplace=True))
+        >>> other = twin(net)
+        >>> other[0].weight.data_ptr() == net[0].weight.data_ptr(), other[1].inplace, net[1].inplace
+        (True, False, True)
+    """
+    check_module(model)
+    while (inner := inside(model)) is not None:
+        model = inner
+    if any(is_lazy(parameter) for parameter in model.parameters()):
+        raise LayerError(f"{type(model).__name__} has lazy layers that were never called; run it on an input first.")
+    memo: dict[int, object] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
+    for module in model.modules():
+        held = (*module._buffers.values(), *vars(module).values())
+        memo |= {id(t): t.detach().clone() for t in held if isinstance(t, Tensor) and id(t) not in memo}
+    try:
+        copied = copy.deepcopy(model, memo)
+    except Exception as error:
+        raise DtypeError(
+            f"{type(model).__name__} cannot be copied, and is not to be touched itself ({error}); give the module "
+            "inside of it that computes the answer."
+        ) from error
+    for module in copied.modules():
+        module.training = False  # and not eval(), which modules may override to change their weights
+        if getattr(module, "inplace", False) is True:
+            module.inplace = False  # type: ignore[assignment]
+    return copied
+
+
+@contextmanager
+def apart(seed: int = 0) -> Iterator[None]:
+    """Gradients are on, and random numbers begin at `seed`; afterwards all that is as it was.
+
+    Also inside `torch.inference_mode()`, whose tensors have to be cloned in here before they are used.
+    """
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    numbers, plain = np.random.get_state(), random.getstate()  # captum draws from numpy too
+    try:
+        with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad():
+            torch.manual_seed(seed)
+            np.random.seed(seed % 2**32)
+            random.seed(seed)
+            yield
+    finally:
+        np.random.set_state(numbers)
+        random.setstate(plain)
