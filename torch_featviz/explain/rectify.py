@@ -27,6 +27,17 @@ _AT_ZERO = {"clamp": "min", "clip": "min", "clamp_min": "min", "hardtanh": "min_
 _NODES = re.compile(r"(Relu|LeakyRelu|Silu|Gelu|Elu|Hardswish|Mish|Softplus|PreluKernel|Threshold)Backward\d*")
 
 
+def nonlinear(name: str) -> bool:
+    """Whether a function of that name is a nonlinearity that a rule of its own may be wanted for.
+
+    Example:
+        >>> nonlinear("relu_"), nonlinear("max_pool2d"), nonlinear("conv2d")
+        (True, True, False)
+    """
+    name = name.rstrip("_")
+    return name in _ALWAYS or name in ("hardtanh", "threshold", "sigmoid", "tanh", "softmax") or "max_pool" in name
+
+
 class Rectify(TorchFunctionMode):
     """While on, every rectifier is given the backward of `rule`.
 

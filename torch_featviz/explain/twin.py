@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from torch_featviz.capture.select import check_module, inside
+from torch_featviz.capture.select import check_module, unwrap
 from torch_featviz.errors import DtypeError, LayerError
 
 
@@ -38,8 +38,7 @@ def twin(model: nn.Module) -> nn.Module:
         (True, False, True)
     """
     check_module(model)
-    while (inner := inside(model)) is not None:
-        model = inner
+    model = unwrap(model)
     if any(is_lazy(parameter) for parameter in model.parameters()):
         raise LayerError(f"{type(model).__name__} has lazy layers that were never called; run it on an input first.")
     memo: dict[int, object] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
@@ -53,7 +52,10 @@ def twin(model: nn.Module) -> nn.Module:
             f"{type(model).__name__} cannot be copied, and is not to be touched itself ({error}); give the module "
             "inside of it that computes the answer."
         ) from error
-    for module in copied.modules():
+    for module in list(copied.modules()):
+        for name, child in module._modules.items():
+            if child is not None:
+                module._modules[name] = unwrap(child)
         module.training = False  # and not eval(), which modules may override to change their weights
         if getattr(module, "inplace", False) is True:
             module.inplace = False  # type: ignore[assignment]

@@ -1,0 +1,150 @@
+"""`attribute()`: why a model gave the answer it gave, by any of Captum's methods, and the model never touched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from torch_featviz.errors import DtypeError, OptionError, ShapeError
+
+from .cam import last_map, layer_name
+from .explained import Explained, chunks, rows_at_once
+from .methods import Job, method_of
+from .target import Target
+from .twin import apart, twin
+
+_MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """What one method found, for each image.
+
+    Args:
+        attributions: as the method gives them: `b c ...` per value of the input, or `b k ...` on a layer's maps.
+        heatmaps: the same reduced over channels by their sum, at the size of the images: `b ...` (`b h w`), float32,
+            signed, in the method's own units and never rescaled, so that images and classes can be compared.
+        classes: the class explained for each image, `b`; None where the target is no class.
+        method: its name.
+        layer: the layer looked at; empty where there is none.
+        target: as it was given.
+        options: likewise.
+    """
+
+    attributions: Tensor
+    heatmaps: Tensor
+    classes: Tensor | None
+    method: str
+    layer: str = ""
+    target: Target = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def attribute(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    target: Target = None,
+    method: str = "gradcam",
+    layer: str | nn.Module | None = None,
+    seed: int = 0,
+    internal_batch_size: int | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> Attribution:
+    """What in the images speaks for (positive) or against (negative) the figure that `target` names.
+
+    The model is in evaluation mode for it and untouched: all is done on a copy that shares its weights. It works within
+    `torch.inference_mode()`, under autocast, in a training step.
+
+    Args:
+        model: any module, wrapped or compiled, too.
+        images: `b c h w` (or `b c l`, `b c d h w`), as the model takes them.
+        target: a class; one for each image; a callable from the model's output to `b` figures (for regression,
+            segmentation, detection, or outputs that are tuples or dicts); or None for the class predicted.
+        method: one of `saliency`, `input_x_gradient`, `integrated_gradients`, `smoothgrad`, `deep_lift`,
+            `gradient_shap`, `guided_backprop`, `deconvolution`, `occlusion`, `feature_ablation`, `lrp`,
+            `layer_activation`, `gradcam`, `hirescam`, `layercam`, `guided_gradcam`.
+        layer: for the last five; default: the convolution that runs last and still has a map.
+        seed: of the noise of `smoothgrad` and `gradient_shap`, which each image draws as if it were alone.
+        internal_batch_size: rows that the model is given at once; default: what autograd needs for one row is
+            measured, and half of the free memory of a GPU, or 1 GiB, is used.
+        progress: show a bar.
+        options: as Captum names them: `baselines`, `n_steps`, `sliding_window_shapes`, `strides`, `feature_mask`,
+            `nt_samples`, `stdevs`, `multiply_by_inputs`, ...; `reshape_transform` for maps of transformers.
+            Defaults are Captum's, but: occlusion slides a window of an eighth of each side by half of itself, ablation
+            takes an 8 × 8 grid, smoothgrad 25 samples of 15 % noise (Smilkov et al. 2017), gradient_shap zeros.
+    Returns:
+        The attributions, and heatmaps `b h w`.
+    Raises:
+        DtypeError: the model cannot be copied, images are no floats, or the model's output needs a callable.
+        ShapeError: images are empty or of another rank, the layer returns no map, or target does not fit.
+        LayerError: no such layer, or one that the method has no rule for.
+        OptionError: no such method, option or class, or no gradient reaches the output.
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+        >>> attribute(net, torch.rand(5, 3, 8, 8), target=1).heatmaps.shape
+        torch.Size([5, 8, 8])
+    """
+    _check_images(images)
+    known = method_of(method)
+    if unknown := sorted(set(options) - known.takes):
+        takes = f"it takes {', '.join(sorted(known.takes))}" if known.takes else "it takes none"
+        raise OptionError(f"{method} has no option {', '.join(map(repr, unknown))}; {takes}.")
+    if layer is not None and not known.layered:
+        raise OptionError(f"{method} looks at no layer; leave layer= out.")
+    if internal_batch_size is not None and internal_batch_size < 1:
+        raise OptionError(f"internal_batch_size must be at least 1, got {internal_batch_size}.")
+    name = layer_name(model, layer) if layer is not None else ""
+    with apart(seed):
+        images = images.detach().clone()
+        explained = Explained(twin(model), target)
+        if known.layered and not name:
+            name = last_map(explained.model, images[:1])
+        rows = internal_batch_size or rows_at_once(explained, images[:1], len(images) * known.rows(options))
+        size = 1 if known.alone else min(rows, len(images))
+        found, classes = [], []
+        for part in tqdm(list(chunks(len(images), size)), disable=not progress, unit="batch"):
+            if known.alone:
+                torch.manual_seed(seed)
+                np.random.seed(seed)
+            explained.target = _part_of(target, part, len(images))
+            given = {k: _part_of(v, part, len(images)) if k in _PER_IMAGE else v for k, v in options.items()}
+            found.append(known.run(Job(explained, images[part], name, given, rows)).detach())
+            if explained.classes is not None:
+                classes.append(explained.classes)
+        attributions = torch.cat(found)
+        heatmaps = heatmaps_of(attributions, images)
+    return Attribution(attributions, heatmaps, torch.cat(classes) if classes else None, method, name, target, options)
+
+
+_PER_IMAGE = ("baselines", "feature_mask")
+
+
+def _part_of(value: Any, part: slice, n: int) -> Any:
+    """The share of these images in what may hold an entry for each of them."""
+    if isinstance(value, Tensor):
+        return value[part] if value.dim() and len(value) == n else value
+    return value[part] if isinstance(value, (list, tuple)) and len(value) == n else value
+
+
+def heatmaps_of(attributions: Tensor, images: Tensor) -> Tensor:
+    """Attributions summed over channels, at the size of the images: `b c ... -> b ...`, float32, sign kept."""
+    maps = attributions.detach().float().sum(1, keepdim=True)
+    if maps.shape[2:] != images.shape[2:]:
+        maps = F.interpolate(maps, images.shape[2:], mode=_MODES[images.dim() - 2])
+    return maps[:, 0]
+
+
+def _check_images(images: Tensor) -> None:
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        what = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise DtypeError(f"images must be a tensor of floats as the model takes them, got {what}.")
+    if images.dim() not in (3, 4, 5) or not images.numel():
+        raise ShapeError(f"images must be 'b c h w' (or 'b c l', 'b c d h w'), got shape {tuple(images.shape)}.")

@@ -1,0 +1,265 @@
+"""The methods of attribution by name: Captum's classes behind one call each, and what each needs and takes."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from torch_featviz.errors import LayerError, OptionError
+
+from .cam import cam
+from .explained import Explained
+from .rectify import Rectify, nonlinear, refuse_others
+
+Options = dict[str, Any]
+
+
+class Job(NamedTuple):
+    """One call of a method, on no more images than the memory holds."""
+
+    explained: Explained
+    images: Tensor
+    layer: str
+    options: Options
+    rows: int  # that may run at once
+
+
+Run = Callable[[Job], Tensor]
+
+
+class Method(NamedTuple):
+    """How one method runs, and what it takes."""
+
+    run: Run
+    takes: frozenset[str]  # names of options
+    layered: bool = False  # of one layer, which must be named
+    rows: Callable[[Options], int] = lambda _: 1  # that one image needs
+    alone: bool = False  # each image by itself, lest its noise depend on the others
+
+
+_OURS = frozenset(
+    {"self", "forward_func", "model", "layer", "attribution_method", "inputs", "target", "additional_forward_args"}
+    | {"return_convergence_delta", "show_progress", "internal_batch_size", "perturbations_per_eval"}
+    | {"nt_samples_batch_size", "nt_type", "kwargs", "device_ids", "attribute_to_layer_input", "verbose"}
+    | {"draw_baseline_from_distrib", "custom_attribution_func"}
+)
+
+
+@cache
+def _captum() -> Any:
+    import captum.attr  # type: ignore[import-untyped]  # noqa: PLC0415  it imports pyplot
+
+    return captum.attr
+
+
+def _captum_options(kind: str) -> tuple[frozenset[str], frozenset[str]]:
+    """What the constructor takes, and what `attribute` takes."""
+    cls = getattr(_captum(), kind)
+    made, called = (frozenset(inspect.signature(f).parameters) - _OURS for f in (cls.__init__, cls.attribute))
+    return made, called
+
+
+def _direct(kind: str, batched: str | None = None) -> Run:
+    """A method of Captum that is given the model and the images; `batched` is its word for the rows at once."""
+
+    def run(job: Job) -> Tensor:
+        made, _ = _captum_options(kind)
+        method = getattr(_captum(), kind)(job.explained, **{k: v for k, v in job.options.items() if k in made})
+        given = {k: v for k, v in job.options.items() if k not in made}
+        if batched == "internal_batch_size":
+            given[batched] = max(job.rows, len(job.images))
+        elif batched is not None:
+            given[batched] = max(1, job.rows // len(job.images))
+        return _quietly(method, job, given)
+
+    return run
+
+
+def _quietly(method: Any, job: Job, given: Options) -> Tensor:
+    """Captum warns that it hooks into the model; this one is ours to hook into."""
+    target = job.explained.settle(job.images)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Setting .*backward hooks", UserWarning)
+        found: Tensor = method.attribute(job.images.detach().requires_grad_(), target=target, **given)
+    return found
+
+
+def _smoothgrad(job: Job) -> Tensor:
+    captum = _captum()
+    noise = {"nt_samples": 25, "stdevs": 0.15 * float(job.images.max() - job.images.min()), "abs": True, **job.options}
+    noise["nt_samples_batch_size"] = min(job.rows, noise["nt_samples"])
+    tunnel = captum.NoiseTunnel(captum.Saliency(job.explained))
+    return _quietly(tunnel, job, {"nt_type": "smoothgrad", **noise})
+
+
+def _with(job: Job, run: Run, **defaults: Any) -> Tensor:
+    return run(job._replace(options={**defaults, **job.options}))
+
+
+def _gradient_shap(job: Job) -> Tensor:
+    return _with(job, _direct("GradientShap"), baselines=torch.zeros_like(job.images))
+
+
+def _occlusion(job: Job) -> Tensor:
+    channels, *sides = job.images.shape[1:]
+    window = job.options.get("sliding_window_shapes", (channels, *(max(1, side // 8) for side in sides)))
+    strides = (window[0], *(max(1, side // 2) for side in window[1:]))
+    run = _direct("Occlusion", "perturbations_per_eval")
+    return _with(job, run, sliding_window_shapes=window, strides=strides)
+
+
+def _feature_ablation(job: Job) -> Tensor:
+    return _with(job, _direct("FeatureAblation", "perturbations_per_eval"), feature_mask=squares(job.images))
+
+
+def squares(images: Tensor, across: int = 8) -> Tensor:
+    """A feature mask that numbers `across` parts along each axis of the images: `1 1 ...`, int64."""
+    mask = torch.zeros((), dtype=torch.long, device=images.device)
+    for side in images.shape[2:]:
+        parts = min(across, side)
+        mask = mask[..., None] * parts + torch.arange(side, device=images.device) * parts // side
+    return mask[None, None]
+
+
+def _rectified(job: Job, *, guided: bool) -> Tensor:
+    leaf = job.images.detach().requires_grad_()
+    with Rectify(guided=guided):
+        figures = job.explained.score(leaf)
+    refuse_others(figures)
+    (gradient,) = torch.autograd.grad(figures.sum(), leaf)
+    return gradient
+
+
+def _guided_gradcam(job: Job) -> Tensor:
+    maps = cam(job.explained, job.images, job.layer, "gradcam").clamp(min=0)
+    mode = job.options.get("interpolate_mode", "nearest")
+    return F.interpolate(maps, job.images.shape[2:], mode=mode) * _rectified(job, guided=True)
+
+
+def _deep_lift(job: Job) -> Tensor:
+    from captum.attr._core.deep_lift import SUPPORTED_NON_LINEAR  # type: ignore[import-untyped]  # noqa: PLC0415
+
+    _refuse_functions(job.explained, job.images[:1], tuple(SUPPORTED_NON_LINEAR))
+    try:
+        return _direct("DeepLift")(job)
+    except AssertionError as error:
+        raise LayerError(f"deep_lift needs a layer of its own for each call of an activation; {error}") from error
+
+
+def _lrp(job: Job) -> Tensor:
+    try:
+        return _direct("LRP")(job)
+    except (TypeError, AssertionError) as error:
+        raise LayerError(f"lrp has no rule for a layer of this model; {error}") from error
+
+
+class _Functions(TorchFunctionMode):
+    """Notes nonlinear functions that are called outside of the layers of some kinds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.within = 0
+        self.found: set[str] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not self.within and nonlinear(func.__name__):
+            self.found.add(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def _refuse_functions(explained: Explained, image: Tensor, kinds: tuple[type[nn.Module], ...]) -> None:
+    """DeepLift replaces the backward of layers; a nonlinearity that is none would pass the plain gradient."""
+    mode = _Functions()
+    with _inside(explained, kinds, mode), mode, torch.no_grad():
+        explained.model(image)
+    if mode.found:
+        names = ", ".join(sorted(mode.found))
+        raise LayerError(
+            f"deep_lift has rules for layers of its own kinds only, and this model calls {names} elsewhere; make them "
+            "nn.ReLU() layers, or choose integrated_gradients."
+        )
+
+
+@contextmanager
+def _inside(explained: Explained, kinds: tuple[type[nn.Module], ...], mode: _Functions) -> Iterator[None]:
+    def enter(*_: Any) -> None:
+        mode.within += 1
+
+    def leave(*_: Any) -> None:
+        mode.within -= 1
+
+    hooks = []
+    for module in explained.modules():
+        if isinstance(module, kinds):
+            hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _cam(kind: str) -> Run:
+    def run(job: Job) -> Tensor:
+        return cam(job.explained, job.images, job.layer, kind, **job.options)
+
+    return run
+
+
+_KINDS: dict[str, tuple[Run, str | None]] = {
+    "saliency": (_direct("Saliency"), "Saliency"),
+    "input_x_gradient": (_direct("InputXGradient"), "InputXGradient"),
+    "integrated_gradients": (_direct("IntegratedGradients", "internal_batch_size"), "IntegratedGradients"),
+    "smoothgrad": (_smoothgrad, "NoiseTunnel"),
+    "deep_lift": (_deep_lift, "DeepLift"),
+    "gradient_shap": (_gradient_shap, "GradientShap"),
+    "guided_backprop": (partial(_rectified, guided=True), None),
+    "deconvolution": (partial(_rectified, guided=False), None),
+    "occlusion": (_occlusion, "Occlusion"),
+    "feature_ablation": (_feature_ablation, "FeatureAblation"),
+    "lrp": (_lrp, "LRP"),
+    "layer_activation": (_cam("layer_activation"), None),
+    "gradcam": (_cam("gradcam"), None),
+    "hirescam": (_cam("hirescam"), None),
+    "layercam": (_cam("layercam"), None),
+    "guided_gradcam": (_guided_gradcam, None),
+}
+METHODS = tuple(_KINDS)
+LAYERED = ("layer_activation", "gradcam", "hirescam", "layercam", "guided_gradcam")
+_MANY: dict[str, Callable[[Options], int]] = {
+    "integrated_gradients": lambda options: int(options.get("n_steps", 50)),
+    "smoothgrad": lambda options: int(options.get("nt_samples", 25)),
+    "gradient_shap": lambda options: int(options.get("n_samples", 5)),
+    "deep_lift": lambda _: 2,
+    "occlusion": lambda _: 1024,
+    "feature_ablation": lambda _: 1024,
+}
+
+
+@cache
+def method_of(name: str) -> Method:
+    """The method of that name.
+
+    Raises:
+        OptionError: there is none.
+    """
+    if name not in _KINDS:
+        raise OptionError(f"no method {name!r}; there are {', '.join(METHODS)}.")
+    run, captum = _KINDS[name]
+    takes: frozenset[str] = frozenset()
+    if captum is not None:
+        takes = frozenset().union(*_captum_options(captum)) | ({"abs"} if name == "smoothgrad" else frozenset())
+    elif name == "guided_gradcam":
+        takes = frozenset({"interpolate_mode"})
+    elif name in LAYERED:
+        takes = frozenset({"reshape_transform"})
+    return Method(run, takes, name in LAYERED, _MANY.get(name, lambda _: 1), name in ("smoothgrad", "gradient_shap"))
