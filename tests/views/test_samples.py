@@ -5,8 +5,8 @@ import torch
 from PIL import Image
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
+from torch_featviz.picture.images import unit_image
 from torch_featviz.views import samples
-from torch_featviz.views.images import unit_image
 
 
 def images(*labels, size=4):

@@ -151,7 +151,9 @@ def _deep_lift(job: Job) -> Tensor:
     _refuse_functions(job.explained, job.images[:1], tuple(SUPPORTED_NON_LINEAR))
     try:
         return _direct("DeepLift")(job)
-    except AssertionError as error:
+    except RuntimeError as error:
+        if "DeepLift" not in str(error):
+            raise
         raise LayerError(f"deep_lift needs a layer of its own for each call of an activation; {error}") from error
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.picture import Chart, Legend, Picture, count, rgb
+from torch_featviz.picture.images import unit_image
 from torch_featviz.picture.scale import as_float
-from torch_featviz.views.images import unit_image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.picture import Legend, Picture, Sheet, count, rgb
-from torch_featviz.views.images import unit_image
+from torch_featviz.picture.images import unit_image
 
 
 def samples(

@@ -6,8 +6,7 @@ from PIL import Image
 from torch import Tensor
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
-from torch_featviz.picture import Scale
-from torch_featviz.picture.scale import as_float
+from torch_featviz.picture.scale import Scale, as_float
 
 _SCALES = {"unit": Scale(vmin=0, vmax=1), "signed": Scale(vmin=-1, vmax=1), "byte": Scale(vmin=0, vmax=255)}
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -28,8 +27,6 @@ def unit_image(image: object, value_range: str = "unit") -> Tensor:
         >>> unit_image(torch.full((1, 2, 2), 255), "byte").shape
         torch.Size([3, 2, 2])
     """
-    if value_range not in RANGES:
-        raise OptionError(f"value_range must be one of {', '.join(RANGES)}, got {value_range!r}.")
     if isinstance(image, Image.Image):
         image, value_range = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1), "byte"
     if not isinstance(image, Tensor):
@@ -39,9 +36,27 @@ def unit_image(image: object, value_range: str = "unit") -> Tensor:
         image = image[None]
     if image.dim() != 3 or image.shape[0] not in (1, 3):
         raise ShapeError(f"an image must be 'h w', '1 h w' or '3 h w', got shape {shape}.")
-    image = as_float(image).expand(3, -1, -1)
+    return unit_images(image[None], value_range)[0]
+
+
+def unit_images(images: Tensor, value_range: str = "unit") -> Tensor:
+    """A batch of images on the unit range: `b 1 h w` or `b 3 h w -> b 3 h w`; what is outside stays outside.
+
+    Args:
+        images: in the declared range.
+        value_range: as for `unit_image`.
+    Raises:
+        ShapeError: other axes or channels, or empty.
+        DtypeError: no tensor of real values.
+        OptionError: there is no such range.
+    """
+    if value_range not in RANGES:
+        raise OptionError(f"value_range must be one of {', '.join(RANGES)}, got {value_range!r}.")
+    images = as_float(images)
+    if images.dim() != 4 or images.shape[1] not in (1, 3):
+        raise ShapeError(f"images must be 'b 1 h w' or 'b 3 h w', got shape {tuple(images.shape)}.")
     if value_range != "imagenet":
-        return _SCALES[value_range](image)
-    unit = image * image.new_tensor(_STD)[:, None, None] + image.new_tensor(_MEAN)[:, None, None]
+        return _SCALES[value_range](images).expand(-1, 3, -1, -1)
+    unit = images * images.new_tensor(_STD)[:, None, None] + images.new_tensor(_MEAN)[:, None, None]
     near = unit.clamp(0, 1)
     return torch.where((unit - near).abs() < 1e-5, near, unit)  # rounding on the way there and back is no clipping

@@ -1,0 +1,108 @@
+"""Heatmaps over images, for a whole batch at once, on the device of the images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from torch_featviz.errors import DtypeError, OptionError, ShapeError
+from torch_featviz.picture.color import colorize, is_diverging
+from torch_featviz.picture.images import unit_images
+from torch_featviz.picture.scale import Scale, as_float
+
+_GRAY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601
+_INK = 0
+
+
+def overlay(
+    images: Tensor,
+    heatmaps: Tensor,
+    *,
+    alpha: float = 0.5,
+    scale: Scale | None = None,
+    cmap: str | None = None,
+    value_range: str = "unit",
+    gray: bool = True,
+    contours: Sequence[float] = (),
+) -> Tensor:
+    """Images with heatmaps over them: `b c H W` and `b H W` to `b 3 H W` uint8.
+
+    Heatmaps of several classes (`b k H W`) give `b k 3 H W`. All share one scale, so that images and classes can be
+    compared; a brighter or redder colour always is a higher value. NaN and what the scale clips is drawn in the colours
+    reserved for it, and covers the image.
+
+    Args:
+        images: `b 1 H W` or `b 3 H W` in the declared range.
+        heatmaps: `b H W` or `b k H W`.
+        alpha: opacity of the heatmap, 0 to 1.
+        scale: how values become colours; default `Scale(symmetric=True)`, fitted to all heatmaps; `Scale(vmin=0)` for
+            maps without sign, `Scale(symmetric=True, per="kernel")` for one range for each map.
+        cmap: default `RdBu_r` on a symmetric scale, else `viridis`.
+        value_range: `"unit"`, `"signed"`, `"byte"` or `"imagenet"`: what the values of images mean.
+        gray: show the images in grey, so that every colour is the heatmap's.
+        contours: values at which a black line is drawn around what is at least as high.
+    Raises:
+        ShapeError: axes or sizes of images and heatmaps do not fit.
+        DtypeError: no tensors of real values.
+        OptionError: `alpha`, `cmap` or `value_range` is none that can be.
+    Example:
+        >>> overlay(torch.rand(2, 3, 8, 8), torch.randn(2, 8, 8)).shape
+        torch.Size([2, 3, 8, 8])
+        >>> overlay(torch.rand(2, 1, 8, 8), torch.randn(2, 5, 8, 8), alpha=1).shape
+        torch.Size([2, 5, 3, 8, 8])
+    """
+    if not 0 <= alpha <= 1:
+        raise OptionError(f"alpha is the heatmap's opacity, from 0 to 1, got {alpha}.")
+    heatmaps, several = _match(images, as_float(heatmaps))
+    shown = _shown(unit_images(images, value_range), gray)
+    scale = (scale or Scale(symmetric=True)).fit(heatmaps)
+    cmap = cmap or ("RdBu_r" if scale.symmetric else "viridis")
+    if is_diverging(cmap) != scale.symmetric:
+        kind = "a diverging" if scale.symmetric else "a sequential"
+        raise OptionError(f"this scale needs {kind} map, got {cmap!r}; Scale(symmetric=True) declares signed data.")
+    unit = scale(heatmaps)
+    colors = colorize(unit.flatten(0, 1)[:, None], cmap).view(*unit.shape[:2], 3, *unit.shape[2:])
+    mixed = torch.lerp(shown[:, None], colors.float(), alpha).round_()
+    low, high = unit.aminmax()
+    if not bool((low >= 0) & (high <= 1)):  # also where one of them is NaN
+        mixed = torch.where(((unit >= 0) & (unit <= 1))[:, :, None], mixed, colors)
+    if contours:
+        mixed = mixed.masked_fill(_outlines(heatmaps, contours)[:, :, None], _INK)
+    result = mixed.to(torch.uint8)
+    return result if several else result[:, 0]
+
+
+def _match(images: Tensor, heatmaps: Tensor) -> tuple[Tensor, bool]:
+    """Heatmaps as `b k H W`, and whether they were."""
+    if not isinstance(images, Tensor):
+        raise DtypeError(f"images must be a tensor 'b c H W', got {type(images).__name__}.")
+    if images.dim() != 4:
+        raise ShapeError(f"images must be 'b c H W', got shape {tuple(images.shape)}; add a batch axis with [None].")
+    several = heatmaps.dim() == 4
+    stack = heatmaps if several else heatmaps[:, None]
+    if heatmaps.dim() not in (3, 4) or stack.shape[0] != images.shape[0] or stack.shape[2:] != images.shape[2:]:
+        raise ShapeError(
+            f"heatmaps must be 'b H W' or 'b k H W' with b = {images.shape[0]} and H W = {tuple(images.shape[2:])}, "
+            f"got shape {tuple(heatmaps.shape)}."
+        )
+    return stack, several
+
+
+def _shown(unit: Tensor, gray: bool) -> Tensor:
+    """Images as they lie under the heatmap: `b 3 H W`, 0 to 255; `b 1 H W` where they are grey."""
+    if gray:
+        weights = unit.new_tensor(_GRAY)
+        unit = torch.einsum("bchw,c->bhw", unit, weights)[:, None]
+    return unit.nan_to_num(0).mul(255).clamp_(0, 255)
+
+
+def _outlines(heatmaps: Tensor, levels: Sequence[float]) -> Tensor:
+    """The innermost pixels of what is at least a level: `b k H W` bool."""
+    lines = torch.zeros_like(heatmaps, dtype=torch.bool)
+    for level in levels:
+        outside = (~(heatmaps >= level)).float()
+        lines |= (F.max_pool2d(outside, 3, 1, 1) > 0) & (outside == 0)
+    return lines
