@@ -99,7 +99,7 @@ def last_map(model: nn.Module, image: Tensor) -> str:
     if kinds:
         with torch.no_grad(), capture(model, list(kinds), into=lambda output: output.shape) as shapes:
             model(image)
-        for name, shape in reversed(shapes.items()):
+        for name, shape in reversed(list(shapes.items())):
             if shape.numel() > shape[0] * shape[1]:
                 return str(name).partition("#")[0]
     raise LayerError(f"{type(model).__name__} has no convolution whose output is a map; name a layer.")
