@@ -24,14 +24,17 @@ if TYPE_CHECKING:  # what is here and in __all__ can be had; at run time it is f
         shapes,
     )
     from .errors import FeatvizError
-    from .picture import GridTiler, KernelNormalizer, Picture, Scale, normalize, tile, untile
-    from .views import confusion, curves, feature_maps, kernels, overview, pixels, predictions, samples
+    from .explain import Attribution, Faithfulness, attribute, faithfulness
+    from .picture import GridTiler, KernelNormalizer, Picture, Scale, normalize, overlay, tile, untile
+    from .views import attributions, confusion, curves, feature_maps, kernels, overview, pixels, predictions, samples
     from .zoo import ModelCard, channel_stats
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Activations",
+    "Attribution",
+    "Faithfulness",
     "FeatureExtractor",
     "FeatureTap",
     "FeatvizError",
@@ -46,16 +49,20 @@ __all__ = [
     "Scale",
     "ToCPU",
     "TopK",
+    "attribute",
+    "attributions",
     "capture",
     "channel_stats",
     "confusion",
     "curves",
     "errors",
+    "faithfulness",
     "feature_maps",
     "first_nonfinite",
     "kernels",
     "layer_names",
     "normalize",
+    "overlay",
     "overview",
     "pixels",
     "predictions",
@@ -67,7 +74,7 @@ __all__ = [
 ]
 
 # pytest imports this package at each start, for the plugin in it; nobody should wait for torch who does not use it.
-_ROOMS = ("errors", "capture", "picture", "zoo", "views", "bench")
+_ROOMS = ("errors", "capture", "picture", "zoo", "explain", "views", "bench")
 
 if not TYPE_CHECKING:  # a type checker would take any name for good
 

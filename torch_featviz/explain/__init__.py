@@ -1,6 +1,7 @@
 """Model and images in, evidence out: why the model decided, and what excites its units."""
 
 from .attribute import Attribution, attribute
+from .faithfulness import Faithfulness, faithfulness
 from .methods import METHODS
 
-__all__ = ["METHODS", "Attribution", "attribute"]
+__all__ = ["METHODS", "Attribution", "Faithfulness", "attribute", "faithfulness"]

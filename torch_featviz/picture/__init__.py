@@ -2,6 +2,7 @@
 
 from torch_featviz.picture.color import Counts, colorize, count, reserved, rgb
 from torch_featviz.picture.legend import Legend
+from torch_featviz.picture.overlay import overlay
 from torch_featviz.picture.picture import Chart, Picture
 from torch_featviz.picture.scale import KernelNormalizer, Scale, normalize
 from torch_featviz.picture.sheet import Sheet, paint
@@ -23,6 +24,7 @@ __all__ = [
     "grid_columns",
     "normalize",
     "number",
+    "overlay",
     "paint",
     "reserved",
     "rgb",

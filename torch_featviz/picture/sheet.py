@@ -39,6 +39,7 @@ class Sheet(Picture):
         title: one line or more, above everything.
         ncols: cells per row; default: about a square.
         labels: a text above each cell.
+        captions: a text below each cell.
         inside: a text within each cell, of one line or more, in black or white, whichever reads better.
         empty: places that are left bare, by number.
         rows: a text to the left of each row.
@@ -55,6 +56,7 @@ class Sheet(Picture):
     title: str = ""
     ncols: int | None = None
     labels: tuple[str, ...] = ()
+    captions: tuple[str, ...] = ()
     inside: tuple[str, ...] = ()
     rows: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
@@ -70,7 +72,7 @@ class Sheet(Picture):
         if self.ncols is not None and self.ncols < 1:
             raise OptionError(f"ncols must be at least 1, got {self.ncols}.")
         n, nrows = len(self.cells), -(-len(self.cells) // self._ncols)
-        for name, expected in (("labels", n), ("inside", n), ("rows", nrows)):
+        for name, expected in (("labels", n), ("captions", n), ("inside", n), ("rows", nrows)):
             if getattr(self, name) and len(getattr(self, name)) != expected:
                 raise ShapeError(f"{name} must have {expected} entries, got {len(getattr(self, name))}.")
 
@@ -140,6 +142,10 @@ class Sheet(Picture):
             at = (i % self._ncols * (w + 1), i // self._ncols * (h + 1))
             box = {"fc": "white", "ec": "none", "pad": 0.6}
             axes.annotate(words, at, (2, -2), textcoords="offset points", va="top", fontsize=6, bbox=box)
+        for i, words in enumerate(self.captions if len(self.captions) <= 256 else ()):
+            at = (i % self._ncols * (w + 1), i // self._ncols * (h + 1) + h)
+            box = {"fc": "white", "ec": "none", "pad": 0.6}
+            axes.annotate(words, at, (2, 2), textcoords="offset points", va="bottom", fontsize=6, bbox=box)
         for i, words in enumerate(self.inside):
             red, green, blue = self.cells[i, :, 0, 0].tolist()
             x, y = i % self._ncols * (w + 1) + (w - 1) / 2, i // self._ncols * (h + 1) + (h - 1) / 2
@@ -172,6 +178,7 @@ class _Grid:
         line = line_height(_LABEL)
         self.cell = (h, w)
         self.above = line + 1 if any(sheet.labels) else 0
+        self.below = line + 1 if any(sheet.captions) else 0
         self.gutter = _widest((*sheet.rows, sheet.corner))
         self.gutter += 6 if self.gutter else 0
         heading = _widest(sheet.columns)
@@ -181,7 +188,8 @@ class _Grid:
         gap = 5
         if sheet.cells[0, 0].numel() == 1 and not sheet.labels:
             gap = 2 if sheet.inside else 1  # cells of one value each make a table, and tables are dense
-        self.place = max(h + self.above, line if sheet.rows else 0), max(w, _widest(sheet.labels) + 8, across)
+        wide = max(w, _widest(sheet.labels) + 8, _widest(sheet.captions) + 8, across)
+        self.place = max(h + self.above + self.below, line if sheet.rows else 0), wide
         self.step_y, self.step_x = (side + gap for side in self.place)
         groups = (self.ncols - 1) // sheet.group if sheet.group > 1 else 0
         self.width = self.gutter + self.ncols * self.step_x - gap + groups * 10
@@ -222,6 +230,8 @@ class _Grid:
             y += self.above
             page[y : y + h, x : x + w] = FRAME
             page[y + 1 : y + h - 1, x + 1 : x + w - 1] = cell
+            if self.below and self.sheet.captions[i]:
+                put(page, strip(self.sheet.captions[i], _LABEL, ink=FAINT), x, y + h + 1)
             if self.sheet.inside and self.sheet.inside[i]:
                 self._write(page, self.sheet.inside[i].split("\n"), x, y)
 

@@ -1,5 +1,6 @@
 """What a person asks to see: each view is a function that returns a Picture."""
 
+from torch_featviz.views.attributions import attributions
 from torch_featviz.views.confusion import confusion
 from torch_featviz.views.curves import curves
 from torch_featviz.views.kernels import kernels
@@ -9,4 +10,14 @@ from torch_featviz.views.pixels import pixels
 from torch_featviz.views.predictions import predictions
 from torch_featviz.views.samples import samples
 
-__all__ = ["confusion", "curves", "feature_maps", "kernels", "overview", "pixels", "predictions", "samples"]
+__all__ = [
+    "attributions",
+    "confusion",
+    "curves",
+    "feature_maps",
+    "kernels",
+    "overview",
+    "pixels",
+    "predictions",
+    "samples",
+]

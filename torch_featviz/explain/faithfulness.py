@@ -1,0 +1,192 @@
+"""How far a heatmap can be believed: what the model says without its pixels, and whether weights matter to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from torch_featviz.errors import OptionError, ShapeError
+
+from .attribute import Attribution, attribute
+from .explained import Explained, chunks, rows_at_once
+from .target import figures
+from .twin import apart, twin
+
+UNMOVED = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Faithfulness:
+    """Figures of one method, for each image; areas are means over the share of pixels, from 0 to 1.
+
+    Args:
+        deletion: `b`, area under the figure explained while pixels are deleted, those of the highest value first; the
+            lower, the more the model needed them (Petsiuk et al. 2018).
+        insertion: `b`, the same while they are inserted; the higher, the more they suffice.
+        random_deletion: `b`, of the same image with pixels in random order.
+        random_insertion: likewise.
+        similarity: `stages b`, Spearman's correlation of the heatmap's absolute values with those of the model whose
+            last layers, then ever more of them, are randomised, in the last stage all (Adebayo et al. 2018).
+    """
+
+    deletion: Tensor
+    insertion: Tensor
+    random_deletion: Tensor
+    random_insertion: Tensor
+    similarity: Tensor
+
+    @property
+    def unmoved(self) -> bool:
+        """Whether the heatmaps stay alike (a mean correlation above 0.5) when all weights are random.
+
+        Then they show the image, and not what the model has learnt.
+        """
+        return bool(len(self.similarity)) and float(self.similarity[-1].mean()) > UNMOVED
+
+
+def faithfulness(
+    model: nn.Module,
+    images: Tensor,
+    why: Attribution,
+    *,
+    steps: int = 16,
+    stages: int = 3,
+    baselines: Tensor | float | None = None,
+    seed: int = 0,
+    internal_batch_size: int | None = None,
+) -> Faithfulness:
+    """Deletion, insertion and the randomisation of weights, for what `attribute` returned.
+
+    Args:
+        model: the one explained.
+        images: likewise, `b c h w`.
+        why: what `attribute(model, images, ...)` returned.
+        steps: into how many equal parts the pixels are cut.
+        stages: of randomisation; 0 leaves it out. Each explains the images once more.
+        baselines: what stands in the place of a pixel: a value, or a tensor that can be expanded to the images.
+            Default: 0 for deletion, and the blurred image for insertion, as Petsiuk et al. have it.
+        seed: of the random order and the random weights.
+        internal_batch_size: as for `attribute`.
+    Returns:
+        The figures; where a class is explained, areas are of its probability, else of the target's figure.
+    Raises:
+        ShapeError: `why` is of other images.
+        OptionError: `steps` is below 1 or `stages` below 0.
+    Example:
+        >>> net, images = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), torch.rand(3, 1, 4, 4)
+        >>> found = faithfulness(net, images, attribute(net, images, method="input_x_gradient"), stages=2)
+        >>> found.deletion.shape, found.similarity.shape
+        (torch.Size([3]), torch.Size([2, 3]))
+    """
+    if why.heatmaps.shape[:1] + why.heatmaps.shape[1:] != images.shape[:1] + images.shape[2:]:
+        raise ShapeError(f"heatmaps of {tuple(why.heatmaps.shape)} are not of images of {tuple(images.shape)}.")
+    if steps < 1 or stages < 0:
+        raise OptionError(f"steps must be at least 1 and stages at least 0, got {steps} and {stages}.")
+    with apart(seed):
+        images = images.detach().clone()
+        explained = Explained(twin(model), why.target)
+        rows = internal_batch_size or rows_at_once(explained, images[:1], len(images) * (steps + 1))
+        zero, blurred = (
+            (torch.zeros_like(images), blur(images)) if baselines is None else (_filled(images, baselines),) * 2
+        )
+        heat = why.heatmaps.flatten(1)
+        areas = [
+            _area(explained, why, order, ends, steps=steps, rows=rows)
+            for order in (_places(heat), _places(torch.rand_like(heat)))
+            for ends in ((images, zero), (blurred, images))
+        ]
+        similarity = [_alike(why, other) for other in _randomised(model, images, why, stages, internal_batch_size)]
+    empty = torch.zeros(0, len(images), device=images.device)
+    return Faithfulness(areas[0], areas[1], areas[2], areas[3], torch.stack(similarity) if similarity else empty)
+
+
+def blur(images: Tensor) -> Tensor:
+    """Images smoothed twice over about a sixth of their sides: `b c ... -> b c ...`."""
+    pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[images.dim() - 3]
+    half = max(1, min(images.shape[2:]) // 12)
+    for _ in range(2):
+        images = pool(images, 2 * half + 1, 1, half, count_include_pad=False)
+    return images
+
+
+def _filled(images: Tensor, baselines: Tensor | float) -> Tensor:
+    return torch.as_tensor(baselines, dtype=images.dtype, device=images.device).expand_as(images)
+
+
+def _places(heat: Tensor) -> Tensor:
+    """At which place each pixel comes, highest first: `b n`, from 0 to 1."""
+    order = heat.argsort(dim=1, descending=True, stable=True)
+    numbers = torch.arange(heat.shape[1], device=heat.device).expand_as(order)
+    places = torch.empty_like(order).scatter_(1, order, numbers)
+    return (places + 0.5) / heat.shape[1]
+
+
+def _area(
+    explained: Explained, why: Attribution, places: Tensor, ends: tuple[Tensor, Tensor], *, steps: int, rows: int
+) -> Tensor:
+    """The mean figure, by the trapezoid rule, on the way from one end to the other in the order of `places`: `b`."""
+    start, end = ends
+    n, shares = len(start), torch.linspace(0, 1, steps + 1, device=start.device)
+    values = []
+    for part in chunks(n * (steps + 1), rows):
+        flat = torch.arange(part.start, part.stop, device=start.device)
+        image, share = flat // (steps + 1), shares[flat % (steps + 1)]
+        changed = (places[image] < share[:, None]).view(len(flat), 1, *start.shape[2:])
+        values.append(_figure(explained, why, torch.where(changed, end[image], start[image]), image))
+    return torch.trapezoid(torch.cat(values).view(n, steps + 1), dx=1 / steps, dim=1)
+
+
+def _figure(explained: Explained, why: Attribution, rows: Tensor, image: Tensor) -> Tensor:
+    """The figure explained: a class's probability, or the target's own."""
+    with torch.no_grad():
+        output = explained.model(rows)
+    if why.classes is None:
+        return figures(output, why.target, None).float()
+    chances: Tensor = output.float().softmax(1)
+    return figures(chances, None, why.classes[image])
+
+
+def _randomised(model: nn.Module, images: Tensor, why: Attribution, stages: int, rows: int | None) -> list[Attribution]:
+    """The same explanation of models with ever more random layers; each layer's weights are shuffled."""
+    random = twin(model)
+    layers = [module for module in random.modules() if any(True for _ in module.parameters(recurse=False))][::-1]
+    target = why.target if why.classes is None else why.classes
+    found, done = [], 0
+    for stage in range(1, stages + 1):
+        until = -(-len(layers) * stage // stages)
+        for module in layers[done:until]:
+            for name, weight in module._parameters.items():
+                if weight is not None:  # a new one: the twin's lies in the model's own memory
+                    mixed = weight.flatten()[torch.randperm(weight.numel(), device=weight.device)].view_as(weight)
+                    module._parameters[name] = nn.Parameter(mixed, requires_grad=False)
+        done = until
+        found.append(
+            attribute(
+                random,
+                images,
+                target=target,
+                method=why.method,
+                layer=why.layer or None,
+                internal_batch_size=rows,
+                **why.options,
+            )
+        )
+    return found
+
+
+def _alike(why: Attribution, other: Attribution) -> Tensor:
+    """Spearman's correlation of absolute values: `b`; 0 where one of them is constant."""
+    ranks = [_ranks(each.heatmaps.abs().flatten(1)) for each in (why, other)]
+    a, b = (rank - rank.mean(1, keepdim=True) for rank in ranks)
+    return ((a * b).sum(1) / (a.square().sum(1) * b.square().sum(1)).sqrt()).nan_to_num(0).float()
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """Ranks within each row, equal values sharing their mean rank: `b n`, float64."""
+    ordered, _ = values.sort(dim=1)
+    ordered = ordered.contiguous()
+    low, high = (torch.searchsorted(ordered, values.contiguous(), right=right) for right in (False, True))
+    return (low + high).double() / 2
