@@ -8,8 +8,9 @@ import pytest
 import torch
 import torchvision
 from torch import nn
+from torch.nn import functional as F
 
-from torch_featviz.errors import LayerError
+from torch_featviz.errors import DtypeError, LayerError, OptionError, ShapeError
 from torch_featviz.explain import METHODS, attribute
 from torch_featviz.zoo import card
 
@@ -106,3 +107,324 @@ def test_equals_captum(method, case):
     torch.testing.assert_close(found.attributions, expected, rtol=1e-5, atol=small)
     assert found.attributions.any()
     assert found.classes.tolist() == TARGETS
+
+
+def tiny(**last):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+        nn.Conv2d(4, 6, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(24, 3),
+    )
+
+
+IMAGES = torch.randn(4, 2, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("kind", ["gradcam", "hirescam", "layercam"])
+def test_class_activation_maps_by_hand(kind):
+    net = tiny().eval()
+    found = attribute(net, IMAGES, target=2, method=kind, layer="4")
+    head, tail = net[:5], nn.Sequential(nn.ReLU(), *net[6:])
+    maps = head(IMAGES).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(tail(maps)[:, 2].sum(), maps)
+    for b in range(4):
+        expected = torch.zeros(4, 4)
+        for k in range(6):
+            weight = {
+                "gradcam": gradient[b, k].mean(),
+                "hirescam": gradient[b, k],
+                "layercam": gradient[b, k].clamp(min=0),
+            }
+            expected += weight[kind] * maps[b, k].detach()
+        torch.testing.assert_close(found.attributions[b, 0], expected)
+        large = F.interpolate(expected[None, None], (8, 8), mode="bilinear")[0, 0]
+        torch.testing.assert_close(found.heatmaps[b], large)
+
+
+def test_targets_in_every_form():
+    net = tiny().eval()
+    predicted = net(IMAGES).argmax(1)
+    by_class = [attribute(net, IMAGES, target=k, method="saliency").attributions for k in range(3)]
+    expected = torch.stack([by_class[k][i] for i, k in enumerate(predicted.tolist())])
+    for target in (None, predicted, predicted.tolist()):
+        for method in ("saliency", "guided_backprop"):
+            found = attribute(net, IMAGES, target=target, method=method)
+            assert found.classes.tolist() == predicted.tolist()
+        assert torch.equal(attribute(net, IMAGES, target=target, method="saliency").attributions, expected)
+    summed = attribute(net, IMAGES, target=lambda output: output[:, 0] + output[:, 2], method="input_x_gradient")
+    parts = [attribute(net, IMAGES, target=k, method="input_x_gradient").attributions for k in (0, 2)]
+    torch.testing.assert_close(summed.attributions, parts[0] + parts[1])
+    assert summed.classes is None
+
+
+class Several(nn.Module):
+    """Outputs as segmentation and detection nets have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 3, 3, padding=1)
+
+    def forward(self, x):
+        maps = torch.relu(self.conv(x))
+        return {"out": maps, "score": (maps.sum((1, 2, 3)), maps)}
+
+
+@pytest.mark.parametrize("method", ["gradcam", "occlusion", "integrated_gradients", "guided_backprop"])
+def test_outputs_that_are_no_classes(method):
+    net = Several()
+    found = attribute(net, IMAGES, target=lambda output: output["out"][:, 1].mean((1, 2)), method=method)
+    assert found.heatmaps.shape == (4, 8, 8)
+    assert found.heatmaps.any()
+    with pytest.raises(DtypeError, match="the model returns a dict; give target= a callable"):
+        attribute(net, IMAGES, method=method)
+
+
+@pytest.mark.parametrize("method", ["saliency", "gradcam", "occlusion", "smoothgrad"])
+def test_regression_needs_no_target(method):
+    net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(108, 1))
+    assert attribute(net, IMAGES, method=method).heatmaps.any()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_image_is_as_in_a_batch_and_parts_are_as_the_whole(method):
+    net = tiny()
+    whole = attribute(net, IMAGES, target=[0, 1, 2, 0], method=method)
+    parts = attribute(net, IMAGES, target=[0, 1, 2, 0], method=method, internal_batch_size=1)
+    alone = attribute(net, IMAGES[2:3], target=2, method=method)
+    torch.testing.assert_close(parts.attributions, whole.attributions, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(alone.attributions, whole.attributions[2:3], rtol=1e-4, atol=1e-5)
+    assert whole.heatmaps.shape == (4, 8, 8)
+    again = attribute(net, IMAGES, target=[0, 1, 2, 0], method=method)
+    assert torch.equal(again.attributions, whole.attributions)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("size", [(9,), (5, 6, 7)])
+def test_one_and_three_dimensions(method, size):
+    conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[len(size) - 1]
+    net = nn.Sequential(conv(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(2))
+    x = torch.randn(2, 2, *size)
+    net(x)
+    if method == "lrp" and len(size) != 2:
+        with pytest.raises(LayerError, match="lrp has no rule"):
+            attribute(net, x, method=method)
+        return
+    assert attribute(net, x, method=method).heatmaps.shape == (2, *size)
+
+
+def test_transformers_by_their_tokens():
+    torch.manual_seed(0)
+    net = torchvision.models.VisionTransformer(16, 4, 2, 2, 8, 16, num_classes=5).eval()
+    nn.init.normal_(net.heads.head.weight)  # which begin as zeros
+    images = torch.randn(2, 3, 16, 16)
+
+    def to_maps(tokens):
+        return tokens[:, 1:].transpose(1, 2).unflatten(2, (4, 4))
+
+    layer = "encoder.layers.encoder_layer_1.ln_1"
+    found = attribute(net, images, target=3, layer=layer, reshape_transform=to_maps)
+    assert found.attributions.shape == (2, 1, 4, 4)
+    assert found.heatmaps.shape == (2, 16, 16)
+    assert found.heatmaps.any()
+    with pytest.raises(ShapeError, match=r"returns shape \(2, 17, 8\), no map like the images'"):
+        attribute(net, images, layer=layer)
+
+
+@pytest.mark.parametrize("kind", ["module", "functional", "in place", "method", "clamp"])
+@pytest.mark.parametrize("method", ["guided_backprop", "deconvolution", "guided_gradcam"])
+def test_functional_rectifiers_have_the_same_rule(kind, method):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.relu, self.last = nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 3)
+
+        def forward(self, x):
+            y = self.conv(x)
+            calls = {
+                "module": lambda: self.relu(y),
+                "functional": lambda: F.relu(y),
+                "in place": lambda: F.relu(y, inplace=True),
+                "method": lambda: y.relu_(),
+                "clamp": lambda: y.clamp(min=0),
+            }
+            return self.last(calls[kind]()).mean((2, 3))
+
+    torch.manual_seed(0)
+    net = Net()
+    plain = nn.Sequential(net.conv, net.relu, net.last, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    layer = {"layer": "conv"} if method == "guided_gradcam" else {}
+    found = attribute(net, IMAGES, target=1, method=method, **layer)
+    layer = {"layer": "0"} if layer else {}
+    expected = attribute(plain, IMAGES, target=1, method=method, **layer)
+    torch.testing.assert_close(found.attributions, expected.attributions)
+    if not layer:
+        gradient = attribute(net, IMAGES, target=1, method="saliency", abs=False)
+        assert not torch.allclose(found.attributions, gradient.attributions)
+
+
+def state_of(net):
+    """Everything about a model that a call might change."""
+    return [
+        (
+            name,
+            {k: id(v) for k, v in vars(module).items()},
+            {k: list(v) for k, v in vars(module).items() if isinstance(v, dict)},
+        )
+        for name, module in net.named_modules()
+    ], {k: (v.clone(), v._version, v.data_ptr()) for k, v in net.state_dict(keep_vars=True).items()}
+
+
+def assert_untouched(net, before, numbers):
+    modules, tensors = state_of(net)
+    assert modules == before[0]
+    for key, (value, version, place) in tensors.items():
+        assert torch.equal(value, before[1][key][0]), key
+        assert (version, place) == before[1][key][1:], key
+    assert torch.equal(torch.get_rng_state(), numbers[0])
+    assert np.array_equal(np.random.get_state()[1], numbers[1])
+
+
+@pytest.mark.parametrize("raises", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_model_is_untouched(method, raises):
+    net = tiny().train()
+    net[1].eval()
+    net[0].weight.grad = torch.ones_like(net[0].weight)
+    grad = net[0].weight.grad
+    calls = []
+
+    def hook(*_):
+        calls.append(1)
+        if raises:
+            raise KeyError("tired")
+
+    net[4].register_forward_hook(hook)
+    before, numbers = state_of(net), (torch.get_rng_state(), np.random.get_state()[1].copy())
+    if raises:
+        with pytest.raises(KeyError, match="tired"):
+            attribute(net, IMAGES, target=1, method=method)
+    else:
+        attribute(net, IMAGES, target=1, method=method)
+    assert_untouched(net, before, numbers)
+    assert net[0].weight.grad is grad
+    assert torch.equal(grad, torch.ones_like(grad))
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("method", ["gradcam", "integrated_gradients", "guided_backprop"])
+def test_inside_other_modes(method):
+    net = tiny().eval()
+    expected = attribute(net, IMAGES, target=1, method=method).attributions
+    with torch.inference_mode():
+        images = IMAGES.clone()
+        assert torch.equal(attribute(net, images, target=1, method=method).attributions, expected)
+        assert torch.is_inference_mode_enabled()
+    with torch.no_grad():
+        assert torch.equal(attribute(net, IMAGES, target=1, method=method).attributions, expected)
+    loss = net(IMAGES).sum()  # a training step: what autograd saved must not be written to
+    attribute(net, IMAGES, target=1, method=method)
+    loss.backward()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert attribute(net, IMAGES, target=1, method=method).heatmaps.dtype == torch.float32
+    half = attribute(copy.deepcopy(net).bfloat16(), IMAGES.bfloat16(), target=1, method=method)
+    assert half.heatmaps.isfinite().all()
+    compiled = torch.compile(net, backend="eager")
+    assert torch.equal(attribute(compiled, IMAGES, target=1, method=method).attributions, expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"method": "cam"}, OptionError, "no method 'cam'; there are saliency"),
+        ({"method": "saliency", "n_steps": 3}, OptionError, "saliency has no option 'n_steps'; it takes abs"),
+        ({"method": "saliency", "layer": "0"}, OptionError, "saliency looks at no layer"),
+        ({"target": 3}, OptionError, r"target must be from 0 to 2, got \[3, 3, 3, 3\]"),
+        ({"target": [0, 1]}, ShapeError, "one class or 4"),
+        ({"target": 0.5}, DtypeError, "target must be a class number"),
+        ({"target": lambda output: output}, ShapeError, r"must return 'b' figures, one for each image, got \(4, 3\)"),
+        ({"target": lambda output: 1.0}, DtypeError, "must return a tensor 'b' of floats, got float"),
+        ({"layer": "8"}, ShapeError, r"layer '8' returns shape \(4, 3\), no map"),
+        ({"layer": "nope"}, LayerError, "no layer 'nope'"),
+        ({"internal_batch_size": 0}, OptionError, "at least 1, got 0"),
+        ({"target": lambda output: output.detach()[:, 0]}, OptionError, "no gradient reaches the model's output"),
+    ],
+)
+def test_bad_options(options, error, message):
+    with pytest.raises(error, match=message):
+        attribute(tiny(), IMAGES, **options)
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "message"),
+    [
+        (torch.ones(1, 2, 8, 8, dtype=torch.uint8), DtypeError, "images must be a tensor of floats .* got torch.uint8"),
+        ("cat.png", DtypeError, "got str"),
+        (torch.ones(2, 8), ShapeError, r"'b c h w' .* got shape \(2, 8\)"),
+        (torch.ones(0, 2, 8, 8), ShapeError, r"got shape \(0, 2, 8, 8\)"),
+    ],
+)
+def test_bad_images(images, error, message):
+    with pytest.raises(error, match=message):
+        attribute(tiny(), images)
+
+
+def test_lrp_passes_flattening_layers():
+    class Flat(nn.Module):
+        def __init__(self, net):
+            super().__init__()
+            self.maps, self.last = net[:7], net[8]
+
+        def forward(self, x):
+            return self.last(torch.flatten(self.maps(x), 1))
+
+    net = tiny()
+    found, expected = (attribute(each, IMAGES, target=1, method="lrp").attributions for each in (net, Flat(net)))
+    torch.testing.assert_close(found, expected)
+
+
+def test_models_that_cannot_be_explained():
+    with pytest.raises(LayerError, match="has no convolution whose output is a map; name a layer"):
+        attribute(nn.Sequential(nn.Flatten(), nn.Linear(128, 2)), IMAGES)
+    with pytest.raises(LayerError, match="has lazy layers that were never called"):
+        attribute(nn.Sequential(nn.LazyConv2d(2, 3)), IMAGES)
+
+    class Rounds(nn.Module):
+        def forward(self, x):
+            return x.flatten(1).round().detach()
+
+    with pytest.raises(OptionError, match="no gradient reaches the model's output"):
+        attribute(Rounds(), IMAGES, method="saliency", target=0)
+    assert attribute(Rounds(), IMAGES, method="occlusion", target=0).heatmaps.any()
+
+    class Holds(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lock = __import__("threading").Lock()
+
+    with pytest.raises(DtypeError, match="Holds cannot be copied"):
+        attribute(Holds(), IMAGES)
+    reused = nn.Sequential(
+        nn.Conv2d(2, 3, 3), (relu := nn.ReLU()), nn.Conv2d(3, 3, 3), relu, nn.Flatten(), nn.Linear(48, 2)
+    )
+    with pytest.raises(LayerError, match="deep_lift needs a layer of its own for each call"):
+        attribute(reused, IMAGES, method="deep_lift")
+    with pytest.raises(LayerError, match=r"layer '1' ran 2 times in one forward"):
+        attribute(reused, IMAGES, layer="1")
+
+    class Functional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(2, 3, 3)
+
+        def forward(self, x):
+            return F.relu(self.conv(x)).mean((2, 3))
+
+    with pytest.raises(LayerError, match="this model calls relu elsewhere; make them"):
+        attribute(Functional(), IMAGES, method="deep_lift")

@@ -158,6 +158,14 @@ def _deep_lift(job: Job) -> Tensor:
 
 
 def _lrp(job: Job) -> Tensor:
+    from captum.attr._utils.lrp_rules import EpsilonRule  # type: ignore[import-untyped]  # noqa: PLC0415
+
+    for module in job.explained.modules():
+        if isinstance(module, (nn.Flatten, nn.Unflatten, nn.Identity)):  # the twin's; Captum knows no rule for them
+            module.rule = EpsilonRule()
+        for name, weight in module._parameters.items():
+            if weight is not None:  # Captum writes to them, and the twin's lie in the model's own memory
+                module._parameters[name] = nn.Parameter(weight.clone(), requires_grad=False)
     try:
         return _direct("LRP")(job)
     except (TypeError, AssertionError) as error:

@@ -16,7 +16,7 @@ from torch_featviz.picture import Legend, Picture, Scale, Sheet, overlay, rgb
 from torch_featviz.picture.images import unit_images
 
 _HELD = 0.995  # share of a method's values within its scale
-_UNIT = Scale(symmetric=True, vmax=1)
+_UNIT = Scale(symmetric=True, vmin=-1, vmax=1)
 
 
 def attributions(
@@ -131,8 +131,8 @@ def _captions(worth: Faithfulness) -> list[str]:
 
 def _notes(faithful: bool, unmoved: list[str], predicted: bool) -> tuple[str, ...]:
     notes = [
-        "each method on a scale of its own, the same for all images and classes: ±1 holds 99.5 % of its values, "
-        "and what is beyond is drawn as ±1",
+        "in shares of each method's own range, which is the same for all images and classes and holds 99.5 % of its "
+        "values; what is beyond is drawn as ±1",
         *(["the class explained is the one predicted"] if predicted else []),
     ]
     if faithful:

@@ -1,0 +1,118 @@
+"""Overlays against matplotlib's colours and numpy's arithmetic."""
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from torch_featviz.errors import DtypeError, OptionError, ShapeError
+from torch_featviz.picture import Scale, overlay, reserved
+
+GRAY = np.array([0.299, 0.587, 0.114])
+
+
+@pytest.mark.parametrize(
+    ("cmap", "symmetric"), [("RdBu_r", True), ("PuOr_r", True), ("viridis", False), ("gray", False)]
+)
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("gray", [True, False])
+def test_equals_matplotlib_over_the_image(cmap, symmetric, alpha, gray):
+    images, heat = torch.rand(2, 3, 9, 7), torch.randn(2, 9, 7)
+    low = -2.5 if symmetric else -1.0
+    scale = Scale(symmetric=symmetric, vmin=low, vmax=2.5)
+    heat = heat.clamp(low, 2.5)
+    made = overlay(images, heat, alpha=alpha, scale=scale, cmap=cmap, gray=gray)
+
+    n = 255 if symmetric else 256
+    norm = matplotlib.colors.Normalize(low, 2.5)
+    table = matplotlib.colormaps[cmap].resampled(n)(np.arange(n))[:, :3]
+    colors = table[np.rint(norm(heat.numpy()) * (n - 1)).astype(int)]
+    under = images.permute(0, 2, 3, 1).numpy()
+    under = np.repeat((under @ GRAY)[..., None], 3, axis=-1) if gray else under
+    expected = 255 * ((1 - alpha) * under + alpha * colors)
+    assert made.shape == (2, 3, 9, 7)
+    assert made.dtype == torch.uint8
+    assert np.abs(made.permute(0, 2, 3, 1).numpy() - expected).max() <= 1.0
+
+
+def test_several_classes_share_one_scale():
+    images, heat = torch.rand(2, 1, 5, 5), torch.randn(2, 4, 5, 5)
+    whole = overlay(images, heat)
+    scale = Scale(symmetric=True).fit(heat)
+    assert whole.shape == (2, 4, 3, 5, 5)
+    for k in range(4):
+        assert torch.equal(whole[:, k], overlay(images, heat[:, k], scale=scale))
+    assert not torch.equal(whole[:, 0], overlay(images, heat[:, 0]))
+    apart = overlay(images, heat, scale=Scale(symmetric=True, per="kernel"))
+    assert torch.equal(apart[1, 2], overlay(images[1:], heat[1:, 2])[0])
+
+
+@given(st.lists(st.floats(-4, 4, width=32), min_size=2, max_size=12), st.floats(0.05, 1), st.floats(0, 1, width=32))
+def test_colours_follow_values(values, alpha, level):
+    """Along rising values red never falls while positive, blue never rises: the map's own order, over any image."""
+    heat = torch.tensor(sorted(values))[None, None]
+    image = torch.full((1, 1, 1, len(values)), level)
+    made = overlay(image, heat, alpha=alpha, scale=Scale(vmin=-4, vmax=4), cmap="gray")[0, 0, 0].int()
+    assert bool((made.diff() >= 0).all())
+    strictly = overlay(image, heat, alpha=1, scale=Scale(vmin=-4, vmax=4), cmap="gray")[0, 0, 0].int()
+    far = heat[0, 0].diff() > 8 / 255 * 1.01
+    assert bool((strictly.diff()[far] > 0).all())
+
+
+@pytest.mark.parametrize("value", [0.0, 3.5])
+def test_zero_and_constant_maps_are_one_colour(value):
+    made = overlay(torch.zeros(1, 3, 4, 4), torch.full((1, 4, 4), value), alpha=1)
+    assert made.flatten(2).unique(dim=2).shape[2] == 1
+    if value == 0:
+        assert made[0, :, 0, 0].tolist() == [247, 247, 247]  # the neutral middle
+
+
+def test_nan_infinite_and_clipped_values_cover_the_image_in_reserved_colours():
+    heat = torch.tensor([[[0.0, float("nan"), float("inf"), -float("inf"), 9.0, -9.0]]])
+    made = overlay(torch.rand(1, 3, 1, 6), heat, alpha=0.2, scale=Scale(symmetric=True, vmin=-1, vmax=1))
+    colors = reserved("RdBu_r")
+    for at, reason in enumerate(("nan", "posinf", "neginf", "over", "under"), start=1):
+        assert tuple(made[0, :, 0, at].tolist()) == colors[reason]
+    whole = overlay(torch.rand(1, 3, 2, 2), torch.full((1, 2, 2), float("nan")))
+    assert {tuple(pixel) for pixel in whole[0].flatten(1).t().tolist()} == {colors["nan"]}
+
+
+def test_contours_run_round_what_is_at_least_the_level():
+    heat = torch.zeros(1, 7, 7)
+    heat[0, 2:5, 2:5] = 1
+    made = overlay(torch.ones(1, 3, 7, 7), heat, contours=[0.5])[0].sum(0)
+    black = {(y, x) for y in range(7) for x in range(7) if made[y, x] == 0}
+    assert black == {(y, x) for y in range(2, 5) for x in range(2, 5)} - {(3, 3)}
+
+
+def test_inputs_are_left_alone():
+    images, heat = torch.rand(1, 3, 4, 4), torch.randn(1, 4, 4)
+    before = images.clone(), heat.clone()
+    overlay(images, heat, contours=[0.1])
+    assert torch.equal(images, before[0])
+    assert torch.equal(heat, before[1])
+
+
+@pytest.mark.parametrize(
+    ("images", "heat", "options", "error", "message"),
+    [
+        (
+            torch.rand(3, 4, 4),
+            torch.rand(1, 4, 4),
+            {},
+            ShapeError,
+            r"'b c H W', got shape \(3, 4, 4\); add a batch axis",
+        ),
+        (torch.rand(1, 3, 4, 4), torch.rand(1, 4, 5), {}, ShapeError, r"H W = \(4, 4\), got shape \(1, 4, 5\)"),
+        (torch.rand(1, 2, 4, 4), torch.rand(1, 4, 4), {}, ShapeError, "'b 1 h w' or 'b 3 h w'"),
+        ([1], torch.rand(1, 4, 4), {}, DtypeError, "images must be a tensor"),
+        (torch.rand(1, 3, 4, 4), torch.rand(1, 4, 4), {"alpha": 2}, OptionError, "from 0 to 1, got 2"),
+        (torch.rand(1, 3, 4, 4), torch.rand(1, 4, 4), {"cmap": "viridis"}, OptionError, "needs a diverging map"),
+        (torch.rand(1, 3, 4, 4), torch.rand(1, 4, 4), {"value_range": "x"}, OptionError, "value_range must be one of"),
+    ],
+)
+def test_bad_input(images, heat, options, error, message):
+    with pytest.raises(error, match=message):
+        overlay(images, heat, **options)
