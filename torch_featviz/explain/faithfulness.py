@@ -93,9 +93,10 @@ def faithfulness(
             (torch.zeros_like(images), blur(images)) if baselines is None else (_filled(images, baselines),) * 2
         )
         heat = why.heatmaps.flatten(1)
+        chance = torch.rand_like(heat)
         areas = [
             _area(explained, why, order, ends, steps=steps, rows=rows)
-            for order in (_places(heat), _places(torch.rand_like(heat)))
+            for order in (_places(heat, chance), _places(chance, chance))
             for ends in ((images, zero), (blurred, images))
         ]
         similarity = [_alike(why, other) for other in _randomised(model, images, why, stages, internal_batch_size)]
@@ -116,9 +117,10 @@ def _filled(images: Tensor, baselines: Tensor | float) -> Tensor:
     return torch.as_tensor(baselines, dtype=images.dtype, device=images.device).expand_as(images)
 
 
-def _places(heat: Tensor) -> Tensor:
-    """At which place each pixel comes, highest first: `b n`, from 0 to 1."""
-    order = heat.argsort(dim=1, descending=True, stable=True)
+def _places(heat: Tensor, chance: Tensor) -> Tensor:
+    """At which place each pixel comes, highest first and equal ones by chance: `b n`, from 0 to 1."""
+    mixed = chance.argsort(dim=1)
+    order = mixed.gather(1, heat.gather(1, mixed).argsort(dim=1, descending=True, stable=True))
     numbers = torch.arange(heat.shape[1], device=heat.device).expand_as(order)
     places = torch.empty_like(order).scatter_(1, order, numbers)
     return (places + 0.5) / heat.shape[1]
