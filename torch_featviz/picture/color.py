@@ -83,7 +83,7 @@ def lut(cmap: str) -> Pixels:
 @lru_cache
 def _table(cmap: str, device: torch.device) -> Tensor:
     """The map's colours, then the reserved ones, as one word a colour: `n` int32."""
-    rows = np.concatenate([lut(cmap), np.array(list(reserved(cmap).values()), np.uint8)])
+    rows = colors(cmap)
     rows = np.concatenate([rows, np.zeros((len(rows), 1), np.uint8)], axis=1)
     return torch.from_numpy(rows.view(np.int32)[:, 0]).to(device)
 
@@ -107,13 +107,22 @@ def colorize(unit: Tensor, cmap: str = "viridis") -> Tensor:
     """
     if unit.dim() != 4 or unit.shape[1] != 1:
         raise ShapeError(f"unit must be 'n 1 h w', got shape {tuple(unit.shape)}; rgb() draws three.")
-    table = _table(cmap, unit.device)
+    words = _table(cmap, unit.device).index_select(0, rows_of(unit, cmap).flatten()).view(unit[:, 0].shape)
+    return words[..., None].view(torch.uint8)[..., :3].permute(0, 3, 1, 2)
+
+
+def colors(cmap: str) -> Pixels:
+    """The rows that `rows_of` tells: the map's colours, lowest first, then those reserved, in the order of REASONS."""
+    return np.concatenate([lut(cmap), np.array(list(reserved(cmap).values()), np.uint8)])
+
+
+def rows_of(unit: Tensor, cmap: str) -> Tensor:
+    """The row of `colors(cmap)` in which each value is drawn: int32, of the shape of `unit`."""
     last = len(lut(cmap)) - 1
     index = unit.mul(last).round_().clamp_(0, last)
     for i, odd in _odd(unit):
         index.masked_fill_(odd, last + 1 + i)
-    words = table.index_select(0, index.flatten().int()).view(index[:, 0].shape)
-    return words[..., None].view(torch.uint8)[..., :3].permute(0, 3, 1, 2)
+    return index.int()
 
 
 def rgb(unit: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ def unit_images(images: Tensor, value_range: str = "unit") -> Tensor:
     if images.dim() != 4 or images.shape[1] not in (1, 3):
         raise ShapeError(f"images must be 'b 1 h w' or 'b 3 h w', got shape {tuple(images.shape)}.")
     if value_range != "imagenet":
-        return _SCALES[value_range](images).expand(-1, 3, -1, -1)
+        return (images if value_range == "unit" else _SCALES[value_range](images)).expand(-1, 3, -1, -1)
     unit = images * images.new_tensor(_STD)[:, None, None] + images.new_tensor(_MEAN)[:, None, None]
     near = unit.clamp(0, 1)
     return torch.where((unit - near).abs() < 1e-5, near, unit)  # rounding on the way there and back is no clipping

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
-from torch_featviz.picture.color import colorize, is_diverging
+from torch_featviz.picture.color import colors, is_diverging, lut, rows_of
 from torch_featviz.picture.images import unit_images
 from torch_featviz.picture.scale import Scale, as_float
 
 _GRAY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601
-_INK = 0
 
 
 def overlay(
@@ -57,22 +57,43 @@ def overlay(
     if not 0 <= alpha <= 1:
         raise OptionError(f"alpha is the heatmap's opacity, from 0 to 1, got {alpha}.")
     heatmaps, several = _match(images, as_float(heatmaps))
-    shown = _shown(unit_images(images, value_range), gray)
     scale = (scale or Scale(symmetric=True)).fit(heatmaps)
     cmap = cmap or ("RdBu_r" if scale.symmetric else "viridis")
     if is_diverging(cmap) != scale.symmetric:
         kind = "a diverging" if scale.symmetric else "a sequential"
         raise OptionError(f"this scale needs {kind} map, got {cmap!r}; Scale(symmetric=True) declares signed data.")
-    unit = scale(heatmaps)
-    colors = colorize(unit.flatten(0, 1)[:, None], cmap).view(*unit.shape[:2], 3, *unit.shape[2:])
-    mixed = torch.lerp(shown[:, None], colors.float(), alpha).round_()
-    low, high = unit.aminmax()
-    if not bool((low >= 0) & (high <= 1)):  # also where one of them is NaN
-        mixed = torch.where(((unit >= 0) & (unit <= 1))[:, :, None], mixed, colors)
-    if contours:
-        mixed = mixed.masked_fill(_outlines(heatmaps, contours)[:, :, None], _INK)
-    result = mixed.to(torch.uint8)
+    rows = rows_of(scale(heatmaps), cmap)
+    table = _table(cmap, alpha, rows.device)
+    under = _under(unit_images(images, value_range), 1 - alpha, gray)
+    hides = int(rows.max()) > _last(cmap)
+    lines = _outlines(heatmaps, contours) if contours else None
+    result = torch.empty((*rows.shape[:2], 3, *rows.shape[2:]), dtype=torch.uint8, device=rows.device)
+    for i, layer in enumerate(table):
+        below = under[:, i % under.shape[1], None]
+        mixed = layer.index_select(0, rows.flatten()).view(rows.shape)
+        mixed += below.where(rows <= _last(cmap), 0) if hides else below
+        result[:, :, i] = mixed if lines is None else mixed.masked_fill_(lines, 0)
     return result if several else result[:, 0]
+
+
+def _last(cmap: str) -> int:
+    """The last row that stands for a value on the scale."""
+    return len(lut(cmap)) - 1
+
+
+@lru_cache
+def _table(cmap: str, alpha: float, device: torch.device) -> Tensor:
+    """The share that each row of `colors(cmap)` has in a pixel, and a half to round by: `3 n`; of reserved ones, all."""
+    table = torch.from_numpy(colors(cmap)).to(device).float().t().contiguous()
+    table[:, : _last(cmap) + 1] *= alpha
+    return table + 0.5
+
+
+def _under(unit: Tensor, share: float, gray: bool) -> Tensor:
+    """The share that images `b 3 h w` have in a pixel: the same, or `b 1 h w` where they are grey."""
+    if gray:
+        unit = (unit[:, 0] * _GRAY[0]).add_(unit[:, 1], alpha=_GRAY[1]).add_(unit[:, 2], alpha=_GRAY[2])[:, None]
+    return unit.clamp(0, 1).nan_to_num_(0).mul_(share * 255)
 
 
 def _match(images: Tensor, heatmaps: Tensor) -> tuple[Tensor, bool]:
@@ -89,14 +110,6 @@ def _match(images: Tensor, heatmaps: Tensor) -> tuple[Tensor, bool]:
             f"got shape {tuple(heatmaps.shape)}."
         )
     return stack, several
-
-
-def _shown(unit: Tensor, gray: bool) -> Tensor:
-    """Images as they lie under the heatmap: `b 3 H W`, 0 to 255; `b 1 H W` where they are grey."""
-    if gray:
-        weights = unit.new_tensor(_GRAY)
-        unit = torch.einsum("bchw,c->bhw", unit, weights)[:, None]
-    return unit.nan_to_num(0).mul(255).clamp_(0, 255)
 
 
 def _outlines(heatmaps: Tensor, levels: Sequence[float]) -> Tensor:

@@ -1,0 +1,171 @@
+"""What explaining costs: Grad-CAM against the passes it needs, pictures against the peers'; all within one run.
+
+pytest benchmarks/test_explain.py --benchmark-enable -s
+"""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from torch_featviz.bench import paired, settled
+from torch_featviz.explain import attribute
+from torch_featviz.picture import overlay
+
+IMAGES = 16
+# The first as a ratio to the passes by hand; the others how many times a peer takes as long, at least.
+BUDGET = {"gradcam": 1.15, "torchcam": 1, "grad-cam": 1, "captum": 1, "drawing, torchcam": 2, "drawing, captum": 100}
+
+
+@pytest.fixture(autouse=True)
+def _measured(request):
+    """One thread, and only where benchmarks are asked for."""
+    if not request.config.getoption("benchmark_enable"):
+        pytest.skip("needs --benchmark-enable")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def unit():
+    """Images in the unit range, `16 3 224 224`."""
+    return torch.rand(IMAGES, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+
+
+NETS = {"alexnet": ("features", 11, "features.10"), "resnet18": (None, 8, "layer4")}
+
+
+def halves(name):
+    """A net, and the same in two parts, cut after the layer explained."""
+    torch.manual_seed(0)
+    net = getattr(torchvision.models, name)().eval()
+    if name == "alexnet":
+        children = [*net.features, net.avgpool, torch.nn.Flatten(), net.classifier]
+        cut = 11
+    else:
+        children = [*list(net.children())[:-1], torch.nn.Flatten(), net.fc]
+        cut = 8
+    return net, torch.nn.Sequential(*children[:cut]), torch.nn.Sequential(*children[cut:])
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_gradcam_costs_a_forward_and_the_backward_it_needs(name, unit):
+    net, head, tail = halves(name)
+
+    def by_hand():
+        with torch.no_grad():
+            maps = head(unit)
+        leaf = maps.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(tail(leaf.clone())[:, 3].sum(), leaf)
+        return (gradient.mean((2, 3), keepdim=True) * maps).sum(1)
+
+    def ours():
+        return attribute(net, unit, target=3, layer=NETS[name][2]).attributions[:, 0]
+
+    torch.testing.assert_close(ours(), by_hand(), rtol=1e-4, atol=1e-6)
+    budget = BUDGET["gradcam"]
+    ratio = settled(lambda: paired(ours, by_hand, rounds=11), lambda ratio: ratio.median <= budget)
+    print(f"\nGrad-CAM of {name}, {IMAGES} images: {ratio} of one forward and the backward it needs")
+    assert ratio.within(budget), str(ratio)
+
+
+def faster(ours, peer, name, rounds):
+    """Times that `peer` takes as long as `ours`, at least the budget's."""
+    budget = BUDGET[name]
+    ratio = settled(lambda: paired(peer, ours, rounds=rounds), lambda ratio: ratio.median >= budget)
+    print(f"\n{name}: takes {ratio} times as long")
+    assert ratio.high >= budget, str(ratio)
+
+
+def captum_figures(images, maps):
+    from captum.attr import visualization  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    for image, heat in zip(images, maps, strict=True):
+        figure = Figure(figsize=(2.24, 2.24), dpi=100)
+        pair = figure, figure.add_axes((0, 0, 1, 1))
+        visualization.visualize_image_attr(
+            heat.numpy()[..., None], image, "blended_heat_map", "all", plt_fig_axis=pair, use_pyplot=False
+        )
+        figure.canvas.draw()
+
+
+def pixels_of(unit):
+    return (unit * 255).byte().permute(0, 2, 3, 1).numpy()
+
+
+def test_drawing_is_ahead_of_torchcam(unit):
+    from torchcam.utils import overlay_mask  # noqa: PLC0415
+
+    heat = torch.randn(IMAGES, 224, 224)
+    pictures = [Image.fromarray(pixels) for pixels in pixels_of(unit)]
+    masks = [Image.fromarray(each.sigmoid().numpy(), mode="F") for each in heat]
+    faster(
+        lambda: overlay(unit, heat),
+        lambda: [overlay_mask(picture, mask, alpha=0.5) for picture, mask in zip(pictures, masks, strict=True)],
+        "drawing, torchcam",
+        21,
+    )
+
+
+def test_drawing_is_ahead_of_captum(unit):
+    heat, images = torch.randn(IMAGES, 224, 224), pixels_of(unit)
+    faster(lambda: overlay(unit, heat), lambda: captum_figures(images, heat), "drawing, captum", 3)
+
+
+def test_images_to_pictures_ahead_of_torchcam(unit):
+    from torchcam.methods import GradCAM  # noqa: PLC0415
+    from torchcam.utils import overlay_mask  # noqa: PLC0415
+
+    net, *_ = halves("resnet18")
+    theirs = copy.deepcopy(net)
+    pictures = [Image.fromarray(pixels) for pixels in pixels_of(unit)]
+
+    def peer():
+        with GradCAM(theirs, "layer4") as extract:
+            scores = theirs(unit.clone().requires_grad_())
+            maps = extract([3] * IMAGES, scores)[0]
+        masks = [Image.fromarray(each.numpy(), mode="F") for each in maps]
+        return [overlay_mask(picture, mask, alpha=0.5) for picture, mask in zip(pictures, masks, strict=True)]
+
+    faster(lambda: ours(net, unit), peer, "torchcam", 7)
+
+
+def test_images_to_pictures_ahead_of_grad_cam(unit):
+    from pytorch_grad_cam import GradCAM  # noqa: PLC0415
+    from pytorch_grad_cam.utils.image import show_cam_on_image  # noqa: PLC0415
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget  # noqa: PLC0415
+
+    net, *_ = halves("resnet18")
+    theirs, images = copy.deepcopy(net), unit.permute(0, 2, 3, 1).numpy()
+
+    def peer():
+        with GradCAM(model=theirs, target_layers=[theirs.layer4]) as extract:
+            maps = extract(input_tensor=unit, targets=[ClassifierOutputTarget(3)] * IMAGES)
+        return [show_cam_on_image(image, mask, use_rgb=True) for image, mask in zip(images, maps, strict=True)]
+
+    faster(lambda: ours(net, unit), peer, "grad-cam", 7)
+
+
+def test_images_to_pictures_ahead_of_captum(unit):
+    from captum.attr import LayerAttribution, LayerGradCam  # noqa: PLC0415
+
+    net, *_ = halves("resnet18")
+    theirs, images = copy.deepcopy(net), pixels_of(unit)
+
+    def peer():
+        maps = LayerGradCam(theirs, theirs.layer4).attribute(unit, target=3)
+        maps = LayerAttribution.interpolate(maps, (224, 224), "bilinear")[:, 0].detach()
+        captum_figures(images, maps)
+
+    faster(lambda: ours(net, unit), peer, "captum", 3)
+
+
+def ours(net, unit):
+    why = attribute(net, unit, target=3, layer="layer4")
+    return overlay(unit, why.heatmaps).permute(0, 2, 3, 1).numpy().astype(np.uint8)

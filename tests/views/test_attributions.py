@@ -1,0 +1,80 @@
+import pytest
+import torch
+from torch import nn
+
+from torch_featviz.errors import OptionError, ShapeError
+from torch_featviz.explain import attribute
+from torch_featviz.picture import Scale, overlay, rgb
+from torch_featviz.views import attributions
+
+
+def net_of():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).eval()
+
+
+IMAGES = torch.rand(2, 1, 6, 6, generator=torch.Generator().manual_seed(1))
+
+
+def test_cells_are_images_then_overlays_on_one_scale_for_each_method():
+    net = net_of()
+    picture = attributions(net, IMAGES, methods=["gradcam", "saliency"], targets=[2, 0], faithful=False)
+    cells = picture.cells.unflatten(0, (2, 5))
+    assert torch.equal(cells[:, 0], rgb(IMAGES.expand(-1, 3, -1, -1)))
+    for m, method in enumerate(("gradcam", "saliency")):
+        maps = torch.stack([attribute(net, IMAGES, method=method, target=t).heatmaps for t in (2, 0)], dim=1)
+        reach = maps.abs().flatten().kthvalue(int(-(-maps.numel() * 0.995 // 1))).values  # 99.5 % of them, rounded up
+        scale = Scale(symmetric=True, vmin=-1, vmax=1)
+        expected = overlay(IMAGES, (maps / reach).clamp(-1, 1), scale=scale)
+        assert torch.equal(cells[:, 1 + 2 * m : 3 + 2 * m], expected)
+    assert picture.columns == ("", "gradcam: class 2", "gradcam: class 0", "saliency: class 2", "saliency: class 0")
+    assert set(picture.captions) == {""}
+
+
+def test_says_what_was_predicted_and_what_each_map_is_worth():
+    net = net_of()
+    picture = attributions(net, IMAGES, classes=["ant", "bee", "cat"])
+    with torch.no_grad():
+        best = net(IMAGES).softmax(1).max(1)
+    for i in range(2):
+        name = ["ant", "bee", "cat"][int(best.indices[i])]
+        assert picture.labels[2 * i] == f"{name} {100 * float(best.values[i]):.0f} %"
+        assert picture.captions[2 * i] == ""
+        assert picture.captions[2 * i + 1].startswith("ins 0.")
+    notes = " ".join(picture.legend.lines())
+    assert "the class explained is the one predicted" in notes
+    assert "in brackets in random order" in notes
+    assert "(!)" not in notes
+
+
+def test_a_method_deaf_to_weights_is_marked():
+    net = nn.Sequential(nn.Identity(), *net_of())
+    options = {"layer_activation": {"layer": "0"}}
+    picture = attributions(net, IMAGES, methods=["layer_activation", "gradcam"], options=options)
+    assert picture.columns[1] == "layer_activation (!)"
+    assert picture.columns[2] == "gradcam"
+    assert "(!) layer_activation: hardly changes when all weights are made random" in " ".join(picture.legend.lines())
+
+
+def test_all_zero_maps_draw_neutral():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(32, 2))
+    nn.init.zeros_(net[2].weight)
+    picture = attributions(net, IMAGES, methods=["saliency"], targets=0, faithful=False)
+    assert torch.equal(picture.cells[1], overlay(IMAGES[:1], torch.zeros(1, 6, 6))[0])
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "error", "message"),
+    [
+        (IMAGES[0], {}, ShapeError, r"images must be 'b c h w', got \(1, 6, 6\)"),
+        ([1], {}, ShapeError, "got list"),
+        (IMAGES, {"methods": []}, OptionError, "at least one each"),
+        (IMAGES, {"methods": "gradcam"}, OptionError, "at least one each, got methods='gradcam'"),
+        (IMAGES, {"targets": []}, OptionError, "at least one each"),
+        (IMAGES, {"options": {"occlusion": {}}}, OptionError, "options for occlusion, which is not among the methods"),
+        (IMAGES.repeat(33, 1, 1, 1), {}, ShapeError, "66 images by 1 heatmaps are more than the 64"),
+    ],
+)
+def test_bad_input(images, options, error, message):
+    with pytest.raises(error, match=message):
+        attributions(net_of(), images, **options)
