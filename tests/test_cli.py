@@ -43,7 +43,7 @@ def size(path):
 def test_demo_writes_every_sheet_and_keeps_the_network(quick, tmp_path, capsys):
     assert cli.main(["demo", "--out", str(tmp_path / "out")]) == 0
     sheets = sorted(path.name for path in (tmp_path / "out").glob("*.png"))
-    assert [name[0] for name in sheets] == list("123455566677")
+    assert [name[0] for name in sheets] == list("1234555666778")
     assert all(min(size(tmp_path / "out" / name)) > 100 for name in sheets)
     said = capsys.readouterr().out
     assert "Held-out accuracy:" in said
@@ -93,6 +93,21 @@ def test_a_half_written_network_is_never_loaded(quick, tmp_path, monkeypatch):
         ["kernels", "torchvision:squeezenet1_1"],
         ["overview", "cifar_cnn", "--image", "IMAGE"],
         ["maps", "filters", "--image", "IMAGE"],
+        ["why", "xo", "--image", "IMAGE"],
+        [
+            "why",
+            "cifar_cnn",
+            "--image",
+            "IMAGE",
+            "--method",
+            "saliency",
+            "--method",
+            "gradcam",
+            "--class",
+            "cat",
+            "--class",
+            "0",
+        ],
     ],
 )
 def test_views_of_untrained_models(arguments, drawing, tmp_path):
@@ -118,6 +133,9 @@ def test_weights_from_a_file(tmp_path):
         (["maps", "xo", "--random", "--image", "nothing.png"], "no image file 'nothing.png'"),
         (["maps", "xo", "--random", "--image", "NOTES"], "not an image that Pillow can read"),
         (["maps", "xo", "--random", "--image", "IMAGE", "--layer", "*"], "gave .* outputs"),
+        (["why", "xo", "--random", "--image", "IMAGE", "--class", "circel"], "no class 'circel'; close: 'circle'"),
+        (["why", "xo", "--random", "--image", "IMAGE", "--class", "2"], "'?xo'? has no class '2'.* It has 2"),
+        (["why", "xo", "--random", "--image", "IMAGE", "--method", "cam"], "no method 'cam'; there are saliency"),
         (["demo", "--epochs", "0"], "epochs must be at least 1"),
         (["demo", "--out", "/proc/nowhere"], "cannot write to /proc/nowhere: .*choose a folder with --out"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from . import __version__, views
 from .capture import capture, evaluating
 from .demo import demo
 from .errors import FeatvizError, LayerError, OptionError
+from .explain import METHODS
 from .picture import Picture
 from .zoo import ModelCard, card, names, read_image
 
@@ -48,13 +50,26 @@ def _parser() -> argparse.ArgumentParser:
         ("kernels", _kernels, "the kernels of one layer"),
         ("maps", _maps, "the feature maps that one layer makes of an image"),
         ("overview", _overview, "one map for each layer, first to last"),
+        ("why", _why, "what in an image speaks for and against a class"),
     ):
         view = commands.add_parser(name, help=what, description=f"Draw {what}.")
         view.add_argument("model", metavar="MODEL", help=f"{', '.join(names())}, or torchvision:NAME")
         if name != "kernels":
             view.add_argument("--image", type=Path, required=True, metavar="FILE", help="what the model is shown")
         if name != "overview":
-            view.add_argument("--layer", metavar="NAME", help="default: the model's first convolution")
+            default = "last convolution, for methods of one layer" if name == "why" else "first convolution"
+            view.add_argument("--layer", metavar="NAME", help=f"default: the model's {default}")
+        if name == "why":
+            view.add_argument(
+                "--method", action="append", metavar="NAME", help=f"{', '.join(METHODS)}; may be repeated"
+            )
+            view.add_argument(
+                "--class",
+                dest="classes",
+                action="append",
+                metavar="NAME",
+                help="name or number of a class; may be repeated; default: the one predicted",
+            )
         if name == "maps":
             view.add_argument("--top", type=int, metavar="N", help="only the N maps with the highest values")
         weights = view.add_mutually_exclusive_group()
@@ -103,6 +118,30 @@ def _maps(arguments: argparse.Namespace, info: ModelCard, model: nn.Module) -> P
         raise LayerError(f"{layer!r} gave {len(acts)} outputs: {', '.join(acts)}; --layer names one that runs once.")
     title = f"{info.name} {layer}: what it makes of {arguments.image.name}"
     return views.feature_maps(next(iter(acts.values()))[0], top=arguments.top, title=title)
+
+
+def _why(arguments: argparse.Namespace, info: ModelCard, model: nn.Module) -> Picture:
+    images = _input(arguments, info)
+    return views.attributions(
+        model,
+        images,
+        methods=arguments.method or ["gradcam"],
+        targets=[_class(name, info) for name in arguments.classes] if arguments.classes else None,
+        layer=arguments.layer,
+        classes=info.classes,
+        shown=info.denormalize(images).clamp(0, 1),
+        title=f"{info.name} on {arguments.image.name}: what speaks for (red) and against (blue)",
+    )
+
+
+def _class(name: str, info: ModelCard) -> int:
+    """The number of a class, given that or its name."""
+    if name.isdecimal() and int(name) < len(info.classes):
+        return int(name)
+    if name in info.classes:
+        return info.classes.index(name)
+    close = ", ".join(map(repr, get_close_matches(name, info.classes, 3, 0.5)))
+    raise OptionError(f"{info.name} has no class {name!r}; close: {close or 'none'}. It has {len(info.classes)}.")
 
 
 def _overview(arguments: argparse.Namespace, info: ModelCard, model: nn.Module) -> Picture:

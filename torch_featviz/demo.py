@@ -79,6 +79,9 @@ def _sheets(
     for name, image in drawn.items():
         title = f"A {name}, layer by layer: mean over channels"
         yield f"7-overview-{name}.png", views.overview(model, image[None], title=title)
+    methods = ["gradcam", "integrated_gradients", "occlusion"]
+    title = "Why a circle is a circle, and a cross a cross: what speaks for it (red) and against it (blue)"
+    yield "8-why.png", views.attributions(model, batch, methods=methods, classes=CLASSES, title=title)
 
 
 def _three_lines(out: Path, kept: Path) -> str:

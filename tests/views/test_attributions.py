@@ -72,7 +72,7 @@ def test_all_zero_maps_draw_neutral():
         (IMAGES, {"methods": "gradcam"}, OptionError, "at least one each, got methods='gradcam'"),
         (IMAGES, {"targets": []}, OptionError, "at least one each"),
         (IMAGES, {"options": {"occlusion": {}}}, OptionError, "options for occlusion, which is not among the methods"),
-        (IMAGES.repeat(33, 1, 1, 1), {}, ShapeError, "66 images by 1 heatmaps are more than the 64"),
+        (IMAGES.repeat(33, 1, 1, 1), {}, ShapeError, "66 images by 1 heatmaps are more than a sheet of 64"),
     ],
 )
 def test_bad_input(images, options, error, message):

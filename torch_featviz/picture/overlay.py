@@ -83,7 +83,7 @@ def _last(cmap: str) -> int:
 
 @lru_cache
 def _table(cmap: str, alpha: float, device: torch.device) -> Tensor:
-    """The share that each row of `colors(cmap)` has in a pixel, and a half to round by: `3 n`; of reserved ones, all."""
+    """The share that each row of `colors(cmap)` has in a pixel, with a half to round by: `3 n`; reserved are all."""
     table = torch.from_numpy(colors(cmap)).to(device).float().t().contiguous()
     table[:, : _last(cmap) + 1] *= alpha
     return table + 0.5

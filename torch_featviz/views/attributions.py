@@ -16,6 +16,7 @@ from torch_featviz.picture import Legend, Picture, Scale, Sheet, overlay, rgb
 from torch_featviz.picture.images import unit_images
 
 _HELD = 0.995  # share of a method's values within its scale
+_SIDE = 200  # pixels, about, of a cell
 _UNIT = Scale(symmetric=True, vmin=-1, vmax=1)
 
 
@@ -27,6 +28,7 @@ def attributions(
     targets: Sequence[int] | int | None = None,
     layer: str | None = None,
     classes: Sequence[str] = (),
+    shown: Tensor | None = None,
     value_range: str = "unit",
     options: Mapping[str, Mapping[str, object]] | None = None,
     faithful: bool = True,
@@ -41,7 +43,8 @@ def attributions(
         targets: the classes to explain, each for every image; default the one predicted for each.
         layer: for methods of one layer; default the last convolution with a map.
         classes: names, in the order of the outputs.
-        value_range: `"unit"`, `"signed"`, `"byte"` or `"imagenet"`: what the values of images mean.
+        shown: the same images for the eye, where the model takes them normalised in a way of its own; default `images`.
+        value_range: `"unit"`, `"signed"`, `"byte"` or `"imagenet"`: what the values of the images shown mean.
         options: for each method by its name, as `attribute` takes them.
         faithful: measure each heatmap (some forwards more, and each method once more with random weights).
         title: above everything.
@@ -57,15 +60,16 @@ def attributions(
     wanted: list[int | None] = [None] if targets is None else [targets] if isinstance(targets, int) else list(targets)
     options = options or {}
     _check(images, methods, len(wanted), options)
+    shown = images if shown is None else shown
     chances = _chances(model, images)
-    columns = [_Column("", rgb(unit_images(images, value_range).clamp(0, 1)), [""] * len(images))]
+    columns = [_Column("", rgb(unit_images(shown, value_range).clamp(0, 1)), [""] * len(images))]
     unmoved = []
     for method in methods:
         given: dict[str, Any] = {"layer": layer if method in LAYERED else None, **options.get(method, {})}
         found = [attribute(model, images, method=method, target=target, **given) for target in wanted]
         worth = [faithfulness(model, images, why, stages=1) for why in found] if faithful else []
         unmoved += [method] if any(figures.unmoved for figures in worth) else []
-        cells = _drawn(images, torch.stack([why.heatmaps for why in found], dim=1), value_range)
+        cells = _drawn(shown, torch.stack([why.heatmaps for why in found], dim=1), value_range)
         for k, target in enumerate(wanted):
             heading = method + (" (!)" if method in unmoved else "")
             heading += "" if target is None else f": {_name(target, classes)}"
@@ -79,6 +83,7 @@ def attributions(
         columns=tuple(column.heading for column in columns),
         labels=tuple(_said(chances[i], classes) if k == 0 else "" for i in rows for k in range(len(columns))),
         captions=tuple(column.captions[i] for i in rows for column in columns),
+        zoom=max(1, round(_SIDE / max(images.shape[2:]))),
     )
 
 
@@ -88,10 +93,10 @@ class _Column(NamedTuple):
     captions: list[str]
 
 
-def _drawn(images: Tensor, maps: Tensor, value_range: str) -> Tensor:
+def _drawn(shown: Tensor, maps: Tensor, value_range: str) -> Tensor:
     """Heatmaps `b k h w` of one method over the images, on one scale: `b k 3 h w`."""
     reach = Scale(symmetric=True, quantile=_HELD).fit(maps).vmax or 1.0
-    return overlay(images, (maps / reach).clamp(-1, 1), scale=_UNIT, value_range=value_range)
+    return overlay(shown, (maps / reach).clamp(-1, 1), scale=_UNIT, value_range=value_range)
 
 
 def _check(images: Tensor, methods: Sequence[str], wanted: int, options: Mapping[str, object]) -> None:
