@@ -28,8 +28,9 @@ class Faithfulness:
         insertion: `b`, the same while they are inserted; the higher, the more they suffice.
         random_deletion: `b`, of the same image with pixels in random order.
         random_insertion: likewise.
-        similarity: `stages b`, Spearman's correlation of the heatmap's absolute values with those of the model whose
-            last layers, then ever more of them, are randomised, in the last stage all (Adebayo et al. 2018).
+        similarity: `stages b`, Spearman's correlation of the heatmap, signs kept, with that of the model whose last
+            layers, then ever more of them, are randomised, in the last stage all (Adebayo et al. 2018); pixels that
+            are 0 in both are left out.
     """
 
     deletion: Tensor
@@ -180,10 +181,17 @@ def _randomised(model: nn.Module, images: Tensor, why: Attribution, stages: int,
 
 
 def _alike(why: Attribution, other: Attribution) -> Tensor:
-    """Spearman's correlation of absolute values: `b`; 0 where one of them is constant."""
-    ranks = [_ranks(each.heatmaps.abs().flatten(1)) for each in (why, other)]
-    a, b = (rank - rank.mean(1, keepdim=True) for rank in ranks)
-    return ((a * b).sum(1) / (a.square().sum(1) * b.square().sum(1)).sqrt()).nan_to_num(0).float()
+    """Spearman's correlation where one of them is not 0: `b`; 0 where one is constant.
+
+    What no map can show (a pixel that is its own baseline, times anything) would make any two of them alike.
+    """
+    found = []
+    for a, b in zip(why.heatmaps.flatten(1), other.heatmaps.flatten(1), strict=True):
+        shown = (a != 0) | (b != 0)
+        ranks = _ranks(torch.stack([a[shown], b[shown]]))
+        ranks = ranks - ranks.mean(1, keepdim=True)
+        found.append(ranks.prod(0).sum() / ranks.square().sum(1).prod().sqrt())
+    return torch.stack(found).nan_to_num(0).float()
 
 
 def _ranks(values: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.explain import Faithfulness, attribute, faithfulness
-from torch_featviz.explain.methods import LAYERED
+from torch_featviz.explain.methods import LAYERED, method_of
 from torch_featviz.explain.twin import apart, twin
 from torch_featviz.picture import Legend, Picture, Scale, Sheet, overlay, rgb
 from torch_featviz.picture.images import unit_images
@@ -30,6 +30,7 @@ def attributions(
     classes: Sequence[str] = (),
     shown: Tensor | None = None,
     value_range: str = "unit",
+    baselines: Tensor | float | None = None,
     options: Mapping[str, Mapping[str, object]] | None = None,
     faithful: bool = True,
     title: str = "",
@@ -45,6 +46,8 @@ def attributions(
         classes: names, in the order of the outputs.
         shown: the same images for the eye, where the model takes them normalised in a way of its own; default `images`.
         value_range: `"unit"`, `"signed"`, `"byte"` or `"imagenet"`: what the values of the images shown mean.
+        baselines: what a pixel is when there is nothing, for the methods that ask and for measuring: a value, or a
+            tensor that can be expanded to the images; default as in `attribute` and `faithfulness`.
         options: for each method by its name, as `attribute` takes them.
         faithful: measure each heatmap (some forwards more, and each method once more with random weights).
         title: above everything.
@@ -64,10 +67,13 @@ def attributions(
     chances = _chances(model, images)
     columns = [_Column("", rgb(unit_images(shown, value_range).clamp(0, 1)), [""] * len(images))]
     unmoved = []
+    nothing = baselines.expand_as(images) if isinstance(baselines, Tensor) else baselines
     for method in methods:
         given: dict[str, Any] = {"layer": layer if method in LAYERED else None, **options.get(method, {})}
+        if nothing is not None and "baselines" in method_of(method).takes:
+            given.setdefault("baselines", nothing)
         found = [attribute(model, images, method=method, target=target, **given) for target in wanted]
-        worth = [faithfulness(model, images, why, stages=1) for why in found] if faithful else []
+        worth = [faithfulness(model, images, why, stages=1, baselines=nothing) for why in found] if faithful else []
         unmoved += [method] if any(figures.unmoved for figures in worth) else []
         cells = _drawn(shown, torch.stack([why.heatmaps for why in found], dim=1), value_range)
         for k, target in enumerate(wanted):
