@@ -1,0 +1,261 @@
+"""What the output of each operator sees, given what its inputs see. An operator that is not here sees everything."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import accumulate
+from operator import mul
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from . import windows
+from .reach import HULL, Axis, Steps, Table, Trace, aligned, differ, join, join_axis
+from .windows import Call, Rule, each
+
+
+def follow(call: Call) -> list[Trace]:
+    """What each output sees."""
+    some = next(iter(call.traces.values()))
+    rule = _pointwise if _is_pointwise(call.function) else RULES.get(call.name)
+    rest = len(call.outputs)
+    if rule is None or (rule not in (_pointwise, _copied, _cat, _stack, _linear) and set(call.traces) != {id(call.x)}):
+        return [some.lost()] * rest
+    found = rule(call)
+    return found if isinstance(found, list) else [found, *[some.lost()] * (rest - 1)]
+
+
+def _is_pointwise(function: Any) -> bool:
+    name, _, overload = str(function).removeprefix("aten.").rpartition(".")
+    plain = getattr(getattr(torch.ops.aten, name.rstrip("_"), None), overload, function)
+    return torch.Tag.pointwise in function.tags or torch.Tag.pointwise in plain.tags
+
+
+def _pointwise(call: Call) -> Trace:
+    shape = call.outputs[0].shape
+    tensors = [t for t in tree_leaves(call.given) if isinstance(t, Tensor) and id(t) in call.traces]
+    return join([call.traces[id(t)].spread(shape, t.dim()) for t in tensors])
+
+
+def _same(call: Call) -> Trace:
+    return call.trace
+
+
+def _copied(call: Call) -> Trace:
+    source = call["src"]
+    if id(source) not in call.traces:  # nothing but a constant is left, which no trace can say
+        return call.trace.lost()
+    return call.traces[id(source)].spread(call.x.shape, source.dim())
+
+
+def _batch_norm(call: Call) -> Trace:
+    statistics = call.given.get("training", False) or call.given.get("running_mean") is None
+    return call.trace.pooled(range(call.x.dim())) if statistics else call.trace
+
+
+def _layer_norm(call: Call) -> Trace:
+    ndim = call.x.dim()
+    return call.trace.pooled(range(ndim - len(call["normalized_shape"]), ndim))
+
+
+def _group_norm(call: Call) -> Trace:
+    return call.trace.pooled(range(call.x.dim()))
+
+
+def _along(call: Call) -> Trace:
+    return call.trace.pooled(call.dims())
+
+
+def _reduced(call: Call) -> Trace:
+    dims, ndim = call.dims(), call.x.dim()
+    trace = call.trace.pooled(dims)
+    if call.outputs[0].dim() == ndim:
+        return trace
+    kept = [d for d in range(ndim) if d not in dims]
+    return trace.moved({d: i for i, d in enumerate(kept)})
+
+
+def _permuted(call: Call) -> Trace:
+    ndim = call.x.dim()
+    order = list(range(ndim))
+    if call.name == "permute":
+        order = call.dims("dims")
+    elif call.name == "t":
+        order.reverse()
+    else:
+        a, b = call["dim0"] % ndim, call["dim1"] % ndim
+        order[a], order[b] = b, a
+    return call.trace.moved({d: i for i, d in enumerate(order)})
+
+
+def _unsqueezed(call: Call) -> Trace:
+    ndim = call.x.dim()
+    at = call["dim"] % (ndim + 1)
+    return call.trace.moved({d: d + (d >= at) for d in range(ndim)})
+
+
+def _squeezed(call: Call) -> Trace:
+    gone = [d for d in call.dims() if call.x.shape[d] == 1]
+    kept = [d for d in range(call.x.dim()) if d not in gone]
+    return call.trace.moved({d: i for i, d in enumerate(kept)})
+
+
+def _viewed(call: Call) -> Trace:
+    """A dimension is still there if one of its size has as many elements before it."""
+    old, new, trace = tuple(call.x.shape), tuple(call.outputs[0].shape), call.trace
+    if trace.folded and trace.folded[0][:-1] == new[:-1]:
+        return trace.folded[1].pooled([len(new) - 1])
+    before, after = (list(accumulate(shape, mul, initial=1)) for shape in (old, new))
+    dims: dict[int, int] = {}
+    for d, size in enumerate(old):
+        fits = [e for e, other in enumerate(new) if (other, after[e]) == (size, before[d]) and e not in dims.values()]
+        if fits:
+            dims[d] = d if d in fits else fits[0]
+    rows = new == (before[-1] // old[-1], old[-1]) if old and old[-1] else False
+    return replace(trace.moved(dims), folded=(old, trace) if rows else None)
+
+
+def _linear(call: Call) -> Trace:
+    """Rows times a matrix; `linear()` lays all dimensions but the last end to end for it, and undoes that after."""
+    rows = call["self"] if call.name == "mm" else call["mat1"]
+    if set(call.traces) != {id(rows)}:
+        return next(iter(call.traces.values())).lost()
+    trace = call.traces[id(rows)]
+    return replace(trace.lost(), folded=trace.folded)
+
+
+def _expanded(call: Call) -> Trace:
+    return call.trace.spread(call.outputs[0].shape, call.x.dim())
+
+
+def _chosen(call: Call, dim: int, places: Table, steps: Steps | None = None) -> Trace:
+    """Only these places of one dimension."""
+    if call.trace.of(dim) is None and call.trace.uneven:
+        return call.trace.with_axes(call.trace.axes, HULL)
+    axes = [axis.through(places, steps) if axis.dim == dim else axis for axis in call.trace.axes]
+    return call.trace.with_axes(axes)
+
+
+def _sliced(call: Call) -> Trace:
+    (dim,) = call.dims()
+    n = call.x.shape[dim]
+    start, end, step = slice(call["start"], call["end"], call["step"]).indices(n)
+    return _chosen(call, dim, np.eye(n, dtype=bool)[start:end:step], Steps(1, step, start))
+
+
+def _selected(call: Call) -> Trace:
+    (dim,) = call.dims()
+    trace = _chosen(call, dim, np.eye(call.x.shape[dim], dtype=bool)[[call["index"]]])
+    kept = [d for d in range(call.x.dim()) if d != dim]
+    return Trace(tuple(a.at(None) if a.dim == dim else a for a in trace.axes), trace.level).moved(
+        {d: i for i, d in enumerate(kept)}
+    )
+
+
+def _split(call: Call) -> list[Trace]:
+    (dim,) = call.dims()
+    found, start = [], 0
+    for part in call.outputs:
+        end = start + part.shape[dim]
+        found.append(_chosen(call, dim, np.eye(call.x.shape[dim], dtype=bool)[start:end], Steps(1, 1, start)))
+        start = end
+    return found
+
+
+def _flipped(call: Call) -> Trace:
+    trace = call.trace
+    axes = [
+        axis.through(np.eye(len(axis.table))[::-1] > 0) if axis.dim in call.dims("dims") else axis
+        for axis in trace.axes
+    ]
+    return trace.with_axes(axes)
+
+
+def _rolled(call: Call) -> Trace:
+    if not call["dims"]:
+        return call.trace.lost()
+    shifts = dict(zip(call.dims("dims"), call.numbers("shifts", len(call["dims"])), strict=True))
+    axes = [
+        axis.through(np.roll(np.eye(len(axis.table), dtype=bool), shifts[axis.dim], 0)) if axis.dim in shifts else axis
+        for axis in call.trace.axes
+    ]
+    return call.trace.with_axes(axes)
+
+
+def _indexed(call: Call) -> Trace:
+    """Known numbers of channels, as in `x[:, [2, 0]]`."""
+    indices = call["indices"]
+    asked = [d for d, index in enumerate(indices) if index is not None]
+    if len(asked) != 1 or indices[asked[0]].dim() != 1 or call.trace.of(asked[0]) is not None:
+        return call.trace.lost()
+    return _chosen(call, asked[0], np.eye(1, dtype=bool))
+
+
+def _cat(call: Call) -> Trace:
+    ndim = call.outputs[0].dim()
+    dim = call["dim"] % ndim
+    tensors = [t for t in call["tensors"] if t.dim() == ndim]
+    traces = [call.traces[id(t)].spread(t.shape, ndim) for t in tensors if id(t) in call.traces]
+    along = {trace.of(dim) for trace in traces} - {None}
+    if not along:
+        return _beside(traces, len(tensors))
+    number = along.pop()
+    if along or number is None or not aligned(traces):
+        return traces[0].lost()
+    columns = list(zip(*(trace.axes for trace in traces), strict=True))
+    axes = [join_axis(column) for column in columns]
+    rows, parts = [], iter(columns[number])
+    for t in tensors:  # parts that do not depend on the input see nothing of it
+        table = next(parts).table if id(t) in call.traces else np.zeros_like(axes[number].table[:1])
+        rows.append(np.broadcast_to(table, (t.shape[dim], table.shape[1])))
+    axes[number] = Axis(dim, np.concatenate(rows), None)
+    others = any(differ(column) for i, column in enumerate(columns) if i != number)
+    level = max(HULL if others else 0, *(trace.level for trace in traces))
+    return Trace(tuple(axes), level, any(trace.uneven for trace in traces))
+
+
+def _beside(traces: list[Trace], count: int) -> Trace:
+    """Put next to each other as channels."""
+    joined = join(traces)
+    same = len(traces) == count and not any(map(differ, zip(*(trace.axes for trace in traces), strict=True)))
+    return joined if same else replace(joined, uneven=True)
+
+
+def _stack(call: Call) -> Trace:
+    ndim = call.outputs[0].dim()
+    at = call["dim"] % ndim
+    tensors = [t for t in call["tensors"] if id(t) in call.traces]
+    dims = {d: d + (d >= at) for d in range(ndim - 1)}
+    return _beside([call.traces[id(t)].moved(dims) for t in tensors], len(call["tensors"]))
+
+
+RULES: dict[str, Rule] = {
+    **windows.RULES,
+    **each(_same, "clone detach alias _to_copy lift_fresh native_dropout dropout channel_shuffle contiguous"),
+    **each(_same, "native_channel_shuffle bernoulli"),
+    **each(_copied, "copy"),
+    **each(_pointwise, "_prelu_kernel hardswish hardtanh relu6 rrelu_with_noise log_sigmoid_forward"),
+    **each(_batch_norm, "native_batch_norm cudnn_batch_norm miopen_batch_norm _native_batch_norm_legit"),
+    **each(_batch_norm, "_native_batch_norm_legit_no_training _batch_norm_no_update"),
+    **each(_layer_norm, "native_layer_norm _fused_rms_norm"),
+    **each(_group_norm, "native_group_norm"),
+    **each(_along, "_softmax _log_softmax _safe_softmax cumsum cumprod logcumsumexp glu sort"),
+    **each(_reduced, "mean sum amax amin max min linalg_vector_norm norm var std logsumexp prod all any argmax argmin"),
+    **each(_permuted, "permute transpose t"),
+    **each(_unsqueezed, "unsqueeze"),
+    **each(_squeezed, "squeeze"),
+    **each(_viewed, "view _unsafe_view _reshape_alias reshape"),
+    **each(_expanded, "expand"),
+    **each(_linear, "mm addmm"),
+    **each(_sliced, "slice"),
+    **each(_selected, "select"),
+    **each(_split, "split split_with_sizes"),
+    **each(_flipped, "flip"),
+    **each(_rolled, "roll"),
+    **each(_indexed, "index"),
+    **each(_cat, "cat"),
+    **each(_stack, "stack"),
+}

@@ -1,0 +1,262 @@
+"""`receptive_field()`: the part of the input that a unit of a layer can see, and how much of it the unit makes use of.
+
+The boxes are those that the operators of one forward imply, place by place, with what is cut off at borders left out.
+How much is used is the effective receptive field of Luo et al. 2016.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from torch_featviz.capture.select import resolve
+from torch_featviz.errors import LayerError, OptionError, ShapeError
+from torch_featviz.picture import Picture, Scale, Sheet, paint
+
+from .cam import layer_name
+from .reach import EXACT, WHOLE, Table, Trace, has_holes, widest
+from .trace import Tracer
+from .twin import apart, twin
+
+Kind = Literal["exact", "hull", "whole"]
+Box = tuple[tuple[int, int], ...]
+_SAMPLES = 8
+_WHITE = 255
+
+
+@dataclass(frozen=True, eq=False)
+class ReceptiveField:
+    """What the units of one layer see of an input of one size.
+
+    Away from borders unit `i` sees `[start + i * stride, start + i * stride + size)` along each axis.
+
+    Args:
+        layer: its name.
+        input_size: of the input, `h w` (or `l`, or `d h w`).
+        map_size: of the layer's map, likewise; empty where the layer returns no map.
+        size: of the field; where it differs from unit to unit, of the largest.
+        stride: from one unit's field to the next; None where that differs, 0 where all see the same.
+        start: of the first unit's field, negative in the padding; None where there is no one stride.
+        kind: `"exact"`, all of a box is seen; `"hull"`, the box is the smallest around what is seen, which has holes
+            (dilation) or is a union of several boxes (branches); `"whole"`, the layer, or something on the way, looks
+            at everything (linear, flatten, global pooling, squeeze and excitation), or cannot be told.
+        effective: mean |gradient| of the middle unit, `h w`, if asked for.
+    """
+
+    layer: str
+    input_size: tuple[int, ...]
+    map_size: tuple[int, ...]
+    size: tuple[int, ...]
+    stride: tuple[int | None, ...]
+    start: tuple[int | None, ...]
+    kind: Kind
+    effective: Tensor | None = field(default=None, repr=False)
+    _tables: tuple[Table, ...] = field(default=(), repr=False)
+
+    def box(self, *place: int) -> Box:
+        """What the unit at `place` sees, one half-open interval an axis, clipped to the input.
+
+        A unit that sees nothing but padding has empty intervals, `(0, 0)`.
+
+        Raises:
+            ShapeError: the layer is no map, or has other axes.
+            OptionError: the map has no such place.
+        """
+        if not self.map_size:
+            raise ShapeError(f"layer {self.layer!r} returns no map, its units have no place; name a convolution.")
+        if len(place) != len(self.map_size):
+            raise ShapeError(f"a unit of {self.layer!r} has {len(self.map_size)} coordinates, got {place}.")
+        if not all(0 <= i < n for i, n in zip(place, self.map_size, strict=True)):
+            last = tuple(n - 1 for n in self.map_size)
+            raise OptionError(f"no unit {place} in {self.layer!r}, whose map is {_by(self.map_size)}; last is {last}.")
+        rows = [np.flatnonzero(table[min(i, len(table) - 1)]) for i, table in zip(place, self._tables, strict=True)]
+        if not all(map(len, rows)):
+            return tuple((0, 0) for _ in rows)
+        return tuple((int(row[0]), int(row[-1]) + 1) for row in rows)
+
+    def picture(self) -> Picture:
+        """The effective field, with the box of the same unit around it; of a volume the slice through its middle.
+
+        Raises:
+            OptionError: it was not asked for.
+        """
+        if self.effective is None:
+            raise OptionError("the effective field was not computed; receptive_field(..., effective=True) does it.")
+        middle = tuple(n // 2 for n in self.map_size)
+        box, shown = self.box(*middle) if middle else tuple((0, n) for n in self.input_size), self.effective
+        notes = [f"unit {_listed(middle)} of a map of {_by(self.map_size)}" if middle else "the sum of all units"]
+        if shown.dim() == 3:
+            depth = sum(box[0]) // 2
+            shown, box = shown[depth], box[1:]
+            notes.append(f"slice {depth} of {self.input_size[0]}")
+        notes.append(f"white: its box, {' × '.join(f'{low} to {high - 1}' for low, high in box)}")
+        if shown.dim() == 1:
+            high = max(3, len(shown) // 8)
+            shown, box = shown.expand(high, -1), ((0, high), *box)
+        cells, legend = paint(shown[None, None], Scale(vmin=0), notes=tuple(notes))
+        return Sheet(_outlined(cells, box), legend, title=self._title())
+
+    def _title(self) -> str:
+        parts = [f"size {_by(self.size)}"]
+        if None not in (*self.stride, *self.start):
+            parts += [f"stride {_by(self.stride)}", f"start {_listed(self.start)}"]
+        return f"Effective receptive field of {self.layer}: {', '.join(parts)} ({self.kind})"
+
+
+def receptive_field(
+    model: nn.Module,
+    layer: str | nn.Module,
+    input_size: Sequence[int] = (224, 224),
+    *,
+    channels: int | None = None,
+    effective: bool = False,
+) -> ReceptiveField:
+    """What the units of a layer can see of the input; the model is run once, on a copy, and is untouched.
+
+    Args:
+        model: any module that takes `b c ...`, wrapped or compiled, too.
+        layer: a name as `capture` knows it, or the module; it runs once in a forward.
+        input_size: of the input, `h w` (or `l`, or `d h w`).
+        channels: of the input; default: what the first convolution takes, else 3.
+        effective: differentiate, too, for how much of it the middle unit uses.
+    Raises:
+        DtypeError: the model cannot be copied.
+        LayerError: no such layer, or it does not run exactly once.
+        OptionError: a size is no positive number.
+        ShapeError: the model does not take such an input, or the layer returns no tensor.
+    Reference: Luo et al. 2016, for the effective field.
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 11, stride=4, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2))
+        >>> seen = receptive_field(net, "2")
+        >>> seen.size, seen.stride, seen.start, seen.kind
+        ((19, 19), (8, 8), (-2, -2), 'exact')
+        >>> seen.box(0, 5)
+        ((0, 17), (38, 57))
+    """
+    sizes = _checked(input_size, channels)
+    name = layer_name(model, layer)
+    with apart():
+        copied = twin(model)
+        shape = (1, channels or _channels(copied), *sizes)
+        image = torch.rand(shape, **_where(copied))
+        tracer = Tracer(image)
+        with torch.no_grad():
+            output, trace = _run(copied, name, image, tracer)
+        gradients = _effective(copied, name, shape) if effective else None
+    return _described(name, sizes, tuple(output.shape), trace, gradients)
+
+
+def _described(
+    name: str, sizes: tuple[int, ...], shape: tuple[int, ...], trace: Trace, effective: Tensor | None
+) -> ReceptiveField:
+    tables = tuple(axis.table for axis in trace.axes)
+    holes = any(has_holes(table) for table in tables)
+    kind: Kind = "whole" if trace.level == WHOLE else "exact" if trace.level == EXACT and not holes else "hull"
+    steps = [axis.steps for axis in trace.axes]
+    map_size: tuple[int, ...] = ()
+    if len(shape) == len(sizes) + 2:
+        map_size = tuple(shape[i + 2 if axis.dim is None else axis.dim] for i, axis in enumerate(trace.axes))
+    return ReceptiveField(
+        layer=name,
+        input_size=sizes,
+        map_size=map_size,
+        size=tuple(s.size if s else widest(table) for s, table in zip(steps, tables, strict=True)),
+        stride=tuple(s.stride if s else None for s in steps),
+        start=tuple(s.start if s else None for s in steps),
+        kind=kind,
+        effective=effective,
+        _tables=tables,
+    )
+
+
+def _run(model: nn.Module, name: str, image: Tensor, tracer: Tracer | None = None) -> tuple[Tensor, Any]:
+    """What a layer returns, and what it sees; the model may fail after it, where no input of another size fits."""
+    (module,) = resolve(model, name).values()
+    found: list[tuple[Any, Any]] = []
+
+    def look(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        is_map = isinstance(output, Tensor)
+        found.append((output.clone() if is_map else output, tracer.read(output) if tracer and is_map else None))
+
+    failed: Exception | None = None
+    watched: TorchDispatchMode | nullcontext[None] = tracer or nullcontext()
+    hook = module.register_forward_hook(look)
+    try:
+        with watched:
+            model(image)
+    except Exception as error:  # whatever a model may raise
+        failed = error
+    finally:
+        hook.remove()
+    if failed is not None and not found:
+        shape = tuple(image.shape)
+        raise ShapeError(f"the model does not take an input of {shape} ({failed}); give input_size= and channels=.")
+    if len(found) != 1:
+        raise LayerError(f"layer {name!r} ran {len(found)} times in one forward; name one that runs once.")
+    output, trace = found[0]
+    if not isinstance(output, Tensor):
+        raise ShapeError(f"layer {name!r} returns a {type(output).__name__}, no map; name a convolution.")
+    return output, trace
+
+
+def _effective(model: nn.Module, name: str, shape: tuple[int, ...]) -> Tensor:
+    """Mean |gradient| of the middle unit, summed over its channels, over a few images of noise: `...`."""
+    total = torch.zeros(shape[2:])
+    for _ in range(_SAMPLES):
+        image = torch.randn(shape, **_where(model)).requires_grad_()
+        output, _ = _run(model, name, image)
+        unit = output
+        for n in output.shape[2:] if output.dim() == len(shape) else ():
+            unit = unit.select(2, n // 2)
+        if not unit.requires_grad:
+            raise OptionError(f"no gradient reaches layer {name!r}; leave effective= out.")
+        (gradient,) = torch.autograd.grad(unit.sum(), image, materialize_grads=True)
+        total += gradient.abs().mean((0, 1)).float().cpu()
+    return total / _SAMPLES
+
+
+def _checked(input_size: Sequence[int], channels: int | None) -> tuple[int, ...]:
+    sizes = tuple(input_size) if isinstance(input_size, Sequence) else ()
+    if not 1 <= len(sizes) <= 3 or not all(isinstance(n, int) and n > 0 for n in sizes):
+        raise OptionError(f"input_size must be 1 to 3 positive numbers, such as (224, 224), got {input_size!r}.")
+    if channels is not None and channels < 1:
+        raise OptionError(f"channels must be at least 1, got {channels}.")
+    return sizes
+
+
+def _channels(model: nn.Module) -> int:
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    return next((module.in_channels for module in model.modules() if isinstance(module, kinds)), 3)
+
+
+def _where(model: nn.Module) -> dict[str, Any]:
+    """Device and dtype of the model's weights."""
+    weight = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    return {"device": weight.device, "dtype": weight.dtype}
+
+
+def _outlined(cells: Tensor, box: Box) -> Tensor:
+    """A white line around a box of each cell, outside of it where there is room."""
+    cells = cells.clone()
+    height, width = cells.shape[2:]
+    (top, bottom), (left, right) = box
+    top, left = max(0, top - 1), max(0, left - 1)
+    bottom, right = min(height - 1, bottom), min(width - 1, right)
+    cells[..., [top, bottom], left : right + 1] = _WHITE
+    cells[..., top : bottom + 1, [left, right]] = _WHITE
+    return cells
+
+
+def _listed(numbers: Sequence[object]) -> str:
+    return f"({', '.join(map(str, numbers))})"
+
+
+def _by(numbers: Sequence[object]) -> str:
+    return " × ".join(map(str, numbers))
