@@ -21,10 +21,14 @@ from torch_featviz.errors import LayerError
 
 _ALWAYS = (
     *("relu", "relu6", "hardswish", "silu", "gelu", "elu", "selu", "celu", "leaky_relu", "prelu", "rrelu"),
-    *("mish", "softplus"),
+    *("mish", "softplus", "threshold"),
 )
-_AT_ZERO = {"clamp": "min", "clip": "min", "clamp_min": "min", "hardtanh": "min_val", "threshold": "threshold"}
-_NODES = re.compile(r"(Relu|LeakyRelu|Silu|Gelu|Elu|Hardswish|Mish|Softplus|PreluKernel|Threshold)Backward\d*")
+_AT_ZERO = {"clamp": "min", "clip": "min", "clamp_min": "min", "hardtanh": "min_val"}
+_LARGER = ("maximum", "max")
+_NODES = re.compile(
+    r"(Relu|LeakyRelu|Silu|Gelu|Elu|Hardswish|Mish|Softplus|PreluKernel|Threshold|CheckpointFunction|CompiledFunction)"
+    r"Backward\d*"
+)
 
 
 def nonlinear(name: str) -> bool:
@@ -35,7 +39,7 @@ def nonlinear(name: str) -> bool:
         (True, True, False)
     """
     name = name.rstrip("_")
-    return name in _ALWAYS or name in ("hardtanh", "threshold", "sigmoid", "tanh", "softmax") or "max_pool" in name
+    return name in _ALWAYS or name in ("hardtanh", "sigmoid", "tanh", "softmax") or "max_pool" in name
 
 
 class Rectify(TorchFunctionMode):
@@ -53,25 +57,40 @@ class Rectify(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
+        name = word_of(func)
         x = args[0] if args else kwargs.get("input")
-        if not isinstance(x, Tensor) or not x.requires_grad or not _rectifies(func.__name__, args, kwargs):
+        if name in _LARGER and len(args) == 2 and isinstance(args[1], Tensor) and args[1].requires_grad:
+            args = args if args[0].requires_grad else args[::-1]
+            x = args[0]
+        if not isinstance(x, Tensor) or not x.requires_grad or not _rectifies(name.strip("_"), args, kwargs):
             return func(*args, **kwargs)
         rest = args[1:]
         kwargs.pop("input", None)
-        in_place = func.__name__.endswith("_") or kwargs.get("inplace", False) or any(v is True for v in rest)
+        in_place = name.endswith("_") or kwargs.get("inplace", False)
         plain = (lambda y: func(y.clone(), *rest, **kwargs)) if in_place else (lambda y: func(y, *rest, **kwargs))
         output = _Rectified.apply(x, plain, self.guided)
         return x.copy_(output) if in_place else output
 
 
+def word_of(function: Callable[..., Any]) -> str:
+    """A function's name; that of an operator, as exported programs call them, without its overload.
+
+    Example:
+        >>> word_of(torch.relu_), word_of(torch.ops.aten.relu.default)
+        ('relu_', 'relu')
+    """
+    return function.__name__.partition(".")[0]
+
+
 def _rectifies(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    name = name.rstrip("_")
     if name in _ALWAYS:
         return True
+    if name not in _AT_ZERO and name not in _LARGER:
+        return False
     low = args[1] if len(args) > 1 else kwargs.get(_AT_ZERO.get(name, "other"))
-    if name in _AT_ZERO:
-        return not isinstance(low, Tensor) and low == 0
-    return name in ("maximum", "max") and isinstance(low, Tensor) and not low.requires_grad and not bool(low.any())
+    if isinstance(low, Tensor):
+        return not low.requires_grad and not bool(low.any())
+    return name in _AT_ZERO and low is not None and low == 0
 
 
 class _Rectified(torch.autograd.Function):
@@ -96,20 +115,22 @@ class _Rectified(torch.autograd.Function):
 def refuse_others(output: Tensor) -> None:
     """A rectifier that `Rectify` could not reach would pass the plain gradient, and nobody would see it.
 
+    What reentrant checkpoints and compiled functions hold cannot be seen, so that they are refused as well.
+
     Args:
         output: of a forward that ran under `Rectify`.
     Raises:
         LayerError: its graph holds such a rectifier.
     """
-    for node in _graph(output):
+    for node in graph_of(output):
         if match := _NODES.fullmatch(node.name()):
             raise LayerError(
-                f"{match[1]} is called out of reach, in scripted code or a custom autograd function; its backward "
-                "would be the plain one. Give the model as it was before torch.jit, or another method."
+                f"{match[1]} is called out of reach, in scripted, compiled or checkpointed code; its backward would be "
+                "the plain one. Give the model without that, as it was before torch.jit, or choose another method."
             )
 
 
-def _graph(output: Tensor) -> Iterator[Any]:
+def graph_of(output: Tensor) -> Iterator[Any]:
     """Each node of the autograd graph that ends in `output`."""
     waiting: list[Any] = [output.grad_fn]
     seen: set[Any] = {None}

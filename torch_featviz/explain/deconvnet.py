@@ -1,0 +1,297 @@
+"""The deconvnet of Zeiler & Fergus: the activation of one unit, sent back to the pixels through the switches."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from torch_featviz.capture.select import resolve
+from torch_featviz.errors import DtypeError, LayerError, OptionError, ShapeError
+
+from .cam import layer_name
+from .explained import Explained, chunks, rows_at_once
+from .rectify import Rectify, graph_of, refuse_others, word_of
+from .twin import apart, twin
+
+Unit: TypeAlias = int | tuple[int, int, int]  # a channel at its strongest place, or channel, row, column
+
+
+def deconvnet(
+    model: nn.Module,
+    images: Tensor,
+    layer: str | nn.Module,
+    units: Unit | Sequence[Unit] | Tensor,
+    *,
+    pooling: str = "sum",
+    internal_batch_size: int | None = None,
+) -> Tensor:
+    """What in an image makes one unit active: the unit's value, projected back to the pixels.
+
+    On the way down: max pools put values back where they came from; rectifiers pass the positive part, wherever they
+    were active; convolutions run transposed, without bias; local response normalisation passes what comes. Batch norm
+    is not in the paper: here γ/σ scales, the shift is left out. ReLU6, SiLU, Hardswish and the like go as ReLU.
+    All else (average pools, sums, concatenation, gates, other norms, and what a model writes out by arithmetic, such as
+    `x * (x > 0)`) goes as its derivative does. Dropout is off.
+
+    The model is in evaluation mode for it and untouched: all is done on a copy that shares its weights.
+
+    Args:
+        model: any module, wrapped or compiled, too; its layers or functions may rectify, also in place.
+        images: `b c h w`, as the model takes them.
+        layer: its output is a map `b k h w`; it runs once. Before or after its rectifier makes no difference.
+        units: one for each image, or any number for a single image: `(channel, row, column)`, or a channel alone for
+            the place where it is strongest. A unit at or below 0 has a projection of zeros.
+        pooling: `"sum"` adds up where windows overlap and chose the same place; `"overwrite"` keeps the value of the
+            last of these windows, row by row, as `MaxUnpool2d` does on a CPU; here it is deterministic everywhere.
+        internal_batch_size: units that are run at once; default: what autograd needs for one is measured, and half of
+            the free memory of a GPU, or 1 GiB, is used.
+    Returns:
+        `n c h w`, signed: a projection for each unit, in the model's own units and never rescaled.
+    Raises:
+        DtypeError: images are no floats, units no numbers, or the model cannot be copied.
+        ShapeError: images are not `b c h w`, the layer returns no map, or units and images are not as many.
+        LayerError: no such layer, it does not run exactly once, or a layer before it has no rule.
+        OptionError: no such unit or option, or no gradient reaches the images.
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 8, 3), nn.ReLU())
+        >>> deconvnet(net, torch.rand(1, 3, 16, 16), "4", [0, 5, (5, 2, 3)]).shape
+        torch.Size([3, 3, 16, 16])
+
+    Reference: Zeiler & Fergus 2013, section 2.1.
+    """
+    _check_images(images)
+    if pooling not in ("sum", "overwrite"):
+        raise OptionError(f"pooling is 'sum' or 'overwrite', got {pooling!r}.")
+    if internal_batch_size is not None and internal_batch_size < 1:
+        raise OptionError(f"internal_batch_size must be at least 1, got {internal_batch_size}.")
+    asked = _listed(units)
+    if not asked or len(images) not in (1, len(asked)):
+        raise ShapeError(
+            f"units must be one for each image, or any number for one image; got {len(asked)} units for "
+            f"{len(images)} images."
+        )
+    name = layer_name(model, layer)
+    with apart():
+        images = images.detach().clone()
+        net = twin(model)
+        _check_units(asked, _shape_of_map(net, images[:1], name), name)
+        up = _UpTo(net, name, overwrite=pooling == "overwrite")
+        rows = internal_batch_size or rows_at_once(Explained(up, None), images[:1], len(asked))
+        found = []
+        for part in chunks(len(asked), rows):
+            batch = images[part] if len(images) > 1 else images.expand(len(asked[part]), -1, -1, -1)
+            found.append(_down(up, batch, asked[part]))
+        return torch.cat(found)
+
+
+def _down(up: _UpTo, images: Tensor, units: list[tuple[int, ...]]) -> Tensor:
+    leaf = images.detach().clone().requires_grad_()
+    maps: Tensor = up(leaf)
+    projection: Tensor | None
+    (projection,) = torch.autograd.grad(maps, leaf, _seed(maps.detach(), units), allow_unused=True)
+    if projection is None:
+        raise _without_gradient(up.name)
+    return projection
+
+
+def _seed(maps: Tensor, units: list[tuple[int, ...]]) -> Tensor:
+    """Maps of zeros, but for one unit in each row, which has its own value, rectified."""
+    rows = torch.arange(len(units), device=maps.device)
+    channels = torch.tensor([unit[0] for unit in units], device=maps.device)
+    planes = maps[rows, channels].flatten(1)
+    width = maps.shape[3]
+    asked = torch.tensor([unit[1] * width + unit[2] if unit[1:] else -1 for unit in units], device=maps.device)
+    places = torch.where(asked < 0, planes.argmax(1), asked)
+    seed = torch.zeros_like(maps)
+    seed[rows, channels, places // width, places % width] = planes[rows, places].clamp(min=0)
+    return seed
+
+
+class _UpTo(nn.Module):
+    """The model up to one layer, with the deconvnet's way down."""
+
+    def __init__(self, model: nn.Module, name: str, *, overwrite: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.name = name
+        self.overwrite = overwrite
+
+    def forward(self, images: Tensor) -> Tensor:
+        kept: list[Tensor] = []
+
+        def stop(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            kept.append(output)
+            raise _Arrived
+
+        hook = resolve(self.model, self.name)[self.name].register_forward_hook(stop)
+        try:
+            with _Down(overwrite=self.overwrite), suppress(_Arrived):
+                self.model(images)
+        finally:
+            hook.remove()
+        (maps,) = kept
+        if not maps.requires_grad:
+            raise _without_gradient(self.name)
+        refuse_others(maps)
+        if self.overwrite:
+            _refuse_pools(maps)
+        return maps
+
+
+def _without_gradient(name: str) -> OptionError:
+    return OptionError(
+        f"no gradient leads from layer {name!r} to the images (an argmax, a round() or no_grad() on the way?); name a "
+        "layer before it."
+    )
+
+
+class _Arrived(BaseException):
+    """Ends a forward at its layer; no model's `except Exception` is to swallow it."""
+
+
+class _Down(Rectify):
+    """While on, layers are given the deconvnet's backward."""
+
+    def __init__(self, *, overwrite: bool) -> None:
+        super().__init__(guided=False)
+        self.overwrite = overwrite
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        name = word_of(func)
+        if name == "local_response_norm":
+            x, *rest = args or (kwargs.pop("input"),)
+            return _Straight.apply(x, lambda y: func(y, *rest, **kwargs))
+        if name == "batch_norm" and (args[5] if len(args) > 5 else kwargs.get("training", False)):
+            raise LayerError(
+                "a batch norm has no running statistics (track_running_stats=False?), so that the rows of a batch "
+                "would mix; name a layer before it, or give the model running statistics."
+            )
+        if self.overwrite and name.removesuffix("_with_indices").removeprefix("adaptive_") in _POOLS:
+            return _overwritten(name, args, kwargs)
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+_POOLS = {"max_pool1d": 1, "max_pool2d": 2, "max_pool3d": 3}
+
+
+def _overwritten(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A max pool, called as torch or torch.nn.functional calls it, with `_Overwrite` as its backward."""
+    plain = name.removesuffix("_with_indices")
+    last = 2 if plain.startswith("adaptive_") else 6  # where return_indices is
+    both = name != plain or (args[last] if len(args) > last else kwargs.pop("return_indices", False))
+    x, *rest = args[:last] or (kwargs.pop("input"),)
+    pool = getattr(F, plain)
+    kwargs["return_indices"] = True
+    output = _Overwrite.apply(x, lambda y: pool(y, *rest, **kwargs), int(plain[-2]))
+    return output if both else output[0]
+
+
+class _Straight(torch.autograd.Function):
+    @staticmethod
+    def forward(_ctx: Any, x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        return function(x.detach())
+
+    @staticmethod
+    def backward(_ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+class _Overwrite(torch.autograd.Function):
+    """A max pool over the last `dims` axes; of the windows that chose one place, the last gives it its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, pool: Callable[[Tensor], tuple[Tensor, Tensor]], dims: int) -> Any:
+        output, switches = pool(x.detach())
+        ctx.save_for_backward(switches)
+        ctx.shape, ctx.dims = x.shape, dims
+        ctx.mark_non_differentiable(switches)
+        return output, switches
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        switches = ctx.saved_tensors[0].flatten(-ctx.dims)
+        windows = torch.arange(switches.shape[-1], device=switches.device, dtype=torch.int32).expand_as(switches)
+        below = gradients[0].new_zeros(*switches.shape[:-1], math.prod(ctx.shape[-ctx.dims :]))
+        # a plain scatter may write in any order; neither the largest number nor a sum of one value depends on it
+        last = windows.new_zeros(below.shape).scatter_reduce_(-1, switches, windows, "amax")
+        wins = last.gather(-1, switches) == windows
+        below.scatter_add_(-1, switches, gradients[0].flatten(-ctx.dims).masked_fill(~wins, 0))
+        return below.view(ctx.shape), None, None
+
+
+def _refuse_pools(output: Tensor) -> None:
+    for node in graph_of(output):
+        if "MaxPool" in node.name():
+            raise LayerError(
+                f"a max pool ({node.name()}) is called out of reach, in scripted code perhaps, and would sum; give the "
+                "model as it was before torch.jit, or pooling='sum'."
+            )
+
+
+def _shape_of_map(net: nn.Module, image: Tensor, name: str) -> torch.Size:
+    """`k h w` of what the layer returns; the whole network runs, for a layer may run again after its first time."""
+    outputs: list[Any] = []
+    hook = resolve(net, name)[name].register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+    try:
+        with torch.no_grad():
+            net(image)
+    finally:
+        hook.remove()
+    if len(outputs) != 1:
+        raise LayerError(f"layer {name!r} ran {len(outputs)} times in one forward; name one that runs once.")
+    (maps,) = outputs
+    if not isinstance(maps, Tensor) or maps.dim() != 4 or len(maps) != 1:
+        what = f"shape {tuple(maps.shape)}" if isinstance(maps, Tensor) else f"a {type(maps).__name__}"
+        raise ShapeError(f"layer {name!r} returns {what} for one image, no map 'b k h w'; give a convolution.")
+    return maps.shape[1:]
+
+
+def _listed(units: Any) -> list[tuple[int, ...]]:
+    """Each unit as `(channel,)` or `(channel, row, column)`."""
+    units = _plain(units)
+    if isinstance(units, tuple) and len(units) == 3 and not any(isinstance(unit, Iterable) for unit in units):
+        raise OptionError(f"units={units} may be one unit or three channels; say [{units}] or {list(units)}.")
+    listed = [_plain(unit) for unit in (units if isinstance(units, Iterable) else [units])]
+    try:
+        return [tuple(map(operator.index, unit if isinstance(unit, Iterable) else [unit])) for unit in listed]
+    except TypeError as error:
+        what = "units are channels or (channel, row, column), whole numbers all of them"
+        raise DtypeError(f"{what}, got {units!r:.80}.") from error
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and lists of them, of a tensor or an array."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _check_units(units: list[tuple[int, ...]], shape: torch.Size, name: str) -> None:
+    for unit in units:
+        if len(unit) not in (1, 3):
+            raise OptionError(f"a unit is a channel or (channel, row, column), got {unit}.")
+        if not 0 <= unit[0] < shape[0]:
+            raise OptionError(f"layer {name!r} has channels 0 to {shape[0] - 1}, got {unit[0]}.")
+        if unit[1:] and not (0 <= unit[1] < shape[1] and 0 <= unit[2] < shape[2]):
+            raise OptionError(
+                f"unit {unit} is outside of the map of layer {name!r}, which has rows 0 to {shape[1] - 1} and columns "
+                f"0 to {shape[2] - 1}."
+            )
+
+
+def _check_images(images: Tensor) -> None:
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        what = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise DtypeError(f"images must be a tensor of floats as the model takes them, got {what}.")
+    if images.dim() != 4 or not images.numel():
+        raise ShapeError(
+            f"images must be 'b c h w', got shape {tuple(images.shape)}; add a batch axis with images[None]."
+        )
