@@ -1,0 +1,124 @@
+import pytest
+import torch
+from torch import nn
+
+from torch_featviz.errors import OptionError, ShapeError
+from torch_featviz.explain.patches import top_patches
+from torch_featviz.picture import Scale, rgb, untile
+from torch_featviz.views.exemplars import exemplars
+
+
+def best_of(inputs=3, channels=4, dead=(), k=9, images=20, low=0.0):
+    """A layer of 3 × 3 kernels without padding, so that every patch is whole."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(inputs, channels, 3)
+    for channel in dead:
+        conv.weight.data[channel], conv.bias.data[channel] = 0, -1
+    data = low + (1 - low) * torch.rand(images, inputs, 12, 12)
+    return top_patches(nn.Sequential(conv, nn.ReLU()), data.split(8), "1", k=k), data
+
+
+@pytest.mark.parametrize("inputs", [1, 3])
+def test_patches_beside_their_projections(inputs):
+    best, _ = best_of(inputs)
+    sheet, found = exemplars(best, [2, 0]), best.patches([2, 0])
+    assert sheet.cells.shape == (4, 3, 11, 11), "3 × 3 patches of 3 pixels, with gaps of 1"
+    for n in range(2):
+        patches, projections = (untile(cell, n=9, ncols=3) for cell in sheet.cells[2 * n : 2 * n + 2])
+        assert patches.equal(rgb(found.images[n].expand(-1, 3, -1, -1)))
+        for i in range(9):
+            down = found.projections[n, i]
+            expected = rgb(Scale(symmetric=True, vmax=float(down.abs().max()))(down.expand(3, -1, -1)[None]))
+            assert projections[i].equal(expected[0]), "signed, each on its own scale, 0 is mid-grey"
+    assert sheet.columns == ("patches", "what excites it")
+    assert (sheet.group, sheet._ncols) == (2, 4)
+
+
+def test_zero_is_mid_grey():
+    best, _ = best_of()
+    best.model[0].weight.data[1, :, 0] = 0  # its upper row
+    best = top_patches(best.model, best.source.loader, "1")
+    projections = untile(exemplars(best, 1).cells[1], n=9, ncols=3)
+    assert (projections[:, :, 0] == 128).all()
+    assert (projections[:, :, 1:] != 128).any()
+
+
+def test_numbers_and_values_stand_above():
+    best, _ = best_of()
+    first, last = best.values[3, 0], best.values[3, 8]
+    assert exemplars(best, 3).labels == ("channel 3", f"value {first:.3g} to {last:.3g}")
+    one = best_of(k=1)[0]
+    assert exemplars(one, 3).labels == ("channel 3", f"value {first:.3g}")
+
+
+def test_a_dead_channel_says_so():
+    sheet = exemplars(best_of(dead=(1,))[0])
+    assert sheet.labels[2:4] == ("channel 1", "")
+    assert sheet.inside == ("", "", "dead:\nnever above 0", "", "", "", "", "")
+    assert sheet.empty == {3}
+    assert sheet.cells[2].unique().numel() == 1
+    assert "dead: above 0 in no image, 1 of 4" in sheet.legend.notes
+    assert not any("beyond" in note for note in sheet.legend.notes), "no other place is white"
+    assert exemplars(best_of()[0]).inside == ()
+    every = exemplars(best_of(dead=(0, 1, 2, 3))[0])
+    assert every.empty == {1, 3, 5, 7}
+    assert every.numpy().ndim == 3
+
+
+def test_white_is_where_there_is_nothing():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 1, 5, padding=2), nn.ReLU())
+    net[0].weight.data.abs_()
+    images = torch.zeros(2, 1, 8, 8)
+    images[0, 0, 0, 0] = images[1, 0, 4, 4] = 1
+    best = top_patches(net, [images], "1", k=4)
+    assert (best.images >= 0).sum() == 2
+    sheet = exemplars(best)
+    inside = best.patches(0).inside[0]
+    assert not inside.all()
+    for cell in sheet.cells:
+        pieces = untile(cell, n=4, ncols=2)
+        for piece, there in zip(pieces, inside, strict=True):
+            assert (piece[:, ~there] == 255).all()
+    assert "white: beyond the image's border, or no patch" in sheet.legend.notes
+
+
+def test_sixteen_channels_and_nine_hits_at_most():
+    best, _ = best_of(channels=18, k=12)
+    sheet = exemplars(best)
+    assert len(sheet.cells) == 32
+    assert sheet.cells.shape[2:] == (11, 11)
+    assert sheet._ncols == 8
+    assert "16 of 18 channels" in sheet.legend.notes
+    assert len(exemplars(best, range(18)).cells) == 36
+
+
+def test_the_range_of_the_images_is_declared():
+    best, _ = best_of(low=-1.0)
+    signed, found = exemplars(best, 0, value_range="signed"), best.patches(0)
+    patches = untile(signed.cells[0], n=9, ncols=3)
+    assert patches.equal(rgb((found.images[0] + 1) / 2))
+    assert not signed.legend.marks()
+    below = int((found.images[0] < 0).any(1).sum())
+    assert exemplars(best, 0).legend.counts.under == below
+    with pytest.raises(OptionError, match="value_range must be one of unit, signed, byte, imagenet, got 'int'"):
+        exemplars(best, 0, value_range="int")
+
+
+def test_the_title_names_the_layer_and_can_be_given():
+    best, _ = best_of()
+    assert exemplars(best).title == "1: the patches that move each channel most, and what in them does; of 20 images"
+    assert exemplars(best, title="Mine").title == "Mine"
+
+
+def test_what_cannot_be_drawn():
+    with pytest.raises(ShapeError, match="images of 1 or 3 channels can be drawn, these have 2"):
+        exemplars(best_of(2)[0])
+    with pytest.raises(OptionError, match=r"channels must be from 0 to 3, one at least, got \[4\]"):
+        exemplars(best_of()[0], [4])
+
+
+def test_the_same_bytes_each_time():
+    best, _ = best_of(dead=(1,))
+    assert exemplars(best).png() == exemplars(best).png()
+    assert exemplars(best).figure().axes

@@ -1,0 +1,153 @@
+"""The images of a loader: once in order, each with its number in the dataset, and afterwards a few of them again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice, pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset, SequentialSampler
+
+from torch_featviz.errors import DtypeError, OptionError, ShapeError
+
+
+class Source:
+    """A loader whose n-th image is known by its number in the dataset.
+
+    Args:
+        loader: an iterable of batches. A DataLoader takes its dataset in order, a part of it by a DistributedSampler
+            that does not shuffle, or the ascending numbers that it was given as `sampler`; of an iterable that is no
+            DataLoader, or has no dataset with an index, the images are numbered as they come.
+    Raises:
+        OptionError: the order is random or unknown, or in a distributed run every rank would see all images.
+    """
+
+    def __init__(self, loader: Iterable[Any]) -> None:
+        self.loader = loader
+        self.ids = _ids(loader)
+
+    def batches(self, done: int = 0) -> Iterator[Tensor]:
+        """Batches of images `b c h w` from number `done` on; a DataLoader does not read those before."""
+        batches = self._after(done) if self.ids is not None and done else islice(iter(self.loader), done, None)
+        seen = self._seen_after(done)
+        for batch in batches:
+            images = images_of(batch)
+            if self.ids is not None:
+                images = images[: max(0, len(self.ids) - seen)]  # beyond them a DistributedSampler repeats itself
+            seen += len(images)
+            yield images
+
+    def total(self) -> int | None:
+        """How many batches there are, where that is known."""
+        try:
+            return len(self.loader)  # type: ignore[arg-type]
+        except TypeError:
+            return None
+
+    def what(self) -> dict[str, Any]:
+        """What tells one loader from another, in plain values."""
+        images = None if self.ids is None else len(self.ids)
+        return {"images": images, "batch_size": getattr(self.loader, "batch_size", None)}
+
+    def numbers(self, order: Tensor) -> Tensor:
+        """The dataset's numbers of what was seen as 0, 1, ...; -1 stays."""
+        if self.ids is None:
+            return order
+        if isinstance(self.ids, range):
+            return torch.where(order < 0, -1, self.ids.start + order * self.ids.step)
+        return torch.where(order < 0, -1, torch.tensor(self.ids)[order.clamp(min=0)])
+
+    def again(self, wanted: Sequence[int]) -> Iterator[Tensor]:
+        """The images of these ascending numbers, `c h w` each, and as few others as can be.
+
+        Raises:
+            OptionError: `loader` was an iterator, which cannot be read twice, or has fewer images now.
+        """
+        if self.ids is not None:
+            loader: Any = self.loader
+            for number in wanted:
+                yield images_of(loader.collate_fn([loader.dataset[number]]))[0]
+            return
+        if iter(self.loader) is self.loader:
+            raise OptionError(
+                f"{type(self.loader).__name__} can be read only once, and the images chosen have to be read again; "
+                "give top_patches a DataLoader or a list of batches."
+            )
+        waiting, seen = list(reversed(wanted)), 0
+        for batch in self.loader if waiting else ():
+            images = images_of(batch)
+            while waiting and waiting[-1] < seen + len(images):
+                yield images[waiting.pop() - seen]
+            seen += len(images)
+            if not waiting:
+                return
+        if waiting:
+            raise OptionError(
+                f"image {waiting[-1]} is not there any more, the loader now has {seen}; give it as it was."
+            )
+
+    def _after(self, done: int) -> Iterable[Any]:
+        """The same loader without its first batches, which are then not read at all."""
+        loader: Any = self.loader
+        if type(self.loader) is not DataLoader:
+            return islice(iter(loader), done, None)
+        names = ("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "prefetch_factor")
+        kept = {name: getattr(loader, name) for name in (*names, "multiprocessing_context", "generator")}
+        return DataLoader(loader.dataset, batch_sampler=list(loader.batch_sampler)[done:], **kept)
+
+    def _seen_after(self, done: int) -> int:
+        size = getattr(self.loader, "batch_size", None)
+        return done * size if self.ids is not None and size else 0
+
+
+def images_of(batch: Any) -> Tensor:
+    """The images `b c h w` of one batch, which is them or has them first.
+
+    Raises:
+        DtypeError: it is neither, or they are no floats.
+        ShapeError: they are not `b c h w`, or empty.
+    """
+    images = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        what = f"a tensor of {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
+        raise DtypeError(f"loader must yield floats 'b c h w', or (images, ...), as the model takes them; got {what}.")
+    if images.dim() != 4 or not images.numel():
+        raise ShapeError(f"loader must yield images 'b c h w', got shape {tuple(images.shape)}.")
+    return images
+
+
+def ranks() -> int:
+    """Processes of a distributed run; 1 where there is none."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def _ids(loader: Iterable[Any]) -> Sequence[int] | None:
+    """The dataset's numbers in the order of the loader; None where images can only be counted."""
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return _alone(None, "a loader without a sampler")
+    if loader.batch_size is None or type(loader.batch_sampler) is not BatchSampler:
+        raise OptionError("a batch_sampler of its own hides which image is which; give batch_size and sampler instead.")
+    sampler: Any = loader.sampler
+    if type(sampler) is SequentialSampler:
+        return _alone(range(len(sampler)), "a DataLoader without a DistributedSampler")
+    if type(sampler) is DistributedSampler and not sampler.shuffle:
+        count = len(loader.dataset)  # type: ignore[arg-type]
+        return range(sampler.rank, min(count, sampler.total_size), sampler.num_replicas)
+    if isinstance(sampler, Sequence) and all(a < b for a, b in pairwise(sampler)):
+        return sampler
+    raise OptionError(
+        f"the DataLoader's order is that of {type(sampler).__name__}, and images are found again by their number: give "
+        "one with shuffle=False, DistributedSampler(..., shuffle=False), or ascending numbers as sampler."
+    )
+
+
+def _alone(ids: Sequence[int] | None, what: str) -> Sequence[int] | None:
+    if ranks() > 1:
+        raise OptionError(
+            f"in a distributed run each rank passes its own images, and with {what} every rank would see all; give "
+            "sampler=DistributedSampler(dataset, shuffle=False)."
+        )
+    return ids

@@ -1,0 +1,104 @@
+"""What excites each channel: the patches that move it most, beside what in them does (Zeiler & Fergus 2013, fig. 2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from torch_featviz.errors import ShapeError
+from torch_featviz.explain.patches import TopPatches
+from torch_featviz.picture import Legend, Picture, Scale, Sheet, count, grid_columns, number, rgb, tile
+from torch_featviz.picture.color import total_of
+from torch_featviz.picture.images import unit_images
+
+SHOWN, HITS = 16, 9
+_PAPER, _DEAD, _GOAL = 255, 232, 190
+_SAID = "dead:\nnever above 0"
+
+
+def exemplars(
+    best: TopPatches, channels: int | Sequence[int] | None = None, *, value_range: str = "unit", title: str = ""
+) -> Picture:
+    """For each channel a block of the image patches that move it most, and to its right a block of what does it.
+
+    Both blocks have the same order, the highest first, row by row. The right one is what the deconvnet projects from
+    the one unit down to the image: mid-grey is 0, each projection reaches from minus to plus its largest value. A
+    channel that was above 0 nowhere has a tile that says so.
+
+    Args:
+        best: from `top_patches`.
+        channels: which ones; default the first 16.
+        value_range: `"unit"`, `"signed"`, `"byte"` or `"imagenet"`: what the values of the images mean.
+        title: above everything; default names the layer.
+    Raises:
+        OptionError: there is no such channel or range.
+        ShapeError: images have other than one or three channels.
+    Example:
+        >>> from torch_featviz.explain.patches import top_patches
+        >>> best = top_patches(nn.Conv2d(1, 4, 3), torch.rand(2, 8, 1, 9, 9), "", k=4)
+        >>> exemplars(best, [0, 2]).title
+        'model: the patches that move each channel most, and what in them does; of 16 images'
+    """
+    if best.size[0] not in (1, 3):
+        raise ShapeError(f"images of 1 or 3 channels can be drawn, these have {best.size[0]}.")
+    everything = len(best.values)
+    found = best.patches(range(min(SHOWN, everything)) if channels is None else channels)
+    units = unit_images(found.images[:, :HITS].flatten(0, 1), value_range)
+    signed = Scale(symmetric=True, per="filter")(found.projections[:, :HITS].flatten(0, 1)).expand(-1, 3, -1, -1)
+    inside = found.inside[:, :HITS].flatten(0, 1)[:, None]
+    hits = inside.shape[0] // len(found.channels)
+    pairs = [_blocks(x, inside, hits) for x in (units, signed)]
+    counts = total_of(count(torch.where(inside, x, 0)) for x in (units, signed))
+    dead = [c in best.dead for c in found.channels]
+    gone = torch.tensor(dead)
+    cells = torch.stack(pairs, 1)
+    cells[gone] = _DEAD
+    n = len(found.channels)
+    return Sheet(
+        cells.flatten(0, 1),
+        Legend(counts=counts, notes=_notes(n, everything, hits, bool(found.inside[~gone, :HITS].all()), sum(dead))),
+        title=title or _title(best),
+        ncols=2 * grid_columns(n, 0.6),
+        labels=tuple(words for c in found.channels for words in _labels(best, c, hits)),
+        inside=tuple(words for is_dead in dead for words in (_SAID if is_dead else "", "")) if any(dead) else (),
+        columns=("patches", "what excites it"),
+        group=2,
+        zoom=max(1, math.ceil(_GOAL / max(cells.shape[-2:]))),
+        empty=frozenset(2 * i + 1 for i, is_dead in enumerate(dead) if is_dead),
+    )
+
+
+def _blocks(units: Tensor, inside: Tensor, hits: int) -> Tensor:
+    """`(n k) 3 h w -> n 3 H W`: the hits of a channel on one small grid; paper where there is no image."""
+    colors = torch.where(inside, rgb(torch.where(inside, units, 0)), _PAPER).to(torch.uint8)
+    return torch.stack(
+        [tile(block, ncols=grid_columns(hits), fill=_PAPER) for block in colors.view(-1, hits, *colors.shape[1:])]
+    )
+
+
+def _labels(best: TopPatches, channel: int, hits: int) -> tuple[str, str]:
+    values = [value for value in best.values[channel, :hits].tolist() if value > 0]
+    ends = " to ".join(number(value) for value in values[:: max(1, len(values) - 1)])
+    return f"channel {channel}", f"value {ends}" if values else ""
+
+
+def _title(best: TopPatches) -> str:
+    what = "the patches that move each channel most, and what in them does"
+    return f"{best.layer or 'model'}: {what}; of {best.seen:,} images"
+
+
+def _notes(shown: int, everything: int, hits: int, whole: bool, dead: int) -> tuple[str, ...]:
+    lines = [
+        f"left: the {hits} patches with the highest values, row by row; value: of the first and of the last",
+        "right: the same, projected back to the pixels from that one unit; mid-grey is 0, each on its own scale",
+    ]
+    if not whole:
+        lines.append("white: beyond the image's border, or no patch")
+    if dead:
+        lines.append(f"dead: above 0 in no image, {dead} of {shown}")
+    if shown < everything:
+        lines.append(f"{shown} of {everything} channels")
+    return tuple(lines)
