@@ -43,7 +43,7 @@ def size(path):
 def test_demo_writes_every_sheet_and_keeps_the_network(quick, tmp_path, capsys):
     assert cli.main(["demo", "--out", str(tmp_path / "out")]) == 0
     sheets = sorted(path.name for path in (tmp_path / "out").glob("*.png"))
-    assert [name[0] for name in sheets] == list("1234555666778")
+    assert [name[0] for name in sheets] == list("12345556667789")
     assert all(min(size(tmp_path / "out" / name)) > 100 for name in sheets)
     said = capsys.readouterr().out
     assert "Held-out accuracy:" in said
@@ -94,6 +94,7 @@ def test_a_half_written_network_is_never_loaded(quick, tmp_path, monkeypatch):
         ["overview", "cifar_cnn", "--image", "IMAGE"],
         ["maps", "filters", "--image", "IMAGE"],
         ["why", "xo", "--image", "IMAGE"],
+        ["units", "xo", "--data", "FOLDER", "--channels", "0", "3"],
         [
             "why",
             "cifar_cnn",
@@ -111,7 +112,8 @@ def test_a_half_written_network_is_never_loaded(quick, tmp_path, monkeypatch):
     ],
 )
 def test_views_of_untrained_models(arguments, drawing, tmp_path):
-    arguments = [str(drawing) if word == "IMAGE" else word for word in arguments]
+    words = {"IMAGE": str(drawing), "FOLDER": str(drawing.parent)}
+    arguments = [words.get(word, word) for word in arguments]
     out = tmp_path / "new" / "sheet.png"
     assert cli.main([*arguments, "--random", "--out", str(out)]) == 0
     assert min(size(out)) > 60
@@ -136,6 +138,8 @@ def test_weights_from_a_file(tmp_path):
         (["why", "xo", "--random", "--image", "IMAGE", "--class", "circel"], "no class 'circel'; close: 'circle'"),
         (["why", "xo", "--random", "--image", "IMAGE", "--class", "2"], "'?xo'? has no class '2'.* It has 2"),
         (["why", "xo", "--random", "--image", "IMAGE", "--method", "cam"], "no method 'cam'; there are saliency"),
+        (["units", "xo", "--random", "--data", "nowhere"], "'nowhere' holds no images"),
+        (["units", "xo", "--random", "--data", "FOLDER", "--layer", "classifier.fc1"], "no map"),
         (["demo", "--epochs", "0"], "epochs must be at least 1"),
         (["demo", "--out", "/proc/nowhere"], "cannot write to /proc/nowhere: .*choose a folder with --out"),
     ],
@@ -145,7 +149,7 @@ def test_mistakes_get_one_line_and_no_traceback(arguments, message, drawing, tmp
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes.txt").write_text("not a picture")
-    words = {"IMAGE": str(drawing), "NOTES": str(tmp_path / "notes.txt")}
+    words = {"IMAGE": str(drawing), "NOTES": str(tmp_path / "notes.txt"), "FOLDER": str(tmp_path)}
     assert cli.main([words.get(word, word) for word in arguments]) == 1
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1

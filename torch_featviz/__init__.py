@@ -24,9 +24,30 @@ if TYPE_CHECKING:  # what is here and in __all__ can be had; at run time it is f
         shapes,
     )
     from .errors import FeatvizError
-    from .explain import Attribution, Faithfulness, attribute, faithfulness
+    from .explain import (
+        Attribution,
+        Faithfulness,
+        ReceptiveField,
+        TopPatches,
+        attribute,
+        deconvnet,
+        faithfulness,
+        receptive_field,
+        top_patches,
+    )
     from .picture import GridTiler, KernelNormalizer, Picture, Scale, normalize, overlay, tile, untile
-    from .views import attributions, confusion, curves, feature_maps, kernels, overview, pixels, predictions, samples
+    from .views import (
+        attributions,
+        confusion,
+        curves,
+        exemplars,
+        feature_maps,
+        kernels,
+        overview,
+        pixels,
+        predictions,
+        samples,
+    )
     from .zoo import ModelCard, channel_stats
 
 __version__ = "0.1.0"
@@ -45,17 +66,21 @@ __all__ = [
     "Moments",
     "NonFinite",
     "Picture",
+    "ReceptiveField",
     "Ring",
     "Scale",
     "ToCPU",
     "TopK",
+    "TopPatches",
     "attribute",
     "attributions",
     "capture",
     "channel_stats",
     "confusion",
     "curves",
+    "deconvnet",
     "errors",
+    "exemplars",
     "faithfulness",
     "feature_maps",
     "first_nonfinite",
@@ -66,9 +91,11 @@ __all__ = [
     "overview",
     "pixels",
     "predictions",
+    "receptive_field",
     "samples",
     "shapes",
     "tile",
+    "top_patches",
     "untile",
     "zoo",
 ]

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from . import __version__, views
 from .capture import capture, evaluating
 from .demo import demo
 from .errors import FeatvizError, LayerError, OptionError
-from .explain import METHODS
+from .explain import METHODS, top_patches
 from .picture import Picture
-from .zoo import ModelCard, card, names, read_image
+from .zoo import ImageFiles, ModelCard, card, names, read_image
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,14 +51,18 @@ def _parser() -> argparse.ArgumentParser:
         ("kernels", _kernels, "the kernels of one layer"),
         ("maps", _maps, "the feature maps that one layer makes of an image"),
         ("overview", _overview, "one map for each layer, first to last"),
+        ("units", _units, "the patches of many images that move each channel of a layer most"),
         ("why", _why, "what in an image speaks for and against a class"),
     ):
         view = commands.add_parser(name, help=what, description=f"Draw {what}.")
         view.add_argument("model", metavar="MODEL", help=f"{', '.join(names())}, or torchvision:NAME")
-        if name != "kernels":
+        if name == "units":
+            view.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="images, in it or below it")
+            view.add_argument("--channels", type=int, nargs="+", metavar="N", help="default: the first 16")
+        elif name != "kernels":
             view.add_argument("--image", type=Path, required=True, metavar="FILE", help="what the model is shown")
         if name != "overview":
-            default = "last convolution, for methods of one layer" if name == "why" else "first convolution"
+            default = "last convolution" if name in ("why", "units") else "first convolution"
             view.add_argument("--layer", metavar="NAME", help=f"default: the model's {default}")
         if name == "why":
             view.add_argument(
@@ -120,6 +125,15 @@ def _maps(arguments: argparse.Namespace, info: ModelCard, model: nn.Module) -> P
     return views.feature_maps(next(iter(acts.values()))[0], top=arguments.top, title=title)
 
 
+def _units(arguments: argparse.Namespace, info: ModelCard, model: nn.Module) -> Picture:
+    layer = arguments.layer or info.high
+    if not layer:
+        raise OptionError(f"{info.name} does not say where its units are; name a layer with --layer.")
+    loader = DataLoader(ImageFiles(arguments.data, info.preprocess), batch_size=32)
+    best = top_patches(model, loader, layer, progress=sys.stderr.isatty())
+    return views.exemplars(best, arguments.channels, to_unit=lambda images: info.denormalize(images).clamp(0, 1))
+
+
 def _why(arguments: argparse.Namespace, info: ModelCard, model: nn.Module) -> Picture:
     images = _input(arguments, info)
     return views.attributions(
@@ -129,7 +143,7 @@ def _why(arguments: argparse.Namespace, info: ModelCard, model: nn.Module) -> Pi
         targets=[_class(name, info) for name in arguments.classes] if arguments.classes else None,
         layer=arguments.layer,
         classes=info.classes,
-        shown=info.denormalize(images).clamp(0, 1),
+        to_unit=lambda images: info.denormalize(images).clamp(0, 1),
         title=f"{info.name} on {arguments.image.name}: what speaks for (red) and against (blue)",
     )
 

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from . import views
 from .capture import capture, evaluating
 from .errors import FileError, WeightsError
+from .explain import top_patches
 from .picture import Picture, Scale
 from .zoo import XO, History, card, evaluate, train_xo
 from .zoo.xo import CLASSES
@@ -83,6 +84,9 @@ def _sheets(
     title = "Why a circle is a circle, and a cross a cross: what speaks for it (red) and against it (blue)"
     paper = batch.flatten(1).median(1).values[:, None, None, None]  # and not 0, which would be ink
     yield "8-why.png", views.attributions(model, batch, methods=methods, classes=CLASSES, baselines=paper, title=title)
+    best = top_patches(model, DataLoader(test, batch_size=50), info.high)
+    title = "conv3: what moves each channel most in drawings it never saw"
+    yield "9-units-conv3.png", views.exemplars(best, title=title)
 
 
 def _three_lines(out: Path, kept: Path) -> str:

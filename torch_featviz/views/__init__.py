@@ -3,6 +3,7 @@
 from torch_featviz.views.attributions import attributions
 from torch_featviz.views.confusion import confusion
 from torch_featviz.views.curves import curves
+from torch_featviz.views.exemplars import exemplars
 from torch_featviz.views.kernels import kernels
 from torch_featviz.views.maps import feature_maps
 from torch_featviz.views.overview import overview
@@ -14,6 +15,7 @@ __all__ = [
     "attributions",
     "confusion",
     "curves",
+    "exemplars",
     "feature_maps",
     "kernels",
     "overview",

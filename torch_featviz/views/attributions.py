@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -28,7 +28,7 @@ def attributions(
     targets: Sequence[int] | int | None = None,
     layer: str | None = None,
     classes: Sequence[str] = (),
-    shown: Tensor | None = None,
+    to_unit: Callable[[Tensor], Tensor] | None = None,
     value_range: str = "unit",
     baselines: Tensor | float | None = None,
     options: Mapping[str, Mapping[str, object]] | None = None,
@@ -44,8 +44,8 @@ def attributions(
         targets: the classes to explain, each for every image; default the one predicted for each.
         layer: for methods of one layer; default the last convolution with a map.
         classes: names, in the order of the outputs.
-        shown: the same images for the eye, where the model takes them normalised in a way of its own; default `images`.
-        value_range: `"unit"`, `"signed"`, `"byte"` or `"imagenet"`: what the values of the images shown mean.
+        to_unit: from the images as the model takes them to those for the eye, such as a card's `denormalize`.
+        value_range: `"unit"`, `"signed"`, `"byte"` or `"imagenet"`: what the values of images, after that, mean.
         baselines: what a pixel is when there is nothing, for the methods that ask and for measuring: a value, or a
             tensor that can be expanded to the images; default as in `attribute` and `faithfulness`.
         options: for each method by its name, as `attribute` takes them.
@@ -63,7 +63,7 @@ def attributions(
     wanted: list[int | None] = [None] if targets is None else [targets] if isinstance(targets, int) else list(targets)
     options = options or {}
     _check(images, methods, len(wanted), options)
-    shown = images if shown is None else shown
+    shown = images if to_unit is None else to_unit(images)
     chances = _chances(model, images)
     columns = [_Column("", rgb(unit_images(shown, value_range).clamp(0, 1)), [""] * len(images))]
     unmoved = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -20,7 +20,12 @@ _SAID = "dead:\nnever above 0"
 
 
 def exemplars(
-    best: TopPatches, channels: int | Sequence[int] | None = None, *, value_range: str = "unit", title: str = ""
+    best: TopPatches,
+    channels: int | Sequence[int] | None = None,
+    *,
+    to_unit: Callable[[Tensor], Tensor] | None = None,
+    value_range: str = "unit",
+    title: str = "",
 ) -> Picture:
     """For each channel a block of the image patches that move it most, and to its right a block of what does it.
 
@@ -31,7 +36,8 @@ def exemplars(
     Args:
         best: from `top_patches`.
         channels: which ones; default the first 16.
-        value_range: `"unit"`, `"signed"`, `"byte"` or `"imagenet"`: what the values of the images mean.
+        to_unit: from the images as the model takes them to those for the eye, such as a card's `denormalize`.
+        value_range: `"unit"`, `"signed"`, `"byte"` or `"imagenet"`: what the values of images, after that, mean.
         title: above everything; default names the layer.
     Raises:
         OptionError: there is no such channel or range.
@@ -46,7 +52,8 @@ def exemplars(
         raise ShapeError(f"images of 1 or 3 channels can be drawn, these have {best.size[0]}.")
     everything = len(best.values)
     found = best.patches(range(min(SHOWN, everything)) if channels is None else channels)
-    units = unit_images(found.images[:, :HITS].flatten(0, 1), value_range)
+    images = found.images[:, :HITS].flatten(0, 1)
+    units = unit_images(images if to_unit is None else to_unit(images), value_range)
     signed = Scale(symmetric=True, per="filter")(found.projections[:, :HITS].flatten(0, 1)).expand(-1, 3, -1, -1)
     inside = found.inside[:, :HITS].flatten(0, 1)[:, None]
     hits = inside.shape[0] // len(found.channels)

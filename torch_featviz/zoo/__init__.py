@@ -8,7 +8,7 @@ from torch_featviz.errors import OptionError
 
 from . import cifar, filters, xo
 from .card import ModelCard
-from .data import XO, augment_marks, channel_stats, cifar10, mnist, write_image_folder
+from .data import XO, ImageFiles, augment_marks, channel_stats, cifar10, mnist, write_image_folder
 from .filters import FOUR_EDGES, SOBEL_X, SOBEL_Y, VERTICAL_EDGE, FilterBank, FilterMaps
 from .fit import Evaluation, History, evaluate, fit
 from .imagenet import PREFIX, torchvision_card
@@ -25,6 +25,7 @@ __all__ = [
     "FilterBank",
     "FilterMaps",
     "History",
+    "ImageFiles",
     "ModelCard",
     "augment_marks",
     "card",

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from torch_featviz.errors import DtypeError, FileError, OptionError, ShapeError, WeightsError
 
+from .images import read_image
 from .marks import draw_mark
 
 Split = Literal["train", "valid", "test"]
@@ -57,6 +58,31 @@ class XO(Dataset[tuple[Tensor, int]]):
             pixels = draw_mark(number % 2, np.random.default_rng((self.seed, number)))
             self._drawn[number] = torch.from_numpy(pixels)[None]
         return self._drawn[number].float() / 255, number % 2
+
+
+class ImageFiles(Dataset[Tensor]):
+    """All images in a folder and below it, in the order of their paths, as a net is fed them.
+
+    Args:
+        folder: what Pillow can read is told by the ends of the names.
+        preprocess: a card's: from an image `c h w` in [0, 1] to `1 c h w`.
+    Raises:
+        FileError: there is no such folder, or no image in it.
+    """
+
+    def __init__(self, folder: str | Path, preprocess: Callable[[Tensor], Tensor]) -> None:
+        root = Path(folder)
+        ends = set(Image.registered_extensions())
+        self.paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in ends and path.is_file())
+        if not self.paths:
+            raise FileError(f"{str(root)!r} holds no images; name a folder of PNG, JPEG or the like.")
+        self.preprocess = preprocess
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.preprocess(read_image(self.paths[index]))[0]
 
 
 def write_image_folder(root: str | Path, seed: int = 0) -> Path:
