@@ -427,6 +427,14 @@ def test_picture(size):
         assert len(white) == 2 * (5 + 5) - 4
 
 
+def test_the_outline_covers_nothing():
+    net = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, (1, 9), padding=(0, 4)), nn.Flatten())
+    seen = receptive_field(net, "1", (12, 7), effective=True)
+    assert seen.box(6, 3) == ((5, 8), (0, 7))
+    assert (seen.picture().cells[0].min(0).values == 255).all(1).nonzero()[:, 0].tolist() == [4, 8]
+    assert not (receptive_field(net, "2", (12, 7), effective=True).picture().pixels == 255).all(0).any()
+
+
 def test_the_rest_of_the_net_need_not_fit():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(7, 1))
     assert receptive_field(net, "0", (9, 9), effective=True).map_size == (7, 7)

@@ -243,14 +243,13 @@ def _where(model: nn.Module) -> dict[str, Any]:
 
 
 def _outlined(cells: Tensor, box: Box) -> Tensor:
-    """A white line around a box of each cell, outside of it where there is room."""
+    """A white line just outside of a box in each cell; where the box ends with the cell there is none."""
     cells = cells.clone()
-    height, width = cells.shape[2:]
     (top, bottom), (left, right) = box
-    top, left = max(0, top - 1), max(0, left - 1)
-    bottom, right = min(height - 1, bottom), min(width - 1, right)
-    cells[..., [top, bottom], left : right + 1] = _WHITE
-    cells[..., top : bottom + 1, [left, right]] = _WHITE
+    height, width = cells.shape[2:]
+    rows, columns = slice(max(0, top - 1), bottom + 1), slice(max(0, left - 1), right + 1)
+    cells[..., [y for y in (top - 1, bottom) if 0 <= y < height], columns] = _WHITE
+    cells[..., rows, [x for x in (left - 1, right) if 0 <= x < width]] = _WHITE
     return cells
 
 
