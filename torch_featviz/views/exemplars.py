@@ -15,7 +15,7 @@ from torch_featviz.picture.color import total_of
 from torch_featviz.picture.images import unit_images
 
 SHOWN, HITS = 16, 9
-_PAPER, _DEAD, _GOAL = 255, 232, 190
+_PAPER, _GAP, _DEAD, _GOAL = 255, 175, 232, 190
 _SAID = "dead:\nnever above 0"
 
 
@@ -82,7 +82,7 @@ def _blocks(units: Tensor, inside: Tensor, hits: int) -> Tensor:
     """`(n k) 3 h w -> n 3 H W`: the hits of a channel on one small grid; paper where there is no image."""
     colors = torch.where(inside, rgb(torch.where(inside, units, 0)), _PAPER).to(torch.uint8)
     return torch.stack(
-        [tile(block, ncols=grid_columns(hits), fill=_PAPER) for block in colors.view(-1, hits, *colors.shape[1:])]
+        [tile(block, ncols=grid_columns(hits), fill=_GAP) for block in colors.view(-1, hits, *colors.shape[1:])]
     )
 
 

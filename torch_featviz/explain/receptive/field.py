@@ -20,10 +20,10 @@ from torch_featviz.capture.select import resolve
 from torch_featviz.errors import LayerError, OptionError, ShapeError
 from torch_featviz.picture import Picture, Scale, Sheet, paint
 
-from .cam import layer_name
+from ..cam import layer_name
+from ..twin import apart, twin
 from .reach import EXACT, WHOLE, Table, Trace, has_holes, widest
 from .trace import Tracer
-from .twin import apart, twin
 
 Kind = Literal["exact", "hull", "whole"]
 Box = tuple[tuple[int, int], ...]
