@@ -149,6 +149,13 @@ def test_an_interrupted_pass_goes_on_where_it_was(tmp_path, every):
     assert again.read == []
 
 
+def test_an_interrupted_pass_with_workers(tmp_path):
+    images, file = pictures(200), tmp_path / "state.pt"
+    with pytest.raises(RuntimeError, match="the disk is gone"):
+        top_patches(build(), DataLoader(Watched(images, 150), 16, num_workers=2), LAYER, resume=file, every=2)
+    agrees(top_patches(build(), DataLoader(Watched(images), 16, num_workers=2), LAYER, resume=file), by_hand(images))
+
+
 def test_an_interrupted_pass_over_an_iterable(tmp_path):
     images, file = pictures(200), tmp_path / "state.pt"
 
@@ -297,6 +304,8 @@ def test_loaders_that_cannot_be_used():
         top_patches(net, DataLoader(TensorDataset(images), batch_sampler=[[1, 2], [0]]), LAYER)
     with pytest.raises(DtypeError, match=r"loader must yield floats 'b c h w', or .* got a tensor of torch.uint8"):
         top_patches(net, [images.byte()], LAYER)
+    with pytest.raises(DtypeError, match=r"loader must be an iterable of batches, got TensorDataset; DataLoader\(data"):
+        top_patches(net, TensorDataset(images), LAYER)
     with pytest.raises(DtypeError, match="got dict"):
         top_patches(net, [{"images": images}], LAYER)
     with pytest.raises(ShapeError, match=r"loader must yield images 'b c h w', got shape \(2, 9, 9\)"):

@@ -58,14 +58,14 @@ def test_a_dead_channel_says_so():
     assert sheet.empty == {3}
     assert sheet.cells[2].unique().numel() == 1
     assert "dead: above 0 in no image, 1 of 4" in sheet.legend.notes
-    assert not any("beyond" in note for note in sheet.legend.notes), "no other place is white"
+    assert not any("beyond" in note for note in sheet.legend.notes), "no other place is empty"
     assert exemplars(best_of()[0]).inside == ()
     every = exemplars(best_of(dead=(0, 1, 2, 3))[0])
     assert every.empty == {1, 3, 5, 7}
     assert every.numpy().ndim == 3
 
 
-def test_white_is_where_there_is_nothing():
+def test_light_grey_is_where_there_is_nothing():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 1, 5, padding=2), nn.ReLU())
     net[0].weight.data.abs_()
@@ -79,8 +79,8 @@ def test_white_is_where_there_is_nothing():
     for cell in sheet.cells:
         pieces = untile(cell, n=4, ncols=2)
         for piece, there in zip(pieces, inside, strict=True):
-            assert (piece[:, ~there] == 255).all()
-    assert "white: beyond the image's border, or no patch" in sheet.legend.notes
+            assert (piece[:, ~there] == 225).all()
+    assert "light grey: beyond the image's border, or no patch" in sheet.legend.notes
 
 
 def test_sixteen_channels_and_nine_hits_at_most():

@@ -15,7 +15,8 @@ from torch_featviz.picture.color import total_of
 from torch_featviz.picture.images import unit_images
 
 SHOWN, HITS = 16, 9
-_PAPER, _GAP, _DEAD, _GOAL = 255, 175, 232, 190
+_NOTHING = 225  # light grey, which is told from a white image and from the mid-grey of 0
+_GOAL, _WIDEST = 190, 2800  # pixels of a block, at least, and of all blocks in a row, about
 _SAID = "dead:\nnever above 0"
 
 
@@ -62,27 +63,27 @@ def exemplars(
     dead = [c in best.dead for c in found.channels]
     gone = torch.tensor(dead)
     cells = torch.stack(pairs, 1)
-    cells[gone] = _DEAD
-    n = len(found.channels)
+    cells[gone] = _NOTHING
+    n, zoom = len(found.channels), max(1, math.ceil(_GOAL / max(cells.shape[-2:])))
     return Sheet(
         cells.flatten(0, 1),
         Legend(counts=counts, notes=_notes(n, everything, hits, bool(found.inside[~gone, :HITS].all()), sum(dead))),
         title=title or _title(best),
-        ncols=2 * grid_columns(n, 0.6),
+        ncols=2 * min(grid_columns(n, 0.6), max(1, _WIDEST // (2 * zoom * cells.shape[-1]))),
         labels=tuple(words for c in found.channels for words in _labels(best, c, hits)),
         inside=tuple(words for is_dead in dead for words in (_SAID if is_dead else "", "")) if any(dead) else (),
         columns=("patches", "what excites it"),
         group=2,
-        zoom=max(1, math.ceil(_GOAL / max(cells.shape[-2:]))),
+        zoom=zoom,
         empty=frozenset(2 * i + 1 for i, is_dead in enumerate(dead) if is_dead),
     )
 
 
 def _blocks(units: Tensor, inside: Tensor, hits: int) -> Tensor:
-    """`(n k) 3 h w -> n 3 H W`: the hits of a channel on one small grid; paper where there is no image."""
-    colors = torch.where(inside, rgb(torch.where(inside, units, 0)), _PAPER).to(torch.uint8)
+    """`(n k) 3 h w -> n 3 H W`: the hits of a channel on one small grid; light grey where there is no image."""
+    colors = torch.where(inside, rgb(torch.where(inside, units, 0)), _NOTHING).to(torch.uint8)
     return torch.stack(
-        [tile(block, ncols=grid_columns(hits), fill=_GAP) for block in colors.view(-1, hits, *colors.shape[1:])]
+        [tile(block, ncols=grid_columns(hits), fill=_NOTHING) for block in colors.view(-1, hits, *colors.shape[1:])]
     )
 
 
@@ -103,7 +104,7 @@ def _notes(shown: int, everything: int, hits: int, whole: bool, dead: int) -> tu
         "right: the same, projected back to the pixels from that one unit; mid-grey is 0, each on its own scale",
     ]
     if not whole:
-        lines.append("white: beyond the image's border, or no patch")
+        lines.append("light grey: beyond the image's border, or no patch")
     if dead:
         lines.append(f"dead: above 0 in no image, {dead} of {shown}")
     if shown < everything:

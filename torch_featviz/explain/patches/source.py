@@ -22,10 +22,14 @@ class Source:
             that does not shuffle, or the ascending numbers that it was given as `sampler`; of an iterable that is no
             DataLoader, or has no dataset with an index, the images are numbered as they come.
     Raises:
+        DtypeError: it is no iterable.
         OptionError: the order is random or unknown, or in a distributed run every rank would see all images.
     """
 
     def __init__(self, loader: Iterable[Any]) -> None:
+        if not isinstance(loader, Iterable):
+            what = type(loader).__name__  # type: ignore[unreachable]
+            raise DtypeError(f"loader must be an iterable of batches, got {what}; DataLoader(dataset, 64) makes one.")
         self.loader = loader
         self.ids = _ids(loader)
 

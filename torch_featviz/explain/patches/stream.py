@@ -13,9 +13,9 @@ from tqdm import tqdm
 from torch_featviz.capture import TopK, capture
 from torch_featviz.errors import LayerError, OptionError, ShapeError
 
+from ..twin import twin
 from .resume import Kept
 from .source import Source, ranks
-from .twin import twin
 
 
 class Found(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +17,13 @@ from torch.nn import functional as F
 from torch_featviz.capture import TopK, capture
 from torch_featviz.errors import OptionError
 
-from .cam import layer_name
-from .deconvnet import deconvnet
-from .receptive import receptive_field
+from ..cam import layer_name
+from ..deconvnet import deconvnet
+from ..receptive import receptive_field
+from ..twin import apart, twin
 from .resume import EVERY, Kept, weights_of
 from .source import Source, ranks
 from .stream import Pass, device_of
-from .twin import apart, twin
 
 _ROWS = 32  # images of the second pass that are held at once
 
@@ -136,11 +137,11 @@ class TopPatches:
 
     def _again(self, numbers: list[int]) -> Iterator[tuple[int, Tensor]]:
         """The images of these ascending numbers, repeats included, in batches, each with where it starts."""
-        unique, start = sorted(set(numbers)), 0
+        often, start = Counter(numbers), 0
         rows: list[Tensor] = []
         device = device_of(self.model)
-        for number, image in zip(unique, self.source.again(unique), strict=True):
-            for _ in range(numbers.count(number)):
+        for number, image in zip(often, self.source.again(list(often)), strict=True):
+            for _ in range(often[number]):
                 rows.append(image)
                 if len(rows) == _ROWS:
                     yield start, torch.stack(rows).to(device)
@@ -149,6 +150,7 @@ class TopPatches:
             yield start, torch.stack(rows).to(device)
 
     def _check_same(self, images: Tensor, hits: list[_Hit]) -> None:
+        """These images, read again, are those of the first pass, by what they do to the units."""
         with apart(), torch.no_grad():
             net = twin(self.model)
             with capture(net, self.layer, stop=True) as acts:
