@@ -1,4 +1,4 @@
-"""Makes the pictures of the README: a minute of training, then three sheets. `python examples/pictures.py`"""
+"""Makes the pictures of the README: a minute of training, then five sheets. `python examples/pictures.py`"""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import filters
 import torch
+from torch.utils.data import DataLoader
 
 import torch_featviz as fv
 from torch_featviz.zoo import XO, train_xo
@@ -25,6 +26,15 @@ def main() -> None:
     maps = dict(zip(drawn, acts["features.relu1"], strict=True))
     title = "What the first convolution, after its ReLU, makes of a circle and a cross"
     fv.feature_maps(maps, scale=fv.Scale(vmin=0), title=title).save(PICTURES / "maps.png")
+    images = torch.stack(list(drawn.values()))
+    paper = images.flatten(1).median(1).values[:, None, None, None]
+    methods = ["gradcam", "integrated_gradients", "occlusion"]
+    title = "Why a circle is a circle, and a cross a cross"
+    fv.attributions(model, images, methods=methods, classes=test.classes, baselines=paper, title=title).save(
+        PICTURES / "why.png"
+    )
+    best = fv.top_patches(model, DataLoader(test, batch_size=50), "features.conv3")
+    fv.exemplars(best, range(4)).save(PICTURES / "units.png")
     with tempfile.TemporaryDirectory() as folder:
         filters.show_edges(filters.read_photo(None), Path(folder))
         (PICTURES / "sobel.png").write_bytes((Path(folder) / "3-edges.png").read_bytes())

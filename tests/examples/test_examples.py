@@ -10,6 +10,7 @@ import torch
 import torchvision
 from PIL import Image
 
+from torch_featviz.explain import attribute
 from torch_featviz.zoo import card
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -117,3 +118,48 @@ def test_alexnet_without_network(tmp_path, capsys, no_network, monkeypatch):
     said = capsys.readouterr().err
     assert said.startswith("alexnet: ")
     assert "no route to host" in said
+
+
+@pytest.fixture
+def small_weights(tmp_path):
+    """Of a small net with a card, untrained."""
+    torch.manual_seed(0)
+    path = tmp_path / "cifar_cnn_large.pt"
+    torch.save(card("cifar_cnn_large").build().state_dict(), path)
+    return ["--model", "cifar_cnn_large", "--weights", str(path)]
+
+
+def test_why(small_weights, tmp_path, capsys):
+    assert load("why").main([*small_weights, "--out", str(tmp_path / "out")]) == 0
+    assert sheets(tmp_path / "out") == ["units.png", "why.png"]
+    assert "sees 14×14 pixels" in capsys.readouterr().out
+
+
+def test_zfnet_over_a_folder_of_images(small_weights, tmp_path, capsys):
+    for i in range(5):
+        pixels = torch.randint(256, (30, 40, 3), dtype=torch.uint8).numpy()
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    arguments = [*small_weights, "--data", str(tmp_path), "--channels", "2"]
+    assert load("zfnet").main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    assert sheets(tmp_path / "out") == ["high.png", "low.png", "middle.png"]
+    assert load("zfnet").main([*small_weights, "--data", str(tmp_path / "none")]) == 1
+    assert "holds no images" in capsys.readouterr().err
+
+
+def test_real_weights_know_an_egyptian_cat():
+    info = card("efficientnet_lite0")
+    model, photo = info.load(), load("why").read_photo(None)
+    with torch.no_grad():
+        chances = model(info.preprocess(photo)).softmax(1)[0]
+    assert info.classes[int(chances.argmax())] == "Egyptian cat"
+    assert float(chances.max()) > 0.7
+    found = attribute(model, info.preprocess(photo)).heatmaps[0]
+    middle, border = found[40:184, 40:184].mean(), found.mean()
+    assert middle > 1.2 * border  # the cat's face fills the middle
+
+
+def test_pieces_of_photos():
+    info = card("cifar_cnn_large")
+    images = load("zfnet").pieces(info)
+    assert len(images) > 50
+    assert images[0].shape == info.input_size

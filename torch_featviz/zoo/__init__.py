@@ -6,7 +6,7 @@ from difflib import get_close_matches
 
 from torch_featviz.errors import OptionError
 
-from . import cifar, filters, xo
+from . import cifar, filters, lite, xo
 from .card import ModelCard
 from .data import XO, ImageFiles, augment_marks, channel_stats, cifar10, mnist, write_image_folder
 from .filters import FOUR_EDGES, SOBEL_X, SOBEL_Y, VERTICAL_EDGE, FilterBank, FilterMaps
@@ -51,7 +51,7 @@ def names() -> list[str]:
         >>> names()[:3]
         ['filters', 'xo', 'xo_deep']
     """
-    return [*_CARDS, "alexnet"]
+    return [*_CARDS, "alexnet", lite.NAME]
 
 
 def card(name: str) -> ModelCard:
@@ -65,6 +65,8 @@ def card(name: str) -> ModelCard:
     """
     if name in _CARDS:
         return _CARDS[name]
+    if name == lite.NAME:
+        return lite.lite0_card()
     if name == "alexnet" or name.startswith(PREFIX):
         return torchvision_card(name.removeprefix(PREFIX))
     close = ", ".join(repr(n) for n in get_close_matches(name, names(), 3, 0.4))

@@ -30,7 +30,7 @@ class ModelCard:
         low: name of an early layer worth looking at.
         middle: of a middle one.
         high: of a late one.
-        weights: address of a trained state dict.
+        weights: address of a trained state dict, or the path of its file.
         resize: shorter side before the middle is cut out; `None` squeezes the whole picture to size.
         rename: turns a key of an old weights file into the net's own.
     Raises:
@@ -50,7 +50,7 @@ class ModelCard:
     low: str = ""
     middle: str = ""
     high: str = ""
-    weights: str | None = None
+    weights: str | Path | None = None
     resize: int | None = None
     rename: Callable[[str], str] | None = None
 
@@ -74,7 +74,8 @@ class ModelCard:
         """
         if path is None and self.weights is None:
             raise WeightsError(f"{self.name!r} has no published weights; train it, or pass a file: load('w.pt').")
-        state = read_state(path) if path is not None else fetch_state(self.weights or "", self.name)
+        source = self.weights if path is None else Path(path)
+        state = read_state(source) if isinstance(source, Path) else fetch_state(source or "", self.name)
         if self.rename is not None:
             state = {self.rename(key): value for key, value in state.items()}
         model = self.build()

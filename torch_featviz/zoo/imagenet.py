@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from difflib import get_close_matches
 from functools import lru_cache, partial
 from typing import Any
@@ -43,7 +44,7 @@ def torchvision_card(name: str) -> ModelCard:
     weights: Any = models.get_model_weights(name)["DEFAULT"].value
     preset = weights.transforms()
     build = partial(models.get_model, name, weights=None, **_OPTIONS.get(name, {}))
-    low, middle, high = _landmarks(build)
+    low, middle, high = landmarks(build)
     return ModelCard(
         name=name if name == "alexnet" else PREFIX + name,
         build=build,
@@ -72,7 +73,7 @@ class _Weightless(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _landmarks(build: partial[nn.Module]) -> tuple[str, str, str]:
+def landmarks(build: Callable[[], nn.Module]) -> tuple[str, str, str]:
     """First, middle and last convolution on the way to the main output."""
     with _Weightless():
         skeleton = build()

