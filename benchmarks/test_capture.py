@@ -32,15 +32,9 @@ TORCHLENS = 20  # times less is added with ops=True
 
 
 @pytest.fixture(autouse=True)
-def _measured(request):
-    """One thread, no gradients, and only where benchmarks are asked for."""
-    if not request.config.getoption("benchmark_enable"):
-        pytest.skip("needs --benchmark-enable")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _no_grad():
     with torch.no_grad():
         yield
-    torch.set_num_threads(threads)
 
 
 def leaves() -> nn.Sequential:

@@ -20,17 +20,6 @@ IMAGES = 16
 BUDGET = {"gradcam": 1.15, "torchcam": 1, "grad-cam": 1, "captum": 1, "drawing, torchcam": 2, "drawing, captum": 100}
 
 
-@pytest.fixture(autouse=True)
-def _measured(request):
-    """One thread, and only where benchmarks are asked for."""
-    if not request.config.getoption("benchmark_enable"):
-        pytest.skip("needs --benchmark-enable")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def unit():
     """Images in the unit range, `16 3 224 224`."""
@@ -83,16 +72,15 @@ def faster(ours, peer, name, rounds):
 
 
 def captum_figures(images, maps):
+    """As its documentation draws them, down to pixels, and without pyplot's windows."""
     from captum.attr import visualization  # noqa: PLC0415
-    from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
 
     for image, heat in zip(images, maps, strict=True):
-        figure = Figure(figsize=(2.24, 2.24), dpi=100)
-        pair = figure, figure.add_axes((0, 0, 1, 1))
-        visualization.visualize_image_attr(
-            heat.numpy()[..., None], image, "blended_heat_map", "all", plt_fig_axis=pair, use_pyplot=False
+        figure, _ = visualization.visualize_image_attr(
+            heat.numpy()[..., None], image, "blended_heat_map", "all", show_colorbar=True, use_pyplot=False
         )
-        figure.canvas.draw()
+        FigureCanvasAgg(figure).draw()
 
 
 def pixels_of(unit):

@@ -18,17 +18,6 @@ from torch_featviz.picture import Scale, Sheet, paint, tile
 BUDGET = {"axes to png": 50.0, "make_grid": 5.0}
 
 
-@pytest.fixture(autouse=True)
-def _measured(request):
-    """One thread, and only where benchmarks are asked for."""
-    if not request.config.getoption("benchmark_enable"):
-        pytest.skip("needs --benchmark-enable")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def maps():
     """Smooth, as feature maps are; on noise a PNG of any kind takes longer."""

@@ -69,11 +69,10 @@ def excite(info: ModelCard, model: nn.Module, photo: Tensor, out: Path) -> None:
     heat = down.sum(1, keepdim=True)
     fitted = scale.fit(heat)
     cells = fv.overlay(images, (heat / fitted.vmax).clamp(-1, 1), scale=fv.Scale(symmetric=True, vmin=-1, vmax=1))
+    note = "deconvnet, summed over colours; the 0.1 % beyond a map's scale are drawn at its end"
     Sheet(
         cells[:, 0],
-        Legend(
-            fitted, "RdBu_r", notes=("deconvnet, summed over colours; 0.1 % beyond the scale are drawn at its end",)
-        ),
+        Legend(fitted, "RdBu_r", notes=(note,)),
         title=f"What in the photo excites the eight strongest channels of {info.middle}",
         labels=tuple(f"channel {channel}" for channel in channels),
         ncols=4,

@@ -27,7 +27,7 @@ def test_equals_matplotlib_over_the_image(cmap, symmetric, alpha, gray):
 
     n = 255 if symmetric else 256
     norm = matplotlib.colors.Normalize(low, 2.5)
-    table = matplotlib.colormaps[cmap].resampled(n)(np.arange(n))[:, :3]
+    table = matplotlib.colormaps[cmap].resampled(n)(np.arange(n), bytes=True)[:, :3] / 255
     colors = table[np.rint(norm(heat.numpy()) * (n - 1)).astype(int)]
     under = images.permute(0, 2, 3, 1).numpy()
     under = np.repeat((under @ GRAY)[..., None], 3, axis=-1) if gray else under
@@ -57,7 +57,7 @@ def test_colours_follow_values(values, alpha, level):
     made = overlay(image, heat, alpha=alpha, scale=Scale(vmin=-4, vmax=4), cmap="gray")[0, 0, 0].int()
     assert bool((made.diff() >= 0).all())
     strictly = overlay(image, heat, alpha=1, scale=Scale(vmin=-4, vmax=4), cmap="gray")[0, 0, 0].int()
-    far = heat[0, 0].diff() > 8 / 255 * 1.01
+    far = heat[0, 0].diff() > 3 * 8 / 255  # matplotlib cuts bytes off: neighbours may be equal
     assert bool((strictly.diff()[far] > 0).all())
 
 

@@ -63,17 +63,18 @@ def overlay(
         kind = "a diverging" if scale.symmetric else "a sequential"
         raise OptionError(f"this scale needs {kind} map, got {cmap!r}; Scale(symmetric=True) declares signed data.")
     rows = rows_of(scale(heatmaps), cmap)
-    table = _table(cmap, alpha, rows.device)
-    under = _under(unit_images(images, value_range), 1 - alpha, gray)
-    hides = int(rows.max()) > _last(cmap)
-    lines = _outlines(heatmaps, contours) if contours else None
-    result = torch.empty((*rows.shape[:2], 3, *rows.shape[2:]), dtype=torch.uint8, device=rows.device)
-    for i, layer in enumerate(table):
-        below = under[:, i % under.shape[1], None]
-        mixed = layer.index_select(0, rows.flatten()).view(rows.shape)
-        mixed += below.where(rows <= _last(cmap), 0) if hides else below
-        result[:, :, i] = mixed if lines is None else mixed.masked_fill_(lines, 0)
+    words = _table(cmap, alpha, rows.device).index_select(0, rows.flatten()).view(rows.shape)
+    under = _under(unit_images(images, value_range), 1 - alpha, gray)[:, None]
+    words += under.where(rows <= _last(cmap), 0) if int(rows.max()) > _last(cmap) else under
+    if contours:
+        words.masked_fill_(_outlines(heatmaps, contours), 0)
+    result = words[..., None].view(torch.uint8)[..., :3].movedim(-1, 2)
     return result if several else result[:, 0]
+
+
+# A pixel is one word with a byte for each colour: heatmap and image are mixed by one lookup and one sum. Each share is
+# rounded by itself, which is within 1 of the mix; the heatmap's leaves room for the image's, so that no byte overflows.
+_BYTES = (1, 1 << 8, 1 << 16)
 
 
 def _last(cmap: str) -> int:
@@ -83,17 +84,21 @@ def _last(cmap: str) -> int:
 
 @lru_cache
 def _table(cmap: str, alpha: float, device: torch.device) -> Tensor:
-    """The share that each row of `colors(cmap)` has in a pixel, with a half to round by: `3 n`; reserved are all."""
-    table = torch.from_numpy(colors(cmap)).to(device).float().t().contiguous()
-    table[:, : _last(cmap) + 1] *= alpha
-    return table + 0.5
+    """The share that each row of `colors(cmap)` has in a pixel: `n` int32; reserved ones are all of it."""
+    table = torch.from_numpy(colors(cmap)).double()
+    room = 255 - int((1 - alpha) * 255 + 0.5)
+    table[: _last(cmap) + 1] = (table[: _last(cmap) + 1] * alpha).clamp(max=room)
+    return ((table + 0.5).floor().int() @ torch.tensor(_BYTES, dtype=torch.int32)).to(device)
 
 
 def _under(unit: Tensor, share: float, gray: bool) -> Tensor:
-    """The share that images `b 3 h w` have in a pixel: the same, or `b 1 h w` where they are grey."""
+    """The share that images `b 3 h w` have in a pixel: `b h w` int32."""
     if gray:
-        unit = (unit[:, 0] * _GRAY[0]).add_(unit[:, 1], alpha=_GRAY[1]).add_(unit[:, 2], alpha=_GRAY[2])[:, None]
-    return unit.clamp(0, 1).nan_to_num_(0).mul_(share * 255)
+        unit = (unit[:, 0] * _GRAY[0]).add_(unit[:, 1], alpha=_GRAY[1]).add_(unit[:, 2], alpha=_GRAY[2])
+    parts = unit.clamp(0, 1).nan_to_num_(0).mul_(share * 255).add_(0.5).int()
+    if gray:
+        return parts * sum(_BYTES)
+    return parts[:, 0] + parts[:, 1] * _BYTES[1] + parts[:, 2] * _BYTES[2]
 
 
 def _match(images: Tensor, heatmaps: Tensor) -> tuple[Tensor, bool]:
