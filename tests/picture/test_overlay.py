@@ -1,5 +1,7 @@
 """Overlays against matplotlib's colours and numpy's arithmetic."""
 
+import sys
+
 import matplotlib
 import numpy as np
 import pytest
@@ -67,6 +69,15 @@ def test_zero_and_constant_maps_are_one_colour(value):
     assert made.flatten(2).unique(dim=2).shape[2] == 1
     if value == 0:
         assert made[0, :, 0, 0].tolist() == [247, 247, 247]  # the neutral middle
+
+
+@pytest.mark.parametrize("per", ["layer", "kernel", "filter"])
+def test_large_batches_are_drawn_in_parts(per, monkeypatch):
+    images, heat = torch.rand(5, 3, 6, 4), torch.randn(5, 2, 6, 4)
+    scale = Scale(symmetric=True, per=per)
+    whole = overlay(images, heat, scale=scale)
+    monkeypatch.setattr(sys.modules[Scale.__module__.replace("scale", "overlay")], "_BLOCK", 100)
+    assert torch.equal(overlay(images, heat, scale=scale), whole)
 
 
 def test_nan_infinite_and_clipped_values_cover_the_image_in_reserved_colours():

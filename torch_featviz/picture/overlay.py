@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -14,6 +15,7 @@ from torch_featviz.picture.color import colors, is_diverging, lut, rows_of
 from torch_featviz.picture.images import unit_images
 from torch_featviz.picture.scale import Scale, as_float
 
+_BLOCK = 2**18  # values; several passes over so many stay within a core's cache
 _GRAY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601
 
 
@@ -62,10 +64,11 @@ def overlay(
     if is_diverging(cmap) != scale.symmetric:
         kind = "a diverging" if scale.symmetric else "a sequential"
         raise OptionError(f"this scale needs {kind} map, got {cmap!r}; Scale(symmetric=True) declares signed data.")
-    rows = rows_of(scale(heatmaps), cmap)
-    words = _table(cmap, alpha, rows.device).index_select(0, rows.flatten()).view(rows.shape)
-    under = _under(unit_images(images, value_range), 1 - alpha, gray)[:, None]
-    words += under.where(rows <= _last(cmap), 0) if int(rows.max()) > _last(cmap) else under
+    size = len(images) if heatmaps.device.type != "cpu" else max(1, _BLOCK // heatmaps[0].numel())
+    words = torch.empty(heatmaps.shape, dtype=torch.int32, device=heatmaps.device)
+    for part in (slice(start, start + size) for start in range(0, len(images), size)):
+        under = _under(unit_images(images[part], value_range), 1 - alpha, gray)[:, None]
+        words[part] = _mixed(under, rows_of(_of(scale, part)(heatmaps[part]), cmap), cmap, alpha)
     if contours:
         words.masked_fill_(_outlines(heatmaps, contours), 0)
     result = words[..., None].view(torch.uint8)[..., :3].movedim(-1, 2)
@@ -91,14 +94,26 @@ def _table(cmap: str, alpha: float, device: torch.device) -> Tensor:
     return ((table + 0.5).floor().int() @ torch.tensor(_BYTES, dtype=torch.int32)).to(device)
 
 
+def _mixed(under: Tensor, rows: Tensor, cmap: str, alpha: float) -> Tensor:
+    """Pixels `b k h w` of rows of colours and what lies below them; a reserved colour hides that."""
+    words = _table(cmap, alpha, rows.device).index_select(0, rows.flatten()).view(rows.shape)
+    return words.add_(under.where(rows <= _last(cmap), 0) if int(rows.max()) > _last(cmap) else under)
+
+
 def _under(unit: Tensor, share: float, gray: bool) -> Tensor:
     """The share that images `b 3 h w` have in a pixel: `b h w` int32."""
+    red, green, blue = unit.unbind(1)
+    unit = (red * _GRAY[0]).add_(green, alpha=_GRAY[1]).add_(blue, alpha=_GRAY[2]) if gray else unit.clone()
+    parts = unit.clamp_(0, 1).nan_to_num_(0).mul_(share * 255).add_(0.5).int()
     if gray:
-        unit = (unit[:, 0] * _GRAY[0]).add_(unit[:, 1], alpha=_GRAY[1]).add_(unit[:, 2], alpha=_GRAY[2])
-    parts = unit.clamp(0, 1).nan_to_num_(0).mul_(share * 255).add_(0.5).int()
-    if gray:
-        return parts * sum(_BYTES)
+        return parts.mul_(sum(_BYTES))
     return parts[:, 0] + parts[:, 1] * _BYTES[1] + parts[:, 2] * _BYTES[2]
+
+
+def _of(scale: Scale, part: slice) -> Scale:
+    """The scale of some of the images."""
+    low, high = (end[part] if isinstance(end, Tensor) else end for end in (scale.vmin, scale.vmax))
+    return replace(scale, vmin=low, vmax=high)
 
 
 def _match(images: Tensor, heatmaps: Tensor) -> tuple[Tensor, bool]:
