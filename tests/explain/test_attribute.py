@@ -428,3 +428,69 @@ def test_models_that_cannot_be_explained():
 
     with pytest.raises(LayerError, match="this model calls relu elsewhere; make them"):
         attribute(Functional(), IMAGES, method="deep_lift")
+
+
+class Custom(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x > 0)
+        return x.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * ctx.saved_tensors[0]
+
+
+ODD = {
+    "clamp": lambda x: x.clamp(min=0),
+    "maximum": lambda x: torch.maximum(x, torch.zeros(())),
+    "operator": torch.ops.aten.relu.default,
+    "log_softmax": lambda x: F.log_softmax(x, 1),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_deep_lift_refuses_what_it_has_no_rule_for(kind):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(2, 3, 3)
+
+        def forward(self, x):
+            return ODD[kind](self.conv(x)).mean((2, 3))
+
+    with pytest.raises(LayerError, match="deep_lift has rules for layers of its own kinds only"):
+        attribute(Net(), IMAGES, method="deep_lift")
+
+
+@pytest.mark.parametrize("method", ["guided_backprop", "deconvolution"])
+def test_rectifiers_out_of_reach_are_refused(method):
+    class Net(nn.Module):
+        def __init__(self, relu):
+            super().__init__()
+            self.conv, self.relu = nn.Conv2d(2, 3, 3), relu
+
+        def forward(self, x):
+            return self.relu(self.conv(x)).mean((2, 3))
+
+    with pytest.raises(LayerError, match="is called out of reach"):
+        attribute(Net(Custom.apply), IMAGES, method=method)
+    assert attribute(Net(nn.Hardtanh(-1, 1)), IMAGES, method=method).heatmaps.any()
+
+
+def test_targets_must_be_as_many_as_images_however_they_are_cut():
+    for options in ({"method": "smoothgrad"}, {"internal_batch_size": 2}):
+        with pytest.raises(ShapeError, match="one class or 4, one for each image"):
+            attribute(tiny(), IMAGES, target=[0, 1], **options)
+    by_array = attribute(tiny(), IMAGES, target=np.array([0, 1, 2, 0]), internal_batch_size=3)
+    assert by_array.classes.tolist() == [0, 1, 2, 0]
+    with pytest.raises(ShapeError, match="must return 'b' figures"):
+        attribute(tiny(), IMAGES, target=lambda output: output[0], method="saliency")
+
+
+def test_samples_of_gradient_shap_are_for_all_images():
+    baselines = torch.randn(4, 2, 8, 8)
+    whole = attribute(tiny(), IMAGES, target=1, method="gradient_shap", baselines=baselines)
+    alone = attribute(tiny(), IMAGES[:1], target=1, method="gradient_shap", baselines=baselines)
+    torch.testing.assert_close(whole.attributions[:1], alone.attributions)
+    assert attribute(tiny(), IMAGES, target=1, method="gradient_shap", baselines=0.5).heatmaps.any()

@@ -127,3 +127,16 @@ def test_inputs_are_left_alone():
 def test_bad_input(images, heat, options, error, message):
     with pytest.raises(error, match=message):
         overlay(images, heat, **options)
+
+
+def test_no_byte_overflows():
+    heat = torch.linspace(0, 1, 256).view(1, 1, 256)
+    for step in range(101):
+        made = overlay(torch.ones(1, 3, 1, 256), heat, alpha=step / 100, scale=Scale(vmin=0, vmax=1), cmap="gray")
+        assert bool((made[0, 0, 0].int().diff() >= 0).all()), step
+
+
+def test_scales_fitted_on_maps_or_on_one():
+    images, heat = torch.rand(3, 3, 8, 8), torch.randn(3, 8, 8)
+    fitted = overlay(images, heat, scale=Scale(symmetric=True, per="kernel").fit(heat))
+    assert torch.equal(fitted, overlay(images, heat, scale=Scale(symmetric=True, per="kernel")))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,7 +16,7 @@ from .cam import last_map, layer_name
 from .explained import Explained, chunks, rows_at_once
 from .methods import Job, method_of
 from .target import Target
-from .twin import apart, twin
+from .twin import apart, begin_at, twin
 
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
@@ -108,14 +107,15 @@ def attribute(
         if known.layered and not name:
             name = last_map(explained.model, images[:1])
         rows = internal_batch_size or rows_at_once(explained, images[:1], len(images) * known.rows(options))
+        target = _as_many(target, len(images))
+        per_image = {"feature_mask"} | ({"baselines"} if method != "gradient_shap" else set())  # there they are samples
         size = 1 if known.alone else min(rows, len(images))
         found, classes = [], []
         for part in tqdm(list(chunks(len(images), size)), disable=not progress, unit="batch"):
             if known.alone:
-                torch.manual_seed(seed)
-                np.random.seed(seed)
+                begin_at(seed)
             explained.target = _part_of(target, part, len(images))
-            given = {k: _part_of(v, part, len(images)) if k in _PER_IMAGE else v for k, v in options.items()}
+            given = {k: _part_of(v, part, len(images)) if k in per_image else v for k, v in options.items()}
             found.append(known.run(Job(explained, images[part], name, given, rows)).detach())
             if explained.classes is not None:
                 classes.append(explained.classes)
@@ -124,7 +124,14 @@ def attribute(
     return Attribution(attributions, heatmaps, torch.cat(classes) if classes else None, method, name, target, options)
 
 
-_PER_IMAGE = ("baselines", "feature_mask")
+def _as_many(target: Target, n: int) -> Target:
+    """One class, or one for each image, before the images are cut into parts."""
+    if target is None or callable(target) or isinstance(target, int):
+        return target
+    chosen = torch.as_tensor(target)
+    if chosen.dim() and chosen.shape != (n,):
+        raise ShapeError(f"target must be one class or {n}, one for each image, got shape {tuple(chosen.shape)}.")
+    return chosen
 
 
 def _part_of(value: Any, part: slice, n: int) -> Any:

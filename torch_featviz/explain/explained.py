@@ -40,13 +40,13 @@ class Explained(nn.Module):
         """The figure of each image, `b`, with its graph; `classes` is set on the way."""
         output = self.model(images)
         self.classes = classes_of(self.target, output, len(images))
-        return self.differentiable(figures(output, self.target, self.classes))
+        return self.differentiable(figures(output, self.target, self.classes, len(images)))
 
     def forward(self, images: Tensor) -> Tensor:
         """What Captum chooses its target from: `b k`, or `b` where there is nothing to choose."""
         output = self.model(images)
         if callable(self.target) or self.classes is None:
-            output = figures(output, self.target, None)
+            output = figures(output, self.target, None, len(images))
         return self.differentiable(output) if torch.is_grad_enabled() and images.requires_grad else output
 
     @staticmethod

@@ -147,9 +147,16 @@ def _figure(explained: Explained, why: Attribution, rows: Tensor, image: Tensor)
     with torch.no_grad():
         output = explained.model(rows)
     if why.classes is None:
-        return figures(output, why.target, None).float()
-    chances: Tensor = output.float().softmax(1)
-    return figures(chances, None, why.classes[image])
+        return figures(output, why.target, None, len(rows)).float()
+    return figures(chances(output), None, why.classes[image], len(rows))
+
+
+def chances(output: Tensor) -> Tensor:
+    """Probabilities `b k` of what a classifier returns: of logits, unless they are probabilities already."""
+    scores = output.float()
+    if scores.shape[1] == 1 or bool(((scores >= 0).all(1) & ((scores.sum(1) - 1).abs() < 1e-3)).all()):
+        return scores
+    return scores.softmax(1)
 
 
 def _randomised(model: nn.Module, images: Tensor, why: Attribution, stages: int, rows: int | None) -> list[Attribution]:

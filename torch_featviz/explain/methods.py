@@ -18,7 +18,7 @@ from torch_featviz.errors import LayerError, OptionError
 
 from .cam import cam
 from .explained import Explained
-from .rectify import Rectify, nonlinear, refuse_others
+from .rectify import Rectify, nonlinear, rectifies, refuse_others, word_of
 
 Options = dict[str, Any]
 
@@ -106,7 +106,10 @@ def _with(job: Job, run: Run, **defaults: Any) -> Tensor:
 
 
 def _gradient_shap(job: Job) -> Tensor:
-    return _with(job, _direct("GradientShap"), baselines=torch.zeros_like(job.images))
+    baselines = job.options.get("baselines", 0.0)
+    if not isinstance(baselines, Tensor):
+        baselines = torch.full_like(job.images, float(baselines))
+    return _direct("GradientShap")(job._replace(options={**job.options, "baselines": baselines}))
 
 
 def _occlusion(job: Job) -> Tensor:
@@ -181,13 +184,17 @@ class _Functions(TorchFunctionMode):
         self.found: set[str] = set()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not self.within and nonlinear(func.__name__):
-            self.found.add(func.__name__)
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        name = word_of(func)
+        if not self.within and (nonlinear(name) or rectifies(name, args, kwargs)):
+            self.found.add(name)
+        return func(*args, **kwargs)
 
 
 def _refuse_functions(explained: Explained, image: Tensor, kinds: tuple[type[nn.Module], ...]) -> None:
     """DeepLift replaces the backward of layers; a nonlinearity that is none would pass the plain gradient."""
+    if any(isinstance(module, torch.jit.ScriptModule) for module in explained.modules()):
+        raise LayerError("deep_lift cannot see into scripted layers; give the model as it was before torch.jit.")
     mode = _Functions()
     with _inside(explained, kinds, mode), mode, torch.no_grad():
         explained.model(image)

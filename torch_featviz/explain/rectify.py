@@ -25,6 +25,7 @@ _ALWAYS = (
 )
 _AT_ZERO = {"clamp": "min", "clip": "min", "clamp_min": "min", "hardtanh": "min_val"}
 _LARGER = ("maximum", "max")
+_OTHERS = ("hardtanh", "sigmoid", "tanh", "softmax", "log_softmax", "hardsigmoid", "logsigmoid", "softsign")
 _NODES = re.compile(
     r"(Relu|LeakyRelu|Silu|Gelu|Elu|Hardswish|Mish|Softplus|PreluKernel|Threshold|CheckpointFunction|CompiledFunction)"
     r"Backward\d*"
@@ -39,7 +40,7 @@ def nonlinear(name: str) -> bool:
         (True, True, False)
     """
     name = name.rstrip("_")
-    return name in _ALWAYS or name in ("hardtanh", "sigmoid", "tanh", "softmax") or "max_pool" in name
+    return name in (*_ALWAYS, *_OTHERS) or "max_pool" in name
 
 
 class Rectify(TorchFunctionMode):
@@ -62,7 +63,7 @@ class Rectify(TorchFunctionMode):
         if name in _LARGER and len(args) == 2 and isinstance(args[1], Tensor) and args[1].requires_grad:
             args = args if args[0].requires_grad else args[::-1]
             x = args[0]
-        if not isinstance(x, Tensor) or not x.requires_grad or not _rectifies(name.strip("_"), args, kwargs):
+        if not isinstance(x, Tensor) or not x.requires_grad or not rectifies(name, args, kwargs):
             return func(*args, **kwargs)
         rest = args[1:]
         kwargs.pop("input", None)
@@ -82,7 +83,9 @@ def word_of(function: Callable[..., Any]) -> str:
     return function.__name__.partition(".")[0]
 
 
-def _rectifies(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def rectifies(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a call of a function of that name, with these arguments, is a rectifier."""
+    name = name.strip("_")
     if name in _ALWAYS:
         return True
     if name not in _AT_ZERO and name not in _LARGER:
@@ -123,11 +126,20 @@ def refuse_others(output: Tensor) -> None:
         LayerError: its graph holds such a rectifier.
     """
     for node in graph_of(output):
-        if match := _NODES.fullmatch(node.name()):
+        match = _NODES.fullmatch(node.name())
+        low = getattr(node, "_saved_min_val", getattr(node, "_saved_min", None))
+        if match or _foreign(node) or (isinstance(low, (int, float)) and low == 0):
             raise LayerError(
-                f"{match[1]} is called out of reach, in scripted, compiled or checkpointed code; its backward would be "
-                "the plain one. Give the model without that, as it was before torch.jit, or choose another method."
+                f"{match[1] if match else node.name()} is called out of reach, in scripted, compiled, checkpointed or "
+                "custom code; its backward would be the plain one. Give the model without that, as it was before "
+                "torch.jit, or choose another method."
             )
+
+
+def _foreign(node: Any) -> bool:
+    """Whether an autograd function in Python, and none of ours, made this node."""
+    made_by = getattr(type(node), "_forward_cls", None)
+    return made_by is not None and not made_by.__module__.startswith("torch_featviz.")
 
 
 def graph_of(output: Tensor) -> Iterator[Any]:

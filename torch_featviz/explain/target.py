@@ -53,21 +53,21 @@ def classes_of(target: Target, output: Any, n: int) -> Tensor | None:
     return chosen
 
 
-def figures(output: Any, target: Target, classes: Tensor | None) -> Tensor:
-    """One figure for each row of the output, `b`: the class's, or what the callable makes.
+def figures(output: Any, target: Target, classes: Tensor | None, rows: int) -> Tensor:
+    """One figure for each of so many rows of the output, `b`: the class's, or what the callable makes.
 
     Raises:
         ShapeError: the callable returns another shape than `b`.
         DtypeError: the callable returns no tensor of floats.
     """
     if not callable(target):
-        rows: Tensor = output
-        return rows.reshape(-1) if classes is None else rows.gather(1, classes[:, None])[:, 0]
+        scores: Tensor = output
+        return scores.reshape(-1) if classes is None else scores.gather(1, classes[:, None])[:, 0]
     made = target(output)
     if not isinstance(made, Tensor) or not made.is_floating_point():
         raise DtypeError(f"the target callable must return a tensor 'b' of floats, got {type(made).__name__}.")
     if made.dim() == 2 and made.shape[1] == 1:
         made = made[:, 0]
-    if made.dim() != 1:
+    if made.shape != (rows,):
         raise ShapeError(f"the target callable must return 'b' figures, one for each image, got {tuple(made.shape)}.")
     return made

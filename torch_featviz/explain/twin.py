@@ -72,10 +72,17 @@ def apart(seed: int = 0) -> Iterator[None]:
     numbers, plain = np.random.get_state(), random.getstate()  # captum draws from numpy too
     try:
         with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad():
-            torch.manual_seed(seed)
-            np.random.seed(seed % 2**32)
-            random.seed(seed)
+            begin_at(seed)
             yield
     finally:
         np.random.set_state(numbers)
         random.setstate(plain)
+
+
+def begin_at(seed: int) -> None:
+    """All random numbers begin at `seed`; CUDA's only where it is in use, lest its own first seed be replaced."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed_all(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)

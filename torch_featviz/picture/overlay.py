@@ -59,7 +59,9 @@ def overlay(
     if not 0 <= alpha <= 1:
         raise OptionError(f"alpha is the heatmap's opacity, from 0 to 1, got {alpha}.")
     heatmaps, several = _match(images, as_float(heatmaps))
-    scale = (scale or Scale(symmetric=True)).fit(heatmaps)
+    scale = (scale or Scale(symmetric=True)).fit(heatmaps if several else heatmaps[:, 0])
+    if not several:
+        scale = _each(scale)
     cmap = cmap or ("RdBu_r" if scale.symmetric else "viridis")
     if is_diverging(cmap) != scale.symmetric:
         kind = "a diverging" if scale.symmetric else "a sequential"
@@ -89,9 +91,9 @@ def _last(cmap: str) -> int:
 def _table(cmap: str, alpha: float, device: torch.device) -> Tensor:
     """The share that each row of `colors(cmap)` has in a pixel: `n` int32; reserved ones are all of it."""
     table = torch.from_numpy(colors(cmap)).double()
-    room = 255 - int((1 - alpha) * 255 + 0.5)
+    room = 255 - int(torch.ones(1).mul_((1 - alpha) * 255).add_(0.5))  # as `_under` computes it
     table[: _last(cmap) + 1] = (table[: _last(cmap) + 1] * alpha).clamp(max=room)
-    return ((table + 0.5).floor().int() @ torch.tensor(_BYTES, dtype=torch.int32)).to(device)
+    return ((table + 0.5).floor().int() @ torch.tensor(_BYTES, dtype=torch.int32, device="cpu")).to(device)
 
 
 def _mixed(under: Tensor, rows: Tensor, cmap: str, alpha: float) -> Tensor:
@@ -110,9 +112,15 @@ def _under(unit: Tensor, share: float, gray: bool) -> Tensor:
     return parts[:, 0] + parts[:, 1] * _BYTES[1] + parts[:, 2] * _BYTES[2]
 
 
+def _each(scale: Scale) -> Scale:
+    """A scale fitted to `b h w`, for `b 1 h w`."""
+    low, high = (end.unsqueeze(1) if isinstance(end, Tensor) else end for end in (scale.vmin, scale.vmax))
+    return replace(scale, vmin=low, vmax=high)
+
+
 def _of(scale: Scale, part: slice) -> Scale:
     """The scale of some of the images."""
-    low, high = (end[part] if isinstance(end, Tensor) else end for end in (scale.vmin, scale.vmax))
+    low, high = (end[part] if isinstance(end, Tensor) and len(end) > 1 else end for end in (scale.vmin, scale.vmax))
     return replace(scale, vmin=low, vmax=high)
 
 

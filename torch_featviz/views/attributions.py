@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.explain import Faithfulness, attribute, faithfulness
+from torch_featviz.explain.faithfulness import chances
 from torch_featviz.explain.methods import LAYERED, method_of
 from torch_featviz.explain.twin import apart, twin
 from torch_featviz.picture import Legend, Picture, Scale, Sheet, overlay, rgb
@@ -64,7 +65,7 @@ def attributions(
     options = options or {}
     _check(images, methods, len(wanted), options)
     shown = images if to_unit is None else to_unit(images)
-    chances = _chances(model, images)
+    said = _predicted(model, images)
     columns = [_Column("", rgb(unit_images(shown, value_range).clamp(0, 1)), [""] * len(images))]
     unmoved = []
     nothing = baselines.expand_as(images) if isinstance(baselines, Tensor) else baselines
@@ -87,7 +88,7 @@ def attributions(
         title=title or "What speaks for the answer (red) and against it (blue)",
         ncols=len(columns),
         columns=tuple(column.heading for column in columns),
-        labels=tuple(_said(chances[i], classes) if k == 0 else "" for i in rows for k in range(len(columns))),
+        labels=tuple(_said(said[i], classes) if k == 0 else "" for i in rows for k in range(len(columns))),
         captions=tuple(column.captions[i] for i in rows for column in columns),
         zoom=max(1, round(_SIDE / max(images.shape[2:]))),
     )
@@ -101,7 +102,7 @@ class _Column(NamedTuple):
 
 def _drawn(shown: Tensor, maps: Tensor, value_range: str) -> Tensor:
     """Heatmaps `b k h w` of one method over the images, on one scale: `b k 3 h w`."""
-    reach = Scale(symmetric=True, quantile=_HELD).fit(maps).vmax or 1.0
+    reach = Scale(symmetric=True, quantile=_HELD).fit(maps).vmax or float(maps.abs().nan_to_num(0).max()) or 1.0
     return overlay(shown, (maps / reach).clamp(-1, 1), scale=_UNIT, value_range=value_range)
 
 
@@ -119,10 +120,14 @@ def _check(images: Tensor, methods: Sequence[str], wanted: int, options: Mapping
         )
 
 
-def _chances(model: nn.Module, images: Tensor) -> list[tuple[int, float]]:
+def _predicted(model: nn.Module, images: Tensor) -> list[tuple[int, float]]:
     """The class predicted for each image, and its probability."""
     with apart(), torch.no_grad():
-        best = twin(model)(images.detach().clone()).float().softmax(1).max(1)
+        output = twin(model)(images.detach().clone())
+        if not isinstance(output, Tensor) or output.dim() != 2 or output.shape[1] < 2:
+            got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise ShapeError(f"model must be a classifier that returns 'b k', got {got}; attribute() takes any target.")
+        best = chances(output).max(1)
     return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
 
 

@@ -72,7 +72,7 @@ class ImageFiles(Dataset[Tensor]):
 
     def __init__(self, folder: str | Path, preprocess: Callable[[Tensor], Tensor]) -> None:
         root = Path(folder)
-        ends = set(Image.registered_extensions())
+        ends = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
         self.paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in ends and path.is_file())
         if not self.paths:
             raise FileError(f"{str(root)!r} holds no images; name a folder of PNG, JPEG or the like.")
