@@ -16,8 +16,15 @@ from torch_featviz.capture import Moments, capture
 from torch_featviz.zoo import card
 
 # Ratios to the compiled forward alone; the last of what capture adds to the time that its bytes take. Of Moments the
-# aim is 1.10, which is not reached (see the README): reading every output once more, for one sum, is 1.08 of it.
-BUDGET = {"convolutions, batch 1": 1.08, "convolutions, batch 16": 1.05, "Moments": 1.15, "to bytes": 1.5}
+# aim is 1.10, which is not reached: one sum a channel, the least that reads every output once more, is printed beside.
+# Of ResNet-18 at batch 16 the aim is 1.05: 159 MB are held, and page faults on that much fresh memory are what costs.
+BUDGET = {
+    "convolutions, batch 1": 1.08,
+    "convolutions, batch 16": 1.05,
+    ("resnet18", 16): 1.25,
+    "Moments": 1.15,
+    "to bytes": 1.5,
+}
 
 NETS = {
     "alexnet": (torchvision.models.alexnet, (3, 224, 224)),
@@ -64,13 +71,12 @@ def added_over_bytes(both, acts):
     return (captured.median - alone.median) / written.median
 
 
-# Of ResNet-18 at batch 16, 159 MB are held, and what page faults on that take is no matter of capture: see the README.
-CASES = [("alexnet", 1), ("alexnet", 16), ("cifar_cnn_large", 1), ("cifar_cnn_large", 16), ("resnet18", 1)]
+CASES = [(name, batch) for name in NETS for batch in (1, 16)]
 
 
 @pytest.mark.parametrize(("name", "batch"), CASES)
 def test_all_convolutions(name, batch):
-    budget, both = BUDGET[f"convolutions, batch {batch}"], Both(name, batch)
+    budget, both = BUDGET.get((name, batch), BUDGET[f"convolutions, batch {batch}"]), Both(name, batch)
     with capture(both.twin, nn.Conv2d) as acts:
         both.captured()
         ratio = both.ratio(lambda ratio: ratio.median <= budget)
@@ -98,5 +104,8 @@ def test_moments_of_all_convolutions():
         both.captured()
         ratio = both.ratio(lambda ratio: ratio.median <= BUDGET["Moments"])
     assert len(stats) == 6
+    with capture(both.twin, nn.Conv2d, into=lambda output: output.sum((0, 2, 3))):
+        both.captured()
+        print(f"\none sum a channel, in their place: {both.ratio(lambda _: True)} of compiled")
     print(f"\nMoments of the convolutions of CifarCNN, batch 128: {ratio} of compiled")
     assert ratio.within(BUDGET["Moments"]), str(ratio)

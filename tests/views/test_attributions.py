@@ -70,6 +70,12 @@ def test_all_zero_maps_draw_neutral():
         ([1], {}, ShapeError, "got list"),
         (IMAGES, {"methods": []}, OptionError, "at least one each"),
         (IMAGES, {"methods": "gradcam"}, OptionError, "at least one each, got methods='gradcam'"),
+        (
+            IMAGES,
+            {"methods": ["saliency"], "layer": "0"},
+            OptionError,
+            "none of saliency looks at a layer; leave layer=",
+        ),
         (IMAGES, {"targets": []}, OptionError, "at least one each"),
         (IMAGES, {"options": {"occlusion": {}}}, OptionError, "options for occlusion, which is not among the methods"),
         (IMAGES.repeat(33, 1, 1, 1), {}, ShapeError, "66 images by 1 heatmaps are more than a sheet of 64"),

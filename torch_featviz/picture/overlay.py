@@ -114,13 +114,15 @@ def _under(unit: Tensor, share: float, gray: bool) -> Tensor:
 
 def _each(scale: Scale) -> Scale:
     """A scale fitted to `b h w`, for `b 1 h w`."""
-    low, high = (end.unsqueeze(1) if isinstance(end, Tensor) else end for end in (scale.vmin, scale.vmax))
+    low, high = (end.unsqueeze(1) if isinstance(end, Tensor) and end.dim() else end for end in (scale.vmin, scale.vmax))
     return replace(scale, vmin=low, vmax=high)
 
 
 def _of(scale: Scale, part: slice) -> Scale:
     """The scale of some of the images."""
-    low, high = (end[part] if isinstance(end, Tensor) and len(end) > 1 else end for end in (scale.vmin, scale.vmax))
+    low, high = (
+        end[part] if isinstance(end, Tensor) and end.dim() and len(end) > 1 else end for end in (scale.vmin, scale.vmax)
+    )
     return replace(scale, vmin=low, vmax=high)
 
 

@@ -64,6 +64,8 @@ def attributions(
     wanted: list[int | None] = [None] if targets is None else [targets] if isinstance(targets, int) else list(targets)
     options = options or {}
     _check(images, methods, len(wanted), options)
+    if layer is not None and not set(methods) & set(LAYERED):
+        raise OptionError(f"none of {', '.join(methods)} looks at a layer; leave layer={layer!r} out.")
     shown = images if to_unit is None else to_unit(images)
     said = _predicted(model, images)
     columns = [_Column("", rgb(unit_images(shown, value_range).clamp(0, 1)), [""] * len(images))]
