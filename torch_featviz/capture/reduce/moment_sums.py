@@ -57,52 +57,72 @@ def part(values: Tensor, pivot: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """The state of `values` alone."""
     zero_point = _kept((pivot * scale).to(values.dtype))[:, None, None]
     unit = _kept(scale.to(values.dtype))[:, None, None]
-    figures = None
     if eager_on_cpu(values):
-        figures = _finite_figures(values, zero_point, unit)
-        if figures is None:  # broken values, or some too far away for float32 to square
-            values = values.to(pivot.dtype)
-    floats, counts = figures or _figures(values, zero_point, unit)
+        given = (*_finite_figures(values, zero_point, unit), values, zero_point, unit)
+        floats, counts = given[:2] if bool(_all_finite(given[0])) else _masked(*given)
+    elif values.device.type == "cpu" and torch.compiler.is_compiling():
+        given = (*_figures(values, zero_point, unit, masked=False), values, zero_point, unit)
+        floats, counts = torch.cond(_all_finite(given[0]), _as_they_are, _masked, given)
+    else:
+        floats, counts = _figures(values, zero_point, unit, masked=True)
     total, squares, low, high = floats
-    return torch.stack([pivot, total / scale, squares / scale / scale, low, high]), torch.stack(counts)
+    return torch.stack([pivot, total / scale, squares / scale / scale, low, high]), counts
 
 
-def _figures(values: Tensor, zero_point: Tensor, unit: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """One pass when compiled; nothing here looks at a value."""
+def _all_finite(floats: Tensor) -> Tensor:
+    """Whether no value was broken, nor so far away that its square was."""
+    return floats[1].isfinite().all()
+
+
+def _as_they_are(floats: Tensor, counts: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
+    return floats.clone(), counts.clone()  # what a branch of torch.cond returns may not be what it was given
+
+
+def _masked(floats: Tensor, _: Tensor, values: Tensor, zero_point: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
+    return _figures(values.to(floats.dtype), zero_point, unit, masked=True)
+
+
+def _figures(values: Tensor, zero_point: Tensor, unit: Tensor, masked: bool) -> tuple[Tensor, Tensor]:
+    """Floats `4 c` and counts `4 c`, in one pass when compiled; nothing here looks at a value.
+
+    Without a mask, which is what costs most, they are right if all values are finite.
+    """
     size = values.numel() // values.shape[1]
     if values.shape[2] * values.shape[3] % _NEAR == 0:
         values = values.reshape(*values.shape[:2], -1, _NEAR)  # channels_last: what is read together is near in memory
     near = (2, 3) if values.shape[2] * values.shape[3] <= _NEAR else (3,)
     exact = wide(values.device)
-    finite = values.abs() < _INF
-    distance = torch.where(finite, values * unit - zero_point, 0.0)
+    distance, low, high, masks = values * unit - zero_point, values, values, [values == 0]
+    if masked:
+        finite = values.abs() < _INF
+        masks += [finite, values.eq(values)]  # Inductor's isnan() alone would cost more than all the rest
+        distance = torch.where(finite, distance, 0.0)
+        low, high = torch.where(finite, values, _INF), torch.where(finite, values, -_INF)
     if values.shape[3] > _FAR:
         distance = distance.to(exact)
     floats = [
         distance.sum(near, keepdim=True).to(exact).sum(_ALL),
         (distance * distance).sum(near, keepdim=True).to(exact).sum(_ALL),
-        torch.where(finite, values, _INF).amin(near, keepdim=True).amin(_ALL).to(exact),
-        torch.where(finite, values, -_INF).amax(near, keepdim=True).amax(_ALL).to(exact),
+        low.amin(near, keepdim=True).amin(_ALL).to(exact),
+        high.amax(near, keepdim=True).amax(_ALL).to(exact),
     ]
-    masks = (finite, values == 0, values.eq(values))  # Inductor's isnan() alone would cost more than all the rest
-    finite_count, zero, number = (mask.sum(near, keepdim=True, dtype=torch.int32).sum(_ALL) for mask in masks)
-    return floats, [finite_count, zero, size - number, number - finite_count]
+    zero, *counts = (mask.sum(near, keepdim=True, dtype=torch.int32).sum(_ALL) for mask in masks)
+    finite_count, number = counts or [torch.full_like(zero, size)] * 2
+    return torch.stack(floats), torch.stack([finite_count, zero, size - number, number - finite_count])
 
 
-def _finite_figures(values: Tensor, zero_point: Tensor, unit: Tensor) -> tuple[list[Tensor], list[Tensor]] | None:
-    """The same for values that are all finite, without a mask; None where they are not."""
+def _finite_figures(values: Tensor, zero_point: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
+    """The same without a mask, in several passes over values that are in the cache."""
     outer, channels, rows, cols = values.shape
     exact = wide(values.device)
     distance = (values * unit).sub_(zero_point)
     total = distance.sum((2, 3)).to(exact).sum(0)
     squares = distance.mul_(distance).sum((2, 3)).to(exact).sum(0)
-    if not bool(squares.isfinite().all()):
-        return None
     zero = torch.eq(values, 0, out=distance).sum((2, 3)).long().sum(0)
     count = torch.full((channels,), outer * rows * cols)
     nothing = torch.zeros_like(count)
     low, high = values.amin(_ALL).to(exact), values.amax(_ALL).to(exact)
-    return [total, squares, low, high], [count, zero, nothing, nothing]
+    return torch.stack([total, squares, low, high]), torch.stack([count, zero, nothing, nothing])
 
 
 def moved(state: tuple[Tensor, ...], pivot: Tensor) -> tuple[Tensor, ...]:
