@@ -410,6 +410,14 @@ def test_models_that_cannot_be_explained():
 
     with pytest.raises(DtypeError, match="Holds cannot be copied"):
         attribute(Holds(), IMAGES)
+
+    replaced = tiny()
+    plain = replaced.forward
+    replaced.forward = lambda x: plain(x) * 2
+    with pytest.raises(DtypeError, match="the forward of Sequential was replaced by a function that holds on to"):
+        attribute(replaced, IMAGES)
+    replaced.forward = lambda x: x.flatten(1)
+    assert attribute(replaced, IMAGES, method="saliency", target=0).heatmaps.any()
     reused = nn.Sequential(
         nn.Conv2d(2, 3, 3), (relu := nn.ReLU()), nn.Conv2d(3, 3, 3), relu, nn.Flatten(), nn.Linear(48, 2)
     )
@@ -486,6 +494,37 @@ def test_targets_must_be_as_many_as_images_however_they_are_cut():
     assert by_array.classes.tolist() == [0, 1, 2, 0]
     with pytest.raises(ShapeError, match="must return 'b' figures"):
         attribute(tiny(), IMAGES, target=lambda output: output[0], method="saliency")
+
+
+@pytest.mark.parametrize(("method", "many"), [("smoothgrad", {"nt_samples": 7}), ("gradient_shap", {"n_samples": 7})])
+def test_noise_is_the_same_however_many_rows_fit(method, many):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(27, 2))
+    images = torch.randn(2, 1, 5, 5)  # 25 values: torch draws whole runs of 16
+    whole = attribute(net, images, target=[0, 1], method=method, **many)
+    for rows in (1, 3):
+        parts = attribute(net, images, target=[0, 1], method=method, internal_batch_size=rows, **many)
+        torch.testing.assert_close(parts.attributions, whole.attributions)
+
+
+@pytest.mark.parametrize(
+    ("method", "rows"), [("deep_lift", 6), ("gradient_shap", 3), ("smoothgrad", 3), ("saliency", 3)]
+)
+def test_no_more_rows_at_once_than_were_allowed(method, rows):
+    most = []
+
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = tiny()
+
+        def forward(self, x):
+            if x.requires_grad:
+                most.append(len(x))
+            return self.net(x)
+
+    attribute(Counts(), IMAGES.repeat(3, 1, 1, 1), target=1, method=method, internal_batch_size=rows)
+    assert max(most) == rows
 
 
 def test_samples_of_gradient_shap_are_for_all_images():

@@ -109,7 +109,7 @@ def attribute(
         rows = internal_batch_size or rows_at_once(explained, images[:1], len(images) * known.rows(options))
         target = _as_many(target, len(images))
         per_image = {"feature_mask"} | ({"baselines"} if method != "gradient_shap" else set())  # there they are samples
-        size = 1 if known.alone else min(rows, len(images))
+        size = 1 if known.alone else max(1, min(rows // known.at_once, len(images)))
         found, classes = [], []
         for part in tqdm(list(chunks(len(images), size)), disable=not progress, unit="batch"):
             if known.alone:

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch_featviz.errors import LayerError, OptionError
 
 from .cam import cam
-from .explained import Explained
+from .explained import Explained, chunks
 from .rectify import Rectify, nonlinear, rectifies, refuse_others, word_of
 
 Options = dict[str, Any]
@@ -43,6 +43,7 @@ class Method(NamedTuple):
     takes: frozenset[str]  # names of options
     layered: bool = False  # of one layer, which must be named
     rows: Callable[[Options], int] = lambda _: 1  # that one image needs
+    at_once: int = 1  # of these, what cannot be run apart
     alone: bool = False  # each image by itself, lest its noise depend on the others
 
 
@@ -93,12 +94,28 @@ def _quietly(method: Any, job: Job, given: Options) -> Tensor:
     return found
 
 
+def _in_parts(method: Any, rows: int) -> Any:
+    """The method, with gradients of so many rows at once: Captum draws the noise of all, however little fits."""
+    whole = method.gradient_func
+
+    def gradients(forward: Any, inputs: Any, target: Any = None, more: Any = None) -> tuple[Tensor]:
+        (images,) = inputs
+        each = isinstance(target, Tensor) and target.numel() == len(images)
+        found = [
+            whole(forward, (images[part].detach().requires_grad_(),), target[part] if each else target, more)[0]
+            for part in chunks(len(images), rows)
+        ]
+        return (torch.cat(found),)
+
+    method.gradient_func = gradients
+    return method
+
+
 def _smoothgrad(job: Job) -> Tensor:
     captum = _captum()
-    noise = {"nt_samples": 25, "stdevs": 0.15 * float(job.images.max() - job.images.min()), "abs": True, **job.options}
-    noise["nt_samples_batch_size"] = min(job.rows, noise["nt_samples"])
-    tunnel = captum.NoiseTunnel(captum.Saliency(job.explained))
-    return _quietly(tunnel, job, {"nt_type": "smoothgrad", **noise})
+    noise = {"nt_samples": 25, "stdevs": 0.15 * float(job.images.max() - job.images.min()), "abs": True}
+    tunnel = captum.NoiseTunnel(_in_parts(captum.Saliency(job.explained), job.rows))
+    return _quietly(tunnel, job, {"nt_type": "smoothgrad", **noise, **job.options})
 
 
 def _with(job: Job, run: Run, **defaults: Any) -> Tensor:
@@ -109,7 +126,9 @@ def _gradient_shap(job: Job) -> Tensor:
     baselines = job.options.get("baselines", 0.0)
     if not isinstance(baselines, Tensor):
         baselines = torch.full_like(job.images, float(baselines))
-    return _direct("GradientShap")(job._replace(options={**job.options, "baselines": baselines}))
+    options = {**job.options, "baselines": baselines}
+    made = {"multiply_by_inputs": options.pop("multiply_by_inputs")} if "multiply_by_inputs" in options else {}
+    return _quietly(_in_parts(_captum().GradientShap(job.explained, **made), job.rows), job, options)
 
 
 def _occlusion(job: Job) -> Tensor:
@@ -279,4 +298,5 @@ def method_of(name: str) -> Method:
         takes = frozenset({"interpolate_mode"})
     elif name in LAYERED:
         takes = frozenset({"reshape_transform"})
-    return Method(run, takes, name in LAYERED, _MANY.get(name, lambda _: 1), name in ("smoothgrad", "gradient_shap"))
+    at_once, alone = 2 if name == "deep_lift" else 1, name in ("smoothgrad", "gradient_shap")
+    return Method(run, takes, name in LAYERED, _MANY.get(name, lambda _: 1), at_once, alone)

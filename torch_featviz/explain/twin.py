@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from types import FunctionType
 
 import numpy as np
 import torch
@@ -29,7 +30,8 @@ def twin(model: nn.Module) -> nn.Module:
     Args:
         model: any module that can be copied.
     Raises:
-        DtypeError: `model` is no module, or holds something that cannot be copied.
+        DtypeError: `model` is no module, or holds something that cannot be copied: a `forward` put in its place, too,
+            that remembers the model itself.
         LayerError: a lazy layer has no weights yet.
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(inplace=True))
@@ -45,6 +47,11 @@ def twin(model: nn.Module) -> nn.Module:
     for module in model.modules():
         held = (*module._buffers.values(), *vars(module).values())
         memo |= {id(t): t.detach().clone() for t in held if isinstance(t, Tensor) and id(t) not in memo}
+        if _remembers(vars(module).get("forward"), model):
+            raise DtypeError(
+                f"the forward of {type(module).__name__} was replaced by a function that holds on to the model itself "
+                "and would run that, not a copy; write it as a method of a subclass, or take the replacement off first."
+            )
     try:
         copied = copy.deepcopy(model, memo)
     except Exception as error:
@@ -60,6 +67,18 @@ def twin(model: nn.Module) -> nn.Module:
         if getattr(module, "inplace", False) is True:
             module.inplace = False  # type: ignore[assignment]
     return copied
+
+
+def _remembers(forward: object, model: nn.Module) -> bool:
+    """Whether a function, which a copy of the model shares, reaches a part of it without being given it."""
+    if not isinstance(forward, FunctionType):
+        return False
+    held: list[object] = [*(forward.__defaults__ or ()), *(forward.__kwdefaults__ or {}).values()]
+    for cell in forward.__closure__ or ():
+        with suppress(ValueError):  # of a name that is not bound yet
+            held.append(cell.cell_contents)
+    parts = {id(part) for part in (*model.modules(), *model.parameters(), *model.buffers())}
+    return any(id(getattr(each, "__self__", each)) in parts for each in held)
 
 
 @contextmanager
