@@ -1,7 +1,13 @@
-"""What every docstring example may use without importing it."""
+"""What every docstring example may use without importing it, and one core for each process of pytest-xdist."""
+
+import os
 
 import pytest
 import torch
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # threads of several would wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of what the tests start
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

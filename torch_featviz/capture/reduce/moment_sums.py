@@ -58,28 +58,47 @@ def part(values: Tensor, pivot: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     zero_point = _kept((pivot * scale).to(values.dtype))[:, None, None]
     unit = _kept(scale.to(values.dtype))[:, None, None]
     if eager_on_cpu(values):
-        given = (*_finite_figures(values, zero_point, unit), values, zero_point, unit)
-        floats, counts = given[:2] if bool(_all_finite(given[0])) else _masked(*given)
+        floats, counts = _masked_if_broken(*_finite_figures(values, zero_point, unit), values, zero_point, unit)
     elif values.device.type == "cpu" and torch.compiler.is_compiling():
-        given = (*_figures(values, zero_point, unit, masked=False), values, zero_point, unit)
-        floats, counts = torch.cond(_all_finite(given[0]), _as_they_are, _masked, given)
+        figures = _figures(values, zero_point, unit, masked=False)
+        floats, counts = torch.ops.torch_featviz.masked_if_broken(*figures, values, zero_point, unit)
     else:
         floats, counts = _figures(values, zero_point, unit, masked=True)
     total, squares, low, high = floats
     return torch.stack([pivot, total / scale, squares / scale / scale, low, high]), counts
 
 
-def _all_finite(floats: Tensor) -> Tensor:
-    """Whether no value was broken, nor so far away that its square was."""
-    return floats[1].isfinite().all()
+def _masked_if_broken(
+    floats: Tensor, counts: Tensor, values: Tensor, zero_point: Tensor, unit: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Figures of finite values, once more with a mask if one was broken, or so far away that its square was."""
+    if bool(floats[1].isfinite().all()):
+        return floats, counts
+    parts = [_figures(block.to(floats.dtype), zero_point, unit, masked=True) for block in blocks(values)]
+    each = torch.stack([floats for floats, _ in parts])
+    joined = [each[:, :2].sum(0), each[:, 2:3].amin(0), each[:, 3:].amax(0)]
+    return torch.cat(joined), torch.stack([counts for _, counts in parts]).sum(0)
 
 
-def _as_they_are(floats: Tensor, counts: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
-    return floats.clone(), counts.clone()  # what a branch of torch.cond returns may not be what it was given
+# The same as an operator of its own, so that a compiled graph may decide by a value without a break: what torch.cond
+# is for, which selective checkpointing does not know.
+_operators = torch.library.Library("torch_featviz", "FRAGMENT")  # type: ignore[no-untyped-call]
+_operators.define(  # type: ignore[no-untyped-call]
+    "masked_if_broken(Tensor floats, Tensor counts, Tensor values, Tensor zero_point, Tensor unit) -> (Tensor, Tensor)",
+    tags=(torch.Tag.flexible_layout,),
+)
 
 
-def _masked(floats: Tensor, _: Tensor, values: Tensor, zero_point: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
-    return _figures(values.to(floats.dtype), zero_point, unit, masked=True)
+def _on_cpu(floats: Tensor, counts: Tensor, *values: Tensor) -> tuple[Tensor, Tensor]:
+    return _masked_if_broken(floats.clone(), counts.clone(), *values)  # an operator returns nothing it was given
+
+
+def _shapes(floats: Tensor, counts: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(floats), torch.empty_like(counts)
+
+
+_operators.impl("masked_if_broken", _on_cpu, "CPU")  # type: ignore[no-untyped-call]
+torch.library.register_fake("torch_featviz::masked_if_broken", _shapes, lib=_operators)
 
 
 def _figures(values: Tensor, zero_point: Tensor, unit: Tensor, masked: bool) -> tuple[Tensor, Tensor]:
