@@ -1,4 +1,4 @@
-"""Makes the pictures of the README: a minute of training, then five sheets. `python examples/pictures.py`"""
+"""Makes the pictures of the README: a minute of training, then the sheets. `python examples/pictures.py`"""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import filters
 import torch
+import watch
 from torch.utils.data import DataLoader
 
 import torch_featviz as fv
@@ -35,6 +36,8 @@ def main() -> None:
     )
     best = fv.top_patches(model, DataLoader(test, batch_size=50), "features.conv3")
     fv.exemplars(best, range(4)).save(PICTURES / "units.png")
+    title = "A network whose second convolution (3) begins with a bias of −3"
+    watch.train(watch.broken(), XO("train"), 160).report(title=title).save(PICTURES / "watch.png")
     with tempfile.TemporaryDirectory() as folder:
         filters.show_edges(filters.read_photo(None), Path(folder))
         (PICTURES / "sobel.png").write_bytes((Path(folder) / "3-edges.png").read_bytes())

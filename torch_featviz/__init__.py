@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # what is here and in __all__ can be had; at run time it is f
         top_patches,
     )
     from .picture import GridTiler, KernelNormalizer, Picture, Scale, normalize, overlay, tile, untile
+    from .training import Monitor
     from .views import (
         attributions,
         confusion,
@@ -64,6 +65,7 @@ __all__ = [
     "KernelNormalizer",
     "ModelCard",
     "Moments",
+    "Monitor",
     "NonFinite",
     "Picture",
     "ReceptiveField",
@@ -101,7 +103,7 @@ __all__ = [
 ]
 
 # pytest imports this package at each start, for the plugin in it; nobody should wait for torch who does not use it.
-_ROOMS = ("errors", "capture", "picture", "zoo", "explain", "views", "bench")
+_ROOMS = ("errors", "capture", "picture", "zoo", "explain", "views", "training", "bench")
 
 if not TYPE_CHECKING:  # a type checker would take any name for good
 

@@ -1,6 +1,6 @@
 """Oracles for capture, written differently: hooks that clone. Streams of outputs for the figures kept of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -135,6 +135,8 @@ def fed(reducer: Any, outputs: list[Tensor]) -> Any:
 
 def figures(reducer: Any) -> dict[str, Any]:
     """Every public figure of a reducer."""
+    if isinstance(reducer, Sequence):
+        return {f"{i}.{name}": figure for i, part in enumerate(reducer) for name, figure in figures(part).items()}
     names = [name for name, kind in vars(type(reducer)).items() if isinstance(kind, property) and name != "settings"]
     return {name: torch.as_tensor(getattr(reducer, name)) for name in names}
 

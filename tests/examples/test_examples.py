@@ -69,6 +69,14 @@ def test_xo(tmp_path, capsys):
         assert re.search(rf"{name} +{parameters:,} +\d+\.\d%", said)
 
 
+def test_watch(tmp_path, capsys):
+    assert load("watch").main(["--out", str(tmp_path), "--steps", "9"]) == 0
+    assert sheets(tmp_path) == ["broken.png", "healthy.png"]
+    dead = re.findall(r"(\w+), channels never above 0 at step 8: .*, (\d+) of 16 in 3,", capsys.readouterr().out)
+    assert [name for name, _ in dead] == ["healthy", "broken"]
+    assert int(dead[0][1]) < 8 < int(dead[1][1])
+
+
 def pictures(n):
     """Images that a net can tell apart by their brightness."""
     return [(torch.full((3, 32, 32), (i % 10) / 10) + 0.02 * torch.rand(3, 32, 32), i % 10) for i in range(n)]

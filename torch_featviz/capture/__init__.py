@@ -5,7 +5,7 @@ from .finite import NonFinite
 from .keep import Ring, ToCPU
 from .modules import FeatureExtractor, FeatureTap
 from .nonfinite import first_nonfinite
-from .reduce import Histogram, Moments, Reducer, TopK, across_ranks
+from .reduce import Histogram, Moments, Reducer, TopK, across_ranks, read_together
 from .select import layer_names
 from .session import capture, evaluating
 from .shapes import shapes
@@ -29,5 +29,6 @@ __all__ = [
     "evaluating",
     "first_nonfinite",
     "layer_names",
+    "read_together",
     "shapes",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeAlias
 
 from torch import nn
@@ -13,10 +13,10 @@ from .activations import Activations, Recent
 from .gradients import Gradients, ReducedGradients
 from .keep import Ring, ToCPU
 from .recorder import Recorder
-from .reduce import Reducer
+from .reduce import Reducer, Several
 from .statistics import Reduction, Statistics
 
-Into: TypeAlias = Reducer | Ring | ToCPU | Callable[[Any], Any] | None
+Into: TypeAlias = Reducer | Sequence[Reducer] | Ring | ToCPU | Callable[[Any], Any] | None
 
 
 def recorder_for(
@@ -32,8 +32,10 @@ def recorder_for(
     gradients = of == "grad"
     if gradients and stop:
         raise OptionError("stop=True ends the forward before there is an output to call backward() on.")
+    if isinstance(into, (list, tuple)):
+        into = Several(*into)
     if isinstance(into, type) or not (into is None or isinstance(into, (Reducer, Ring)) or callable(into)):
-        known = "Moments(), Histogram(), TopK(), Ring(n), ToCPU(), or a function"
+        known = "Moments(), Histogram(), TopK(), a list of these, Ring(n), ToCPU(), or a function"
         raise OptionError(f"into is one of {known}; got {into!r}.")
 
     def make(model: nn.Module, layers: dict[str, nn.Module], setting: Hashable) -> tuple[Recorder, Any]:

@@ -46,8 +46,8 @@ def capture(
         layers: names, globs (`*` also crosses dots), module types, module objects, one or several of them;
             None for all leaves. A wrapper's prefix (`module.`, `_orig_mod.`) may be given or left out.
         into: what becomes of an output. None keeps those of the latest forward; `Ring(n)` those of the last n;
-            `ToCPU()` copies; `Moments()`, `Histogram()` and `TopK()` keep figures and no outputs; a function keeps what
-            it returns, given a layer's output.
+            `ToCPU()` copies; `Moments()`, `Histogram()` and `TopK()`, or a list of them, keep figures and no outputs; a
+            function keeps what it returns, given a layer's output.
         of: `'output'`, or `'grad'` for the gradient that reaches it in the backward. A compiled model then runs
             uncompiled. Gradients are as they flow: scaled, where a GradScaler scales the loss.
         every: capture the first of every so many forwards; the others run as if nothing were captured.
@@ -63,7 +63,7 @@ def capture(
         keeps its latest call). Tensors are the network's own (no copy, on their device), detached; only those that
         the network goes on to overwrite in place are copied, and what a compiled graph is asked for. A new forward
         replaces what the last one left. With `Ring` each value is a list; with the statistics it is the layer's own
-        `Moments`, `Histogram` or `TopK`, over all its calls.
+        `Moments`, `Histogram` or `TopK`, or all that were listed, over all its calls.
 
     Raises:
         LayerError: a layer that `model` does not have, or cannot be captured; the model has not been touched then.

@@ -14,10 +14,11 @@ from torch_featviz.capture.reduce import reducer
 from torch_featviz.capture.reduce.histogram import Histogram
 from torch_featviz.capture.reduce.moments import Moments
 from torch_featviz.capture.reduce.reducer import to_host
+from torch_featviz.capture.reduce.several import Several
 from torch_featviz.capture.reduce.topk import TopK
 from torch_featviz.errors import OptionError, ShapeError
 
-KINDS = [Moments(), Histogram(8), TopK(3)]
+KINDS = [Moments(), Histogram(8), TopK(3), Several(Moments(), Histogram(8))]
 each = pytest.mark.parametrize("prototype", KINDS, ids=lambda kind: type(kind).__name__)
 
 
@@ -142,6 +143,7 @@ from torch import distributed as dist
 from torch_featviz.capture.reduce.histogram import Histogram
 from torch_featviz.capture.reduce.moments import Moments
 from torch_featviz.capture.reduce.reducer import across_ranks
+from torch_featviz.capture.reduce.several import Several
 from torch_featviz.capture.reduce.topk import TopK
 from torch_featviz.errors import OptionError
 
@@ -150,7 +152,7 @@ dist.init_process_group("gloo")
 rank, ranks = dist.get_rank(), dist.get_world_size()
 data = torch.load(sys.argv[1])
 mine = data.tensor_split(ranks)[rank]
-for kind in (Moments(), Histogram(8), TopK(3)):
+for kind in (Moments(), Histogram(8), TopK(3), Several(Moments(), Histogram(8))):
     states = {"all": kind.fresh(), "none": kind.fresh()}
     states["all"].update(mine)
     if rank == ranks - 1:

@@ -44,6 +44,8 @@ class Histogram(Reducer):
         ([1, 2, 0, 1], [0.0, 0.5, 1.0, 1.5, 2.0])
     """
 
+    tensors = 3
+
     def __init__(self, bins: int = 64, symmetric: bool = False) -> None:
         super().__init__()
         if not isinstance(bins, int) or isinstance(bins, bool) or bins < 2 or bins % 2:

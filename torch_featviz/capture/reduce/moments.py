@@ -38,6 +38,8 @@ class Moments(Reducer):
         ([2.0, -1.0], [1.0, 1.0], [False, True])
     """
 
+    tensors = 2
+
     def __init__(self, dim: int = 1) -> None:
         super().__init__()
         if not isinstance(dim, int) or isinstance(dim, bool):

@@ -38,6 +38,8 @@ class TopK(Reducer):
         ([[7.0, 5.0]], [[1, 0]], [[0, 1]])
     """
 
+    tensors = 5
+
     def __init__(self, k: int = 9) -> None:
         super().__init__()
         if not isinstance(k, int) or isinstance(k, bool) or k < 1:

@@ -1,0 +1,274 @@
+"""What a Monitor sees equals what NumPy says of the gathered tensors, and the training is what it would have been."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+from torch.utils.checkpoint import checkpoint
+
+from torch_featviz.errors import DtypeError, LayerError, OptionError
+from torch_featviz.training import Monitor
+
+
+class Net(nn.Module):
+    """A reused layer, dropout, an in-place activation, a checkpoint."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3, padding=1)
+        self.again = nn.Conv2d(4, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.act = nn.ReLU(inplace=True)
+        self.drop = nn.Dropout(0.3)
+        self.fc = nn.Linear(4 * 36, 3)
+
+    def forward(self, x):
+        x = self.act(self.norm(self.conv(x)))
+        x = self.again(self.act(self.again(x)))
+        x = checkpoint(lambda y: self.drop(torch.relu(y)), x, use_reentrant=False)
+        return self.fc(x.flatten(1))
+
+
+def data(steps):
+    g = torch.Generator().manual_seed(3)
+    return [(torch.randn(5, 2, 6, 6, generator=g), torch.randint(3, (5,), generator=g)) for _ in range(steps)]
+
+
+def plain(loss, optimizer, scaler, step):
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def accumulated(loss, optimizer, scaler, step):
+    (loss / 2).backward()
+    if step % 2:
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def scaled(loss, optimizer, scaler, step):
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad()
+
+
+LOOPS = {"plain": plain, "accumulated": accumulated, "scaled": scaled}
+
+
+def train(net, steps, *, loop="plain", amp=False, watch=None, model=None):
+    """Losses; `net` is trained in place, through `model` where that is another view of it."""
+    torch.manual_seed(7)
+    optimizer = torch.optim.AdamW(net.parameters(), 1e-2)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    losses = []
+    for step, (x, y) in enumerate(data(steps)):
+        with watch.step() if watch else torch.enable_grad():
+            with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+                loss = nn.functional.cross_entropy((model or net)(x), y)
+            LOOPS[loop](loss, optimizer, scaler, step)
+        losses.append(loss.item())
+    return losses, torch.get_rng_state()
+
+
+def fresh():
+    torch.manual_seed(0)
+    return Net()
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("amp", [False, True])
+def test_training_is_what_it_would_have_been(loop, amp):
+    bare, watched = fresh(), fresh()
+    watch = Monitor(watched, every=3)
+    expected, rng = train(bare, 50, loop=loop, amp=amp)
+    losses, rng_watched = train(watched, 50, loop=loop, amp=amp, watch=watch)
+    assert losses == expected
+    assert torch.equal(rng, rng_watched)
+    for (name, a), b in zip(bare.state_dict().items(), watched.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    assert watch.history.steps == list(range(0, 50, 3))
+
+
+def test_compiled_training_is_what_it_would_have_been():
+    class Plain(nn.Sequential):
+        pass
+
+    def build():
+        torch.manual_seed(0)
+        return Plain(nn.Conv2d(2, 4, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(64, 3))
+
+    bare, watched = build(), build()
+    expected, _ = train(bare, 6, model=torch.compile(bare, backend="aot_eager"))
+    compiled = torch.compile(watched, backend="aot_eager")
+    watch = Monitor(compiled, every=2)
+    losses, _ = train(watched, 6, model=compiled, watch=watch)
+    assert losses == expected
+    assert all(torch.equal(a, b) for a, b in zip(bare.parameters(), watched.parameters(), strict=True))
+    assert list(watch.history[2].layers) == ["0", "3"]
+    eager = build()
+    train(eager, 6, watch=(other := Monitor(eager, every=2)))
+    for name in ("0", "3"):
+        np.testing.assert_allclose(other.history.values(name, "std"), watch.history.values(name, "std"), rtol=1e-5)
+
+
+def oracle(net, x, y):
+    """Every output of the layers, gradients and moves of one step of plain SGD, as float64 arrays."""
+    seen = {}
+    for name in ("conv", "again", "fc"):
+        net.get_submodule(name).register_forward_hook(
+            lambda module, args, output, name=name: seen.setdefault(name, []).append(output.detach().double().numpy())
+        )
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    before = {name: p.detach().double().numpy().copy() for name, p in net.named_parameters()}
+    torch.manual_seed(1)
+    nn.functional.cross_entropy(net(x), y).backward()
+    grads = {name: p.grad.double().numpy() for name, p in net.named_parameters()}
+    optimizer.step()
+    after = {name: p.detach().double().numpy().copy() for name, p in net.named_parameters()}
+    return seen, before, grads, after
+
+
+def test_figures_are_those_of_numpy():
+    net, other = fresh(), fresh()
+    ((x, y),) = data(1)
+    with torch.no_grad():  # channels that never fire, and exact zeros
+        for each in (net, other):
+            each.conv.weight[1] = 0
+            each.conv.bias[1] = 0
+            each.conv.bias[2] = -50
+    seen, before, grads, after = oracle(other, x, y)
+    watch = Monitor(net, every=1, bins=16)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    torch.manual_seed(1)
+    with watch.step():
+        nn.functional.cross_entropy(net(x), y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    (sample,) = watch.history
+    assert list(sample.layers) == ["conv", "again", "fc"]
+    for name, figures in sample.layers.items():
+        outputs = seen[name]
+        channels = np.concatenate([each.swapaxes(0, 1).reshape(each.shape[1], -1) for each in outputs], axis=1)
+        np.testing.assert_allclose(figures.mean, channels.mean(), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(figures.std, channels.std(), rtol=1e-5)
+        assert (figures.min, figures.max) == (channels.min(), channels.max())
+        assert figures.zero_share == (channels == 0).mean()
+        assert (figures.dead, figures.channels) == ((channels.max(1) <= 0).sum(), len(channels))
+        assert (figures.nan, figures.inf) == (0, 0)
+        bins = figures.histogram
+        edges = bins.start + np.arange(17) * bins.width
+        assert bins.counts == tuple(np.histogram(channels, edges)[0])
+        assert sum(bins.counts) == channels.size
+    assert sample.layers["conv"].dead == 2
+    assert set(sample.parameters) == {f"{layer}.{p}" for layer in ("conv", "again", "fc") for p in ("weight", "bias")}
+    for name, figures in sample.parameters.items():
+        np.testing.assert_allclose(figures.norm, np.linalg.norm(after[name]), rtol=1e-6)
+        np.testing.assert_allclose(figures.grad_norm, np.linalg.norm(grads[name]), rtol=1e-6)
+        moved = np.linalg.norm(after[name] - before[name])
+        np.testing.assert_allclose(figures.update_ratio, moved / np.linalg.norm(before[name]), rtol=1e-4, atol=1e-9)
+        bins = figures.grad_histogram
+        assert bins.counts == tuple(np.histogram(grads[name], bins.start + np.arange(17) * bins.width)[0])
+
+
+def test_gradients_are_those_the_optimizer_got():
+    plain_net, scaled_net = fresh(), fresh()
+    train(plain_net, 3, watch=(one := Monitor(plain_net, every=1)))
+    train(scaled_net, 3, loop="scaled", watch=(two := Monitor(scaled_net, every=1)))
+    for a, b in zip(one.history, two.history, strict=True):
+        for name, figures in a.parameters.items():
+            assert figures.grad_norm > 0
+            assert math.isclose(figures.grad_norm, b.parameters[name].grad_norm, rel_tol=1e-4)
+
+
+def test_a_block_without_an_optimizers_step_has_no_gradients():
+    net = fresh()
+    train(net, 4, loop="accumulated", watch=(watch := Monitor(net, every=1)))
+    with_steps = [sample.parameters["fc.weight"].grad_norm is not None for sample in watch.history]
+    assert with_steps == [False, True, False, True]
+    ratios = watch.history.values("fc.weight", "update_ratio")
+    assert np.isnan(ratios).tolist() == [True, False, True, False]
+
+
+def test_optimizers_of_other_models_are_not_looked_at():
+    net, other = fresh(), fresh()
+    watch = Monitor(net, every=1)
+    with watch.step():
+        train(other, 1)
+        net(data(1)[0][0])
+    (sample,) = watch.history
+    assert all(figures.grad_norm is None for figures in sample.parameters.values())
+
+
+def test_broken_values_are_counted_and_a_step_that_raises_is_kept():
+    net = fresh()
+    with torch.no_grad():
+        net.conv.bias[0] = torch.nan
+    watch = Monitor(net, every=1)
+    with pytest.raises(RuntimeError, match="stop here"), watch.step():  # noqa: PT012
+        net(data(1)[0][0])
+        raise RuntimeError("stop here")
+    (sample,) = watch.history
+    assert sample.layers["conv"].nan == 5 * 36
+    assert sample.layers["fc"].nan == 15
+    assert math.isnan(sample.layers["fc"].mean)
+    assert sum(sample.layers["fc"].histogram.counts) == 0
+    assert not _global_optimizer_pre_hooks
+    assert not _global_optimizer_post_hooks
+    with watch.step():  # nothing is in the way of the next
+        net(data(1)[0][0])
+    assert watch.history.steps == [0, 1]
+
+
+def test_big_gradients_do_not_overflow():
+    net = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(net.parameters(), 1e-30)
+    watch = Monitor(net, every=1)
+    with watch.step():
+        (net(torch.ones(1, 2)) * 1e25).sum().backward()
+        optimizer.step()
+    (sample,) = watch.history
+    assert math.isclose(sample.parameters["weight"].grad_norm, 2e25, rel_tol=1e-6)
+    assert list(sample.layers) == [""]
+
+
+def test_the_steps_between_see_nothing(monkeypatch):
+    net = fresh()
+    watch = Monitor(net, every=4)
+    x, _ = data(1)[0]
+    for step in range(6):
+        with watch.step():
+            assert ("forward" in vars(net.conv)) is False or step % 4 == 0
+            assert bool(_global_optimizer_pre_hooks) == (step % 4 == 0)
+            net(x)
+    assert watch.history.steps == [0, 4]
+
+
+def test_layers_and_bad_input():
+    net = nn.Sequential(nn.Flatten(), nn.ReLU())
+    watch = Monitor(net, every=1)  # nothing that learns: all leaves
+    with watch.step():
+        net(torch.zeros(1, 2, 2))
+    assert list(watch.history[0].layers) == ["0", "1"]
+    assert watch.history[0].parameters == {}
+    with pytest.raises(LayerError, match="no layer 'conv9'"):
+        Monitor(fresh(), ["conv9"])
+    with pytest.raises(OptionError, match="every counts steps, 1 for each of them; got 0"):
+        Monitor(fresh(), every=0)
+    with pytest.raises(OptionError, match="bins must be an even number"):
+        Monitor(fresh(), bins=3)
+    with pytest.raises(OptionError, match="keep must be an integer"):
+        Monitor(fresh(), keep=1)
+    with pytest.raises(DtypeError, match=r"model must be a torch\.nn\.Module"):
+        Monitor("net")
+
+
+def test_the_model_can_still_be_copied():
+    net = fresh()
+    train(net, 2, watch=Monitor(net, every=1))
+    assert copy.deepcopy(net).state_dict().keys() == net.state_dict().keys()
