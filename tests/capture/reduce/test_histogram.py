@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from torch_featviz.capture.reduce import histogram as histogram_module
@@ -75,6 +75,21 @@ def test_equals_numpy_however_split(streams, data, bins, symmetric):
 def test_any_float64(streams, values, bins, symmetric):
     outputs = list(torch.tensor(values, dtype=torch.float64).split(3))
     check(streams.fed(Histogram(bins, symmetric), outputs), np.array(values))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    values=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=20),
+    offset=st.sampled_from([0.0, 1.0, 1e7, 1e30]),
+    bins=st.sampled_from([2, 8, 100, 40000]),
+    symmetric=st.booleans(),
+)
+@example(values=[-1e-45, 2.0], offset=0.0, bins=2, symmetric=False)  # -0 when scaled down
+@example(values=[16777216.0, 16777218.0], offset=0.0, bins=8, symmetric=False)  # bins beyond what float32 can number
+def test_any_float32(streams, values, offset, bins, symmetric):
+    together = (np.array(values, np.float32) + np.float32(offset)).clip(-3e38, 3e38)
+    outputs = list(torch.from_numpy(together).split(3))
+    check(streams.fed(Histogram(bins, symmetric), outputs), together.astype(float))
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

@@ -89,15 +89,25 @@ class Histogram(Reducer):
         return (output.permute(0, 2, 3, 1) if last else output).reshape(-1)  # any order will do: one without a copy
 
     def _add(self, values: Tensor) -> tuple[Tensor, ...]:
-        blocks = torch.split(values, BLOCK) if eager_on_cpu(values) else [values]
-        extremes = torch.stack([_extremes(block) for block in blocks]).amin(0)
-        if self._state is not None:
-            extremes = torch.minimum(extremes, self._state[0])
-        place = self._place(extremes)
-        parts = [self._counted(block, place) for block in blocks]
-        if self._state is not None:
-            parts.append(self._moved(self._state, place))
-        return extremes, place, torch.stack(parts).sum(0)
+        state = self._state
+        for block in torch.split(values, BLOCK) if eager_on_cpu(values) else [values]:
+            state = self._added(state, block)
+        assert state is not None
+        return state
+
+    def _added(self, state: tuple[Tensor, ...] | None, values: Tensor) -> tuple[Tensor, ...]:
+        extremes, finite = _finite_extremes(values) if eager_on_cpu(values) else (_extremes(values), False)
+        if state is None or not finite or bool((extremes < state[0]).any()):
+            extremes = extremes if state is None else torch.minimum(extremes, state[0])
+            place = self._place(extremes)
+            before = self._empty(values) if state is None else self._moved(state, place)
+        else:
+            extremes, place, before = state
+        if finite:
+            width_exponent, first = (int(each) for each in place)
+            if abs(width_exponent) < 120 and abs(first) < 2**23:  # so that float32 does without loss
+                return extremes, place, before + self._counted_finite(values, width_exponent, first)
+        return extremes, place, before + self._counted(values, place)
 
     def _join(self, mine: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         extremes = torch.minimum(mine[0], other[0])
@@ -126,6 +136,14 @@ class Histogram(Reducer):
         slot = torch.where(_finite(values), number, broken)
         return self._empty(values).scatter_add(0, slot, torch.ones_like(place[:1]).expand_as(slot))
 
+    def _counted_finite(self, values: Tensor, width_exponent: int, first: int) -> Tensor:
+        """The same for finite values, in their own precision, in which all of this is exact."""
+        number = values.mul(2.0**-width_exponent).floor_()
+        if width_exponent > 0:  # a tiny negative value may become -0, which belongs left of 0
+            number = torch.where(values < 0, number.clamp(max=-1.0), number)
+        slots = number.sub_(first).to(torch.int16 if self.bins < 2**15 else torch.int32)
+        return torch.bincount(slots, minlength=self.bins + 3)
+
     def _moved(self, state: tuple[Tensor, ...], place: Tensor) -> Tensor:
         """The counts, in bins that are as wide or wider."""
         _, (width_exponent, first), counts = state
@@ -141,6 +159,15 @@ class Histogram(Reducer):
 def _finite(values: Tensor) -> Tensor:
     small = 2.0**100 if values.device.type == "mps" else 2.0**1000
     return values.abs() < (small if values.dtype == wide(values.device) else _INF)
+
+
+def _finite_extremes(values: Tensor) -> tuple[Tensor, bool]:
+    """`_extremes`, and whether all values are finite, by one look where they are."""
+    low, high = values.aminmax()
+    extremes = torch.stack([low, -high])
+    if bool(_finite(extremes).all()):
+        return extremes.to(wide(values.device)), True
+    return _extremes(values), False
 
 
 def _extremes(values: Tensor) -> Tensor:
