@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from torch_featviz.errors import DtypeError, LayerError, OptionError
 from torch_featviz.training import Monitor
+from torch_featviz.training.updates import norm_of
 
 
 class Net(nn.Module):
@@ -235,6 +236,25 @@ def test_big_gradients_do_not_overflow():
     (sample,) = watch.history
     assert math.isclose(sample.parameters["weight"].grad_norm, 2e25, rel_tol=1e-6)
     assert list(sample.layers) == [""]
+
+
+@pytest.mark.parametrize("size", [(1,), (4096,), (3, 5000), (64, 3, 16, 16)])
+@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e25, 0.0])
+@pytest.mark.parametrize("form", ["plain", "transposed", "bfloat16", "float64"])
+def test_norms(size, scale, form):
+    values = torch.randn(size) * scale
+    values = values.transpose(0, -1) if form == "transposed" else values.to(getattr(torch, form, torch.float32))
+    expected = np.linalg.norm(values.double().numpy())
+    np.testing.assert_allclose(norm_of(values).item(), expected, rtol=1e-6)
+    assert norm_of(values).dtype == torch.float64
+
+
+def test_norms_of_broken_values():
+    values = torch.ones(9000)
+    values[8999] = torch.nan
+    assert norm_of(values).isnan()
+    values[8999] = torch.inf
+    assert norm_of(values).isinf()
 
 
 def test_the_steps_between_see_nothing(monkeypatch):

@@ -107,7 +107,7 @@ class Monitor:
     def _sample(self, step: int, stats: Mapping[str, Any], updates: Updates) -> Sample:
         """All figures of one step, after one transfer."""
         norms = {name: norm_of(each) for name, each in self._parameters.items()}
-        moved = {name: each for name, each in updates.norms.items() if each.ndim}
+        moved = {name: each for name, each in updates.norms.items() if len(each) == 3}
         read = read_together([*stats.values(), *updates.histograms.values()], [*norms.values(), *moved.values()])
         after = dict(zip(norms, (float(each) for each in read), strict=False))
         steps = dict(zip(moved, read[len(norms) :], strict=True))

@@ -12,6 +12,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch_featviz.capture import Histogram
 from torch_featviz.capture.reduce.reducer import wide
 
+_ROW = 4096  # so many values are summed in float32, which is many times faster than converting each
+_SAFE = (1e-15, 1e18)
+
 
 class Updates:
     """A context in which the next step of each parameter is measured: its gradient, and how far it moves.
@@ -29,7 +32,7 @@ class Updates:
         self._bins = bins
         self._before: dict[int, list[tuple[str, Tensor, Tensor]]] = {}
         self.histograms: dict[str, Histogram] = {}
-        self.norms: dict[str, Tensor] = {}  # 3: of the gradient, of the parameter before, of what was added
+        self.norms: dict[str, Tensor] = {}  # 3: of the gradient, of the parameter before, of what was added, if it was
 
     def __enter__(self) -> Updates:
         self._hooks = [
@@ -52,18 +55,27 @@ class Updates:
                 continue
             self.histograms[name] = Histogram(self._bins, symmetric=True)
             self.histograms[name].update(parameter.grad)
-            self.norms[name] = norm_of(parameter.grad)
+            self.norms[name] = torch.stack([norm_of(parameter.grad), norm_of(parameter)])
             moving.append((name, parameter, parameter.detach().clone()))
         self._before[id(optimizer)] = moving
 
     @torch.no_grad()
     def _stepped(self, optimizer: Optimizer, *_: Any) -> None:
         for name, parameter, before in self._before.pop(id(optimizer), ()):
-            moved = norm_of(parameter - before)
-            self.norms[name] = torch.stack([self.norms[name], norm_of(before), moved])
+            moved = norm_of(before.sub_(parameter.detach()))
+            self.norms[name] = torch.cat([self.norms[name], moved[None]])
 
 
 def norm_of(tensor: Tensor) -> Tensor:
-    """The Euclidean norm, summed wide: squares of float32 overflow at 1e19."""
-    norm: Tensor = torch.linalg.vector_norm(tensor.detach(), dtype=wide(tensor.device))
+    """The Euclidean norm, as if summed in float64."""
+    tensor = tensor.detach()
+    if tensor.device.type == "cpu" and tensor.dtype == torch.float32 and tensor.is_contiguous():
+        flat, end = tensor.view(-1), tensor.numel() // _ROW * _ROW
+        whole, rest = flat[:end], flat[end:]
+        parts = [torch.linalg.vector_norm(whole.view(-1, _ROW), dim=1)]
+        parts += [torch.linalg.vector_norm(rest)[None]] if len(rest) else []
+        norms = torch.cat(parts)
+        if bool((norms > _SAFE[0]).all()) and bool((norms < _SAFE[1]).all()):  # no square was lost
+            return norms.double().square_().sum().sqrt_()
+    norm: Tensor = torch.linalg.vector_norm(tensor, dtype=wide(tensor.device))
     return norm
