@@ -269,6 +269,17 @@ def test_the_steps_between_see_nothing(monkeypatch):
     assert watch.history.steps == [0, 4]
 
 
+def test_one_step_at_a_time():
+    net = nn.Linear(2, 2)
+    watch = Monitor(net, every=2)
+    for _ in range(2):
+        with watch.step(), pytest.raises(OptionError, match="a step of this monitor is open already"), watch.step():
+            pass
+    with watch.step():
+        net(torch.ones(1, 2))
+    assert watch.history.steps == [0, 2]
+
+
 def test_layers_and_bad_input():
     net = nn.Sequential(nn.Flatten(), nn.ReLU())
     watch = Monitor(net, every=1)  # nothing that learns: all leaves

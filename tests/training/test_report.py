@@ -115,6 +115,15 @@ def test_one_step_no_weights_and_layers_that_come_late():
     assert [label.get_text() for label in report(late).figure().axes[0].get_yticklabels()] == ["a", "b"]
 
 
+def test_of_long_names_the_end_is_shown():
+    long = "encoder.layers.encoder_layer_11.mlp.linear_2"
+    picture = report(history_of(sample(0, {long: (1.0, 0, 0), "": (1.0, 0, 0)})))
+    first, second = (label.get_text() for label in picture.figure().axes[0].get_yticklabels())
+    assert first.startswith("…")
+    assert first.endswith("mlp.linear_2")
+    assert second == "(model)"
+
+
 def test_all_values_broken():
     empty = LayerFigures(*[np.nan] * 4, 0.0, 0, 4, 9, 0, Bins(0.0, 1.0, (0, 0)))
     picture = report(history_of(Sample(0, {"conv": empty}, {})))

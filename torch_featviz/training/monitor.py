@@ -77,6 +77,7 @@ class Monitor:
             for each, parameter in layer.named_parameters()
         }
         self._step = 0
+        self._open = False
 
     @contextmanager
     def step(self) -> Iterator[None]:
@@ -84,17 +85,25 @@ class Monitor:
 
         Gradients are accumulated as the loop does it; a block without a step of an optimizer has none. A step that
         raises is kept too, as far as it came.
+
+        Raises:
+            OptionError: a block of this monitor is open already.
         """
-        number = self._step
+        if self._open:
+            raise OptionError("a step of this monitor is open already; end its block first.")
+        number, self._open = self._step, True
         self._step += 1
-        if number % self.every:
-            yield
-            return
-        with Updates(self._parameters, self._bins) as updates, self._capture as stats:
-            try:
+        try:
+            if number % self.every:
                 yield
-            finally:
-                self.history.append(self._sample(number, stats, updates))
+                return
+            with Updates(self._parameters, self._bins) as updates, self._capture as stats:
+                try:
+                    yield
+                finally:
+                    self.history.append(self._sample(number, stats, updates))
+        finally:
+            self._open = False
 
     def report(self, *, title: str = "") -> Picture:
         """The history as one picture: see `torch_featviz.training.report`.

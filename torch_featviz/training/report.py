@@ -195,7 +195,7 @@ def _frame(axes: Any, history: History, layers: list[str]) -> None:
 
     edges = _edges(history.steps)
     axes[0].set_ylim(len(layers), 0)
-    axes[0].set_yticks(np.arange(len(layers)) + 0.5, [shorten(layer or "(model)", 150, 11) for layer in layers], size=8)
+    axes[0].set_yticks(np.arange(len(layers)) + 0.5, [_label(layer) for layer in layers], size=8)
     for i, place in enumerate(axes):
         place.set_xlim(edges[0], edges[-1])
         place.xaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -207,6 +207,11 @@ def _frame(axes: Any, history: History, layers: list[str]) -> None:
         if i:
             place.set_axisbelow(True)
     axes[0].set_xlabel("step", fontsize=8)
+
+
+def _label(layer: str) -> str:
+    """A layer's name, or the end of it, which tells it from its neighbours."""
+    return shorten(layer[::-1], 150, 11)[::-1] or "(model)"
 
 
 def _key(figure: Figure, height: float) -> None:
