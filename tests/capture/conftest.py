@@ -1,6 +1,6 @@
 """Oracles for capture, written differently: hooks that clone. Streams of outputs for the figures kept of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +10,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
+
+from torch_featviz.capture.reduce import Several
 
 
 def clone(value: Any) -> Any:
@@ -135,7 +137,7 @@ def fed(reducer: Any, outputs: list[Tensor]) -> Any:
 
 def figures(reducer: Any) -> dict[str, Any]:
     """Every public figure of a reducer."""
-    if isinstance(reducer, Sequence):
+    if isinstance(reducer, Several):
         return {f"{i}.{name}": figure for i, part in enumerate(reducer) for name, figure in figures(part).items()}
     names = [name for name, kind in vars(type(reducer)).items() if isinstance(kind, property) and name != "settings"]
     return {name: torch.as_tensor(getattr(reducer, name)) for name in names}

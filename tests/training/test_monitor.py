@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 from torch.utils.checkpoint import checkpoint
 
+from torch_featviz.capture.reduce import reducer
 from torch_featviz.errors import DtypeError, LayerError, OptionError
 from torch_featviz.training import Monitor
 from torch_featviz.training.updates import norm_of
@@ -267,6 +268,29 @@ def test_the_steps_between_see_nothing(monkeypatch):
             assert bool(_global_optimizer_pre_hooks) == (step % 4 == 0)
             net(x)
     assert watch.history.steps == [0, 4]
+
+
+def test_one_transfer_for_all_figures(monkeypatch):
+    moved = []
+    to_host = reducer.to_host
+    monkeypatch.setattr(reducer, "to_host", lambda tensors: moved.append(len(tensors)) or to_host(tensors))
+    net = fresh()
+    watch = Monitor(net, every=1)
+    train(net, 3, watch=watch)
+    assert len(moved) == 3
+    assert all(sample.parameters["fc.bias"].grad_norm for sample in watch.history)
+
+
+def test_layers_that_share_a_weight_both_have_its_figures():
+    net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    net[1].weight = net[0].weight
+    watch, optimizer = Monitor(net, every=1), torch.optim.SGD(net.parameters(), 0.1)
+    with watch.step():
+        net(torch.ones(2, 3)).square().sum().backward()
+        optimizer.step()
+    (sample,) = watch.history
+    assert sample.parameters["0.weight"].grad_norm > 0
+    assert sample.parameters["0.weight"] == sample.parameters["1.weight"]
 
 
 def test_one_step_at_a_time():

@@ -70,13 +70,16 @@ def _captum_options(kind: str) -> tuple[frozenset[str], frozenset[str]]:
 
 
 def _direct(kind: str, batched: str | None = None) -> Run:
-    """A method of Captum that is given the model and the images; `batched` is its word for the rows at once."""
+    """A method of Captum that is given the model and the images; `batched` is its word for the rows at once, or
+    "gradients" where it has none."""
 
     def run(job: Job) -> Tensor:
         made, _ = _captum_options(kind)
         method = getattr(_captum(), kind)(job.explained, **{k: v for k, v in job.options.items() if k in made})
         given = {k: v for k, v in job.options.items() if k not in made}
-        if batched == "internal_batch_size":
+        if batched == "gradients":
+            _in_parts(method, job.rows)
+        elif batched == "internal_batch_size":
             given[batched] = max(job.rows, len(job.images))
         elif batched is not None:
             given[batched] = max(1, job.rows // len(job.images))
@@ -126,9 +129,7 @@ def _gradient_shap(job: Job) -> Tensor:
     baselines = job.options.get("baselines", 0.0)
     if not isinstance(baselines, Tensor):
         baselines = torch.full_like(job.images, float(baselines))
-    options = {**job.options, "baselines": baselines}
-    made = {"multiply_by_inputs": options.pop("multiply_by_inputs")} if "multiply_by_inputs" in options else {}
-    return _quietly(_in_parts(_captum().GradientShap(job.explained, **made), job.rows), job, options)
+    return _direct("GradientShap", "gradients")(job._replace(options={**job.options, "baselines": baselines}))
 
 
 def _occlusion(job: Job) -> Tensor:

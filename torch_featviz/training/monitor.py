@@ -106,7 +106,7 @@ class Monitor:
             self._open = False
 
     def report(self, *, title: str = "") -> Picture:
-        """The history as one picture: see `torch_featviz.training.report`.
+        """Histograms over steps, spread, dead channels, gradients and updates, a row a layer.
 
         Raises:
             ShapeError: no step was looked at yet.

@@ -196,7 +196,7 @@ def _frame(axes: Any, history: History, layers: list[str]) -> None:
     edges = _edges(history.steps)
     axes[0].set_ylim(len(layers), 0)
     axes[0].set_yticks(np.arange(len(layers)) + 0.5, [_label(layer) for layer in layers], size=8)
-    for i, place in enumerate(axes):
+    for place in axes:
         place.set_xlim(edges[0], edges[-1])
         place.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         place.tick_params(axis="x", labelsize=8)
@@ -204,8 +204,6 @@ def _frame(axes: Any, history: History, layers: list[str]) -> None:
         for row in range(len(layers) + 1):
             place.axhline(row, color="0.85", linewidth=0.6)
         place.spines[:].set_visible(False)
-        if i:
-            place.set_axisbelow(True)
     axes[0].set_xlabel("step", fontsize=8)
 
 

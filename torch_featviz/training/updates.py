@@ -28,9 +28,11 @@ class Updates:
     """
 
     def __init__(self, parameters: dict[str, Tensor], bins: int) -> None:
-        self._names = {id(parameter): name for name, parameter in parameters.items()}
+        self._names: dict[int, list[str]] = {}  # several where layers share one
+        for name, parameter in parameters.items():
+            self._names.setdefault(id(parameter), []).append(name)
         self._bins = bins
-        self._before: dict[int, list[tuple[str, Tensor, Tensor]]] = {}
+        self._before: dict[int, list[tuple[list[str], Tensor, Tensor]]] = {}
         self.histograms: dict[str, Histogram] = {}
         self.norms: dict[str, Tensor] = {}  # 3: of the gradient, of the parameter before, of what was added, if it was
 
@@ -50,20 +52,21 @@ class Updates:
     def _about_to_step(self, optimizer: Optimizer, *_: Any) -> None:
         moving = []
         for parameter in (each for group in optimizer.param_groups for each in group["params"]):
-            name = self._names.get(id(parameter))
-            if name is None or parameter.grad is None or parameter.grad.is_sparse:
+            names = self._names.get(id(parameter))
+            if names is None or parameter.grad is None or parameter.grad.is_sparse:
                 continue
-            self.histograms[name] = Histogram(self._bins, symmetric=True)
-            self.histograms[name].update(parameter.grad)
-            self.norms[name] = torch.stack([norm_of(parameter.grad), norm_of(parameter)])
-            moving.append((name, parameter, parameter.detach().clone()))
+            histogram = Histogram(self._bins, symmetric=True)
+            histogram.update(parameter.grad)
+            self.histograms |= dict.fromkeys(names, histogram)
+            self.norms |= dict.fromkeys(names, torch.stack([norm_of(parameter.grad), norm_of(parameter)]))
+            moving.append((names, parameter, parameter.detach().clone()))
         self._before[id(optimizer)] = moving
 
     @torch.no_grad()
     def _stepped(self, optimizer: Optimizer, *_: Any) -> None:
-        for name, parameter, before in self._before.pop(id(optimizer), ()):
+        for names, parameter, before in self._before.pop(id(optimizer), ()):
             moved = norm_of(before.sub_(parameter.detach()))
-            self.norms[name] = torch.cat([self.norms[name], moved[None]])
+            self.norms |= dict.fromkeys(names, torch.cat([self.norms[names[0]], moved[None]]))
 
 
 def norm_of(tensor: Tensor) -> Tensor:

@@ -147,7 +147,7 @@ def read_together(reducers: Iterable[Reducer], tensors: Iterable[Tensor] = ()) -
     Returns:
         The tensors, as `to_host` gives them. Reading a figure of any of the reducers then waits for nothing.
     """
-    seen = [reducer for reducer in reducers if reducer._state is not None and reducer._host is None]
+    seen = [reducer for reducer in dict.fromkeys(reducers) if reducer._state is not None and reducer._host is None]
     every = [tensor for reducer in seen for tensor in reducer._state or ()] + list(tensors)
     places: dict[torch.device, list[int]] = {}
     for i, tensor in enumerate(every):

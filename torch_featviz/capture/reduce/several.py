@@ -13,7 +13,7 @@ from torch_featviz.errors import OptionError
 from .reducer import Reducer, same_channels
 
 
-class Several(Reducer, Sequence[Reducer]):
+class Several(Reducer):
     """Reducers side by side: what `into=[Moments(), Histogram()]` keeps of each layer, read by place.
 
     Args:
@@ -55,14 +55,14 @@ class Several(Reducer, Sequence[Reducer]):
     def __iter__(self) -> Iterator[Reducer]:
         return (self[i] for i in range(len(self)))
 
-    def __getitem__(self, place: Any) -> Any:
-        if isinstance(place, slice):
-            return [self[i] for i in range(len(self))[place]]
-        place = range(len(self))[place]
+    def __getitem__(self, place: int) -> Reducer:
         part = self._parts[place].fresh()
         if self._state is not None:
             part._state, part._host = self._of(self._state)[place], list(self._of(self._read())[place])
         return part
+
+    def __repr__(self) -> str:
+        return f"Several({', '.join(map(repr, self._parts if self._state is None else self))})"
 
     def _of(self, tensors: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
         """The tensors of each part."""
