@@ -1,4 +1,4 @@
-"""What every docstring example may use without importing it, and one core for each process of pytest-xdist."""
+"""For every test: the same random numbers, what docstring examples use, one core for each process of pytest-xdist."""
 
 import os
 
@@ -14,3 +14,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # threads of several would wait for eac
 def _example_names(doctest_namespace: dict[str, object]) -> None:
     doctest_namespace["torch"] = torch
     doctest_namespace["nn"] = torch.nn
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers() -> None:
+    """Whatever ran before it in its process, a test draws the same weights."""
+    torch.manual_seed(0)

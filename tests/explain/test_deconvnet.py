@@ -191,12 +191,13 @@ def test_a_later_window_without_signal_overwrites_with_zero():
 
 
 def test_overwriting_is_what_max_unpool_does():
-    conv, pool = nn.Conv2d(4, 2, 3, bias=False), nn.MaxPool2d(3, 2, 1)
+    conv, pool = seeded(lambda: nn.Conv2d(4, 2, 3, bias=False)), nn.MaxPool2d(3, 2, 1)
     image = noise(1, 4, 17, 17)
     pooled, switches = F.max_pool2d(image, 3, 2, 1, return_indices=True)
     unit = active(conv(pooled)[0].detach())[0]
     signal = torch.zeros_like(conv(pooled))
     signal[(0, *unit)] = conv(pooled)[(0, *unit)]
+    assert signal.max() > 0
     expected = F.max_unpool2d(F.conv_transpose2d(signal, conv.weight), switches, 3, 2, 1, (17, 17))
     found = deconvnet(nn.Sequential(pool, conv), image, "1", [unit], pooling="overwrite")
     close(found, expected.detach())
