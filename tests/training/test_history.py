@@ -14,7 +14,7 @@ from torch_featviz.training import Bins, History, LayerFigures, ParameterFigures
 def sample(step, **layers):
     bins = Bins(0.0, 1.0, (1, 2))
     found = {name: LayerFigures(mean, 1.0, 0.0, 1.0, 0.5, 0, 4, 0, 0, bins) for name, mean in layers.items()}
-    return Sample(step, found, {"conv.weight": ParameterFigures(step + 0.5, None, None, None)})
+    return Sample(step, found, {"conv.weight": ParameterFigures(9, step + 0.5)})
 
 
 @given(st.integers(2, 9), st.integers(0, 300))

@@ -51,7 +51,7 @@ def sample(step, layers, weights=True):
         name: LayerFigures(0.0, spread, -1.0, 1.0, 0.0, dead, 4, nan, 0, binned([-spread, spread]))
         for name, (spread, dead, nan) in layers.items()
     }
-    parameters = {f"{name}.weight": ParameterFigures(1.0, 0.5, 1e-3 * (step + 1), None) for name in layers if weights}
+    parameters = {f"{name}.weight": ParameterFigures(9, 1.0, 0.5, 1e-3 * (step + 1)) for name in layers if weights}
     return Sample(step, found, parameters)
 
 

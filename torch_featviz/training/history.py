@@ -38,6 +38,7 @@ class LayerFigures:
     nan: int  # values
     inf: int  # of either sign
     histogram: Bins
+    saturated: float | None = None  # of a bounded activation: share of values in the outer 1/32 of its range
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,13 @@ class ParameterFigures:
     Norms are Euclidean. The gradient is as the optimizer got it: accumulated, and unscaled where a GradScaler is used.
     """
 
+    size: int  # numbers in it
     norm: float
-    grad_norm: float | None
-    update_ratio: float | None  # norm of what the step added, over the norm before
-    grad_histogram: Bins | None
+    grad_norm: float | None = None
+    update_ratio: float | None = None  # norm of what the step added, over the norm before
+    grad_histogram: Bins | None = None
+    outputs: int | None = None  # of a convolution's or linear layer's weight: so many rows, one for each output
+    unreached: int | None = None  # rows to which no gradient came at all: each is exactly 0
 
 
 @dataclass(frozen=True)

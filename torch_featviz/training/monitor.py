@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -15,7 +15,7 @@ from torch_featviz.picture import Picture
 
 from .history import Bins, History, LayerFigures, ParameterFigures, Sample
 from .report import report
-from .updates import Updates, norm_of
+from .updates import Updates, norm_of, whole
 
 _LEARNT = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
@@ -71,11 +71,12 @@ class Monitor:
         if layers is None:
             layers = [module for module in unwrap(model).modules() if isinstance(module, _LEARNT)] or None
         self._capture = capture(model, layers, into=[Moments(), Histogram(bins)])
-        self._parameters: dict[str, Tensor] = {
-            f"{name}.{each}".strip("."): parameter
-            for name, layer in resolve(model, layers).items()
-            for each, parameter in layer.named_parameters()
-        }
+        self._parameters: dict[str, Tensor] = {}
+        self._by_outputs = set[str]()  # those whose rows are a layer's outputs
+        for name, layer in resolve(model, layers).items():
+            found = {f"{name}.{each}".strip("."): parameter for each, parameter in layer.named_parameters()}
+            self._parameters |= found
+            self._by_outputs.update(found if isinstance(layer, _LEARNT) else ())
         self._step = 0
         self._open = False
 
@@ -115,16 +116,33 @@ class Monitor:
 
     def _sample(self, step: int, stats: Mapping[str, Any], updates: Updates) -> Sample:
         """All figures of one step, after one transfer."""
-        norms = {name: norm_of(each) for name, each in self._parameters.items()}
-        moved = {name: each for name, each in updates.norms.items() if len(each) == 3}
-        read = read_together([*stats.values(), *updates.histograms.values()], [*norms.values(), *moved.values()])
-        after = dict(zip(norms, (float(each) for each in read), strict=False))
-        steps = dict(zip(moved, read[len(norms) :], strict=True))
+        norms = {name: norm_of(whole(each)) for name, each in self._parameters.items()}
+        moves = [tensor for move in updates.moves.values() for tensor in move if isinstance(tensor, Tensor)]
+        histograms = [move.histogram for move in updates.moves.values()]
+        read = iter(read_together([*stats.values(), *histograms], [*norms.values(), *moves]))
+        after = {name: float(next(read)) for name in norms}
+        came = {
+            name: [next(read) if isinstance(x, Tensor) else x for x in move] for name, move in updates.moves.items()
+        }
         return Sample(
             step,
             {name: _layer(*several) for name, several in stats.items()},
-            {name: _parameter(norm, steps.get(name), updates.histograms.get(name)) for name, norm in after.items()},
+            {name: self._figures(name, norm, came.get(name)) for name, norm in after.items()},
         )
+
+    def _figures(self, name: str, norm: float, move: list[Any] | None) -> ParameterFigures:
+        size = self._parameters[name].numel()
+        if move is None:
+            return ParameterFigures(size, norm)
+        histogram, grad, unreached, before, added = move
+        rows = unreached is not None and name in self._by_outputs
+        return ParameterFigures(
+            size, norm, float(grad),
+            update_ratio=float(added / before) if before else float("inf") if added else 0.0,
+            grad_histogram=_bins(histogram),
+            outputs=len(self._parameters[name]) if rows else None,
+            unreached=int(unreached) if rows else None,
+        )  # fmt: skip
 
 
 def _layer(moments: Moments, histogram: Histogram) -> LayerFigures:
@@ -149,14 +167,6 @@ def _layer(moments: Moments, histogram: Histogram) -> LayerFigures:
         inf=inf,
         histogram=_bins(histogram),
     )  # fmt: skip
-
-
-def _parameter(norm: float, step: Tensor | None, histogram: Histogram | None) -> ParameterFigures:
-    if step is None or histogram is None:
-        return ParameterFigures(norm, None, None, None)
-    grad, before, added = cast("list[float]", step.tolist())
-    ratio = added / before if before else float("inf") if added else 0.0
-    return ParameterFigures(norm, grad, ratio, _bins(histogram))
 
 
 def _bins(histogram: Histogram) -> Bins:

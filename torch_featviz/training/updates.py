@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,16 @@ _ROW = 4096  # so many values are summed in float32, which is many times faster 
 _SAFE = (1e-15, 1e18)
 
 
+class Move(NamedTuple):
+    """What one parameter's gradient was, and how far it was moved; tensors of one number where the parameter is."""
+
+    histogram: Histogram  # of the gradient
+    grad: Tensor  # its norm
+    unreached: Tensor | None  # rows of it that are exactly 0; None of a vector
+    before: Tensor  # norm of the parameter
+    added: Tensor  # norm of the difference
+
+
 class Updates:
     """A context in which the next step of each parameter is measured: its gradient, and how far it moves.
 
@@ -25,6 +35,8 @@ class Updates:
     Args:
         parameters: by name.
         bins: of the histogram of each gradient.
+
+    Sharded parameters (FSDP2) are gathered one at a time, so every rank has to be in such a context at once.
     """
 
     def __init__(self, parameters: dict[str, Tensor], bins: int) -> None:
@@ -32,9 +44,8 @@ class Updates:
         for name, parameter in parameters.items():
             self._names.setdefault(id(parameter), []).append(name)
         self._bins = bins
-        self._before: dict[int, list[tuple[list[str], Tensor, Tensor]]] = {}
-        self.histograms: dict[str, Histogram] = {}
-        self.norms: dict[str, Tensor] = {}  # 3: of the gradient, of the parameter before, of what was added, if it was
+        self._before: dict[int, list[tuple[list[str], Tensor, Tensor, Any]]] = {}
+        self.moves: dict[str, Move] = {}
 
     def __enter__(self) -> Updates:
         self._hooks = [
@@ -55,18 +66,25 @@ class Updates:
             names = self._names.get(id(parameter))
             if names is None or parameter.grad is None or parameter.grad.is_sparse:
                 continue
+            grad, now = whole(parameter.grad), whole(parameter)
             histogram = Histogram(self._bins, symmetric=True)
-            histogram.update(parameter.grad)
-            self.histograms |= dict.fromkeys(names, histogram)
-            self.norms |= dict.fromkeys(names, torch.stack([norm_of(parameter.grad), norm_of(parameter)]))
-            moving.append((names, parameter, parameter.detach().clone()))
+            histogram.update(grad)
+            unreached = (grad.flatten(1) == 0).all(1).sum() if grad.dim() > 1 else None
+            moving.append((names, parameter, now.clone(), (histogram, norm_of(grad), unreached, norm_of(now))))
         self._before[id(optimizer)] = moving
 
     @torch.no_grad()
     def _stepped(self, optimizer: Optimizer, *_: Any) -> None:
-        for names, parameter, before in self._before.pop(id(optimizer), ()):
-            moved = norm_of(before.sub_(parameter.detach()))
-            self.norms |= dict.fromkeys(names, torch.cat([self.norms[names[0]], moved[None]]))
+        for names, parameter, before, seen in self._before.pop(id(optimizer), ()):
+            move = Move(*seen, norm_of(before.sub_(whole(parameter))))
+            self.moves |= dict.fromkeys(names, move)
+
+
+def whole(parameter: Tensor) -> Tensor:
+    """The plain tensor; of a sharded one, all of it, which every rank has to ask for."""
+    parameter = parameter.detach()
+    full: Tensor = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
+    return full
 
 
 def norm_of(tensor: Tensor) -> Tensor:
