@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from . import views
 from .capture import capture, evaluating
 from .errors import FileError, WeightsError
 from .explain import top_patches
+from .files import write_whole
 from .picture import Picture, Scale
 from .zoo import XO, History, card, evaluate, train_xo
 from .zoo.xo import CLASSES
@@ -109,19 +110,10 @@ def _check_folder(out: Path) -> None:
 
 
 def _keep(path: Path, model: nn.Module, history: History) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _whole(path.with_suffix(".json"), lambda aside: aside.write_text(json.dumps(asdict(history))))
-    _whole(path, lambda aside: torch.save(model.state_dict(), aside))
-
-
-def _whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside, then rename: what has the name is complete."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(aside)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_whole(path.with_suffix(".json"), json.dumps(asdict(history)).encode())
+    weights = io.BytesIO()
+    torch.save(model.state_dict(), weights)
+    write_whole(path, weights.getvalue())
 
 
 def _load(path: Path) -> tuple[nn.Module, History]:

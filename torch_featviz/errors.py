@@ -27,3 +27,11 @@ class FileError(FeatvizError, OSError):
 
 class WeightsError(FeatvizError, RuntimeError):
     """Weights or data that cannot be had, or that do not fit the model."""
+
+
+class FeatvizWarning(UserWarning):
+    """Something that a person should look at, and that stops nothing."""
+
+
+class FindingWarning(FeatvizWarning):
+    """What a `Monitor` found in a training."""

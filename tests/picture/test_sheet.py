@@ -305,3 +305,10 @@ def test_pictures_need_no_pyplot():
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x", "x.png.gz"])
+def test_pictures_are_saved_as_png(tmp_path, name):
+    with pytest.raises(OptionError, match=r"saved as PNG, got .*; let the name end in '.png'"):
+        Sheet(torch.zeros(1, 3, 2, 2, dtype=torch.uint8)).save(tmp_path / name)
+    assert not list(tmp_path.iterdir())

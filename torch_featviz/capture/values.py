@@ -63,3 +63,10 @@ def tensors(value: Any) -> Iterator[Tensor]:
     found: list[Tensor] = []
     map_tensors(found.append, value)
     return iter(found)
+
+
+def whole(parameter: Tensor) -> Tensor:
+    """The plain tensor; of a sharded one, all of it, which every rank has to ask for."""
+    parameter = parameter.detach()
+    full: Tensor = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
+    return full

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torch_featviz.errors import OptionError
+from torch_featviz.files import write_whole
 from torch_featviz.picture import png
 from torch_featviz.picture.text import Pixels
 
@@ -53,7 +55,9 @@ class Picture(ABC):
             OptionError: `path` does not end in `.png`.
             FileError: it cannot be written; nothing is left behind.
         """
-        return png.write(path, self.png())
+        if Path(path).suffix.lower() != ".png":
+            raise OptionError(f"a picture is saved as PNG, got {str(path)!r}; let the name end in '.png'.")
+        return write_whole(path, self.png())
 
     def _repr_png_(self) -> bytes:
         return self.png()

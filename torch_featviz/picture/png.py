@@ -1,14 +1,11 @@
-"""PNG bytes, and getting them into a file as a whole or not at all."""
+"""PNG bytes."""
 
-import os
 import struct
 import zlib
-from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 
-from torch_featviz.errors import FileError, OptionError, ShapeError
+from torch_featviz.errors import ShapeError
 from torch_featviz.picture.text import Pixels
 
 
@@ -35,27 +32,3 @@ def encode(pixels: Pixels) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
     )
-
-
-def write(path: str | os.PathLike[str], data: bytes) -> Path:
-    """Write beside the target and rename, so that no reader ever sees half a file; missing folders are made.
-
-    Raises:
-        OptionError: `path` does not end in `.png`.
-        FileError: it cannot be written; nothing is left behind.
-    """
-    target = Path(path)
-    if target.suffix.lower() != ".png":
-        raise OptionError(f"a picture is saved as PNG, got {str(target)!r}; let the name end in '.png'.")
-    aside = target.with_name(f".{uuid4().hex}.tmp")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            aside.write_bytes(data)
-            os.replace(aside, target)
-        finally:
-            aside.unlink(missing_ok=True)
-    except OSError as e:
-        why = e.strerror or e
-        raise FileError(f"cannot write {str(target)!r}: {why}; choose a folder you may write to.") from e
-    return target

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, overload
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from torch_featviz.errors import LayerError, OptionError
+from torch_featviz.errors import FileError, LayerError, OptionError
+
+from .thinned import Thinned
+
+FIGURES = "samples.jsonl"  # in a folder that a Monitor writes to, a line a sample
 
 
 @dataclass(frozen=True)
@@ -65,12 +73,36 @@ class Sample:
     layers: dict[str, LayerFigures]
     parameters: dict[str, ParameterFigures]
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers, lists and dicts, as JSON can hold them: what is not finite is `"nan"`, `"inf"` or `"-inf"`."""
+        plain: dict[str, Any] = _plain(asdict(self))
+        return plain
 
-class History(Sequence[Sample]):
-    """Samples in order of steps, in bounded memory.
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> Sample:
+        """What `as_dict` was made of."""
+        layers = {name: LayerFigures(**_figures(each)) for name, each in plain["layers"].items()}
+        parameters = {name: ParameterFigures(**_figures(each)) for name, each in plain["parameters"].items()}
+        return cls(plain["step"], layers, parameters)
 
-    When `keep` samples are held, every second of them goes, and from there on only every second one is taken: what is
-    left covers the whole run evenly, never only its end. The latest sample is always held.
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _figures(plain: dict[str, Any]) -> dict[str, Any]:
+    def figure(value: Any) -> Any:
+        if isinstance(value, dict):
+            return Bins(value["start"], value["width"], tuple(value["counts"]))
+        return float(value) if isinstance(value, str) else value
+
+    return {name: figure(value) for name, value in plain.items()}
+
+
+class History(Thinned[Sample]):
+    """Samples in order of steps, in bounded memory: thinned, never cut off.
 
     Args:
         keep: how many samples are held at most, 2 or more.
@@ -85,25 +117,35 @@ class History(Sequence[Sample]):
     """
 
     def __init__(self, keep: int = 512) -> None:
-        if not isinstance(keep, int) or keep < 2:
-            raise OptionError(f"keep must be an integer, 2 or more, got {keep!r}.")
-        self.keep = keep
-        self._samples: list[Sample] = []
-        self._latest: Sample | None = None  # where it is not among the samples
-        self._stride = 1
-        self._seen = 0
+        super().__init__(keep)
 
-    def append(self, sample: Sample) -> None:
-        """Take one more sample."""
-        self._latest = sample
-        if self._seen % self._stride == 0:
-            if len(self._samples) == self.keep - 1:  # one place is for the latest
-                self._samples = self._samples[::2]
-                self._stride *= 2
-            if self._seen % self._stride == 0:
-                self._samples.append(sample)
-                self._latest = None
-        self._seen += 1
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], keep: int = 512) -> History:
+        """What a `Monitor` wrote to a folder, also while it is still writing.
+
+        Args:
+            folder: what was given as `to=`.
+            keep: samples held at most.
+        Raises:
+            FileError: there is nothing, or something else.
+            OptionError: `keep` is below 2.
+        """
+        figures = Path(folder) / FIGURES
+        history = cls(keep)
+        try:
+            for _, plain in lines(figures.read_bytes()):
+                history.append(Sample.from_dict(plain))
+        except OSError as error:
+            raise FileError(f"{str(folder)!r} holds no {FIGURES}; give a folder that a Monitor wrote to.") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise FileError(f"{str(figures)!r} is not what a Monitor writes: {error!r}.") from error
+        return history
+
+    def cut_from(self, step: int) -> list[int]:
+        """Forget samples of that step and later ones; their steps."""
+        late = [each for each in self.steps if each >= step]
+        self.cut(len(self) - len(late))
+        return late
 
     @property
     def steps(self) -> list[int]:
@@ -126,26 +168,16 @@ class History(Sequence[Sample]):
             raise LayerError(f"nothing was seen of {name!r}; there are {', '.join(known) or 'no samples yet'}.")
         return np.array([np.nan if each is None else _number(each, figure) for each in found])
 
-    def __len__(self) -> int:
-        return len(self._samples) + (self._latest is not None)
-
-    @overload
-    def __getitem__(self, i: int) -> Sample: ...
-
-    @overload
-    def __getitem__(self, i: slice) -> list[Sample]: ...
-
-    def __getitem__(self, i: Any) -> Any:
-        return list(self)[i]
-
-    def __iter__(self) -> Iterator[Sample]:
-        yield from self._samples
-        if self._latest is not None:
-            yield self._latest
-
     def __repr__(self) -> str:
         steps = self.steps
         return f"History({len(steps)} samples, steps {steps[0]} to {steps[-1]})" if steps else "History(no samples yet)"
+
+
+def lines(text: bytes) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """The whole lines of a file of figures, with what each says; one that was cut short is left out."""
+    for line in text.splitlines(keepends=True):
+        if line.endswith(b"\n"):
+            yield line, json.loads(line)
 
 
 def _number(figures: LayerFigures | ParameterFigures, figure: str) -> float:

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import asdict
+from typing import Any, Literal
 
 from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
-from torch_featviz.capture import Histogram, Moments, capture, read_together
+from torch_featviz.capture import Histogram, Moments, Statistics, capture, read_together
 from torch_featviz.capture.select import Layers, check_module, resolve, unwrap
-from torch_featviz.errors import OptionError
-from torch_featviz.picture import Picture
+from torch_featviz.capture.values import whole
+from torch_featviz.errors import DtypeError, FeatvizWarning, FindingWarning, LayerError, OptionError
+from torch_featviz.picture import Picture, Scale
 
+from .film import Film
+from .findings import Finding, Findings
+from .frames import Frame, Frames, kernels_in, kernels_now, maps_now
 from .history import Bins, History, LayerFigures, ParameterFigures, Sample
 from .report import report
-from .updates import Updates, norm_of, whole
+from .sinks import Record, sinks_for
+from .sinks.folder import FolderSink
+from .updates import Updates, norm_of
+from .writer import Writer
 
 _LEARNT = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
@@ -32,11 +43,22 @@ class Monitor:
         model: any module, in any mode, compiled or wrapped, as `capture` takes it.
         layers: as in `capture`; default: all convolutions and linear layers, or all leaves where there is none.
         every: look at the first of every so many steps.
+        probe: a fixed batch of inputs; what the layers make of it, in evaluation mode, is kept for films and sinks.
+        to: where it is written beside the training, one or several: a folder, a TensorBoard `SummaryWriter`, a W&B or
+            MLflow run, a Lightning logger, or a `Sink`. A folder that holds an earlier run is gone on with.
+        scales: by `"kernels/<layer>"` or `"maps/<layer>"`, how values become colours; see `film`.
         bins: of the histograms, an even number.
         keep: samples held at most; see `History`.
+        group: processes whose data are one batch. Default: all, where `model` is wrapped in DistributedDataParallel or
+            its parameters are sharded. Each of them must have a monitor; the first one writes and warns.
     Raises:
         LayerError: a layer that `model` does not have.
-        OptionError: `every`, `bins` or `keep` is none that can be.
+        OptionError: `every`, `bins`, `keep` or `to` is none that can be.
+        DtypeError: `model` is no module, `probe` no tensor.
+        FileError: the folder holds something else.
+    Warns:
+        FindingWarning: each finding, once.
+        FeatvizWarning: a sink fails, or steps that were there already are replaced.
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
         >>> optimizer, watch = torch.optim.SGD(net.parameters(), 0.1), Monitor(net, every=2)
@@ -59,76 +81,178 @@ class Monitor:
         layers: Layers = None,
         *,
         every: int = 100,
+        probe: Tensor | None = None,
+        to: Any = None,
+        scales: Mapping[str, Scale] | None = None,
         bins: int = 64,
         keep: int = 512,
+        group: dist.ProcessGroup | None = None,
     ) -> None:
         if not isinstance(every, int) or isinstance(every, bool) or every < 1:
             raise OptionError(f"every counts steps, 1 for each of them; got {every!r}.")
+        if probe is not None and not isinstance(probe, Tensor):
+            raise DtypeError(f"probe must be a batch of inputs, a tensor 'b ...', got {type(probe).__name__}.")
+        check_module(model)
         self.every = every
         self.history = History(keep)
+        self.findings: list[Finding] = []
         self._bins = bins
-        check_module(model)
         if layers is None:
             layers = [module for module in unwrap(model).modules() if isinstance(module, _LEARNT)] or None
+        self._model, self._probe = model, probe
         self._capture = capture(model, layers, into=[Moments(), Histogram(bins)])
+        self._layers = resolve(model, layers)
         self._parameters: dict[str, Tensor] = {}
         self._by_outputs = set[str]()  # those whose rows are a layer's outputs
-        for name, layer in resolve(model, layers).items():
+        for name, layer in self._layers.items():
             found = {f"{name}.{each}".strip("."): parameter for each, parameter in layer.named_parameters()}
             self._parameters |= found
             self._by_outputs.update(found if isinstance(layer, _LEARNT) else ())
-        self._step = 0
-        self._open = False
+        self._frames: dict[str, Frames] = {}
+        self._scales = dict(scales or {})
+        self._findings = Findings()
+        self._group = _group_of(model) if group is None else group
+        first = self._group is None or dist.get_rank(self._group) == 0
+        sinks = sinks_for(to) if first else []
+        self._writer = Writer(sinks) if sinks else None
+        self._tells = first
+        self._step, self._open = 0, False
+        for folder in (sink for sink in sinks if isinstance(sink, FolderSink) and sink.holds_samples()):
+            self.history = History.load(folder.folder, keep)
 
     @contextmanager
-    def step(self) -> Iterator[None]:
+    def step(self, number: int | None = None) -> Iterator[None]:
         """Around one step: its forwards, the backward, and `optimizer.step()`.
 
         Gradients are accumulated as the loop does it; a block without a step of an optimizer has none. A step that
         raises is kept too, as far as it came.
 
+        Args:
+            number: of this step, where a run goes on that began elsewhere; default: one more than the last, from 0.
         Raises:
-            OptionError: a block of this monitor is open already.
+            OptionError: a block of this monitor is open already, or the number is below 0.
         """
         if self._open:
             raise OptionError("a step of this monitor is open already; end its block first.")
-        number, self._open = self._step, True
-        self._step += 1
+        number = self._step if number is None else number
+        if number < 0:
+            raise OptionError(f"steps count from 0, got {number}.")
+        self._step, self._open = number + 1, True
         try:
             if number % self.every:
                 yield
                 return
             with Updates(self._parameters, self._bins) as updates, self._capture as stats:
+                whole = False
                 try:
                     yield
+                    whole = True
                 finally:
-                    self.history.append(self._sample(number, stats, updates))
+                    if whole or self._group is None:  # where one rank is gone, the others cannot be asked
+                        self._look(number, stats, updates)
         finally:
             self._open = False
 
+    def close(self) -> None:
+        """Wait until everything is written, and let go of the sinks; once is enough, twice does no harm."""
+        if self._writer:
+            self._writer.close()
+
+    def __enter__(self) -> Monitor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def report(self, *, title: str = "") -> Picture:
-        """Histograms over steps, spread, dead channels, gradients and updates, a row a layer.
+        """Histograms over steps, spread, dead channels, gradients and updates, a row a layer; and the findings.
 
         Raises:
             ShapeError: no step was looked at yet.
         """
-        return report(self.history, title=title)
+        return report(self.history, self.findings, title=title)
 
-    def _sample(self, step: int, stats: Mapping[str, Any], updates: Updates) -> Sample:
-        """All figures of one step, after one transfer."""
+    def film(self, layer: str, of: Literal["kernels", "maps"] = "kernels") -> Film:
+        """A layer's kernels, or its feature maps of the probe, over the steps, all on one scale.
+
+        It is symmetric about 0 and twice as wide as the first frame, unless `scales` has one; what goes beyond has a
+        colour of its own and is counted. At most 32 steps are held, thinned like the history.
+
+        Args:
+            layer: one of those that are watched.
+            of: `"kernels"` or `"maps"`.
+        Raises:
+            LayerError: there is nothing of that layer.
+        """
+        name = f"{of}/{layer}"
+        if name not in self._frames:
+            known = ", ".join(each.partition("/")[2] for each in self._frames if each.startswith(f"{of}/"))
+            hint = " maps are of probe=, which was not given." if of == "maps" and self._probe is None else ""
+            raise LayerError(f"no {of} of {layer!r} were seen; there are {known or 'none'}.{hint}")
+        frames = self._frames[name]
+        return Film([frame.step for frame in frames.held], [frame.draw(frames) for frame in frames.held])
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps so that a resumed run goes on: plain numbers, strings, lists and dicts."""
+        samples = [sample.as_dict() for sample in self.history]
+        return {
+            "step": self._step,
+            "samples": samples,
+            "findings": [asdict(finding) for finding in self.findings],
+            "state": self._findings.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` said."""
+        self._step = state["step"]
+        self.history = History(self.history.keep)
+        for sample in state["samples"]:
+            self.history.append(Sample.from_dict(sample))
+        self.findings = [Finding(**{**each, "names": tuple(each["names"])}) for each in state["findings"]]
+        self._findings.load_state_dict(state["state"])
+
+    def _look(self, step: int, stats: Statistics, updates: Updates) -> None:
+        """Everything of one step, after one transfer: into the history, the films, the findings and the sinks."""
+        sample, frames = self._sample(step, stats, updates)
+        if late := self.history.cut_from(step):
+            _warn(f"samples of steps {late[0]} to {late[-1]} are there already; from step {step} on they are replaced.")
+        self.history.append(sample)
+        for name, frame in frames.items():
+            if name not in self._frames:
+                self._frames[name] = Frames(name, self._scales.get(name))
+            self._frames[name].add(frame)
+        new = tuple(self._findings.look(sample))
+        self.findings += new
+        if self._writer:
+            self._writer.put(lambda: Record(sample, new, {n: f.draw(self._frames[n]) for n, f in frames.items()}))
+        for finding in new if self._tells else ():
+            _warn(finding.text, FindingWarning)
+
+    def _sample(self, step: int, stats: Statistics, updates: Updates) -> tuple[Sample, dict[str, Frame]]:
+        seen = dict(stats) if self._group is None else stats.merged(self._group)
         norms = {name: norm_of(whole(each)) for name, each in self._parameters.items()}
         moves = [tensor for move in updates.moves.values() for tensor in move if isinstance(tensor, Tensor)]
         histograms = [move.histogram for move in updates.moves.values()]
-        read = iter(read_together([*stats.values(), *histograms], [*norms.values(), *moves]))
+        pictured = self._pictured()
+        values = [values for values, _ in pictured.values()]
+        read = iter(read_together([*seen.values(), *histograms], [*norms.values(), *moves, *values]))
         after = {name: float(next(read)) for name in norms}
         came = {
-            name: [next(read) if isinstance(x, Tensor) else x for x in move] for name, move in updates.moves.items()
+            name: [next(read) if isinstance(part, Tensor) else part for part in move]
+            for name, move in updates.moves.items()
         }
-        return Sample(
-            step,
-            {name: _layer(*several) for name, several in stats.items()},
-            {name: self._figures(name, norm, came.get(name)) for name, norm in after.items()},
-        )
+        frames = {name: Frame(step, next(read).float(), shape) for name, (_, shape) in pictured.items()}
+        layers = {name: _layer(*several) for name, several in seen.items()}
+        parameters = {name: self._figures(name, norm, came.get(name)) for name, norm in after.items()}
+        return Sample(step, layers, parameters), frames
+
+    def _pictured(self) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
+        """What is drawn of this step, where it is: values, and the shape of all of which they are a part."""
+        found = {f"kernels/{name}": kernels_now(self._layers[name]) for name in kernels_in(self._layers)}
+        if self._probe is not None:
+            maps = maps_now(self._model, list(self._layers), self._probe)
+            found |= {f"maps/{name}": each for name, each in maps.items()}
+        return found
 
     def _figures(self, name: str, norm: float, move: list[Any] | None) -> ParameterFigures:
         size = self._parameters[name].numel()
@@ -172,3 +296,16 @@ def _layer(moments: Moments, histogram: Histogram) -> LayerFigures:
 def _bins(histogram: Histogram) -> Bins:
     edges = histogram.edges
     return Bins(float(edges[0]), float(edges[1] - edges[0]), tuple(histogram.counts.tolist()))
+
+
+def _group_of(model: nn.Module) -> dist.ProcessGroup | None:
+    """All processes, where the model's data are spread over them."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return None
+    wrapped = any(isinstance(module, DistributedDataParallel) for module in model.modules())
+    sharded = any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
+    return dist.group.WORLD if wrapped or sharded else None
+
+
+def _warn(text: str, kind: type[FeatvizWarning] = FeatvizWarning) -> None:
+    warnings.warn(text, kind, stacklevel=6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from torch_featviz.errors import ShapeError
 from torch_featviz.picture import Chart, Picture, number
 from torch_featviz.picture.text import shorten
 
+from .findings import Finding
 from .history import Bins, History
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ class _Column:
     guide: float | None = None  # a value to compare with
 
 
-def report(history: History, *, title: str = "") -> Picture:
+def report(history: History, findings: Sequence[Finding] = (), *, title: str = "") -> Picture:
     """Histograms over steps, spread, dead channels, gradients and updates of every layer.
 
     All rows of a column share its scale, so that layers can be compared; a histogram has its layer's own range, which

@@ -11,6 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from torch_featviz.capture import Histogram
 from torch_featviz.capture.reduce.reducer import wide
+from torch_featviz.capture.values import whole
 
 _ROW = 4096  # so many values are summed in float32, which is many times faster than converting each
 _SAFE = (1e-15, 1e18)
@@ -23,7 +24,7 @@ class Move(NamedTuple):
     grad: Tensor  # its norm
     unreached: Tensor | None  # rows of it that are exactly 0; None of a vector
     before: Tensor  # norm of the parameter
-    added: Tensor  # norm of the difference
+    added: Tensor | None  # norm of the difference, once it is there
 
 
 class Updates:
@@ -44,7 +45,7 @@ class Updates:
         for name, parameter in parameters.items():
             self._names.setdefault(id(parameter), []).append(name)
         self._bins = bins
-        self._before: dict[int, list[tuple[list[str], Tensor, Tensor, Any]]] = {}
+        self._before: dict[int, list[tuple[list[str], Tensor, Tensor, Move]]] = {}
         self.moves: dict[str, Move] = {}
 
     def __enter__(self) -> Updates:
@@ -70,21 +71,15 @@ class Updates:
             histogram = Histogram(self._bins, symmetric=True)
             histogram.update(grad)
             unreached = (grad.flatten(1) == 0).all(1).sum() if grad.dim() > 1 else None
-            moving.append((names, parameter, now.clone(), (histogram, norm_of(grad), unreached, norm_of(now))))
+            seen = Move(histogram, norm_of(grad), unreached, norm_of(now), added=None)
+            moving.append((names, parameter, now.clone(), seen))
         self._before[id(optimizer)] = moving
 
     @torch.no_grad()
     def _stepped(self, optimizer: Optimizer, *_: Any) -> None:
         for names, parameter, before, seen in self._before.pop(id(optimizer), ()):
-            move = Move(*seen, norm_of(before.sub_(whole(parameter))))
+            move = seen._replace(added=norm_of(before.sub_(whole(parameter))))
             self.moves |= dict.fromkeys(names, move)
-
-
-def whole(parameter: Tensor) -> Tensor:
-    """The plain tensor; of a sharded one, all of it, which every rank has to ask for."""
-    parameter = parameter.detach()
-    full: Tensor = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
-    return full
 
 
 def norm_of(tensor: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from torch_featviz.capture.select import resolve
+from torch_featviz.capture.values import whole
 from torch_featviz.errors import LayerError, OptionError, ShapeError
 from torch_featviz.picture import Picture, Scale, Sheet, paint
 
@@ -41,7 +42,7 @@ def kernels(
     """
     if limit < 1:
         raise OptionError(f"limit must be at least 1, got {limit}.")
-    weight, notes = _weight(model_or_weight, layer)
+    weight, notes = planes_of(model_or_weight, layer)
     filters, channels, height, width = weight.shape
     title = f"Kernels of {layer}" if layer else "Kernels"
     title += f": {filters} filters of {channels}×{height}×{width}"
@@ -77,8 +78,12 @@ def _table(weight: Tensor, scale: Scale, limit: int, title: str, notes: tuple[st
     )
 
 
-def _weight(source: nn.Module | Tensor, layer: str | None) -> tuple[Tensor, tuple[str, ...]]:
-    """The weight as `k c h w`, and what the legend should add."""
+def planes_of(source: nn.Module | Tensor, layer: str | None = None) -> tuple[Tensor, tuple[str, ...]]:
+    """The weight as `k c h w`, and what the legend should add.
+
+    Raises:
+        LayerError, ShapeError: as of `kernels`.
+    """
     if isinstance(source, Tensor):
         if source.dim() not in (3, 4) or not source.numel():
             raise ShapeError(f"a weight must be 'k c h w' and not empty, got shape {tuple(source.shape)}.")
@@ -103,7 +108,7 @@ def _weight(source: nn.Module | Tensor, layer: str | None) -> tuple[Tensor, tupl
 
 
 def _planes(weight: Tensor) -> Tensor:
-    weight = weight.detach()
+    weight = whole(weight)
     return weight if weight.dim() == 4 else weight[:, :, None]
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
+import io
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import torch
 from torch import nn
 
 from torch_featviz.errors import FileError, OptionError
+from torch_featviz.files import write_whole
 
 EVERY = 100  # batches between two writes
 _FORMAT = "torch_featviz top patches 1"
@@ -49,17 +49,9 @@ class Kept:
         Raises:
             FileError: it cannot be written; what was there before is still there.
         """
-        path, content = self.path, {"format": _FORMAT, "what": self.what, "state": state}
-        aside = path.with_name(f".{uuid4().hex}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                torch.save(content, aside)
-                os.replace(aside, path)
-            finally:
-                aside.unlink(missing_ok=True)
-        except (OSError, RuntimeError) as error:  # torch.save turns some of the first into the second
-            raise FileError(f"cannot write {str(path)!r}: {error}; choose a folder you may write to.") from error
+        content = io.BytesIO()
+        torch.save({"format": _FORMAT, "what": self.what, "state": state}, content)
+        write_whole(self.path, content.getvalue())
 
     def read(self) -> dict[str, Any] | None:
         """The state that `write` left; None where there is no file.

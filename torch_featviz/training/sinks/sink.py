@@ -26,7 +26,7 @@ class Record:
 
 @runtime_checkable
 class Sink(Protocol):
-    """Anything with these two methods can be given as `to=`. Both are called from one thread that is not the training's."""
+    """Anything with these two methods can be given as `to=`; both are called from one thread, not the training's."""
 
     def write(self, record: Record) -> None:
         """Put one step where it belongs; what was written stays readable whatever happens next."""

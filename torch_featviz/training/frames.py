@@ -1,0 +1,120 @@
+"""What kernels and feature maps were at some steps, all frames of a layer on one scale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from torch_featviz.capture import capture
+from torch_featviz.capture.select import Layers
+from torch_featviz.errors import LayerError
+from torch_featviz.explain.twin import apart, twin
+from torch_featviz.picture import Scale, Sheet
+from torch_featviz.views import feature_maps, kernels
+from torch_featviz.views.kernels import planes_of
+
+from .thinned import Thinned
+
+KEPT = 32  # frames of a layer held at most
+FILTERS = 64  # of one or three channels that are kept
+TABLE = 12  # rows and columns of deeper ones
+MAPS = 9  # channels that are kept of a layer's output,
+IMAGES = 4  # of so many images
+ROOM = 2  # times as far as the first frame the scale reaches, because what learns grows
+
+
+class Frames:
+    """One layer's kernels, or its maps, over the steps: as many as can be kept, on one scale.
+
+    Args:
+        name: `"kernels/<layer>"` or `"maps/<layer>"`.
+        scale: of all frames; default: symmetric about 0, twice as wide as the first frame.
+    """
+
+    def __init__(self, name: str, scale: Scale | None) -> None:
+        self.kind, _, self.layer = name.partition("/")
+        self.scale = scale
+        self.held: Thinned[Frame] = Thinned(KEPT)
+
+    def add(self, frame: Frame) -> None:
+        """Take the next step's; the first one fixes the scale."""
+        if self.scale is None or not self.scale.fitted:
+            fitted = (self.scale or Scale(symmetric=True)).fit(frame.values)
+            self.scale = fitted if self.scale else _wider(fitted)
+        self.held.append(frame)
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """What was seen at one step; drawn when asked for, also in another thread.
+
+    Args:
+        values: kernels `k c h w`, or maps `b c h w`; on the CPU, float32.
+        shape: of all that there was.
+    """
+
+    step: int
+    values: Tensor
+    shape: tuple[int, ...]
+
+    def draw(self, frames: Frames) -> Sheet:
+        """The frame as a sheet, on the scale of all frames."""
+        kind, scale = frames.kind, frames.scale
+        shown, there = self.values.shape, self.shape
+        if kind == "kernels":
+            sheet = kernels(self.values, scale=scale, limit=max(shown))
+            of = f"{there[0]} filters of {there[1]}×{there[2]}×{there[3]}"
+            left_out = (f"{shown[0]} of {there[0]} filters × {shown[1]} of {there[1]} channels shown",)
+        else:
+            named = {f"image {i}" if len(self.values) > 1 else "": maps for i, maps in enumerate(self.values)}
+            sheet = feature_maps(named if len(named) > 1 else self.values[0], scale=scale)
+            of = f"{there[1]} maps of {there[2]} × {there[3]}"
+            left_out = (f"{shown[1]} of {there[1]} maps and {shown[0]} of {there[0]} images shown",)
+        assert isinstance(sheet, Sheet)
+        notes = (*(left_out if shown != there else ()), *sheet.legend.notes)
+        title = f"{frames.layer or 'model'}, step {self.step:,}: {of}"
+        return replace(sheet, title=title, legend=replace(sheet.legend, notes=notes))
+
+
+def kernels_in(layers: Mapping[str, nn.Module]) -> list[str]:
+    """The layers among these whose kernels can be drawn."""
+    found = []
+    for name, layer in layers.items():
+        try:
+            planes_of(layer)
+        except LayerError:
+            continue
+        found.append(name)
+    return found
+
+
+def kernels_now(layer: nn.Module) -> tuple[Tensor, tuple[int, ...]]:
+    """A copy of the kernels that are shown, `k c h w` where they are, and the shape of all."""
+    weight, _ = planes_of(layer)
+    filters, channels = weight.shape[:2]
+    most = (FILTERS, channels) if channels in (1, 3) else (TABLE, TABLE)
+    return weight[: most[0], : most[1]].clone(), (filters, channels, *weight.shape[2:])
+
+
+@torch.no_grad()
+def maps_now(model: nn.Module, layers: Layers, probe: Tensor) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
+    """The feature maps of `probe` in evaluation mode, `b c h w`, and the shape of all, of layers that have some.
+
+    A twin of the model computes them, so that its buffers, flags and random numbers stay as they are.
+    """
+    other = twin(model)
+    with apart(), torch.no_grad(), capture(other, layers) as acts:
+        other(probe)
+    found = {}
+    for name, maps in acts.items():
+        if isinstance(maps, Tensor) and maps.dim() == 4 and maps.shape[2] * maps.shape[3] > 1:
+            found[name] = (maps[:IMAGES, :MAPS].float(), tuple(maps.shape))
+    return found
+
+
+def _wider(scale: Scale) -> Scale:
+    assert isinstance(scale.vmax, float)
+    return replace(scale, vmin=-ROOM * scale.vmax, vmax=ROOM * scale.vmax)

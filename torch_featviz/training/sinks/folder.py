@@ -1,0 +1,85 @@
+"""A folder that can be read at any time: figures as lines of JSON, pictures as PNG."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from urllib.parse import quote
+
+from torch_featviz.errors import FileError
+from torch_featviz.files import write_whole
+from torch_featviz.training.history import FIGURES, lines
+
+from .sink import Record
+
+
+class FolderSink:
+    """Writes `samples.jsonl`, a line a step, and `<kind>/<layer>/step-00000400.png`.
+
+    Nothing in it is ever half there: a line that could not be written as a whole is taken back, pictures are renamed
+    into place. A run that goes on from step `n` replaces what an earlier one wrote from there on.
+
+    Args:
+        folder: made when first written to.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self._last: int | None = None  # the step of the last line, once this run has written one
+
+    def holds_samples(self) -> bool:
+        """Whether a run has written here."""
+        return (self.folder / FIGURES).exists()
+
+    def write(self, record: Record) -> None:
+        """Add one step.
+
+        Raises:
+            FileError: it cannot be written; what was there before still is.
+        """
+        if self._last is None or record.step <= self._last:
+            self._cut_from(record.step)
+        found = [asdict(finding) for finding in record.findings]
+        line = json.dumps({**record.sample.as_dict(), "findings": found}, allow_nan=False) + "\n"
+        _append(self.folder / FIGURES, line.encode())
+        self._last = record.step
+        for name, picture in record.pictures.items():
+            write_whole(self._path(name, record.step), picture.png())
+
+    def close(self) -> None:
+        """Nothing is open between two steps."""
+
+    def _path(self, name: str, step: int) -> Path:
+        kind, _, layer = name.partition("/")
+        return self.folder / kind / (quote(layer, safe="") or "(model)") / f"step-{step:08d}.png"
+
+    def _cut_from(self, step: int) -> None:
+        """Take away what an earlier run wrote of this step and later ones, and a line that was cut short."""
+        figures = self.folder / FIGURES
+        if not figures.exists():
+            return
+        text = figures.read_bytes()
+        kept = [line for line, plain in lines(text) if plain["step"] < step]
+        if (whole := b"".join(kept)) != text:
+            write_whole(figures, whole)
+        for picture in self.folder.glob("*/*/step-????????.png"):
+            if int(picture.stem.removeprefix("step-")) >= step:
+                picture.unlink()
+
+
+def _append(path: Path, line: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab", buffering=0) as file:
+            before = file.tell()
+            try:
+                written = file.write(line)
+                if written != len(line):
+                    raise OSError(28, "No space left on device")
+            except BaseException:
+                file.truncate(before)
+                raise
+    except OSError as e:
+        raise FileError(f"cannot write {str(path)!r}: {e.strerror or e}.") from e
