@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch_featviz.picture import Scale, Sheet
 from torch_featviz.views import feature_maps, kernels
 from torch_featviz.views.kernels import planes_of
 
+from .film import Film
 from .thinned import Thinned
 
 KEPT = 32  # frames of a layer held at most
@@ -23,28 +25,7 @@ FILTERS = 64  # of one or three channels that are kept
 TABLE = 12  # rows and columns of deeper ones
 MAPS = 9  # channels that are kept of a layer's output,
 IMAGES = 4  # of so many images
-ROOM = 2  # times as far as the first frame the scale reaches, because what learns grows
-
-
-class Frames:
-    """One layer's kernels, or its maps, over the steps: as many as can be kept, on one scale.
-
-    Args:
-        name: `"kernels/<layer>"` or `"maps/<layer>"`.
-        scale: of all frames; default: symmetric about 0, twice as wide as the first frame.
-    """
-
-    def __init__(self, name: str, scale: Scale | None) -> None:
-        self.kind, _, self.layer = name.partition("/")
-        self.scale = scale
-        self.held: Thinned[Frame] = Thinned(KEPT)
-
-    def add(self, frame: Frame) -> None:
-        """Take the next step's; the first one fixes the scale."""
-        if self.scale is None or not self.scale.fitted:
-            fitted = (self.scale or Scale(symmetric=True)).fit(frame.values)
-            self.scale = fitted if self.scale else _wider(fitted)
-        self.held.append(frame)
+ROOM = 4  # times as far as the first frame the scale reaches, because what learns grows
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,23 +41,51 @@ class Frame:
     values: Tensor
     shape: tuple[int, ...]
 
-    def draw(self, frames: Frames) -> Sheet:
-        """The frame as a sheet, on the scale of all frames."""
-        kind, scale = frames.kind, frames.scale
+    def draw(self, name: str, scale: Scale) -> Sheet:
+        """As a sheet; `name` is `"kernels/<layer>"` or `"maps/<layer>"`."""
+        kind, _, layer = name.partition("/")
         shown, there = self.values.shape, self.shape
         if kind == "kernels":
             sheet = kernels(self.values, scale=scale, limit=max(shown))
             of = f"{there[0]} filters of {there[1]}×{there[2]}×{there[3]}"
-            left_out = (f"{shown[0]} of {there[0]} filters × {shown[1]} of {there[1]} channels shown",)
+            left_out = f"{shown[0]} of {there[0]} filters × {shown[1]} of {there[1]} channels shown"
         else:
-            named = {f"image {i}" if len(self.values) > 1 else "": maps for i, maps in enumerate(self.values)}
-            sheet = feature_maps(named if len(named) > 1 else self.values[0], scale=scale)
+            several = {f"image {i}": maps for i, maps in enumerate(self.values)}
+            sheet = feature_maps(several if len(several) > 1 else self.values[0], scale=scale)
             of = f"{there[1]} maps of {there[2]} × {there[3]}"
-            left_out = (f"{shown[1]} of {there[1]} maps and {shown[0]} of {there[0]} images shown",)
+            left_out = f"{shown[1]} of {there[1]} maps and {shown[0]} of {there[0]} images shown"
         assert isinstance(sheet, Sheet)
-        notes = (*(left_out if shown != there else ()), *sheet.legend.notes)
-        title = f"{frames.layer or 'model'}, step {self.step:,}: {of}"
+        notes = (*((left_out,) if shown != there else ()), *sheet.legend.notes)
+        title = f"{kind.capitalize()} of {layer or 'the model'}, step {self.step:,}: {of}"
         return replace(sheet, title=title, legend=replace(sheet.legend, notes=notes))
+
+
+class Frames:
+    """One layer's kernels, or its maps, over the steps: as many as can be kept.
+
+    Args:
+        name: `"kernels/<layer>"` or `"maps/<layer>"`.
+        scale: of all frames, where one was given.
+    """
+
+    def __init__(self, name: str, scale: Scale | None) -> None:
+        self.name = name
+        self._given = scale
+        self._first: Scale | None = None
+        self._held: Thinned[Frame] = Thinned(KEPT)
+
+    def add(self, frame: Frame) -> Callable[[], Sheet]:
+        """Take the next step's; what draws it on the scale that the first one fixed, four times as wide as itself."""
+        if self._first is None:
+            fitted = (self._given or Scale(symmetric=True)).fit(frame.values)
+            self._first = fitted if self._given else Scale(symmetric=True, vmax=ROOM * float(fitted.vmax or 0))
+        self._held.append(frame)
+        return partial(frame.draw, self.name, self._first)
+
+    def film(self) -> Film:
+        """All that are held, on the scale that was given, or on the narrowest that holds all of them."""
+        scale = (self._given or Scale(symmetric=True)).fit(*(frame.values for frame in self._held))
+        return Film([frame.step for frame in self._held], [frame.draw(self.name, scale) for frame in self._held])
 
 
 def kernels_in(layers: Mapping[str, nn.Module]) -> list[str]:
@@ -96,7 +105,7 @@ def kernels_now(layer: nn.Module) -> tuple[Tensor, tuple[int, ...]]:
     weight, _ = planes_of(layer)
     filters, channels = weight.shape[:2]
     most = (FILTERS, channels) if channels in (1, 3) else (TABLE, TABLE)
-    return weight[: most[0], : most[1]].clone(), (filters, channels, *weight.shape[2:])
+    return weight[: most[0], : most[1]].float().clone(), (filters, channels, *weight.shape[2:])
 
 
 @torch.no_grad()
@@ -113,8 +122,3 @@ def maps_now(model: nn.Module, layers: Layers, probe: Tensor) -> dict[str, tuple
         if isinstance(maps, Tensor) and maps.dim() == 4 and maps.shape[2] * maps.shape[3] > 1:
             found[name] = (maps[:IMAGES, :MAPS].float(), tuple(maps.shape))
     return found
-
-
-def _wider(scale: Scale) -> Scale:
-    assert isinstance(scale.vmax, float)
-    return replace(scale, vmin=-ROOM * scale.vmax, vmax=ROOM * scale.vmax)

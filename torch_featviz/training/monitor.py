@@ -46,7 +46,9 @@ class Monitor:
         probe: a fixed batch of inputs; what the layers make of it, in evaluation mode, is kept for films and sinks.
         to: where it is written beside the training, one or several: a folder, a TensorBoard `SummaryWriter`, a W&B or
             MLflow run, a Lightning logger, or a `Sink`. A folder that holds an earlier run is gone on with.
-        scales: by `"kernels/<layer>"` or `"maps/<layer>"`, how values become colours; see `film`.
+        scales: how values become colours, by `"kernels/<layer>"` or `"maps/<layer>"`. Default: of a film one that holds
+            all its frames; of what is written while it learns, one symmetric about 0, four times as wide as the first
+            step needs; what goes beyond has a colour of its own and is counted.
         bins: of the histograms, an even number.
         keep: samples held at most; see `History`.
         group: processes whose data are one batch. Default: all, where `model` is wrapped in DistributedDataParallel or
@@ -173,10 +175,9 @@ class Monitor:
         return report(self.history, self.findings, title=title)
 
     def film(self, layer: str, of: Literal["kernels", "maps"] = "kernels") -> Film:
-        """A layer's kernels, or its feature maps of the probe, over the steps, all on one scale.
+        """A layer's kernels, or its feature maps of the probe, over the steps, all on one scale that holds them all.
 
-        It is symmetric about 0 and twice as wide as the first frame, unless `scales` has one; what goes beyond has a
-        colour of its own and is counted. At most 32 steps are held, thinned like the history.
+        At most 32 steps are held, thinned like the history. A resumed run has a film of its own steps.
 
         Args:
             layer: one of those that are watched.
@@ -189,8 +190,7 @@ class Monitor:
             known = ", ".join(each.partition("/")[2] for each in self._frames if each.startswith(f"{of}/"))
             hint = " maps are of probe=, which was not given." if of == "maps" and self._probe is None else ""
             raise LayerError(f"no {of} of {layer!r} were seen; there are {known or 'none'}.{hint}")
-        frames = self._frames[name]
-        return Film([frame.step for frame in frames.held], [frame.draw(frames) for frame in frames.held])
+        return self._frames[name].film()
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps so that a resumed run goes on: plain numbers, strings, lists and dicts."""
@@ -217,16 +217,18 @@ class Monitor:
         if late := self.history.cut_from(step):
             _warn(f"samples of steps {late[0]} to {late[-1]} are there already; from step {step} on they are replaced.")
         self.history.append(sample)
-        for name, frame in frames.items():
-            if name not in self._frames:
-                self._frames[name] = Frames(name, self._scales.get(name))
-            self._frames[name].add(frame)
+        drawn = {name: self._frames_of(name).add(frame) for name, frame in frames.items()}
         new = tuple(self._findings.look(sample))
         self.findings += new
         if self._writer:
-            self._writer.put(lambda: Record(sample, new, {n: f.draw(self._frames[n]) for n, f in frames.items()}))
+            self._writer.put(lambda: Record(sample, new, {name: draw() for name, draw in drawn.items()}))
         for finding in new if self._tells else ():
             _warn(finding.text, FindingWarning)
+
+    def _frames_of(self, name: str) -> Frames:
+        if name not in self._frames:
+            self._frames[name] = Frames(name, self._scales.get(name))
+        return self._frames[name]
 
     def _sample(self, step: int, stats: Statistics, updates: Updates) -> tuple[Sample, dict[str, Frame]]:
         seen = dict(stats) if self._group is None else stats.merged(self._group)
