@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch_featviz.capture import Histogram, Moments, Statistics, capture, read_together
 from torch_featviz.capture.select import Layers, check_module, resolve, unwrap
 from torch_featviz.capture.values import whole
-from torch_featviz.errors import DtypeError, FeatvizWarning, FindingWarning, LayerError, OptionError
+from torch_featviz.errors import DtypeError, FindingWarning, LayerError, OptionError
 from torch_featviz.picture import Picture, Scale
 
 from .film import Film
@@ -26,6 +25,7 @@ from .report import report
 from .sinks import Record, sinks_for
 from .sinks.folder import FolderSink
 from .updates import Updates, norm_of
+from .warn import warn
 from .writer import Writer
 
 _LEARNT = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -215,7 +215,7 @@ class Monitor:
         """Everything of one step, after one transfer: into the history, the films, the findings and the sinks."""
         sample, frames = self._sample(step, stats, updates)
         if late := self.history.cut_from(step):
-            _warn(f"samples of steps {late[0]} to {late[-1]} are there already; from step {step} on they are replaced.")
+            warn(f"samples of steps {late[0]} to {late[-1]} are there already; from step {step} on they are replaced.")
         self.history.append(sample)
         drawn = {name: self._frames_of(name).add(frame) for name, frame in frames.items()}
         new = tuple(self._findings.look(sample))
@@ -223,7 +223,7 @@ class Monitor:
         if self._writer:
             self._writer.put(lambda: Record(sample, new, {name: draw() for name, draw in drawn.items()}))
         for finding in new if self._tells else ():
-            _warn(finding.text, FindingWarning)
+            warn(finding.text, FindingWarning)
 
     def _frames_of(self, name: str) -> Frames:
         if name not in self._frames:
@@ -307,7 +307,3 @@ def _group_of(model: nn.Module) -> dist.ProcessGroup | None:
     wrapped = any(isinstance(module, DistributedDataParallel) for module in model.modules())
     sharded = any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
     return dist.group.WORLD if wrapped or sharded else None
-
-
-def _warn(text: str, kind: type[FeatvizWarning] = FeatvizWarning) -> None:
-    warnings.warn(text, kind, stacklevel=6)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import queue
 import threading
 import time
-import warnings
 import weakref
 from collections.abc import Callable, Sequence
 
-from torch_featviz.errors import FeatvizWarning
-
 from .sinks import Record, Sink
+from .warn import warn
 
 ROOM = 8  # steps that wait to be written
 PATIENCE = 10.0  # seconds that the training waits for room, once; then it goes on without
@@ -46,20 +44,19 @@ class Writer:
             self._lost += 1
             if self._lost == 1:
                 names = ", ".join(type(sink).__name__ for sink in self._sinks)
-                _warn(f"{names} cannot keep up: some steps will not be written there; the history has them.")
+                warn(f"{names} cannot keep up: some steps will not be written there; the history has them.")
         self._tell()
 
     def close(self) -> None:
         """Wait until all is written, then close the sinks; a second call does nothing."""
         if self._end is not None:
             self._end()
-            self._end = None
-            self._work = _Work(self._sinks)
-        self._tell()
+            self._tell()
+            self._end, self._work = None, _Work(self._sinks)
 
     def _tell(self) -> None:
         while self._work.troubles:
-            _warn(self._work.troubles.pop(0))
+            warn(self._work.troubles.pop(0))
 
 
 class _Work:
@@ -108,10 +105,6 @@ def _finish(work: _Work) -> None:
     except queue.Full:
         return
     work.done.wait(max(0.0, deadline - time.monotonic()))
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, FeatvizWarning, stacklevel=4)
 
 
 def _words(error: Exception) -> str:

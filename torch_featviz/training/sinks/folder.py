@@ -56,7 +56,9 @@ class FolderSink:
         return self.folder / kind / (quote(layer, safe="") or "(model)") / f"step-{step:08d}.png"
 
     def _cut_from(self, step: int) -> None:
-        """Take away what an earlier run wrote of this step and later ones, and a line that was cut short."""
+        """Take away what an earlier run wrote of this step and later ones, and what it left half done."""
+        for aside in self.folder.rglob(".*.tmp"):
+            aside.unlink()
         figures = self.folder / FIGURES
         if not figures.exists():
             return

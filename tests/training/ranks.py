@@ -1,0 +1,77 @@
+"""Run by test_ranks.py under torchrun: a watched training on each rank's part of the data, by DDP and by FSDP2."""
+
+import copy
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+from torch import distributed as dist
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from torch_featviz.training import Monitor
+
+STEPS = 3
+
+
+def net():
+    torch.manual_seed(0)
+    conv = nn.Conv2d(1, 5, 3)
+    with torch.no_grad():
+        conv.bias[2] = -9  # a dead channel
+    return nn.Sequential(conv, nn.ReLU(inplace=True), nn.Conv2d(5, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(64, 3))
+
+
+def data():
+    torch.manual_seed(1)
+    x = torch.randn(STEPS, 8, 1, 8, 8)
+    x[1, 6, 0, 0, 0] = torch.nan  # in the last rank's part, and of one step only
+    return x
+
+
+def train(model, watch, part):
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for step, x in enumerate(data()):
+        with watch.step():
+            y = model(x[part])
+            y.nan_to_num().square().mean().backward()
+            if step == 1:  # its gradients are broken
+                optimizer.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def main(out):
+    dist.init_process_group("gloo")
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    part = slice(rank * 8 // ranks, (rank + 1) * 8 // ranks)
+    plain = net()
+    sharded = copy.deepcopy(plain)
+    fully_shard(sharded)
+    given = copy.deepcopy(plain)
+    cases = {
+        "ddp": (DistributedDataParallel(copy.deepcopy(plain)), {}),
+        "fsdp": (sharded, {}),
+        "group": (DistributedDataParallel(given).module, {"group": dist.group.WORLD}),
+    }
+    for name, (model, options) in cases.items():
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            with Monitor(model, every=1, to=out / name, **options) as watch:
+                runs = DistributedDataParallel(model) if name == "group" else model
+                train(runs, watch, part)
+        said = {
+            "samples": [sample.as_dict() for sample in watch.history],
+            "found": [finding.text for finding in watch.findings],
+            "told": [str(each.message) for each in told if "featviz" in type(each.message).__module__],
+            "film": watch.film("0").steps,
+        }
+        (out / f"{name}{rank}.json").write_text(json.dumps(said))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,172 @@
+"""Films: what each frame shows is what the network had then, and all frames are on one scale."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from torch_featviz.errors import DtypeError, LayerError, OptionError
+from torch_featviz.picture import Scale
+from torch_featviz.training import Monitor
+from torch_featviz.training.film import Film
+from torch_featviz.training.frames import Frame, Frames, kernels_in
+from torch_featviz.views import feature_maps, kernels
+
+
+def net():
+    return nn.Sequential(
+        *(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(inplace=True), nn.Dropout(0.5)),
+        *(nn.Conv2d(3, 20, 3), nn.Flatten(), nn.Linear(20 * 16, 2)),
+    )
+
+
+def watched(model, steps=4, **options):
+    """A monitor after some steps, the weights and the maps of its probe after each."""
+    watch = Monitor(model, every=1, **options)
+    optimizer = torch.optim.SGD(model.parameters(), 0.5)
+    weights, maps = [], []
+    for x in torch.randn(steps, 5, 1, 8, 8):
+        with watch.step():
+            model(x).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        weights.append(model[0].weight.detach().clone())
+        if watch._probe is not None:
+            with torch.no_grad():
+                model.eval()
+                maps.append(model[4](model[:4](watch._probe)))
+                model.train()
+    return watch, weights, maps
+
+
+def test_kernels_are_those_of_each_step_on_the_scale_of_all():
+    watch, weights, _ = watched(net())
+    film = watch.film("0")
+    assert film.steps == [0, 1, 2, 3]
+    scale = Scale(symmetric=True).fit(*weights)
+    for sheet, weight in zip(film._sheets, weights, strict=True):
+        assert torch.equal(sheet.pixels, kernels(weight, scale=scale).pixels)
+        assert (sheet.legend.scale.vmin, sheet.legend.scale.vmax) == (scale.vmin, scale.vmax)
+    assert film._sheets[1].title == "Kernels of 0, step 1: 3 filters of 1×3×3"
+    assert film._sheets[0].legend.notes == ()
+
+
+def test_maps_are_those_of_the_probe_in_evaluation_mode():
+    watch, _, maps = watched(net(), probe=torch.randn(6, 1, 8, 8))
+    film = watch.film("4", "maps")
+    shown = [each[:4, :9] for each in maps]
+    scale = Scale(symmetric=True).fit(*shown)
+    for sheet, each in zip(film._sheets, shown, strict=True):
+        expected = feature_maps({str(i): image for i, image in enumerate(each)}, scale=scale)
+        assert torch.equal(sheet.pixels, expected.pixels)
+    assert film._sheets[0].title == "Maps of 4, step 0: 20 maps of 4 × 4"
+    assert film._sheets[0].legend.notes[0] == "9 of 20 maps and 4 of 6 images shown"
+    with pytest.raises(LayerError, match="no maps of '6' were seen; there are 0, 4"):
+        watch.film("6", "maps")  # it has no place
+
+
+def test_a_probe_changes_nothing():
+    states, probe = [], torch.randn(2, 1, 8, 8)
+    for options in ({}, {"probe": probe}):
+        torch.manual_seed(3)
+        model = net()
+        watched(model, **options)
+        states.append((model.state_dict(), torch.get_rng_state()))
+    (a, numbers), (b, others) = states
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert torch.equal(numbers, others)
+    assert all(module.training for module in model.modules())
+
+
+def test_deep_kernels_are_cut_and_it_is_said():
+    watch, _, _ = watched(nn.Sequential(nn.Conv2d(1, 14, 3), nn.Conv2d(14, 20, 3)), 2)
+    sheet = watch.film("1")._sheets[0]
+    assert sheet.legend.notes == ("12 of 20 filters × 12 of 14 channels shown",)
+    assert sheet.title.endswith("20 filters of 14×3×3")
+    assert len(sheet.cells) == 144
+
+
+def test_what_is_written_while_it_learns_is_on_the_scale_of_the_first_frame():
+    frames = Frames("kernels/conv", None)
+    values = [torch.full((1, 1, 2, 2), value) for value in (0.5, 1.0, 3.0)]
+    sheets = [frames.add(Frame(i, each, tuple(each.shape)))() for i, each in enumerate(values)]
+    assert {(sheet.legend.scale.vmin, sheet.legend.scale.vmax) for sheet in sheets} == {(-2.0, 2.0)}
+    assert [sheet.legend.counts.over for sheet in sheets] == [0, 0, 4]
+    given = Frames("maps/conv", Scale(vmin=0, vmax=9))
+    made = given.add(Frame(0, values[2], (1, 1, 2, 2)))()
+    assert (made.legend.scale.vmin, made.legend.scale.vmax) == (0, 9)
+    assert given.film()._sheets[0].legend.scale.vmax == 9
+
+
+def test_as_many_frames_as_can_be_kept_over_the_whole_run():
+    frames = Frames("kernels/conv", None)
+    for step in range(1000):
+        frames.add(Frame(step, torch.zeros(1, 1, 2, 2), (1, 1, 2, 2)))
+    steps = frames.film().steps
+    assert len(steps) <= 32
+    assert (steps[0], steps[-1]) == (0, 999)
+
+
+def film_of(n):
+    frames = Frames("kernels/conv", None)
+    for step in range(n):
+        values = torch.randn(5, 3, 4, 4)
+        frames.add(Frame(100 * step, values, tuple(values.shape)))
+    return frames.film()
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".gif"])
+def test_animations_are_read_back(tmp_path, suffix):
+    film = film_of(5)
+    path = film.save(tmp_path / f"film{suffix}", duration=40)
+    with Image.open(path) as image:
+        assert image.n_frames == 5
+        assert image.info.get("loop") == 0
+        for i, frame in enumerate(film.numpy()):
+            image.seek(i)
+            image.load()
+            found = np.asarray(image.convert("RGB"))
+            if suffix == ".webp":
+                assert np.array_equal(found, frame)
+                assert image.info["duration"] == (40 if i < 4 else 320)
+            else:
+                assert np.abs(found.astype(int) - frame).mean() < 4
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+def test_strips_have_the_first_and_the_last_step(tmp_path):
+    film = film_of(20)
+    strip = film.strip()
+    assert strip.labels[0] == "step 0"
+    assert strip.labels[-1] == "step 1,900"
+    assert len(strip.labels) == 8
+    assert torch.equal(strip.cells[-1], film._sheets[-1].pixels)
+    assert strip.title == "Kernels of conv, steps 0 to 1,900: 5 filters of 3×4×4"
+    saved = film.save(tmp_path / "strip.png").read_bytes()
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(saved))), strip.numpy())
+    assert film_of(1).strip().labels == ("step 0",)
+
+
+def test_bad_input(tmp_path):
+    with pytest.raises(OptionError, match=r"saved as '\.webp', '\.gif' or, as a strip, '\.png'; got .*mp4"):
+        film_of(1).save(tmp_path / "film.mp4")
+    with pytest.raises(OptionError, match="duration must be at least 1 ms, got 0"):
+        film_of(1).save(tmp_path / "film.gif", duration=0)
+    with pytest.raises(OptionError, match="at least one frame"):
+        Film([], [])
+    watch = Monitor(net())
+    with pytest.raises(LayerError, match="no kernels of '0' were seen; there are none"):
+        watch.film("0")
+    with pytest.raises(LayerError, match="maps are of probe=, which was not given"):
+        watch.film("0", "maps")
+    with pytest.raises(DtypeError, match=r"probe must be a batch of inputs, a tensor 'b \.\.\.', got list"):
+        Monitor(net(), probe=[1])
+    assert not list(tmp_path.iterdir())
+
+
+def test_layers_without_kernels_are_left_out():
+    layers = {"a": nn.Conv3d(1, 1, 2), "b": nn.Linear(2, 2), "c": nn.Conv1d(1, 1, 2), "d": nn.ConvTranspose2d(1, 1, 2)}
+    assert kernels_in(layers) == ["c", "d"]
