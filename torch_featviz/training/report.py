@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 Values = NDArray[np.float64]
 _BAND = 0.84  # of a row is drawn on
 _LEAST = 1e-4  # share of a layer's values, from which on a bin is told from an empty one
+_LINE_HEIGHT = 0.17  # inches
+_FINDINGS, _WIDE = 12, 210  # shown at most; letters in a line
 _LINE, _BROKEN, _GUIDE = "#1f5fa8", "#c8511b", "#999999"
 
 
@@ -44,6 +47,7 @@ def report(history: History, findings: Sequence[Finding] = (), *, title: str = "
 
     Args:
         history: of a `Monitor`.
+        findings: what it found, written below.
         title: above everything.
     Raises:
         ShapeError: there is no sample yet, or none in which a layer ran.
@@ -56,11 +60,13 @@ def report(history: History, findings: Sequence[Finding] = (), *, title: str = "
         raise ShapeError("there is nothing to report: no step was looked at in which a layer ran.")
     columns = _columns(history, layers)
     tall = 0.62 if len(layers) <= 12 else 0.36
-    height = 1.55 + tall * len(layers)
+    said = _in_lines(findings)
+    foot = _LINE_HEIGHT * len(said) + 0.25 if said else 0.0
+    height = 1.55 + tall * len(layers) + foot
     figure = Figure(figsize=(14.5, height), dpi=110)
     widths = [1.5, *[1.0] * len(columns)]
     grid: dict[str, Any] = {"width_ratios": widths, "wspace": 0.36}
-    edges = {"left": 0.12, "right": 0.945, "top": 1 - 0.85 / height, "bottom": 0.5 / height}
+    edges = {"left": 0.12, "right": 0.945, "top": 1 - 0.85 / height, "bottom": (0.5 + foot) / height}
     axes = figure.subplots(1, len(widths), sharey=True, gridspec_kw={**grid, **edges})
     figure.text(0.01, 1 - 0.3 / height, title or "Training", weight="bold", size=13, va="center")
     _histograms(axes[0], history, layers)
@@ -68,7 +74,23 @@ def report(history: History, findings: Sequence[Finding] = (), *, title: str = "
         _lines(place, column, history, layers)
     _frame(axes, history, layers)
     _key(figure, height)
+    for i, line in enumerate(said):
+        place = (foot - 0.12 - _LINE_HEIGHT * i) / height
+        figure.text(0.01, place, line, size=9, va="top", color=_BROKEN if i == 0 else "black")
     return Chart(figure)
+
+
+def _in_lines(findings: Sequence[Finding]) -> list[str]:
+    """The findings, each wrapped; the first line says how many there are."""
+    if not findings:
+        return []
+    shown = findings if len(findings) <= _FINDINGS else findings[: _FINDINGS - 1]
+    lines = [f"{len(findings)} finding{'s' if len(findings) > 1 else ''}"]
+    for finding in shown:
+        words = f"Step {finding.step:,}: {finding.text}"
+        lines += textwrap.wrap(words, _WIDE, subsequent_indent="        ", break_long_words=False)
+    left = len(findings) - len(shown)
+    return [*lines, f"... and {left} more in Monitor.findings"] if left else lines
 
 
 def _columns(history: History, layers: list[str]) -> list[_Column]:
