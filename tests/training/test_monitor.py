@@ -1,7 +1,10 @@
 """What a Monitor sees equals what NumPy says of the gathered tensors, and the training is what it would have been."""
 
 import copy
+import io
 import math
+import os
+import time
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 from torch.utils.checkpoint import checkpoint
 
 from torch_featviz.capture.reduce import reducer
-from torch_featviz.errors import DtypeError, LayerError, OptionError
+from torch_featviz.errors import DtypeError, FeatvizWarning, LayerError, OptionError
 from torch_featviz.training import Monitor
 from torch_featviz.training.updates import norm_of
 
@@ -327,3 +330,113 @@ def test_the_model_can_still_be_copied():
     net = fresh()
     train(net, 2, watch=Monitor(net, every=1))
     assert copy.deepcopy(net).state_dict().keys() == net.state_dict().keys()
+
+
+def test_a_step_may_have_a_number():
+    net = fresh()
+    watch = Monitor(net, every=10)
+    for number in (35, 40, 41, 50):
+        with watch.step(number):
+            net(data(1)[0][0])
+    with watch.step():  # 51
+        pass
+    assert watch.history.steps == [40, 50]
+    with pytest.warns(FeatvizWarning, match="samples of steps 50 to 50 are there already; from step 50 on") as told:
+        with watch.step(50):
+            net(data(1)[0][0])
+    assert told[0].filename == __file__
+    assert watch.history.steps == [40, 50]
+    with pytest.raises(OptionError, match="steps count from 0, got -1"), watch.step(-1):
+        pass
+
+
+def test_a_state_is_gone_on_from():
+    net = fresh()
+    first = Monitor(net, every=2)
+    train(net, 5, watch=first)
+    state = torch.load(saved(first.state_dict()), weights_only=True)
+    again = Monitor(net, every=2)
+    again.load_state_dict(state)
+    assert list(again.history) == list(first.history)
+    with again.step():  # 5
+        pass
+    with again.step():  # 6
+        net(data(1)[0][0])
+    assert again.history.steps == [0, 2, 4, 6]
+
+
+def saved(state):
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return file
+
+
+def test_what_is_seen_is_given_to_sinks():
+    class Kept:
+        def __init__(self):
+            self.records, self.closed = [], False
+
+        def write(self, record):
+            self.records.append(record)
+
+        def close(self):
+            self.closed = True
+
+    net, sinks = fresh(), [Kept(), Kept()]
+    with Monitor(net, every=2, to=sinks, probe=data(1)[0][0]) as watch:
+        train(net, 5, watch=watch)
+    for sink in sinks:
+        assert [record.sample for record in sink.records] == list(watch.history)
+        assert sink.closed
+        pictures = sink.records[1].pictures
+        assert list(pictures) == ["kernels/conv", "kernels/again", "maps/conv", "maps/again#1", "maps/again#2"]
+        assert len({id(each) for record in sink.records for each in record.pictures.values()}) == 15
+    scales = [record.pictures["maps/conv"].legend.scale for record in sinks[0].records]
+    assert len({(scale.vmin, scale.vmax) for scale in scales}) == 1
+
+
+def test_an_exception_in_the_loop_loses_nothing():
+    written = []
+
+    class Slow:
+        def write(self, record):
+            time.sleep(0.02)
+            written.append(record.step)
+
+        def close(self):
+            written.append("closed")
+
+    net = fresh()
+
+    def loop():
+        with Monitor(net, every=1, to=Slow()) as watch:
+            train(net, 4, watch=watch)
+            raise ValueError("the loop fails")
+
+    with pytest.raises(ValueError, match="the loop fails"):
+        loop()
+    assert written == [0, 1, 2, 3, "closed"]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="looks at /proc")
+def test_ten_thousand_samples_need_no_more_memory():
+    """All of them would be 60 MB."""
+
+    def resident():
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    net = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(net.parameters(), 0.01)
+    watch, x, grown = Monitor(net, every=1, keep=64), torch.ones(1, 2), []
+    for step in range(10_001):
+        with watch.step():
+            net(x).square().sum().backward()
+            optimizer.step()
+        if step % 1000 == 0:
+            grown.append(resident())
+    print("MB after each 1,000 samples:", *(f"{each:.0f}" for each in grown))
+    assert len(watch.history) <= 64
+    assert (watch.history.steps[0], watch.history.steps[-1]) == (0, 10_000)
+    assert grown[-1] - grown[1] < 8
