@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
 from pathlib import Path
 from urllib.parse import quote
 
@@ -41,8 +40,7 @@ class FolderSink:
         """
         if self._last is None or record.step <= self._last:
             self._cut_from(record.step)
-        found = [asdict(finding) for finding in record.findings]
-        line = json.dumps({**record.sample.as_dict(), "findings": found}, allow_nan=False) + "\n"
+        line = json.dumps(record.as_dict(), allow_nan=False) + "\n"
         _append(self.folder / FIGURES, line.encode())
         self._last = record.step
         for name, picture in record.pictures.items():

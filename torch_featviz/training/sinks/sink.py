@@ -1,14 +1,14 @@
-"""What a sink is: somewhere to put what a `Monitor` saw."""
+"""What a sink is: somewhere to put what a `Monitor` saw; and what every sink needs of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
 from torch_featviz.picture import Picture
 from torch_featviz.training.findings import Finding
-from torch_featviz.training.history import Sample
+from torch_featviz.training.history import Bins, Sample
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,12 @@ class Record:
 
     @property
     def step(self) -> int:
+        """At which it was seen."""
         return self.sample.step
+
+    def as_dict(self) -> dict[str, Any]:
+        """Figures and findings as JSON can hold them; see `Sample.as_dict`."""
+        return {**self.sample.as_dict(), "findings": [asdict(finding) for finding in self.findings]}
 
 
 @runtime_checkable
@@ -33,3 +38,37 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """All is written: let go of files and threads."""
+
+
+def scalars(sample: Sample) -> dict[tuple[str, str], float]:
+    """Every figure that is a number, by figure and by name of a layer or parameter.
+
+    NaN stays NaN; what was not measured (None) is left out.
+
+    Example:
+        >>> from torch_featviz.training import ParameterFigures
+        >>> scalars(Sample(0, {}, {"0.bias": ParameterFigures(size=4, norm=2.5)}))
+        {('size', '0.bias'): 4.0, ('norm', '0.bias'): 2.5}
+    """
+    return {key: float(value) for key, value in _figures(sample) if isinstance(value, (int, float))}
+
+
+def histograms(sample: Sample) -> dict[tuple[str, str], Bins]:
+    """Every histogram of a layer or parameter, by figure and name."""
+    return {key: value for key, value in _figures(sample) if isinstance(value, Bins)}
+
+
+def edges(bins: Bins) -> list[float]:
+    """Where bins begin, and where the last one ends: one more than there are counts."""
+    return [bins.start + i * bins.width for i in range(len(bins.counts) + 1)]
+
+
+def tag(figure: str, name: str) -> str:
+    """What a figure is called where all is in one list: the figure first, so that its layers stand together."""
+    return f"{figure}/{name or '(model)'}"
+
+
+def _figures(sample: Sample) -> Iterator[tuple[tuple[str, str], object]]:
+    for name, figures in (*sample.layers.items(), *sample.parameters.items()):
+        for figure, value in vars(figures).items():
+            yield (figure, name), value
