@@ -77,6 +77,16 @@ def test_watch(tmp_path, capsys):
     assert int(dead[0][1]) < 8 < int(dead[1][1])
 
 
+def test_broken(tmp_path, capsys):
+    assert load("broken").main(["--out", str(tmp_path), "--steps", "24"]) == 0
+    assert sheets(tmp_path) == ["a-broken-image.png", "badly-begun.png", "healthy.png", "shut-off.png"]
+    said = capsys.readouterr().out
+    first = dict(re.findall(r"^(\w[\w ]+): [1-9]\d* found\n  step \d+, (\w+): ", said, re.M))
+    assert first == {"badly begun": "vanishing", "shut off": "dead", "a broken image": "nonfinite"}
+    assert "healthy: 0 found" in said
+    assert "4.weight (16 of 16, and the layer returns nothing above 0)" in said
+
+
 def pictures(n):
     """Images that a net can tell apart by their brightness."""
     return [(torch.full((3, 32, 32), (i % 10) / 10) + 0.02 * torch.rand(3, 32, 32), i % 10) for i in range(n)]

@@ -26,7 +26,7 @@ def net():
 def watched(model, steps=4, **options):
     """A monitor after some steps, the weights and the maps of its probe after each."""
     watch = Monitor(model, every=1, **options)
-    optimizer = torch.optim.SGD(model.parameters(), 0.5)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
     weights, maps = [], []
     for x in torch.randn(steps, 5, 1, 8, 8):
         with watch.step():

@@ -210,6 +210,7 @@ def test_optimizers_of_other_models_are_not_looked_at():
     assert all(figures.grad_norm is None for figures in sample.parameters.values())
 
 
+@pytest.mark.filterwarnings("ignore::torch_featviz.errors.FindingWarning")
 def test_broken_values_are_counted_and_a_step_that_raises_is_kept():
     net = fresh()
     with torch.no_grad():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -29,6 +28,7 @@ from .warn import warn
 from .writer import Writer
 
 _LEARNT = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_BOUNDED = {nn.Tanh: (-1.0, 1.0), nn.Softsign: (-1.0, 1.0), nn.Sigmoid: (0.0, 1.0), nn.Hardsigmoid: (0.0, 1.0)}
 
 
 class Monitor:
@@ -41,7 +41,8 @@ class Monitor:
 
     Args:
         model: any module, in any mode, compiled or wrapped, as `capture` takes it.
-        layers: as in `capture`; default: all convolutions and linear layers, or all leaves where there is none.
+        layers: as in `capture`; default: all convolutions, linear layers and bounded activations (tanh, sigmoid,
+            their hard forms, softsign), or all leaves where there is none.
         every: look at the first of every so many steps.
         probe: a fixed batch of inputs; what the layers make of it, in evaluation mode, is kept for films and sinks.
         to: where it is written beside the training, one or several: a folder, a TensorBoard `SummaryWriter`, a W&B or
@@ -97,10 +98,9 @@ class Monitor:
         check_module(model)
         self.every = every
         self.history = History(keep)
-        self.findings: list[Finding] = []
         self._bins = bins
         if layers is None:
-            layers = [module for module in unwrap(model).modules() if isinstance(module, _LEARNT)] or None
+            layers = [each for each in unwrap(model).modules() if isinstance(each, _LEARNT) or _range(each)] or None
         self._model, self._probe = model, probe
         self._capture = capture(model, layers, into=[Moments(), Histogram(bins)])
         self._layers = resolve(model, layers)
@@ -121,6 +121,11 @@ class Monitor:
         self._step, self._open = 0, False
         for folder in (sink for sink in sinks if isinstance(sink, FolderSink) and sink.holds_samples()):
             self.history = History.load(folder.folder, keep)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What went wrong, in words, each told once; see `Findings`."""
+        return self._findings.all
 
     @contextmanager
     def step(self, number: int | None = None) -> Iterator[None]:
@@ -195,12 +200,7 @@ class Monitor:
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps so that a resumed run goes on: plain numbers, strings, lists and dicts."""
         samples = [sample.as_dict() for sample in self.history]
-        return {
-            "step": self._step,
-            "samples": samples,
-            "findings": [asdict(finding) for finding in self.findings],
-            "state": self._findings.state_dict(),
-        }
+        return {"step": self._step, "samples": samples, "findings": self._findings.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` said."""
@@ -208,8 +208,7 @@ class Monitor:
         self.history = History(self.history.keep)
         for sample in state["samples"]:
             self.history.append(Sample.from_dict(sample))
-        self.findings = [Finding(**{**each, "names": tuple(each["names"])}) for each in state["findings"]]
-        self._findings.load_state_dict(state["state"])
+        self._findings.load_state_dict(state["findings"])
 
     def _look(self, step: int, stats: Statistics, updates: Updates) -> None:
         """Everything of one step, after one transfer: into the history, the films, the findings and the sinks."""
@@ -219,7 +218,6 @@ class Monitor:
         self.history.append(sample)
         drawn = {name: self._frames_of(name).add(frame) for name, frame in frames.items()}
         new = tuple(self._findings.look(sample))
-        self.findings += new
         if self._writer:
             self._writer.put(lambda: Record(sample, new, {name: draw() for name, draw in drawn.items()}))
         for finding in new if self._tells else ():
@@ -244,7 +242,7 @@ class Monitor:
             for name, move in updates.moves.items()
         }
         frames = {name: Frame(step, next(read).float(), shape) for name, (_, shape) in pictured.items()}
-        layers = {name: _layer(*several) for name, several in seen.items()}
+        layers = {name: _layer(_range(self._layers[name]), *several) for name, several in seen.items()}
         parameters = {name: self._figures(name, norm, came.get(name)) for name, norm in after.items()}
         return Sample(step, layers, parameters), frames
 
@@ -271,7 +269,7 @@ class Monitor:
         )  # fmt: skip
 
 
-def _layer(moments: Moments, histogram: Histogram) -> LayerFigures:
+def _layer(ends: tuple[float, float] | None, moments: Moments, histogram: Histogram) -> LayerFigures:
     """The figures of a layer as a whole, from those of its channels."""
     count = moments.count.double()
     total, some = float(count.sum()), moments.count > 0
@@ -292,7 +290,26 @@ def _layer(moments: Moments, histogram: Histogram) -> LayerFigures:
         nan=nan,
         inf=inf,
         histogram=_bins(histogram),
+        saturated=_saturated(_bins(histogram), *ends) if ends else None,
     )  # fmt: skip
+
+
+def _range(layer: nn.Module) -> tuple[float, float] | None:
+    """The least and greatest value a bounded activation can return; not of a ReLU6, whose zeros are no sign of harm."""
+    return (layer.min_val, layer.max_val) if type(layer) is nn.Hardtanh else _BOUNDED.get(type(layer))
+
+
+def _saturated(bins: Bins, low: float, high: float) -> float | None:
+    """Share of the values in the bins that lie within 1/32 of the range from either end; None where bins are wider.
+
+    Exact where bins end there, as those of the usual 64 do for tanh and sigmoid.
+    """
+    outer, total = (high - low) / 32, sum(bins.counts)
+    if not total or bins.width > outer:
+        return None
+    starts = [bins.start + i * bins.width for i in range(len(bins.counts))]
+    inside = [start + bins.width <= low + outer or start >= high - outer for start in starts]
+    return sum(count for count, each in zip(bins.counts, inside, strict=True) if each) / total
 
 
 def _bins(histogram: Histogram) -> Bins:
