@@ -29,6 +29,10 @@ class WeightsError(FeatvizError, RuntimeError):
     """Weights or data that cannot be had, or that do not fit the model."""
 
 
+class MissingError(FeatvizError, ImportError):
+    """A package that only some uses need, and that is not installed."""
+
+
 class FeatvizWarning(UserWarning):
     """Something that a person should look at, and that stops nothing."""
 

@@ -71,10 +71,10 @@ def test_xo(tmp_path, capsys):
 
 def test_watch(tmp_path, capsys):
     assert load("watch").main(["--out", str(tmp_path), "--steps", "9"]) == 0
-    assert sheets(tmp_path) == ["broken.png", "healthy.png"]
-    dead = re.findall(r"(\w+), channels never above 0 at step 8: .*, (\d+) of 16 in 3,", capsys.readouterr().out)
-    assert [name for name, _ in dead] == ["healthy", "broken"]
-    assert int(dead[0][1]) < 8 < int(dead[1][1])
+    assert sheets(tmp_path) == ["maps.png", "report.png"]
+    assert all((tmp_path / name).stat().st_size for name in ("kernels.webp", "maps.webp"))
+    assert "History(3 samples, steps 0 to 8); 0 findings" in capsys.readouterr().out
+    assert len(list(tmp_path.glob("*/*/step-*.png"))) == 3 * (3 + 3)
 
 
 def test_broken(tmp_path, capsys):
@@ -85,6 +85,15 @@ def test_broken(tmp_path, capsys):
     assert first == {"badly begun": "vanishing", "shut off": "dead", "a broken image": "nonfinite"}
     assert "healthy: 0 found" in said
     assert "4.weight (16 of 16, and the layer returns nothing above 0)" in said
+
+
+@pytest.mark.filterwarnings("ignore:.*(LeafSpec|many workers|logging interval)")  # Lightning's, of torch and loaders
+@pytest.mark.parametrize("package", ["lightning.pytorch", "transformers", "ignite"])
+def test_trainers(package, tmp_path):
+    pytest.importorskip(package)
+    name = {"lightning.pytorch": "lightning_loop", "transformers": "hf_trainer", "ignite": "ignite_loop"}[package]
+    assert load(name).main(["--out", str(tmp_path), "--steps", "9"]) == 0
+    assert sheets(tmp_path) == ["report.png"]
 
 
 def pictures(n):

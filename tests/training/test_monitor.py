@@ -191,6 +191,25 @@ def test_gradients_are_those_the_optimizer_got():
             assert math.isclose(figures.grad_norm, b.parameters[name].grad_norm, rel_tol=1e-4)
 
 
+@pytest.mark.parametrize("by_name", [False, True])
+def test_gradients_that_come_inside_the_optimizers_step(by_name):
+    plain_net, net = fresh(), fresh()
+    train(plain_net, 3, watch=(one := Monitor(plain_net, every=1)))
+    torch.manual_seed(7)
+    optimizer, two = torch.optim.AdamW(net.parameters(), 1e-2), Monitor(net, every=1)
+    for x, y in data(3):
+
+        def closure(x=x, y=y):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(net(x), y)
+            loss.backward()
+            return loss
+
+        with two.step():
+            optimizer.step(closure=closure) if by_name else optimizer.step(closure)
+    assert list(one.history) == list(two.history)
+
+
 def test_a_block_without_an_optimizers_step_has_no_gradients():
     net = fresh()
     train(net, 4, loop="accumulated", watch=(watch := Monitor(net, every=1)))

@@ -1,6 +1,40 @@
 """A network while it learns: what its layers return, what its weights become."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from torch_featviz.errors import MissingError
+
 from .history import Bins, History, LayerFigures, ParameterFigures, Sample
 from .monitor import Monitor
 
+if TYPE_CHECKING:
+    from .huggingface import HFMonitor as HFMonitor
+    from .ignite import attach_ignite as attach_ignite
+    from .lightning import LightningMonitor as LightningMonitor
+
+# Without the names below: a star import would import every trainer, or fail where one is missing.
 __all__ = ["Bins", "History", "LayerFigures", "Monitor", "ParameterFigures", "Sample"]
+
+_SHELLS = {  # where it is, and the extra that it needs
+    "HFMonitor": ("huggingface", "transformers"),
+    "LightningMonitor": ("lightning", "lightning"),
+    "attach_ignite": ("ignite", "ignite"),
+}
+
+if not TYPE_CHECKING:  # a type checker would take any name for good
+
+    def __getattr__(name: str) -> Any:
+        if name not in _SHELLS:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        room, extra = _SHELLS[name]
+        try:
+            return getattr(import_module(f"{__name__}.{room}"), name)
+        except ModuleNotFoundError as error:
+            raise MissingError(
+                f"{name} needs the package {error.name!r}, which is not there; pip install 'torch_featviz[{extra}]'."
+            ) from error
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_SHELLS})

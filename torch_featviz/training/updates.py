@@ -60,8 +60,24 @@ class Updates:
             hook.remove()
         self._before.clear()
 
+    def _about_to_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            self._measure(optimizer)
+            return None
+
+        def measured() -> Any:
+            loss = closure()  # only now are there gradients
+            if id(optimizer) not in self._before:  # LBFGS calls it again when parameters have moved
+                self._measure(optimizer)
+            return loss
+
+        if len(args) > 1:
+            return (args[0], measured, *args[2:]), kwargs
+        return args, {**kwargs, "closure": measured}
+
     @torch.no_grad()
-    def _about_to_step(self, optimizer: Optimizer, *_: Any) -> None:
+    def _measure(self, optimizer: Optimizer) -> None:
         moving = []
         for parameter in (each for group in optimizer.param_groups for each in group["params"]):
             names = self._names.get(id(parameter))

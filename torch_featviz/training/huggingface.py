@@ -1,0 +1,95 @@
+"""A `Monitor` as a callback of the `Trainer` of Hugging Face's transformers."""
+
+from __future__ import annotations
+
+import json
+import weakref
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from transformers import TrainerCallback
+
+from torch_featviz.capture.select import Layers
+from torch_featviz.files import write_whole
+
+from .monitor import Monitor
+from .steps import Steps
+
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+
+class HFMonitor(TrainerCallback):
+    """Watches one step in `every` of `trainer.train()`.
+
+    A step is one of `state.global_step`: an optimizer's step, with all batches whose gradients it accumulates. The
+    history is written into the folder of each checkpoint, and goes on from there where the training resumes from a
+    checkpoint in its `output_dir`.
+
+    Args:
+        layers: as in `Monitor`; by default convolutions and linear layers, and the `Conv1D` of GPT-2 is neither. Blocks
+            that return a tuple or a `ModelOutput` have no figures; name layers inside.
+        every, probe, to: as in `Monitor`. In one trainer, several need to differ in `layers` or `every`.
+        settings: `scales`, `bins` and `keep` of `Monitor`.
+    Raises:
+        FeatvizError: what `Monitor` raises, when a training starts.
+    Example:
+        ```
+        monitor = HFMonitor(every=50, to="figures")
+        Trainer(model, arguments, train_dataset=data, callbacks=[monitor]).train()
+        monitor.watch.report().save("report.png")
+        ```
+
+    No callback is told of an exception: the step that it broke off ends when the next training begins, or when the
+    callback goes away.
+    """
+
+    def __init__(
+        self, layers: Layers = None, *, every: int = 100, probe: Tensor | None = None, to: Any = None, **settings: Any
+    ) -> None:
+        self._settings = {"layers": layers, "every": every, "probe": probe, "to": to, **settings}
+        self._file = f"featviz-{zlib.crc32(repr((layers, every)).encode()):08x}.json"  # tells several of them apart
+        self._steps = Steps()
+        weakref.finalize(self, self._steps.close, GeneratorExit())
+
+    @property
+    def watch(self) -> Monitor | None:
+        """From the start of a training on, also after its end."""
+        return self._steps.watch
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        **kwargs: Any,
+    ) -> None:
+        self._steps.close(GeneratorExit())
+        kept = _checkpoint(args, state) / self._file
+        resumes = state.global_step and kept.is_file()
+        before = json.loads(kept.read_bytes()) if resumes else None
+        self._steps.start(kwargs["model"], args.world_size, before, **self._settings)
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:  # noqa: ARG002
+        self._steps.begin(state.global_step)
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self._steps.end()
+
+    on_epoch_end = on_step_end  # some callback may have stopped the epoch between the batches of a step
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+        # Not by ExportableState: a Trainer restores it only when asked to, and then puts another callback in the place
+        # of this one, without its `to`.
+        folder = _checkpoint(args, state)
+        if self.watch and state.is_world_process_zero and folder.is_dir():
+            write_whole(folder / self._file, json.dumps(self.watch.state_dict()).encode())
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        self._steps.close()
+
+
+def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
+    return Path(args.output_dir or "") / f"checkpoint-{state.global_step}"

@@ -1,0 +1,100 @@
+"""A `Monitor` as a callback of Lightning's `Trainer`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from torch_featviz.capture.select import Layers
+from torch_featviz.errors import OptionError
+
+from .monitor import Monitor
+from .sinks import Sink, sinks_for
+from .steps import Steps
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+elif "lightning.pytorch" in sys.modules or ("pytorch_lightning" not in sys.modules and find_spec("lightning")):
+    from lightning.pytorch import Callback
+else:
+    from pytorch_lightning import Callback
+
+
+class LightningMonitor(Callback):
+    """Watches one step in `every` of `trainer.fit`, and tells what it saw to the trainer's loggers.
+
+    A step is one of `trainer.global_step`: an optimizer's step, with all batches whose gradients it accumulates; of
+    several optimizers stepped by hand, each counts. Validation is never looked at; where it comes between these
+    batches, the step ends there and has no gradients. The history goes into checkpoints, and on from there.
+    It is a callback of `lightning.pytorch`; of `pytorch_lightning` where only that was imported before, or is there.
+
+    Args:
+        layers, every, probe: as in `Monitor`. In one trainer, several need to differ in `layers` or `every`.
+        to: as in `Monitor`. Default: those of the trainer's loggers that can take pictures; an empty list for none.
+        settings: `scales`, `bins` and `keep` of `Monitor`.
+    Raises:
+        FeatvizError: what `Monitor` raises, when a training starts.
+    Example:
+        ```
+        monitor = LightningMonitor(every=50)
+        Trainer(callbacks=[monitor]).fit(model, loader)
+        monitor.watch.report().save("report.png")
+        ```
+    """
+
+    def __init__(
+        self, layers: Layers = None, *, every: int = 100, probe: Tensor | None = None, to: Any = None, **settings: Any
+    ) -> None:
+        self._settings = {"layers": layers, "every": every, "probe": probe, **settings}
+        self._to, self._steps, self._loaded = to, Steps(), dict[str, Any]()
+        self._key = self._generate_state_key(layers=layers, every=every)
+
+    @property
+    def watch(self) -> Monitor | None:
+        """From the start of a training on, also after its end."""
+        return self._steps.watch
+
+    @property
+    def state_key(self) -> str:
+        return self._key
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.watch.state_dict() if self.watch else self._loaded
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._loaded = state_dict
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Not in on_fit_start: some strategies load a checkpoint after it. Above step 0, `fit` goes on with a training.
+        state = self._loaded or (self.state_dict() if trainer.global_step else {})
+        to = list(_that_can_take(trainer.loggers)) if self._to is None else self._to
+        self._steps.start(pl_module, trainer.world_size, state, to=to, **self._settings)
+        self._loaded = {}
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if not self._steps.open and trainer.global_step != self._steps.number:
+            self._steps.begin(trainer.global_step)
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step != self._steps.number:
+            self._steps.end()
+
+    def on_validation_start(self, *_: Any) -> None:
+        self._steps.end()
+
+    def on_exception(self, _trainer: Trainer, _module: LightningModule, exception: BaseException) -> None:
+        self._steps.close(exception)
+
+    def teardown(self, *_: Any, **__: Any) -> None:
+        self._steps.close()
+
+
+def _that_can_take(loggers: Iterable[Any]) -> Iterator[Sink]:
+    for logger in loggers:
+        with suppress(OptionError):  # such as CSVLogger, which nobody has named
+            yield from sinks_for(logger)
