@@ -1,4 +1,4 @@
-"""What watching costs a training step of CifarCNN, batch 128, to the step alone; all within one run.
+"""What watching costs a training step of CifarCNN, batch 128, to the step alone, and to peers; all within one run.
 
 pytest benchmarks/test_training.py --benchmark-enable -s
 """
@@ -11,90 +11,184 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from torch_featviz.bench import paired, settled
+from torch_featviz.bench import Ratio, added, paired, settled
 from torch_featviz.training import Monitor
+from torch_featviz.training.sinks import WandbSink
 from torch_featviz.zoo import card
 
-BUDGET = {"every step": 1.25, "steps between": 1.005, "hooks": 1}
+BUDGET = {"every step": 1.25, "every 10": 1.02, "every 100": 1.005, "peer": 1, "compiled": 1.25}
 
 
 class Loop:
     """A network with its optimizer and one batch: `step()` is one step."""
 
-    def __init__(self, net):
-        self.net = net
+    def __init__(self, net, batch=128):
+        self.net = self.called = net
         self.optimizer = torch.optim.SGD(net.parameters(), 1e-4)
         g = torch.Generator().manual_seed(0)
-        self.x, self.y = torch.randn(128, 3, 32, 32, generator=g), torch.randint(10, (128,), generator=g)
+        self.x, self.y = torch.randn(batch, 3, 32, 32, generator=g), torch.randint(10, (batch,), generator=g)
 
     def step(self):
-        F.cross_entropy(self.net(self.x), self.y).backward()
+        F.cross_entropy(self.called(self.x), self.y).backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+    def watched(self, watch):
+        """The same in a monitor's block."""
+
+        def step():
+            with watch.step():
+                self.step()
+
+        return step
 
 
 @pytest.fixture
 def loops():
-    """The same training three times: bare, watched, and by hooks."""
+    """The same training three times: bare, watched, and by a peer."""
     torch.manual_seed(0)
     net = card("cifar_cnn_large").build()
     return [Loop(copy.deepcopy(net)) for _ in range(3)]
 
 
+def outputs_to(loop, look, layers):
+    """Forward hooks that give each layer's output to `look`, for as long as the stack is open."""
+    stack = ExitStack()
+    for name in layers:
+        handle = loop.net.get_submodule(name).register_forward_hook(lambda _m, _args, out, name=name: look(name, out))
+        stack.callback(handle.remove)
+    return stack
+
+
 def by_hooks(loop, layers):
     """What a Monitor gives, as fastai's ActivationStats does it: by `.item()`, and each histogram to the CPU."""
-    net, seen = loop.net, []
+    seen = []
 
-    def look(_module, _args, output):
+    def look(_name, output):
         each = output.detach().transpose(0, 1).flatten(1)
         seen.append([each.mean().item(), each.std().item(), each.min().item(), each.max().item()])
         seen.append([(each == 0).float().mean().item(), (each.amax(1) <= 0).sum().item(), each.isfinite().all().item()])
         seen.append(each.histc(64, -10, 10).cpu())
 
-    with ExitStack() as stack:
-        for name in layers:
-            handle = net.get_submodule(name).register_forward_hook(look)
-            stack.callback(handle.remove)
-        F.cross_entropy(net(loop.x), loop.y).backward()
-        parameters = [p for name in layers for p in net.get_submodule(name).parameters()]
-        before = [p.detach().clone() for p in parameters]
-        for p in parameters:
-            seen.append([p.grad.norm().item(), p.grad.histc(64).cpu()])
-        loop.optimizer.step()
-        for p, old in zip(parameters, before, strict=True):
-            seen.append([((p.detach() - old).norm() / old.norm()).item(), p.detach().norm().item()])
-        loop.optimizer.zero_grad()
+    with outputs_to(loop, look, layers):
+        F.cross_entropy(loop.net(loop.x), loop.y).backward()
+    parameters = [p for name in layers for p in loop.net.get_submodule(name).parameters()]
+    before = [p.detach().clone() for p in parameters]
+    for p in parameters:
+        seen.append([p.grad.norm().item(), p.grad.histc(64).cpu()])
+    loop.optimizer.step()
+    for p, old in zip(parameters, before, strict=True):
+        seen.append([((p.detach() - old).norm() / old.norm()).item(), p.detach().norm().item()])
+    loop.optimizer.zero_grad()
     return seen
 
 
+def by_tensorboard(loop, layers, writer):
+    """Histograms of outputs and gradients, and a few scalars, as TensorBoard's tutorials write them."""
+
+    def look(name, output):
+        writer.add_histogram(f"values/{name}", output.detach())
+        writer.add_scalar(f"std/{name}", output.detach().std().item())
+        writer.add_scalar(f"zeros/{name}", (output == 0).float().mean().item())
+
+    with outputs_to(loop, look, layers):
+        F.cross_entropy(loop.net(loop.x), loop.y).backward()
+    for name in layers:
+        for part, p in loop.net.get_submodule(name).named_parameters():
+            writer.add_histogram(f"gradients/{name}.{part}", p.grad)
+            writer.add_scalar(f"norm/{name}.{part}", p.grad.norm().item())
+    loop.optimizer.step()
+    loop.optimizer.zero_grad()
+
+
+def layers_of(net):
+    return [name for name, module in net.named_modules() if isinstance(module, nn.Conv2d)]
+
+
 def test_every_step(loops):
+    """And, from that and what a block costs between samples, one step in 10 and in 100."""
     bare, watched, hooked = loops
     watch = Monitor(watched.net, nn.Conv2d, every=1)
-
-    def seen():
-        with watch.step():
-            watched.step()
-
-    ratio = settled(lambda: paired(seen, bare.step, rounds=9), lambda ratio: ratio.median <= BUDGET["every step"])
+    seen = watched.watched(watch)
+    ratio = settled(lambda: paired(seen, bare.step, rounds=7), lambda ratio: ratio.median <= 1.2)
     print(f"\nevery step watched: {ratio} of the bare step")
+    between = share_between(bare)
+    for every in (10, 100):
+        of_all = Ratio(*(1 + ((each - 1) + (every - 1) * between) / every for each in ratio))
+        print(f"every={every}: {of_all} of the bare steps, of which {between * (1 - 1 / every):.1g} between samples")
+        assert of_all.within(BUDGET[f"every {every}"])
     layers = list(watch.history[0].layers)
-    hooks = settled(lambda: paired(seen, lambda: by_hooks(hooked, layers), rounds=9), lambda ratio: ratio.median <= 1)
+    hooks = settled(lambda: paired(seen, lambda: by_hooks(hooked, layers), rounds=5), lambda ratio: ratio.median <= 1)
     print(f"every step watched: {hooks} of hooks that give as much")
-    assert len(layers) == 6
+    assert layers == layers_of(bare.net)
     assert ratio.within(BUDGET["every step"]), str(ratio)
-    assert hooks.within(BUDGET["hooks"]), str(hooks)
+    assert hooks.within(BUDGET["peer"]), str(hooks)
 
 
-def test_steps_between(loops):
-    bare, watched, _ = loops
-    watch = Monitor(watched.net, nn.Conv2d, every=10**9)
+def share_between(bare):
+    """What the block of a step that is not looked at adds, as a share of the bare step."""
+    watch = Monitor(bare.net, nn.Conv2d, every=10**9)
     with watch.step():
         pass
 
-    def between():
+    def block():
         with watch.step():
-            watched.step()
+            pass
 
-    ratio = settled(lambda: paired(between, bare.step, rounds=9), lambda ratio: ratio.median <= BUDGET["steps between"])
-    print(f"\nsteps between: {ratio} of the bare step")
-    assert ratio.within(BUDGET["steps between"]), str(ratio)
+    (cost,) = added(lambda: None, lambda: [block() for _ in range(100)], rounds=51)
+    (step,) = added(lambda: None, bare.step, rounds=5)
+    print(f"the block of a step between: {cost.micro(100)}")
+    return cost.median / 100 / step.median
+
+
+def test_beside_tensorboard(loops, tmp_path):
+    tensorboard = pytest.importorskip("torch.utils.tensorboard")
+    _, watched, peer = loops
+    layers = layers_of(watched.net)
+    with (
+        tensorboard.SummaryWriter(tmp_path / "a") as ours,
+        tensorboard.SummaryWriter(tmp_path / "b") as theirs,
+        Monitor(watched.net, nn.Conv2d, every=1, to=ours) as watch,
+    ):
+        ratio = settled(
+            lambda: paired(watched.watched(watch), lambda: by_tensorboard(peer, layers, theirs), rounds=5),
+            lambda ratio: ratio.median <= BUDGET["peer"],
+        )
+    print(f"\nevery step to TensorBoard: {ratio} of add_histogram and add_scalar")
+    assert ratio.within(BUDGET["peer"]), str(ratio)
+
+
+def test_beside_wandb_watch(loops, tmp_path, monkeypatch):
+    """`run.watch(log="all")` gives histograms of gradients and parameters, and nothing of what layers return."""
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    _, watched, peer = loops
+    settings = {"mode": "offline", "dir": tmp_path}
+    with wandb.init(**settings) as theirs, wandb.init(**settings, reinit="create_new") as ours:
+        theirs.watch(peer.net, log="all", log_freq=1)
+
+        def step():
+            peer.step()
+            theirs.log({})
+
+        with Monitor(watched.net, nn.Conv2d, every=1, to=WandbSink(ours)) as watch:
+            ratio = settled(
+                lambda: paired(watched.watched(watch), step, rounds=5), lambda ratio: ratio.median <= BUDGET["peer"]
+            )
+        theirs.unwatch()
+    print(f"\nevery step to W&B: {ratio} of wandb.watch(log='all')")
+    assert ratio.within(BUDGET["peer"]), str(ratio)
+
+
+def test_compiled(loops):
+    bare, watched, _ = loops
+    torch._dynamo.reset()
+    bare.called = torch.compile(bare.net)
+    watched.called = torch.compile(watched.net)
+    watch = Monitor(watched.called, nn.Conv2d, every=1)
+    seen = watched.watched(watch)
+    seen()
+    ratio = settled(lambda: paired(seen, bare.step, rounds=7), lambda ratio: ratio.median <= BUDGET["compiled"])
+    print(f"\nevery step watched, compiled: {ratio} of the compiled step")
+    assert list(watch.history[0].layers) == layers_of(bare.net)
+    assert ratio.within(BUDGET["compiled"]), str(ratio)

@@ -361,9 +361,9 @@ def test_a_step_may_have_a_number():
     with watch.step():  # 51
         pass
     assert watch.history.steps == [40, 50]
-    with pytest.warns(FeatvizWarning, match="samples of steps 50 to 50 are there already; from step 50 on") as told:
-        with watch.step(50):
-            net(data(1)[0][0])
+    there = "samples of steps 50 to 50 are there already; from step 50 on"
+    with pytest.warns(FeatvizWarning, match=there) as told, watch.step(50):
+        net(data(1)[0][0])
     assert told[0].filename == __file__
     assert watch.history.steps == [40, 50]
     with pytest.raises(OptionError, match="steps count from 0, got -1"), watch.step(-1):

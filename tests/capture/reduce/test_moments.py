@@ -187,3 +187,17 @@ def test_what_is_refused():
     with pytest.raises(ShapeError, match="must agree in their channels, got 5 after 4"):
         moments.update(torch.zeros(2, 5))
     assert repr(moments) == "Moments(dim=1, 4 channels)"
+
+
+@pytest.mark.parametrize(("first", "then"), [(1e-20, 1e20), (1e20, 1e-20), (1e-3, 1e6), (1.0, 3e38), (1e-30, 1e-5)])
+def test_blocks_of_very_different_size(first, then):
+    """The unit of the first block serves the second as long as its squares do."""
+    g = torch.Generator().manual_seed(0)
+    parts = [torch.randn(4, 3, 8, 8, generator=g) * size for size in (first, then)]
+    moments = Moments()
+    for part in parts:
+        moments.update(part)
+    values = torch.cat(parts).double().clamp(-3.4e38, 3.4e38).transpose(0, 1).flatten(1).numpy()
+    kept = np.where(np.isfinite(torch.cat(parts).transpose(0, 1).flatten(1).numpy()), values, np.nan)
+    np.testing.assert_allclose(moments.std.numpy(), np.nanstd(kept, axis=1), rtol=1e-5)
+    np.testing.assert_allclose(moments.mean.numpy(), np.nanmean(kept, axis=1), rtol=1e-4, atol=1e-6 * then)

@@ -90,6 +90,11 @@ class Histogram(Reducer):
 
     def _add(self, values: Tensor) -> tuple[Tensor, ...]:
         state = self._state
+        if values.device.type == "cpu" and torch.compiler.is_compiling():
+            added: tuple[Tensor, ...] = torch.ops.torch_featviz.histogram(
+                list(state or ()), values, self.bins, self.symmetric
+            )
+            return added
         for block in torch.split(values, BLOCK) if eager_on_cpu(values) else [values]:
             state = self._added(state, block)
         assert state is not None
@@ -154,6 +159,31 @@ class Histogram(Reducer):
 
     def _empty(self, like: Tensor) -> Tensor:
         return torch.zeros(self.bins + 3, dtype=torch.int64, device=like.device)
+
+
+# The same as an operator of its own, in which a graph that is compiled for the CPU may look at values without a break:
+# that takes a fifth of the time of scattering each value into its bin.
+_operators = torch.library.Library("torch_featviz", "FRAGMENT")  # type: ignore[no-untyped-call]
+_operators.define(  # type: ignore[no-untyped-call]
+    "histogram(Tensor[] state, Tensor values, int bins, bool symmetric) -> (Tensor, Tensor, Tensor)",
+    tags=(torch.Tag.flexible_layout,),
+)
+
+
+def _on_cpu(state: list[Tensor], values: Tensor, bins: int, symmetric: bool) -> tuple[Tensor, Tensor, Tensor]:
+    histogram = Histogram(bins, symmetric)
+    histogram._state = tuple(state) or None
+    extremes, place, counts = histogram._add(values)
+    return extremes.clone(), place.clone(), counts  # an operator returns nothing it was given
+
+
+def _shapes(_state: list[Tensor], values: Tensor, bins: int, _symmetric: bool) -> tuple[Tensor, Tensor, Tensor]:
+    extremes = values.new_empty(2, dtype=wide(values.device))
+    return extremes, values.new_empty(2, dtype=torch.int64), values.new_empty(bins + 3, dtype=torch.int64)
+
+
+_operators.impl("histogram", _on_cpu, "CPU")  # type: ignore[no-untyped-call]
+torch.library.register_fake("torch_featviz::histogram", _shapes, lib=_operators)
 
 
 def _finite(values: Tensor) -> Tensor:

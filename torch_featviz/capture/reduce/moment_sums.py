@@ -29,23 +29,38 @@ def blocks(values: Tensor) -> list[Tensor]:
 
 def frame(state: tuple[Tensor, ...] | None, values: Tensor) -> tuple[Tensor, Tensor]:
     """Per channel, the pivot and the power of two that brings distances near 1: float32 cannot square 1e-25 or 1e25."""
-    sample = (values if _looks_at_all(state, values) else values[:4, :, :4, :16]).to(wide(values.device))
-    finite = sample.abs() < _INF
-    low, high = torch.where(finite, sample, _INF).amin(_ALL), torch.where(finite, sample, -_INF).amax(_ALL)
-    total = torch.where(finite, sample, 0.0).sum(_ALL)
-    pivot = (total / finite.sum(_ALL).clamp(min=1)).to(values.dtype).to(total.dtype)
+    looks = eager_on_cpu(values)
+    if looks and state is not None:
+        pivot, _, _, low, high = state[0]
+        if bool((low < high).all()):  # what is far beyond that is seen in its square, and taken in float64
+            return pivot, _unit_of(high - low)
+    if looks and (
+        state is None or not bool(state[1][0].all())
+    ):  # few may all be broken, or one value
+        pivot, low, high = _about(values[:4, :, :4, :16])
+        if not bool((low < high).all()):
+            pivot, low, high = _about(values)
+    else:
+        pivot, low, high = _about(values if state is None else values[:4, :, :4, :16])
     if state is not None:
         before, _, _, lowest, highest = state[0]
         pivot = torch.where(lowest <= highest, before, pivot)
         low, high = torch.minimum(low, lowest), torch.maximum(high, highest)
-    spread = high - low
+    return pivot, _unit_of(high - low)
+
+
+def _about(sample: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Per channel, the mean of the finite values as a number of their own precision, the lowest, the highest."""
+    exact = sample.to(wide(sample.device))
+    finite = exact.abs() < _INF
+    low, high = torch.where(finite, exact, _INF).amin(_ALL), torch.where(finite, exact, -_INF).amax(_ALL)
+    total = torch.where(finite, exact, 0.0).sum(_ALL)
+    return (total / finite.sum(_ALL).clamp(min=1)).to(sample.dtype).to(exact.dtype), low, high
+
+
+def _unit_of(spread: Tensor) -> Tensor:
     scale = power_of_two(-exponent(spread).clamp(-40, 100), spread.dtype)
-    return pivot, torch.where(spread > 0, scale, 1.0)
-
-
-def _looks_at_all(state: tuple[Tensor, ...] | None, values: Tensor) -> bool:
-    """Whether there is no pivot yet; a few values might all be broken."""
-    return state is None or (eager_on_cpu(values) and not bool(state[1][0].all()))
+    return torch.where(spread > 0, scale, 1.0)
 
 
 def _kept(figure: Tensor) -> Tensor:
