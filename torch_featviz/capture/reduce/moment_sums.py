@@ -34,9 +34,7 @@ def frame(state: tuple[Tensor, ...] | None, values: Tensor) -> tuple[Tensor, Ten
         pivot, _, _, low, high = state[0]
         if bool((low < high).all()):  # what is far beyond that is seen in its square, and taken in float64
             return pivot, _unit_of(high - low)
-    if looks and (
-        state is None or not bool(state[1][0].all())
-    ):  # few may all be broken, or one value
+    if looks and (state is None or not bool(state[1][0].all())):  # few may all be broken, or one value
         pivot, low, high = _about(values[:4, :, :4, :16])
         if not bool((low < high).all()):
             pivot, low, high = _about(values)
