@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from torch_featviz import cli, demo
+from torch_featviz import cli, demo, training
 from torch_featviz.zoo import card, train_xo
 from torch_featviz.zoo.fit import History
 
@@ -25,10 +25,13 @@ def quick(monkeypatch):
     """The demo's training, cut short."""
     calls = []
 
-    def train(seed, **options):
+    def train(seed, watch, **options):
         calls.append(seed)
         torch.manual_seed(seed)
-        return card("xo_deep").build().eval(), History((0.7,), (0.5,), (0.7,), (0.5,), (0.1,)), None
+        net = card("xo_deep").build()
+        with watch(net)():
+            net(torch.randn(2, 1, 116, 116)).square().mean().backward()
+        return net.eval(), History((0.7,), (0.5,), (0.7,), (0.5,), (0.1,)), None
 
     monkeypatch.setattr(demo, "train_xo", train)
     return calls
@@ -43,8 +46,11 @@ def size(path):
 def test_demo_writes_every_sheet_and_keeps_the_network(quick, tmp_path, capsys):
     assert cli.main(["demo", "--out", str(tmp_path / "out")]) == 0
     sheets = sorted(path.name for path in (tmp_path / "out").glob("*.png"))
-    assert [name[0] for name in sheets] == list("12345556667789")
+    assert [name[0] for name in sheets] == [*"11", *"12345556667789"]
     assert all(min(size(tmp_path / "out" / name)) > 100 for name in sheets)
+    with Image.open(tmp_path / "out" / "10-kernels-conv1.webp") as film:
+        assert film.n_frames == 1
+    assert training.History.load(tmp_path / "out" / "seed0" / "training").steps == [0]
     said = capsys.readouterr().out
     assert "Held-out accuracy:" in said
     assert "import torch, torch_featviz as fv" in said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,10 +21,14 @@ from .errors import FileError, WeightsError
 from .explain import top_patches
 from .files import write_whole
 from .picture import Picture, Scale
+from .training import Monitor
 from .zoo import XO, History, card, evaluate, train_xo
+from .zoo.fit import Around
+from .zoo.recipe import EPOCHS
 from .zoo.xo import CLASSES
 
 STATE = "xo_deep.pt"
+EVERY = 85  # steps; an epoch
 
 
 def demo(out: Path, *, seed: int = 0, epochs: int | None = None, retrain: bool = False) -> float:
@@ -41,9 +46,19 @@ def demo(out: Path, *, seed: int = 0, epochs: int | None = None, retrain: bool =
     else:
         print(f"Training xo_deep on 1,700 drawn circles and crosses (seed {seed}) ...", flush=True)
         start = time.perf_counter()
-        model, history, _ = train_xo(seed) if epochs is None else train_xo(seed, epochs=epochs)
+        watched: list[Monitor] = []
+        folder = kept.with_name("training")
+        shutil.rmtree(folder, ignore_errors=True)  # of an earlier training, which is not gone on with
+
+        def watch(net: nn.Module) -> Around:
+            watched.append(Monitor(net, every=EVERY, to=folder))
+            return watched[0].step
+
+        model, history, _ = train_xo(seed, watch=watch, epochs=EPOCHS if epochs is None else epochs)
         print(f"Trained {len(history.seconds)} epochs in {time.perf_counter() - start:.0f} s.")
+        watched[0].close()
         _keep(kept, model, history)
+        _show_training(watched[0], out)
     test = XO("test", seed)
     result = evaluate(model, DataLoader(test, batch_size=150))
     print(f"Held-out accuracy: {result.accuracy:.1%} of {len(test)} drawings that it never saw.")
@@ -51,6 +66,15 @@ def demo(out: Path, *, seed: int = 0, epochs: int | None = None, retrain: bool =
         print(f"  {picture.save(out / name)}")
     print(_three_lines(out, kept))
     return result.accuracy
+
+
+def _show_training(watch: Monitor, out: Path) -> None:
+    for finding in watch.findings:
+        print(f"  found at step {finding.step}: {finding.text}")
+    report = watch.report(title="How it learnt, layer by layer").save(out / "10-report.png")
+    film = watch.film("features.conv1").save(out / "10-kernels-conv1.webp")
+    strip = watch.film("features.conv1").save(out / "10-kernels-conv1.png")
+    print(*(f"  {path}" for path in (report, film, strip)), sep="\n")
 
 
 def _sheets(

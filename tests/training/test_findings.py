@@ -333,7 +333,7 @@ def learn(net, optimizer, *, steps=12, every=1, batch=32, loss=cross_entropy, ch
             optimizer.step()
         if schedule is not None:
             schedule.step()
-    return watch.findings
+    return list(watch.findings)
 
 
 def sgd(net, lr=0.05):

@@ -1,4 +1,5 @@
 import math
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -112,3 +113,18 @@ def test_train_xo_repeats_itself(monkeypatch):
     assert len(history.seconds) == 1
     with pytest.raises(OptionError, match="epochs must be at least 1, got 0"):
         train_xo(epochs=0)
+
+
+def test_each_step_is_done_in_what_is_given():
+    steps = []
+
+    @contextmanager
+    def around():
+        before = model[1].weight.clone()
+        yield
+        steps.append((torch.is_grad_enabled(), bool((model[1].weight != before).any())))
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    data = DataLoader([(torch.randn(1, 2, 2), i % 2) for i in range(6)], 2)
+    fit(model, data, data, epochs=2, around=around, progress=False)
+    assert steps == [(True, True)] * 6

@@ -155,7 +155,7 @@ def _first_broken(sample: Sample, memory: Memory) -> tuple[str, str] | None:
 def _broken_layer(name: str, sample: Sample, memory: Memory) -> str:
     layer, names = sample.layers[name], list(sample.layers)
     count = values_of(layer) + layer.nan + layer.inf
-    text = f"{name or 'The model'} is the first with NaN or infinity at step {sample.step}"
+    text = f"{f'Layer {name}' if name else 'The model'} is the first with NaN or infinity at step {sample.step}"
     text += f" ({layer.nan} NaN and {layer.inf} infinite of {count} values)"
     if memory.good is not None and name in memory.ranges:
         low, high = memory.ranges[name]

@@ -96,7 +96,11 @@ def _in_lines(findings: Sequence[Finding]) -> list[str]:
 def _columns(history: History, layers: list[str]) -> list[_Column]:
     weights = {layer: _weight_of(history, layer) for layer in layers}
     learnt = {layer: name for layer, name in weights.items() if name}
-    dead = {layer: 100 * history.values(layer, "dead") / history.values(layer, "channels") for layer in layers}
+    dead = {}
+    for layer in layers:
+        known = np.isfinite(history.values(layer, "mean"))  # of values that are all broken, none is known to be below 0
+        share = 100 * history.values(layer, "dead") / history.values(layer, "channels")
+        dead[layer] = np.where(known, share, np.nan)
     columns = [
         _Column("spread of values (std)", {layer: history.values(layer, "std") for layer in layers}, log=True),
         _Column("channels never above 0, %", dead, log=False),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from math import isfinite, nan
 from typing import Any
@@ -21,6 +21,7 @@ from torch_featviz.errors import FeatvizError, OptionError, ShapeError
 
 Loader = DataLoader[Any]
 Augment = Callable[[Tensor], Tensor]
+Around = Callable[[], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ def fit(
     lr: float = 1e-3,
     optimizer: Optimizer | None = None,
     augment: Augment | None = None,
+    around: Around = nullcontext,
     progress: bool = True,
 ) -> History:
     """Train in place by cross entropy; the model's train and eval flags are put back afterwards.
@@ -69,6 +71,7 @@ def fit(
         lr: highest rate of a one-cycle schedule with AdamW.
         optimizer: used instead, at its own constant rate.
         augment: applied to each batch of training inputs.
+        around: what each step is done in, as `Monitor(model).step`.
         progress: a bar on stderr with loss and accuracy as they are.
     Raises:
         OptionError: fewer than one epoch, or a rate that is not above 0.
@@ -91,7 +94,7 @@ def fit(
             start = time.perf_counter()
             bar.set_description(f"epoch {epoch}/{epochs}", refresh=False)
             with _flags(model, training=True):
-                trained = _epoch(model, train_loader, bar, optimizer, schedule, augment=augment)
+                trained = _epoch(model, train_loader, bar, optimizer, schedule, augment=augment, around=around)
             tested = evaluate(model, valid_loader) if valid_loader is not None else None
             valid = (tested.loss, tested.accuracy) if tested else (nan, nan)
             rows.append((*trained, *valid, time.perf_counter() - start))
@@ -109,19 +112,21 @@ def _epoch(
     schedule: LRScheduler | None,
     *,
     augment: Augment | None,
+    around: Around,
 ) -> tuple[float, float]:
     """One pass; the mean loss and the accuracy while learning."""
     device = _device(model)
     loss_sum, right, seen = 0.0, 0, 0
     for inputs, labels in loader:
         images, truth = inputs.to(device), labels.to(device)
-        logits = model(images if augment is None else augment(images))
-        loss = F.cross_entropy(logits, truth)
-        if not isfinite(value := loss.item()):
-            raise FeatvizError(f"the loss became {value}; lower lr, or look for NaN in the inputs.")
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        with around():
+            logits = model(images if augment is None else augment(images))
+            loss = F.cross_entropy(logits, truth)
+            if not isfinite(value := loss.item()):
+                raise FeatvizError(f"the loss became {value}; lower lr, or look for NaN in the inputs.")
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
         if schedule is not None:
             schedule.step()
         loss_sum, seen = loss_sum + value * len(truth), seen + len(truth)

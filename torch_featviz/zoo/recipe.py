@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -9,7 +12,7 @@ from torch.utils.data import DataLoader
 from torch_featviz.errors import OptionError
 
 from .data import XO, augment_marks
-from .fit import Evaluation, History, evaluate, fit
+from .fit import Around, Evaluation, History, evaluate, fit
 from .xo import XONet, xo_deep
 
 EPOCHS = 32
@@ -18,7 +21,12 @@ LR = 4e-3
 
 
 def train_xo(
-    seed: int = 0, *, epochs: int = EPOCHS, model: XONet | None = None, progress: bool = True
+    seed: int = 0,
+    *,
+    epochs: int = EPOCHS,
+    model: XONet | None = None,
+    watch: Callable[[XONet], Around] | None = None,
+    progress: bool = True,
 ) -> tuple[XONet, History, Evaluation]:
     """Train an XO net from nothing on 1,700 drawings; the 150 test drawings are used once, at the end.
 
@@ -28,6 +36,7 @@ def train_xo(
         seed: of the drawings, the first weights and the order. torch's own generator is left as it was.
         epochs: times through the 1,700.
         model: another XO net; its weights are drawn anew. The default is `xo_deep()`.
+        watch: given the net before it learns, says what each step is done in: `lambda net: Monitor(net).step`.
         progress: bars on stderr.
     Returns:
         The net in eval mode, its history (validated on another 150), and how it does on the test drawings.
@@ -50,6 +59,7 @@ def train_xo(
             epochs=epochs,
             lr=LR,
             augment=_drawn_anew,
+            around=watch(net) if watch else nullcontext,
             progress=progress,
         )
         net.to(memory_format=torch.contiguous_format).eval()
