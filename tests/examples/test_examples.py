@@ -1,7 +1,10 @@
 """Each example, run as its reader would run it, on small settings."""
 
 import importlib.util
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from urllib.error import URLError
 
@@ -190,3 +193,20 @@ def test_pieces_of_photos():
     images = load("zfnet").pieces(info)
     assert len(images) > 50
     assert images[0].shape == info.input_size
+
+
+def test_ranks(tmp_path, request):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    script = request.config.rootpath / "examples" / "ranks.py"
+    done = subprocess.run(
+        [*launch, script, "--steps", "5", "--out", tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(request.config.rootpath), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "those of 16 drawings" in done.stdout
+    assert sheets(tmp_path) == ["report.png"]
+    assert len((tmp_path / "figures" / "samples.jsonl").read_text().splitlines()) == 2
