@@ -157,7 +157,7 @@ def test_all_leaves_of_a_real_network(benchmark, name, batch):
         by_hand()
         assert all(torch.equal(a, b) for a, b in zip(acts.values(), kept, strict=True))
         benchmark.pedantic(captured, (x,), rounds=5)
-        rounds = max(101 // batch, 13, round(2.0 / benchmark.stats.stats.median))
+        rounds = max(51 // batch, 7, round(1.0 / benchmark.stats.stats.median))
         to_bare = paired(lambda: captured(x), lambda: bare(x), rounds=rounds)
         to_unrolled = settled(
             lambda: paired(lambda: captured(x), by_hand, rounds=rounds),
@@ -210,7 +210,7 @@ def test_calls_between_samples_cost_nothing(benchmark):
     with capture(twin, every=100):
         benchmark.pedantic(hundred, (twin,), rounds=1)
         ratio = settled(
-            lambda: paired(lambda: hundred(twin), lambda: hundred(net), rounds=15), lambda ratio: ratio.median <= 1.005
+            lambda: paired(lambda: hundred(twin), lambda: hundred(net), rounds=7), lambda ratio: ratio.median <= 1.005
         )
     print(f"\nevery=100: {ratio} of bare")
     assert ratio.within(BUDGET["every 100"]), str(ratio)

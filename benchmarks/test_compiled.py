@@ -54,7 +54,7 @@ class Both:
         self.bare()
         start = perf_counter()
         self.bare()
-        self.rounds = min(401, max(21, round(1.0 / (perf_counter() - start))))
+        self.rounds = min(401, max(11, round(0.5 / (perf_counter() - start))))
 
     def ratio(self, within):
         return settled(lambda: paired(self.captured, self.bare, rounds=self.rounds), within)

@@ -69,9 +69,10 @@ def close(a, b):
 
 
 def state(*models):
-    """The identity of everything that the modules hold, less a mark that torch.compile makes."""
+    """The identity of everything that the modules hold, less marks that torch.compile makes, and Lightning's of it."""
+    marks = ("output", "_is_torch_compile", "_compile_kwargs")
     return [
-        {name: id(value) for name, value in module.__dict__.items() if name not in ("output", "_is_torch_compile")}
+        {name: id(value) for name, value in module.__dict__.items() if name not in marks}
         for model in models
         for module in model.modules()
     ]

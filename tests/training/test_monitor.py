@@ -448,7 +448,7 @@ def test_ten_thousand_samples_need_no_more_memory():
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
     net = nn.Linear(2, 2)
-    optimizer = torch.optim.SGD(net.parameters(), 0.01)
+    optimizer = torch.optim.SGD(net.parameters(), 1e-6)
     watch, x, grown = Monitor(net, every=1, keep=64), torch.ones(1, 2), []
     for step in range(10_001):
         with watch.step():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from torch_featviz.errors import FindingWarning
 from torch_featviz.picture import Picture
 from torch_featviz.training import Bins, LayerFigures, Monitor, ParameterFigures, Sample
 from torch_featviz.training.findings import Finding
@@ -55,13 +56,14 @@ def seen(picture):
     """What a Monitor saw of three steps; in the second, a channel of the first layer is NaN, and then all is."""
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
     watch, optimizer = Monitor(net, every=1, bins=16), torch.optim.SGD(net.parameters(), 0.1)
-    for _ in range(3):
-        with watch.step():
-            net(torch.randn(2, 1, 8, 8)).square().mean().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-        with torch.no_grad():
-            net[0].bias[0] = torch.nan
+    with pytest.warns(FindingWarning, match="Layer 0 is the first with NaN"):
+        for _ in range(3):
+            with watch.step():
+                net(torch.randn(2, 1, 8, 8)).square().mean().backward()
+                optimizer.step()
+                optimizer.zero_grad()
+            with torch.no_grad():
+                net[0].bias[0] = torch.nan
     return [Record(sample, pictures={"report": picture}) for sample in watch.history]
 
 

@@ -133,3 +133,17 @@ def test_another_client_than_that_of_the_uri_set_now(mlflow, run, known, tmp_pat
     mlflow.set_tracking_uri(client.tracking_uri)
     assert values(client, run, "norm/bias") == [(400, 0.5)]
     assert not (tmp_path / "other.db").exists()
+
+
+@pytest.mark.filterwarnings("ignore:The filesystem tracking backend:FutureWarning")  # MLflow's, of its own
+def test_a_file_store(mlflow, tmp_path, monkeypatch, known):
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    mlflow.set_tracking_uri((tmp_path / "mlruns").as_uri())
+    store = mlflow.MlflowClient()
+    experiment = store.create_experiment("files")
+    run = store.create_run(experiment)
+    MLflowSink(run).write(known(400))
+    assert values(store, run, "mean/conv") == [(400, 0.5)]
+    files = sorted(path.name for path in (tmp_path / "mlruns").rglob("*") if path.is_file())
+    assert "step-00000400.json" in files
+    assert any(name.endswith(".png") for name in files)
