@@ -60,14 +60,14 @@ def main(out):
     for name, (model, options) in cases.items():
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
-            with Monitor(model, every=1, to=out / name, **options) as watch:
+            with Monitor(model, every=1, to=out / name, probe=torch.ones(1, 1, 8, 8), **options) as watch:
                 runs = DistributedDataParallel(model) if name == "group" else model
                 train(runs, watch, part)
         said = {
             "samples": [sample.as_dict() for sample in watch.history],
             "found": [finding.text for finding in watch.findings],
             "told": [str(each.message) for each in told if "featviz" in type(each.message).__module__],
-            "film": watch.film("0").steps,
+            "film": [watch.film("0").steps, watch.film("0", "maps").steps],
         }
         (out / f"{name}{rank}.json").write_text(json.dumps(said))
     dist.destroy_process_group()

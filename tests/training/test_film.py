@@ -9,6 +9,7 @@ from PIL import Image
 from torch import nn
 
 from torch_featviz.errors import DtypeError, LayerError, OptionError
+from torch_featviz.explain import attribute
 from torch_featviz.picture import Scale
 from torch_featviz.training import Monitor
 from torch_featviz.training.film import Film
@@ -79,6 +80,33 @@ def test_a_probe_changes_nothing():
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert torch.equal(numbers, others)
     assert all(module.training for module in model.modules())
+
+
+def test_why_is_what_attribute_says_of_the_probe():
+    model, probe = net(), torch.randn(2, 1, 8, 8)
+    watch = Monitor(model, every=1, probe=probe, why="saliency")
+    expected = []
+    for step in range(2):
+        with watch.step():
+            model(probe)
+        expected.append(attribute(model, probe, method="saliency").heatmaps)
+        with torch.no_grad():
+            model[0].weight.add_(0.1 * (step + 1))
+    film = watch.film("saliency", "why")
+    scale = Scale(symmetric=True).fit(*expected)
+    for sheet, heatmaps in zip(film._sheets, expected, strict=True):
+        maps = {str(i): each[None] for i, each in enumerate(heatmaps)}
+        assert torch.equal(sheet.pixels, feature_maps(maps, scale=scale).pixels)
+    assert film._sheets[1].title == "Why, by saliency, step 1: what speaks for its answer"
+
+
+def test_what_is_wrong_with_a_probe_is_said_at_once():
+    with pytest.raises(RuntimeError, match="expected input"):
+        Monitor(net(), probe=torch.randn(2, 5, 8, 8))
+    with pytest.raises(OptionError, match="no method 'magic'; there are"):
+        Monitor(net(), probe=torch.randn(2, 1, 8, 8), why="magic")
+    with pytest.raises(OptionError, match="why='gradcam' explains the answers to a probe; give one"):
+        Monitor(net(), why="gradcam")
 
 
 def test_deep_kernels_are_cut_and_it_is_said():

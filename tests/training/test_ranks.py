@@ -56,7 +56,7 @@ def test_equals_one_process_over_all_data(ran, alone, case):
     said = [json.loads((out / f"{case}{rank}.json").read_text()) for rank in range(n)]
     for each in said:
         assert each["samples"] == said[0]["samples"]
-        assert each["film"] == [0, 1, 2]
+        assert each["film"] == [[0, 1, 2]] * 2
     assert len(said[0]["samples"]) == len(alone) == ranks.STEPS
     for found, expected in zip(said[0]["samples"], alone, strict=True):
         a, b = numbers(found), numbers(expected.as_dict())

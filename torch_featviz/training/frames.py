@@ -9,9 +9,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from torch_featviz.capture import capture
+from torch_featviz.capture import capture, evaluating
 from torch_featviz.capture.select import Layers
 from torch_featviz.errors import LayerError
+from torch_featviz.explain import attribute
 from torch_featviz.explain.twin import apart, twin
 from torch_featviz.picture import Scale, Sheet
 from torch_featviz.views import feature_maps, kernels
@@ -33,7 +34,7 @@ class Frame:
     """What was seen at one step; drawn when asked for, also in another thread.
 
     Args:
-        values: kernels `k c h w`, or maps `b c h w`; on the CPU, float32.
+        values: kernels `k c h w`, maps `b c h w`, or heatmaps `b 1 h w`; on the CPU, float32.
         shape: of all that there was.
     """
 
@@ -42,7 +43,7 @@ class Frame:
     shape: tuple[int, ...]
 
     def draw(self, name: str, scale: Scale) -> Sheet:
-        """As a sheet; `name` is `"kernels/<layer>"` or `"maps/<layer>"`."""
+        """As a sheet; `name` is `"kernels/<layer>"`, `"maps/<layer>"` or `"why/<method>"`."""
         kind, _, layer = name.partition("/")
         shown, there = self.values.shape, self.shape
         if kind == "kernels":
@@ -52,19 +53,20 @@ class Frame:
         else:
             several = {f"image {i}": maps for i, maps in enumerate(self.values)}
             sheet = feature_maps(several if len(several) > 1 else self.values[0], scale=scale)
-            of = f"{there[1]} maps of {there[2]} × {there[3]}"
+            of = f"{there[1]} maps of {there[2]} × {there[3]}" if kind == "maps" else "what speaks for its answer"
             left_out = f"{shown[1]} of {there[1]} maps and {shown[0]} of {there[0]} images shown"
         assert isinstance(sheet, Sheet)
         notes = (*((left_out,) if shown != there else ()), *sheet.legend.notes)
-        title = f"{kind.capitalize()} of {layer or 'the model'}, step {self.step:,}: {of}"
+        what = f"Why, by {layer}" if kind == "why" else f"{kind.capitalize()} of {layer or 'the model'}"
+        title = f"{what}, step {self.step:,}: {of}"
         return replace(sheet, title=title, legend=replace(sheet.legend, notes=notes))
 
 
 class Frames:
-    """One layer's kernels, or its maps, over the steps: as many as can be kept.
+    """One layer's kernels or maps, or heatmaps of the probe, over the steps: as many as can be kept.
 
     Args:
-        name: `"kernels/<layer>"` or `"maps/<layer>"`.
+        name: `"kernels/<layer>"`, `"maps/<layer>"` or `"why/<method>"`.
         scale: of all frames, where one was given.
     """
 
@@ -112,13 +114,32 @@ def kernels_now(layer: nn.Module) -> tuple[Tensor, tuple[int, ...]]:
 def maps_now(model: nn.Module, layers: Layers, probe: Tensor) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
     """The feature maps of `probe` in evaluation mode, `b c h w`, and the shape of all, of layers that have some.
 
-    A twin of the model computes them, so that its buffers, flags and random numbers stay as they are.
+    A twin of the model computes them, so that its buffers, flags and random numbers stay as they are; of a sharded one,
+    which cannot be copied, the model itself does.
     """
-    other = twin(model)
-    with apart(), torch.no_grad(), capture(other, layers) as acts:
+    sharded = any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
+    other = model if sharded else twin(model)
+    with evaluating(other), apart(), torch.no_grad(), capture(other, layers) as acts:
         other(probe)
+    if sharded:
+        _reshard(other)
     found = {}
     for name, maps in acts.items():
         if isinstance(maps, Tensor) and maps.dim() == 4 and maps.shape[2] * maps.shape[3] > 1:
             found[name] = (maps[:IMAGES, :MAPS].float(), tuple(maps.shape))
     return found
+
+
+def _reshard(model: nn.Module) -> None:
+    """Or the parameters of an FSDP2 model would be whole ones until its next step."""
+    from torch.distributed.fsdp import FSDPModule  # noqa: PLC0415  it takes a second
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def why_now(model: nn.Module, method: str, probe: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    """What in the probe speaks for the answer to it, `b 1 h w`, and the shape of all."""
+    heatmaps = attribute(model, probe, method=method).heatmaps[:, None]
+    return heatmaps[:IMAGES], tuple(heatmaps.shape)

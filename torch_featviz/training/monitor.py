@@ -18,7 +18,7 @@ from torch_featviz.picture import Picture, Scale
 
 from .film import Film
 from .findings import Finding, Findings
-from .frames import Frame, Frames, kernels_in, kernels_now, maps_now
+from .frames import Frame, Frames, kernels_in, kernels_now, maps_now, why_now
 from .history import Bins, History, LayerFigures, ParameterFigures, Sample
 from .report import report
 from .sinks import Record, sinks_for
@@ -45,19 +45,21 @@ class Monitor:
             their hard forms, softsign), or all leaves where there is none.
         every: look at the first of every so many steps.
         probe: a fixed batch of inputs; what the layers make of it, in evaluation mode, is kept for films and sinks.
+        why: a method of `attribute`: what in the probe speaks for the answer to it is kept, too. It takes a backward,
+            or many forwards, for each sample.
         to: where it is written beside the training, one or several: a folder, a TensorBoard `SummaryWriter`, a W&B or
             MLflow run, a Lightning logger, or a `Sink`. A folder that holds an earlier run is gone on with.
-        scales: how values become colours, by `"kernels/<layer>"` or `"maps/<layer>"`. Default: of a film one that holds
-            all its frames; of what is written while it learns, one symmetric about 0, four times as wide as the first
-            step needs; what goes beyond has a colour of its own and is counted.
+        scales: how values become colours, by `"kernels/<layer>"`, `"maps/<layer>"` or `"why/<method>"`.
+            Default: of a film one that holds all its frames; of what is written while it learns, one symmetric about 0,
+            four times as wide as the first step needs; what goes beyond has a colour of its own and is counted.
         bins: of the histograms, an even number.
         keep: samples held at most; see `History`.
         group: processes whose data are one batch. Default: all, where `model` is wrapped in DistributedDataParallel or
             its parameters are sharded. Each of them must have a monitor; the first one writes and warns.
     Raises:
         LayerError: a layer that `model` does not have.
-        OptionError: `every`, `bins`, `keep` or `to` is none that can be.
-        DtypeError: `model` is no module, `probe` no tensor.
+        OptionError: `every`, `why`, `bins`, `keep` or `to` is none that can be.
+        DtypeError: `model` is no module, `probe` no tensor, or `model` cannot be copied for it.
         FileError: the folder holds something else.
     Warns:
         FindingWarning: each finding, once.
@@ -85,6 +87,7 @@ class Monitor:
         *,
         every: int = 100,
         probe: Tensor | None = None,
+        why: str | None = None,
         to: Any = None,
         scales: Mapping[str, Scale] | None = None,
         bins: int = 64,
@@ -95,13 +98,15 @@ class Monitor:
             raise OptionError(f"every counts steps, 1 for each of them; got {every!r}.")
         if probe is not None and not isinstance(probe, Tensor):
             raise DtypeError(f"probe must be a batch of inputs, a tensor 'b ...', got {type(probe).__name__}.")
+        if why is not None and probe is None:
+            raise OptionError(f"why={why!r} explains the answers to a probe; give one with probe=.")
         check_module(model)
         self.every = every
         self.history = History(keep)
         self._bins = bins
         if layers is None:
             layers = [each for each in unwrap(model).modules() if isinstance(each, _LEARNT) or _range(each)] or None
-        self._model, self._probe = model, probe
+        self._model, self._probe, self._why = model, probe, why
         self._capture = capture(model, layers, into=[Moments(), Histogram(bins)])
         self._layers = resolve(model, layers)
         self._parameters: dict[str, Tensor] = {}
@@ -119,6 +124,8 @@ class Monitor:
         self._writer = Writer(sinks) if sinks else None
         self._tells = first
         self._step, self._open = 0, False
+        if probe is not None:
+            self._pictured()  # what is wrong with it is said now, and not in the training
         for folder in (sink for sink in sinks if isinstance(sink, FolderSink) and sink.holds_samples()):
             self.history = History.load(folder.folder, keep)
 
@@ -149,14 +156,14 @@ class Monitor:
             if number % self.every:
                 yield
                 return
-            with Updates(self._parameters, self._bins) as updates, self._capture as stats:
-                whole = False
-                try:
+            finished = False
+            try:
+                with Updates(self._parameters, self._bins) as updates, self._capture as stats:
                     yield
-                    whole = True
-                finally:
-                    if whole or self._group is None:  # where one rank is gone, the others cannot be asked
-                        self._look(number, stats, updates)
+                finished = True
+            finally:
+                if finished or self._group is None:  # where one rank is gone, the others cannot be asked
+                    self._look(number, stats, updates)
         finally:
             self._open = False
 
@@ -179,14 +186,14 @@ class Monitor:
         """
         return report(self.history, self.findings, title=title)
 
-    def film(self, layer: str, of: Literal["kernels", "maps"] = "kernels") -> Film:
+    def film(self, layer: str, of: Literal["kernels", "maps", "why"] = "kernels") -> Film:
         """A layer's kernels, or its feature maps of the probe, over the steps, all on one scale that holds them all.
 
         At most 32 steps are held, thinned like the history. A resumed run has a film of its own steps.
 
         Args:
-            layer: one of those that are watched.
-            of: `"kernels"` or `"maps"`.
+            layer: one of those that are watched; of `"why"`, the method.
+            of: `"kernels"`, `"maps"`, or `"why"` for heatmaps of the probe.
         Raises:
             LayerError: there is nothing of that layer.
         """
@@ -252,6 +259,8 @@ class Monitor:
         if self._probe is not None:
             maps = maps_now(self._model, list(self._layers), self._probe)
             found |= {f"maps/{name}": each for name, each in maps.items()}
+            if self._why is not None:
+                found[f"why/{self._why}"] = why_now(self._model, self._why, self._probe)
         return found
 
     def _figures(self, name: str, norm: float, move: list[Any] | None) -> ParameterFigures:

@@ -56,7 +56,7 @@ def seen(picture):
     """What a Monitor saw of three steps; in the second, a channel of the first layer is NaN, and then all is."""
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
     watch, optimizer = Monitor(net, every=1, bins=16), torch.optim.SGD(net.parameters(), 0.1)
-    with pytest.warns(FindingWarning, match="Layer 0 is the first with NaN"):
+    with pytest.warns(FindingWarning, match="Layer 0 is the first with NaN"):  # noqa: PT031
         for _ in range(3):
             with watch.step():
                 net(torch.randn(2, 1, 8, 8)).square().mean().backward()
