@@ -414,8 +414,13 @@ def test_models_that_cannot_be_explained():
     replaced = tiny()
     plain = replaced.forward
     replaced.forward = lambda x: plain(x) * 2
-    with pytest.raises(DtypeError, match="the forward of Sequential was replaced by a function that holds on to"):
+    with pytest.raises(DtypeError, match="the forward of Sequential is a function that holds on to"):
         attribute(replaced, IMAGES)
+    replaced.block = lambda x: replaced[0](x)  # which a copy of the model would share
+    replaced.forward = plain
+    with pytest.raises(DtypeError, match="the (forward|block) of Sequential is a function that holds on to"):
+        attribute(replaced, IMAGES)
+    del replaced.block
     replaced.forward = lambda x: x.flatten(1)
     assert attribute(replaced, IMAGES, method="saliency", target=0).heatmaps.any()
     reused = nn.Sequential(

@@ -9,13 +9,16 @@ import time
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 from torch.utils.checkpoint import checkpoint
 
 from torch_featviz.capture.reduce import reducer
 from torch_featviz.errors import DtypeError, FeatvizWarning, LayerError, OptionError
-from torch_featviz.training import Monitor
+from torch_featviz.picture import Scale
+from torch_featviz.training import History, Monitor, Sample
 from torch_featviz.training.updates import norm_of
 
 
@@ -460,3 +463,149 @@ def test_ten_thousand_samples_need_no_more_memory():
     assert len(watch.history) <= 64
     assert (watch.history.steps[0], watch.history.steps[-1]) == (0, 10_000)
     assert grown[-1] - grown[1] < 8
+
+
+def step_of(net, watch, optimizer, x, number=None):
+    with watch.step(number):
+        net(x).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def test_what_is_put_in_anothers_place_is_watched():
+    net, x = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2)), torch.ones(2, 3)
+    watch = Monitor(net, every=1)
+    step_of(net, watch, torch.optim.SGD(net.parameters(), 0.01), x)
+    net[0].weight = nn.Parameter(100 * net[0].weight.detach())
+    net[2] = nn.Linear(3, 5)
+    step_of(net, watch, torch.optim.SGD(net.parameters(), 1e-9), x)
+    first, second = watch.history
+    assert math.isclose(second.parameters["0.weight"].norm, 100 * first.parameters["0.weight"].norm, rel_tol=1e-5)
+    assert second.parameters["0.weight"].grad_norm is not None
+    assert (first.layers["2"].channels, second.layers["2"].channels) == (2, 5)
+
+
+def test_a_probe_is_what_it_was_when_it_was_given():
+    class Works(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(1, 2, 3)
+
+        def forward(self, x):
+            x -= 0.5
+            return self.conv(x)
+
+    net, probe = Works(), torch.randn(1, 1, 6, 6)
+    kept = probe.clone()
+    watch = Monitor(net, every=1, probe=probe)
+    for _ in range(3):
+        with watch.step():
+            net(torch.ones(1, 1, 6, 6))
+        assert torch.equal(probe, kept)
+        probe.zero_()
+        kept.zero_()
+    first, *others = [frame.values for frame in watch._frames["maps/conv"]._held]
+    assert all(torch.equal(first, other) for other in others)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_the_trainings_own_error_is_the_one_to_see(monkeypatch, error):
+    net = fresh()
+    watch = Monitor(net, every=1)
+    monkeypatch.setattr(watch, "_look", lambda *_: 1 // 0)
+    with pytest.raises(error), watch.step():
+        raise error
+    with pytest.raises(ZeroDivisionError), watch.step():
+        pass
+
+
+def test_parameters_that_are_no_floats_have_no_figures():
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    net[0].weight = nn.Parameter(torch.ones(2, 2, dtype=torch.int8), requires_grad=False)
+    watch = Monitor(net, every=1)
+    with watch.step():
+        net[1](torch.ones(1, 2))
+    assert "0.weight" not in watch.history[0].parameters
+    assert "1.weight" in watch.history[0].parameters
+
+
+def test_by_default_only_layers_of_which_there_are_figures():
+    net = nn.Sequential(nn.LayerNorm(3), nn.LSTM(3, 4))
+    watch = Monitor(net, every=1)
+    with watch.step():
+        net(torch.randn(2, 1, 3))
+    assert list(watch.history[0].layers) == ["0"]
+
+
+def test_a_model_may_hold_its_monitor():
+    net = fresh()
+    net.watch = Monitor(net, every=1, probe=data(1)[0][0])
+    train(net, 2, watch=net.watch)
+    assert net.watch.history.steps == [0, 1]
+    assert copy.deepcopy(net).watch is net.watch
+
+
+def test_steps_that_count_on_by_several():
+    net = nn.Linear(2, 2)
+    watch = Monitor(net, every=4)
+    for number in (1, 3, 5, 7, 9, np.int64(11)):
+        with watch.step(number):
+            net(torch.ones(1, 2))
+    assert watch.history.steps == [5, 9]
+    for number in (1.5, "2", torch.tensor(1.0), -1):
+        with pytest.raises(OptionError, match="steps count from 0, got "), watch.step(number):
+            pass
+
+
+@pytest.mark.filterwarnings("ignore:samples of steps:torch_featviz.errors.FeatvizWarning")
+def test_going_back_a_film_forgets_what_came_after():
+    net = nn.Conv2d(1, 1, 2)
+    watch = Monitor(net, every=1)
+    for number in (0, 1, 2, 3, 1, 2):
+        with watch.step(number):
+            net(torch.ones(1, 1, 3, 3))
+    assert watch.history.steps == watch.film("").steps == [0, 1, 2]
+
+
+@given(st.integers(2, 6), st.lists(st.integers(1, 40), min_size=1, max_size=6))
+def test_a_resumed_history_is_as_thin_as_one_that_never_stopped(keep, parts):
+    whole, history, step = History(keep), History(keep), 0
+    for part in parts:
+        again = History(keep)
+        again.go_on_from(list(history), **history.thinning())
+        history = again
+        for _ in range(part):
+            for each in (whole, history):
+                each.append(Sample(step, {}, {}))
+            step += 1
+    assert history.steps == whole.steps
+
+
+@pytest.mark.parametrize(
+    ("scales", "said"),
+    [
+        ({"kernel/conv": Scale()}, "scales are by kernels/..., maps/..., why/... of a layer, got 'kernel/conv'"),
+        ({"kernels/nowhere": Scale()}, "got 'kernels/nowhere'"),
+        ({"kernels/conv": "x"}, "the scale of 'kernels/conv' must be a Scale that all frames share"),
+        ({"maps/conv": Scale(per="filter")}, "must be a Scale that all frames share"),
+    ],
+)
+def test_scales_that_no_film_could_have(scales, said):
+    with pytest.raises(OptionError, match=said):
+        Monitor(fresh(), scales=scales)
+
+
+def test_a_fused_optimizers_gradients_are_unscaled():
+    figures = []
+    for fused in (False, True):
+        net = fresh()
+        optimizer = torch.optim.AdamW(net.parameters(), 1e-2, fused=fused)
+        scaler, watch = torch.amp.GradScaler("cpu", init_scale=1024.0), Monitor(net, every=1)
+        ((x, y),) = data(1)
+        torch.manual_seed(7)
+        with watch.step():
+            scaler.scale(nn.functional.cross_entropy(net(x), y)).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        figures.append(watch.history[0].parameters["fc.weight"])
+    assert math.isclose(figures[0].grad_norm, figures[1].grad_norm, rel_tol=1e-5)

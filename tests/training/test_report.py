@@ -5,18 +5,19 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from torch_featviz.capture import Histogram
 from torch_featviz.errors import ShapeError
 from torch_featviz.training import Bins, History, LayerFigures, Monitor, ParameterFigures, Sample
-from torch_featviz.training.monitor import _bins
-from torch_featviz.training.report import on_one_grid, report
+from torch_featviz.training.figures import bins_of
+from torch_featviz.training.report import _weight_of, on_one_grid, report
 
 
 def binned(values, bins=8):
     histogram = Histogram(bins)
     histogram.update(torch.tensor(values, dtype=torch.float64))
-    return _bins(histogram)
+    return bins_of(histogram)
 
 
 @given(
@@ -135,3 +136,20 @@ def test_nothing_to_report():
         report(History())
     with pytest.raises(ShapeError, match="there is nothing to report"):
         Monitor(torch.nn.Linear(2, 2)).report()
+
+
+@pytest.mark.parametrize("wrap", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm])
+def test_the_weights_gradient_is_not_the_biases(wrap):
+    net = wrap(nn.Conv2d(1, 2, 3))
+    watch, optimizer = Monitor(net, every=1), torch.optim.SGD(net.parameters(), 0.1)
+    with watch.step():
+        net(torch.ones(1, 1, 4, 4)).sum().backward()
+        optimizer.step()
+    name = _weight_of(watch.history, "")
+    assert "weight" in name
+    assert watch.history[0].parameters[name].size == 18
+
+
+def test_a_layer_without_a_weight_has_no_row_of_gradients():
+    history = history_of(sample(0, {"conv": (1.0, 0, 0)}, weights=False))
+    assert _weight_of(history, "conv") is None

@@ -35,7 +35,7 @@ class Kept:
 
 def put(to, *steps):
     for step in steps:
-        to.put(lambda step=step: Record(Sample(step, {}, {})))
+        to.put(Record(Sample(step, {}, {})), {})
 
 
 def alive():
@@ -93,16 +93,32 @@ def test_a_sink_that_fails_is_told_once_and_the_others_go_on():
     assert good.steps == list(range(6))
 
 
-def test_what_cannot_be_drawn_is_told_once():
-    sink = Kept()
+def test_what_cannot_be_drawn_is_told_once_and_left_out():
+    class Pictures(Kept):
+        def write(self, record):
+            self.steps.append((record.step, sorted(record.pictures)))
+
+    sink = Pictures()
     to = Writer([sink])
-    with pytest.warns(FeatvizWarning, match=r"could not be drawn \(ZeroDivisionError.*was not written") as told:  # noqa: PT031
-        for _ in range(3):
-            to.put(lambda: 1 // 0)
-        put(to, 3)
+    with pytest.warns(FeatvizWarning, match=r"bad could not be drawn \(ZeroDivisionError.*it is left out") as told:  # noqa: PT031
+        for step in range(3):
+            to.put(Record(Sample(step, {}, {})), {"bad": lambda: 1 // 0, "good": lambda: "a picture"})
         to.close()
     assert len(told) == 1
-    assert sink.steps == [3]
+    assert sink.steps == [(step, ["good"]) for step in range(3)]
+
+
+def test_what_would_end_a_thread_ends_no_writing():
+    class Exits(Kept):
+        def write(self, record):
+            raise SystemExit(3)
+
+    good = Kept()
+    to = Writer([Exits(), good])
+    put(to, 0)
+    with pytest.warns(FeatvizWarning, match=r"Exits could not write step 0 \(SystemExit: 3\)"):
+        to.close()
+    assert good.steps == [0]
 
 
 def test_a_sink_that_hangs_costs_the_training_its_patience_once(monkeypatch):
@@ -120,8 +136,11 @@ def test_a_sink_that_hangs_costs_the_training_its_patience_once(monkeypatch):
     with pytest.warns(FeatvizWarning, match="Hangs cannot keep up: some steps will not be written there") as told:
         put(to, *range(100))
     assert len(told) == 1
-    to.close()  # comes back, though nothing was written
+    with pytest.warns(FeatvizWarning, match="Hangs still had 8 steps or more to write: given up"):
+        to.close()  # comes back, though nothing was written
     assert sink.steps == []
+    put(to, 100)  # no second thread
+    assert len(alive()) == 1
     released.set()
     for thread in alive():
         thread.join(1)
@@ -154,7 +173,7 @@ class Slow:
             file.write("closed\\n")
 to = Writer([Slow()])
 for step in range(5):
-    to.put(lambda step=step: Record(Sample(step, {}, {})))
+    to.put(Record(Sample(step, {}, {})), {})
 raise SystemExit(int(sys.argv[2]))
 """
     path = tmp_path / "steps"

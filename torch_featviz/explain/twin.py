@@ -20,6 +20,8 @@ from torch.nn.parameter import is_lazy
 from torch_featviz.capture.select import check_module, unwrap
 from torch_featviz.errors import DtypeError, LayerError
 
+_OWN = frozenset(vars(nn.Module()))  # what every module has; hooks in it are part of what the model computes
+
 
 def twin(model: nn.Module) -> nn.Module:
     """A copy of `model` to work on, in evaluation mode; it costs no memory for the weights.
@@ -47,11 +49,12 @@ def twin(model: nn.Module) -> nn.Module:
     for module in model.modules():
         held = (*module._buffers.values(), *vars(module).values())
         memo |= {id(t): t.detach().clone() for t in held if isinstance(t, Tensor) and id(t) not in memo}
-        if _remembers(vars(module).get("forward"), model):
-            raise DtypeError(
-                f"the forward of {type(module).__name__} was replaced by a function that holds on to the model itself "
-                "and would run that, not a copy; write it as a method of a subclass, or take the replacement off first."
-            )
+        for name, function in vars(module).items():
+            if name not in _OWN and _remembers(function, model):
+                raise DtypeError(
+                    f"the {name} of {type(module).__name__} is a function that holds on to the model itself "
+                    "and would run that, not a copy; write it as a method of the class, or take it off first."
+                )
     try:
         copied = copy.deepcopy(model, memo)
     except Exception as error:

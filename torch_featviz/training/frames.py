@@ -26,6 +26,8 @@ FILTERS = 64  # of one or three channels that are kept
 TABLE = 12  # rows and columns of deeper ones
 MAPS = 9  # channels that are kept of a layer's output,
 IMAGES = 4  # of so many images
+VALUES = 2**18  # of maps that are kept of a step: fewer images, then fewer channels
+KINDS = ("kernels", "maps", "why")
 ROOM = 4  # times as far as the first frame the scale reaches, because what learns grows
 
 
@@ -78,11 +80,15 @@ class Frames:
 
     def add(self, frame: Frame) -> Callable[[], Sheet]:
         """Take the next step's; what draws it on the scale that the first one fixed, four times as wide as itself."""
-        if self._first is None:
+        if self._first is None or not self._first.vmax:  # nothing but 0 or NaN before
             fitted = (self._given or Scale(symmetric=True)).fit(frame.values)
             self._first = fitted if self._given else Scale(symmetric=True, vmax=ROOM * float(fitted.vmax or 0))
         self._held.append(frame)
         return partial(frame.draw, self.name, self._first)
+
+    def cut_from(self, step: int) -> None:
+        """Forget frames of that step and later ones."""
+        self._held.cut(sum(frame.step < step for frame in self._held))
 
     def film(self) -> Film:
         """All that are held, on the scale that was given, or on the narrowest that holds all of them."""
@@ -95,10 +101,11 @@ def kernels_in(layers: Mapping[str, nn.Module]) -> list[str]:
     found = []
     for name, layer in layers.items():
         try:
-            planes_of(layer)
+            weight, _ = planes_of(layer)
         except LayerError:
             continue
-        found.append(name)
+        if weight.is_floating_point():
+            found.append(name)
     return found
 
 
@@ -120,13 +127,15 @@ def maps_now(model: nn.Module, layers: Layers, probe: Tensor) -> dict[str, tuple
     sharded = any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
     other = model if sharded else twin(model)
     with evaluating(other), apart(), torch.no_grad(), capture(other, layers) as acts:
-        other(probe)
+        other(probe.clone())  # which the model may work on in place
     if sharded:
         _reshard(other)
     found = {}
     for name, maps in acts.items():
         if isinstance(maps, Tensor) and maps.dim() == 4 and maps.shape[2] * maps.shape[3] > 1:
-            found[name] = (maps[:IMAGES, :MAPS].float(), tuple(maps.shape))
+            images = max(1, min(IMAGES, VALUES // maps[0, 0].numel()))
+            channels = max(1, min(MAPS, VALUES // (images * maps[0, 0].numel())))
+            found[name] = (maps[:images, :channels].float(), tuple(maps.shape))
     return found
 
 
@@ -141,5 +150,5 @@ def _reshard(model: nn.Module) -> None:
 
 def why_now(model: nn.Module, method: str, probe: Tensor) -> tuple[Tensor, tuple[int, ...]]:
     """What in the probe speaks for the answer to it, `b 1 h w`, and the shape of all."""
-    heatmaps = attribute(model, probe, method=method).heatmaps[:, None]
+    heatmaps = attribute(model, probe.clone(), method=method).heatmaps[:, None]
     return heatmaps[:IMAGES], tuple(heatmaps.shape)

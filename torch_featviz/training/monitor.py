@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from operator import index
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from torch_featviz.capture import Histogram, Moments, Statistics, capture, read_together
-from torch_featviz.capture.select import Layers, check_module, resolve, unwrap
+from torch_featviz.capture import Statistics, read_together
+from torch_featviz.capture.select import Layers, check_module
 from torch_featviz.capture.values import whole
-from torch_featviz.errors import DtypeError, FindingWarning, LayerError, OptionError
+from torch_featviz.errors import DtypeError, FileError, FindingWarning, LayerError, OptionError
 from torch_featviz.picture import Picture, Scale
 
+from .figures import layer_figures, parameter_figures, range_of
 from .film import Film
 from .findings import Finding, Findings
-from .frames import Frame, Frames, kernels_in, kernels_now, maps_now, why_now
-from .history import Bins, History, LayerFigures, ParameterFigures, Sample
+from .frames import KINDS, Frame, Frames, kernels_in, kernels_now, maps_now, why_now
+from .history import History, Sample
 from .report import report
 from .sinks import Record, sinks_for
 from .sinks.folder import FolderSink
 from .updates import Updates, norm_of
 from .warn import warn
+from .watched import Watched
 from .writer import Writer
-
-_LEARNT = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-_BOUNDED = {nn.Tanh: (-1.0, 1.0), nn.Softsign: (-1.0, 1.0), nn.Sigmoid: (0.0, 1.0), nn.Hardsigmoid: (0.0, 1.0)}
 
 
 class Monitor:
@@ -104,19 +105,11 @@ class Monitor:
         self.every = every
         self.history = History(keep)
         self._bins = bins
-        if layers is None:
-            layers = [each for each in unwrap(model).modules() if isinstance(each, _LEARNT) or _range(each)] or None
-        self._model, self._probe, self._why = model, probe, why
-        self._capture = capture(model, layers, into=[Moments(), Histogram(bins)])
-        self._layers = resolve(model, layers)
-        self._parameters: dict[str, Tensor] = {}
-        self._by_outputs = set[str]()  # those whose rows are a layer's outputs
-        for name, layer in self._layers.items():
-            found = {f"{name}.{each}".strip("."): parameter for each, parameter in layer.named_parameters()}
-            self._parameters |= found
-            self._by_outputs.update(found if isinstance(layer, _LEARNT) else ())
+        self._model, self._why = model, why
+        self._probe = None if probe is None else probe.detach().clone()
+        self._watched = Watched(model, layers, bins)
         self._frames: dict[str, Frames] = {}
-        self._scales = dict(scales or {})
+        self._scales = _checked(scales or {}, self._watched.layers)
         self._findings = Findings()
         self._group = _group_of(model) if group is None else group
         first = self._group is None or dist.get_rank(self._group) == 0
@@ -127,7 +120,7 @@ class Monitor:
         if probe is not None:
             self._pictured()  # what is wrong with it is said now, and not in the training
         for folder in (sink for sink in sinks if isinstance(sink, FolderSink) and sink.holds_samples()):
-            self.history = History.load(folder.folder, keep)
+            self._go_on_with(folder.folder)
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -138,32 +131,36 @@ class Monitor:
     def step(self, number: int | None = None) -> Iterator[None]:
         """Around one step: its forwards, the backward, and `optimizer.step()`.
 
-        Gradients are accumulated as the loop does it; a block without a step of an optimizer has none. A step that
-        raises is kept too, as far as it came.
+        Gradients are accumulated as the loop does it; a block without a step of an optimizer has none, and of several
+        steps of an optimizer the last is seen. A block that raises is kept too, as far as it came.
 
         Args:
             number: of this step, where a run goes on that began elsewhere; default: one more than the last, from 0.
         Raises:
-            OptionError: a block of this monitor is open already, or the number is below 0.
+            OptionError: a block of this monitor is open already, or the number is no integer from 0 on.
         """
         if self._open:
             raise OptionError("a step of this monitor is open already; end its block first.")
-        number = self._step if number is None else number
-        if number < 0:
-            raise OptionError(f"steps count from 0, got {number}.")
+        number = self._step if number is None else _counted(number)
+        due = number % self.every == 0 or 0 <= (self._step - 1) // self.every < number // self.every  # one was left out
         self._step, self._open = number + 1, True
         try:
-            if number % self.every:
+            if not due:
                 yield
                 return
-            finished = False
+            self._watched.refresh()
+            raised = True
+            updates = Updates(self._watched.parameters, self._bins)
             try:
-                with Updates(self._parameters, self._bins) as updates, self._capture as stats:
+                with updates, self._watched.capture as stats:
                     yield
-                finished = True
+                raised = False
             finally:
-                if finished or self._group is None:  # where one rank is gone, the others cannot be asked
+                if not raised:
                     self._look(number, stats, updates)
+                elif self._group is None:  # where one rank is gone, the others cannot be asked
+                    with suppress(Exception):  # the training's own is the one to see
+                        self._look(number, stats, updates)
         finally:
             self._open = False
 
@@ -206,27 +203,44 @@ class Monitor:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps so that a resumed run goes on: plain numbers, strings, lists and dicts."""
-        samples = [sample.as_dict() for sample in self.history]
+        samples = {"items": [sample.as_dict() for sample in self.history], **self.history.thinning()}
         return {"step": self._step, "samples": samples, "findings": self._findings.state_dict()}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Monitor:
+        """Itself: a model that holds its monitor may be copied."""
+        return self
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` said."""
         self._step = state["step"]
+        samples = {**state["samples"], "items": [Sample.from_dict(each) for each in state["samples"]["items"]]}
         self.history = History(self.history.keep)
-        for sample in state["samples"]:
-            self.history.append(Sample.from_dict(sample))
+        self.history.go_on_from(**samples)
         self._findings.load_state_dict(state["findings"])
+
+    def _go_on_with(self, folder: Path) -> None:
+        """Continue the run that an earlier process wrote."""
+        self.history = History.load(folder, self.history.keep)
+        for sample in self.history[-1:]:
+            self._step = sample.step + 1
+            if unknown := [name for name in sample.layers if name not in self._watched.layers]:
+                raise FileError(
+                    f"{str(folder)!r} holds a run of a model with other layers, such as {unknown[0]!r}; "
+                    "choose another folder."
+                )
 
     def _look(self, step: int, stats: Statistics, updates: Updates) -> None:
         """Everything of one step, after one transfer: into the history, the films, the findings and the sinks."""
         sample, frames = self._sample(step, stats, updates)
         if late := self.history.cut_from(step):
             warn(f"samples of steps {late[0]} to {late[-1]} are there already; from step {step} on they are replaced.")
+            for each in self._frames.values():
+                each.cut_from(step)
         self.history.append(sample)
         drawn = {name: self._frames_of(name).add(frame) for name, frame in frames.items()}
         new = tuple(self._findings.look(sample))
         if self._writer:
-            self._writer.put(lambda: Record(sample, new, {name: draw() for name, draw in drawn.items()}))
+            self._writer.put(Record(sample, new), drawn)
         for finding in new if self._tells else ():
             warn(finding.text, FindingWarning)
 
@@ -237,7 +251,8 @@ class Monitor:
 
     def _sample(self, step: int, stats: Statistics, updates: Updates) -> tuple[Sample, dict[str, Frame]]:
         seen = dict(stats) if self._group is None else stats.merged(self._group)
-        norms = {name: norm_of(whole(each)) for name, each in self._parameters.items()}
+        watched = self._watched
+        norms = {name: norm_of(whole(each)) for name, each in watched.parameters.items()}
         moves = [tensor for move in updates.moves.values() for tensor in move if isinstance(tensor, Tensor)]
         histograms = [move.histogram for move in updates.moves.values()]
         pictured = self._pictured()
@@ -249,81 +264,23 @@ class Monitor:
             for name, move in updates.moves.items()
         }
         frames = {name: Frame(step, next(read).float(), shape) for name, (_, shape) in pictured.items()}
-        layers = {name: _layer(_range(self._layers[name]), *several) for name, several in seen.items()}
-        parameters = {name: self._figures(name, norm, came.get(name)) for name, norm in after.items()}
+        layers = {name: layer_figures(range_of(watched.layers[name]), *several) for name, several in seen.items()}
+        parameters = {
+            name: parameter_figures(watched.parameters[name], norm, came.get(name), rows=name in watched.by_outputs)
+            for name, norm in after.items()
+        }
         return Sample(step, layers, parameters), frames
 
     def _pictured(self) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
         """What is drawn of this step, where it is: values, and the shape of all of which they are a part."""
-        found = {f"kernels/{name}": kernels_now(self._layers[name]) for name in kernels_in(self._layers)}
+        layers = self._watched.layers
+        found = {f"kernels/{name}": kernels_now(layers[name]) for name in kernels_in(layers)}
         if self._probe is not None:
-            maps = maps_now(self._model, list(self._layers), self._probe)
+            maps = maps_now(self._model, list(layers), self._probe)
             found |= {f"maps/{name}": each for name, each in maps.items()}
             if self._why is not None:
                 found[f"why/{self._why}"] = why_now(self._model, self._why, self._probe)
         return found
-
-    def _figures(self, name: str, norm: float, move: list[Any] | None) -> ParameterFigures:
-        size = self._parameters[name].numel()
-        if move is None:
-            return ParameterFigures(size, norm)
-        histogram, grad, unreached, before, added = move
-        rows = unreached is not None and name in self._by_outputs
-        return ParameterFigures(
-            size, norm, float(grad),
-            update_ratio=float(added / before) if before else float("inf") if added else 0.0,
-            grad_histogram=_bins(histogram),
-            outputs=len(self._parameters[name]) if rows else None,
-            unreached=int(unreached) if rows else None,
-        )  # fmt: skip
-
-
-def _layer(ends: tuple[float, float] | None, moments: Moments, histogram: Histogram) -> LayerFigures:
-    """The figures of a layer as a whole, from those of its channels."""
-    count = moments.count.double()
-    total, some = float(count.sum()), moments.count > 0
-    if total:
-        mean = float((moments.mean * count)[some].sum()) / total
-        spread = moments.std.square() + (moments.mean - mean).square()
-        std = float((spread * count)[some].sum() / total) ** 0.5
-        low, high = float(moments.min[some].min()), float(moments.max[some].max())
-    else:
-        mean = std = low = high = float("nan")
-    nan, inf = int(moments.nan.sum()), int(moments.inf.sum())
-    zeros = moments.zero_share * (moments.count + moments.nan + moments.inf)
-    return LayerFigures(
-        mean, std, low, high,
-        zero_share=float(zeros.sum()) / (total + nan + inf),
-        dead=int(moments.dead.sum()),
-        channels=len(moments.dead),
-        nan=nan,
-        inf=inf,
-        histogram=_bins(histogram),
-        saturated=_saturated(_bins(histogram), *ends) if ends else None,
-    )  # fmt: skip
-
-
-def _range(layer: nn.Module) -> tuple[float, float] | None:
-    """The least and greatest value a bounded activation can return; not of a ReLU6, whose zeros are no sign of harm."""
-    return (layer.min_val, layer.max_val) if type(layer) is nn.Hardtanh else _BOUNDED.get(type(layer))
-
-
-def _saturated(bins: Bins, low: float, high: float) -> float | None:
-    """Share of the values in the bins that lie within 1/32 of the range from either end; None where bins are wider.
-
-    Exact where bins end there, as those of the usual 64 do for tanh and sigmoid.
-    """
-    outer, total = (high - low) / 32, sum(bins.counts)
-    if not total or bins.width > outer:
-        return None
-    starts = [bins.start + i * bins.width for i in range(len(bins.counts))]
-    inside = [start + bins.width <= low + outer or start >= high - outer for start in starts]
-    return sum(count for count, each in zip(bins.counts, inside, strict=True) if each) / total
-
-
-def _bins(histogram: Histogram) -> Bins:
-    edges = histogram.edges
-    return Bins(float(edges[0]), float(edges[1] - edges[0]), tuple(histogram.counts.tolist()))
 
 
 def _group_of(model: nn.Module) -> dist.ProcessGroup | None:
@@ -333,3 +290,25 @@ def _group_of(model: nn.Module) -> dist.ProcessGroup | None:
     wrapped = any(isinstance(module, DistributedDataParallel) for module in model.modules())
     sharded = any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
     return dist.group.WORLD if wrapped or sharded else None
+
+
+def _counted(number: Any) -> int:
+    try:
+        count = index(number)
+    except TypeError:
+        count = -1
+    if count < 0:
+        raise OptionError(f"steps count from 0, got {number!r}.")
+    return count
+
+
+def _checked(scales: Mapping[str, Scale], layers: Mapping[str, nn.Module]) -> dict[str, Scale]:
+    for name, scale in scales.items():
+        kind, _, layer = name.partition("/")
+        if kind not in KINDS or (kind != "why" and layer not in layers):
+            raise OptionError(f"scales are by {', '.join(f'{each}/...' for each in KINDS)} of a layer, got {name!r}.")
+        if not isinstance(scale, Scale) or scale.per != "layer":
+            raise OptionError(
+                f"the scale of {name!r} must be a Scale that all frames share (per='layer'), got {scale!r}."
+            )
+    return dict(scales)

@@ -114,9 +114,12 @@ def _columns(history: History, layers: list[str]) -> list[_Column]:
 
 
 def _weight_of(history: History, layer: str) -> str | None:
-    """The parameter that stands for a layer: its weight, or else its first."""
-    names = [name for name in history[-1].parameters if name.rpartition(".")[0] == layer]
-    return next((name for name in names if name.endswith("weight")), names[0] if names else None)
+    """The parameter that is a layer's weight, also where it is computed from another (weight and spectral norm)."""
+    start = f"{layer}." if layer else ""
+    names = [name.removeprefix(start) for name in history[-1].parameters if name.startswith(start)]
+    original = "parametrizations.weight.original"
+    known = ("weight", "weight_v", "weight_orig", original, f"{original}1", f"{original}0")
+    return next((start + name for name in known if name in names), None)
 
 
 def _histograms(axes: Axes, history: History, layers: list[str]) -> None:

@@ -49,6 +49,18 @@ class Thinned(Sequence[T]):
                 self._latest = None
         self._seen += 1
 
+    def thinning(self) -> dict[str, int]:
+        """How it was thinned so far, for `go_on_from`."""
+        return {"stride": self._stride, "seen": self._seen}
+
+    def go_on_from(self, items: Sequence[T], stride: int, seen: int) -> None:
+        """Take up what another one held, thinned as it was."""
+        self._stride, self._seen = stride, seen
+        regular = -(-seen // stride)  # the others came between
+        self._items, self._latest = list(items[:regular]), items[regular] if len(items) > regular else None
+        while len(self._items) >= self.keep:  # that one could hold more
+            self._items, self._stride = self._items[::2], 2 * self._stride
+
     def cut(self, n: int) -> None:
         """Only the first `n` are left, as if no other had come yet."""
         if n < len(self):

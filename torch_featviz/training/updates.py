@@ -79,11 +79,14 @@ class Updates:
     @torch.no_grad()
     def _measure(self, optimizer: Optimizer) -> None:
         moving = []
+        scale = getattr(optimizer, "grad_scale", None)  # of a GradScaler, which leaves unscaling to fused optimizers
         for parameter in (each for group in optimizer.param_groups for each in group["params"]):
             names = self._names.get(id(parameter))
-            if names is None or parameter.grad is None or parameter.grad.is_sparse:
+            if names is None or parameter.grad is None or parameter.grad.is_sparse or not parameter.requires_grad:
                 continue
             grad, now = whole(parameter.grad), whole(parameter)
+            if scale is not None:
+                grad = grad / scale
             histogram = Histogram(self._bins, symmetric=True)
             histogram.update(grad)
             unreached = (grad.flatten(1) == 0).all(1).sum() if grad.dim() > 1 else None

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from torch_featviz.picture import Picture
 
 from .sinks import Record, Sink
 from .warn import warn
@@ -31,15 +35,18 @@ class Writer:
         self._sinks = sinks
         self._work = _Work(sinks)
         self._lost = 0
+        self._stuck = False
         self._end: weakref.finalize[[_Work], Writer] | None = None
 
-    def put(self, make: Callable[[], Record]) -> None:
-        """Have what `make` returns written soon; it is called in the other thread."""
-        if self._end is None:
+    def put(self, record: Record, drawn: Mapping[str, Callable[[], Picture]]) -> None:
+        """Have a record written soon, with the pictures that `drawn` makes; they are drawn in the other thread."""
+        if self._end is None and not self._stuck:
             threading.Thread(target=self._work.run, name="torch_featviz writer", daemon=True).start()
             self._end = weakref.finalize(self, _finish, self._work)
         try:
-            self._work.queue.put(make, timeout=0 if self._lost else PATIENCE)
+            if self._stuck:
+                raise queue.Full
+            self._work.queue.put((record, drawn), timeout=0 if self._lost else PATIENCE)
         except queue.Full:
             self._lost += 1
             if self._lost == 1:
@@ -52,6 +59,10 @@ class Writer:
         if self._end is not None:
             self._end()
             self._tell()
+            if not self._work.done.is_set():
+                self._stuck = True  # a second thread would write between the lines of the first
+                names = ", ".join(type(sink).__name__ for sink in self._sinks)
+                warn(f"after {END:g} s {names} still had {self._work.queue.qsize()} steps or more to write: given up.")
             self._end, self._work = None, _Work(self._sinks)
 
     def _tell(self) -> None:
@@ -63,23 +74,20 @@ class _Work:
     """What the thread knows; it does not know the writer, so that this can go."""
 
     def __init__(self, sinks: Sequence[Sink]) -> None:
-        self.queue: queue.Queue[Callable[[], Record] | None] = queue.Queue(ROOM)
+        self.queue: queue.Queue[tuple[Record, Mapping[str, Callable[[], Picture]]] | None] = queue.Queue(ROOM)
+        self.process = os.getpid()
         self.troubles: list[str] = []
         self.done = threading.Event()
         self._sinks = sinks
         self._told = set[int]()
 
     def run(self) -> None:
-        while (make := self.queue.get()) is not None:
-            try:
-                record = make()
-            except Exception as error:
-                self._trouble(-1, f"a step could not be drawn ({_words(error)}) and was not written.")
-                continue
+        while (given := self.queue.get()) is not None:
+            record = replace(given[0], pictures=self._pictures(given[1]))
             for i, sink in enumerate(self._sinks):
                 try:
                     sink.write(record)
-                except Exception as error:
+                except BaseException as error:  # also one that would end a thread
                     self._trouble(
                         i,
                         f"{type(sink).__name__} could not write step {record.step} ({_words(error)}); "
@@ -88,9 +96,18 @@ class _Work:
         for i, sink in enumerate(self._sinks):
             try:
                 sink.close()
-            except Exception as error:
+            except BaseException as error:
                 self._trouble(i, f"{type(sink).__name__} could not be closed ({_words(error)}).")
         self.done.set()
+
+    def _pictures(self, drawn: Mapping[str, Callable[[], Picture]]) -> dict[str, Picture]:
+        pictures = {}
+        for name, draw in drawn.items():
+            try:
+                pictures[name] = draw()
+            except Exception as error:
+                self._trouble(-1, f"{name} could not be drawn ({_words(error)}); it is left out.")
+        return pictures
 
     def _trouble(self, who: int, text: str) -> None:
         if who not in self._told:
@@ -99,6 +116,8 @@ class _Work:
 
 
 def _finish(work: _Work) -> None:
+    if os.getpid() != work.process:
+        return  # in a fork there is no such thread
     deadline = time.monotonic() + END
     try:
         work.queue.put(None, timeout=END)
@@ -107,5 +126,5 @@ def _finish(work: _Work) -> None:
     work.done.wait(max(0.0, deadline - time.monotonic()))
 
 
-def _words(error: Exception) -> str:
+def _words(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -68,6 +68,7 @@ def test_a_run_that_goes_on_replaces_what_comes_after(tmp_path):
     with (tmp_path / "samples.jsonl").open("a") as file:
         file.write('{"step": 32, "lay')  # as a crash of the machine may leave it
     assert History.load(tmp_path).steps == [0, 8, 16, 24]
+    first.close()
     again = FolderSink(tmp_path)
     again.write(record(16, mean=7.0))
     again.write(record(20))
@@ -141,7 +142,7 @@ def test_killed_in_mid_run_it_is_whole_and_a_resumed_run_appends(tmp_path):
     assert before.steps[:20] == list(range(0, 40, 2))
     assert all(set(sample.layers) == {"0", "3"} for sample in before)
     assert len(whole_pictures(folder)) >= 40
-    (folder / ".0123.tmp").write_bytes(b"half")  # as a kill may leave it
+    (folder / f".{'0' * 32}.tmp").write_bytes(b"half")  # as a kill may leave it
 
     space = {}
     exec(TRAIN, space)
@@ -211,3 +212,64 @@ def test_no_handle_stays_open(tmp_path):
     space["train"](tmp_path, 0, 20)
     after = set(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else set()
     assert len(after) <= len(before)
+
+
+def test_what_is_not_ours_stays(tmp_path):
+    mine = [
+        tmp_path / "ckpt" / ".model.tmp",
+        tmp_path / "fake" / "g" / "step-00000100.png",
+        tmp_path / "kernels" / "a.txt",
+    ]
+    for path in mine:
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"mine")
+    for _ in range(2):
+        sink = FolderSink(tmp_path)
+        sink.write(record(5))
+        sink.close()
+    assert all(path.read_bytes() == b"mine" for path in mine)
+
+
+def test_two_monitors_do_not_share_a_folder(tmp_path):
+    first, second = FolderSink(tmp_path / "run"), FolderSink(tmp_path / "x" / ".." / "run")
+    first.write(record(0))
+    with pytest.raises(FileError, match=r"another monitor writes to .*; give each a folder of its own"):
+        second.write(record(0))
+    first.write(record(1))
+    first.close()
+    second.write(record(2))
+    assert History.load(tmp_path / "run").steps == [0, 1, 2]
+
+
+def test_long_names_have_a_folder_too(tmp_path):
+    names = ["a" * 300, "b" + "a" * 299]
+    for name in names:
+        sink = FolderSink(tmp_path)
+        sink.write(record(names.index(name), layer=name))
+        sink.close()
+    assert len(list(tmp_path.glob("kernels/*/*.png"))) == 2
+
+
+def test_one_picture_that_cannot_be_written_keeps_no_other_from_it(tmp_path):
+    made = record(0)
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / "conv.1").write_bytes(b"a file where a folder should be")
+    both = {**made.pictures, "kernels/z": made.pictures["kernels/conv.1"]}
+    with pytest.raises(FileError, match="cannot write"):
+        FolderSink(tmp_path).write(Record(made.sample, (), both))
+    assert (tmp_path / "kernels" / "z" / "step-00000000.png").exists()
+    assert History.load(tmp_path).steps == [0]
+
+
+def test_a_loop_without_numbers_goes_on_after_the_last_step(tmp_path):
+    def run(net, steps):
+        with Monitor(net, every=2, to=tmp_path) as watch:
+            for _ in range(steps):
+                with watch.step():
+                    net(torch.ones(1, 2))
+        return watch.history.steps
+
+    assert run(nn.Linear(2, 2), 3) == [0, 2]
+    assert run(nn.Linear(2, 2), 3) == [0, 2, 4]
+    with pytest.raises(FileError, match="holds a run of a model with other layers, such as ''; choose another folder"):
+        run(nn.Sequential(nn.Linear(2, 2)), 1)

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import zlib
 from pathlib import Path
 from urllib.parse import quote
+from weakref import WeakValueDictionary
 
 from torch_featviz.errors import FileError
 from torch_featviz.files import write_whole
+from torch_featviz.training.frames import KINDS
 from torch_featviz.training.history import FIGURES, lines
 
 from .sink import Record
+
+_ASIDE, _PICTURE = re.compile(r"\.[0-9a-f]{32}\.tmp"), re.compile(r"step-(\d{8,})\.png")
+_LONGEST = 200  # letters of a folder's name
+_CLAIMED: WeakValueDictionary[Path, FolderSink] = WeakValueDictionary()  # of this process
 
 
 class FolderSink:
@@ -38,25 +46,47 @@ class FolderSink:
         Raises:
             FileError: it cannot be written; what was there before still is.
         """
+        self._claim()
         if self._last is None or record.step <= self._last:
             self._cut_from(record.step)
         line = json.dumps(record.as_dict(), allow_nan=False) + "\n"
         _append(self.folder / FIGURES, line.encode())
         self._last = record.step
+        failed = []
         for name, picture in record.pictures.items():
-            write_whole(self._path(name, record.step), picture.png())
+            try:
+                write_whole(self._path(name, record.step), picture.png())
+            except FileError as error:
+                failed.append(error)
+        if failed:
+            raise failed[0]
 
     def close(self) -> None:
-        """Nothing is open between two steps."""
+        """Another run may write here; nothing is open between two steps."""
+        if _CLAIMED.get(self.folder.resolve()) is self:
+            del _CLAIMED[self.folder.resolve()]
+        self._last = None
+
+    def _claim(self) -> None:
+        if _CLAIMED.setdefault(self.folder.resolve(), self) is not self:
+            raise FileError(f"another monitor writes to {str(self.folder)!r}; give each a folder of its own.")
 
     def _path(self, name: str, step: int) -> Path:
         kind, _, layer = name.partition("/")
-        return self.folder / kind / (quote(layer, safe="") or "(model)") / f"step-{step:08d}.png"
+        folder = quote(layer, safe="") or "(model)"
+        if len(folder) > _LONGEST:
+            folder = f"{zlib.crc32(layer.encode()):08x}{folder[-_LONGEST:]}"
+        return self.folder / kind / folder / f"step-{step:08d}.png"
 
     def _cut_from(self, step: int) -> None:
         """Take away what an earlier run wrote of this step and later ones, and what it left half done."""
-        for aside in self.folder.rglob(".*.tmp"):
-            aside.unlink()
+        pictures = [file for kind in KINDS for file in (self.folder / kind).glob("*/*")]
+        for aside in [*self.folder.glob(".*.tmp"), *pictures]:
+            if _ASIDE.fullmatch(aside.name):
+                aside.unlink(missing_ok=True)
+        for picture in pictures:
+            if (number := _PICTURE.fullmatch(picture.name)) and int(number[1]) >= step:
+                picture.unlink(missing_ok=True)
         figures = self.folder / FIGURES
         if not figures.exists():
             return
@@ -64,9 +94,6 @@ class FolderSink:
         kept = [line for line, plain in lines(text) if plain["step"] < step]
         if (whole := b"".join(kept)) != text:
             write_whole(figures, whole)
-        for picture in self.folder.glob("*/*/step-????????.png"):
-            if int(picture.stem.removeprefix("step-")) >= step:
-                picture.unlink()
 
 
 def _append(path: Path, line: bytes) -> None:

@@ -1,0 +1,77 @@
+"""From what was counted on the device to the plain numbers of a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from torch_featviz.capture import Histogram, Moments
+
+from .history import Bins, LayerFigures, ParameterFigures
+
+_BOUNDED = {nn.Tanh: (-1.0, 1.0), nn.Softsign: (-1.0, 1.0), nn.Sigmoid: (0.0, 1.0), nn.Hardsigmoid: (0.0, 1.0)}
+
+
+def layer_figures(ends: tuple[float, float] | None, moments: Moments, histogram: Histogram) -> LayerFigures:
+    """The figures of a layer as a whole, from those of its channels."""
+    count = moments.count.double()
+    total, some = float(count.sum()), moments.count > 0
+    if total:
+        mean = float((moments.mean * count)[some].sum()) / total
+        spread = moments.std.square() + (moments.mean - mean).square()
+        std = float((spread * count)[some].sum() / total) ** 0.5
+        low, high = float(moments.min[some].min()), float(moments.max[some].max())
+    else:
+        mean = std = low = high = float("nan")
+    nan, inf = int(moments.nan.sum()), int(moments.inf.sum())
+    zeros = moments.zero_share * (moments.count + moments.nan + moments.inf)
+    return LayerFigures(
+        mean, std, low, high,
+        zero_share=float(zeros.sum()) / (total + nan + inf),
+        dead=int(moments.dead.sum()),
+        channels=len(moments.dead),
+        nan=nan,
+        inf=inf,
+        histogram=bins_of(histogram),
+        saturated=_saturated(bins_of(histogram), *ends) if ends else None,
+    )  # fmt: skip
+
+
+def range_of(layer: nn.Module) -> tuple[float, float] | None:
+    """The least and greatest value a bounded activation can return; not of a ReLU6, whose zeros are no sign of harm."""
+    return (layer.min_val, layer.max_val) if type(layer) is nn.Hardtanh else _BOUNDED.get(type(layer))
+
+
+def _saturated(bins: Bins, low: float, high: float) -> float | None:
+    """Share of the values in the bins that lie within 1/32 of the range from either end; None where bins are wider.
+
+    Exact where bins end there, as those of the usual 64 do for tanh and sigmoid.
+    """
+    outer, total = (high - low) / 32, sum(bins.counts)
+    if not total or bins.width > outer:
+        return None
+    starts = [bins.start + i * bins.width for i in range(len(bins.counts))]
+    inside = [start + bins.width <= low + outer or start >= high - outer for start in starts]
+    return sum(count for count, each in zip(bins.counts, inside, strict=True) if each) / total
+
+
+def bins_of(histogram: Histogram) -> Bins:
+    edges = histogram.edges
+    return Bins(float(edges[0]), float(edges[1] - edges[0]), tuple(histogram.counts.tolist()))
+
+
+def parameter_figures(parameter: Tensor, norm: float, move: Sequence[Any] | None, *, rows: bool) -> ParameterFigures:
+    """Of a parameter whose norm is known, and the parts of its `Move`; `rows` where these are a layer's outputs."""
+    if move is None:
+        return ParameterFigures(parameter.numel(), norm)
+    histogram, grad, unreached, before, added = move
+    counted = rows and unreached is not None
+    return ParameterFigures(
+        parameter.numel(), norm, float(grad),
+        update_ratio=float(added / before) if before else float("inf") if added else 0.0,
+        grad_histogram=bins_of(histogram),
+        outputs=len(parameter) if counted else None,
+        unreached=int(unreached) if counted else None,
+    )  # fmt: skip
