@@ -418,7 +418,7 @@ def test_models_that_cannot_be_explained():
         attribute(replaced, IMAGES)
     replaced.block = lambda x: replaced[0](x)  # which a copy of the model would share
     replaced.forward = plain
-    with pytest.raises(DtypeError, match="the (forward|block) of Sequential is a function that holds on to"):
+    with pytest.raises(DtypeError, match=r"the (forward|block) of Sequential is a function that holds on to"):
         attribute(replaced, IMAGES)
     del replaced.block
     replaced.forward = lambda x: x.flatten(1)
