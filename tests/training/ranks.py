@@ -69,6 +69,11 @@ def main(out):
             "told": [str(each.message) for each in told if "featviz" in type(each.message).__module__],
             "film": [watch.film("0").steps, watch.film("0", "maps").steps],
         }
+        if name == "ddp":  # goes on in the folder: all ranks with the number that the first one found there
+            dist.barrier()
+            with Monitor(model, every=2, to=out / name) as watch:
+                train(model, watch, part)
+            said["again"] = watch.history.steps[-2:]
         (out / f"{name}{rank}.json").write_text(json.dumps(said))
     dist.destroy_process_group()
 

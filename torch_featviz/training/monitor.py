@@ -121,6 +121,10 @@ class Monitor:
             self._pictured()  # what is wrong with it is said now, and not in the training
         for folder in (sink for sink in sinks if isinstance(sink, FolderSink) and sink.holds_samples()):
             self._go_on_with(folder.folder)
+        if self._group is not None:  # all look at the same steps
+            numbers = [self._step]
+            dist.broadcast_object_list(numbers, dist.get_global_rank(self._group, 0), self._group)
+            (self._step,) = numbers
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -233,9 +237,11 @@ class Monitor:
         """Everything of one step, after one transfer: into the history, the films, the findings and the sinks."""
         sample, frames = self._sample(step, stats, updates)
         if late := self.history.cut_from(step):
-            warn(f"samples of steps {late[0]} to {late[-1]} are there already; from step {step} on they are replaced.")
             for each in self._frames.values():
                 each.cut_from(step)
+            if self._tells:
+                there = f"samples of steps {late[0]} to {late[-1]} are there already"
+                warn(f"{there}; from step {step} on they are replaced.")
         self.history.append(sample)
         drawn = {name: self._frames_of(name).add(frame) for name, frame in frames.items()}
         new = tuple(self._findings.look(sample))
