@@ -13,23 +13,17 @@ from torch_featviz.capture import Moments, Ring, ToCPU, capture
 from torch_featviz.errors import OptionError
 from torch_featviz.zoo import card
 
-
-def vision_transformer():
-    """All that vit_b_16 has, in 2 layers and not 12."""
-    return torchvision.models.VisionTransformer(32, 16, num_layers=2, num_heads=4, hidden_dim=64, mlp_dim=128)
-
-
 NETS = {
     "alexnet": (torchvision.models.alexnet, (2, 3, 64, 64)),
     "cifar_cnn_large": (card("cifar_cnn_large").build, (2, 3, 32, 32)),
     "resnet18": (torchvision.models.resnet18, (2, 3, 32, 32)),
-    "vit": (vision_transformer, (2, 3, 32, 32)),
+    "vit_b_16": (lambda: torchvision.models.vit_b_16(image_size=32), (2, 3, 32, 32)),
 }
 LAYER_SETS = {
     "alexnet": [["features.0"], ["features.*"], [nn.Linear]],
     "cifar_cnn_large": [["features.0"], ["features.*"], [nn.Linear]],
     "resnet18": [["layer1"], ["layer1", "layer4"], [nn.Conv2d]],
-    "vit": [["conv_proj"], ["encoder.layers.*"], [nn.LayerNorm]],
+    "vit_b_16": [["conv_proj"], ["encoder.layers.*"], [nn.LayerNorm]],
 }
 
 
