@@ -13,7 +13,7 @@ from torch_featviz.explain import attribute
 from torch_featviz.picture import Scale
 from torch_featviz.training import Monitor
 from torch_featviz.training.film import Film
-from torch_featviz.training.frames import Frame, Frames, kernels_in
+from torch_featviz.training.frames import Frame, Frames, kernels_now
 from torch_featviz.views import feature_maps, kernels
 
 
@@ -97,7 +97,7 @@ def test_why_is_what_attribute_says_of_the_probe():
     for sheet, heatmaps in zip(film._sheets, expected, strict=True):
         maps = {str(i): each[None] for i, each in enumerate(heatmaps)}
         assert torch.equal(sheet.pixels, feature_maps(maps, scale=scale).pixels)
-    assert film._sheets[1].title == "Why, by saliency, step 1: what speaks for its answer"
+    assert film._sheets[1].title == "Why, by saliency, step 1: red speaks for the answer given, blue against it"
 
 
 def test_what_is_wrong_with_a_probe_is_said_at_once():
@@ -197,4 +197,15 @@ def test_bad_input(tmp_path):
 
 def test_layers_without_kernels_are_left_out():
     layers = {"a": nn.Conv3d(1, 1, 2), "b": nn.Linear(2, 2), "c": nn.Conv1d(1, 1, 2), "d": nn.ConvTranspose2d(1, 1, 2)}
-    assert kernels_in(layers) == ["c", "d"]
+    assert list(kernels_now(layers)) == ["c", "d"]
+
+
+def test_another_layer_in_the_same_place_begins_a_film_anew(tmp_path):
+    model = nn.Sequential(nn.Conv2d(1, 2, 3))
+    watch = Monitor(model, every=1)
+    for size in (3, 3, 5):
+        model[0] = nn.Conv2d(1, 2, size)
+        with watch.step():
+            model(torch.ones(1, 1, 8, 8))
+    assert watch.film("0").steps == [2]
+    assert watch.film("0").save(tmp_path / "strip.png").exists()

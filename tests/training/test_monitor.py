@@ -444,7 +444,7 @@ def test_an_exception_in_the_loop_loses_nothing():
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="looks at /proc")
 def test_ten_thousand_samples_need_no_more_memory():
-    """All of them would be 60 MB."""
+    """All of them would be more than 30 MB."""
 
     def resident():
         with open("/proc/self/statm") as file:

@@ -58,6 +58,7 @@ def _saturated(bins: Bins, low: float, high: float) -> float | None:
 
 
 def bins_of(histogram: Histogram) -> Bins:
+    """The same as plain numbers."""
     edges = histogram.edges
     return Bins(float(edges[0]), float(edges[1] - edges[0]), tuple(histogram.counts.tolist()))
 

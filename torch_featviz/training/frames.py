@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from torch_featviz.capture import capture, evaluating
 from torch_featviz.capture.select import Layers
-from torch_featviz.errors import LayerError
+from torch_featviz.errors import LayerError, OptionError
 from torch_featviz.explain import attribute
 from torch_featviz.explain.twin import apart, twin
 from torch_featviz.picture import Scale, Sheet
@@ -55,7 +55,11 @@ class Frame:
         else:
             several = {f"image {i}": maps for i, maps in enumerate(self.values)}
             sheet = feature_maps(several if len(several) > 1 else self.values[0], scale=scale)
-            of = f"{there[1]} maps of {there[2]} × {there[3]}" if kind == "maps" else "what speaks for its answer"
+            of = (
+                f"{there[1]} maps of {there[2]} × {there[3]}"
+                if kind == "maps"
+                else "red speaks for the answer given, blue against it"
+            )
             left_out = f"{shown[1]} of {there[1]} maps and {shown[0]} of {there[0]} images shown"
         assert isinstance(sheet, Sheet)
         notes = (*((left_out,) if shown != there else ()), *sheet.legend.notes)
@@ -79,7 +83,12 @@ class Frames:
         self._held: Thinned[Frame] = Thinned(KEPT)
 
     def add(self, frame: Frame) -> Callable[[], Sheet]:
-        """Take the next step's; what draws it on the scale that the first one fixed, four times as wide as itself."""
+        """Take the next step's; what draws it on the scale that the first one fixed, four times as wide as itself.
+
+        One of another shape is of another layer in the same place: it is a first one.
+        """
+        if len(self._held) and self._held[-1].shape != frame.shape:
+            self._held, self._first = Thinned(KEPT), None
         if self._first is None or not self._first.vmax:  # nothing but 0 or NaN before
             fitted = (self._given or Scale(symmetric=True)).fit(frame.values)
             self._first = fitted if self._given else Scale(symmetric=True, vmax=ROOM * float(fitted.vmax or 0))
@@ -96,25 +105,20 @@ class Frames:
         return Film([frame.step for frame in self._held], [frame.draw(self.name, scale) for frame in self._held])
 
 
-def kernels_in(layers: Mapping[str, nn.Module]) -> list[str]:
-    """The layers among these whose kernels can be drawn."""
-    found = []
+def kernels_now(layers: Mapping[str, nn.Module]) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
+    """A copy of the kernels that are shown, `k c h w`, and the shape of all, of layers that have some."""
+    found = {}
     for name, layer in layers.items():
         try:
             weight, _ = planes_of(layer)
         except LayerError:
             continue
         if weight.is_floating_point():
-            found.append(name)
+            filters, channels = weight.shape[:2]
+            most = (FILTERS, channels) if channels in (1, 3) else (TABLE, TABLE)
+            shown = weight[: most[0], : most[1]].float().clone()
+            found[name] = (shown, (filters, channels, *weight.shape[2:]))
     return found
-
-
-def kernels_now(layer: nn.Module) -> tuple[Tensor, tuple[int, ...]]:
-    """A copy of the kernels that are shown, `k c h w` where they are, and the shape of all."""
-    weight, _ = planes_of(layer)
-    filters, channels = weight.shape[:2]
-    most = (FILTERS, channels) if channels in (1, 3) else (TABLE, TABLE)
-    return weight[: most[0], : most[1]].float().clone(), (filters, channels, *weight.shape[2:])
 
 
 @torch.no_grad()
@@ -152,3 +156,15 @@ def why_now(model: nn.Module, method: str, probe: Tensor) -> tuple[Tensor, tuple
     """What in the probe speaks for the answer to it, `b 1 h w`, and the shape of all."""
     heatmaps = attribute(model, probe.clone(), method=method).heatmaps[:, None]
     return heatmaps[:IMAGES], tuple(heatmaps.shape)
+
+
+def check_scales(scales: Mapping[str, Scale], layers: Mapping[str, nn.Module]) -> None:
+    """Raise OptionError unless these are scales that frames of these layers can share."""
+    for name, scale in scales.items():
+        kind, _, layer = name.partition("/")
+        if kind not in KINDS or (kind != "why" and layer not in layers):
+            raise OptionError(f"scales are by {', '.join(f'{each}/...' for each in KINDS)} of a layer, got {name!r}.")
+        if not isinstance(scale, Scale) or scale.per != "layer":
+            raise OptionError(
+                f"the scale of {name!r} must be a Scale that all frames share (per='layer'), got {scale!r}."
+            )

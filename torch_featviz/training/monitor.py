@@ -21,7 +21,7 @@ from torch_featviz.picture import Picture, Scale
 from .figures import layer_figures, parameter_figures, range_of
 from .film import Film
 from .findings import Finding, Findings
-from .frames import KINDS, Frame, Frames, kernels_in, kernels_now, maps_now, why_now
+from .frames import Frame, Frames, check_scales, kernels_now, maps_now, why_now
 from .history import History, Sample
 from .report import report
 from .sinks import Record, sinks_for
@@ -109,7 +109,8 @@ class Monitor:
         self._probe = None if probe is None else probe.detach().clone()
         self._watched = Watched(model, layers, bins)
         self._frames: dict[str, Frames] = {}
-        self._scales = _checked(scales or {}, self._watched.layers)
+        self._scales = dict(scales or {})
+        check_scales(self._scales, self._watched.layers)
         self._findings = Findings()
         self._group = _group_of(model) if group is None else group
         first = self._group is None or dist.get_rank(self._group) == 0
@@ -280,7 +281,7 @@ class Monitor:
     def _pictured(self) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
         """What is drawn of this step, where it is: values, and the shape of all of which they are a part."""
         layers = self._watched.layers
-        found = {f"kernels/{name}": kernels_now(layers[name]) for name in kernels_in(layers)}
+        found = {f"kernels/{name}": each for name, each in kernels_now(layers).items()}
         if self._probe is not None:
             maps = maps_now(self._model, list(layers), self._probe)
             found |= {f"maps/{name}": each for name, each in maps.items()}
@@ -306,15 +307,3 @@ def _counted(number: Any) -> int:
     if count < 0:
         raise OptionError(f"steps count from 0, got {number!r}.")
     return count
-
-
-def _checked(scales: Mapping[str, Scale], layers: Mapping[str, nn.Module]) -> dict[str, Scale]:
-    for name, scale in scales.items():
-        kind, _, layer = name.partition("/")
-        if kind not in KINDS or (kind != "why" and layer not in layers):
-            raise OptionError(f"scales are by {', '.join(f'{each}/...' for each in KINDS)} of a layer, got {name!r}.")
-        if not isinstance(scale, Scale) or scale.per != "layer":
-            raise OptionError(
-                f"the scale of {name!r} must be a Scale that all frames share (per='layer'), got {scale!r}."
-            )
-    return dict(scales)

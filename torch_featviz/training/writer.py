@@ -82,6 +82,7 @@ class _Work:
         self._told = set[int]()
 
     def run(self) -> None:
+        """Write what comes until None does, then close the sinks."""
         while (given := self.queue.get()) is not None:
             record = replace(given[0], pictures=self._pictures(given[1]))
             for i, sink in enumerate(self._sinks):
