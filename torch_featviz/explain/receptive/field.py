@@ -150,12 +150,13 @@ def receptive_field(
         with torch.no_grad():
             output, trace = _run(copied, name, image, tracer)
         gradients = _effective(copied, name, shape) if effective else None
-    return _described(name, sizes, tuple(output.shape), trace, gradients)
+    return described(name, sizes, tuple(output.shape), trace, gradients)
 
 
-def _described(
-    name: str, sizes: tuple[int, ...], shape: tuple[int, ...], trace: Trace, effective: Tensor | None
+def described(
+    name: str, sizes: tuple[int, ...], shape: tuple[int, ...], trace: Trace, effective: Tensor | None = None
 ) -> ReceptiveField:
+    """What a `Tracer` read of a layer's output of this shape, for an input of these sizes."""
     tables = tuple(axis.table for axis in trace.axes)
     holes = any(has_holes(table) for table in tables)
     kind: Kind = "whole" if trace.level == WHOLE else "exact" if trace.level == EXACT and not holes else "hull"

@@ -1,0 +1,283 @@
+"""`atlas()`: a network and a few images, as one page to walk through."""
+
+from __future__ import annotations
+
+import base64
+import html
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from torch_featviz.errors import DtypeError, OptionError, ShapeError
+from torch_featviz.explain.faithfulness import chances
+from torch_featviz.files import write_whole
+from torch_featviz.picture import reserved, rgb
+from torch_featviz.picture.color import lut
+from torch_featviz.picture.images import unit_images
+from torch_featviz.zoo import ModelCard
+
+from .layers import put_layers
+from .learning import put_learning
+from .pack import Blobs, plain
+from .page import render
+from .units import put_units
+from .walk import walk
+from .why import put_why
+
+MEGABYTES = 24.0  # of a page, where nothing else is said
+_LEAST = 1.0
+_SCRIPT = 300_000  # letters of what is on every page, and of the data that describes the layers, at most about
+_LEARNING = 0.3  # of the page, at most
+_TOP = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Atlas:
+    """A page; it shows itself in a notebook.
+
+    Args:
+        title: of the page.
+        data: what the page's script reads.
+        blobs: numbers and pictures, base64.
+        left_out: in words, what a person should know is not on the page.
+    """
+
+    title: str
+    data: dict[str, Any]
+    blobs: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+    @cached_property
+    def html(self) -> str:
+        """The whole page, which needs nothing else; the same input gives the same text."""
+        return render(self.title, self.data, list(self.blobs))
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the page, at once or not at all.
+
+        Args:
+            path: ends in `.html`; missing folders are made.
+        Returns:
+            The path.
+        Raises:
+            OptionError: `path` does not end in `.html`.
+            FileError: it cannot be written; nothing is left behind.
+        """
+        if Path(path).suffix.lower() not in (".html", ".htm"):
+            raise OptionError(f"an atlas is saved as HTML, got {str(path)!r}; let the name end in '.html'.")
+        return write_whole(path, self.html.encode())
+
+    def _repr_html_(self) -> str:
+        page = html.escape(self.html)
+        return (
+            f'<iframe srcdoc="{page}" sandbox="allow-scripts" title="{html.escape(self.title)}" width="100%" '
+            'height="800"></iframe>'
+        )
+
+
+def atlas(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    card: ModelCard | None = None,
+    names: Sequence[str] = (),
+    loader: Iterable[Any] | None = None,
+    methods: Sequence[str] | None = None,
+    targets: Sequence[int] | None = None,
+    training: str | os.PathLike[str] | None = None,
+    megabytes: float | None = None,
+    progress: bool = False,
+) -> Atlas:
+    """A page on which a person walks from the pixels to the decision: kernels, feature maps, reasons.
+
+    The model runs in evaluation mode on a copy that shares its weights, a few times for all layers, and as often as the
+    methods and the data set need.
+
+    Args:
+        model: any module that takes `images` alone.
+        images: `b c h w`, as the model takes them; a few.
+        card: names the model and its classes, and says how its images become those for the eye; without it, images
+            of 1 or 3 channels are in [0, 1].
+        names: of the images, such as their files'.
+        loader: images of a data set, as for `top_patches`: what else moves the channels.
+        methods: of attribution, as `attribute` knows them; default Grad-CAM, if the model is a classifier.
+        targets: numbers of the classes to explain; default the two likeliest for each image.
+        training: a folder that a `Monitor` wrote to: how it learnt.
+        megabytes: that the page may have at most; default 24. Maps and filters of the channels that fire most stay,
+            and the page says what had to go.
+        progress: show bars.
+    Raises:
+        ShapeError: images are not `b c h w`, are empty, or do not fit the model or the card.
+        DtypeError: they are no floats, or the model cannot be copied.
+        OptionError: values outside [0, 1] without a card, no such method or class, or too few megabytes.
+        FileError: there is no training in that folder.
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+        >>> page = atlas(net, torch.rand(1, 1, 8, 8))
+        >>> [layer["name"] for layer in page.data["layers"]]
+        ['input', '0', '1', '3']
+    """
+    _check(images, names, megabytes)
+    to_unit = _to_unit(card, images)
+    classes = card.classes if card is not None else ()
+    limit = (MEGABYTES if megabytes is None else megabytes) * 1e6
+    blobs, left_out = Blobs(), []
+    seen = walk(model, images)
+    said = _answers(seen.output, len(images))
+    known = classes if said.answers is not None and len(classes) == said.answers.shape[1] else ()
+    shown = _shown(blobs, to_unit(images), names, said, known)
+    why: list[dict[str, Any]] = []
+    if said.kind == "probability" and said.answers is not None:
+        why, failed = put_why(
+            blobs, model, images, said.answers, known, methods=methods, targets=targets, progress=progress
+        )
+        left_out += failed
+    elif methods is not None or targets is not None:
+        raise OptionError("methods and targets explain a class, and this model returns no 'b k' of classes.")
+    else:
+        left_out.append("Prediction and Why: the model returns no row of class scores for each image.")
+    units: dict[str, Any] = {}
+    if loader is not None:
+        units, told = put_units(blobs, model, seen.layers, loader, to_unit, progress=progress)
+        left_out += told
+    learning = None
+    if training is not None:
+        learning, told = put_learning(blobs, Path(training), limit * _LEARNING)
+        left_out += told
+    layers, cut = put_layers(blobs, seen, _left(limit, blobs))
+    for layer in layers:
+        layer["units"] = units.get(layer["name"])
+    left_out += _told(seen.unchanged, seen.not_run, cut, limit)
+    title = f"{card.name if card is not None else type(model).__name__} on {', '.join(i['name'] for i in shown)}"
+    data = {
+        "title": title,
+        "model": card.name if card is not None else type(model).__name__,
+        "version": _version(),
+        "parameters": sum(each.numel() for each in model.parameters()),
+        "flops": seen.flops,
+        "input": list(images.shape[1:]),
+        "precision": "float16",
+        "palettes": {"signed": _palette("RdBu_r"), "positive": _palette("viridis")},
+        "reserved": {"signed": _reserved("RdBu_r"), "positive": _reserved("viridis")},
+        "images": shown,
+        "answer": said.kind,
+        "layers": layers,
+        "why": why,
+        "learning": learning,
+        "left_out": left_out,
+    }
+    return Atlas(title, plain(data), tuple(blobs.texts), tuple(left_out))
+
+
+def _check(images: Tensor, names: Sequence[str], megabytes: float | None) -> None:
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        what = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise DtypeError(f"images must be a tensor of floats as the model takes them, got {what}.")
+    if images.dim() != 4 or not images.numel():
+        raise ShapeError(f"images must be 'b c h w' and not empty, got shape {tuple(images.shape)}.")
+    if names and len(names) != len(images):
+        raise OptionError(f"names must be one for each image, got {len(names)} for {len(images)} images.")
+    if megabytes is not None and not megabytes >= _LEAST:
+        raise OptionError(f"megabytes must be at least {_LEAST:g}, got {megabytes}.")
+
+
+def _to_unit(card: ModelCard | None, images: Tensor) -> Callable[[Tensor], Tensor]:
+    """From images as the model takes them to red, green and blue within 0 and 1."""
+    if card is None:
+        low, high = (float(each) for each in images.aminmax())
+        if not (low >= -1e-3 and high <= 1 + 1e-3):
+            raise OptionError(
+                f"without a card, images must lie in [0, 1], got {low:.4g} to {high:.4g}; give the mean and std they "
+                "were normalised with: card=ModelCard(name, build, input_size, mean=..., std=...)."
+            )
+
+    def to_unit(given: Tensor) -> Tensor:
+        units = (given if card is None else card.denormalize(given)).float().cpu().clamp(0, 1)
+        return units if units.shape[1] in (1, 3) else units.mean(1, keepdim=True)
+
+    return to_unit
+
+
+class _Said(NamedTuple):
+    """`b k` of what was answered, and whether these are probabilities."""
+
+    answers: Tensor | None = None
+    kind: Literal["probability", "value"] | None = None
+
+
+def _answers(output: Any, count: int) -> _Said:
+    if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != count or not output.is_floating_point():
+        return _Said()
+    output = output.detach().float().cpu()
+    if output.shape[1] < 2 or not bool(output.isfinite().all()):
+        return _Said(output, "value")
+    return _Said(chances(output), "probability")
+
+
+def _shown(
+    blobs: Blobs, units: Tensor, names: Sequence[str], said: _Said, classes: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The images, and the highest of what was answered to each."""
+    found = []
+    for i, pixels in enumerate(rgb(unit_images(units))):
+        name = names[i] if names else f"image {i}"
+        top = []
+        for k in _highest(said.answers, i):
+            value = float(said.answers[i, k]) if said.answers is not None else 0.0
+            top.append({"class": k, "name": classes[k] if classes else f"class {k}", "probability": value})
+        found.append({"name": name, "picture": blobs.picture(pixels, f"the image {name}"), "top": top})
+    return found
+
+
+def _highest(answers: Tensor | None, row: int) -> list[int]:
+    if answers is None:
+        return []
+    numbers: list[int] = answers[row].nan_to_num(-torch.inf).argsort(descending=True, stable=True)[:_TOP].tolist()
+    return numbers
+
+
+def _left(limit: float, blobs: Blobs) -> float:
+    """Letters for the layers; a page too small for its pictures still has something of each layer."""
+    return max(limit - blobs.letters() - _SCRIPT, limit / 10)
+
+
+def _told(unchanged: list[str], not_run: list[str], cut: bool, limit: float) -> list[str]:
+    told = []
+    if cut:
+        told.append(
+            f"So that the page stays below {limit / 1e6:g} MB, large layers show only the channels that fire most, and "
+            "their filters; each says how many of how many."
+        )
+    if unchanged:
+        told.append(f"These layers change nothing in evaluation: {_few(unchanged)}.")
+    if not_run:
+        told.append(f"These layers did not run: {_few(not_run)}.")
+    return told
+
+
+def _few(names: list[str], most: int = 12) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _palette(cmap: str) -> str:
+    return base64.b64encode(np.ascontiguousarray(lut(cmap)).tobytes()).decode()
+
+
+def _reserved(cmap: str) -> dict[str, str]:
+    colors = reserved(cmap)
+    keys = {"nan": "nan", "inf": "posinf", "-inf": "neginf"}
+    return {key: "#{:02x}{:02x}{:02x}".format(*colors[name]) for key, name in keys.items()}
+
+
+def _version() -> str:
+    from torch_featviz import __version__  # noqa: PLC0415  the package imports this room
+
+    return __version__

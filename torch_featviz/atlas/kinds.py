@@ -1,0 +1,81 @@
+"""What a layer does to channels, by what it is."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.modules.activation import __all__ as _ACTIVATIONS
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.pooling import (
+    _AdaptiveAvgPoolNd,
+    _AdaptiveMaxPoolNd,
+    _AvgPoolNd,
+    _LPPoolNd,
+    _MaxPoolNd,
+)
+
+SAME = (_DropoutNd, nn.Identity, nn.Flatten, nn.Unflatten)  # in evaluation, what they return is what they were given
+
+_POOLS = (_AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _LPPoolNd, _MaxPoolNd)
+_NORMS = (_NormBase, nn.GroupNorm, nn.LocalResponseNorm)
+_MIXING = ("MultiheadAttention", "Softmax", "LogSoftmax", "Softmin", "Softmax2d", "GLU")
+_ACTIVE = tuple(getattr(nn, name) for name in _ACTIVATIONS if name not in _MIXING)
+
+_POSITIVE = (nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Hardsigmoid, nn.Softplus, nn.Softmax, nn.Softmax2d)
+_POSITIVE_CALLS = ("relu", "relu6", "sigmoid", "hardsigmoid", "softplus", "softmax")
+_CHANNELWISE_CALLS = frozenset(
+    (
+        *(
+            "relu",
+            "relu6",
+            "leaky_relu",
+            "elu",
+            "selu",
+            "celu",
+            "gelu",
+            "silu",
+            "mish",
+            "hardtanh",
+            "hardswish",
+            "tanh",
+        ),
+        *("sigmoid", "hardsigmoid", "softplus", "softsign", "logsigmoid", "dropout", "feature_dropout", "clamp"),
+        *("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "lp_pool2d", "batch_norm"),
+        *("instance_norm", "group_norm", "local_response_norm", "interpolate", "boolean_dispatch"),
+    )
+)
+_MOVES = frozenset(
+    (
+        *("view", "reshape", "flatten", "unflatten", "permute", "transpose", "contiguous", "expand", "expand_as", "t"),
+        *("unsqueeze", "squeeze", "getitem", "chunk", "split", "unbind", "clone", "detach", "dropout", "to", "float"),
+        *("type_as", "repeat", "movedim", "swapaxes", "narrow", "select", "view_as", "reshape_as", "rearrange"),
+        *("zeros_like", "ones_like", "new_zeros", "as_tensor", "tensor", "arange", "size", "zeros", "ones", "full"),
+    )
+)
+
+
+def call_of(name: str) -> str:
+    """The function in the name of a call.
+
+    Example:
+        >>> call_of("layer1.0.bn2.add_#2")
+        'add_'
+    """
+    return name.rpartition("#")[0].rpartition(".")[2] if "#" in name else name.rpartition(".")[2]
+
+
+def moves_only(call: str) -> bool:
+    """Whether a function computes nothing, and only moves, repeats or makes values."""
+    return call.rstrip("_()") in _MOVES
+
+
+def is_channelwise(module: nn.Module | None, call: str = "") -> bool:
+    """Whether channel i of what is returned comes from channel i of what was given, and from no other."""
+    if module is None:
+        return call.rstrip("_()") in _CHANNELWISE_CALLS
+    return isinstance(module, (*_POOLS, *_NORMS, *_ACTIVE, *SAME, nn.Upsample)) and not isinstance(module, nn.Flatten)
+
+
+def is_positive(module: nn.Module | None, call: str) -> bool:
+    """Whether nothing that is returned can be below 0."""
+    return call.rstrip("_()") in _POSITIVE_CALLS if module is None else isinstance(module, _POSITIVE)

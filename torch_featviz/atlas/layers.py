@@ -1,0 +1,167 @@
+"""The layers of a walk as the page is given them, within the room that is left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torch_featviz.picture import Scale
+
+from .pack import Blobs, exponent_of
+from .walk import Layer, Walk, spans
+
+_BYTES = 2  # of a value
+_SMALL = 2**17  # bytes of what is always whole
+_LETTERS = 4 / 3  # base64 makes of a byte
+_DEFLATED = (0.65, 0.75, 0.85, 1.0)  # what is left of a byte, as is tried: values of real networks keep 0.6 to 0.8
+_LONGEST = 400  # letters of a layer's description
+
+
+def put_layers(blobs: Blobs, seen: Walk, letters: float) -> tuple[list[dict[str, Any]], bool]:
+    """All layers, and whether something of them had to be left out.
+
+    Args:
+        blobs: where their values go.
+        seen: what to put there.
+        letters: that the page may still take for it. Small layers are whole; of the others the same number of channels
+            stays of each: those with the highest values, and their filters.
+    """
+    parts = [_Part(values) for layer in seen.layers if (values := _shown(layer)) is not None]
+    parts += [_Part(layer.kernels, filters=True) for layer in seen.layers if layer.kernels is not None]
+    before = len(blobs.texts)
+    for ratio in _DEFLATED:
+        most = _channels_in(parts, int(letters / _LETTERS / ratio))
+        fields: dict[Any, dict[str, Any]] = {}
+        blobs.cut(before)
+        found = [_layer(blobs, layer, seen, most, fields) for layer in seen.layers]
+        if blobs.letters(before) <= letters:
+            break
+    return found, any(part.kept(most) < part.channels for part in parts)
+
+
+class _Part:
+    """Maps `b k h w`, tokens `b t k`, a row `b k`, or filters `k c h w`: what can be cut by channels."""
+
+    def __init__(self, values: Tensor, filters: bool = False) -> None:
+        self.channels = len(values) if filters else values.shape[-1 if values.dim() == 3 else 1]
+        self.bytes = values.numel() * _BYTES // self.channels  # of a channel
+
+    def kept(self, most: int) -> int:
+        """How many channels stay where large layers keep so many."""
+        return self.channels if self.channels * self.bytes <= _SMALL else min(self.channels, most)
+
+
+def _channels_in(parts: list[_Part], total: int) -> int:
+    """How many channels large parts can keep, one at least."""
+    low, high = 1, max(part.channels for part in parts)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if sum(part.kept(middle) * part.bytes for part in parts) <= total:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _shown(layer: Layer) -> Tensor | None:
+    return layer.values if layer.values is not None and layer.values.dim() <= 4 else None
+
+
+def _layer(blobs: Blobs, layer: Layer, seen: Walk, most: int, fields: dict[Any, Any]) -> dict[str, Any]:
+    values = _shown(layer)
+    peaks = None if values is None else _peaks(values)
+    found: dict[str, Any] = {
+        "name": layer.name,
+        "kind": "Input" if layer is seen.layers[0] else layer.kind,
+        "says": _says(layer),
+        "shape": None if layer.values is None else list(layer.values.shape[1:]),
+        "parameters": layer.parameters,
+        "flops": layer.flops,
+        "share": layer.flops / seen.flops if layer.flops is not None and seen.flops else None,
+        "dead": None,
+        "field": _field(layer, fields),
+        "stats": [each._asdict() for each in layer.figures],
+        "scale": None,
+        "maps": None,
+        "fed_by": layer.fed_by,
+        "kernels": None if layer.kernels is None else _kernels(blobs, layer.kernels, layer.groups, peaks, most),
+        "units": None,
+    }
+    if values is None or peaks is None:
+        axes = f"its output has {layer.values.dim() - 1} axes" if layer.values is not None else ""
+        return {**found, "why_not": layer.why_not or axes}
+    if values.dim() == 4 or (layer.positive and values.dim() == 2):
+        found["dead"] = float((peaks <= 0).double().mean())
+    return {**found, "scale": _scale(values, layer.positive), "maps": _maps(blobs, values, peaks, most)}
+
+
+def _says(layer: Layer) -> str:
+    words = repr(layer.module) if layer.module is not None else ("" if layer.name == "input" else "a functional call")
+    words = " ".join(words.split())
+    return words if len(words) <= _LONGEST else words[: _LONGEST - 3] + "..."
+
+
+def _peaks(values: Tensor) -> Tensor:
+    """Each channel's highest value in any image; for tokens `b t d` a column's."""
+    channels = values if values.dim() == 2 else values.flatten(2).amax(2) if values.dim() == 4 else values.amax(1)
+    return channels.nan_to_num(-torch.inf, torch.inf, -torch.inf).amax(0)
+
+
+def _scale(values: Tensor, positive: bool) -> dict[str, Any]:
+    fitted = (Scale(vmin=0) if positive else Scale(symmetric=True)).fit(values)
+    return {"symmetric": fitted.symmetric, "vmin": float(fitted.vmin or 0), "vmax": float(fitted.vmax or 0)}
+
+
+def strongest(peaks: Tensor, count: int) -> list[int]:
+    """The numbers of so many channels with the highest values, ascending."""
+    return sorted(peaks.argsort(descending=True, stable=True)[: max(1, count)].tolist())
+
+
+def _maps(blobs: Blobs, values: Tensor, peaks: Tensor, most: int) -> dict[str, Any]:
+    of = len(peaks)
+    kept = strongest(peaks, _Part(values).kept(most))
+    tokens = values.dim() == 3
+    shown = values[..., kept] if tokens else values[:, kept]
+    exponent = exponent_of(shown)
+    found = {
+        "form": {4: "maps", 3: "tokens", 2: "units"}[values.dim()],
+        "channels": [0] if tokens else kept,
+        "of": 1 if tokens else of,
+        "height": values.shape[-2] if values.dim() == 4 else values.shape[1] if tokens else 1,
+        "width": len(kept) if tokens else values.shape[-1] if values.dim() == 4 else 1,
+        "exponent": exponent,
+        "blobs": [blobs.numbers(each, exponent) for each in shown],
+    }
+    return {**found, "columns": kept, "columns_of": of} if tokens else found
+
+
+def _kernels(blobs: Blobs, weight: Tensor, groups: int, peaks: Tensor | None, most: int) -> dict[str, Any]:
+    if peaks is None or len(peaks) != len(weight):
+        peaks = weight.abs().flatten(1).amax(1).nan_to_num(0)
+    kept = strongest(peaks, _Part(weight, filters=True).kept(most))
+    exponent = exponent_of(weight[kept])
+    reach = float(Scale(symmetric=True).fit(weight).vmax or 0)
+    return {
+        "shape": list(weight.shape),
+        "groups": groups,
+        "filters": kept,
+        "scale": {"symmetric": True, "vmin": -reach, "vmax": reach},
+        "exponent": exponent,
+        "blob": blobs.numbers(weight[kept], exponent),
+    }
+
+
+def _field(layer: Layer, known: dict[Any, Any]) -> dict[str, Any] | None:
+    """What each place sees; layers that see the same share one table, which costs the time to make it once."""
+    seen = layer.field
+    if seen is None or len(seen.input_size) != 2:
+        return None
+    key = (seen.map_size, seen.size, seen.stride, seen.start, seen.kind)
+    if None in (*seen.stride, *seen.start) or key not in known:
+        rows, columns = spans(seen)
+        stride = None if None in seen.stride else list(seen.stride)
+        known[key] = {"kind": seen.kind, "size": list(seen.size), "stride": stride, "rows": rows, "columns": columns}
+    found: dict[str, Any] = known[key]
+    return found

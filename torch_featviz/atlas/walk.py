@@ -1,0 +1,248 @@
+"""All that the page tells of the layers, seen in one forward of all images and one that counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from torch_featviz.capture import capture
+from torch_featviz.errors import LayerError, ShapeError
+from torch_featviz.explain.receptive import ReceptiveField, Tracer, described
+from torch_featviz.explain.twin import apart, twin
+from torch_featviz.views.kernels import planes_of
+
+from .kinds import SAME, call_of, is_channelwise, is_positive, moves_only
+
+Feeding: TypeAlias = dict[str, list[tuple[str, int] | None]]
+
+
+class Figures(NamedTuple):
+    """Of what a layer returned for one image; NaN and infinities are counted apart from the rest."""
+
+    mean: float
+    std: float
+    min: float
+    max: float
+    zero: float  # share of the values that are exactly 0
+    nan: int
+    inf: int
+
+
+@dataclass
+class Layer:
+    """One layer or functional call, and what it returned."""
+
+    name: str
+    module: nn.Module | None  # None for a functional call
+    values: Tensor | None  # `b ...`, float32 on the CPU; None where it returned no such thing,
+    why_not: str = ""  # and why
+    figures: list[Figures] = field(default_factory=list)
+    field: ReceptiveField | None = None
+    flops: int | None = None
+    parameters: int = 0
+    fed_by: str | None = None  # the layer whose filters made these channels, if not itself
+    positive: bool = False  # by its nature, or that of the layer it takes its channels from
+    kernels: Tensor | None = None  # `k c h w`
+    groups: int = 1
+
+    @property
+    def kind(self) -> str:
+        """What it is, in a word."""
+        return type(self.module).__name__ if self.module is not None else call_of(self.name)
+
+
+@dataclass
+class Walk:
+    """The layers in order of execution, the input first, and what the model answered."""
+
+    layers: list[Layer]
+    output: Any
+    flops: int
+    unchanged: list[str]  # layers that do nothing in evaluation
+    not_run: list[str]
+
+
+def walk(model: nn.Module, images: Tensor) -> Walk:
+    """What each layer of `model` makes of `images`, in evaluation mode, on a copy.
+
+    Functional calls (`F.relu`, `torch.cat`, `+`) are layers of their own, but for those that only move values.
+
+    Args:
+        model: any module that takes `images` alone.
+        images: `b c h w`, as the model takes them.
+    Raises:
+        ShapeError: the model does not take such images.
+        DtypeError: it cannot be copied.
+    """
+    with apart(), torch.no_grad():
+        net, images = twin(model), images.detach().clone()
+        layers, output, not_run = _seen(net, images)
+        flops, total, feeding = _measured(net, images[:1])
+    _describe(layers, flops, feeding)
+    unchanged = [each.name for each in layers if isinstance(each.module, SAME)]
+    kept = [each for each in layers if not isinstance(each.module, SAME)]
+    return Walk([_input(images), *kept], output, total, unchanged, not_run)
+
+
+def _seen(net: nn.Module, images: Tensor) -> tuple[list[Layer], Any, list[str]]:
+    tracer = Tracer(images)
+    sizes = tuple(images.shape[2:])
+
+    def look(output: Any) -> Layer:
+        if isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
+            output = output[0]
+        if not isinstance(output, Tensor) or not output.is_floating_point():
+            return Layer("", None, None, f"it returns {_what(output)}")
+        if output.dim() < 2 or len(output) != len(images) or not output.numel():
+            return Layer("", None, None, f"it returns shape {tuple(output.shape)}, not one row for each image")
+        seen = described("", sizes, tuple(output.shape), tracer.read(output))
+        return Layer("", None, output.clone(), field=seen)  # figures later: a number read here may steer the network
+
+    try:
+        with capture(net, "*", ops=True, into=look) as found, tracer:
+            output = net(images)
+    except RuntimeError as error:
+        raise ShapeError(f"the model does not take images of shape {tuple(images.shape)}: {error}.") from error
+    modules = dict(net.named_modules())
+    layers: list[Layer] = []
+    for key, layer in found.items():
+        layer.name, layer.module = key, modules.get(key.partition("#")[0])
+        if moves_only(call_of(key)) if layer.module is None else not _works(layer.module):
+            continue
+        if layer.module is not None and layers and _made_by_call(layer, layers[-1]):
+            layers.pop()
+        layers.append(layer)
+    if not layers:
+        raise LayerError(f"{type(net).__name__} has no layer that ran.")
+    for layer in layers:
+        if layer.values is not None:
+            layer.values = layer.values.float().cpu()
+            layer.figures = [_figures(each) for each in layer.values]
+    return layers, output, [name for name in found.not_run if _works(modules[name])]
+
+
+def _works(module: nn.Module) -> bool:
+    """Whether a module computes something itself, and not only by the modules in it."""
+    return not any(True for _ in module.children()) or any(True for _ in module.parameters(recurse=False))
+
+
+def _made_by_call(layer: Layer, call: Layer) -> bool:
+    """Whether what a layer with weights of its own returned is what a functional call in it did."""
+    if call.module is not None or call.values is None or layer.values is None or not call.name.startswith(layer.name):
+        return False
+    return call.values.shape == layer.values.shape and torch.equal(call.values, layer.values)
+
+
+def _what(output: Any) -> str:
+    return f"numbers of {output.dtype}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+
+
+def _figures(values: Tensor) -> Figures:
+    nan, inf = int(values.isnan().sum()), int(values.isinf().sum())
+    finite = values[values.isfinite()] if nan or inf else values.flatten()
+    if not len(finite):
+        return Figures(torch.nan, torch.nan, torch.nan, torch.nan, 0.0, nan, inf)
+    spread, mean = torch.std_mean(finite, correction=0)
+    zero = 1 - int(values.count_nonzero()) / values.numel()
+    return Figures(float(mean), float(spread), float(finite.amin()), float(finite.amax()), zero, nan, inf)
+
+
+def _measured(net: nn.Module, image: Tensor) -> tuple[dict[str, int], int, Feeding]:
+    """Operations of each layer for one image and of all, and, call by call, which layer's output it was given."""
+    names = {module: name for name, module in net.named_modules()}
+    origin: dict[int, tuple[Tensor, int, str, int]] = {}
+    feeding: Feeding = {name: [] for name in names.values()}
+
+    def before(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        tensor, version, name, call = origin.get(id(inputs[0]) if inputs else 0, (None, 0, "", 0))
+        same = tensor is not None and tensor._version == version  # or else something was added to it since
+        feeding[names[module]].append((name, call) if same else None)
+
+    def after(module: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):  # which is kept, lest another one be given its place
+            origin[id(output)] = (output, output._version, names[module], len(feeding[names[module]]))
+
+    working = [module for module in net.modules() if _works(module)]
+    hooks = [module.register_forward_pre_hook(before) for module in working]
+    hooks += [module.register_forward_hook(after) for module in working]
+    counter = FlopCounterMode(display=False)
+    try:
+        with counter:
+            net(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    root, counts = type(net).__name__, counter.get_flop_counts()
+    flops = {name: counts.get(f"{root}.{name}" if name else root, {}) for name in (names[each] for each in working)}
+    return {name: sum(each.values()) for name, each in flops.items()}, counter.get_total_flops(), feeding
+
+
+def _describe(layers: list[Layer], flops: dict[str, int], feeding: Feeding) -> None:
+    """What is known of each layer besides its output."""
+    done: dict[str, Layer] = {}
+    for layer in layers:
+        name, _, call = layer.name.partition("#")
+        if layer.module is None:
+            source = _source_of_call(layer.name, done)
+        else:
+            given = feeding[name][int(call or 1) - 1] if is_channelwise(layer.module) else None
+            source = None if given is None else done.get(f"{given[0]}#{given[1]}") or done.get(given[0])
+            layer.flops = flops[name] // len(feeding[name])
+            layer.parameters = 0 if int(call or 1) > 1 else sum(each.numel() for each in layer.module.parameters())
+            layer.kernels, layer.groups = _kernels(layer.module)
+        layer.positive = is_positive(layer.module, call_of(layer.name)) or (
+            source is not None and source.positive and "norm" not in layer.kind.lower()
+        )
+        if source is not None and _channels(source) == _channels(layer):
+            layer.fed_by = source.name if source.kernels is not None else source.fed_by
+        done[layer.name] = layer
+
+
+def _source_of_call(name: str, done: dict[str, Layer]) -> Layer | None:
+    """The layer that `conv1.relu` is named after, if every call on the way from it keeps its channels."""
+    before = name.rpartition(".")[0]
+    way = [each for each in done if each.startswith(f"{before}.") and each not in (name, before)]
+    own = [each for each in way if done[each].module is None and each.rpartition(".")[0] == before]
+    if before not in done or not all(is_channelwise(None, call_of(each)) for each in (*own, name)):
+        return None
+    return done[own[-1]] if own else done[before]
+
+
+def _channels(layer: Layer) -> int:
+    return 0 if layer.values is None else layer.values.shape[1]
+
+
+def _kernels(module: nn.Module) -> tuple[Tensor | None, int]:
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor) or weight.dim() != 4:
+        return None, 1
+    return planes_of(module)[0].detach().float().cpu(), int(getattr(module, "groups", 1))
+
+
+def _input(images: Tensor) -> Layer:
+    """What the model is given, as the first layer of the walk: each place sees itself."""
+    tracer = Tracer(images)
+    sees = described("input", tuple(images.shape[2:]), tuple(images.shape), tracer.read(images))
+    values = images.float().cpu()
+    return Layer("input", None, values, figures=[_figures(each) for each in values], field=sees)
+
+
+def spans(seen: ReceptiveField) -> Iterator[list[tuple[int, int]]]:
+    """For each axis of the map what each of its places sees; one interval where all see the same."""
+    whole = [(0, n) for n in seen.input_size]
+    if not seen.map_size:
+        yield from ([each] for each in whole)
+        return
+    origin = [0] * len(seen.map_size)
+    for axis, places in enumerate(seen.map_size):
+        found = []
+        for place in range(places):
+            origin[axis] = place
+            found.append((seen.box(*origin)[axis][0], seen.box(*origin)[axis][1]))
+        origin[axis] = 0
+        yield found[:1] if len(set(found)) == 1 else found
