@@ -55,14 +55,16 @@ def test_what_is_not_there():
         "import torch_featviz.capture",
         "import torch_featviz.capture.session",
         "from torch_featviz.capture import capture",
+        "import torch_featviz.atlas.walk",
         "from torch_featviz.bench import overhead",
         "import torch_featviz as fv; fv.zoo; fv.tile",
         "from torch_featviz import *",
     ],
 )
-def test_capture_is_the_function_whatever_was_imported_first(code):
+def test_a_function_is_not_the_room_of_its_name_whatever_was_imported_first(code):
     code += "; import torch_featviz as fv, sys; print(fv.capture is sys.modules['torch_featviz.capture'].capture)"
-    assert fresh(code) == "True"
+    code += "; print(fv.atlas is sys.modules['torch_featviz.atlas'].atlas)"
+    assert fresh(code) == "True\nTrue"
 
 
 def test_rooms_are_modules():

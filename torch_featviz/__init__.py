@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # what is here and in __all__ can be had; at run time it is fetched when first asked for
     from . import bench as bench
     from . import errors, zoo
+    from .atlas import Atlas, atlas
     from .capture import (
         Activations,
         FeatureExtractor,
@@ -55,6 +56,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Activations",
+    "Atlas",
     "Attribution",
     "Faithfulness",
     "FeatureExtractor",
@@ -74,6 +76,7 @@ __all__ = [
     "ToCPU",
     "TopK",
     "TopPatches",
+    "atlas",
     "attribute",
     "attributions",
     "capture",
@@ -103,12 +106,12 @@ __all__ = [
 ]
 
 # pytest imports this package at each start, for the plugin in it; nobody should wait for torch who does not use it.
-_ROOMS = ("errors", "capture", "picture", "zoo", "explain", "views", "training", "bench")
+_ROOMS = ("errors", "capture", "picture", "zoo", "explain", "views", "training", "atlas", "bench")
 
 if not TYPE_CHECKING:  # a type checker would take any name for good
 
     def __getattr__(name: str) -> Any:
-        if name in _ROOMS and name != "capture":  # of that name the function is meant
+        if name in _ROOMS and name not in ("capture", "atlas"):  # of these names the functions are meant
             return import_module(f"{__name__}.{name}")
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -124,7 +127,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """Importing the room `capture` would put the room where the function of that name belongs."""
+    """Importing the room `capture` or `atlas` would put the room where the function of that name belongs."""
 
     def __setattr__(self, name: str, value: object) -> None:
         room = name in __all__ and isinstance(value, ModuleType)

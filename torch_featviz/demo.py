@@ -16,18 +16,21 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from . import views
+from .atlas import Atlas, atlas
 from .capture import capture, evaluating
 from .errors import FileError, WeightsError
 from .explain import top_patches
 from .files import write_whole
 from .picture import Picture, Scale
 from .training import Monitor
+from .training.history import FIGURES
 from .zoo import XO, History, card, evaluate, train_xo
 from .zoo.fit import Around
 from .zoo.recipe import EPOCHS
 from .zoo.xo import CLASSES
 
 STATE = "xo_deep.pt"
+METHODS = ("gradcam", "integrated_gradients", "occlusion")
 EVERY = 85  # steps; an epoch
 
 
@@ -64,7 +67,9 @@ def demo(out: Path, *, seed: int = 0, epochs: int | None = None, retrain: bool =
     print(f"Held-out accuracy: {result.accuracy:.1%} of {len(test)} drawings that it never saw.")
     for name, picture in _sheets(model, history, result.confusion, result.logits, test):
         print(f"  {picture.save(out / name)}")
-    print(_three_lines(out, kept))
+    page = _atlas(model, test, kept.with_name("training")).save(out / "atlas.html")
+    print(f"  {page}")
+    print(_next(page, kept))
     return result.accuracy
 
 
@@ -81,7 +86,7 @@ def _sheets(
     model: nn.Module, history: History, counts: Tensor, logits: Tensor, test: XO
 ) -> Iterator[tuple[str, Picture]]:
     info = card("xo_deep")
-    drawn = {name: next(test[i][0] for i in range(len(test)) if test[i][1] == k) for k, name in enumerate(CLASSES)}
+    drawn = _drawn(test)
     yield "1-samples.png", views.samples(test, n=10, title="Drawn circles and crosses it never saw")
     lines = {name: list(values) for name, values in asdict(history).items() if name != "seconds"}
     yield "2-curves.png", views.curves(lines, title="Training, epoch by epoch")
@@ -105,18 +110,43 @@ def _sheets(
     for name, image in drawn.items():
         title = f"A {name}, layer by layer: mean over channels"
         yield f"7-overview-{name}.png", views.overview(model, image[None], title=title)
-    methods = ["gradcam", "integrated_gradients", "occlusion"]
     title = "Why a circle is a circle, and a cross a cross: what speaks for it (red) and against it (blue)"
-    paper = batch.flatten(1).median(1).values[:, None, None, None]  # and not 0, which would be ink
-    yield "8-why.png", views.attributions(model, batch, methods=methods, classes=CLASSES, baselines=paper, title=title)
+    paper = _paper(batch)
+    yield "8-why.png", views.attributions(model, batch, methods=METHODS, classes=CLASSES, baselines=paper, title=title)
     best = top_patches(model, DataLoader(test, batch_size=50), info.high)
     title = "conv3: what moves each channel most in drawings it never saw"
     yield "9-units-conv3.png", views.exemplars(best, title=title)
 
 
-def _three_lines(out: Path, kept: Path) -> str:
+def _atlas(model: nn.Module, test: XO, training: Path) -> Atlas:
+    """The page on which all of it can be walked through."""
+    images = torch.stack(list(_drawn(test).values()))
+    return atlas(
+        model,
+        images,
+        card=card("xo_deep"),
+        names=CLASSES,
+        loader=DataLoader(test, batch_size=50),
+        methods=METHODS,
+        baselines=_paper(images),
+        training=training if (training / FIGURES).exists() else None,
+    )
+
+
+def _drawn(test: XO) -> dict[str, Tensor]:
+    """The first drawing of each class."""
+    return {name: next(test[i][0] for i in range(len(test)) if test[i][1] == k) for k, name in enumerate(CLASSES)}
+
+
+def _paper(images: Tensor) -> Tensor:
+    """What is there where nothing is drawn: not 0, which would be ink."""
+    return images.flatten(1).median(1).values[:, None, None, None]
+
+
+def _next(page: Path, kept: Path) -> str:
     return f"""
-Look at the sheets in {out}. Three lines of Python make such a one:
+Open {page} in a browser: it walks you through the network, from the pixels to the decision.
+Three lines of Python make a sheet of yours:
 
     import torch, torch_featviz as fv
     model = fv.zoo.card("xo_deep").load("{kept}")

@@ -28,7 +28,7 @@ from .learning import put_learning
 from .pack import Blobs, plain
 from .page import render
 from .units import put_units
-from .walk import walk
+from .walk import Walk, walk
 from .why import put_why
 
 MEGABYTES = 24.0  # of a page, where nothing else is said
@@ -91,6 +91,7 @@ def atlas(
     loader: Iterable[Any] | None = None,
     methods: Sequence[str] | None = None,
     targets: Sequence[int] | None = None,
+    baselines: Tensor | float | None = None,
     training: str | os.PathLike[str] | None = None,
     megabytes: float | None = None,
     progress: bool = False,
@@ -109,6 +110,8 @@ def atlas(
         loader: images of a data set, as for `top_patches`: what else moves the channels.
         methods: of attribution, as `attribute` knows them; default Grad-CAM, if the model is a classifier.
         targets: numbers of the classes to explain; default the two likeliest for each image.
+        baselines: what a pixel is when there is nothing, for the methods that ask and for measuring: a value, or a
+            tensor that can be expanded to the images; default as in `attribute` and `faithfulness`.
         training: a folder that a `Monitor` wrote to: how it learnt.
         megabytes: that the page may have at most; default 24. Maps and filters of the channels that fire most stay,
             and the page says what had to go.
@@ -126,21 +129,20 @@ def atlas(
     """
     _check(images, names, megabytes)
     to_unit = _to_unit(card, images)
-    classes = card.classes if card is not None else ()
     limit = (MEGABYTES if megabytes is None else megabytes) * 1e6
+    name = card.name if card is not None else type(model).__name__
     blobs, left_out = Blobs(), []
     seen = walk(model, images)
     said = _answers(seen.output, len(images))
-    known = classes if said.answers is not None and len(classes) == said.answers.shape[1] else ()
-    shown = _shown(blobs, to_unit(images), names, said, known)
+    classes = card.classes if card is not None and said.kind and len(card.classes) == said.rows.shape[1] else ()
+    shown = _shown(blobs, to_unit(images), names, said, classes)
     why: list[dict[str, Any]] = []
-    if said.kind == "probability" and said.answers is not None:
-        why, failed = put_why(
-            blobs, model, images, said.answers, known, methods=methods, targets=targets, progress=progress
-        )
-        left_out += failed
+    if said.kind == "probability":
+        asked: dict[str, Any] = {"methods": methods, "targets": targets, "baselines": baselines, "progress": progress}
+        why, told = put_why(blobs, model, images, said.rows, classes, **asked)
+        left_out += told
     elif methods is not None or targets is not None:
-        raise OptionError("methods and targets explain a class, and this model returns no 'b k' of classes.")
+        raise OptionError("methods and targets explain a class, and this model returns no row of scores for an image.")
     else:
         left_out.append("Prediction and Why: the model returns no row of class scores for each image.")
     units: dict[str, Any] = {}
@@ -152,13 +154,11 @@ def atlas(
         learning, told = put_learning(blobs, Path(training), limit * _LEARNING)
         left_out += told
     layers, cut = put_layers(blobs, seen, _left(limit, blobs))
-    for layer in layers:
-        layer["units"] = units.get(layer["name"])
-    left_out += _told(seen.unchanged, seen.not_run, cut, limit)
-    title = f"{card.name if card is not None else type(model).__name__} on {', '.join(i['name'] for i in shown)}"
+    left_out += _told(seen, cut, limit)
+    title = f"{name} on {', '.join(each['name'] for each in shown)}"
     data = {
         "title": title,
-        "model": card.name if card is not None else type(model).__name__,
+        "model": name,
         "version": _version(),
         "parameters": sum(each.numel() for each in model.parameters()),
         "flops": seen.flops,
@@ -168,7 +168,7 @@ def atlas(
         "reserved": {"signed": _reserved("RdBu_r"), "positive": _reserved("viridis")},
         "images": shown,
         "answer": said.kind,
-        "layers": layers,
+        "layers": [{**layer, "units": units.get(layer["name"])} for layer in layers],
         "why": why,
         "learning": learning,
         "left_out": left_out,
@@ -206,19 +206,19 @@ def _to_unit(card: ModelCard | None, images: Tensor) -> Callable[[Tensor], Tenso
 
 
 class _Said(NamedTuple):
-    """`b k` of what was answered, and whether these are probabilities."""
+    """What was answered to each image, `b k`, and whether these are probabilities; None where it is no such thing."""
 
-    answers: Tensor | None = None
+    rows: Tensor
     kind: Literal["probability", "value"] | None = None
 
 
 def _answers(output: Any, count: int) -> _Said:
     if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != count or not output.is_floating_point():
-        return _Said()
-    output = output.detach().float().cpu()
-    if output.shape[1] < 2 or not bool(output.isfinite().all()):
-        return _Said(output, "value")
-    return _Said(chances(output), "probability")
+        return _Said(torch.empty(count, 0))
+    rows = output.detach().float().cpu()
+    if rows.shape[1] < 2 or not bool(rows.isfinite().all()):
+        return _Said(rows, "value")
+    return _Said(chances(rows), "probability")
 
 
 def _shown(
@@ -226,21 +226,15 @@ def _shown(
 ) -> list[dict[str, Any]]:
     """The images, and the highest of what was answered to each."""
     found = []
+    order = said.rows.nan_to_num(-torch.inf).argsort(dim=1, descending=True, stable=True)[:, :_TOP].tolist()
     for i, pixels in enumerate(rgb(unit_images(units))):
         name = names[i] if names else f"image {i}"
-        top = []
-        for k in _highest(said.answers, i):
-            value = float(said.answers[i, k]) if said.answers is not None else 0.0
-            top.append({"class": k, "name": classes[k] if classes else f"class {k}", "probability": value})
+        top = [
+            {"class": k, "name": classes[k] if classes else f"class {k}", "probability": float(said.rows[i, k])}
+            for k in order[i]
+        ]
         found.append({"name": name, "picture": blobs.picture(pixels, f"the image {name}"), "top": top})
     return found
-
-
-def _highest(answers: Tensor | None, row: int) -> list[int]:
-    if answers is None:
-        return []
-    numbers: list[int] = answers[row].nan_to_num(-torch.inf).argsort(descending=True, stable=True)[:_TOP].tolist()
-    return numbers
 
 
 def _left(limit: float, blobs: Blobs) -> float:
@@ -248,17 +242,17 @@ def _left(limit: float, blobs: Blobs) -> float:
     return max(limit - blobs.letters() - _SCRIPT, limit / 10)
 
 
-def _told(unchanged: list[str], not_run: list[str], cut: bool, limit: float) -> list[str]:
+def _told(seen: Walk, cut: bool, limit: float) -> list[str]:
     told = []
     if cut:
         told.append(
             f"So that the page stays below {limit / 1e6:g} MB, large layers show only the channels that fire most, and "
             "their filters; each says how many of how many."
         )
-    if unchanged:
-        told.append(f"These layers change nothing in evaluation: {_few(unchanged)}.")
-    if not_run:
-        told.append(f"These layers did not run: {_few(not_run)}.")
+    if seen.unchanged:
+        told.append(f"These layers change nothing in evaluation: {_few(seen.unchanged)}.")
+    if seen.not_run:
+        told.append(f"These layers did not run: {_few(seen.not_run)}.")
     return told
 
 

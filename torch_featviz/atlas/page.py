@@ -8,14 +8,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 _FOLDER = Path(__file__).with_name("page")
 _UNSAFE = {ord(mark): f"\\u{ord(mark):04x}" for mark in "<>&\u2028\u2029"}
 
 
 def render(title: str, data: dict[str, Any], blobs: list[str]) -> str:
     """The page as HTML; it asks for nothing that is not in it, and runs no script but its own."""
+    import jinja2  # noqa: PLC0415  only when a page is made
+
     style = (_FOLDER / "atlas.css").read_text("utf-8")
     script = "(() => {\n'use strict';\n" + "\n".join(_scripts()) + "\n})();\n"
     loader = jinja2.FileSystemLoader(_FOLDER, "utf-8")

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from torch_featviz.capture import capture
 from torch_featviz.errors import LayerError, ShapeError
@@ -154,6 +153,8 @@ def _figures(values: Tensor) -> Figures:
 
 def _measured(net: nn.Module, image: Tensor) -> tuple[dict[str, int], int, Feeding]:
     """Operations of each layer for one image and of all, and, call by call, which layer's output it was given."""
+    from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415  brings Dynamo
+
     names = {module: name for name, module in net.named_modules()}
     origin: dict[int, tuple[Tensor, int, str, int]] = {}
     feeding: Feeding = {name: [] for name in names.values()}

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from torch_featviz.errors import FeatvizError
 from torch_featviz.explain import Faithfulness, attribute, faithfulness
 from torch_featviz.explain.faithfulness import UNMOVED
+from torch_featviz.explain.methods import method_of
 from torch_featviz.picture import Scale
 
 from .pack import Blobs, exponent_of
@@ -41,6 +42,7 @@ def put_why(
     *,
     methods: Sequence[str] | None = None,
     targets: Sequence[int] | None = None,
+    baselines: Tensor | float | None = None,
     progress: bool = False,
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """For each method, class and image a heatmap and what it is worth; and what could not be made.
@@ -53,20 +55,25 @@ def put_why(
         classes: their names; may be empty.
         methods: as `attribute` knows them; default Grad-CAM, if the model allows it.
         targets: classes; default the two likeliest of each image.
+        baselines: what a pixel is when there is nothing, `b c h w` or a value.
         progress: show a bar.
     """
     likely = chances.topk(min(RANKS, chances.shape[1]), dim=1).indices
     wanted = likely if targets is None else torch.tensor(targets).expand(len(images), -1)
     cases = [(i, k) for i, row in enumerate(wanted.tolist()) for k in row]
     every = images[[i for i, _ in cases]]
+    nothing = baselines.expand_as(images)[[i for i, _ in cases]] if isinstance(baselines, Tensor) else baselines
     found: list[dict[str, Any]] = []
     failed = []
     for method in tqdm(("gradcam",) if methods is None else methods, desc="why", disable=not progress, leave=False):
         try:
-            why = attribute(model, every, method=method, target=[k for _, k in cases])
-            worth = faithfulness(model, every, why, stages=1)
+            given: dict[str, Any] = (
+                {"baselines": nothing} if nothing is not None and "baselines" in method_of(method).takes else {}
+            )
+            why = attribute(model, every, method=method, target=[k for _, k in cases], **given)
+            worth = faithfulness(model, every, why, stages=1, baselines=nothing)
         except FeatvizError as error:
-            if methods is not None:
+            if methods is not None or targets is not None:
                 raise
             failed.append(f"Why: {_title(method)} cannot be made for this model: {error}")
             continue

@@ -1,0 +1,279 @@
+"""The page as a whole: what is on it, what is said of what is not, and what it is written as."""
+
+import base64
+import hashlib
+import json
+import re
+import zlib
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import torch_featviz as fv
+from torch_featviz.atlas import atlas
+from torch_featviz.training import Monitor
+
+HOSTILE = "</script><img src=x onerror=alert(1)>\"'&\u2028\u202e\n" + "ü" * 300
+
+
+def net():
+    torch.manual_seed(1)
+    layers = (nn.Conv2d(3, 6, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 8, 3), nn.ReLU(), nn.Flatten())
+    return nn.Sequential(*layers, nn.Linear(8 * 16, 4)).eval()
+
+
+def card(classes=("a", "b", "c", "d")):
+    return fv.ModelCard("mine", net, (3, 14, 14), classes=classes, mean=(0.5,), std=(0.25,))
+
+
+def numbers(text, exponent):
+    high, low = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8).astype(np.uint16).reshape(2, -1)
+    return (high << 8 | low).view(np.float16).astype(np.float64) * 2.0**exponent
+
+
+class Scripts(HTMLParser):
+    """Every script of a page with its attributes, and each element's attributes."""
+
+    def __init__(self):
+        super().__init__(convert_charrefs=False)
+        self.scripts, self.attributes, self.inside = [], [], None
+
+    def handle_starttag(self, tag, attrs):
+        self.attributes += attrs
+        if tag in ("script", "style"):
+            self.inside = [tag, dict(attrs), ""]
+
+    def handle_data(self, data):
+        if self.inside:
+            self.inside[2] += data
+
+    def handle_endtag(self, tag):
+        if self.inside and tag == self.inside[0]:
+            self.scripts.append(self.inside)
+            self.inside = None
+
+
+def parsed(page):
+    reader = Scripts()
+    reader.feed(page.html)
+    return reader
+
+
+def test_what_is_on_the_page():
+    images = torch.randn(2, 3, 14, 14)
+    page = atlas(net(), images, card=card(), names=["one.png", "two.png"])
+    data = page.data
+    assert page.title == data["title"] == "mine on one.png, two.png"
+    assert data["parameters"] == sum(p.numel() for p in net().parameters())
+    chances = net()(images).softmax(1)
+    for i, image in enumerate(data["images"]):
+        best = chances[i].topk(4)
+        assert [top["class"] for top in image["top"]] == best.indices.tolist()
+        assert [top["name"] for top in image["top"]] == ["abcd"[k] for k in best.indices.tolist()]
+        assert [top["probability"] for top in image["top"]] == pytest.approx(best.values.tolist(), rel=1e-5)
+    assert [layer["name"] for layer in data["layers"]] == ["input", "0", "1", "2", "3", "4", "6"]
+    assert page.left_out == ("These layers change nothing in evaluation: 5.",)
+
+
+def test_why_is_what_attribute_says():
+    model, images = net(), torch.rand(2, 3, 14, 14)
+    page = atlas(model, images, methods=["gradcam", "occlusion"], targets=[2, 0])
+    assert [(why["method"], why["image"], why["class"]) for why in page.data["why"]] == [
+        (method, image, target) for method in ("gradcam", "occlusion") for image in (0, 1) for target in (2, 0)
+    ]
+    each = images[[0, 0, 1, 1]]  # ties are broken by chance, row by row
+    for n, method in enumerate(("gradcam", "occlusion")):
+        found = fv.attribute(model, each, method=method, target=[2, 0, 2, 0])
+        worth = fv.faithfulness(model, each, found, stages=1)
+        for row, why in enumerate(page.data["why"][4 * n : 4 * n + 4]):
+            assert why["faithfulness"] == {
+                "deletion": pytest.approx(float(worth.deletion[row]), rel=1e-4),
+                "insertion": pytest.approx(float(worth.insertion[row]), rel=1e-4),
+                "random_deletion": pytest.approx(float(worth.random_deletion[row]), rel=1e-4),
+                "random_insertion": pytest.approx(float(worth.random_insertion[row]), rel=1e-4),
+                "similarity": pytest.approx(float(worth.similarity[0, row]), rel=1e-4),
+                "unmoved": bool(worth.similarity[0, row] > 0.5),
+            }
+            heat = numbers(page.blobs[why["blob"]], why["exponent"]).reshape(14, 14)
+            assert abs(heat - found.heatmaps[row].numpy()).max() <= float(found.heatmaps.abs().max()) * 2.0**-11
+    scales = {why["method"]: why["scale"]["vmax"] for why in page.data["why"]}
+    assert all(why["scale"]["vmax"] == scales[why["method"]] for why in page.data["why"])
+
+
+def test_baselines_are_those_given():
+    model, images = net(), torch.rand(1, 3, 14, 14)
+    dark, light = (
+        atlas(model, images, methods=["occlusion"], targets=[1], baselines=b).data["why"][0] for b in (0.0, 1.0)
+    )
+    assert dark["faithfulness"] != light["faithfulness"]
+    found = fv.attribute(model, images, method="occlusion", target=1, baselines=torch.ones_like(images))
+    assert light["faithfulness"]["deletion"] == pytest.approx(
+        float(fv.faithfulness(model, images, found, stages=0, baselines=1.0).deletion[0]), rel=1e-4
+    )
+
+
+def test_units_of_a_data_set():
+    model, images = net(), torch.rand(1, 3, 14, 14)
+    loader = DataLoader(TensorDataset(torch.rand(20, 3, 14, 14)), batch_size=8)
+    page = atlas(model, images, loader=loader)
+    units = {layer["name"]: layer["units"] for layer in page.data["layers"] if layer["units"]}
+    assert list(units) == ["0", "3"]
+    best = fv.top_patches(model, loader, "3")
+    for channel, found in units["3"]["channels"].items():
+        values = [value for value in best.values[int(channel)].tolist() if value > 0]
+        assert found["values"] == pytest.approx(values, rel=1e-5)
+        assert found["images"] == best.images[int(channel)].tolist()[: len(values)]
+        assert found["patches"]["width"] == len(values) * found["patches"]["height"]
+    assert units["3"]["seen"] == 20
+
+
+def test_learning_out_of_a_folder(tmp_path):
+    model, loss = net().train(), nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with Monitor(model, every=2, to=tmp_path) as watch:
+        for _ in range(6):
+            with watch.step():
+                loss(model(torch.rand(8, 3, 14, 14)), torch.randint(4, (8,))).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+    learning = atlas(model, torch.rand(1, 3, 14, 14), training=tmp_path).data["learning"]
+    assert learning["steps"] == [0, 2, 4]
+    assert [(film["name"], film["of"]) for film in learning["layers"]] == [("0", "kernels"), ("3", "kernels")]
+    curves = {(curve["layer"], curve["what"]): curve["values"] for curve in learning["curves"]}
+    expected = watch.history.values("3.weight", "update_ratio").tolist()
+    assert curves["3", "update ÷ weight"] == pytest.approx(expected, rel=1e-5)
+    assert learning["findings"] == [{"step": f.step, "kind": f.kind, "text": f.text} for f in watch.findings]
+
+
+def test_no_training_there(tmp_path):
+    with pytest.raises(fv.errors.FileError, match=r"holds no samples.jsonl"):
+        atlas(net(), torch.rand(1, 3, 14, 14), training=tmp_path)
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path):
+    images = torch.rand(1, 3, 14, 14)
+    first, second = (atlas(net(), images, card=card()).save(tmp_path / f"{i}.html") for i in range(2))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_it_is_written_whole_or_not_at_all(tmp_path):
+    page = atlas(net(), torch.rand(1, 3, 14, 14))
+    with pytest.raises(fv.errors.OptionError, match=r"saved as HTML, got .*x\.png.*end in '\.html'"):
+        page.save(tmp_path / "x.png")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(fv.errors.FileError, match="cannot write"):
+        page.save(tmp_path / "file" / "x.html")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert page.save(tmp_path / "new" / "x.html").read_text("utf-8") == page.html
+
+
+def test_hostile_names_stay_text():
+    layers = nn.ModuleDict({"</script><b>'\"&": nn.Conv2d(3, 4, 3)})
+
+    class Hostile(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers, self.head = layers, nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.head(next(iter(self.layers.values()))(x).mean((2, 3)))
+
+    given = fv.ModelCard(HOSTILE, Hostile, (3, 8, 8), classes=(HOSTILE, HOSTILE))
+    page = atlas(Hostile(), torch.rand(1, 3, 8, 8), card=given, names=[HOSTILE])
+    reader = parsed(page)
+    assert not any(name.startswith("on") for name, _ in reader.attributes)
+    data = json.loads(next(text for _, attrs, text in reader.scripts if attrs.get("id") == "data"))
+    assert data == page.data
+    assert data["model"] == data["images"][0]["name"] == HOSTILE
+    assert data["layers"][1]["name"] == "layers.</script><b>'\"&"
+    assert "onerror=alert" not in page.html.replace("\\u003cimg src=x onerror=alert", "").replace(
+        "&lt;img src=x onerror=alert", ""
+    )
+
+
+def test_the_policy_allows_this_script_and_style_and_nothing_else():
+    page = atlas(net(), torch.rand(1, 3, 14, 14))
+    reader = parsed(page)
+    (policy,) = [value for name, value in reader.attributes if name == "content" and "default-src" in value]
+    assert policy.startswith("default-src 'none'; ")
+    assert "unsafe" not in policy
+    assert "http" not in policy
+
+    def hashed(text):
+        return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+    (style,) = [text for tag, _, text in reader.scripts if tag == "style"]
+    (script,) = [text for tag, attrs, text in reader.scripts if tag == "script" and "type" not in attrs]
+    assert f"style-src 'sha256-{hashed(style)}'" in policy
+    assert f"script-src 'sha256-{hashed(script)}'" in policy
+    assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", page.html)
+
+
+def test_it_shows_itself_in_a_notebook():
+    page = atlas(net(), torch.rand(1, 3, 14, 14), names=["<b>"])
+    shown = page._repr_html_()
+    reader = HTMLParser()
+    found = {}
+    reader.handle_starttag = lambda tag, attrs: found.update({tag: dict(attrs)})
+    reader.feed(shown)
+    assert found["iframe"]["srcdoc"] == page.html
+    assert found["iframe"]["sandbox"] == "allow-scripts"
+    assert found["iframe"]["title"] == "Sequential on <b>"
+
+
+def test_a_page_is_never_larger_than_asked_for():
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.ReLU()).eval()
+    page = atlas(model, torch.rand(2, 3, 60, 60), megabytes=2)
+    assert len(page.html.encode()) <= 2e6
+    assert any("stays below 2 MB" in line for line in page.left_out)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_model_that_is_no_classifier(rows):
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 1, 3)).eval()
+    page = atlas(model, torch.rand(rows, 1, 9, 9))
+    assert page.data["answer"] is None
+    assert page.data["why"] == []
+    assert page.data["images"][0]["top"] == []
+    assert any(line.startswith("Prediction and Why") for line in page.left_out)
+    with pytest.raises(fv.errors.OptionError, match="methods and targets explain a class"):
+        atlas(model, torch.rand(rows, 1, 9, 9), methods=["gradcam"])
+
+
+def test_a_method_that_cannot_be_is_said_unless_asked_for():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(27, 3))
+    page = atlas(model, torch.rand(1, 3, 3, 3))
+    assert any(line.startswith("Why: Grad-CAM cannot be made for this model") for line in page.left_out)
+    with pytest.raises(fv.FeatvizError):
+        atlas(model, torch.rand(1, 3, 3, 3), methods=["gradcam"])
+
+
+def test_channels_that_are_no_colours():
+    model = nn.Sequential(nn.Conv2d(5, 4, 3), nn.Flatten(), nn.Linear(4, 2))
+    page = atlas(model, torch.rand(1, 5, 3, 3))
+    assert page.data["images"][0]["picture"]["width"] == 3
+    assert len(page.data["layers"][0]["maps"]["channels"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "kind", "words"),
+    [
+        (torch.rand(3, 14, 14), {}, "ShapeError", r"'b c h w' and not empty, got shape \(3, 14, 14\)"),
+        (torch.rand(0, 3, 14, 14), {}, "ShapeError", "not empty"),
+        (torch.zeros(1, 3, 14, 14, dtype=torch.uint8), {}, "DtypeError", "floats as the model takes them"),
+        ("cat.jpg", {}, "DtypeError", "got str"),
+        (torch.randn(1, 3, 14, 14) * 3, {}, "OptionError", r"must lie in \[0, 1\]"),
+        (torch.rand(1, 3, 14, 14), {"names": ["a", "b"]}, "OptionError", "got 2 for 1"),
+        (torch.rand(1, 3, 14, 14), {"megabytes": 0.1}, "OptionError", "at least 1, got 0.1"),
+        (torch.rand(1, 3, 14, 14), {"methods": ["no"]}, "OptionError", "'no'"),
+        (torch.rand(1, 3, 14, 14), {"targets": [9]}, "OptionError", "9"),
+        (torch.rand(1, 3, 9, 9), {}, "ShapeError", "does not take images of shape"),
+    ],
+)
+def test_bad_input(images, options, kind, words):
+    with pytest.raises(getattr(fv.errors, kind), match=words):
+        atlas(net(), images, **options)

@@ -1,0 +1,144 @@
+"""What the page is given of each layer, read back and held against the network's own tensors."""
+
+import base64
+import json
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import torch_featviz as fv
+from torch_featviz.atlas.layers import put_layers, strongest
+from torch_featviz.atlas.pack import Blobs
+from torch_featviz.atlas.walk import walk
+
+
+def net():
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 16, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 24, 3, groups=2), nn.ReLU(), nn.Flatten())
+    return nn.Sequential(*layers, nn.Linear(24 * 16, 7)).eval()
+
+
+def numbers(blobs, number, exponent):
+    data = zlib.decompress(base64.b64decode(blobs.texts[number]))
+    high, low = np.frombuffer(data, np.uint8).astype(np.uint16).reshape(2, -1)
+    return (high << 8 | low).view(np.float16).astype(np.float32) * np.float32(2.0) ** exponent
+
+
+def put(model, images, letters=1e9):
+    blobs = Blobs()
+    layers, cut = put_layers(blobs, walk(model, images), letters)
+    json.dumps(layers)
+    return blobs, {layer["name"]: layer for layer in layers}, cut
+
+
+def close(found, expected):
+    expected = expected.detach().numpy()
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= np.abs(expected).max() * 2.0**-11
+
+
+def test_maps_and_kernels_are_those_of_the_network():
+    model, images = net(), torch.rand(2, 3, 14, 14)
+    blobs, layers, cut = put(model, images)
+    assert not cut
+    for i, module in enumerate(model):
+        if isinstance(module, nn.Flatten):
+            continue
+        expected = model[: i + 1](images)
+        maps = layers[str(i)]["maps"]
+        assert maps["channels"] == list(range(expected.shape[1]))
+        for row, blob in zip(expected, maps["blobs"], strict=True):
+            close(numbers(blobs, blob, maps["exponent"]), row.flatten())
+        if isinstance(module, nn.Conv2d):
+            kernels = layers[str(i)]["kernels"]
+            assert (kernels["shape"], kernels["groups"]) == (list(module.weight.shape), module.groups)
+            close(numbers(blobs, kernels["blob"], kernels["exponent"]), module.weight.flatten())
+    assert layers["0"]["maps"]["form"] == "maps"
+    assert layers["6"]["maps"]["form"] == "units"
+    given = layers["input"]["maps"]
+    close(numbers(blobs, given["blobs"][1], given["exponent"]), images[1].flatten())
+
+
+def test_one_scale_for_all_images_of_a_layer():
+    model, images = net(), torch.stack([torch.rand(3, 14, 14), 5 * torch.rand(3, 14, 14)])
+    _, layers, _ = put(model, images)
+    conv, relu = model[0](images), model[:2](images)
+    assert layers["0"]["scale"] == pytest.approx(
+        {"symmetric": True, "vmin": -conv.abs().max(), "vmax": conv.abs().max()}
+    )
+    assert layers["1"]["scale"] == pytest.approx({"symmetric": False, "vmin": 0, "vmax": relu.max()})
+
+
+def test_dead_is_of_all_images():
+    model = net()
+    with torch.no_grad():
+        model[0].bias[:4] = -100
+    _, layers, _ = put(model, torch.rand(2, 3, 14, 14))
+    assert layers["1"]["dead"] == layers["2"]["dead"] == 4 / 16
+    assert layers["6"]["dead"] is None
+
+
+@pytest.mark.parametrize("letters", [3e5, 6e5, 1.2e6, 2.4e6])
+def test_the_room_is_kept_and_used(letters):
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 96, 3), nn.ReLU()).eval()
+    images = torch.rand(2, 3, 60, 60)
+    blobs, layers, cut = put(model, images, letters)
+    assert blobs.letters() <= letters
+    assert cut
+    counts = {len(layers[name]["maps"]["channels"]) for name in "0123"}
+    assert len(counts) == 1  # as many of each
+    assert blobs.letters() >= 0.6 * letters
+    peaks = model[:2](images).amax((0, 2, 3))
+    kept = layers["1"]["maps"]["channels"]
+    assert kept == sorted(kept)
+    others = [c for c in range(64) if c not in kept]
+    assert peaks[kept].min() >= peaks[others].max()
+
+
+def test_a_little_room_still_shows_something():
+    _, layers, cut = put(net(), torch.rand(1, 3, 14, 14), 10)
+    assert not cut  # all parts are small
+    assert len(layers["0"]["maps"]["channels"]) == 16
+    model = nn.Sequential(nn.Conv2d(3, 64, 3)).eval()
+    _, layers, cut = put(model, torch.rand(1, 3, 64, 64), 10)
+    assert cut
+    assert len(layers["0"]["maps"]["channels"]) == 1
+
+
+def test_tokens_are_one_plane():
+    class Tokens(nn.Module):
+        def forward(self, x):
+            return x.flatten(2).transpose(1, 2) * 2
+
+    model, images = nn.Sequential(nn.Conv2d(3, 8, 4, 4), Tokens()).eval(), torch.rand(1, 3, 16, 16)
+    blobs, layers, _ = put(model, images)
+    maps = layers["1"]["maps"]
+    assert (maps["form"], maps["height"], maps["width"], maps["columns_of"]) == ("tokens", 16, 8, 8)
+    close(numbers(blobs, maps["blobs"][0], maps["exponent"]), model(images)[0].flatten())
+
+
+def test_values_that_are_not_finite():
+    model = nn.Sequential(nn.Identity(), nn.Tanh(), nn.Hardtanh()).eval()
+    images = torch.full((1, 2, 3, 3), torch.nan)
+    blobs, layers, _ = put(model, images)
+    assert np.isnan(numbers(blobs, layers["1"]["maps"]["blobs"][0], 0)).all()
+    assert layers["1"]["scale"] == {"symmetric": True, "vmin": 0.0, "vmax": 0.0}
+    assert layers["1"]["stats"][0]["nan"] == 18
+
+
+def test_strongest_takes_the_first_of_equals():
+    assert strongest(torch.tensor([1.0, 3.0, 1.0, 2.0]), 3) == [0, 1, 3]
+    assert strongest(torch.tensor([-torch.inf, -1.0]), 0) == [1]
+
+
+def test_the_demo_card_names_what_it_is():
+    card = fv.zoo.card("xo_deep")
+    _, layers, _ = put(card.build().eval(), torch.rand(1, *card.input_size))
+    first = layers["features.conv1"]
+    assert first["kind"] == "Conv2d"
+    assert first["says"].startswith("Conv2d(1, 9, kernel_size=(3, 3)")
+    assert first["share"] == pytest.approx(first["flops"] / sum(each["flops"] or 0 for each in layers.values()))
+    assert first["field"]["rows"][1] == (1, 4)
