@@ -65,11 +65,10 @@ def test_maps_and_kernels_are_those_of_the_network():
 def test_one_scale_for_all_images_of_a_layer():
     model, images = net(), torch.stack([torch.rand(3, 14, 14), 5 * torch.rand(3, 14, 14)])
     _, layers, _ = put(model, images)
-    conv, relu = model[0](images), model[:2](images)
-    assert layers["0"]["scale"] == pytest.approx(
-        {"symmetric": True, "vmin": -conv.abs().max(), "vmax": conv.abs().max()}
-    )
-    assert layers["1"]["scale"] == pytest.approx({"symmetric": False, "vmin": 0, "vmax": relu.max()})
+    reach, top = (float(each.detach().max()) for each in (model[0](images).abs(), model[:2](images)))
+    one, other = layers["0"]["scale"], layers["1"]["scale"]
+    assert (one["symmetric"], one["vmin"], one["vmax"]) == (True, pytest.approx(-reach), pytest.approx(reach))
+    assert (other["symmetric"], other["vmin"], other["vmax"]) == (False, 0, pytest.approx(top))
 
 
 def test_dead_is_of_all_images():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -159,7 +160,7 @@ def atlas(
     data = {
         "title": title,
         "model": name,
-        "version": _version(),
+        "version": sys.modules["torch_featviz"].__version__,
         "parameters": sum(each.numel() for each in model.parameters()),
         "flops": seen.flops,
         "input": list(images.shape[1:]),
@@ -269,9 +270,3 @@ def _reserved(cmap: str) -> dict[str, str]:
     colors = reserved(cmap)
     keys = {"nan": "nan", "inf": "posinf", "-inf": "neginf"}
     return {key: "#{:02x}{:02x}{:02x}".format(*colors[name]) for key, name in keys.items()}
-
-
-def _version() -> str:
-    from torch_featviz import __version__  # noqa: PLC0415  the package imports this room
-
-    return __version__
