@@ -63,7 +63,7 @@ def test_every_layer_in_order_with_what_it_returned():
         if layer.module is not None:
             torch.testing.assert_close(layer.values, found[layer.name], rtol=0, atol=0)
     assert torch.equal(seen.output, answer)
-    assert seen.unchanged == ["classifier.0"]
+    assert seen.idle == ["classifier.0"]
     joined = by_name(seen)["features.3.expand1x1_activation.cat"]
     parts = [found["features.3.expand1x1_activation"], found["features.3.expand3x3_activation"]]
     assert torch.equal(joined.values, torch.cat(parts, 1))
@@ -165,10 +165,10 @@ def test_a_layer_with_weights_and_children_is_one_layer():
 
     net = nn.Sequential(Same(), nn.ReLU())
     seen = walk(net, torch.rand(1, 3, 6, 6))
-    assert [layer.name for layer in seen.layers] == ["input", "0.pad", "0", "1"]
-    assert seen.layers[2].kernels.shape == (4, 3, 3, 3)
-    assert seen.layers[3].fed_by == "0"
-    assert seen.layers[2].flops == 2 * 36 * 4 * 27 == seen.flops
+    assert [layer.name for layer in seen.layers] == ["input", "0", "1"]
+    assert seen.layers[1].kernels.shape == (4, 3, 3, 3)
+    assert seen.layers[2].fed_by == "0"
+    assert seen.layers[1].flops == 2 * 36 * 4 * 27 == seen.flops
 
 
 def test_what_cannot_be_shown_is_said():

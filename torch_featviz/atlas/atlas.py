@@ -250,8 +250,8 @@ def _told(seen: Walk, cut: bool, limit: float) -> list[str]:
             f"So that the page stays below {limit / 1e6:g} MB, large layers show only the channels that fire most, and "
             "their filters; each says how many of how many."
         )
-    if seen.unchanged:
-        told.append(f"These layers change nothing in evaluation: {_few(seen.unchanged)}.")
+    if seen.idle:
+        told.append(f"These layers only pass on what they are given, as in dropout or padding: {_few(seen.idle)}.")
     if seen.not_run:
         told.append(f"These layers did not run: {_few(seen.not_run)}.")
     return told

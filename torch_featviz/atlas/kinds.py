@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.modules.activation import __all__ as _ACTIVATIONS
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.padding import _CircularPadNd, _ConstantPadNd, _ReflectionPadNd, _ReplicationPadNd
 from torch.nn.modules.pooling import (
     _AdaptiveAvgPoolNd,
     _AdaptiveMaxPoolNd,
@@ -14,7 +15,7 @@ from torch.nn.modules.pooling import (
     _MaxPoolNd,
 )
 
-SAME = (_DropoutNd, nn.Identity, nn.Flatten, nn.Unflatten)  # in evaluation, what they return is what they were given
+PADS = (_CircularPadNd, _ConstantPadNd, _ReflectionPadNd, _ReplicationPadNd)
 
 _POOLS = (_AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _LPPoolNd, _MaxPoolNd)
 _NORMS = (_NormBase, nn.GroupNorm, nn.LocalResponseNorm)
@@ -48,7 +49,7 @@ _MOVES = frozenset(
     (
         *("view", "reshape", "flatten", "unflatten", "permute", "transpose", "contiguous", "expand", "expand_as", "t"),
         *("unsqueeze", "squeeze", "getitem", "chunk", "split", "unbind", "clone", "detach", "dropout", "to", "float"),
-        *("type_as", "repeat", "movedim", "swapaxes", "narrow", "select", "view_as", "reshape_as", "rearrange"),
+        *("type_as", "repeat", "pad", "movedim", "swapaxes", "narrow", "select", "view_as", "reshape_as", "rearrange"),
         *("zeros_like", "ones_like", "new_zeros", "as_tensor", "tensor", "arange", "size", "zeros", "ones", "full"),
     )
 )
@@ -73,7 +74,7 @@ def is_channelwise(module: nn.Module | None, call: str = "") -> bool:
     """Whether channel i of what is returned comes from channel i of what was given, and from no other."""
     if module is None:
         return call.rstrip("_()") in _CHANNELWISE_CALLS
-    return isinstance(module, (*_POOLS, *_NORMS, *_ACTIVE, *SAME, nn.Upsample)) and not isinstance(module, nn.Flatten)
+    return isinstance(module, (*_POOLS, *_NORMS, *_ACTIVE, *PADS, _DropoutNd, nn.Identity, nn.Upsample))
 
 
 def is_positive(module: nn.Module | None, call: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,16 @@ from torch_featviz.explain.receptive import ReceptiveField, Tracer, described
 from torch_featviz.explain.twin import apart, twin
 from torch_featviz.views.kernels import planes_of
 
-from .kinds import SAME, call_of, is_channelwise, is_positive, moves_only
+from .kinds import PADS, call_of, is_channelwise, is_positive, moves_only
 
-Feeding: TypeAlias = dict[str, list[tuple[str, int] | None]]
+
+class _Measured(NamedTuple):
+    """Of one forward of one image."""
+
+    flops: dict[str, int]  # by layer, over all its calls
+    total: int
+    feeding: dict[str, list[tuple[str, int] | None]]  # call by call, the layer whose output it was given, and its call
+    idle: set[str]  # layers that returned what they were given, in another shape at most
 
 
 class Figures(NamedTuple):
@@ -62,7 +69,7 @@ class Walk:
     layers: list[Layer]
     output: Any
     flops: int
-    unchanged: list[str]  # layers that do nothing in evaluation
+    idle: list[str]  # layers that compute nothing: dropout in evaluation, flatten, padding
     not_run: list[str]
 
 
@@ -81,11 +88,11 @@ def walk(model: nn.Module, images: Tensor) -> Walk:
     with apart(), torch.no_grad():
         net, images = twin(model), images.detach().clone()
         layers, output, not_run = _seen(net, images)
-        flops, total, feeding = _measured(net, images[:1])
-    _describe(layers, flops, feeding)
-    unchanged = [each.name for each in layers if isinstance(each.module, SAME)]
-    kept = [each for each in layers if not isinstance(each.module, SAME)]
-    return Walk([_input(images), *kept], output, total, unchanged, not_run)
+        found = _measured(net, images[:1])
+    _describe(layers, found)
+    idle = [each.name for each in layers if each.name.partition("#")[0] in found.idle or isinstance(each.module, PADS)]
+    kept = [each for each in layers if each.name not in idle]
+    return Walk([_input(images), *kept], output, found.total, idle, not_run)
 
 
 def _seen(net: nn.Module, images: Tensor) -> tuple[list[Layer], Any, list[str]]:
@@ -142,31 +149,38 @@ def _what(output: Any) -> str:
 
 
 def _figures(values: Tensor) -> Figures:
-    nan, inf = int(values.isnan().sum()), int(values.isinf().sum())
-    finite = values[values.isfinite()] if nan or inf else values.flatten()
-    if not len(finite):
-        return Figures(torch.nan, torch.nan, torch.nan, torch.nan, 0.0, nan, inf)
+    low, high = values.aminmax()
+    nan = inf = 0
+    finite = values
+    if not bool(low.isfinite() & high.isfinite()):
+        nan, inf = int(values.isnan().sum()), int(values.isinf().sum())
+        finite = values[values.isfinite()]
+        if not len(finite):
+            return Figures(torch.nan, torch.nan, torch.nan, torch.nan, 0.0, nan, inf)
+        low, high = finite.aminmax()
     spread, mean = torch.std_mean(finite, correction=0)
     zero = 1 - int(values.count_nonzero()) / values.numel()
-    return Figures(float(mean), float(spread), float(finite.amin()), float(finite.amax()), zero, nan, inf)
+    return Figures(float(mean), float(spread), float(low), float(high), zero, nan, inf)
 
 
-def _measured(net: nn.Module, image: Tensor) -> tuple[dict[str, int], int, Feeding]:
-    """Operations of each layer for one image and of all, and, call by call, which layer's output it was given."""
+def _measured(net: nn.Module, image: Tensor) -> _Measured:
     from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415  brings Dynamo
 
     names = {module: name for name, module in net.named_modules()}
     origin: dict[int, tuple[Tensor, int, str, int]] = {}
-    feeding: Feeding = {name: [] for name in names.values()}
+    found = _Measured({}, 0, {name: [] for name in names.values()}, set())
 
     def before(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         tensor, version, name, call = origin.get(id(inputs[0]) if inputs else 0, (None, 0, "", 0))
         same = tensor is not None and tensor._version == version  # or else something was added to it since
-        feeding[names[module]].append((name, call) if same else None)
+        found.feeding[names[module]].append((name, call) if same else None)
 
-    def after(module: nn.Module, _inputs: Any, output: Any) -> None:
+    def after(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        name = names[module]
         if isinstance(output, Tensor):  # which is kept, lest another one be given its place
-            origin[id(output)] = (output, output._version, names[module], len(feeding[names[module]]))
+            origin[id(output)] = (output, output._version, name, len(found.feeding[name]))
+            if inputs and isinstance(inputs[0], Tensor) and _same_memory(inputs[0], output):
+                found.idle.add(name)
 
     working = [module for module in net.modules() if _works(module)]
     hooks = [module.register_forward_pre_hook(before) for module in working]
@@ -179,11 +193,16 @@ def _measured(net: nn.Module, image: Tensor) -> tuple[dict[str, int], int, Feedi
         for hook in hooks:
             hook.remove()
     root, counts = type(net).__name__, counter.get_flop_counts()
-    flops = {name: counts.get(f"{root}.{name}" if name else root, {}) for name in (names[each] for each in working)}
-    return {name: sum(each.values()) for name, each in flops.items()}, counter.get_total_flops(), feeding
+    for name in map(names.__getitem__, working):
+        found.flops[name] = sum(counts.get(f"{root}.{name}" if name else root, {}).values())
+    return found._replace(total=counter.get_total_flops())
 
 
-def _describe(layers: list[Layer], flops: dict[str, int], feeding: Feeding) -> None:
+def _same_memory(one: Tensor, other: Tensor) -> bool:
+    return one.data_ptr() == other.data_ptr() and one.numel() == other.numel() > 0
+
+
+def _describe(layers: list[Layer], found: _Measured) -> None:
     """What is known of each layer besides its output."""
     done: dict[str, Layer] = {}
     for layer in layers:
@@ -191,9 +210,9 @@ def _describe(layers: list[Layer], flops: dict[str, int], feeding: Feeding) -> N
         if layer.module is None:
             source = _source_of_call(layer.name, done)
         else:
-            given = feeding[name][int(call or 1) - 1] if is_channelwise(layer.module) else None
+            given = found.feeding[name][int(call or 1) - 1] if is_channelwise(layer.module) else None
             source = None if given is None else done.get(f"{given[0]}#{given[1]}") or done.get(given[0])
-            layer.flops = flops[name] // len(feeding[name])
+            layer.flops = found.flops[name] // len(found.feeding[name])
             layer.parameters = 0 if int(call or 1) > 1 else sum(each.numel() for each in layer.module.parameters())
             layer.kernels, layer.groups = _kernels(layer.module)
         layer.positive = is_positive(layer.module, call_of(layer.name)) or (
