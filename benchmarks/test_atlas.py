@@ -1,0 +1,110 @@
+"""The atlas: what making a page costs, how large it is, and how fast it shows in headless Chromium.
+
+pytest benchmarks/test_atlas.py --benchmark-enable -s
+"""
+
+import shutil
+import statistics
+import zlib
+
+import pytest
+import torch
+
+from torch_featviz.atlas import atlas
+from torch_featviz.atlas.layers import put_layers
+from torch_featviz.atlas.pack import Blobs
+from torch_featviz.atlas.walk import walk
+from torch_featviz.bench import paired, settled
+from torch_featviz.zoo import card
+
+MEGABYTES = {"alexnet": 12, "torchvision:resnet50": 25}
+FORWARDS = 10  # that seeing all layers may take: two are run, one of which also traces receptive fields
+ENCODING = 2.0  # times the time of deflating the same bytes
+FIRST_VIEW, LAYER_CHANGE = 1000, 100  # ms
+CHROMIUM = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync", "--disable-component-update")
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """The page of each network, with random weights, about one image."""
+    folder, made = tmp_path_factory.mktemp("atlas"), {}
+    for name in MEGABYTES:
+        torch.manual_seed(0)
+        info = card(name)
+        methods = None if name == "alexnet" else ()  # whose cost is their own
+        page = atlas(info.build().eval(), torch.randn(1, *info.input_size), card=info, names=["noise"], methods=methods)
+        made[name] = page.save(folder / f"{name.rpartition(':')[2]}.html")
+    return made
+
+
+@pytest.mark.parametrize("name", MEGABYTES)
+def test_size(pages, name):
+    size = pages[name].stat().st_size / 1e6
+    print(f"\n{name}: {size:.1f} MB (at most {MEGABYTES[name]})")
+    assert size <= MEGABYTES[name]
+
+
+def test_seeing_all_layers_costs_a_few_forwards():
+    info = card("alexnet")
+    model, images = info.build().eval(), torch.randn(1, *info.input_size)
+
+    def forward():
+        with torch.no_grad():
+            model(images)
+
+    found = settled(lambda: paired(lambda: walk(model, images), forward, rounds=15), lambda each: each.within(FORWARDS))
+    print(f"\nseeing all layers of AlexNet: {found} forwards")
+    assert found.within(FORWARDS)
+
+
+def test_encoding_costs_little_more_than_deflating():
+    info = card("alexnet")
+    seen = walk(info.build().eval(), torch.randn(1, *info.input_size))
+    blobs = Blobs()
+    layers, _ = put_layers(blobs, seen, 24e6)
+    values = [
+        each.half().numpy().tobytes()
+        for layer in seen.layers
+        for each in (layer.values, layer.kernels)
+        if each is not None
+    ]
+    planes = [bytes(data[1::2]) + bytes(data[::2]) for data in values]
+    assert len(planes) == sum(len(layer["maps"]["blobs"]) + bool(layer["kernels"]) for layer in layers)
+
+    def deflate():
+        for data in planes:
+            zlib.compress(data, 6)
+
+    found = settled(
+        lambda: paired(lambda: put_layers(Blobs(), seen, 24e6), deflate, rounds=7), lambda each: each.within(ENCODING)
+    )
+    print(f"\nencoding AlexNet's layers: {found} of deflating the same bytes")
+    assert found.within(ENCODING)
+
+
+@pytest.mark.parametrize("name", MEGABYTES)
+def test_first_view_and_change_of_layer(pages, name):
+    chromium = shutil.which("chromium")
+    assert chromium, "needs Chromium: apt-get install chromium"
+    from playwright.sync_api import sync_playwright  # noqa: PLC0415
+
+    def measured():
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page.goto(pages[name].as_uri())
+        page.wait_for_function("performance.getEntriesByName('atlas-first-view').length > 0")
+        first = page.evaluate("performance.getEntriesByName('atlas-first-view')[0].startTime")
+        for n in range(1, 13):
+            page.keyboard.press("ArrowDown")
+            page.wait_for_function(f"performance.getEntriesByName('atlas-layer').length >= {n}")
+        changes = page.evaluate("performance.getEntriesByName('atlas-layer').map(each => each.duration)")
+        page.close()
+        return first, statistics.median(changes), max(changes)
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=list(CHROMIUM))
+        found = settled(measured, lambda each: each[0] <= FIRST_VIEW and each[2] <= LAYER_CHANGE)
+        browser.close()
+    first, middle, longest = found
+    print(f"\n{name}: first view {first:.0f} ms, change of layer {middle:.0f} ms, the longest of 12 {longest:.0f} ms")
+    assert first <= FIRST_VIEW
+    assert longest <= LAYER_CHANGE
