@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,20 +36,28 @@ METHODS = ("gradcam", "integrated_gradients", "occlusion")
 EVERY = 85  # steps; an epoch
 
 
-def demo(out: Path, *, seed: int = 0, epochs: int | None = None, retrain: bool = False) -> float:
-    """Train (or load what an earlier run kept), write all sheets to `out`, and return the held-out accuracy.
+class Shown(NamedTuple):
+    """What a demo showed: the held-out accuracy, and the files that it wrote."""
+
+    accuracy: float
+    files: list[Path]
+
+
+def demo(out: Path, *, seed: int = 0, epochs: int | None = None, retrain: bool = False) -> Shown:
+    """Train (or load what an earlier run kept), and write all sheets to `out`; results on stdout, progress on stderr.
 
     Raises:
         FileError: `out` cannot be written to.
     """
     _check_folder(out)
+    files = []
     kept = out / f"seed{seed}" / STATE
     again = kept.exists() and kept.with_suffix(".json").exists() and not retrain and epochs is None
     if again:
         model, history = _load(kept)
-        print(f"Loaded the network that an earlier run trained ({kept}); --retrain begins anew.")
+        print(f"Loaded the network that an earlier run trained ({kept}); --retrain begins anew.", file=sys.stderr)
     else:
-        print(f"Training xo_deep on 1,700 drawn circles and crosses (seed {seed}) ...", flush=True)
+        print(f"Training xo_deep on 1,700 drawn circles and crosses (seed {seed}) ...", file=sys.stderr)
         start = time.perf_counter()
         watched: list[Monitor] = []
         folder = kept.with_name("training")
@@ -58,28 +68,30 @@ def demo(out: Path, *, seed: int = 0, epochs: int | None = None, retrain: bool =
             return watched[0].step
 
         model, history, _ = train_xo(seed, watch=watch, epochs=EPOCHS if epochs is None else epochs)
-        print(f"Trained {len(history.seconds)} epochs in {time.perf_counter() - start:.0f} s.")
+        print(f"Trained {len(history.seconds)} epochs in {time.perf_counter() - start:.0f} s.", file=sys.stderr)
         watched[0].close()
         _keep(kept, model, history)
-        _show_training(watched[0], out)
+        files += _show_training(watched[0], out)
     test = XO("test", seed)
     result = evaluate(model, DataLoader(test, batch_size=150))
     print(f"Held-out accuracy: {result.accuracy:.1%} of {len(test)} drawings that it never saw.")
     for name, picture in _sheets(model, history, result.confusion, result.logits, test):
-        print(f"  {picture.save(out / name)}")
-    page = _atlas(model, test, kept.with_name("training")).save(out / "atlas.html")
-    print(f"  {page}")
-    print(_next(page, kept))
-    return result.accuracy
+        files.append(picture.save(out / name))
+        print(f"  {files[-1]}")
+    files.append(_atlas(model, test, kept.with_name("training")).save(out / "atlas.html"))
+    print(f"  {files[-1]}")
+    print(_next(files[-1], kept))
+    return Shown(result.accuracy, files)
 
 
-def _show_training(watch: Monitor, out: Path) -> None:
+def _show_training(watch: Monitor, out: Path) -> list[Path]:
     for finding in watch.findings:
         print(f"  found at step {finding.step}: {finding.text}")
     report = watch.report(title="How it learnt, layer by layer").save(out / "10-report.png")
     film = watch.film("features.conv1").save(out / "10-kernels-conv1.webp")
     strip = watch.film("features.conv1").save(out / "10-kernels-conv1.png")
     print(*(f"  {path}" for path in (report, film, strip)), sep="\n")
+    return [report, film, strip]
 
 
 def _sheets(

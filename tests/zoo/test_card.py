@@ -78,7 +78,8 @@ def test_resize_cuts_out_the_middle():
         (torch.rand(3, 0, 8), ShapeError, "not empty"),
         (torch.rand(2, 8, 8), ShapeError, "takes 3 channels, got an image with 2"),
         (torch.zeros(3, 8, 8, dtype=torch.uint8), DtypeError, "got torch.uint8"),
-        ("cat.png", DtypeError, "got str"),
+        ("none.png", FileError, "no image file 'none.png'"),
+        (7, DtypeError, "a PIL image or a file, got int"),
         (torch.full((3, 8, 8), 255.0), OptionError, "got 255 to 255; divide bytes by 255"),
         (torch.full((3, 8, 8), float("nan")), OptionError, "got nan to nan"),
     ],
@@ -101,6 +102,7 @@ def test_normalize_refuses_other_channels(call):
         ({"std": (0.1, 0.2)}, "std must have 1 or 3 values"),
         ({"std": (0.0,)}, "std must be above 0"),
         ({"input_size": (3, 0, 8)}, "input_size must be"),
+        ({"input_size": (0, 0, 0)}, "input_size must be"),
     ],
 )
 def test_impossible_cards(change, match):

@@ -1,10 +1,16 @@
+import struct
+import subprocess
+import sys
+import zlib
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
-from torch_featviz.errors import FileError, OptionError
-from torch_featviz.zoo import from_pil, read_image
+from torch_featviz.errors import FileError, OptionError, ShapeError
+from torch_featviz.zoo import ImageFiles, ModelCard, from_pil, read_image
 
 
 @pytest.fixture
@@ -19,13 +25,29 @@ def test_bytes_become_unit_range(tmp_path, pixels):
     assert read_image(str(tmp_path / "a.png"), "L").shape == (1, 2, 3)
 
 
-def test_exif_orientation_is_respected(tmp_path, pixels):
-    image = Image.fromarray(pixels)
+TURNS = {  # what the EXIF standard says that each orientation needs, for `h w c`
+    1: lambda x: x,
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.transpose(1, 0, 2),
+    6: lambda x: np.rot90(x, -1),
+    7: lambda x: x[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda x: np.rot90(x),
+}
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+@pytest.mark.parametrize("kind", ["png", "tiff", "webp"])
+@pytest.mark.parametrize("at_least", [None, 2])
+def test_exif_orientation_is_respected(tmp_path, orientation, kind, at_least):
+    blocks = np.random.default_rng(0).integers(0, 256, (2, 3, 3), dtype=np.uint8)
+    image = Image.fromarray(blocks if at_least is None else blocks.repeat(4, 0).repeat(4, 1))
     exif = image.getexif()
-    exif[0x0112] = 6  # to be turned a quarter clockwise
-    image.save(tmp_path / "a.png", exif=exif)
-    want = torch.from_numpy(pixels).permute(2, 0, 1).rot90(-1, (1, 2)) / 255
-    assert torch.equal(read_image(tmp_path / "a.png"), want)
+    exif[0x0112] = orientation
+    image.save(tmp_path / f"a.{kind}", exif=exif, **({"lossless": True} if kind == "webp" else {}))
+    want = torch.from_numpy(TURNS[orientation](blocks).copy()).permute(2, 0, 1) / 255
+    assert torch.equal(read_image(tmp_path / f"a.{kind}", at_least=at_least), want)
 
 
 def test_transparent_is_white_paper():
@@ -46,18 +68,173 @@ def test_sixteen_bits_keep_their_greys():
     torch.testing.assert_close(from_pil(deep, "L"), torch.tensor([[[0, 32768 / 65535, 1.0]]]))
 
 
-def test_files_that_are_no_images(tmp_path, pixels):
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(values, colour):
+    """A PNG of 16 bits, `h w c`, by the letter of its standard."""
+    height, width = values.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    head = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_sixteen_bits_in_files(tmp_path):
+    values = np.random.default_rng(0).integers(0, 65536, (5, 4, 3), dtype=np.uint16)
+    (tmp_path / "grey.png").write_bytes(png(values[..., 0], 0))
+    want = torch.from_numpy(values[..., 0] / np.float32(65535))[None]
+    torch.testing.assert_close(read_image(tmp_path / "grey.png", "L"), want)
+    torch.testing.assert_close(read_image(tmp_path / "grey.png"), want.expand(3, -1, -1))
+    (tmp_path / "rgb.png").write_bytes(png(values, 2))
+    want = torch.from_numpy((values >> 8).astype(np.float32) / 255).permute(2, 0, 1)  # all that Pillow keeps
+    assert torch.equal(read_image(tmp_path / "rgb.png"), want)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
+def test_kinds_of_files(tmp_path, mode):
+    rng = np.random.default_rng(0)
+    bands = {"1": 1, "L": 1, "LA": 2, "P": 1, "RGBA": 4, "CMYK": 4}[mode]
+    raw = rng.integers(0, 256, (6, 8, bands), dtype=np.uint8)
+    v = raw.astype(np.float64)
+    grey = v[..., :1] / 255
+    paper = {
+        "LA": lambda: 1 + (grey - 1) * v[..., 1:] / 255,
+        "RGBA": lambda: 1 + (v[..., :3] / 255 - 1) * v[..., 3:] / 255,
+    }
+    ink = lambda: (1 - v[..., :3] / 255) * (1 - v[..., 3:] / 255)
+    palette = rng.integers(0, 256, (256, 3), dtype=np.uint8)
+    want = {"1": lambda: raw > 127, "L": lambda: grey, "P": lambda: palette[raw[..., 0]] / 255, "CMYK": ink, **paper}[
+        mode
+    ]()
+    image = Image.fromarray((raw if bands > 1 else raw[..., 0]) if mode != "1" else raw[..., 0] > 127, None)
+    if mode == "CMYK":
+        image = Image.frombytes("CMYK", (8, 6), raw.tobytes())
+    if mode == "P":
+        image.putpalette(palette.tobytes())
+    assert image.mode == mode
+    name = tmp_path / ("a.tiff" if mode == "CMYK" else "a.png")
+    image.save(name)
+    want = torch.from_numpy(np.broadcast_to(want, (6, 8, 3)).astype(np.float32)).permute(2, 0, 1)
+    torch.testing.assert_close(read_image(name), want, rtol=0, atol=1 / 255)  # Pillow mixes whole bytes
+
+
+def test_a_palette_with_a_hole(tmp_path):
+    image = Image.fromarray(np.array([[0, 1]], dtype=np.uint8)).convert("P")
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.save(tmp_path / "a.png", transparency=0)
+    assert read_image(tmp_path / "a.png").tolist() == [[[1, 0]], [[1, 0]], [[1, 1]]]  # white paper, blue
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "I;16", "P", "1", "F"])
+def test_large_files_are_shrunk_by_the_means_of_blocks(tmp_path, mode):
+    rng = np.random.default_rng(0)
+    if mode == "I;16":
+        image, full = Image.fromarray(rng.integers(0, 65536, (90, 60), dtype=np.uint16)), 65535
+    elif mode == "F":
+        image, full = Image.fromarray(rng.random((90, 60), dtype=np.float32)), 1
+    else:
+        image, full = Image.fromarray(rng.integers(0, 256, (90, 60, 3), dtype=np.uint8)).convert(mode), 255
+    path = tmp_path / ("a.tiff" if mode == "F" else "a.png")
+    image.save(path)
+    whole = read_image(path)
+    assert torch.equal(read_image(path, at_least=31), whole)
+    want = whole.unflatten(2, (20, 3)).unflatten(1, (30, 3)).mean((2, 4))
+    assert (read_image(path, at_least=20) - want).abs().max() <= 1.01 / full  # rounded to whole steps, twice
+    assert read_image(path, at_least=12).shape == (3, 18, 12)
+
+
+def test_what_was_shrunk_before_is_not_told_from_what_was_not(tmp_path):
+    rng = np.random.default_rng(0)
+    smooth = Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)).resize(
+        (700, 900), Image.Resampling.BICUBIC
+    )
+    for kind in ("png", "jpg"):
+        smooth.save(tmp_path / f"a.{kind}")
+        for resize in (None, 60):
+            known = ModelCard("a", nn.Identity, (3, 50, 50), resize=resize)
+            found, want = known.preprocess(tmp_path / f"a.{kind}"), known.preprocess(read_image(tmp_path / f"a.{kind}"))
+            assert found.shape == (1, 3, 50, 50)
+            assert (found - want).abs().mean() < 0.5 / 255
+            assert (found - want).abs().max() < 3 / 255  # where it is steep; a stretch by one column would be 7
+
+
+def test_a_huge_file_takes_little_memory(tmp_path):
+    Image.new("RGB", (8000, 8000), (10, 200, 30)).save(tmp_path / "a.png", compress_level=1)
+    code = """if True:
+        import resource, sys
+        from torch import nn
+        from torch_featviz.zoo import ImageFiles, ModelCard
+        card = ModelCard("a", nn.Identity, (3, 224, 224), resize=256)
+        peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        before = peak()
+        image = ImageFiles(sys.argv[1], card.preprocess)[0]
+        print(peak() - before, *image.mean((1, 2)).mul(255).round().int().tolist())
+    """
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    megabytes, *colour = map(int, done.stdout.split())
+    assert colour == [10, 200, 30]
+    assert megabytes < 400  # 256 of them are Pillow's own, and as floats it would be 768
+
+
+def test_one_pixel_and_a_strip(tmp_path):
+    Image.new("RGB", (1, 1), (51, 102, 153)).save(tmp_path / "a.png")
+    Image.new("L", (8000, 1), 51).save(tmp_path / "b.png")
+    known = ModelCard("a", nn.Identity, (3, 24, 24), resize=32)
+    want = torch.tensor([0.2, 0.4, 0.6])[:, None, None].expand(1, 3, 24, 24)
+    torch.testing.assert_close(known.preprocess(tmp_path / "a.png"), want)
+    with pytest.raises(ShapeError, match=r"b\.png': an image of 1×8000 is too thin to cut 24×24 from; crop it first"):
+        known.preprocess(tmp_path / "b.png")
+    squeezed = ModelCard("a", nn.Identity, (3, 24, 24)).preprocess(tmp_path / "b.png")
+    torch.testing.assert_close(squeezed, torch.full((1, 3, 24, 24), 0.2))
+
+
+def test_files_that_are_no_images(tmp_path):
     with pytest.raises(FileError, match="no image file"):
         read_image(tmp_path / "none.png")
-    with pytest.raises(FileError, match="cannot read image"):
+    with pytest.raises(FileError, match=r"cannot read image .*: Is a directory"):
         read_image(tmp_path)
-    (tmp_path / "a.png").write_text("hello")
-    with pytest.raises(FileError, match="is not an image that Pillow can read"):
-        read_image(tmp_path / "a.png")
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "b.png")
-    (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:5000])
-    with pytest.raises(FileError, match="cannot read image"):
-        read_image(tmp_path / "b.png")
+    for nothing in (b"", b"hello"):
+        (tmp_path / "a.png").write_bytes(nothing)
+        with pytest.raises(FileError, match="is not an image that Pillow can read"):
+            read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "gif", "webp", "tiff", "bmp"])
+@pytest.mark.parametrize("harm", ["cut", "flipped"])
+def test_broken_files(tmp_path, kind, harm):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    path = tmp_path / f"a.{kind}"
+    Image.fromarray(noise).save(path)
+    data = bytearray(path.read_bytes())
+    for place in range(10, len(data), 7):
+        if harm == "flipped":
+            data[place] ^= 255
+    path.write_bytes(data[: len(data) // 2] if harm == "cut" else data)
+    with pytest.raises(
+        FileError, match=r"(cannot read image '.*a\.|a\..*' is not an image that Pillow can read)"
+    ) as told:
+        read_image(path)
+    assert len(str(told.value).splitlines()) == 1
+
+
+def test_a_bad_file_in_a_folder_is_named(tmp_path):
+    for i in range(3):
+        Image.new("L", (9, 9)).save(tmp_path / f"{i}.png")
+    (tmp_path / "1.png").write_bytes(b"")
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "folder.png").mkdir()
+    files = ImageFiles(tmp_path, ModelCard("a", nn.Identity, (1, 4, 4)).preprocess)
+    assert [path.name for path in files.paths] == ["0.png", "1.png", "2.png"]
+    assert files[2].shape == (1, 4, 4)
+    with pytest.raises(FileError, match=r"1\.png' is not an image"):
+        files[1]
+
+
+def test_values_that_are_no_picture_are_told_with_the_file(tmp_path):
+    Image.fromarray(np.full((8, 8), np.nan, dtype=np.float32)).save(tmp_path / "a.tiff")
+    with pytest.raises(OptionError, match=r"a\.tiff': image must lie in \[0, 1\], got nan to nan"):
+        ModelCard("a", nn.Identity, (1, 4, 4)).preprocess(tmp_path / "a.tiff")
 
 
 def test_other_modes():

@@ -11,9 +11,10 @@ from .card import ModelCard
 from .data import XO, ImageFiles, augment_marks, channel_stats, cifar10, mnist, write_image_folder
 from .filters import FOUR_EDGES, SOBEL_X, SOBEL_Y, VERTICAL_EDGE, FilterBank, FilterMaps
 from .fit import Evaluation, History, evaluate, fit
-from .imagenet import PREFIX, torchvision_card
+from .imagenet import torchvision_card
 from .images import from_pil, read_image
 from .recipe import train_xo
+from .timm_nets import timm_card
 
 __all__ = [
     "FOUR_EDGES",
@@ -45,7 +46,7 @@ _CARDS = {known.name: known for known in (*filters.CARDS, *xo.CARDS, *cifar.CARD
 
 
 def names() -> list[str]:
-    """Every name that `card` knows, besides `torchvision:NAME`.
+    """Every name that `card` knows, besides `torchvision:NAME` and `timm:NAME`.
 
     Example:
         >>> names()[:3]
@@ -55,10 +56,11 @@ def names() -> list[str]:
 
 
 def card(name: str) -> ModelCard:
-    """The card of a net by its name: one of `names()`, or `torchvision:NAME`.
+    """The card of a net by its name: one of `names()`, `torchvision:NAME` or `timm:NAME`.
 
     Raises:
         OptionError: no such net; the nearest names are told.
+        MissingError: timm is asked for and not installed.
     Example:
         >>> card("xo_deep").classes
         ('circle', 'cross')
@@ -67,7 +69,12 @@ def card(name: str) -> ModelCard:
         return _CARDS[name]
     if name == lite.NAME:
         return lite.lite0_card()
-    if name == "alexnet" or name.startswith(PREFIX):
-        return torchvision_card(name.removeprefix(PREFIX))
+    house, _, rest = name.partition(":")
+    if name == "alexnet" or (house == "torchvision" and rest):
+        return torchvision_card(rest or name)
+    if house == "timm" and rest:
+        return timm_card(rest)
     close = ", ".join(repr(n) for n in get_close_matches(name, names(), 3, 0.4))
-    raise OptionError(f"no model {name!r}; close: {close or 'none'}. names() lists all, or say {PREFIX}NAME.")
+    raise OptionError(
+        f"no model {name!r}; close: {close or 'none'}. There are {', '.join(names())}, torchvision:NAME and timm:NAME."
+    )

@@ -10,10 +10,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from torch_featviz.errors import OptionError, ShapeError, WeightsError
+from torch_featviz.errors import FeatvizError, OptionError, ShapeError, WeightsError
 
-from .images import as_batch, to_channels, to_size
-from .weights import fetch_state, put_state, read_state
+from .images import as_batch, read_image, to_channels, to_size
+from .weights import State, fetch_state, put_state, read_state
+
+_SPARE = 3  # times the size needed, that a large file is read at: what is shrunk before is not told from what is not
 
 
 @dataclass(frozen=True)
@@ -23,14 +25,14 @@ class ModelCard:
     Args:
         name: as a person would say it.
         build: makes the net with random weights; call it as `card.build()`.
-        input_size: channels, height, width.
+        input_size: channels, height, width; with 0 for the last two, images are taken in the size they have.
         classes: class names in the order of the outputs.
         mean: of the unit-range input, one value per channel or one for all.
         std: likewise; the net is fed `(x - mean) / std`.
         low: name of an early layer worth looking at.
         middle: of a middle one.
         high: of a late one.
-        weights: address of a trained state dict, or the path of its file.
+        weights: address of a trained state dict, or the path of its file, or what returns it.
         resize: shorter side before the middle is cut out; `None` squeezes the whole picture to size.
         rename: turns a key of an old weights file into the net's own.
     Raises:
@@ -50,12 +52,13 @@ class ModelCard:
     low: str = ""
     middle: str = ""
     high: str = ""
-    weights: str | Path | None = None
+    weights: str | Path | Callable[[], State] | None = None
     resize: int | None = None
     rename: Callable[[str], str] | None = None
 
     def __post_init__(self) -> None:
-        if len(self.input_size) != 3 or min(self.input_size) < 1:
+        given = self.input_size
+        if len(given) != 3 or given[0] < 1 or (min(given) < 1 and given[1:] != (0, 0)):
             raise OptionError(f"input_size must be (channels, height, width), got {self.input_size}.")
         for what, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, self.input_size[0]):
@@ -75,24 +78,37 @@ class ModelCard:
         if path is None and self.weights is None:
             raise WeightsError(f"{self.name!r} has no published weights; train it, or pass a file: load('w.pt').")
         source = self.weights if path is None else Path(path)
-        state = read_state(source) if isinstance(source, Path) else fetch_state(source or "", self.name)
+        if callable(source):
+            state = source()
+        else:
+            state = read_state(source) if isinstance(source, Path) else fetch_state(source or "", self.name)
         if self.rename is not None:
             state = {self.rename(key): value for key, value in state.items()}
         model = self.build()
         put_state(model, state, self.name)
         return model.eval()
 
-    def preprocess(self, image: Tensor | Image.Image) -> Tensor:
-        """What the net is fed: `c h w` or `b c h w` in [0, 1], or a PIL image, to normalised `b c h w`.
+    def preprocess(self, image: Tensor | Image.Image | str | Path) -> Tensor:
+        """What the net is fed, normalised `b c h w`, out of an image.
 
+        Args:
+            image: a file, a PIL image, or a tensor `c h w` or `b c h w` in [0, 1]. Of a large file only as much is
+                kept in memory as the net's size needs.
         Raises:
-            DtypeError: not a float tensor or a PIL image.
-            ShapeError: another rank, empty, or channels that cannot become the net's.
+            FileError: there is no such file, or it is no image.
+            DtypeError: anything else.
+            ShapeError: another rank, empty, too thin, or channels that cannot become the net's.
             OptionError: values outside [0, 1].
         """
         channels, height, width = self.input_size
+        if isinstance(image, (str, Path)):
+            pixels = read_image(image, at_least=_SPARE * (self.resize or max(height, width)) or None)
+            try:
+                return self.preprocess(pixels)
+            except FeatvizError as error:
+                raise type(error)(f"{str(image)!r}: {error}") from error
         images = to_channels(as_batch(image), channels)
-        return self.normalize(to_size(images, (height, width), self.resize))
+        return self.normalize(to_size(images, (height, width), self.resize) if height else images)
 
     def normalize(self, images: Tensor) -> Tensor:
         """Unit range to the net's range: `(x - mean) / std`, for `c h w` or `b c h w`.

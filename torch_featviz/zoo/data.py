@@ -16,7 +16,6 @@ from torch.utils.data import Dataset, IterableDataset
 
 from torch_featviz.errors import DtypeError, FileError, OptionError, ShapeError, WeightsError
 
-from .images import read_image
 from .marks import draw_mark
 
 Split = Literal["train", "valid", "test"]
@@ -65,12 +64,12 @@ class ImageFiles(Dataset[Tensor]):
 
     Args:
         folder: what Pillow can read is told by the ends of the names.
-        preprocess: a card's: from an image `c h w` in [0, 1] to `1 c h w`.
+        preprocess: a card's: from the path of an image to `1 c h w`.
     Raises:
         FileError: there is no such folder, or no image in it.
     """
 
-    def __init__(self, folder: str | Path, preprocess: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, folder: str | Path, preprocess: Callable[[Path], Tensor]) -> None:
         root = Path(folder)
         ends = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
         self.paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in ends and path.is_file())
@@ -82,7 +81,7 @@ class ImageFiles(Dataset[Tensor]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor:
-        return self.preprocess(read_image(self.paths[index]))[0]
+        return self.preprocess(self.paths[index])[0]
 
 
 def write_image_folder(root: str | Path, seed: int = 0) -> Path:

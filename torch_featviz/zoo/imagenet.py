@@ -74,14 +74,18 @@ class _Weightless(TorchFunctionMode):
 
 
 def landmarks(build: Callable[[], nn.Module]) -> tuple[str, str, str]:
-    """First, middle and last convolution on the way to the main output."""
+    """First, middle and last convolution on the way to the main output; empty names where there is none."""
     with _Weightless():
-        skeleton = build()
+        return landmarks_of(build())
+
+
+def landmarks_of(model: nn.Module) -> tuple[str, str, str]:
+    """The same, of a net that is built already."""
     convs = [
         name
-        for name, module in skeleton.named_modules()
+        for name, module in model.named_modules()
         if isinstance(module, nn.Conv2d) and not name.lower().startswith("aux")
-    ]
+    ] or [""]
     return convs[0], convs[len(convs) // 2], convs[-1]
 
 

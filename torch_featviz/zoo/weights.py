@@ -79,9 +79,15 @@ def fetch_state(url: str, name: str) -> State:
         )
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         raise WeightsError(
-            f"no weights for {name!r}: tried {url}, got {error!s}; "
+            f"no weights for {name!r}: tried {url}, got {why(error)}; "
             f"download it elsewhere and pass the file: load('{url.rsplit('/', 1)[-1]}')."
         ) from error
+
+
+def why(error: BaseException) -> str:
+    """The first line of what an error says, or what it is; without the stop at its end."""
+    said = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    return said.rstrip(".,: ")
 
 
 def plain(found: Any, source: str) -> State:

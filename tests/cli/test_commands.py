@@ -1,0 +1,273 @@
+"""What each command makes."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from torch_featviz import cli, demo, training, views
+from torch_featviz.bench import Added, Overhead, Ratio
+from torch_featviz.cli import commands
+from torch_featviz.zoo import card, read_image, train_xo
+from torch_featviz.zoo.fit import History
+
+
+@pytest.fixture
+def drawing(tmp_path):
+    path = tmp_path / "drawing.png"
+    Image.new("L", (130, 120), 200).save(path)
+    return path
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """The demo's training, cut short."""
+    calls = []
+
+    def train(seed, watch, **options):
+        calls.append(seed)
+        torch.manual_seed(seed)
+        net = card("xo_deep").build()
+        with watch(net)():
+            net(torch.randn(2, 1, 116, 116)).square().mean().backward()
+        return net.eval(), History((0.7,), (0.5,), (0.7,), (0.5,), (0.1,)), None
+
+    monkeypatch.setattr(demo, "train_xo", train)
+    return calls
+
+
+def size(path):
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return image.size
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """The demo's sheets left out but for one, and an empty page."""
+
+    class Page:
+        def save(self, path):
+            path.write_text("")
+            return path
+
+    monkeypatch.setattr(demo, "_sheets", lambda *given: [("1-samples.png", views.samples(given[-1], n=1))])
+    monkeypatch.setattr(demo, "_atlas", lambda *given: Page())
+
+
+def test_demo_writes_every_sheet_and_the_page(quick, tmp_path, capsys):
+    assert cli.main(["demo", "--out", str(tmp_path / "out")]) == 0
+    sheets = sorted(path.name for path in (tmp_path / "out").glob("*.png"))
+    assert [name[0] for name in sheets] == [*"11", *"12345556667789"]
+    assert all(min(size(tmp_path / "out" / name)) > 100 for name in sheets)
+    with Image.open(tmp_path / "out" / "10-kernels-conv1.webp") as film:
+        assert film.n_frames == 1
+    assert training.History.load(tmp_path / "out" / "seed0" / "training").steps == [0]
+    said, progress = capsys.readouterr()
+    assert "Held-out accuracy:" in said
+    assert "Training xo_deep" in progress
+    assert "Training xo_deep" not in said
+    assert f"Open {tmp_path / 'out' / 'atlas.html'} in a browser" in said
+    assert "import torch, torch_featviz as fv" in said
+    page = (tmp_path / "out" / "atlas.html").read_text("utf-8")
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
+    assert data["learning"]["steps"] == [0]
+    assert {why["method"] for why in data["why"]} == {"gradcam", "integrated_gradients", "occlusion"}
+    assert any(layer["units"] for layer in data["layers"])
+
+
+def test_demo_keeps_the_network(quick, few, tmp_path, capsys):
+    assert cli.main(["demo", "--out", str(tmp_path / "out")]) == 0
+    assert cli.main(["demo", "--out", str(tmp_path / "out")]) == 0
+    assert quick == [0]
+    assert "Loaded the network that an earlier run trained" in capsys.readouterr().err
+    for again in (["--retrain"], ["--seed", "3"], ["--epochs", "1"]):
+        assert cli.main(["demo", "--out", str(tmp_path / "out"), *again]) == 0
+    assert quick == [0, 0, 3, 0]
+
+
+def test_the_three_lines_work(quick, few, tmp_path, capsys, monkeypatch):
+    assert cli.main(["demo", "--out", str(tmp_path / "out"), "--seed", "2"]) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.startswith("    ")]
+    monkeypatch.chdir(tmp_path)
+    exec("\n".join(lines), {})
+    assert size(tmp_path / "kernels.png")
+
+
+def test_real_training_leaves_the_generator_alone_and_repeats():
+    before = torch.get_rng_state()
+    nets = [train_xo(1, epochs=1, progress=False)[0] for _ in range(2)]
+    assert torch.equal(torch.get_rng_state(), before)
+    for a, b in zip(*(net.parameters() for net in nets), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_half_written_network_is_never_loaded(quick, few, tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", fail)
+    assert cli.main(["demo", "--out", str(tmp_path)]) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert not list(tmp_path.glob("seed0/*.pt*"))
+    assert json.loads((tmp_path / "seed0" / "xo_deep.json").read_text())["train_loss"] == [0.7]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["kernels", "xo_deep"],
+        ["kernels", "xo_deep", "--layer", "features.conv3"],
+        ["maps", "xo", "--image", "IMAGE", "--top", "4"],
+        ["overview", "xo_wide", "--image", "IMAGE"],
+        ["kernels", "torchvision:squeezenet1_1"],
+        ["overview", "cifar_cnn", "--image", "IMAGE"],
+        ["maps", "filters", "--image", "IMAGE"],
+        ["why", "xo", "--image", "IMAGE"],
+        ["units", "xo", "--data", "FOLDER", "--channels", "0", "3"],
+        [
+            "why",
+            "cifar_cnn",
+            "--image",
+            "IMAGE",
+            "--method",
+            "saliency",
+            "--method",
+            "gradcam",
+            "--class",
+            "cat",
+            "--class",
+            "0",
+        ],
+    ],
+)
+def test_views_of_untrained_models(arguments, drawing, tmp_path):
+    words = {"IMAGE": str(drawing), "FOLDER": str(drawing.parent)}
+    arguments = [words.get(word, word) for word in arguments]
+    out = tmp_path / "new" / "sheet.png"
+    assert cli.main([*arguments, "--random", "--out", str(out)]) == 0
+    assert min(size(out)) > 60
+
+
+def test_weights_from_a_file(tmp_path):
+    torch.save(card("xo").build().state_dict(), tmp_path / "w.pt")
+    assert cli.main(["kernels", "xo", "--weights", str(tmp_path / "w.pt"), "--out", str(tmp_path / "k.png")]) == 0
+
+
+def test_several_images_side_by_side(drawing, tmp_path):
+    other = tmp_path / "below" / drawing.name
+    other.parent.mkdir()
+    Image.new("L", (50, 90), 90).save(other)
+    for command in ("maps", "why"):
+        both = ["--image", str(drawing), "--image", str(other), "--out", str(tmp_path / "two.png")]
+        assert cli.main([command, "xo", "--random", *both]) == 0
+        assert cli.main([command, "xo", "--random", *both[2:4], "--out", str(tmp_path / "one.png")]) == 0
+        assert max(size(tmp_path / "two.png")) > max(size(tmp_path / "one.png"))
+
+
+def test_demo_for_machines(quick, few, tmp_path, capsys):
+    assert cli.main(["demo", "--out", str(tmp_path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert set(told) == {"accuracy", "files"}
+    assert 0 <= told["accuracy"] <= 1
+    assert sorted(told["files"]) == sorted(map(str, [path for path in tmp_path.iterdir() if path.is_file()]))
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """What `overhead` was asked, and figures that it might give."""
+    asked = []
+
+    def overhead(model, inputs, layers):
+        assert not model.training
+        assert not torch.is_grad_enabled()
+        asked.append((list(inputs.shape), layers))
+        return Overhead(Ratio(1.5, 1.25, 1.75), Added(2e-6, 1e-6, 3e-6), 7, 5_000_000, 2_000_000, "cpu")
+
+    monkeypatch.setattr(commands, "overhead", overhead)
+    return asked
+
+
+def test_bench_for_people(figures, capsys):
+    assert cli.main(["bench", "xo", "--batch", "3", "--layer", "features.*"]) == 0
+    said = capsys.readouterr().out
+    assert figures == [([3, 1, 116, 116], "features.*")]
+    for figure in ("1.5 (1.25 to 1.75)", "2.00 (1.00 to 3.00) us", "7 calls", "5 MB", "+2 MB", "3×1×116×116"):
+        assert figure in said
+
+
+def test_bench_for_machines(figures, capsys):
+    assert cli.main(["bench", "xo", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert figures == [([1, 1, 116, 116], None)]
+    assert (told["model"], told["layer"], told["input"]) == ("xo", None, [1, 1, 116, 116])
+    assert told["ratio"] == {"median": 1.5, "low": 1.25, "high": 1.75}
+    assert told["us_per_layer"]["high"] == pytest.approx(3)
+    assert (told["calls"], told["bytes_held"], told["peak_over_bare"]) == (7, 5_000_000, 2_000_000)
+
+
+def test_bench_uses_the_weights_it_is_given(figures, tmp_path):
+    assert cli.main(["bench", "xo", "--weights", str(tmp_path / "none.pt")]) == 1
+
+
+@pytest.fixture
+def page(monkeypatch):
+    """A stand-in for the room that makes the page: what it was given, and a file."""
+    given = {}
+
+    class Page:
+        def save(self, path):
+            path.write_text("<!doctype html>")
+            return path
+
+    def atlas(model, images, **options):
+        given.update(options, model=model, images=images)
+        return Page()
+
+    monkeypatch.setattr(commands, "make_page", atlas)
+    return given
+
+
+def test_atlas_writes_the_page_of_a_persons_own_file(drawing, tmp_path, capsys):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\ndef build(): return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))"
+    )
+    out = tmp_path / "out.html"
+    assert cli.main(["atlas", f"{tmp_path}/net.py:build", "--image", str(drawing), "--out", str(out)]) == 0
+    page = out.read_text("utf-8")
+    assert "net.py:build on drawing.png" in page
+    assert capsys.readouterr().out == f"{out}\n"
+
+
+def test_atlas_is_given_all_that_was_typed(page, drawing, tmp_path, capsys):
+    other, out = tmp_path / "b.png", tmp_path / "out.html"
+    Image.new("RGB", (30, 300), "red").save(other)
+    images = ["--image", str(drawing), "--image", str(other), "--data", str(tmp_path), "--training", "runs/xo"]
+    rest = ["--method", "gradcam", "--method", "saliency", "--class", "cross", "--class", "0", "--megabytes", "2.5"]
+    assert cli.main(["atlas", "xo", "--random", *images, *rest, "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out}\n"
+    known = card("xo")
+    assert not page["model"].training
+    expected = torch.cat([known.preprocess(read_image(path)) for path in (drawing, other)])
+    assert torch.equal(page["images"], expected)
+    assert page["card"] is known
+    assert page["names"] == ["drawing.png", "b.png"]
+    assert [tuple(batch.shape) for batch in page["loader"]] == [(2, 1, 116, 116)]
+    assert (page["methods"], page["targets"], page["megabytes"]) == (["gradcam", "saliency"], [1, 0], 2.5)
+    assert page["training"] == Path("runs/xo")
+
+
+def test_atlas_leaves_to_the_page_what_was_not_typed(page, drawing, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["atlas", "xo", "--random", "--image", str(drawing)]) == 0
+    assert capsys.readouterr().out == "atlas.html\n"
+    assert {name for name, value in page.items() if value is None} == {
+        "loader",
+        "methods",
+        "targets",
+        "training",
+        "megabytes",
+    }

@@ -1,0 +1,141 @@
+"""What each command does. Results go to stdout; progress, and whatever a person's model prints, to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from contextlib import nullcontext, redirect_stdout
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from torch_featviz import demo as demonstration
+from torch_featviz import views
+from torch_featviz.atlas import atlas as make_page
+from torch_featviz.bench import overhead
+from torch_featviz.capture import capture, evaluating
+from torch_featviz.errors import LayerError, OptionError
+from torch_featviz.explain import top_patches
+from torch_featviz.picture import Picture
+
+from .given import Given, check_out, given
+
+
+class Saved(Protocol):
+    """What a command makes: a picture, or a page."""
+
+    def save(self, path: Path, /) -> Path: ...
+
+
+def write(make: Callable[[Given], Saved], ending: str, arguments: Namespace) -> None:
+    """Make it of the model that was named, and print where it was written."""
+    with redirect_stdout(sys.stderr):
+        check_out(arguments.out, ending)
+        path = make(given(arguments)).save(arguments.out)
+    print(path)
+
+
+def demo(arguments: Namespace) -> None:
+    """Train a network, and write a folder of sheets."""
+    with redirect_stdout(sys.stderr) if arguments.json else nullcontext():
+        shown = demonstration.demo(
+            arguments.out, seed=arguments.seed, epochs=arguments.epochs, retrain=arguments.retrain
+        )
+    if arguments.json:
+        print(json.dumps({"accuracy": shown.accuracy, "files": [str(path) for path in shown.files]}))
+
+
+def bench(arguments: Namespace) -> None:
+    """Time a capture, and print the figures."""
+    arguments.random = True  # without --weights
+    with redirect_stdout(sys.stderr):
+        on = given(arguments)
+        images = on.noise()
+        print("timing ...", flush=True)
+        with torch.no_grad():
+            cost = overhead(on.model, images, arguments.layer)
+    if arguments.json:
+        asked = {"model": arguments.model, "layer": arguments.layer, "input": list(images.shape)}
+        print(json.dumps({**asked, **cost.as_dict()}))
+        return
+    peak = "not told by this device" if cost.peak_over_bare is None else f"{cost.peak_over_bare / 1e6:+.3g} MB"
+    shape = "×".join(map(str, images.shape))
+    print(
+        f"{on.card.name}, {arguments.layer or 'all layers'} ({cost.calls} calls); input {shape}, {cost.device}",
+        f"  forward with capture, to the bare one  {cost.ratio}",
+        f"  for each of these calls                {cost.per_layer.micro()}",
+        f"  memory held                            {cost.bytes_held / 1e6:.3g} MB",
+        f"  peak memory, over the bare forward's   {peak}",
+        "In brackets: where the true median lies, with 95 % confidence.",
+        sep="\n",
+    )
+
+
+def kernels(on: Given) -> Picture:
+    """The kernels of one layer."""
+    return views.kernels(on.model, on.layer(on.card.low))
+
+
+def maps(on: Given) -> Picture:
+    """The feature maps of one layer, of one or several images."""
+    layer, images, names = on.layer(on.card.low), on.images(), on.names()
+    with evaluating(on.model), torch.no_grad(), capture(on.model, layer) as acts:
+        on.model(images)
+    if len(acts) != 1:
+        raise LayerError(f"{layer!r} gave {len(acts)} outputs: {', '.join(acts)}; --layer names one that runs once.")
+    found = next(iter(acts.values()))
+    title = f"{on.card.name} {layer}: what it makes of {_said(names)}"
+    shown: Any = found[0] if len(names) == 1 else dict(zip(names, found, strict=True))
+    return views.feature_maps(shown, top=on.arguments.top, title=title)
+
+
+def overview(on: Given) -> Picture:
+    """One map for each layer."""
+    names = on.names()
+    if len(names) > 1:
+        raise OptionError(f"this shows one image at a time, got {len(names)}; give --image once.")
+    return views.overview(on.model, on.images(), title=f"{on.card.name} on {names[0]}")
+
+
+def why(on: Given) -> Picture:
+    """What speaks for a class, and what against it."""
+    return views.attributions(
+        on.model,
+        on.images(),
+        methods=on.arguments.method or ["gradcam"],
+        targets=on.classes(),
+        layer=on.arguments.layer,
+        classes=on.card.classes,
+        to_unit=on.to_unit,
+        title=f"{on.card.name} on {_said(on.names())}: what speaks for (red) and against (blue)",
+    )
+
+
+def units(on: Given) -> Picture:
+    """What moves each channel of a layer most."""
+    layer = on.layer(on.card.high)
+    best = top_patches(on.model, on.loader(), layer, progress=sys.stderr.isatty())
+    return views.exemplars(best, on.arguments.channels, to_unit=on.to_unit)
+
+
+def atlas(on: Given) -> Saved:
+    """The page."""
+    return make_page(
+        on.model,
+        on.images(),
+        card=on.card,
+        names=on.names(),
+        loader=None if on.arguments.data is None else on.loader(),
+        methods=on.arguments.method,
+        targets=on.classes(),
+        training=on.arguments.training,
+        megabytes=on.arguments.megabytes,
+        progress=sys.stderr.isatty(),
+    )
+
+
+def _said(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{len(names)} images"

@@ -1,0 +1,151 @@
+"""From what was typed to a model, and to what it is shown."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from torch_featviz.capture import evaluating
+from torch_featviz.errors import FileError, OptionError, ShapeError
+from torch_featviz.zoo import ImageFiles, ModelCard, card
+from torch_featviz.zoo.file_nets import file_net, is_file, told
+
+
+@dataclass(frozen=True)
+class Given:
+    """The model that a command is about, with its card and the arguments."""
+
+    arguments: Namespace
+    card: ModelCard
+    model: nn.Module
+
+    def layer(self, default: str) -> str:
+        """The layer asked for, or this one."""
+        layer: str = self.arguments.layer or default
+        if not layer:
+            raise OptionError(f"{self.card.name} does not say where its convolutions are; name a layer with --layer.")
+        return layer
+
+    def images(self) -> Tensor:
+        """All that --image names, `b c h w`, ready for the model."""
+        paths = self.arguments.image
+        return self.tried(_together([self.card.preprocess(path)[0] for path in paths]))
+
+    def names(self) -> list[str]:
+        """Of the images, each on one line: the files', with their folders where they would be the same without."""
+        paths: list[Path] = self.arguments.image
+        alike = len({path.name for path in paths}) < len(set(paths))
+        return [" ".join((str(path) if alike else path.name).splitlines()) for path in paths]
+
+    def loader(self) -> DataLoader[Tensor]:
+        """The images of --data, ready for the model."""
+        files = ImageFiles(self.arguments.data, self.card.preprocess)
+        self.tried(files[0][None])
+        return DataLoader(files, batch_size=32, collate_fn=_together)
+
+    def noise(self) -> Tensor:
+        """As many images as --batch says, of no meaning."""
+        if self.arguments.batch < 1:
+            raise OptionError(f"--batch must be at least 1, got {self.arguments.batch}.")
+        if not self.card.input_size[1]:
+            raise OptionError(f"{self.card.name} does not say how large its images are; do so with --size H W.")
+        noise = torch.rand(self.arguments.batch, *self.card.input_size, generator=torch.Generator().manual_seed(0))
+        return self.tried(self.card.normalize(noise))
+
+    def classes(self) -> list[int] | None:
+        """Numbers of the classes asked for; None for the one predicted."""
+        asked = self.arguments.classes
+        return None if asked is None else [_class(name, self.card) for name in asked]
+
+    def to_unit(self, images: Tensor) -> Tensor:
+        """Images as the model takes them, for the eye."""
+        return self.card.denormalize(images).clamp(0, 1)
+
+    def tried(self, images: Tensor) -> Tensor:
+        """The same images, once it is known that a person's own model takes them."""
+        if not is_file(self.arguments.model):
+            return images
+        if self.arguments.size is not None:
+            hint = "another --size may help"
+        else:
+            hint = "see its card's input_size" if self.card.input_size[1] else "--size H W sizes images for it"
+        says = f"the model fails on images of shape {tuple(images.shape)} ({{}}); {hint}."
+        with told(_file_of(self.arguments.model), says), evaluating(self.model), torch.no_grad():
+            self.model(images[:1])
+        return images
+
+
+def given(arguments: Namespace) -> Given:
+    """What the arguments name: the model is in eval mode.
+
+    Raises:
+        OptionError, FileError, DtypeError, MissingError, WeightsError: there is no such model, or no such weights.
+    """
+    source, size = arguments.model, arguments.size
+    if size is not None and min(size) < 1:
+        raise OptionError(f"--size must be two numbers of 1 or more, got {size[0]} {size[1]}.")
+    if is_file(source):
+        info, model = file_net(source, size and tuple(size))
+        with told(_file_of(source)):
+            if model is None or arguments.weights is not None:
+                model = _begun(arguments, info)
+        return Given(arguments, info, model)
+    if size is not None:
+        raise OptionError(f"--size is for FILE.py:NAME; {source} has a size of its own.")
+    info = card(source)
+    return Given(arguments, info, _begun(arguments, info))
+
+
+def _begun(arguments: Namespace, info: ModelCard) -> nn.Module:
+    """A card's model with the weights asked for."""
+    if arguments.weights is None and arguments.random:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return info.build().eval()
+    if arguments.weights is None and info.weights is None:
+        raise OptionError(
+            f"{info.name!r} has no published weights; give --weights FILE, or --random for an untrained one."
+        )
+    return info.load(arguments.weights)
+
+
+def check_out(path: Path, ending: str) -> None:
+    """Say early, and not after minutes of work, that a file cannot be written like that."""
+    if path.suffix.lower() != ending:
+        raise OptionError(f"--out must end in {ending!r}, the one kind of file that this writes, got {str(path)!r}.")
+    if path.is_dir():
+        raise FileError(f"{str(path)!r} is a folder; name a file with --out.")
+
+
+def _together(images: Sequence[Tensor]) -> Tensor:
+    """Images of one size as a batch."""
+    sizes = {f"{image.shape[1]}×{image.shape[2]}": None for image in images}
+    if len(sizes) > 1:
+        raise ShapeError(f"images must be of one size here, got {', '.join([*sizes][:3])}; --size H W sizes them.")
+    return torch.stack(list(images))
+
+
+def _class(name: str, info: ModelCard) -> int:
+    """The number of a class, given that or its name."""
+    found = [i for i, known in enumerate(info.classes) if known == name]
+    if len(found) > 1:
+        raise OptionError(f"{info.name} has several classes {name!r}: give a number, {' or '.join(map(str, found))}.")
+    if found:
+        return found[0]
+    if name.isdecimal() and (int(name) < len(info.classes) or not info.classes):
+        return int(name)
+    if not info.classes:
+        raise OptionError(f"{info.name} tells no names of classes; give a number instead of {name!r}.")
+    close = ", ".join(map(repr, get_close_matches(name, info.classes, 3, 0.5)))
+    raise OptionError(f"{info.name} has no class {name!r}; close: {close or 'none'}. It has {len(info.classes)}.")
+
+
+def _file_of(source: str) -> str:
+    return source.rpartition(":")[0]

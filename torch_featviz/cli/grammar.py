@@ -1,0 +1,189 @@
+"""What can be typed after `featviz`: one grammar, and each shared option once."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch_featviz import __version__
+from torch_featviz.explain import METHODS
+from torch_featviz.zoo import names
+
+from . import commands
+from .given import Given
+
+_MODEL = f"""MODEL is one of
+  {", ".join(names())}
+  torchvision:NAME   a classification net of torchvision
+  timm:NAME          one of timm (pip install 'torch_featviz[timm]')
+  FILE.py:NAME       what the function NAME in FILE.py returns: an nn.Module, or a ModelCard,
+                     which also says how images are sized and normalised. This runs the file's code.
+Weights never run any code: files are read as tensors, and refused if they hold anything else."""
+
+_EXITS = """Results go to stdout, progress and errors to stderr.
+Exit codes: 0 done, 1 could not be done (one line says why), 2 arguments that make no sense, 130 interrupted."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole grammar; what it parses has `run`, which takes it."""
+    top = argparse.ArgumentParser(
+        prog="featviz",
+        description="See what a convolutional network has learnt. `featviz COMMAND --help` says what a command takes.",
+        epilog=f"{_EXITS}\n\nexample:\n  featviz demo",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=__version__)
+    add = top.add_subparsers(required=True, metavar="COMMAND")
+    _demo(add)
+    model, images, explaining = _model("those published, which are downloaded"), _images(), _explaining()
+    first, last = _layer("the model's first convolution"), _layer("the model's last convolution")
+
+    what = "draw the kernels of one layer"
+    example = "torchvision:squeezenet1_1 --random --out kernels.png"
+    _writes(_command(add, "kernels", what, [model, first], example), commands.kernels)
+
+    what = "draw the feature maps that one layer makes of images"
+    example = "efficientnet_lite0 --image cat.jpg --layer _conv_stem --top 16"
+    command = _command(add, "maps", what, [model, images, first], example)
+    command.add_argument("--top", type=int, metavar="N", help="only the N maps with the highest values")
+    _writes(command, commands.maps)
+
+    what = "draw one map for each layer, first to last, of one image"
+    example = "efficientnet_lite0 --image cat.jpg"
+    _writes(_command(add, "overview", what, [model, images], example), commands.overview)
+
+    what = "draw what in images speaks for and against a class"
+    example = 'efficientnet_lite0 --image cat.jpg --method gradcam --class "Egyptian cat"'
+    _writes(_command(add, "why", what, [model, images, explaining, last], example), commands.why)
+
+    what = "draw the patches of many images that move each channel of a layer most"
+    example = "efficientnet_lite0 --data photos --layer _blocks.0._depthwise_conv --channels 0 1"
+    command = _command(add, "units", what, [model, _data(required=True), last], example)
+    command.add_argument("--channels", type=int, nargs="+", metavar="N", help="default: the first 16")
+    _writes(command, commands.units)
+
+    what = "make one HTML page on which to walk through the network"
+    example = "net.py:build --weights net.pt --image cat.jpg --out atlas.html"
+    command = _command(add, "atlas", what, [model, images, _data(required=False), explaining], example)
+    command.add_argument("--training", type=Path, metavar="FOLDER", help="what a Monitor wrote while it learnt")
+    command.add_argument("--megabytes", type=float, metavar="N", help="size of the page, at most")
+    _writes(command, commands.atlas, ".html")
+
+    what = "measure what capturing layers costs the model"
+    example = "torchvision:squeezenet1_1 --batch 4 --layer 'features.*' --json"
+    shared = [_model("none, as they do not change the cost"), _layer("all; 'features.*' is several"), _figures()]
+    command = _command(add, "bench", what, shared, example)
+    command.add_argument("--batch", type=int, default=1, metavar="N", help="images of noise at a time (%(default)s)")
+    command.set_defaults(run=commands.bench)
+    return top
+
+
+def _command(
+    add: Any, name: str, what: str, shared: Sequence[argparse.ArgumentParser], example: str
+) -> argparse.ArgumentParser:
+    """A command about a model."""
+    command: argparse.ArgumentParser = add.add_parser(
+        name,
+        help=what,
+        description=what[0].upper() + what[1:] + ".",
+        parents=shared,
+        epilog=f"{_MODEL}\n\nexample:\n  featviz {name} {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return command
+
+
+def _writes(command: argparse.ArgumentParser, make: Callable[[Given], commands.Saved], ending: str = ".png") -> None:
+    """Such a command writes one file."""
+    name = Path(make.__name__ + ending)
+    command.add_argument(
+        "--out", type=Path, default=name, metavar="FILE", help=f"what to write, a {ending} (%(default)s)"
+    )
+    command.set_defaults(run=partial(commands.write, make, ending))
+
+
+def _demo(add: Any) -> None:
+    what = "train a small network here and now, and look at what it has learnt"
+    command = add.add_parser(
+        "demo",
+        help=what,
+        description=what[0].upper() + what[1:] + ".",
+        parents=[_figures()],
+        epilog="example:\n  featviz demo --out featviz-demo --seed 1",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument(
+        "--out", type=Path, default=Path("featviz-demo"), metavar="FOLDER", help="folder of the sheets (%(default)s)"
+    )
+    command.add_argument("--seed", type=int, default=0, help="of the drawings and the weights (%(default)s)")
+    command.add_argument("--epochs", type=int, help="train so long, instead of what is enough")
+    command.add_argument("--retrain", action="store_true", help="train again where an earlier run kept its network")
+    command.set_defaults(run=commands.demo)
+
+
+def _shared() -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(add_help=False)
+
+
+def _model(default: str) -> argparse.ArgumentParser:
+    shared = _shared()
+    shared.add_argument("model", metavar="MODEL", help="whose name stands below")
+    weights = shared.add_mutually_exclusive_group()
+    weights.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help=f"a state dict (.pt, .pth, .safetensors); default: {default}",
+    )
+    weights.add_argument("--random", action="store_true", help="no weights: the model as its code begins it")
+    shared.add_argument(
+        "--size", type=int, nargs=2, metavar=("H", "W"), help="of the images, for FILE.py:NAME; default: as they are"
+    )
+    return shared
+
+
+def _images() -> argparse.ArgumentParser:
+    shared = _shared()
+    shared.add_argument(
+        "--image",
+        type=Path,
+        action="append",
+        required=True,
+        metavar="FILE",
+        help="what the model is shown; may be repeated",
+    )
+    return shared
+
+
+def _data(required: bool) -> argparse.ArgumentParser:
+    shared = _shared()
+    shared.add_argument("--data", type=Path, required=required, metavar="FOLDER", help="images, in it or below it")
+    return shared
+
+
+def _layer(default: str) -> argparse.ArgumentParser:
+    shared = _shared()
+    shared.add_argument("--layer", metavar="NAME", help=f"default: {default}")
+    return shared
+
+
+def _explaining() -> argparse.ArgumentParser:
+    shared = _shared()
+    shared.add_argument("--method", action="append", metavar="NAME", help=f"{', '.join(METHODS)}; may be repeated")
+    shared.add_argument(
+        "--class",
+        dest="classes",
+        action="append",
+        metavar="NAME",
+        help="name or number of a class; may be repeated; default: the one predicted",
+    )
+    return shared
+
+
+def _figures() -> argparse.ArgumentParser:
+    shared = _shared()
+    shared.add_argument("--json", action="store_true", help="one JSON object on stdout, for machines")
+    return shared

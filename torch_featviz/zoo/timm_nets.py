@@ -1,0 +1,80 @@
+"""Any net of timm by its name, as timm's own configuration says it is fed and read."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from functools import lru_cache, partial
+from importlib import import_module
+from math import floor
+from typing import Any
+
+from torch_featviz.errors import MissingError, OptionError, WeightsError
+
+from .card import ModelCard
+from .imagenet import landmarks
+from .weights import State, why
+
+PREFIX = "timm:"
+
+
+@lru_cache(maxsize=8)
+def timm_card(name: str) -> ModelCard:
+    """The card of a net of timm; nothing is downloaded.
+
+    Args:
+        name: as in `timm.list_models()`, for example `"resnet18"`, with or without a tag (`"resnet18.a1_in1k"`).
+    Raises:
+        OptionError: timm has no such net; the nearest names are told.
+        MissingError: timm is not installed.
+    """
+    try:
+        timm = import_module("timm")
+    except ImportError:
+        raise MissingError(f"{PREFIX + name!r} needs `pip install 'torch_featviz[timm]'`.") from None
+    config = _config(timm, name)
+    build = partial(timm.create_model, name)
+    low, middle, high = landmarks(build)
+    side = min(config.input_size[1:])
+    return ModelCard(
+        name=PREFIX + name,
+        build=build,
+        input_size=config.input_size,
+        classes=_classes(timm, config),
+        mean=config.mean,
+        std=config.std,
+        low=low,
+        middle=middle,
+        high=high,
+        weights=partial(_pretrained, timm, name) if config.has_weights else None,
+        resize=None if config.crop_mode == "squash" else floor(side / config.crop_pct),
+    )
+
+
+def _config(timm: Any, name: str) -> Any:
+    if timm.is_model(name):
+        try:
+            return timm.get_pretrained_cfg(name)
+        except RuntimeError:  # a tag that it does not have; what it has is told below
+            pass
+    known = [*timm.list_models(), *timm.list_pretrained()]
+    close = ", ".join(repr(n) for n in get_close_matches(name, known, 3, 0.4))
+    raise OptionError(f"no model {name!r} in timm; close: {close or 'none'}. All: timm.list_models().")
+
+
+def _classes(timm: Any, config: Any) -> tuple[str, ...]:
+    """The first of each class's names; none where timm does not know the data set."""
+    subset = timm.data.infer_imagenet_subset({"num_classes": config.num_classes})
+    if subset is None:
+        return ()
+    info = timm.data.ImageNetInfo(subset)
+    return tuple(info.index_to_description(i).partition(",")[0] for i in range(config.num_classes))
+
+
+def _pretrained(timm: Any, name: str) -> State:
+    try:
+        state: State = timm.create_model(name, pretrained=True).state_dict()
+    except Exception as error:  # of the hub, of the network, of a checksum, each with classes of its own
+        raise WeightsError(
+            f"no weights for {PREFIX + name!r}: {why(error)}; download them elsewhere, and pass the file."
+        ) from error
+    return state
