@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import tempfile
 import warnings
 from itertools import islice
 from pathlib import Path
 
+import atlas
 import broken
 import filters
 import torch
@@ -51,6 +54,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         filters.show_edges(filters.read_photo(None), Path(folder))
         (PICTURES / "sobel.png").write_bytes((Path(folder) / "3-edges.png").read_bytes())
+        page = Path(folder) / "atlas.html"
+        atlas.main(["--out", str(page)])
+        photograph(page, "layer=_blocks.1._depthwise_conv", PICTURES / "atlas.png")
+
+
+def photograph(page: Path, state: str, out: Path) -> None:
+    """A page in a state of its own, as Chromium shows it."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        raise SystemExit("the page cannot be photographed: there is no Chromium here.")
+    options = (
+        "--headless --no-sandbox --disable-gpu --no-first-run --hide-scrollbars --virtual-time-budget=5000".split()
+    )
+    where = f"{page.absolute().as_uri()}#{state}"
+    subprocess.run([chromium, *options, "--window-size=1400,900", f"--screenshot={out}", where], check=True)
 
 
 if __name__ == "__main__":
