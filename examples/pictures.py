@@ -64,11 +64,10 @@ def photograph(page: Path, state: str, out: Path) -> None:
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         raise SystemExit("the page cannot be photographed: there is no Chromium here.")
-    options = (
-        "--headless --no-sandbox --disable-gpu --no-first-run --hide-scrollbars --virtual-time-budget=5000".split()
-    )
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"]
+    options += ["--virtual-time-budget=5000", "--window-size=1400,900"]
     where = f"{page.absolute().as_uri()}#{state}"
-    subprocess.run([chromium, *options, "--window-size=1400,900", f"--screenshot={out}", where], check=True)
+    subprocess.run([chromium, *options, f"--screenshot={out}", where], check=True)
 
 
 if __name__ == "__main__":

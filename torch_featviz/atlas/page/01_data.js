@@ -1,0 +1,80 @@
+// The scripts of the page share one function scope, in the order of their names.
+//
+// This one: what the page was given, and how its numbers are unpacked.
+
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const KEPT = 24; // unpacked blobs held at a time: a few layers of a few images
+const unpacked = new Map();
+let halves = null;
+
+/** The value of each of the 65,536 float16 numbers. */
+function halfTable() {
+  const table = new Float32Array(65536);
+  for (let bits = 0; bits < 65536; bits++) {
+    const sign = bits & 0x8000 ? -1 : 1;
+    const exponent = (bits >> 10) & 31;
+    const fraction = bits & 1023;
+    if (exponent === 31) table[bits] = fraction ? NaN : sign * Infinity;
+    else if (exponent === 0) table[bits] = sign * fraction * 2 ** -24;
+    else table[bits] = sign * (1024 + fraction) * 2 ** (exponent - 25);
+  }
+  return table;
+}
+
+function bytesOf(base64) {
+  const text = atob(base64);
+  const bytes = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+  return bytes;
+}
+
+const blobText = (blob) => document.getElementById(`blob-${blob}`).textContent;
+
+async function unpack(blob, exponent) {
+  const stream = new Blob([bytesOf(blobText(blob))]).stream().pipeThrough(new DecompressionStream("deflate"));
+  const planes = new Uint8Array(await new Response(stream).arrayBuffer());
+  halves ??= halfTable();
+  const values = new Float32Array(planes.length / 2);
+  const unit = 2 ** exponent;
+  for (let i = 0; i < values.length; i++) values[i] = halves[(planes[i] << 8) | planes[values.length + i]] * unit;
+  return values;
+}
+
+/** Promise of the numbers of a blob; the last few stay unpacked. */
+function numbers(blob, exponent) {
+  const found = unpacked.get(blob) ?? unpack(blob, exponent);
+  unpacked.delete(blob);
+  unpacked.set(blob, found);
+  if (unpacked.size > KEPT) unpacked.delete(unpacked.keys().next().value);
+  return found;
+}
+
+const pictureUrl = (picture) => `data:${picture.type};base64,${blobText(picture.blob)}`;
+
+/** JSON has no NaN and no infinities: they come as words. */
+function real(value) {
+  return { nan: NaN, inf: Infinity, "-inf": -Infinity }[value] ?? value;
+}
+
+/** A value to 4 significant digits. */
+function figure(value) {
+  value = real(value);
+  if (value === null || value === undefined) return "–";
+  if (Number.isNaN(value)) return "NaN";
+  if (!Number.isFinite(value)) return value > 0 ? "∞" : "-∞";
+  return value === 0 ? "0" : value.toPrecision(4);
+}
+
+/** The same for axes, without zeros at the end. */
+const short = (value) => (Number.isFinite(real(value)) ? String(Number(Number(value).toPrecision(3))) : figure(value));
+
+/** A large count with its unit: 61.1 M. */
+function count(value) {
+  if (value === null || value === undefined) return "–";
+  const power = [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e4, "k"]].find(([size]) => value >= size);
+  if (!power) return value.toLocaleString("en");
+  return `${Number((value / (power[1] === "k" ? 1000 : power[0])).toPrecision(3))} ${power[1]}`;
+}
+
+const percent = (share) => `${Number((100 * share).toPrecision(share >= 0.0995 ? 3 : 2))} %`;
+const times = (sizes) => sizes.join("×");

@@ -1,0 +1,72 @@
+// The list of layers, in the order in which they run.
+
+function layerRow(layer) {
+  const share = h("span", { class: "share" });
+  share.style.width = `${100 * Math.min(1, layer.share ?? 0)}%`;
+  const facts = [layer.kind, layer.parameters ? `${count(layer.parameters)} parameters` : null,
+    layer.field ? `sees ${sight(layer.field)}` : null, layer.dead ? `${percent(layer.dead)} dead` : null];
+  const row = h("a", { href: link({ ...DEFAULTS, layer: layer.name }), "data-layer": layer.name, tabindex: "-1" },
+    h("span", { class: "first" }, named(layer.name), h("span", { class: "number" }, shapeOf(layer))),
+    h("span", { class: "second" }, h("span", {}, facts.filter(Boolean).join(" · ")),
+      h("span", { class: "number" }, layer.share === null ? "" : percent(layer.share))),
+    layer.share === null ? null : h("span", { class: "track" }, share));
+  return h("li", {}, row);
+}
+
+const shapeOf = (layer) => (layer.shape ? times(layer.shape) || "one number" : "–");
+const sight = (field) => (field.kind === "whole" ? "the whole image" : `${times(field.size)}${field.kind === "hull" ? " at most" : ""}`);
+
+function fillLayers() {
+  const kinds = ["share of the compute in bars"];
+  $("list").replaceChildren(...DATA.layers.map(layerRow));
+  $("list").title = kinds[0];
+  $("list").addEventListener("click", (event) => {
+    const row = event.target.closest("a");
+    if (!row || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    go({ layer: row.dataset.layer });
+  });
+  $("filter").addEventListener("input", filterLayers);
+}
+
+function filterLayers() {
+  const words = $("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
+  const rows = [...$("list").children];
+  rows.forEach((row, i) => {
+    const text = `${DATA.layers[i].name} ${DATA.layers[i].kind}`.toLowerCase();
+    row.hidden = !words.every((word) => text.includes(word));
+  });
+  const left = rows.filter((row) => !row.hidden).length;
+  $("found").textContent = words.length ? `${left} of ${rows.length} layers` : "";
+}
+
+function renderLayers() {
+  const name = layerNow()?.name;
+  for (const row of $("list").querySelectorAll("a")) {
+    const chosen = row.dataset.layer === name;
+    row.tabIndex = chosen ? 0 : -1;
+    if (chosen) row.setAttribute("aria-current", "true");
+    else row.removeAttribute("aria-current");
+    if (chosen) keepInSight(row);
+  }
+}
+
+/** Scroll the list alone, and never the page. */
+function keepInSight(row) {
+  const list = $("list");
+  const [top, bottom] = [row.offsetTop - list.offsetTop, row.offsetTop - list.offsetTop + row.offsetHeight];
+  if (top < list.scrollTop) list.scrollTop = top - row.offsetHeight;
+  else if (bottom > list.scrollTop + list.clientHeight) list.scrollTop = bottom - list.clientHeight + row.offsetHeight;
+}
+
+/** Go `by` layers on, among those that the filter leaves. */
+function stepLayer(by) {
+  const rows = [...$("list").querySelectorAll("li:not([hidden]) a")];
+  const at = rows.findIndex((row) => row.dataset.layer === layerNow().name);
+  const next = rows[at < 0 ? 0 : at + by];
+  if (!next) return;
+  const inList = $("list").contains(document.activeElement);
+  go({ layer: next.dataset.layer });
+  if (inList) next.focus({ preventScroll: true });
+  else $("layer-name").focus({ preventScroll: true });
+}

@@ -1,0 +1,178 @@
+// The maps of the chosen layer: a grid of maps, a list of units, or one matrix of tokens.
+
+const MANY = 200; // units listed at once
+const walk = { turn: 0, layer: null, loaded: [], order: [], pending: 0, since: null, first: false, all: false };
+
+/** Mark how long it took until what is in sight of a layer was drawn. */
+function afterDrawing() {
+  if (!walk.since) return;
+  performance.measure("atlas-layer", { start: walk.since });
+  walk.since = null;
+  if (!walk.first) performance.mark("atlas-first-view");
+  walk.first = true;
+}
+
+/** A layer's values of one image, and the highest of each map and where it is. */
+async function load(layer, image) {
+  const { maps } = layer;
+  const values = await numbers(maps.blobs[image], maps.exponent);
+  const size = maps.height * maps.width;
+  const plane = (i) => values.subarray(i * size, (i + 1) * size);
+  const peaks = maps.channels.map((_, i) => peakOf(plane(i)));
+  return { image, values, plane, peaks };
+}
+
+/** The highest value of a map and its place; NaN where there is nothing else. */
+function peakOf(plane) {
+  let at = -1;
+  for (let i = 0; i < plane.length; i++) if (at < 0 ? plane[i] === plane[i] : plane[i] > plane[at]) at = i;
+  return { at: Math.max(0, at), value: at < 0 ? NaN : plane[at] };
+}
+
+/** Places of the maps in the order asked for; those that are NaN come last. */
+function ordered(peaks) {
+  const places = peaks.map((_, i) => i);
+  const key = (i) => (Number.isNaN(peaks[i].value) ? -Infinity : peaks[i].value);
+  return state.sort === "channel" ? places : places.sort((a, b) => key(b) - key(a) || a - b);
+}
+
+async function renderMaps() {
+  const layer = layerNow();
+  const turn = ++walk.turn;
+  const loaded = layer.maps ? await Promise.all(imagesNow().map((image) => load(layer, image))) : [];
+  if (turn !== walk.turn) return;
+  Object.assign(walk, { layer, loaded, order: loaded.length ? ordered(loaded[0].peaks) : [] });
+  renderFacts(layer);
+  renderLegend(layer);
+  const fill = { maps: fillGrid, units: fillUnits, tokens: fillTokens }[layer.maps?.form] ?? fillNothing;
+  fill(layer);
+  renderLarge();
+  renderKernels();
+  if (!$("maps").querySelector("canvas")) requestAnimationFrame(afterDrawing);
+}
+
+function renderFacts(layer) {
+  $("layer-name").replaceChildren(named(layer.name));
+  $("layer-says").textContent = layer.says ?? layer.kind;
+  describe($("facts"), [
+    ["shape", shapeOf(layer)],
+    ["parameters", layer.parameters === null ? null : (layer.parameters ?? 0).toLocaleString("en")],
+    ["compute", layer.flops === null ? null : `${count(layer.flops)} FLOPs${layer.share === null ? "" : `, ${percent(layer.share)} of all`}`],
+    ["a unit sees", layer.field ? `${sight(layer.field)}${layer.field.stride ? `, every ${times(layer.field.stride)}` : ""}` : null],
+    ["dead", layer.dead === null ? null : `${percent(layer.dead)} of channels: nothing above 0 in ${DATA.images.length > 1 ? "any image" : "this image"}`],
+    ["channels from", layer.fed_by],
+  ]);
+  const rows = layer.stats.map((each, i) => [named(DATA.images[i].name),
+    ...[each.mean, each.std, each.min, each.max].map(figure), percent(real(each.zero) || 0), String(each.nan), String(each.inf)]);
+  const head = ["image", "mean", "std", "lowest", "highest", "zeros", "NaN", "infinite"];
+  $("stats").replaceChildren(layer.stats.length ? table(head, rows) : h("p", { class: "quiet" }, "None."));
+}
+
+function oddCounts(planes) {
+  const odd = { nan: 0, inf: 0, "-inf": 0 };
+  for (const plane of planes)
+    for (const value of plane) if (!Number.isFinite(value)) odd[Number.isNaN(value) ? "nan" : value > 0 ? "inf" : "-inf"] += 1;
+  return odd;
+}
+
+function renderLegend(layer) {
+  if (!layer.maps) return $("legend").replaceChildren();
+  const own = state.scale === "own" && layer.maps.form === "maps";
+  const words = layer.scale.symmetric ? ["minus the farthest", "0", "the farthest from 0"] : ["lowest", "highest"];
+  const note = own ? "each map on its own scale" : "one scale for all maps and images of this layer";
+  const scale = own ? { ...layer.scale, words } : layer.scale;
+  $("legend").replaceChildren(...legend(scale, note, oddCounts(walk.loaded.map(({ values }) => values))));
+}
+
+function fillNothing(layer) {
+  $("maps").className = "";
+  titleMaps("Feature maps", layer.why_not ?? "There is nothing to show of this layer.");
+  $("maps").replaceChildren();
+}
+
+function titleMaps(title, note) {
+  $("maps-title").textContent = title;
+  $("maps-note").textContent = note;
+}
+
+/** Scale of the map at place `i`. */
+const scaleOf = (i) => (state.scale === "own" ? ownScale(walk.layer.scale, walk.loaded.map(({ plane }) => plane(i))) : walk.layer.scale);
+
+function fillGrid({ maps }) {
+  const kept = maps.channels.length < maps.of ? `${maps.channels.length} of ${maps.of} kept: those that fire most. ` : "";
+  const beside = walk.loaded.length > 1 ? `Left: ${DATA.images[walk.loaded[0].image].name}; right: ${DATA.images[walk.loaded[1].image].name}. ` : "";
+  const dead = walk.loaded[0].peaks.some(({ value }) => !(value > 0)) ? " × : nothing above 0." : "";
+  titleMaps(`${maps.of} feature map${maps.of === 1 ? "" : "s"}`, `${kept}${beside}Below each its number and its highest value.${dead}`);
+  $("maps").className = "surround grid";
+  $("maps").replaceChildren(...walk.order.map((i) => cellOf(maps, i)));
+  rove();
+}
+
+function cellOf(maps, i) {
+  const peaks = walk.loaded.map(({ peaks }) => peaks[i].value);
+  const dead = !(peaks[0] > 0);
+  const label = `channel ${maps.channels[i]}, highest ${peaks.map(figure).join(" and ")}${dead ? ", nothing above 0" : ""}`;
+  const factor = Math.min(16, zoom(maps.height, maps.width, 112));
+  const canvases = walk.loaded.map((_, n) => {
+    const canvas = h("canvas", { "data-n": n });
+    resize(canvas, maps.height * factor, maps.width * factor);
+    return canvas;
+  });
+  const text = `${maps.channels[i]}${dead ? " ×" : ""} · ${peaks.map(figure).join(" | ")}`;
+  const cell = h("button", { type: "button", class: "map", "data-place": i, "aria-label": label, tabindex: "-1" },
+    h("span", { class: "pair" }, ...canvases), h("span", { class: "caption" }, text));
+  const draw = () => canvases.forEach((canvas, n) => paint(canvas, walk.loaded[n].plane(i), maps, scaleOf(i)));
+  whenSeen(cell, draw);
+  return cell;
+}
+
+function fillUnits({ maps, scale }) {
+  const most = walk.all ? walk.order.length : MANY;
+  const low = Math.min(0, scale.vmin);
+  const span = Math.max(0, scale.vmax) - low || 1;
+  const rows = walk.order.slice(0, most).map((i) => unitOf(maps, i, low, span));
+  const more = h("button", { type: "button", class: "plain", onclick: () => ((walk.all = true), fillUnits(walk.layer)) }, `Show all ${walk.order.length}`);
+  const names = walk.loaded.map(({ image }) => DATA.images[image].name).join("; below it: ");
+  titleMaps(`${maps.of} unit${maps.of === 1 ? "" : "s"}`, walk.loaded.length > 1 ? `Above: ${names}.` : "Number and value of each.");
+  $("maps").className = "units";
+  $("maps").replaceChildren(...rows, ...(most < walk.order.length ? [more] : []));
+  rove();
+}
+
+function unitOf(maps, i, low, span) {
+  const channel = maps.channels[i];
+  const values = walk.loaded.map(({ values }) => values[i]);
+  const name = walk.layer === DATA.layers.at(-1) ? classNames().get(channel) : undefined;
+  const bars = values.map((value) => {
+    const bar = h("span", { class: value < 0 ? "share below" : "share" });
+    const [from, to] = Number.isFinite(value) ? [Math.min(0, value), Math.max(0, value)] : [0, 0];
+    bar.style.marginLeft = `${(100 * (from - low)) / span}%`;
+    bar.style.width = `${(100 * (to - from)) / span}%`;
+    return h("span", { class: "track" }, bar);
+  });
+  return h("button", { type: "button", class: "map unit", "data-place": i, tabindex: "-1" },
+    h("span", { class: "number" }, String(channel)), name ? named(name) : h("span", {}),
+    h("span", { class: "tracks" }, ...bars), h("span", { class: "number" }, values.map(figure).join(" | ")));
+}
+
+/** What is known of the classes' names: those of the answers. */
+function classNames() {
+  const entries = [...DATA.images.flatMap(({ top }) => top ?? []), ...(DATA.why ?? [])];
+  return new Map(entries.map((each) => [each.class, each.name]));
+}
+
+function fillTokens({ maps, scale }) {
+  const kept = maps.width < maps.columns_of ? `, ${maps.width} of ${maps.columns_of} channels kept` : "";
+  titleMaps("Tokens", `A row is a token, a column a channel: ${maps.height} tokens${kept}.`);
+  const room = Math.max(160, $("main").clientWidth - 40);
+  const factor = Math.max(1, Math.floor(Math.min(room / maps.width, 480 / maps.height)));
+  const blocks = walk.loaded.map(({ plane, image }, n) => {
+    const label = `Tokens by channels for ${DATA.images[image].name}; arrow keys move`;
+    const canvas = h("canvas", { "data-n": n, "data-place": 0, tabindex: "0", role: "application", "aria-label": label });
+    resize(canvas, maps.height * factor, maps.width * factor);
+    whenSeen(canvas, () => paint(canvas, plane(0), maps, scale));
+    return canvas;
+  });
+  $("maps").className = "surround scroll tokens";
+  $("maps").replaceChildren(...blocks);
+}

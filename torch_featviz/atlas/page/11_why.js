@@ -1,0 +1,138 @@
+// Why: heatmaps by method and class, and one of them large over the image.
+
+const LINES = [0.5, 0.75]; // of the end of the scale
+
+const reasons = () => DATA.why.filter(({ image }) => image === Number(state.image));
+
+/** The heatmap that is shown large: the one asked for, or the nearest to it that there is. */
+function reasonNow() {
+  const here = reasons();
+  const method = here.some((each) => each.method === state.method) ? state.method : here[0]?.method;
+  const row = here.filter((each) => each.method === method);
+  return row.find((each) => String(each.class) === state.class) ?? row[0];
+}
+
+function unique(entries, key) {
+  return [...new Map(entries.map((each) => [each[key], each])).values()];
+}
+
+async function renderWhy() {
+  const here = reasons();
+  const chosen = reasonNow();
+  for (const id of ["why-name", "why-mark", "why-stage", "why-says", "why-legend"]) $(id).hidden = !chosen;
+  fillReasons(unique(here, "method"), unique(here, "class"), here, chosen);
+  if (!chosen) return;
+  const probability = chosen.probability === null ? "" : ` (${percent(chosen.probability)})`;
+  $("why-name").replaceChildren(`${chosen.title} for `, named(chosen.name), probability, chosen.layer ? " at " : "", chosen.layer ? named(chosen.layer) : "");
+  $("why-mark").hidden = !chosen.faithfulness?.unmoved;
+  $("why-says").replaceChildren(...faithfulnessWords(chosen.faithfulness));
+  const values = await numbers(chosen.blob, chosen.exponent);
+  if (chosen !== reasonNow() || state.view !== "why") return;
+  const odd = oddCounts([values]);
+  $("why-legend").replaceChildren(...legend(chosen.scale, `${chosen.title}: red speaks for the class, blue against it; one scale for all classes and images`, odd));
+  $("why-stage").replaceChildren(reasonStage(chosen, values));
+}
+
+function fillReasons(methods, classes, here, chosen) {
+  if (!here.length) return $("why-grid").replaceChildren(h("caption", {}, "Nothing was asked for this image."));
+  const head = h("tr", {}, h("td"), ...classes.map((each) => h("th", { scope: "col" }, named(each.name), each.probability === null ? "" : h("span", { class: "quiet" }, ` ${percent(each.probability)}`))));
+  const rows = methods.map(({ method, title }) => {
+    const cells = classes.map((each) => here.find((one) => one.method === method && one.class === each.class));
+    return h("tr", {}, h("th", { scope: "row" }, title), ...cells.map((each) => h("td", {}, each ? reasonCell(each, each === chosen) : "–")));
+  });
+  const focused = document.activeElement?.closest("#why-grid") !== null && document.activeElement;
+  $("why-grid").replaceChildren(h("thead", {}, head), h("tbody", {}, ...rows));
+  if (focused) $("why-grid").querySelector('[aria-pressed="true"]')?.focus({ preventScroll: true });
+}
+
+function reasonCell(entry, chosen) {
+  const { frame, box, size } = framed(entry.image, 84);
+  const canvas = h("canvas", { class: "over" });
+  resize(canvas, ...size);
+  canvas.style.opacity = state.alpha;
+  whenSeen(frame, async () => paint(canvas, await numbers(entry.blob, entry.exponent), entry, entry.scale));
+  box.replaceWith(canvas);
+  const mark = entry.faithfulness?.unmoved ? "shows the image, not the model" : null;
+  const label = `${entry.title} for ${entry.name}${mark ? `: ${mark}` : ""}`;
+  const choose = () => go({ method: entry.method, class: String(entry.class) });
+  return h("button", { type: "button", class: "reason surround", "aria-label": label, title: mark, "aria-pressed": String(chosen), onclick: choose }, frame, mark ? h("span", { class: "unmoved" }, "(!)") : null);
+}
+
+function reasonStage(entry, values) {
+  const { frame, box, size } = framed(entry.image, Math.max(200, Math.min(480, $("main").clientWidth - 40)));
+  const canvas = h("canvas", { class: "over" });
+  paint(canvas, values, entry, entry.scale);
+  resize(canvas, ...size);
+  canvas.style.opacity = state.alpha;
+  box.replaceWith(canvas, ...(state.contour ? [contours(values, entry, size)] : []));
+  const label = `${entry.title} for ${entry.name} over ${DATA.images[entry.image].name}; arrow keys go from place to place`;
+  Object.entries({ tabindex: "0", role: "application", "aria-label": label }).forEach((each) => frame.setAttribute(...each));
+  const show = ([row, column], aloud) => {
+    const value = values[row * entry.width + column];
+    read({ value, place: [`${entry.title}, row ${row}, column ${column}`] });
+    if (aloud) say(`${figure(value)}, row ${row}, column ${column}`);
+  };
+  const at = [Math.floor(entry.height / 2), Math.floor(entry.width / 2)];
+  frame.addEventListener("pointermove", (event) => {
+    const here = unitAt(event, canvas, entry);
+    if (here) show(here);
+  });
+  frame.addEventListener("pointerleave", unread);
+  frame.addEventListener("focus", () => show(at, true));
+  frame.addEventListener("keydown", (event) => {
+    const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+    if (!move) return;
+    event.preventDefault();
+    [entry.height, entry.width].forEach((size, side) => (at[side] = Math.min(size - 1, Math.max(0, at[side] + move[side]))));
+    show(at, true);
+  });
+  return h("figure", {}, frame);
+}
+
+/** Ends of the lines at which a map crosses `level`, between the middles of its values. */
+function crossings(values, { height, width }, level) {
+  const segments = [];
+  const between = (a, b) => (level - a) / (b - a);
+  for (let y = 0; y + 1 < height; y++)
+    for (let x = 0; x + 1 < width; x++) {
+      const at = y * width + x;
+      const corners = [values[at], values[at + 1], values[at + width + 1], values[at + width]];
+      const points = [];
+      corners.forEach((a, i) => {
+        const b = corners[(i + 1) % 4];
+        if (a >= level === b >= level || !Number.isFinite(a - b)) return;
+        const t = between(a, b);
+        points.push([[x + t, y], [x + 1, y + t], [x + 1 - t, y + 1], [x, y + 1 - t]][i]);
+      });
+      for (let i = 0; i + 1 < points.length; i += 2) segments.push([points[i], points[i + 1]]);
+    }
+  return segments;
+}
+
+/** Contour lines: whole where the heatmap speaks for the class, dashed where against it. */
+function contours(values, entry, size) {
+  const lines = LINES.flatMap((share) => [share, -share]).map((share) => {
+    const ends = crossings(values, entry, share * entry.scale.vmax);
+    const path = ends.map((points) => points.map(([x, y], i) => `${i ? "L" : "M"}${(x + 0.5).toFixed(2)} ${(y + 0.5).toFixed(2)}`).join("")).join("");
+    return ["halo", share > 0 ? "for" : "against"].map((name) => svg("path", { d: path, class: name }));
+  });
+  const drawing = svg("svg", { viewBox: `0 0 ${entry.width} ${entry.height}`, class: "contours", preserveAspectRatio: "none", "aria-hidden": "true" }, ...lines.flat());
+  resize(drawing, ...size);
+  return drawing;
+}
+
+/** The figures, and what each of them means. */
+function faithfulnessWords(given) {
+  if (!given) return [];
+  const [insertion, byChance, deletion, withoutChance] = [given.insertion, given.random_insertion, given.deletion, given.random_deletion].map(real);
+  const two = (value) => value.toFixed(2);
+  const rows = [
+    [`insertion ${two(insertion)}, random order ${two(byChance)}`, `Pixels put into an empty image, the highest first, bring the answer back ${insertion > byChance ? "sooner than in a random order, as they should" : "no sooner than in a random order: the heatmap does not show what the model needs"}.`],
+    [`deletion ${two(deletion)}, random order ${two(withoutChance)}`, `Pixels taken away, the highest first, make the answer fall ${deletion < withoutChance ? "sooner than in a random order, as they should" : "no sooner than in a random order: the heatmap does not show what the model needs"}.`],
+  ];
+  if (given.similarity !== null && given.similarity !== undefined)
+    rows.push([`likeness ${two(real(given.similarity))}`, `How much the heatmap is like the one of the same model with random weights; 1 is the same, and then it shows the image, not what was learnt.`]);
+  const list = h("dl", { class: "says" });
+  describe(list, rows);
+  return [h("h3", {}, "How faithful it is"), list];
+}

@@ -1,0 +1,87 @@
+// What is drawn again when the state changes, and the start.
+
+const NEEDS = {
+  side: ["image", "compare"],
+  layers: ["layer"],
+  maps: ["view", "layer", "image", "compare", "sort", "scale"],
+  large: ["map"],
+  why: ["view", "image", "method", "class", "contour"],
+  learning: ["view", "layer", "of", "step"],
+};
+
+function render(before) {
+  const changed = (part) => !before || NEEDS[part].some((key) => state[key] !== before[key]);
+  renderControls();
+  if (changed("side")) renderSide();
+  if (changed("layers")) renderLayers();
+  if (state.view === "walk" && changed("maps")) {
+    walk.since = before ? performance.now() : 0.001;
+    walk.all = walk.all && state.layer === before?.layer;
+    unread();
+    renderMaps();
+  } else if (state.view === "walk" && changed("large")) renderLarge();
+  if (state.view === "why" && changed("why")) renderWhy();
+  if (state.view === "learning" && changed("learning")) renderLearning();
+  if (before && before.alpha !== state.alpha) for (const map of document.querySelectorAll("canvas.over")) map.style.opacity = state.alpha;
+  document.title = state.view === "walk" && layerNow() ? `${layerNow().name} – ${DATA.title}` : DATA.title;
+}
+
+/** Header, sections and controls say what the state is. */
+function renderControls() {
+  for (const view of VIEWS) {
+    const tab = document.querySelector(`#views [data-view="${view}"]`);
+    tab.hidden = false;
+    tab.href = link({ ...state, view, map: "" });
+    if (view === state.view) tab.setAttribute("aria-current", "page");
+    else tab.removeAttribute("aria-current");
+    $(view).hidden = view !== state.view;
+  }
+  $("page").dataset.view = state.view;
+  $("layers").hidden = state.view !== "walk";
+  for (const control of document.querySelectorAll("[data-state]")) {
+    if (control.type === "checkbox") control.checked = state[control.dataset.state] === "1";
+    else control.value = state[control.dataset.state];
+  }
+  for (const option of $("compare").options) option.hidden = option.value === state.image;
+  $("map-controls").hidden = layerNow()?.maps?.form === "tokens" && DATA.images.length < 2;
+}
+
+function listenToControls() {
+  for (const control of document.querySelectorAll("[data-state]"))
+    control.addEventListener("input", () => go({ [control.dataset.state]: control.type === "checkbox" ? (control.checked ? "1" : "") : control.value }));
+  $("views").addEventListener("click", (event) => {
+    const tab = event.target.closest("a");
+    if (!tab || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    go({ view: tab.dataset.view });
+  });
+  addEventListener("hashchange", restore);
+  addEventListener("beforeprint", () => drawAll($("main")));
+}
+
+function fillPage() {
+  const compute = DATA.flops === null ? [] : [`${count(DATA.flops)} FLOPs an image`];
+  $("model").textContent = [DATA.model, `${count(DATA.parameters)} parameters`, ...compute, `input ${times(DATA.input)}`].join(" · ");
+  $("images").append(...DATA.images.map(imageChoice));
+  $("compare").append(h("option", { value: "" }, "nothing"), ...DATA.images.map(({ name }, i) => h("option", { value: i }, name)));
+  $("compare-choice").hidden = DATA.images.length < 2;
+  $("left-out").hidden = !DATA.left_out?.length;
+  $("left-out").querySelector("ul").append(...(DATA.left_out ?? []).map((line) => h("li", {}, line)));
+  $("made").textContent = `Made by torch_featviz ${DATA.version}. Values are kept as ${DATA.precision}: to 11 bits, about ±0.05 %.`;
+  fillLayers();
+  if (DATA.learning) fillLearning();
+}
+
+function start() {
+  $("needs").hidden = typeof DecompressionStream === "function";
+  if (!$("needs").hidden) return;
+  $("page").hidden = false;
+  fillPage();
+  listenToControls();
+  listenToMaps();
+  listenToKeys();
+  Object.assign(state, stateOf(location.hash));
+  render(null);
+}
+
+start();
