@@ -208,3 +208,18 @@ def test_runs_in_inference_mode_and_half_precision():
     with torch.inference_mode():
         seen = walk(Functional().bfloat16(), torch.rand(1, 3, 8, 8).bfloat16())
     assert by_name(seen)["conv1"].values.dtype == torch.float32
+
+
+def test_a_layer_may_be_called_input():
+    net = nn.ModuleDict({"input": nn.Conv2d(3, 4, 3)})
+
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.input = net["input"]
+
+        def forward(self, x):
+            return self.input(x)
+
+    assert [layer.name for layer in walk(Named(), torch.rand(1, 3, 8, 8)).layers] == ["(input)", "input"]
+    assert [layer.name for layer in walk(nn.Conv2d(3, 4, 3), torch.rand(1, 3, 8, 8)).layers] == ["input", ""]

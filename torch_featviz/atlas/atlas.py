@@ -154,7 +154,7 @@ def atlas(
     if training is not None:
         learning, told = put_learning(blobs, Path(training), limit * _LEARNING)
         left_out += told
-    layers, cut = put_layers(blobs, seen, _left(limit, blobs))
+    layers, cut = put_layers(blobs, seen, _left(limit, blobs), progress=progress)
     left_out += _told(seen, cut, limit)
     title = f"{name} on {', '.join(each['name'] for each in shown)}"
     data = {

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from torch_featviz.picture import Scale
 
@@ -13,13 +14,16 @@ from .pack import Blobs, exponent_of
 from .walk import Layer, Walk, spans
 
 _BYTES = 2  # of a value
+MODEL = "(model)"  # the name of a model that is one layer
 _SMALL = 2**17  # bytes of what is always whole
 _LETTERS = 4 / 3  # base64 makes of a byte
 _DEFLATED = (0.65, 0.75, 0.85, 1.0)  # what is left of a byte, as is tried: values of real networks keep 0.6 to 0.8
 _LONGEST = 400  # letters of a layer's description
 
 
-def put_layers(blobs: Blobs, seen: Walk, letters: float) -> tuple[list[dict[str, Any]], bool]:
+def put_layers(
+    blobs: Blobs, seen: Walk, letters: float, *, progress: bool = False
+) -> tuple[list[dict[str, Any]], bool]:
     """All layers, and whether something of them had to be left out.
 
     Args:
@@ -27,6 +31,7 @@ def put_layers(blobs: Blobs, seen: Walk, letters: float) -> tuple[list[dict[str,
         seen: what to put there.
         letters: that the page may still take for it. Small layers are whole; of the others the same number of channels
             stays of each: those with the highest values, and their filters.
+        progress: show a bar.
     """
     parts = [_Part(values) for layer in seen.layers if (values := _shown(layer)) is not None]
     parts += [_Part(layer.kernels, filters=True) for layer in seen.layers if layer.kernels is not None]
@@ -35,7 +40,8 @@ def put_layers(blobs: Blobs, seen: Walk, letters: float) -> tuple[list[dict[str,
         most = _channels_in(parts, int(letters / _LETTERS / ratio))
         fields: dict[Any, dict[str, Any]] = {}
         blobs.cut(before)
-        found = [_layer(blobs, layer, seen, most, fields) for layer in seen.layers]
+        layers = tqdm(seen.layers, desc="layers", disable=not progress, leave=False)
+        found = [_layer(blobs, layer, seen, most, fields) for layer in layers]
         if blobs.letters(before) <= letters:
             break
     return found, any(part.kept(most) < part.channels for part in parts)
@@ -73,9 +79,9 @@ def _layer(blobs: Blobs, layer: Layer, seen: Walk, most: int, fields: dict[Any, 
     values = _shown(layer)
     peaks = None if values is None else _peaks(values)
     found: dict[str, Any] = {
-        "name": layer.name,
+        "name": layer.name or MODEL,
         "kind": "Input" if layer is seen.layers[0] else layer.kind,
-        "says": _says(layer),
+        "says": "what the model is given" if layer is seen.layers[0] else _says(layer),
         "shape": None if layer.values is None else list(layer.values.shape[1:]),
         "parameters": layer.parameters,
         "flops": layer.flops,
@@ -98,7 +104,7 @@ def _layer(blobs: Blobs, layer: Layer, seen: Walk, most: int, fields: dict[Any, 
 
 
 def _says(layer: Layer) -> str:
-    words = repr(layer.module) if layer.module is not None else ("" if layer.name == "input" else "a functional call")
+    words = "a functional call" if layer.module is None else repr(layer.module)
     words = " ".join(words.split())
     return words if len(words) <= _LONGEST else words[: _LONGEST - 3] + "..."
 

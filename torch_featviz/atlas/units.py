@@ -15,7 +15,7 @@ from torch_featviz.explain.patches import TopPatches
 from torch_featviz.picture import Scale, enlarge, rgb
 from torch_featviz.picture.images import unit_images
 
-from .layers import strongest
+from .layers import MODEL, strongest
 from .pack import Blobs
 from .walk import Layer
 
@@ -46,7 +46,7 @@ def put_units(
         best = top_patches(model, loader, layer.name, k=HITS)
         assert layer.values is not None
         peaks = layer.values.flatten(2).amax(2).amax(0).nan_to_num(-torch.inf)
-        found[layer.name] = _units(blobs, best, strongest(peaks, CHANNELS), to_unit)
+        found[layer.name or MODEL] = _units(blobs, best, strongest(peaks, CHANNELS), to_unit)
     if not found:
         return {}, ["Patches: there is no convolution that runs once."]
     told = (

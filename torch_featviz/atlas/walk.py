@@ -92,7 +92,7 @@ def walk(model: nn.Module, images: Tensor) -> Walk:
     _describe(layers, found)
     idle = [each.name for each in layers if each.name.partition("#")[0] in found.idle or isinstance(each.module, PADS)]
     kept = [each for each in layers if each.name not in idle]
-    return Walk([_input(images), *kept], output, found.total, idle, not_run)
+    return Walk([_input(images, {each.name for each in kept}), *kept], output, found.total, idle, not_run)
 
 
 def _seen(net: nn.Module, images: Tensor) -> tuple[list[Layer], Any, list[str]]:
@@ -110,7 +110,7 @@ def _seen(net: nn.Module, images: Tensor) -> tuple[list[Layer], Any, list[str]]:
         return Layer("", None, output.clone(), field=seen)  # figures later: a number read here may steer the network
 
     try:
-        with capture(net, "*", ops=True, into=look) as found, tracer:
+        with capture(net, ["*", ""], ops=True, into=look) as found, tracer:
             output = net(images)
     except RuntimeError as error:
         raise ShapeError(f"the model does not take images of shape {tuple(images.shape)}: {error}.") from error
@@ -120,7 +120,9 @@ def _seen(net: nn.Module, images: Tensor) -> tuple[list[Layer], Any, list[str]]:
         layer.name, layer.module = key, modules.get(key.partition("#")[0])
         if moves_only(call_of(key)) if layer.module is None else not _works(layer.module):
             continue
-        if layer.module is not None and layers and _made_by_call(layer, layers[-1]):
+        if layer.module is not None and layers and _same_as_inside(layer, layers[-1]):
+            if layers[-1].module is not None:
+                continue
             layers.pop()
         layers.append(layer)
     if not layers:
@@ -129,7 +131,7 @@ def _seen(net: nn.Module, images: Tensor) -> tuple[list[Layer], Any, list[str]]:
         if layer.values is not None:
             layer.values = layer.values.float().cpu()
             layer.figures = [_figures(each) for each in layer.values]
-    return layers, output, [name for name in found.not_run if _works(modules[name])]
+    return layers, output, [name for name in found.not_run if name in modules and _works(modules[name])]
 
 
 def _works(module: nn.Module) -> bool:
@@ -137,11 +139,11 @@ def _works(module: nn.Module) -> bool:
     return not any(True for _ in module.children()) or any(True for _ in module.parameters(recurse=False))
 
 
-def _made_by_call(layer: Layer, call: Layer) -> bool:
-    """Whether what a layer with weights of its own returned is what a functional call in it did."""
-    if call.module is not None or call.values is None or layer.values is None or not call.name.startswith(layer.name):
+def _same_as_inside(layer: Layer, last: Layer) -> bool:
+    """Whether what a layer with weights of its own returned is what the last part of it, or call in it, did."""
+    if last.values is None or layer.values is None or not last.name.startswith(layer.name):
         return False
-    return call.values.shape == layer.values.shape and torch.equal(call.values, layer.values)
+    return last.values.shape == layer.values.shape and torch.equal(last.values, layer.values)
 
 
 def _what(output: Any) -> str:
@@ -244,12 +246,15 @@ def _kernels(module: nn.Module) -> tuple[Tensor | None, int]:
     return planes_of(module)[0].detach().float().cpu(), int(getattr(module, "groups", 1))
 
 
-def _input(images: Tensor) -> Layer:
+def _input(images: Tensor, taken: set[str]) -> Layer:
     """What the model is given, as the first layer of the walk: each place sees itself."""
+    name = "input"
+    while name in taken:
+        name = f"({name})"
     tracer = Tracer(images)
-    sees = described("input", tuple(images.shape[2:]), tuple(images.shape), tracer.read(images))
+    sees = described(name, tuple(images.shape[2:]), tuple(images.shape), tracer.read(images))
     values = images.float().cpu()
-    return Layer("input", None, values, figures=[_figures(each) for each in values], field=sees)
+    return Layer(name, None, values, figures=[_figures(each) for each in values], field=sees)
 
 
 def spans(seen: ReceptiveField) -> Iterator[list[tuple[int, int]]]:
