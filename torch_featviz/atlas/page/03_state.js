@@ -6,7 +6,7 @@ const VIEWS = ["walk", ...(DATA.why?.length ? ["why"] : []), ...(DATA.learning ?
 const DEFAULTS = {
   view: "walk",
   image: "0",
-  layer: (DATA.layers[1] ?? DATA.layers[0])?.name ?? "",
+  layer: (DATA.layers.find(({ kernels }) => kernels) ?? DATA.layers[1] ?? DATA.layers[0])?.name ?? "",
   map: "",
   sort: "strength",
   scale: "one",

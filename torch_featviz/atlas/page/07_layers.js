@@ -3,13 +3,13 @@
 function layerRow(layer) {
   const share = h("span", { class: "share" });
   share.style.width = `${100 * Math.min(1, layer.share ?? 0)}%`;
-  const facts = [layer.kind, layer.parameters ? `${count(layer.parameters)} parameters` : null,
+  const facts = [layer.parameters ? `${count(layer.parameters)} par.` : null,
     layer.field ? `sees ${sight(layer.field)}` : null, layer.dead ? `${percent(layer.dead)} dead` : null];
   const row = h("a", { href: link({ ...DEFAULTS, layer: layer.name }), "data-layer": layer.name, tabindex: "-1" },
-    h("span", { class: "first" }, named(layer.name), h("span", { class: "number" }, shapeOf(layer))),
-    h("span", { class: "second" }, h("span", {}, facts.filter(Boolean).join(" · ")),
-      h("span", { class: "number" }, layer.share === null ? "" : percent(layer.share))),
-    layer.share === null ? null : h("span", { class: "track" }, share));
+    named(layer.name),
+    h("span", { class: "pair" }, h("span", { class: "cut" }, layer.kind), h("span", { class: "number" }, shapeOf(layer))),
+    h("span", { class: "pair" }, h("span", { class: "cut" }, facts.filter(Boolean).join(" · "))),
+    layer.share ? h("span", { class: "compute", title: "share of the compute" }, h("span", { class: "track" }, share), percent(layer.share)) : null);
   return h("li", {}, row);
 }
 
@@ -17,9 +17,7 @@ const shapeOf = (layer) => (layer.shape ? times(layer.shape) || "one number" : "
 const sight = (field) => (field.kind === "whole" ? "the whole image" : `${times(field.size)}${field.kind === "hull" ? " at most" : ""}`);
 
 function fillLayers() {
-  const kinds = ["share of the compute in bars"];
   $("list").replaceChildren(...DATA.layers.map(layerRow));
-  $("list").title = kinds[0];
   $("list").addEventListener("click", (event) => {
     const row = event.target.closest("a");
     if (!row || event.ctrlKey || event.metaKey || event.shiftKey) return;

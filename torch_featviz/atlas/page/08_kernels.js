@@ -85,7 +85,7 @@ function readKernel(layer, values, sheet, at) {
 
 function renderKernels() {
   const { kernels } = layerNow();
-  $("kernels").hidden = !kernels;
+  $("kernels").hidden = $("to-kernels").hidden = !kernels;
   if (!kernels) return $("kernels").replaceChildren();
   const [out, channels, height, width] = kernels.shape;
   const kept = kernels.filters.length < out ? `, ${kernels.filters.length} of ${out} kept` : "";
@@ -93,7 +93,7 @@ function renderKernels() {
     : channels === 1 ? "one plane each" : "a row is a filter, a column an input channel; open a map to see its filter alone";
   const groups = kernels.groups > 1 ? `, in ${kernels.groups} groups` : "";
   $("kernels").replaceChildren(
-    h("h3", {}, "Kernels"),
+    h("h3", { tabindex: "-1" }, "Kernels"),
     h("p", { class: "quiet" }, `${out} filters of ${channels}×${height}×${width}${groups}${kept}: ${how}.`),
     h("div", { class: "legend" }, ...kernelLegend(layerNow())),
     kernelSheet(layerNow()),

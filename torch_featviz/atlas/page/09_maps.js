@@ -57,7 +57,7 @@ function renderFacts(layer) {
   describe($("facts"), [
     ["shape", shapeOf(layer)],
     ["parameters", layer.parameters === null ? null : (layer.parameters ?? 0).toLocaleString("en")],
-    ["compute", layer.flops === null ? null : `${count(layer.flops)} FLOPs${layer.share === null ? "" : `, ${percent(layer.share)} of all`}`],
+    ["compute", !layer.flops ? null : `${count(layer.flops)} FLOPs${layer.share === null ? "" : `, ${percent(layer.share)} of all`}`],
     ["a unit sees", layer.field ? `${sight(layer.field)}${layer.field.stride ? `, every ${times(layer.field.stride)}` : ""}` : null],
     ["dead", layer.dead === null ? null : `${percent(layer.dead)} of channels: nothing above 0 in ${DATA.images.length > 1 ? "any image" : "this image"}`],
     ["channels from", layer.fed_by],
@@ -120,7 +120,7 @@ function cellOf(maps, i) {
   });
   const text = `${maps.channels[i]}${dead ? " ×" : ""} · ${peaks.map(figure).join(" | ")}`;
   const cell = h("button", { type: "button", class: "map", "data-place": i, "aria-label": label, tabindex: "-1" },
-    h("span", { class: "pair" }, ...canvases), h("span", { class: "caption" }, text));
+    h("span", { class: "sides" }, ...canvases), h("span", { class: "caption" }, text));
   const draw = () => canvases.forEach((canvas, n) => paint(canvas, walk.loaded[n].plane(i), maps, scaleOf(i)));
   whenSeen(cell, draw);
   return cell;

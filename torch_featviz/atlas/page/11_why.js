@@ -34,7 +34,7 @@ async function renderWhy() {
 }
 
 function fillReasons(methods, classes, here, chosen) {
-  if (!here.length) return $("why-grid").replaceChildren(h("caption", {}, "Nothing was asked for this image."));
+  if (!here.length) return $("why-grid").replaceChildren(h("caption", {}, "No heatmap was made for this image."));
   const head = h("tr", {}, h("td"), ...classes.map((each) => h("th", { scope: "col" }, named(each.name), each.probability === null ? "" : h("span", { class: "quiet" }, ` ${percent(each.probability)}`))));
   const rows = methods.map(({ method, title }) => {
     const cells = classes.map((each) => here.find((one) => one.method === method && one.class === each.class));

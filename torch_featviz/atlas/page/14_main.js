@@ -55,6 +55,7 @@ function listenToControls() {
     event.preventDefault();
     go({ view: tab.dataset.view });
   });
+  $("to-kernels").addEventListener("click", () => $("kernels").querySelector("h3").focus());
   addEventListener("hashchange", restore);
   addEventListener("beforeprint", () => drawAll($("main")));
 }
