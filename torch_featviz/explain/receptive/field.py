@@ -47,7 +47,7 @@ class ReceptiveField:
         kind: `"exact"`, all of a box is seen; `"hull"`, the box is the smallest around what is seen, which has holes
             (dilation) or is a union of several boxes (branches); `"whole"`, the layer, or something on the way, looks
             at everything (linear, flatten, global pooling, squeeze and excitation), or cannot be told.
-        effective: mean |gradient| of the middle unit, `h w`, if asked for.
+        effective: mean absolute gradient of the middle unit, `h w`, if asked for.
     """
 
     layer: str

@@ -1,0 +1,40 @@
+"""
+Can I see all of it on one page?
+================================
+
+An atlas is one HTML file on which a person walks through a network, from the pixels to the decision. It asks for
+nothing else: send it by mail, open it anywhere.
+"""
+
+import torch
+from torch.utils.data import DataLoader
+
+import torch_featviz as fv
+from torch_featviz.zoo import XO, train_xo
+
+model, history, result = train_xo(0, epochs=4, progress=False)
+print(f"{result.accuracy:.0%} of drawings that it never saw")
+
+# %%
+# Two drawings, and the rest of them to find what else moves each channel.
+
+test = XO("test")
+images = torch.stack([next(image for image, label in test if label == k) for k in (0, 1)])
+page = fv.atlas(
+    model,
+    images,
+    card=fv.zoo.card("xo_deep"),
+    names=test.classes,
+    loader=DataLoader(test, batch_size=50),
+)
+page
+
+# %%
+# Point at a map: its value there, and the part of the drawing that it sees. Press Enter on it, then Esc; ``?`` tells
+# all keys. ``page.save("atlas.html")`` writes the file.
+
+print(f"{len(page.html.encode()) / 1e6:.1f} MB")
+print("Not on the page:", *page.left_out, sep="\n  ")
+
+# %%
+# From the shell: ``featviz atlas efficientnet_lite0 --image cat.jpg --data FOLDER --out atlas.html``.

@@ -1,0 +1,60 @@
+"""
+What happens while it learns?
+=============================
+
+A ``Monitor`` around the training step looks at one step in so many, and keeps what each layer returned, how its weights
+moved, its kernels, and what it makes of a few images of yours. The training stays the same, bit by bit.
+"""
+
+from itertools import cycle, islice
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+import torch_featviz as fv
+from torch_featviz.zoo import XO
+
+torch.manual_seed(0)
+drawings = XO("train")
+fv.samples(drawings, n=10, title="Drawn circles and crosses")
+
+# %%
+# A small network, and a plain loop with one line more.
+
+model = nn.Sequential(
+    *(nn.Conv2d(1, 8, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
+    *(nn.Conv2d(8, 16, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
+    *(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(256, 2)),
+)
+optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
+loader = DataLoader(drawings, 16, shuffle=True)
+probe = torch.stack([next(image for image, label in drawings if label == k) for k in (0, 1)])
+
+watch = fv.Monitor(model, every=4, probe=probe)
+for images, labels in islice(cycle(loader), 100):
+    with watch.step():
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+print(watch.history, len(watch.findings), "findings")
+
+# %%
+# Is every layer alive? A row is a layer, time goes to the right.
+
+watch.report(title="Two convolutions and a classifier learn circles and crosses")
+
+# %%
+# What does the second convolution make of the probe, step by step? One scale for all of them.
+
+watch.film("3", of="maps").strip()
+
+# %%
+# And what become of the kernels? ``save("kernels.webp")`` instead of ``strip()`` writes an animation.
+
+watch.film("0").strip()
+
+# %%
+# The numbers are there, too: how far a step moves a weight, relative to it.
+
+print(watch.history.values("0.weight", "update_ratio")[:5])
