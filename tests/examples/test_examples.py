@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from urllib.error import URLError
 
@@ -163,6 +164,17 @@ def test_why(small_weights, tmp_path, capsys):
     assert load("why").main([*small_weights, "--out", str(tmp_path / "out")]) == 0
     assert sheets(tmp_path / "out") == ["units.png", "why.png"]
     assert "sees 10×10 pixels" in capsys.readouterr().out
+
+
+def test_atlas_of_real_weights(tmp_path, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)  # where `python examples/atlas.py` finds its neighbour
+    example = load("atlas")
+    monkeypatch.setattr(example.fv, "atlas", partial(example.fv.atlas, megabytes=4))
+    assert example.main(["--out", str(tmp_path / "page.html")]) == 0
+    assert "page.html in a browser" in capsys.readouterr().out
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert '"name":"Egyptian cat"' in page
+    assert len(page) < 4e6
 
 
 def test_zfnet_over_a_folder_of_images(small_weights, tmp_path, capsys):

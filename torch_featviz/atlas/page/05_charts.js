@@ -33,8 +33,9 @@ function histogram(values, name) {
     return svg("rect", { x: left + i * step, y: floor - tall, width: Math.max(1, step - 1), height: tall });
   });
   const zero = left + ((0 - limits[0]) / (limits[1] - limits[0])) * (width - left - right);
+  const clear = zero > 70 && zero < width - 70; // of the numbers at the ends
   const marks = limits[0] < 0 && limits[1] > 0 ? [svg("line", { x1: zero, x2: zero, y1: top, y2: floor, class: "zero" }),
-    chartText(zero, height - 6, "middle", "0")] : [];
+    chartText(zero, height - 6, "middle", clear ? "0" : "")] : [];
   const texts = [chartText(left, height - 6, "start", figure(limits[0])), chartText(width - right, height - 6, "end", figure(limits[1])),
     chartText(left, 11, "start", `highest bar: ${most.toLocaleString("en")} of ${values.length.toLocaleString("en")} values`)];
   const label = `Histogram of ${name}: ${values.length} values from ${figure(limits[0])} to ${figure(limits[1])}`;

@@ -17,20 +17,32 @@ function sheetOf(layer, only) {
   return { height, width, size, colour, cells, columns, start, filterOf, channelOf: (cell) => cell % channels };
 }
 
-/** Paint the cells with a gap of one between them; gaps are clear. */
-function paintSheet(canvas, values, sheet, scale) {
-  const { height, width, size, columns, cells } = sheet;
-  canvas.width = Math.min(columns, cells) * (width + 1) - 1;
-  canvas.height = Math.ceil(cells / columns) * (height + 1) - 1;
+/** Screen pixels of a value, of the gap between cells, and of the whole sheet, in the room that there is. */
+function measured(sheet, room) {
+  const across = Math.min(sheet.columns, sheet.cells);
+  const down = Math.ceil(sheet.cells / sheet.columns);
+  const most = Math.min(room / across, Math.max(64, 320 / down)) - 2;
+  const factor = Math.max(1, Math.min(24, Math.floor(most / Math.max(sheet.width, sheet.height))));
+  const gap = factor > 2 ? 2 : 1;
+  const [stepX, stepY] = [sheet.width * factor + gap, sheet.height * factor + gap];
+  return { factor, stepX, stepY, wide: across * stepX - gap, tall: down * stepY - gap };
+}
+
+/** Paint the cells, each value as a square; gaps are clear. */
+function paintSheet(canvas, values, sheet, { factor, stepX, stepY, wide, tall }, scale) {
+  canvas.width = wide;
+  canvas.height = tall;
   const context = canvas.getContext("2d");
-  const image = context.createImageData(canvas.width, canvas.height);
+  const image = context.createImageData(wide, tall);
   const pixels = new Uint32Array(image.data.buffer);
-  const pixel = sheet.colour ? inColour(values, size, scale) : alone(values, scale);
-  for (let cell = 0; cell < cells; cell++) {
-    const corner = Math.floor(cell / columns) * (height + 1) * canvas.width + (cell % columns) * (width + 1);
-    for (let i = 0; i < size; i++)
-      pixels[corner + Math.floor(i / width) * canvas.width + (i % width)] = pixel(sheet.start(cell) + i);
-  }
+  const pixel = sheet.colour ? inColour(values, sheet.size, scale) : alone(values, scale);
+  for (let cell = 0; cell < sheet.cells; cell++)
+    for (let i = 0; i < sheet.size; i++) {
+      const left = (cell % sheet.columns) * stepX + (i % sheet.width) * factor;
+      const top = Math.floor(cell / sheet.columns) * stepY + Math.floor(i / sheet.width) * factor;
+      const colour = pixel(sheet.start(cell) + i);
+      for (let y = top; y < top + factor; y++) pixels.fill(colour, y * wide + left, y * wide + left + factor);
+    }
   context.putImageData(image, 0, 0);
 }
 
@@ -49,28 +61,25 @@ function inColour(values, size, { vmax }) {
 function kernelSheet(layer, only) {
   const { kernels } = layer;
   const sheet = sheetOf(layer, only);
-  const label = only === undefined ? `All filters of ${layer.name}` : `Filter ${kernels.filters[only]} of ${layer.name}`;
+  const label = only === undefined ? `All filters of ${layer.name}` : `Filter ${kernels.filters[only]} of layer ${layer.name}`;
   const canvas = h("canvas", { role: "img", "aria-label": `${label}, values from ${figure(kernels.scale.vmin)} to ${figure(kernels.scale.vmax)}` });
-  const across = Math.min(sheet.columns, sheet.cells);
-  const down = Math.ceil(sheet.cells / sheet.columns);
-  const room = Math.max(120, $("main").clientWidth - 40);
-  const factor = Math.max(1, Math.floor(Math.min(room / (across * (sheet.width + 1)), Math.max(...[72, 320 / down]) / (sheet.height + 1))));
-  resize(canvas, (down * (sheet.height + 1) - 1) * factor, (across * (sheet.width + 1) - 1) * factor);
+  const sizes = measured(sheet, Math.max(120, $("main").clientWidth - 60));
+  resize(canvas, sizes.tall, sizes.wide);
   whenSeen(canvas, async () => {
     const values = await numbers(kernels.blob, kernels.exponent);
-    paintSheet(canvas, values, sheet, kernels.scale);
-    canvas.addEventListener("pointermove", (event) => readKernel(layer, values, sheet, cellAt(event, canvas, sheet, factor)));
+    paintSheet(canvas, values, sheet, sizes, kernels.scale);
+    canvas.addEventListener("pointermove", (event) => readKernel(layer, values, sheet, cellAt(event, canvas, sheet, sizes)));
     canvas.addEventListener("pointerleave", unread);
   });
   return h("div", { class: "surround scroll", tabindex: "0", role: "group", "aria-label": label }, canvas);
 }
 
-function cellAt(event, canvas, { height, width, columns, cells }, factor) {
+function cellAt(event, canvas, { height, width, columns, cells }, { factor, stepX, stepY }) {
   const { left, top } = canvas.getBoundingClientRect();
-  const [y, x] = [Math.floor((event.clientY - top) / factor), Math.floor((event.clientX - left) / factor)];
-  const cell = Math.floor(y / (height + 1)) * columns + Math.floor(x / (width + 1));
-  const [row, column] = [y % (height + 1), x % (width + 1)];
-  return row < height && column < width && cell < cells ? { cell, row, column } : null;
+  const [y, x] = [event.clientY - top, event.clientX - left];
+  const cell = Math.floor(y / stepY) * columns + Math.floor(x / stepX);
+  const [row, column] = [Math.floor((y % stepY) / factor), Math.floor((x % stepX) / factor)];
+  return row >= 0 && column >= 0 && row < height && column < width && cell < cells ? { cell, row, column } : null;
 }
 
 function readKernel(layer, values, sheet, at) {
@@ -80,12 +89,11 @@ function readKernel(layer, values, sheet, at) {
   const filter = layer.kernels.filters[sheet.filterOf(cell)];
   const parts = sheet.colour ? [0, 1, 2].map((channel) => figure(values[start + channel * sheet.size])) : [];
   const where = sheet.colour ? `red, green, blue: ${parts.join(", ")}` : `channel ${sheet.channelOf(cell)}`;
-  read({ value: values[start], place: ["weight of ", named(layer.name), `: filter ${filter}, ${where}, row ${row}, column ${column}`] });
+  read({ value: values[start], place: ["weight of layer ", named(layer.name), `: filter ${filter}, ${where}, row ${row}, column ${column}`] });
 }
 
 function renderKernels() {
   const { kernels } = layerNow();
-  $("kernels").hidden = $("to-kernels").hidden = !kernels;
   if (!kernels) return $("kernels").replaceChildren();
   const [out, channels, height, width] = kernels.shape;
   const kept = kernels.filters.length < out ? `, ${kernels.filters.length} of ${out} kept` : "";

@@ -1,15 +1,14 @@
 // The maps of the chosen layer: a grid of maps, a list of units, or one matrix of tokens.
 
 const MANY = 200; // units listed at once
-const walk = { turn: 0, layer: null, loaded: [], order: [], pending: 0, since: null, first: false, all: false };
+const walk = { turn: 0, layer: null, loaded: [], order: [], since: null, all: false, back: -1 };
 
 /** Mark how long it took until what is in sight of a layer was drawn. */
 function afterDrawing() {
-  if (!walk.since) return;
-  performance.measure("atlas-layer", { start: walk.since });
+  if (walk.since === null) return;
+  if (walk.since === 0) performance.mark("atlas-first-view");
+  else performance.measure("atlas-layer", { start: walk.since });
   walk.since = null;
-  if (!walk.first) performance.mark("atlas-first-view");
-  walk.first = true;
 }
 
 /** A layer's values of one image, and the highest of each map and where it is. */
@@ -46,8 +45,8 @@ async function renderMaps() {
   renderLegend(layer);
   const fill = { maps: fillGrid, units: fillUnits, tokens: fillTokens }[layer.maps?.form] ?? fillNothing;
   fill(layer);
-  renderLarge();
   renderKernels();
+  renderLarge();
   if (!$("maps").querySelector("canvas")) requestAnimationFrame(afterDrawing);
 }
 
@@ -58,7 +57,7 @@ function renderFacts(layer) {
     ["shape", shapeOf(layer)],
     ["parameters", layer.parameters === null ? null : (layer.parameters ?? 0).toLocaleString("en")],
     ["compute", !layer.flops ? null : `${count(layer.flops)} FLOPs${layer.share === null ? "" : `, ${percent(layer.share)} of all`}`],
-    ["a unit sees", layer.field ? `${sight(layer.field)}${layer.field.stride ? `, every ${times(layer.field.stride)}` : ""}` : null],
+    ["a unit sees", layer.field ? `${sight(layer.field)}${layer.field.stride && layer.field.kind !== "whole" ? `, every ${times(layer.field.stride)}` : ""}` : null],
     ["dead", layer.dead === null ? null : `${percent(layer.dead)} of channels: nothing above 0 in ${DATA.images.length > 1 ? "any image" : "this image"}`],
     ["channels from", layer.fed_by],
   ]);
@@ -78,8 +77,8 @@ function oddCounts(planes) {
 function renderLegend(layer) {
   if (!layer.maps) return $("legend").replaceChildren();
   const own = state.scale === "own" && layer.maps.form === "maps";
-  const words = layer.scale.symmetric ? ["minus the farthest", "0", "the farthest from 0"] : ["lowest", "highest"];
-  const note = own ? "each map on its own scale" : "one scale for all maps and images of this layer";
+  const words = layer.scale.symmetric ? ["−most", "0", "+most"] : ["lowest", "highest"];
+  const note = own ? layer.scale.symmetric ? "each map on its own scale: most is its own farthest value from 0" : "each map on its own scale" : "one scale for all maps and images of this layer";
   const scale = own ? { ...layer.scale, words } : layer.scale;
   $("legend").replaceChildren(...legend(scale, note, oddCounts(walk.loaded.map(({ values }) => values))));
 }
@@ -142,7 +141,7 @@ function fillUnits({ maps, scale }) {
 function unitOf(maps, i, low, span) {
   const channel = maps.channels[i];
   const values = walk.loaded.map(({ values }) => values[i]);
-  const name = walk.layer === DATA.layers.at(-1) ? classNames().get(channel) : undefined;
+  const name = walk.layer === DATA.layers.at(-1) ? CLASSES.get(channel) : undefined;
   const bars = values.map((value) => {
     const bar = h("span", { class: value < 0 ? "share below" : "share" });
     const [from, to] = Number.isFinite(value) ? [Math.min(0, value), Math.max(0, value)] : [0, 0];
@@ -156,10 +155,7 @@ function unitOf(maps, i, low, span) {
 }
 
 /** What is known of the classes' names: those of the answers. */
-function classNames() {
-  const entries = [...DATA.images.flatMap(({ top }) => top ?? []), ...(DATA.why ?? [])];
-  return new Map(entries.map((each) => [each.class, each.name]));
-}
+const CLASSES = new Map([...DATA.images.flatMap(({ top }) => top ?? []), ...(DATA.why ?? [])].map((each) => [each.class, each.name]));
 
 function fillTokens({ maps, scale }) {
   const kept = maps.width < maps.columns_of ? `, ${maps.width} of ${maps.columns_of} channels kept` : "";

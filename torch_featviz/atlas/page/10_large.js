@@ -21,7 +21,7 @@ function readUnit(i, n, row, column, aloud) {
   const field = maps.form === "tokens" ? null : layer.field;
   const image = loaded[n].image;
   const where = DATA.images.length > 1 ? [" in ", named(DATA.images[image].name)] : [];
-  read({ value, image, row, column, field, place: [`${place} of `, named(layer.name), ...where] });
+  read({ value, image, row, column, field, place: [`${place} of layer `, named(layer.name), ...where] });
   if (aloud) say(`${figure(value)}, ${place}`);
   return field ? seenBy(field, row, column) : null;
 }
@@ -85,10 +85,12 @@ function renderLarge() {
   const closed = place < 0 && !$("large").hidden;
   $("large").hidden = place < 0;
   $("looking").hidden = place >= 0;
+  $("kernels").hidden = $("to-kernels").hidden = place >= 0 || !walk.layer?.kernels;
   if (place >= 0) fillLarge(place);
   if (opened) {
     $("large-title").focus({ preventScroll: true });
-    $("large").scrollIntoView({ block: "nearest" });
+    const { top } = $("large").getBoundingClientRect();
+    if (top < 0 || top > innerHeight / 2) $("large").scrollIntoView();
   }
   if (closed) focusCell(walk.back);
   walk.back = place;
@@ -103,7 +105,7 @@ function fillLarge(place) {
   const { layer, loaded, order } = walk;
   const { maps } = layer;
   const channel = maps.channels[place];
-  $("large-title").replaceChildren(`${maps.form === "units" ? "Unit" : "Channel"} ${channel} of `, named(layer.name));
+  $("large-title").replaceChildren(`${maps.form === "units" ? "Unit" : "Channel"} ${channel} of layer `, named(layer.name));
   $("previous").disabled = order[0] === place;
   $("next").disabled = order.at(-1) === place;
   const flat = maps.form === "units";
@@ -132,7 +134,7 @@ function stage(place, n) {
   const { layer, loaded } = walk;
   const { maps, field } = layer;
   const { image, plane } = loaded[n];
-  const { frame, box, size } = framed(image, Math.max(200, Math.min(480, $("main").clientWidth - 40)));
+  const { frame, box, size } = framed(image, Math.max(200, Math.min(480, ($("main").clientWidth - 60) / loaded.length)));
   const canvas = h("canvas", { class: "over" });
   paint(canvas, plane(place), maps, scaleOf(place));
   const sides = [[maps.height, size[0], DATA.input.at(-2), field?.rows, 0], [maps.width, size[1], DATA.input.at(-1), field?.columns, 1]];
@@ -174,7 +176,7 @@ function fillFilter(layer, channel) {
   $("filter-of").replaceChildren();
   if (place < 0) return;
   const [, channels, height, width] = maker.kernels.shape;
-  $("filter-of").replaceChildren(h("h3", {}, `Filter ${channel} of `, named(maker.name)),
+  $("filter-of").replaceChildren(h("h3", {}, `Filter ${channel} of layer `, named(maker.name)),
     h("p", { class: "quiet" }, inRgb(maker) ? `${height}×${width}, in red, green and blue.` : `${channels} kernel${channels === 1 ? "" : "s"} of ${height}×${width}, one for each input channel, by number.`),
     h("div", { class: "legend" }, ...kernelLegend(maker)), kernelSheet(maker, place));
 }

@@ -23,7 +23,7 @@ async function renderWhy() {
   fillReasons(unique(here, "method"), unique(here, "class"), here, chosen);
   if (!chosen) return;
   const probability = chosen.probability === null ? "" : ` (${percent(chosen.probability)})`;
-  $("why-name").replaceChildren(`${chosen.title} for `, named(chosen.name), probability, chosen.layer ? " at " : "", chosen.layer ? named(chosen.layer) : "");
+  $("why-name").replaceChildren(`${chosen.title} for `, named(chosen.name), probability, chosen.layer ? " at layer " : "", chosen.layer ? named(chosen.layer) : "");
   $("why-mark").hidden = !chosen.faithfulness?.unmoved;
   $("why-says").replaceChildren(...faithfulnessWords(chosen.faithfulness));
   const values = await numbers(chosen.blob, chosen.exponent);

@@ -15,7 +15,7 @@ function render(before) {
   if (changed("side")) renderSide();
   if (changed("layers")) renderLayers();
   if (state.view === "walk" && changed("maps")) {
-    walk.since = before ? performance.now() : 0.001;
+    walk.since = before ? performance.now() : 0;
     walk.all = walk.all && state.layer === before?.layer;
     unread();
     renderMaps();
@@ -62,7 +62,7 @@ function listenToControls() {
 
 function fillPage() {
   const compute = DATA.flops === null ? [] : [`${count(DATA.flops)} FLOPs an image`];
-  $("model").textContent = [DATA.model, `${count(DATA.parameters)} parameters`, ...compute, `input ${times(DATA.input)}`].join(" · ");
+  $("model").textContent = [`${count(DATA.parameters)} parameters`, ...compute, `input ${times(DATA.input)}`].join(" · ");
   $("images").append(...DATA.images.map(imageChoice));
   $("compare").append(h("option", { value: "" }, "nothing"), ...DATA.images.map(({ name }, i) => h("option", { value: i }, name)));
   $("compare-choice").hidden = DATA.images.length < 2;

@@ -1,0 +1,148 @@
+"""Names that want to be markup, and networks and images at the ends of what there is."""
+
+import pytest
+import torch
+from torch import nn
+
+import torch_featviz as fv
+from torch_featviz.atlas import atlas
+
+HOSTILE = "</script><img src=x onerror=alert(1)>\"'&\u2028\u202e\n" + "ü" * 300
+
+
+class Hostile(nn.Module):
+    """Layers with names that are markup."""
+
+    def __init__(self):
+        super().__init__()
+        self.add_module("<b>&\"'\u202e" + "x" * 300, nn.Conv2d(3, 4, 3))
+        self.add_module("second\n<i>", nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(144, 2)))
+
+    def forward(self, x):
+        for each in self.children():
+            x = each(x)
+        return x
+
+
+def save(page, folder):
+    return page.save(folder / "odd.html")
+
+
+def test_names_stay_text(look, tmp_path):
+    card = fv.ModelCard(HOSTILE, Hostile, (3, 8, 8), classes=(HOSTILE, "<u>"))
+    torch.manual_seed(0)
+    images = torch.rand(2, 3, 8, 8)
+    file = save(atlas(Hostile(), images, card=card, names=[HOSTILE, "<s>\u0000"], methods=["gradcam"]), tmp_path)
+    page = look(file=file)
+    for width in (1400, 380):
+        page.set_viewport_size({"width": width, "height": 900})
+        for state in ("", "map=1&compare=1", "view=why"):
+            page.evaluate("state => { location.hash = state }", state)
+            page.wait_for_timeout(150)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert page.locator("b:not(#findings b, #curves b), i, u, s, img[src='x']").count() == 0
+    page.evaluate("location.hash = ''")
+    name = page.locator("#list a").nth(1).locator("bdi")
+    assert name.text_content() == name.get_attribute("title") == "<b>&\"'\u202e" + "x" * 300
+    assert page.locator("#pictures figcaption bdi").get_attribute("title") == HOSTILE
+
+
+def test_a_layer_with_a_hostile_name_has_a_link(look, tmp_path):
+    file = save(atlas(Hostile(), torch.rand(1, 3, 8, 8)), tmp_path)
+    page = look(file=file)
+    page.locator("#list a").last.click()
+    page.wait_for_timeout(150)
+    name = page.locator("#layer-name").text_content()
+    again = look(page.evaluate("location.hash.slice(1)"), file)
+    assert again.locator("#layer-name").text_content() == name != "input"
+
+
+class Wrong(nn.Module):
+    """Returns a constant, NaN and infinities."""
+
+    def forward(self, x):
+        flat = torch.zeros_like(x[:, :1])
+        odd = torch.stack([flat[:, 0], flat[:, 0] + torch.nan, flat[:, 0] + torch.inf, flat[:, 0] - torch.inf], dim=1)
+        return torch.relu(odd)
+
+
+class Last(nn.Module):
+    """Its last layer gets what is not finite."""
+
+    def __init__(self):
+        super().__init__()
+        self.wrong, self.pool = Wrong(), nn.MaxPool2d(2)
+
+    def forward(self, x):
+        return self.pool(self.wrong(x))
+
+
+def test_what_is_not_finite_has_its_own_colour_and_is_counted(look, tmp_path):
+    page = look("layer=pool&sort=channel", save(atlas(Last(), torch.rand(1, 3, 8, 8)), tmp_path))
+    assert "16 NaN" in page.inner_text("#legend")
+    assert "16 ∞" in page.inner_text("#legend")
+    page.locator('#maps [data-place="1"] canvas').hover()
+    assert page.inner_text("#value") == "NaN"
+    page.locator('#maps [data-place="2"] canvas').hover()
+    assert page.inner_text("#value") == "∞"
+    page.locator('#maps [data-place="1"]').click()
+    assert "no finite value" in page.inner_text("#histograms")
+    page.locator("[data-state=scale]").select_option("own")
+    page.wait_for_timeout(150)
+
+
+@pytest.mark.parametrize(
+    ("net", "shape", "layers"),
+    [
+        (nn.Conv2d(1, 2, 1), (1, 1, 1, 1), 2),
+        (nn.Sequential(*[nn.Conv2d(1, 1, 3, padding=1) for _ in range(300)]), (1, 1, 6, 6), 301),
+        (nn.Sequential(nn.Flatten(), nn.Linear(12, 2048)), (1, 3, 2, 2), 2),
+        (nn.Sequential(nn.Conv2d(5, 512, 3, padding=1)), (3, 5, 14, 14), 2),
+    ],
+    ids=["one pixel", "300 layers", "2048 units", "512 maps"],
+)
+def test_small_long_and_wide(look, tmp_path, net, shape, layers):
+    page = look(file=save(atlas(net, torch.rand(shape)), tmp_path))
+    assert page.locator("#list li").count() == layers
+    assert page.locator("#maps button").count() >= 1
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#value").is_visible()
+    page.keyboard.press("Enter")
+    assert page.locator("#large-title").is_visible()
+    page.keyboard.press("Escape")
+
+
+def test_all_of_many_units_are_shown_on_demand(look, tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 2048))
+    page = look(file=save(atlas(net, torch.rand(1, 3, 2, 2)), tmp_path))
+    assert page.locator("#maps .unit").count() == 200
+    page.get_by_text("Show all 2048").click()
+    assert page.locator("#maps .unit").count() == 2048
+
+
+def test_tokens_are_one_matrix(look, tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 6, 4, 4), nn.Flatten(2), nn.Linear(4, 9))
+    images = torch.rand(1, 3, 8, 8)
+    values = net(images)[0].detach()
+    page = look("layer=2", save(atlas(net, images), tmp_path))
+    box = page.locator("#maps canvas").bounding_box()
+    page.mouse.move(box["x"] + 2.5 * box["width"] / 9, box["y"] + 4.5 * box["height"] / 6)
+    assert float(page.inner_text("#value")) == pytest.approx(float(values[4, 2]), rel=1e-3)
+    page.locator("#maps canvas").focus()
+    page.keyboard.press("ArrowRight")
+    assert "token" in page.inner_text("#place")
+
+
+def test_a_frame_of_a_notebook(look, browser, made):
+    page = browser.new_page()
+    wrong = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.set_content(made.page._repr_html_())
+    frame = page.frames[1]
+    frame.locator('#list a[data-layer="3"]').click()
+    frame.locator("#maps button").nth(11).wait_for()
+    assert frame.locator("#layer-name").inner_text() == "3"
+    assert wrong == []
+    page.close()

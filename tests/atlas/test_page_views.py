@@ -1,0 +1,144 @@
+"""Why and Learning, links to states, the list of keys."""
+
+import base64
+import zlib
+
+import numpy as np
+import pytest
+
+expect = pytest.importorskip("playwright.sync_api", reason="needs Playwright").expect
+
+
+def heat(made, image, method, place):
+    entry = [each for each in made.data["why"] if each["image"] == image and each["method"] == method][place]
+    planes = np.frombuffer(zlib.decompress(base64.b64decode(made.page.blobs[entry["blob"]])), np.uint8)
+    high, low = planes.astype(np.uint16).reshape(2, -1)
+    values = (high << 8 | low).view(np.float16).astype(float) * 2.0 ** entry["exponent"]
+    return entry, values.reshape(entry["height"], entry["width"])
+
+
+def test_heatmaps_by_method_and_class(look, made):
+    page = look("view=why")
+    assert page.locator("#why-grid button").count() == 4
+    page.locator("#why-grid button").nth(3).click()
+    entry, values = heat(made, 0, "occlusion", 1)
+    assert page.inner_text("#why-name").startswith(f"Occlusion for {entry['name']}")
+    assert page.evaluate("location.hash") == f"#view=why&method=occlusion&class={entry['class']}"
+    page.wait_for_selector("#why-stage .frame[aria-label^='Occlusion']")
+    box = page.locator("#why-stage canvas").bounding_box()
+    page.mouse.move(box["x"] + 2.5 * box["width"] / 14, box["y"] + 5.5 * box["height"] / 14)
+    assert float(page.inner_text("#value")) == pytest.approx(values[5, 2], rel=1e-3, abs=1e-9)
+    says = page.inner_text("#why-says")
+    assert f"insertion {entry['faithfulness']['insertion']:.2f}" in says
+    assert f"random order {entry['faithfulness']['random_deletion']:.2f}" in says
+    assert page.locator("#why-mark").is_visible() == entry["faithfulness"]["unmoved"]
+
+
+def test_why_by_keys(look, made):
+    page = look("view=why")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    entry, values = heat(made, 0, "occlusion", 1)
+    assert (
+        page.locator('#why-grid [aria-pressed="true"]')
+        .get_attribute("aria-label")
+        .startswith("Occlusion for " + entry["name"])
+    )
+    page.locator("#why-stage .frame").focus()
+    page.keyboard.press("ArrowUp")
+    assert float(page.inner_text("#value")) == pytest.approx(values[6, 7], rel=1e-3, abs=1e-9)
+
+
+def test_contours_lie_where_the_heatmap_crosses_half(look, made):
+    page = look("view=why&contour=1&method=occlusion")
+    page.wait_for_selector(".contours")
+    entry, values = heat(made, 0, "occlusion", 0)
+    crossed = any((values >= share * entry["scale"]["vmax"]).any() for share in (0.5,))
+    path = page.locator(".contours path.for").first.get_attribute("d")
+    assert bool(path) == crossed
+    points = (
+        np.array([[float(number) for number in each.split()] for each in path.replace("M", "L").split("L")[1:]]) - 0.5
+    )
+    rows = points[:, 1]
+    whole_row = np.isclose(rows, rows.round(), atol=0.011)
+    for x, y in points[whole_row]:
+        left, share = int(x), x - int(x)
+        between = (1 - share) * values[round(y), left] + share * values[round(y), min(13, left + 1)]
+        assert between == pytest.approx(0.5 * entry["scale"]["vmax"], abs=0.02 * np.ptp(values))
+    page.get_by_label("Contour").uncheck()
+    page.wait_for_selector(".contours", state="detached")
+
+
+def test_learning_by_slider_keys_and_findings(look, made):
+    page = look("view=learning")
+    steps = made.data["learning"]["steps"]
+    assert page.inner_text("#step-now") == f"{steps[-1]} of {steps[-1]}"
+    page.keyboard.press("ArrowLeft")
+    assert page.evaluate("location.hash") == f"#view=learning&step={steps[-2]}"
+    page.locator("#step").focus()
+    page.keyboard.press("Home")
+    assert page.inner_text("#step-now") == f"{steps[0]} of {steps[-1]}"
+    assert page.locator("#frame figcaption").inner_text().endswith(f"at step {steps[0]}")
+    finding = made.data["learning"]["findings"][0]
+    page.locator("#findings button").first.click()
+    assert page.evaluate("location.hash").endswith(f"step={finding['step']}")
+    page.locator("#learning-of").select_option("maps")
+    assert page.locator("#frame figcaption").inner_text().startswith("maps of 0")
+    page.locator("#learning-layer").select_option("3")
+    assert page.locator("#frame figcaption").inner_text().startswith("maps of 3")
+    curve = next(each for each in made.data["learning"]["curves"] if each["layer"] == "3")
+    value = curve["values"][steps.index(finding["step"])]
+    text = page.locator("#curves b").first.inner_text()
+    assert text == "–" if value is None else float(text) == pytest.approx(value, rel=1e-3)
+
+
+def test_learning_plays_and_stops(look, made):
+    page, steps = look("view=learning"), made.data["learning"]["steps"]
+    page.locator("#play").click()
+    expect(page.locator("#step-now")).to_have_text(f"{steps[0]} of {steps[-1]}")
+    page.locator("#play").click()
+    assert page.locator("#play").get_attribute("aria-pressed") == "false"
+
+
+def test_a_link_restores_the_state(look, made):
+    page = look()
+    page.locator('#list a[data-layer="3"]').click()
+    expect(page.locator("#layer-name")).to_have_text("3")
+    page.get_by_label("Order").select_option("channel")
+    page.get_by_label("Compare with").select_option("1")
+    expect(page.locator('#maps [data-place="4"] canvas')).to_have_count(2)
+    page.locator('#maps [data-place="4"]').click()
+    link = page.evaluate("location.hash")
+    assert link == "#layer=3&map=4&sort=channel&compare=1"
+    again = look(link[1:])
+    assert again.inner_text("#large-title") == "Channel 4 of layer 3"
+    assert again.locator("#stages canvas").count() == 2
+    assert again.get_by_label("Order").input_value() == "channel"
+    again.evaluate("location.hash = '#layer=1'")
+    expect(again.locator("#layer-name")).to_have_text("1")
+    assert again.locator("#large").is_hidden()
+
+
+@pytest.mark.parametrize(
+    "state", ["layer=nobody&map=x&image=99&view=never&alpha=7&step=-1&%zz", "map=4000", "__proto__=1&constructor=2"]
+)
+def test_what_a_link_does_not_know_is_ignored(look, state):
+    page = look(state.replace("view=never", "v"))
+    assert page.inner_text("#layer-name") == "0"
+    assert page.locator("#large").is_hidden()
+
+
+def test_keys_are_listed(look):
+    page = look()
+    page.keyboard.press("?")
+    assert page.locator("#help").is_visible()
+    page.keyboard.press("Escape")
+    assert page.locator("#help").is_hidden()
+    page.locator("#keys").click()
+    assert "find a layer" in page.inner_text("#help")
+
+
+def test_what_is_left_out_is_said(look, made):
+    page = look()
+    page.locator("#left-out summary").click()
+    assert page.locator("#left-out li").all_inner_texts() == list(made.page.left_out)

@@ -1,0 +1,218 @@
+"""The walk, driven by mouse and by keys; what it shows is compared with the tensors."""
+
+import re
+
+import pytest
+import torch
+
+import torch_featviz as fv
+
+expect = pytest.importorskip("playwright.sync_api", reason="needs Playwright").expect
+
+
+def shown(page):
+    return page.inner_text("#value")
+
+
+def hover(page, place, row, column, size):
+    """Put the pointer on the middle of a value of the map at a place."""
+    canvas = page.locator(f'#maps [data-place="{place}"] canvas').first
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    step = box["width"] / size[1], box["height"] / size[0]
+    page.mouse.move(box["x"] + (column + 0.5) * step[0], box["y"] + (row + 0.5) * step[1])
+
+
+def close(text, value):
+    """4 significant digits of a float16."""
+    return float(text) == pytest.approx(float(value), rel=2**-11 + 6e-4, abs=1e-6)
+
+
+def channels(page):
+    return [int(re.match(r"\d+", text)[0]) for text in page.locator("#maps .caption").all_inner_texts()]
+
+
+@pytest.mark.parametrize(("layer", "channel", "row", "column"), [("0", 5, 0, 11), ("3", 11, 3, 1), ("2", 2, 5, 5)])
+def test_hover_reads_the_tensor(look, made, layer, channel, row, column):
+    page = look(f"layer={layer}&sort=channel")
+    values = made.values[layer][0]
+    hover(page, channel, row, column, values.shape[1:])
+    assert close(shown(page), values[channel, row, column])
+    assert f"channel {channel}, row {row}, column {column}" in page.inner_text("#place")
+
+
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (3, 2)])
+def test_the_box_is_what_the_unit_sees(look, made, row, column):
+    page = look("layer=3&sort=channel")
+    hover(page, 4, row, column, (4, 4))
+    (top, bottom), (left, right) = fv.receptive_field(made.net, "3", input_size=(14, 14)).box(row, column)
+    assert f"rows {top}–{bottom - 1}, columns {left}–{right - 1} of" in page.inner_text("#sees")
+    image, box = page.locator("#pictures img").bounding_box(), page.locator("#pictures .box").bounding_box()
+    zoom = image["width"] / 14
+    assert [box["y"] - image["y"], box["x"] - image["x"]] == pytest.approx([top * zoom, left * zoom])
+    assert [box["height"], box["width"]] == pytest.approx([(bottom - top) * zoom, (right - left) * zoom])
+    assert page.evaluate("[document.querySelector('#patch').height, document.querySelector('#patch').width]") == [
+        bottom - top,
+        right - left,
+    ]
+
+
+def test_order_by_strength_and_by_number(look, made):
+    page = look("layer=3")
+    highest = made.values["3"][0].flatten(1).amax(1)
+    assert channels(page) == highest.argsort(descending=True, stable=True).tolist()
+    page.get_by_label("Order").select_option("channel")
+    expect(page.locator("#maps .caption").first).to_have_text(re.compile("^0 "))
+    assert channels(page) == list(range(12))
+
+
+def test_dead_maps_are_marked(look, made):
+    page = look("layer=4&sort=channel")
+    dead = [i for i, plane in enumerate(made.values["4"][0]) if plane.max() <= 0]
+    marked = [i for i, text in enumerate(page.locator("#maps .caption").all_inner_texts()) if "×" in text]
+    assert marked == dead
+
+
+def pixel_at_peak(page, place, plane):
+    at = int(plane.argmax())
+    row, column = divmod(at, plane.shape[1])
+    canvas = page.locator(f'#maps [data-place="{place}"] canvas')
+    return canvas.evaluate("(c, [y, x]) => [...c.getContext('2d').getImageData(x, y, 1, 1).data]", [row, column])
+
+
+def test_own_scale_uses_all_of_the_palette(look, made):
+    page = look("layer=1&sort=channel")
+    planes = made.values["1"][0]
+    weakest = int(torch.where(planes.flatten(1).amax(1) > 0, planes.flatten(1).amax(1), torch.inf).argmin())
+    end = [253, 231, 36, 255]  # of viridis
+    assert pixel_at_peak(page, weakest, planes[weakest]) != end
+    page.locator("[data-state=scale]").select_option("own")
+    expect(page.locator("#legend")).to_contain_text("own")
+    page.wait_for_timeout(100)
+    assert pixel_at_peak(page, weakest, planes[weakest]) == end
+
+
+def test_compare_draws_both_on_one_scale(look, made):
+    page = look("layer=0&sort=channel")
+    page.get_by_label("Compare with").select_option("1")
+    expect(page.locator('#maps [data-place="3"] canvas')).to_have_count(2)
+    canvas = page.locator('#maps [data-place="3"] canvas').nth(1)
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + 0.5 * box["width"] / 12, box["y"] + 0.5 * box["height"] / 12)
+    assert close(shown(page), made.values["0"][1, 3, 0, 0])
+    assert "second.png" in page.inner_text("#place")
+    assert page.locator("#pictures img").count() == 2
+
+
+def test_units_are_listed_with_values_and_class_names(look, made):
+    page = look("layer=6")
+    rows = [row.split("\n") for row in page.locator("#maps .unit").all_inner_texts()]
+    order = made.values["6"][0].argsort(descending=True).tolist()
+    assert [int(row[0]) for row in rows] == order
+    assert [row[1] for row in rows] == [("circle", "cross", "square", "star")[i] for i in order]
+    assert all(close(row[-1], made.values["6"][0, i]) for row, i in zip(rows, order, strict=True))
+
+
+def test_kernels_read_the_weights(look, made):
+    page = look("layer=3&map=7")
+    canvas = page.locator("#filter-of .scroll canvas")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    page.wait_for_timeout(150)
+    page.mouse.move(box["x"] + 3, box["y"] + 3)
+    assert close(shown(page), made.net[3].weight[7, 0, 0, 0].detach())
+    assert "filter 7, channel 0, row 0, column 0" in page.inner_text("#place")
+
+
+def test_a_map_is_opened_closed_and_walked_by_keys(look, made):
+    page = look("layer=0&sort=channel")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("document.activeElement.dataset.place") == "1"
+    page.keyboard.press("Enter")
+    assert page.evaluate("location.hash").endswith("map=1&sort=channel")
+    assert page.inner_text("#large-title") == "Channel 1 of layer 0"
+    page.keyboard.press("ArrowRight")
+    assert page.inner_text("#large-title") == "Channel 2 of layer 0"
+    page.locator("#stages .frame").focus()
+    peak = made.values["0"][0, 2].max()
+    assert close(shown(page), peak)
+    for _ in range(12):
+        page.keyboard.press("ArrowUp")
+        page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowDown")
+    assert close(shown(page), made.values["0"][0, 2, 1, 0])
+    assert shown(page) in page.inner_text("#say")
+    page.keyboard.press("Escape")
+    assert page.locator("#large").is_hidden()
+    assert page.evaluate("document.activeElement.dataset.place") == "2"
+
+
+def test_a_map_is_opened_by_mouse_with_histogram_filter_and_patches(look, made):
+    page = look("layer=0&sort=channel")
+    page.locator('#maps [data-place="6"]').click()
+    low, high = made.values["0"][0, 6].aminmax()
+    label = page.locator("#histograms svg").get_attribute("aria-label")
+    assert [close(text, value) for text, value in zip(label.split()[-3::2], (low, high), strict=True)] == [True, True]
+    assert page.locator("#filter-of .scroll canvas").count() == 1
+    units = made.data["layers"][1]["units"]["channels"]
+    assert ("6" in units) == (page.locator("#exemplars .values li").count() > 0)
+    slider = page.locator("#large-alpha input")
+    slider.fill("0.25")
+    assert page.locator("#stages canvas").evaluate("each => each.style.opacity") == "0.25"
+    page.locator("#next").click()
+    assert page.inner_text("#large-title") == "Channel 7 of layer 0"
+    page.locator("#back").click()
+    assert page.locator("#large").is_hidden()
+
+
+def test_patches_stand_with_their_values(look, made):
+    channel, found = next(iter(made.data["layers"][1]["units"]["channels"].items()))
+    page = look(f"layer=0&map={channel}")
+    texts = page.locator("#exemplars .values li").all_inner_texts()
+    assert [float(each) for each in texts] == pytest.approx(found["values"], rel=1e-3)
+    assert page.locator("#exemplars img").count() == 2
+
+
+def test_layers_by_keys_by_mouse_and_back(look):
+    page = look()
+    expect(page.locator("#layer-name")).to_have_text("0")
+    page.keyboard.press("ArrowDown")
+    expect(page.locator("#layer-name")).to_have_text("1")
+    page.keyboard.press("j")
+    expect(page.locator("#layer-name")).to_have_text("2")
+    page.keyboard.press("k")
+    expect(page.locator("#layer-name")).to_have_text("1")
+    page.locator('#list a[data-layer="6"]').click()
+    expect(page.locator("#layer-name")).to_have_text("6")
+    page.go_back()
+    expect(page.locator("#layer-name")).to_have_text("1")
+    assert page.evaluate("performance.getEntriesByName('atlas-layer').length") == 5
+    assert page.locator('#list a[aria-current="true"]').get_attribute("data-layer") == "1"
+
+
+def test_the_filter_keeps_its_keys(look):
+    page = look()
+    page.keyboard.press("/")
+    page.keyboard.type("conv?/j")
+    assert page.input_value("#filter") == "conv?/j"
+    page.locator("#filter").fill("conv")
+    assert page.locator("#list li:visible").count() == 2
+    page.keyboard.press("Escape")
+    assert page.locator("#list li:visible").count() == 7
+    assert page.inner_text("#layer-name") == "0"
+
+
+def test_answers_and_facts(look, made):
+    page = look("image=1")
+    best = made.chances[1].argsort(descending=True)[0]
+    first = page.locator("#top li").first.inner_text().split("\n")
+    assert first[0] == ("circle", "cross", "square", "star")[best]
+    assert float(first[1].removesuffix(" %")) == pytest.approx(100 * float(made.chances[1, best]), abs=0.06)
+    facts = page.inner_text("#facts")
+    assert "8×12×12" in facts
+    assert "224" in facts
+    row = page.locator("#stats tbody tr").nth(1).locator("td").all_inner_texts()
+    values = made.values["0"][1]
+    wanted = (values.mean(), values.std(unbiased=False), values.min(), values.max())
+    assert [float(each) for each in row[:4]] == pytest.approx([float(each) for each in wanted], rel=5e-3)
