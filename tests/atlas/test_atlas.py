@@ -225,11 +225,18 @@ def test_it_shows_itself_in_a_notebook():
     assert found["iframe"]["title"] == "Sequential on <b>"
 
 
-def test_a_page_is_never_larger_than_asked_for():
-    model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.ReLU()).eval()
-    page = atlas(model, torch.rand(2, 3, 60, 60), megabytes=2)
-    assert len(page.html.encode()) <= 2e6
-    assert any("stays below 2 MB" in line for line in page.left_out)
+@pytest.mark.parametrize("megabytes", [1.5, 2, 3])
+def test_a_page_is_never_larger_than_asked_for(megabytes):
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), *(nn.Conv2d(64, 64, 3) for _ in range(8))).eval()
+    page = atlas(model, torch.rand(2, 3, 60, 60), megabytes=megabytes)
+    assert megabytes * 0.5e6 <= len(page.html.encode()) <= megabytes * 1e6
+    assert any(f"stays below {megabytes} MB" in line for line in page.left_out)
+
+
+def test_too_small_a_page():
+    model = nn.Sequential(*(nn.Conv2d(1, 1, 1) for _ in range(300))).eval()
+    with pytest.raises(fv.errors.OptionError, match=r"megabytes must be at least 2\.\d for all that was asked for"):
+        atlas(model, torch.rand(1, 1, 8, 8), megabytes=1)
 
 
 @pytest.mark.parametrize("rows", [1, 3])

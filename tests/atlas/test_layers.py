@@ -97,14 +97,20 @@ def test_the_room_is_kept_and_used(letters):
     assert peaks[kept].min() >= peaks[others].max()
 
 
-def test_a_little_room_still_shows_something():
-    _, layers, cut = put(net(), torch.rand(1, 3, 14, 14), 10)
-    assert not cut  # all parts are small
-    assert len(layers["0"]["maps"]["channels"]) == 16
-    model = nn.Sequential(nn.Conv2d(3, 64, 3)).eval()
-    _, layers, cut = put(model, torch.rand(1, 3, 64, 64), 10)
+def test_no_room_at_all():
+    with pytest.raises(fv.errors.OptionError, match="cannot hold one channel of each of 7 layers; give more megabytes"):
+        put(net(), torch.rand(1, 3, 14, 14), 10)
+
+
+def test_small_layers_are_whole_unless_there_are_too_many():
+    model = nn.Sequential(*(nn.Conv2d(3, 3, 3, padding=1) for _ in range(40)), nn.Conv2d(3, 64, 3)).eval()
+    _, layers, cut = put(model, torch.rand(1, 3, 64, 64), 1.2e6)
     assert cut
-    assert len(layers["0"]["maps"]["channels"]) == 1
+    assert len(layers["3"]["maps"]["channels"]) == 3
+    assert len(layers["40"]["maps"]["channels"]) < 64
+    blobs, layers, _ = put(model, torch.rand(1, 3, 64, 64), 6e5)
+    assert blobs.letters() <= 6e5
+    assert len(layers["3"]["maps"]["channels"]) < 3
 
 
 def test_tokens_are_one_plane():

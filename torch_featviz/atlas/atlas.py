@@ -34,7 +34,7 @@ from .why import put_why
 
 MEGABYTES = 24.0  # of a page, where nothing else is said
 _LEAST = 1.0
-_SCRIPT = 300_000  # letters of what is on every page, and of the data that describes the layers, at most about
+_SCRIPT, _WORDS = 150_000, 6_000  # letters of what is on every page, and of what describes a layer, at most about
 _LEARNING = 0.3  # of the page, at most
 _TOP = 5
 
@@ -154,7 +154,7 @@ def atlas(
     if training is not None:
         learning, told = put_learning(blobs, Path(training), limit * _LEARNING)
         left_out += told
-    layers, cut = put_layers(blobs, seen, _left(limit, blobs), progress=progress)
+    layers, cut = put_layers(blobs, seen, _left(limit, blobs, seen), progress=progress)
     left_out += _told(seen, cut, limit)
     title = f"{name} on {', '.join(each['name'] for each in shown)}"
     data = {
@@ -238,9 +238,16 @@ def _shown(
     return found
 
 
-def _left(limit: float, blobs: Blobs) -> float:
-    """Letters for the layers; a page too small for its pictures still has something of each layer."""
-    return max(limit - blobs.letters() - _SCRIPT, limit / 10)
+def _left(limit: float, blobs: Blobs, seen: Walk) -> float:
+    """Letters for the layers.
+
+    Raises:
+        OptionError: what else is on the page leaves too little.
+    """
+    taken = blobs.letters() + _SCRIPT + _WORDS * len(seen.layers)
+    if limit - taken < limit / 10:
+        raise OptionError(f"megabytes must be at least {1.2 * taken / 1e6:.1f} for all that was asked for.")
+    return limit - taken
 
 
 def _told(seen: Walk, cut: bool, limit: float) -> list[str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from torch_featviz.errors import OptionError
 from torch_featviz.picture import Scale
 
 from .pack import Blobs, exponent_of
@@ -15,7 +16,7 @@ from .walk import Layer, Walk, spans
 
 _BYTES = 2  # of a value
 MODEL = "(model)"  # the name of a model that is one layer
-_SMALL = 2**17  # bytes of what is always whole
+_SMALL = 2**17  # bytes of what is whole wherever there is room for it
 _LETTERS = 4 / 3  # base64 makes of a byte
 _DEFLATED = (0.65, 0.75, 0.85, 1.0)  # what is left of a byte, as is tried: values of real networks keep 0.6 to 0.8
 _LONGEST = 400  # letters of a layer's description
@@ -32,19 +33,33 @@ def put_layers(
         letters: that the page may still take for it. Small layers are whole; of the others the same number of channels
             stays of each: those with the highest values, and their filters.
         progress: show a bar.
+    Raises:
+        OptionError: there is no room for one channel of each layer.
     """
     parts = [_Part(values) for layer in seen.layers if (values := _shown(layer)) is not None]
     parts += [_Part(layer.kernels, filters=True) for layer in seen.layers if layer.kernels is not None]
-    before = len(blobs.texts)
+    before, large = len(blobs.texts), 0
     for ratio in _DEFLATED:
-        most = _channels_in(parts, int(letters / _LETTERS / ratio))
+        total = int(letters / _LETTERS / ratio)
+        large = min(_SMALL, total // (2 * len(parts)))
+        most = _channels_in(parts, total, large)
         fields: dict[Any, dict[str, Any]] = {}
         blobs.cut(before)
         layers = tqdm(seen.layers, desc="layers", disable=not progress, leave=False)
-        found = [_layer(blobs, layer, seen, most, fields) for layer in layers]
+        found = [_layer(blobs, layer, seen, _Limit(most, large), fields) for layer in layers]
         if blobs.letters(before) <= letters:
-            break
-    return found, any(part.kept(most) < part.channels for part in parts)
+            return found, any(part.kept(_Limit(most, large)) < part.channels for part in parts)
+    raise OptionError(
+        f"{letters / 1e6:.1f} MB cannot hold one channel of each of {len(seen.layers)} layers; give more megabytes, or "
+        "fewer images."
+    )
+
+
+class _Limit(NamedTuple):
+    """What stays of a part: all that is no larger than `small` bytes, of others so many channels."""
+
+    channels: int
+    small: int
 
 
 class _Part:
@@ -54,17 +69,17 @@ class _Part:
         self.channels = len(values) if filters else values.shape[-1 if values.dim() == 3 else 1]
         self.bytes = values.numel() * _BYTES // self.channels  # of a channel
 
-    def kept(self, most: int) -> int:
-        """How many channels stay where large layers keep so many."""
-        return self.channels if self.channels * self.bytes <= _SMALL else min(self.channels, most)
+    def kept(self, limit: _Limit) -> int:
+        """How many channels stay."""
+        return self.channels if self.channels * self.bytes <= limit.small else min(self.channels, limit.channels)
 
 
-def _channels_in(parts: list[_Part], total: int) -> int:
+def _channels_in(parts: list[_Part], total: int, small: int) -> int:
     """How many channels large parts can keep, one at least."""
     low, high = 1, max(part.channels for part in parts)
     while low < high:
         middle = (low + high + 1) // 2
-        if sum(part.kept(middle) * part.bytes for part in parts) <= total:
+        if sum(part.kept(_Limit(middle, small)) * part.bytes for part in parts) <= total:
             low = middle
         else:
             high = middle - 1
@@ -75,7 +90,7 @@ def _shown(layer: Layer) -> Tensor | None:
     return layer.values if layer.values is not None and layer.values.dim() <= 4 else None
 
 
-def _layer(blobs: Blobs, layer: Layer, seen: Walk, most: int, fields: dict[Any, Any]) -> dict[str, Any]:
+def _layer(blobs: Blobs, layer: Layer, seen: Walk, limit: _Limit, fields: dict[Any, Any]) -> dict[str, Any]:
     values = _shown(layer)
     peaks = None if values is None else _peaks(values)
     found: dict[str, Any] = {
@@ -92,7 +107,7 @@ def _layer(blobs: Blobs, layer: Layer, seen: Walk, most: int, fields: dict[Any, 
         "scale": None,
         "maps": None,
         "fed_by": layer.fed_by,
-        "kernels": None if layer.kernels is None else _kernels(blobs, layer.kernels, layer.groups, peaks, most),
+        "kernels": None if layer.kernels is None else _kernels(blobs, layer.kernels, layer.groups, peaks, limit),
         "units": None,
     }
     if values is None or peaks is None:
@@ -100,7 +115,7 @@ def _layer(blobs: Blobs, layer: Layer, seen: Walk, most: int, fields: dict[Any, 
         return {**found, "why_not": layer.why_not or axes}
     if values.dim() == 4 or (layer.positive and values.dim() == 2):
         found["dead"] = float((peaks <= 0).double().mean())
-    return {**found, "scale": _scale(values, layer.positive), "maps": _maps(blobs, values, peaks, most)}
+    return {**found, "scale": _scale(values, layer.positive), "maps": _maps(blobs, values, peaks, limit)}
 
 
 def _says(layer: Layer) -> str:
@@ -125,9 +140,9 @@ def strongest(peaks: Tensor, count: int) -> list[int]:
     return sorted(peaks.argsort(descending=True, stable=True)[: max(1, count)].tolist())
 
 
-def _maps(blobs: Blobs, values: Tensor, peaks: Tensor, most: int) -> dict[str, Any]:
+def _maps(blobs: Blobs, values: Tensor, peaks: Tensor, limit: _Limit) -> dict[str, Any]:
     of = len(peaks)
-    kept = strongest(peaks, _Part(values).kept(most))
+    kept = strongest(peaks, _Part(values).kept(limit))
     tokens = values.dim() == 3
     shown = values[..., kept] if tokens else values[:, kept]
     exponent = exponent_of(shown)
@@ -143,10 +158,10 @@ def _maps(blobs: Blobs, values: Tensor, peaks: Tensor, most: int) -> dict[str, A
     return {**found, "columns": kept, "columns_of": of} if tokens else found
 
 
-def _kernels(blobs: Blobs, weight: Tensor, groups: int, peaks: Tensor | None, most: int) -> dict[str, Any]:
+def _kernels(blobs: Blobs, weight: Tensor, groups: int, peaks: Tensor | None, limit: _Limit) -> dict[str, Any]:
     if peaks is None or len(peaks) != len(weight):
         peaks = weight.abs().flatten(1).amax(1).nan_to_num(0)
-    kept = strongest(peaks, _Part(weight, filters=True).kept(most))
+    kept = strongest(peaks, _Part(weight, filters=True).kept(limit))
     exponent = exponent_of(weight[kept])
     reach = float(Scale(symmetric=True).fit(weight).vmax or 0)
     return {
