@@ -22,7 +22,7 @@ def pictures(_block, variables, settings):
         return ""
     _shown.append(found)
     path = found.save(str(next(variables["image_path_iterator"])))
-    return figure_rst([str(path)], settings["src_dir"])
+    return figure_rst([str(path)], settings["src_dir"], getattr(found, "title", ""))
 
 
 def in_order(file):

@@ -12,9 +12,8 @@ from torch import nn
 import torch_featviz as fv
 
 torch.manual_seed(0)
-model = nn.Sequential(
-    nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4608, 10)
-)
+layers = nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.ReLU()
+model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(4608, 10))
 optimizer = torch.optim.SGD(model.parameters(), 0.01)
 batches = [(torch.randn(8, 3, 16, 16), torch.randint(10, (8,))) for _ in range(20)]
 
@@ -40,8 +39,7 @@ for layer, output in acts.items():
 with fv.capture(model, [nn.ReLU], into=fv.Moments()) as stats:
     train(model)
 for layer, moments in stats.items():
-    dead = int(moments.dead.sum())
-    print(f"{layer}: mean {moments.mean.mean():.3f}, {moments.zero_share.mean():.0%} zeros, {dead} dead channels")
+    print(f"{layer}: mean {moments.mean.mean():.3f}, {moments.zero_share.mean():.0%} zeros, {len(moments.dead)} dead")
 
 # %%
 # **Gradients** of outputs, with the backward inside the block.

@@ -20,16 +20,16 @@ fv.kernels(model, info.low)
 # directions, blobs, and filters for a colour against another. Some do nothing: they are flat.
 #
 # **Before and after on one scale.** A picture's scale is declared, never guessed, and one scale can be shared. Random
-# weights beside trained ones, on the scale that holds both:
+# weights and trained ones, on the scale that holds both:
 
 untrained = info.build()
 before, after = (net.get_submodule(info.low).weight for net in (untrained, model))
 scale = fv.Scale(symmetric=True).fit(before, after)
-fv.kernels(before, scale=scale)  # before training
+fv.kernels(before, scale=scale)
 
 # %%
 
-fv.kernels(after, scale=scale)  # and after it
+fv.kernels(after, scale=scale)
 
 # %%
 # **Each on its own.** One strong filter makes the others pale. With ``per="filter"`` each has a scale of its own:

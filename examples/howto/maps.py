@@ -15,34 +15,33 @@ import torch_featviz as fv
 info = fv.zoo.card("efficientnet_lite0")
 model = info.load()
 cat = info.preprocess(Image.fromarray(data.chelsea()))
-fv.samples([(info.denormalize(cat)[0].clamp(0, 1), 0)], classes=["what the network is shown"])
+
+with torch.no_grad(), fv.capture(model, ["_swish", "_blocks.12._swish"]) as acts:
+    model(cat)
+fires = fv.Scale(vmin=0)  # after a ReLU nothing is below 0
+fv.feature_maps(acts["_swish#1"][0], top=12, ncols=6, scale=fires, title="What the first layer makes of a cat")
 
 # %%
-# Capturing is one ``with`` block around your own call of the model. Names may be globs, types or modules.
+# Edges of one direction each, and in channel 6 the dark parts. The number is the channel's. Capturing is one ``with``
+# block around your own call of the model; names may be globs, types or modules. A layer that runs more than once has a
+# key for each of its calls:
 
-with torch.no_grad(), fv.capture(model, ["_conv_stem", "_blocks.3", "_blocks.10"]) as acts:
-    model(cat)
 for layer, output in acts.items():
     print(layer, tuple(output.shape))
 
 # %%
-# The first layer sees edges and colours. Red is a positive answer, blue a negative one, white is 0.
+# Late maps are small and choosy. There are 1,152 of them; these are the 12 that answer most.
 
-fv.feature_maps(acts["_conv_stem"][0], top=12, ncols=6, title="_conv_stem: the 12 channels that answer most")
-
-# %%
-# Deeper maps are smaller and more choosy: eyes, outlines, background.
-
-fv.feature_maps(acts["_blocks.3"][0], top=12, ncols=6, title="_blocks.3")
+fv.feature_maps(acts["_blocks.12._swish#2"][0], top=12, ncols=6, scale=fires, title="A late layer")
 
 # %%
-# Two images side by side, on one scale, tell which channels tell them apart.
+# Two images side by side, on one scale: which channels tell them apart?
 
-astronaut = info.preprocess(Image.fromarray(data.astronaut()))
-with torch.no_grad(), fv.capture(model, "_blocks.3") as acts:
-    model(torch.cat([cat, astronaut]))
-both = dict(zip(("cat", "astronaut"), acts["_blocks.3"], strict=True))
-fv.feature_maps(both, top=8, ncols=2, title="_blocks.3: a cat and an astronaut")
+both = {"cat": cat, "astronaut": info.preprocess(Image.fromarray(data.astronaut()))}
+with torch.no_grad(), fv.capture(model, "_swish") as acts:
+    model(torch.cat(list(both.values())))
+maps = dict(zip(both, acts["_swish#1"], strict=True))
+fv.feature_maps(maps, top=6, ncols=2, scale=fires, title="A cat and an astronaut")
 
 # %%
-# From the shell: ``featviz maps efficientnet_lite0 --image cat.jpg --layer _blocks.3 --top 12``.
+# From the shell: ``featviz maps efficientnet_lite0 --image cat.jpg --layer _conv_stem --top 12``.

@@ -14,21 +14,19 @@ import torch_featviz as fv
 info = fv.zoo.card("efficientnet_lite0")
 model = info.load()
 cat = info.preprocess(Image.fromarray(data.chelsea()))
-fv.overview(model, cat, title="A cat, layer by layer")
+blocks = ["_conv_stem", *(f"_blocks.{i}" for i in range(16))]
+fv.overview(model, cat, blocks, title="A cat, block by block: mean over channels")
 
 # %%
-# Maps get smaller, and what they mean gets larger: strokes first, then parts, then places. Below, the answer.
+# Each map is the mean over the channels of a layer. Maps get smaller, and what they mean gets larger: strokes first,
+# then parts, then places. Each has a scale of its own, whose end stands above it, because layers differ in range.
+# Without the list of layers, all of them are drawn.
+#
+# And the answer:
 
 with torch.no_grad():
     logits = model(cat)
-shown = info.denormalize(cat).clamp(0, 1)
-fv.predictions(shown, logits, info.classes, k=5)
-
-# %%
-# The shapes of all layers come without computing anything:
-
-for layer, shape in list(fv.shapes(model, cat.shape).items())[:6]:
-    print(layer, shape)
+fv.predictions(info.denormalize(cat).clamp(0, 1), logits, info.classes, k=5)
 
 # %%
 # From the shell: ``featviz overview efficientnet_lite0 --image cat.jpg``.
