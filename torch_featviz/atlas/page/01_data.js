@@ -31,8 +31,11 @@ function bytesOf(base64) {
 const blobText = (blob) => document.getElementById(`blob-${blob}`).textContent;
 
 async function unpack(blob, exponent) {
-  const stream = new Blob([bytesOf(blobText(blob))]).stream().pipeThrough(new DecompressionStream("deflate"));
-  const planes = new Uint8Array(await new Response(stream).arrayBuffer());
+  const { readable, writable } = new DecompressionStream("deflate");
+  const writer = writable.getWriter();
+  const written = writer.write(bytesOf(blobText(blob))).then(() => writer.close());
+  const planes = new Uint8Array(await new Response(readable).arrayBuffer());
+  await written;
   halves ??= halfTable();
   const values = new Float32Array(planes.length / 2);
   const unit = 2 ** exponent;

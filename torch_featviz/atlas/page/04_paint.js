@@ -34,7 +34,7 @@ function colours({ symmetric, vmin, vmax }) {
 function paint(canvas, plane, { height, width }, scale) {
   canvas.width = width;
   canvas.height = height;
-  const context = canvas.getContext("2d");
+  const context = canvas.getContext("2d", { willReadFrequently: true }); // kept off the GPU: there are hundreds
   const image = context.createImageData(width, height);
   const pixels = new Uint32Array(image.data.buffer);
   const colour = colours(scale);

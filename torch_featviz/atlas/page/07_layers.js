@@ -45,7 +45,7 @@ function renderLayers() {
     row.tabIndex = chosen ? 0 : -1;
     if (chosen) row.setAttribute("aria-current", "true");
     else row.removeAttribute("aria-current");
-    if (chosen) keepInSight(row);
+    if (chosen) requestAnimationFrame(() => keepInSight(row)); // when the page is laid out anyway
   }
 }
 

@@ -63,7 +63,7 @@ function kernelSheet(layer, only) {
   const sheet = sheetOf(layer, only);
   const label = only === undefined ? `All filters of ${layer.name}` : `Filter ${kernels.filters[only]} of layer ${layer.name}`;
   const canvas = h("canvas", { role: "img", "aria-label": `${label}, values from ${figure(kernels.scale.vmin)} to ${figure(kernels.scale.vmax)}` });
-  const sizes = measured(sheet, Math.max(120, $("main").clientWidth - 60));
+  const sizes = measured(sheet, Math.max(120, walk.room - 60));
   resize(canvas, sizes.tall, sizes.wide);
   whenSeen(canvas, async () => {
     const values = await numbers(kernels.blob, kernels.exponent);

@@ -1,7 +1,7 @@
 // The maps of the chosen layer: a grid of maps, a list of units, or one matrix of tokens.
 
 const MANY = 200; // units listed at once
-const walk = { turn: 0, layer: null, loaded: [], order: [], since: null, all: false, back: -1 };
+const walk = { turn: 0, layer: null, loaded: [], room: 0, order: [], since: null, all: false, back: -1 };
 
 /** Mark how long it took until what is in sight of a layer was drawn. */
 function afterDrawing() {
@@ -40,7 +40,8 @@ async function renderMaps() {
   const turn = ++walk.turn;
   const loaded = layer.maps ? await Promise.all(imagesNow().map((image) => load(layer, image))) : [];
   if (turn !== walk.turn) return;
-  Object.assign(walk, { layer, loaded, order: loaded.length ? ordered(loaded[0].peaks) : [] });
+  const room = $("main").clientWidth; // read once, before anything changes: each reading lays out the page
+  Object.assign(walk, { layer, loaded, room, order: loaded.length ? ordered(loaded[0].peaks) : [] });
   renderFacts(layer);
   renderLegend(layer);
   const fill = { maps: fillGrid, units: fillUnits, tokens: fillTokens }[layer.maps?.form] ?? fillNothing;
@@ -80,7 +81,8 @@ function renderLegend(layer) {
   const words = layer.scale.symmetric ? ["−most", "0", "+most"] : ["lowest", "highest"];
   const note = own ? layer.scale.symmetric ? "each map on its own scale: most is its own farthest value from 0" : "each map on its own scale" : "one scale for all maps and images of this layer";
   const scale = own ? { ...layer.scale, words } : layer.scale;
-  $("legend").replaceChildren(...legend(scale, note, oddCounts(walk.loaded.map(({ values }) => values))));
+  const finite = layer.stats.every(({ nan, inf }) => !nan && !inf);
+  $("legend").replaceChildren(...legend(scale, note, finite ? {} : oddCounts(walk.loaded.map(({ values }) => values))));
 }
 
 function fillNothing(layer) {
@@ -121,6 +123,7 @@ function cellOf(maps, i) {
   const cell = h("button", { type: "button", class: "map", "data-place": i, "aria-label": label, tabindex: "-1" },
     h("span", { class: "sides" }, ...canvases), h("span", { class: "caption" }, text));
   const draw = () => canvases.forEach((canvas, n) => paint(canvas, walk.loaded[n].plane(i), maps, scaleOf(i)));
+  cell.style.containIntrinsicSize = `${canvases.length * (maps.width * factor + 3) + 1}px ${maps.height * factor + 22}px`;
   whenSeen(cell, draw);
   return cell;
 }
@@ -160,7 +163,7 @@ const CLASSES = new Map([...DATA.images.flatMap(({ top }) => top ?? []), ...(DAT
 function fillTokens({ maps, scale }) {
   const kept = maps.width < maps.columns_of ? `, ${maps.width} of ${maps.columns_of} channels kept` : "";
   titleMaps("Tokens", `A row is a token, a column a channel: ${maps.height} tokens${kept}.`);
-  const room = Math.max(160, $("main").clientWidth - 40);
+  const room = Math.max(160, walk.room - 40);
   const factor = Math.max(1, Math.floor(Math.min(room / maps.width, 480 / maps.height)));
   const blocks = walk.loaded.map(({ plane, image }, n) => {
     const label = `Tokens by channels for ${DATA.images[image].name}; arrow keys move`;

@@ -134,7 +134,7 @@ function stage(place, n) {
   const { layer, loaded } = walk;
   const { maps, field } = layer;
   const { image, plane } = loaded[n];
-  const { frame, box, size } = framed(image, Math.max(200, Math.min(480, ($("main").clientWidth - 60) / loaded.length)));
+  const { frame, box, size } = framed(image, Math.max(200, Math.min(480, (walk.room - 60) / loaded.length)));
   const canvas = h("canvas", { class: "over" });
   paint(canvas, plane(place), maps, scaleOf(place));
   const sides = [[maps.height, size[0], DATA.input.at(-2), field?.rows, 0], [maps.width, size[1], DATA.input.at(-1), field?.columns, 1]];
