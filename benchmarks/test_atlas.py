@@ -21,6 +21,8 @@ MEGABYTES = {"alexnet": 12, "torchvision:resnet50": 25}
 FORWARDS = 10  # that seeing all layers may take: two are run, one of which also traces receptive fields
 ENCODING = 2.0  # times the time of deflating the same bytes
 FIRST_VIEW, LAYER_CHANGE = 1000, 100  # ms
+VISITS, CHANGES = 5, 14  # medians over visits, to each of so many layers
+PAUSE = 150  # ms between two keys, which are pressed as fast as a person can
 CHROMIUM = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync", "--disable-component-update")
 
 
@@ -88,23 +90,33 @@ def test_first_view_and_change_of_layer(pages, name):
     assert chromium, "needs Chromium: apt-get install chromium"
     from playwright.sync_api import sync_playwright  # noqa: PLC0415
 
-    def measured():
+    def visit():
+        """When the first view was there, and how long each change of layer took."""
         page = browser.new_page(viewport={"width": 1400, "height": 1000})
+
+        def entries(name, figure, least=1):
+            while len(found := page.evaluate(f"performance.getEntriesByName('{name}').map(e => e.{figure})")) < least:
+                page.wait_for_timeout(10)  # and not wait_for_function, which the page's policy forbids
+            return found
+
         page.goto(pages[name].as_uri())
-        page.wait_for_function("performance.getEntriesByName('atlas-first-view').length > 0")
-        first = page.evaluate("performance.getEntriesByName('atlas-first-view')[0].startTime")
-        for n in range(1, 13):
+        first = entries("atlas-first-view", "startTime")[0]
+        for n in range(1, CHANGES + 1):
+            page.wait_for_timeout(PAUSE)
             page.keyboard.press("ArrowDown")
-            page.wait_for_function(f"performance.getEntriesByName('atlas-layer').length >= {n}")
-        changes = page.evaluate("performance.getEntriesByName('atlas-layer').map(each => each.duration)")
+            changes = entries("atlas-layer", "duration", n)
         page.close()
-        return first, statistics.median(changes), max(changes)
+        return first, *changes
+
+    def measured():
+        return [statistics.median(column) for column in zip(*(visit() for _ in range(VISITS)), strict=True)]
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=list(CHROMIUM))
-        found = settled(measured, lambda each: each[0] <= FIRST_VIEW and each[2] <= LAYER_CHANGE)
+        found = settled(measured, lambda each: each[0] <= FIRST_VIEW and max(each[1:]) <= LAYER_CHANGE)
         browser.close()
-    first, middle, longest = found
-    print(f"\n{name}: first view {first:.0f} ms, change of layer {middle:.0f} ms, the longest of 12 {longest:.0f} ms")
+    first, *changes = found
+    middle, longest = statistics.median(changes), max(changes)
+    print(f"\n{name}: first view {first:.0f} ms, a change of layer {middle:.0f}, to the slowest {longest:.0f} ms")
     assert first <= FIRST_VIEW
     assert longest <= LAYER_CHANGE

@@ -6,6 +6,7 @@ An atlas is one HTML file on which a person walks through a network, from the pi
 nothing else: send it by mail, open it anywhere.
 """
 
+# sphinx_gallery_thumbnail_path = "../examples/pictures/atlas.png"
 import torch
 from torch.utils.data import DataLoader
 

@@ -39,8 +39,8 @@ for layer, output in acts.items():
 with fv.capture(model, [nn.ReLU], into=fv.Moments()) as stats:
     train(model)
 for layer, moments in stats.items():
-    print(f"{layer}: mean {moments.mean.mean():.3f}, {moments.zero_share.mean():.0%} zeros, {len(moments.dead)} dead")
-
+    dead = int(moments.dead.sum())
+    print(f"{layer}: mean {moments.mean.mean():.3f}, {moments.zero_share.mean():.0%} zeros, {dead} dead channels")
 # %%
 # **Gradients** of outputs, with the backward inside the block.
 

@@ -6,6 +6,7 @@ A ``Monitor`` around the training step looks at one step in so many, and keeps w
 moved, its kernels, and what it makes of a few images of yours. The training stays the same, bit by bit.
 """
 
+# sphinx_gallery_thumbnail_number = 2
 from itertools import cycle, islice
 
 import torch

@@ -1,5 +1,6 @@
 """A page of a small network, opened in a real browser from its file."""
 
+import importlib
 import os
 import shutil
 from pathlib import Path
@@ -23,7 +24,7 @@ NAMES = ("first.png", "second.png")
 CLASSES = ("circle", "cross", "square", "star")
 
 
-def until(page, script):
+def _until(page, script):
     """Wait for what a script says; Playwright's own way needs eval, which the page forbids."""
     for _ in range(200):
         if page.evaluate(script):
@@ -75,20 +76,41 @@ def made(tmp_path_factory):
     return SimpleNamespace(file=file, net=net, values=values, chances=answer.softmax(1), data=page.data, page=page)
 
 
+def _needed(module):
+    """A module of the browser's; where it is missing its tests are skipped, or fail if the browser is required."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        _missing()
+
+
+def _missing():
+    why = "needs Chromium and Playwright: apt-get install chromium; pip install playwright axe-playwright-python"
+    (pytest.fail if os.environ.get("FEATVIZ_BROWSER") == "required" else pytest.skip)(why)
+
+
 @pytest.fixture(scope="session")
 def browser():
-    path = shutil.which("chromium")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        path = None
-    if path is None:
-        why = "needs Chromium and Playwright: apt-get install chromium; pip install playwright axe-playwright-python"
-        (pytest.fail if os.environ.get("FEATVIZ_BROWSER") == "required" else pytest.skip)(why)
-    with sync_playwright() as playwright:
+    path = shutil.which("chromium") or _missing()
+    with _needed("playwright.sync_api").sync_playwright() as playwright:
         found = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
         yield found
         found.close()
+
+
+@pytest.fixture(scope="session")
+def expect():
+    return _needed("playwright.sync_api").expect
+
+
+@pytest.fixture(scope="session")
+def axe():
+    return _needed("axe_playwright_python.sync_playwright").Axe()
+
+
+@pytest.fixture(scope="session")
+def until():
+    return _until
 
 
 @pytest.fixture
@@ -108,7 +130,7 @@ def look(browser, made):
         opened.append((page, wrong, asked, Path(file).as_uri()))
         page.goto(f"{Path(file).as_uri()}#{state}")
         if context.get("java_script_enabled", True) and "view=" not in state:
-            until(page, "performance.getEntriesByName('atlas-first-view').length > 0")
+            _until(page, "performance.getEntriesByName('atlas-first-view').length > 0")
         return page
 
     yield open_page

@@ -75,6 +75,7 @@ def test_what_is_on_the_page():
         assert [top["class"] for top in image["top"]] == best.indices.tolist()
         assert [top["name"] for top in image["top"]] == ["abcd"[k] for k in best.indices.tolist()]
         assert [top["probability"] for top in image["top"]] == pytest.approx(best.values.tolist(), rel=1e-5)
+    assert data["classes"] == [*"abcd"]
     assert [layer["name"] for layer in data["layers"]] == ["input", "0", "1", "2", "3", "4", "6"]
     assert page.left_out == ("These layers only pass on what they are given, as in dropout or padding: 5.",)
 

@@ -6,8 +6,7 @@ STATES = ("layer=3", "layer=0&map=2&compare=1", "layer=6", "view=why&contour=1",
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_nothing_is_found_by_axe(look, state):
-    sync = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
+def test_nothing_is_found_by_axe(look, axe, state):
     page = look(state)
     page.wait_for_timeout(200)
     if state == "layer=3":
@@ -15,7 +14,7 @@ def test_nothing_is_found_by_axe(look, state):
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
         page.wait_for_timeout(150)
-        found = sync.Axe().run(page).response["violations"]
+        found = axe.run(page).response["violations"]
         assert [(scheme, each["id"], [node["html"][:120] for node in each["nodes"]]) for each in found] == []
 
 

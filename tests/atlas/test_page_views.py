@@ -6,8 +6,6 @@ import zlib
 import numpy as np
 import pytest
 
-expect = pytest.importorskip("playwright.sync_api", reason="needs Playwright").expect
-
 
 def heat(made, image, method, place):
     entry = [each for each in made.data["why"] if each["image"] == image and each["method"] == method][place]
@@ -92,7 +90,7 @@ def test_learning_by_slider_keys_and_findings(look, made):
     assert text == "–" if value is None else float(text) == pytest.approx(value, rel=1e-3)
 
 
-def test_learning_plays_and_stops(look, made):
+def test_learning_plays_and_stops(look, expect, made):
     page, steps = look("view=learning"), made.data["learning"]["steps"]
     page.locator("#play").click()
     expect(page.locator("#step-now")).to_have_text(f"{steps[0]} of {steps[-1]}")
@@ -100,7 +98,7 @@ def test_learning_plays_and_stops(look, made):
     assert page.locator("#play").get_attribute("aria-pressed") == "false"
 
 
-def test_a_link_restores_the_state(look, made):
+def test_a_link_restores_the_state(look, expect, made):
     page = look()
     page.locator('#list a[data-layer="3"]').click()
     expect(page.locator("#layer-name")).to_have_text("3")

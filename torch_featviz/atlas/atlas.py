@@ -169,6 +169,7 @@ def atlas(
         "reserved": {"signed": _reserved("RdBu_r"), "positive": _reserved("viridis")},
         "images": shown,
         "answer": said.kind,
+        "classes": list(classes),
         "layers": [{**layer, "units": units.get(layer["name"])} for layer in layers],
         "why": why,
         "learning": learning,

@@ -23,7 +23,7 @@ function renderSide() {
   const shown = imagesNow();
   $("images").hidden = DATA.images.length < 2;
   for (const radio of $("images").querySelectorAll("input")) radio.checked = radio.value === state.image;
-  side.figures = new Map(shown.map((image) => [image, framed(image, narrow() ? 112 : 240)]));
+  side.figures = new Map(shown.map((image) => [image, framed(image, narrow.matches ? 112 : 240)]));
   $("pictures").replaceChildren(
     ...shown.map((image) => h("figure", {}, side.figures.get(image).frame, h("figcaption", {}, named(DATA.images[image].name)))),
   );
@@ -32,7 +32,7 @@ function renderSide() {
   unread();
 }
 
-const narrow = () => matchMedia("(max-width: 62rem)").matches;
+const narrow = matchMedia("(max-width: 62rem)");
 
 function answerRows(image, _, shown) {
   const { name, top } = DATA.images[image];

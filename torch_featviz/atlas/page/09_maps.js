@@ -1,6 +1,7 @@
 // The maps of the chosen layer: a grid of maps, a list of units, or one matrix of tokens.
 
 const MANY = 200; // units listed at once
+const FIRST = 48; // maps that are made before anything is shown
 const walk = { turn: 0, layer: null, loaded: [], room: 0, order: [], since: null, all: false, back: -1 };
 
 /** Mark how long it took until what is in sight of a layer was drawn. */
@@ -9,7 +10,17 @@ function afterDrawing() {
   if (walk.since === 0) performance.mark("atlas-first-view");
   else performance.measure("atlas-layer", { start: walk.since });
   walk.since = null;
+  afterwards(unpackNext);
 }
+
+/** The numbers of the layer that is likely to come next. */
+function unpackNext() {
+  const maps = DATA.layers[DATA.layers.indexOf(walk.layer) + 1]?.maps;
+  if (maps) for (const image of imagesNow()) numbers(maps.blobs[image], maps.exponent);
+}
+
+/** When what was drawn is on the screen. */
+const afterwards = (work) => requestAnimationFrame(() => setTimeout(work));
 
 /** A layer's values of one image, and the highest of each map and where it is. */
 async function load(layer, image) {
@@ -105,7 +116,15 @@ function fillGrid({ maps }) {
   const dead = walk.loaded[0].peaks.some(({ value }) => !(value > 0)) ? " × : nothing above 0." : "";
   titleMaps(`${maps.of} feature map${maps.of === 1 ? "" : "s"}`, `${kept}${beside}Below each its number and its highest value.${dead}`);
   $("maps").className = "surround grid";
-  $("maps").replaceChildren(...walk.order.map((i) => cellOf(maps, i)));
+  $("maps").replaceChildren(...walk.order.slice(0, FIRST).map((i) => cellOf(maps, i)));
+  rove();
+  if (walk.order.length > FIRST) afterwards(() => fillRest(maps, walk.turn));
+}
+
+/** The maps below the first screenful, once that is drawn. */
+function fillRest(maps, turn) {
+  if (turn !== walk.turn) return;
+  $("maps").append(...walk.order.slice(FIRST).map((i) => cellOf(maps, i)));
   rove();
 }
 
@@ -157,8 +176,7 @@ function unitOf(maps, i, low, span) {
     h("span", { class: "tracks" }, ...bars), h("span", { class: "number" }, values.map(figure).join(" | ")));
 }
 
-/** What is known of the classes' names: those of the answers. */
-const CLASSES = new Map([...DATA.images.flatMap(({ top }) => top ?? []), ...(DATA.why ?? [])].map((each) => [each.class, each.name]));
+const CLASSES = new Map(DATA.classes.map((name, number) => [number, name]));
 
 function fillTokens({ maps, scale }) {
   const kept = maps.width < maps.columns_of ? `, ${maps.width} of ${maps.columns_of} channels kept` : "";

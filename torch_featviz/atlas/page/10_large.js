@@ -158,15 +158,21 @@ function stage(place, n) {
   return h("figure", {}, frame, h("figcaption", {}, named(DATA.images[image].name)));
 }
 
+/** Where an arrow key leads from (row, column), if it is one; the key is used up. */
+function moved(event, [row, column], { height, width }) {
+  const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+  if (!move) return null;
+  event.preventDefault();
+  const within = (at, size) => Math.min(size - 1, Math.max(0, at));
+  return [within(row + move[0], height), within(column + move[1], width)];
+}
+
 /** Arrow keys inside a map. */
 function moveCursor(event, place, n, show = () => {}) {
-  const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
-  if (!move) return;
-  event.preventDefault();
-  const { height, width } = walk.layer.maps;
-  cursor.row = Math.min(height - 1, Math.max(0, cursor.row + move[0]));
-  cursor.column = Math.min(width - 1, Math.max(0, cursor.column + move[1]));
-  show(readUnit(place, n, cursor.row, cursor.column, true));
+  const next = moved(event, [cursor.row, cursor.column], walk.layer.maps);
+  if (!next) return;
+  [cursor.row, cursor.column] = next;
+  show(readUnit(place, n, ...next, true));
 }
 
 /** The filter that made a map: the layer's own, or that of the layer before it whose channels these are. */

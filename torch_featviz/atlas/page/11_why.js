@@ -72,7 +72,7 @@ function reasonStage(entry, values) {
     read({ value, place: [`${entry.title}, row ${row}, column ${column}`] });
     if (aloud) say(`${figure(value)}, row ${row}, column ${column}`);
   };
-  const at = [Math.floor(entry.height / 2), Math.floor(entry.width / 2)];
+  let at = [Math.floor(entry.height / 2), Math.floor(entry.width / 2)];
   frame.addEventListener("pointermove", (event) => {
     const here = unitAt(event, canvas, entry);
     if (here) show(here);
@@ -80,10 +80,9 @@ function reasonStage(entry, values) {
   frame.addEventListener("pointerleave", unread);
   frame.addEventListener("focus", () => show(at, true));
   frame.addEventListener("keydown", (event) => {
-    const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
-    if (!move) return;
-    event.preventDefault();
-    [entry.height, entry.width].forEach((size, side) => (at[side] = Math.min(size - 1, Math.max(0, at[side] + move[side]))));
+    const next = moved(event, at, entry);
+    if (!next) return;
+    at = next;
     show(at, true);
   });
   return h("figure", {}, frame);

@@ -56,6 +56,7 @@ function listenToControls() {
     go({ view: tab.dataset.view });
   });
   $("to-kernels").addEventListener("click", () => $("kernels").querySelector("h3").focus());
+  narrow.addEventListener("change", renderSide);
   addEventListener("hashchange", restore);
   addEventListener("beforeprint", () => drawAll($("main")));
 }
