@@ -120,14 +120,20 @@ function contours(values, entry, size) {
   return drawing;
 }
 
+/** What an area by which a heatmap is better than chance means; what two digits do not show is no difference. */
+function sooner(by) {
+  if (Math.abs(by) < 0.005) return "no sooner and no later than in a random order";
+  return by > 0 ? "sooner than in a random order, as they should" : "later than in a random order, which speaks against the heatmap";
+}
+
 /** The figures, and what each of them means. */
 function faithfulnessWords(given) {
   if (!given) return [];
   const [insertion, byChance, deletion, withoutChance] = [given.insertion, given.random_insertion, given.deletion, given.random_deletion].map(real);
   const two = (value) => value.toFixed(2);
   const rows = [
-    [`insertion ${two(insertion)}, random order ${two(byChance)}`, `Pixels put into an empty image, the highest first, bring the answer back ${insertion > byChance ? "sooner than in a random order, as they should" : "no sooner than in a random order: the heatmap does not show what the model needs"}.`],
-    [`deletion ${two(deletion)}, random order ${two(withoutChance)}`, `Pixels taken away, the highest first, make the answer fall ${deletion < withoutChance ? "sooner than in a random order, as they should" : "no sooner than in a random order: the heatmap does not show what the model needs"}.`],
+    [`insertion ${two(insertion)}, random order ${two(byChance)}`, `Pixels put into an empty image, the highest first, bring the answer back ${sooner(insertion - byChance)}.`],
+    [`deletion ${two(deletion)}, random order ${two(withoutChance)}`, `Pixels taken away, the highest first, make the answer fall ${sooner(withoutChance - deletion)}.`],
   ];
   if (given.similarity !== null && given.similarity !== undefined)
     rows.push([`likeness ${two(real(given.similarity))}`, `How much the heatmap is like the one of the same model with random weights; 1 is the same, and then it shows the image, not what was learnt.`]);
