@@ -178,7 +178,7 @@ def _explaining() -> argparse.ArgumentParser:
         dest="classes",
         action="append",
         metavar="NAME",
-        help="name or number of a class; may be repeated; default: the one predicted",
+        help="name or number of a class; may be repeated; default: the likeliest",
     )
     return shared
 
