@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from torch_featviz.errors import LayerError, OptionError, ShapeError
-from torch_featviz.explain.receptive.field import _described, receptive_field
+from torch_featviz.explain.receptive.field import described, receptive_field
 from torch_featviz.explain.receptive.trace import Tracer
 
 ALEXNET = {  # r, j, s0
@@ -142,7 +142,7 @@ def test_every_layer_of_a_net(name):
         if name == "googlenet" and layer.endswith(".bn"):
             continue  # its convolution's, and its block's
         shape, trace = found[layer]
-        seen = _described(layer, size, shape, trace, None)
+        seen = described(layer, size, shape, trace, None)
         assert seen.map_size == output.shape[2:]
         h, w = seen.map_size
         check(seen, output, image, [(0, 0), (h // 2, w // 2), (h - 1, w - 1)])
