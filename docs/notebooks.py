@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ def main() -> int:
     if not paths:
         print(f"there are no notebooks in {MADE}; build the site first.", file=sys.stderr)
         return 1
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # two at a time, each on a core of its own
     with ThreadPoolExecutor(2) as pool:
         for line in pool.map(run, paths):
             print(line, flush=True)
