@@ -236,7 +236,7 @@ def test_a_page_is_never_larger_than_asked_for(megabytes):
 
 def test_too_small_a_page():
     model = nn.Sequential(*(nn.Conv2d(1, 1, 1) for _ in range(300))).eval()
-    with pytest.raises(fv.errors.OptionError, match=r"megabytes must be at least 2\.\d for all that was asked for"):
+    with pytest.raises(fv.errors.OptionError, match=r"megabytes must be at least 2\.\d for all asked for, got 1"):
         atlas(model, torch.rand(1, 1, 8, 8), megabytes=1)
 
 
@@ -279,6 +279,7 @@ def test_channels_that_are_no_colours():
         (torch.rand(1, 3, 14, 14), {"megabytes": 0.1}, "OptionError", "at least 1, got 0.1"),
         (torch.rand(1, 3, 14, 14), {"methods": ["no"]}, "OptionError", "'no'"),
         (torch.rand(1, 3, 14, 14), {"targets": [9]}, "OptionError", "9"),
+        (torch.rand(1, 3, 14, 14), {"targets": []}, "OptionError", "targets is empty; name a class"),
         (torch.rand(1, 3, 9, 9), {}, "ShapeError", "does not take images of shape"),
     ],
 )

@@ -141,6 +141,15 @@ def test_what_can_not_be_below_zero():
     ]
 
 
+def test_nothing_below_zero_is_cut_off():
+    net = nn.Sequential(
+        nn.ReLU(), nn.LogSigmoid(), nn.ReLU(), nn.ReflectionPad2d(1), nn.Upsample(scale_factor=3, mode="bicubic")
+    )
+    layers = walk(net, torch.rand(1, 1, 8, 8) * torch.randint(2, (1, 1, 8, 8))).layers
+    assert [layer.positive for layer in layers if layer.name in "012"] == [True, False, True]
+    assert all(layer.values.min() >= 0 for layer in layers if layer.positive)
+
+
 def test_figures():
     net = nn.Sequential(nn.Identity(), nn.ReLU())
     x = torch.tensor([[[[-1.0, 2.0], [0.0, 5.0]]], [[[torch.nan, torch.inf], [-torch.inf, 3.0]]]])

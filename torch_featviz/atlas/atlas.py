@@ -44,16 +44,22 @@ class Atlas:
     """A page; it shows itself in a notebook.
 
     Args:
-        title: of the page.
         data: what the page's script reads.
         blobs: numbers and pictures, base64.
-        left_out: in words, what a person should know is not on the page.
     """
 
-    title: str
     data: dict[str, Any]
     blobs: tuple[str, ...]
-    left_out: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """Of the page."""
+        return str(self.data["title"])
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """In words, what a person should know is not on the page."""
+        return tuple(self.data["left_out"])
 
     @cached_property
     def html(self) -> str:
@@ -128,7 +134,7 @@ def atlas(
         >>> [layer["name"] for layer in page.data["layers"]]
         ['input', '0', '1', '3']
     """
-    _check(images, names, megabytes)
+    _check(images, names, targets, megabytes)
     to_unit = _to_unit(card, images)
     limit = (MEGABYTES if megabytes is None else megabytes) * 1e6
     name = card.name if card is not None else type(model).__name__
@@ -156,9 +162,8 @@ def atlas(
         left_out += told
     layers, cut = put_layers(blobs, seen, _left(limit, blobs, seen), progress=progress)
     left_out += _told(seen, cut, limit)
-    title = f"{name} on {', '.join(each['name'] for each in shown)}"
     data = {
-        "title": title,
+        "title": f"{name} on {', '.join(each['name'] for each in shown)}",
         "model": name,
         "version": sys.modules["torch_featviz"].__version__,
         "parameters": sum(each.numel() for each in model.parameters()),
@@ -175,10 +180,10 @@ def atlas(
         "learning": learning,
         "left_out": left_out,
     }
-    return Atlas(title, plain(data), tuple(blobs.texts), tuple(left_out))
+    return Atlas(plain(data), tuple(blobs.texts))
 
 
-def _check(images: Tensor, names: Sequence[str], megabytes: float | None) -> None:
+def _check(images: Tensor, names: Sequence[str], targets: Sequence[int] | None, megabytes: float | None) -> None:
     if not isinstance(images, Tensor) or not images.is_floating_point():
         what = images.dtype if isinstance(images, Tensor) else type(images).__name__
         raise DtypeError(f"images must be a tensor of floats as the model takes them, got {what}.")
@@ -186,6 +191,8 @@ def _check(images: Tensor, names: Sequence[str], megabytes: float | None) -> Non
         raise ShapeError(f"images must be 'b c h w' and not empty, got shape {tuple(images.shape)}.")
     if names and len(names) != len(images):
         raise OptionError(f"names must be one for each image, got {len(names)} for {len(images)} images.")
+    if targets is not None and not len(targets):
+        raise OptionError("targets is empty; name a class at least, or leave it out for the two likeliest.")
     if megabytes is not None and not megabytes >= _LEAST:
         raise OptionError(f"megabytes must be at least {_LEAST:g}, got {megabytes}.")
 
@@ -247,7 +254,7 @@ def _left(limit: float, blobs: Blobs, seen: Walk) -> float:
     """
     taken = blobs.letters() + _SCRIPT + _WORDS * len(seen.layers)
     if limit - taken < limit / 10:
-        raise OptionError(f"megabytes must be at least {1.2 * taken / 1e6:.1f} for all that was asked for.")
+        raise OptionError(f"megabytes must be at least {1.2 * taken / 1e6:.1f} for all asked for, got {limit / 1e6:g}.")
     return limit - taken
 
 

@@ -26,21 +26,9 @@ _POSITIVE = (nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Hardsigmoid, nn.Softplus, nn.Soft
 _POSITIVE_CALLS = ("relu", "relu6", "sigmoid", "hardsigmoid", "softplus", "softmax")
 _CHANNELWISE_CALLS = frozenset(
     (
-        *(
-            "relu",
-            "relu6",
-            "leaky_relu",
-            "elu",
-            "selu",
-            "celu",
-            "gelu",
-            "silu",
-            "mish",
-            "hardtanh",
-            "hardswish",
-            "tanh",
-        ),
-        *("sigmoid", "hardsigmoid", "softplus", "softsign", "logsigmoid", "dropout", "feature_dropout", "clamp"),
+        *("relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "hardtanh", "hardswish"),
+        *("tanh", "dropout", "feature_dropout", "clamp"),
+        *("sigmoid", "hardsigmoid", "softplus", "softsign", "logsigmoid"),
         *("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "lp_pool2d", "batch_norm"),
         *("instance_norm", "group_norm", "local_response_norm", "interpolate", "boolean_dispatch"),
     )
@@ -71,7 +59,7 @@ def moves_only(call: str) -> bool:
 
 
 def is_channelwise(module: nn.Module | None, call: str = "") -> bool:
-    """Whether channel i of what is returned comes from channel i of what was given, and from no other."""
+    """Whether channel i of what is returned is channel i of what was given: pooled, bent, or weighed by a norm."""
     if module is None:
         return call.rstrip("_()") in _CHANNELWISE_CALLS
     return isinstance(module, (*_POOLS, *_NORMS, *_ACTIVE, *PADS, _DropoutNd, nn.Identity, nn.Upsample))

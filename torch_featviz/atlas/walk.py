@@ -52,7 +52,7 @@ class Layer:
     flops: int | None = None
     parameters: int = 0
     fed_by: str | None = None  # the layer whose filters made these channels, if not itself
-    positive: bool = False  # by its nature, or that of the layer it takes its channels from
+    positive: bool = False  # by its nature, or that of the layer it takes its channels from; and nothing is below 0
     kernels: Tensor | None = None  # `k c h w`
     groups: int = 1
 
@@ -217,9 +217,9 @@ def _describe(layers: list[Layer], found: _Measured) -> None:
             layer.flops = found.flops[name] // len(found.feeding[name])
             layer.parameters = 0 if int(call or 1) > 1 else sum(each.numel() for each in layer.module.parameters())
             layer.kernels, layer.groups = _kernels(layer.module)
-        layer.positive = is_positive(layer.module, call_of(layer.name)) or (
-            source is not None and source.positive and "norm" not in layer.kind.lower()
-        )
+        inherited = source is not None and source.positive and "norm" not in layer.kind.lower()
+        by_nature = is_positive(layer.module, call_of(layer.name)) or inherited
+        layer.positive = by_nature and not any(each.min < 0 for each in layer.figures)  # as log-sigmoid gives
         if source is not None and _channels(source) == _channels(layer):
             layer.fed_by = source.name if source.kernels is not None else source.fed_by
         done[layer.name] = layer
