@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torchvision.models import VisionTransformer
 
 import torch_featviz as fv
 from torch_featviz.atlas import atlas
@@ -133,6 +134,40 @@ def test_tokens_are_one_matrix(look, tmp_path):
     page.locator("#maps canvas").focus()
     page.keyboard.press("ArrowRight")
     assert "token" in page.inner_text("#place")
+
+
+def test_each_map_of_a_vision_transformer_is_a_matrix_of_tokens(look, expect, tmp_path):
+    torch.manual_seed(0)
+    sizes = {"image_size": 8, "patch_size": 4, "num_layers": 2, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 16}
+    net = VisionTransformer(num_classes=3, **sizes).eval()
+    values = {}
+    for name, module in net.named_modules():
+        module.register_forward_hook(lambda _, __, out, name=name: values.update({name: out}))
+    images = torch.rand(1, 3, 8, 8)
+    file = save(atlas(net, images), tmp_path)
+    with torch.no_grad():
+        net(images)
+    blocks = [f"encoder.layers.encoder_layer_{n}.{part}" for n in (0, 1) for part in ("ln_1", "mlp.0", "mlp.3")]
+    for name in blocks:
+        page = look(f"layer={name}", file)
+        tokens = values[name][0]
+        assert tokens.dim() == 2
+        page.locator("#maps canvas").focus()
+        for key in ("ArrowUp",) * 5 + ("ArrowLeft",) * 16 + ("ArrowDown", "ArrowDown", "ArrowRight"):
+            page.keyboard.press(key)
+        assert page.inner_text("#place").startswith("token 2, channel 1 of")
+        assert float(page.inner_text("#value")) == pytest.approx(float(tokens[2, 1]), rel=1e-3, abs=1e-6)
+        page.context.close()
+
+
+def test_the_chosen_layer_of_a_long_list_is_in_sight(look, tmp_path):
+    net = nn.Sequential(*[nn.Conv2d(1, 1, 3, padding=1) for _ in range(300)])
+    file = save(atlas(net, torch.rand(1, 1, 6, 6)), tmp_path)
+    for width in (1400, 320):
+        page = look("layer=250", file, width=width)
+        page.wait_for_timeout(300)
+        listed, row = page.locator("#list").bounding_box(), page.locator('#list a[data-layer="250"]').bounding_box()
+        assert listed["y"] <= row["y"] <= listed["y"] + listed["height"] - row["height"]
 
 
 def test_a_frame_of_a_notebook(look, browser, made):

@@ -6,6 +6,8 @@ import zlib
 import numpy as np
 import pytest
 
+from torch_featviz.atlas.page import render
+
 
 def heat(made, image, method, place):
     entry = [each for each in made.data["why"] if each["image"] == image and each["method"] == method][place]
@@ -140,3 +142,24 @@ def test_what_is_left_out_is_said(look, made):
     page = look()
     page.locator("#left-out summary").click()
     assert page.locator("#left-out li").all_inner_texts() == list(made.page.left_out)
+
+
+@pytest.mark.parametrize(
+    ("insertion", "deletion", "words"),
+    [
+        (0.9, 0.1, ["back sooner than in a random order, as", "fall sooner than in a random order, as"]),
+        (0.2, 0.8, ["back later than in a random order, which", "fall later than in a random order, which"]),
+        (0.5004, 0.4996, ["back no sooner and no later than", "fall no sooner and no later than"]),
+    ],
+    ids=["better", "worse", "the same"],
+)
+def test_what_faithfulness_means_in_a_sentence(look, made, tmp_path, insertion, deletion, words):
+    figures = {"insertion": insertion, "deletion": deletion, "random_insertion": 0.5, "random_deletion": 0.5}
+    why = [{**entry, "faithfulness": {**figures, "similarity": 0.97, "unmoved": True}} for entry in made.data["why"]]
+    file = tmp_path / "page.html"
+    file.write_text(render("page", {**made.data, "why": why}, made.page.blobs), encoding="utf-8")
+    page = look("view=why", file)
+    says = page.inner_text("#why-says")
+    assert [each in says for each in words] == [True, True]
+    assert "likeness 0.97" in says
+    assert "shows the image, not what the model learnt" in page.inner_text("#why-mark")

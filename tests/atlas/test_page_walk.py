@@ -27,7 +27,7 @@ def close(text, value):
 
 
 def channels(page):
-    return [int(re.match(r"\d+", text)[0]) for text in page.locator("#maps .caption").all_inner_texts()]
+    return [int(re.match(r"\d+", text)[0]) for text in page.locator("#maps .caption").all_text_contents()]
 
 
 @pytest.mark.parametrize(("layer", "channel", "row", "column"), [("0", 5, 0, 11), ("3", 11, 3, 1), ("2", 2, 5, 5)])
@@ -67,7 +67,7 @@ def test_order_by_strength_and_by_number(look, expect, made):
 def test_dead_maps_are_marked(look, made):
     page = look("layer=4&sort=channel")
     dead = [i for i, plane in enumerate(made.values["4"][0]) if plane.max() <= 0]
-    marked = [i for i, text in enumerate(page.locator("#maps .caption").all_inner_texts()) if "×" in text]
+    marked = [i for i, text in enumerate(page.locator("#maps .caption").all_text_contents()) if "×" in text]
     assert marked == dead
 
 
@@ -120,6 +120,56 @@ def test_kernels_read_the_weights(look, made):
     page.mouse.move(box["x"] + 3, box["y"] + 3)
     assert close(shown(page), made.net[3].weight[7, 0, 0, 0].detach())
     assert "filter 7, channel 0, row 0, column 0" in page.inner_text("#place")
+
+
+@pytest.mark.parametrize(("state", "filters"), [("layer=3", range(12)), ("layer=3&map=7", [7]), ("layer=0", range(8))])
+def test_kernels_are_read_by_keys(look, expect, made, state, filters):
+    page = look(state)
+    weight = made.net[int(state[6])].weight.detach()
+    pane = page.locator("#filter-of .scroll" if "map" in state else "#kernels .scroll")
+    pane.scroll_into_view_if_needed()
+    page.wait_for_timeout(150)
+    pane.focus()
+    page.keyboard.press("ArrowRight")
+    assert close(shown(page), weight[filters[0], 0, 0, 0])
+    for key in ("ArrowDown", "ArrowRight", "ArrowRight", "ArrowRight"):  # into the next cell
+        page.keyboard.press(key)
+    found = [int(each) for each in re.findall(r"(?:filter|row|column) (\d+)", page.inner_text("#place"))]
+    channel = re.search(r"channel (\d+)", page.inner_text("#place"))
+    assert found[1:] == [1, 0]
+    assert close(shown(page), weight[found[0], int(channel[1]) if channel else 0, 1, 0])
+    assert shown(page) in page.inner_text("#say")
+    mark, canvas = pane.locator(".box").bounding_box(), pane.locator("canvas").bounding_box()
+    page.mouse.move(mark["x"] + mark["width"] / 2, mark["y"] + mark["height"] / 2)
+    expect(page.locator("#say")).to_have_text(f"{shown(page)}, {page.inner_text('#place').partition(': ')[2]}")
+    assert canvas["x"] <= mark["x"] < canvas["x"] + canvas["width"]
+
+
+def test_images_are_chosen_by_mouse_and_keys(look, expect, made):
+    page = look("layer=0&sort=channel")
+    page.get_by_role("radio", name="second.png").click()
+    expect(page.locator("#pictures img")).to_have_attribute("alt", re.compile("second"))
+    assert page.evaluate("location.hash") == "#image=1&sort=channel"
+    page.wait_for_timeout(150)
+    hover(page, 3, 2, 6, (12, 12))
+    assert close(shown(page), made.values["0"][1, 3, 2, 6])
+    page.get_by_role("radio", name="second.png").focus()
+    page.keyboard.press("ArrowUp")
+    expect(page.locator("#pictures img")).to_have_attribute("alt", re.compile("first"))
+    page.wait_for_timeout(150)
+    hover(page, 3, 2, 6, (12, 12))
+    assert close(shown(page), made.values["0"][0, 3, 2, 6])
+
+
+def test_views_are_changed_by_tabs_and_by_digits(look, expect):
+    page = look()
+    for n, name in ((1, "why"), (2, "learning"), (0, "walk")):
+        page.locator("#views a").nth(n).click()
+        expect(page.locator(f"#{name}")).to_be_visible()
+    for key, name in (("2", "why"), ("3", "learning"), ("1", "walk")):
+        page.keyboard.press(key)
+        expect(page.locator(f"#{name}")).to_be_visible()
+        assert page.locator("#views [aria-current]").get_attribute("data-view") == name
 
 
 def test_a_map_is_opened_closed_and_walked_by_keys(look, made):

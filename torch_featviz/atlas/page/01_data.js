@@ -79,5 +79,10 @@ function count(value) {
   return `${Number((value / (power[1] === "k" ? 1000 : power[0])).toPrecision(3))} ${power[1]}`;
 }
 
-const percent = (share) => `${Number((100 * share).toPrecision(share >= 0.0995 ? 3 : 2))} %`;
+/** A share with one digit after the point, so that those of a list stand below each other. */
+function percent(share) {
+  if (share > 0 && share < 0.0005) return "< 0.1 %";
+  return Number.isFinite(share) ? `${(100 * share).toFixed(1)} %` : figure(share);
+}
+
 const times = (sizes) => sizes.join("×");

@@ -66,6 +66,30 @@ function drawAll(root) {
   for (const element of root.querySelectorAll("*")) if (drawings.has(element)) drawNow(element);
 }
 
+/** Call `at` with what the pointer does over an element; what a finger touched stays when it is lifted. */
+function pointed(element, at, left = unread) {
+  element.addEventListener("pointermove", at);
+  element.addEventListener("pointerdown", at);
+  element.addEventListener("pointerleave", ({ pointerType }) => pointerType === "touch" || left());
+}
+
+function putBox(box, top, left, height, width) {
+  box.hidden = false;
+  box.style.top = `${top}px`;
+  box.style.left = `${left}px`;
+  resize(box, height, width);
+}
+
+/** A canvas in a frame of its own, where `mark(top, left, height, width)` marks a place and brings it into sight. */
+function marked(canvas) {
+  const box = h("div", { class: "box", hidden: true });
+  const mark = (...place) => {
+    putBox(box, ...place);
+    box.scrollIntoView({ block: "nearest", inline: "nearest" });
+  };
+  return { holder: h("div", { class: "marked" }, canvas, box), mark };
+}
+
 function say(text) {
   $("say").textContent = text;
 }

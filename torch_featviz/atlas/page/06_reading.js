@@ -79,9 +79,7 @@ function drawBox(box, size, seen) {
   if (!seen) return;
   const [[top, bottom], [left, right]] = seen;
   const [down, across] = [size[0] / DATA.input.at(-2), size[1] / DATA.input.at(-1)];
-  box.style.top = `${top * down}px`;
-  box.style.left = `${left * across}px`;
-  resize(box, Math.max(1, (bottom - top) * down), Math.max(1, (right - left) * across));
+  putBox(box, top * down, left * across, Math.max(1, (bottom - top) * down), Math.max(1, (right - left) * across));
 }
 
 function drawPatch(image, field, [[top, bottom], [left, right]]) {

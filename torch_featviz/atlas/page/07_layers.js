@@ -8,7 +8,7 @@ function layerRow(layer) {
   const row = h("a", { href: link({ ...DEFAULTS, layer: layer.name }), "data-layer": layer.name, tabindex: "-1" },
     named(layer.name),
     h("span", { class: "pair" }, h("span", { class: "cut" }, layer.kind), h("span", { class: "number" }, shapeOf(layer))),
-    h("span", { class: "pair" }, h("span", { class: "cut" }, facts.filter(Boolean).join(" · "))),
+    h("span", { class: "pair" }, facts.filter(Boolean).join(" · ")),
     layer.share ? h("span", { class: "compute", title: "share of the compute" }, h("span", { class: "track" }, share), percent(layer.share)) : null);
   return h("li", {}, row);
 }
@@ -45,16 +45,18 @@ function renderLayers() {
     row.tabIndex = chosen ? 0 : -1;
     if (chosen) row.setAttribute("aria-current", "true");
     else row.removeAttribute("aria-current");
-    if (chosen) requestAnimationFrame(() => keepInSight(row)); // when the page is laid out anyway
+    if (chosen) requestAnimationFrame(() => keepInSight(row, 5)); // when the page is laid out anyway
   }
 }
 
-/** Scroll the list alone, and never the page. */
-function keepInSight(row) {
+/** Scroll the list alone, and never the page; again while rows that were never laid out turn out larger than thought. */
+function keepInSight(row, tries) {
   const list = $("list");
-  const [top, bottom] = [row.offsetTop - list.offsetTop, row.offsetTop - list.offsetTop + row.offsetHeight];
-  if (top < list.scrollTop) list.scrollTop = top - row.offsetHeight;
-  else if (bottom > list.scrollTop + list.clientHeight) list.scrollTop = bottom - list.clientHeight + row.offsetHeight;
+  const [seen, own] = [list.getBoundingClientRect(), row.getBoundingClientRect()];
+  const by = own.top < seen.top ? own.top - own.height - seen.top : own.bottom > seen.bottom ? own.bottom + own.height - seen.bottom : 0;
+  if (!by || !tries) return;
+  list.scrollTop += by;
+  requestAnimationFrame(() => keepInSight(row, tries - 1));
 }
 
 /** Go `by` layers on, among those that the filter leaves. */

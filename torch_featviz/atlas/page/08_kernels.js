@@ -61,17 +61,39 @@ function inColour(values, size, { vmax }) {
 function kernelSheet(layer, only) {
   const { kernels } = layer;
   const sheet = sheetOf(layer, only);
-  const label = only === undefined ? `All filters of ${layer.name}` : `Filter ${kernels.filters[only]} of layer ${layer.name}`;
-  const canvas = h("canvas", { role: "img", "aria-label": `${label}, values from ${figure(kernels.scale.vmin)} to ${figure(kernels.scale.vmax)}` });
+  const what = only === undefined ? `All filters of layer ${layer.name}` : `Filter ${kernels.filters[only]} of layer ${layer.name}`;
+  const label = `${what}, values from ${figure(kernels.scale.vmin)} to ${figure(kernels.scale.vmax)}; arrow keys go from value to value`;
+  const canvas = h("canvas");
+  const { holder, mark } = marked(canvas);
+  const pane = h("div", { class: "surround scroll", tabindex: "0", role: "application", "aria-label": label }, holder);
   const sizes = measured(sheet, Math.max(120, walk.room - 60));
   resize(canvas, sizes.tall, sizes.wide);
   whenSeen(canvas, async () => {
     const values = await numbers(kernels.blob, kernels.exponent);
     paintSheet(canvas, values, sheet, sizes, kernels.scale);
-    canvas.addEventListener("pointermove", (event) => readKernel(layer, values, sheet, cellAt(event, canvas, sheet, sizes)));
-    canvas.addEventListener("pointerleave", unread);
+    pointed(canvas, (event) => readKernel(layer, values, sheet, cellAt(event, canvas, sheet, sizes)));
+    pane.addEventListener("keydown", walkKernels(layer, values, sheet, sizes, mark));
   });
-  return h("div", { class: "surround scroll", tabindex: "0", role: "group", "aria-label": label }, canvas);
+  return pane;
+}
+
+/** Arrow keys go over the values of a sheet as over those of one map. */
+function walkKernels(layer, values, sheet, { factor, stepX, stepY }, mark) {
+  const { height, width, columns, cells } = sheet;
+  const across = Math.min(columns, cells);
+  const whole = { height: Math.ceil(cells / columns) * height, width: across * width };
+  let at = null; // nowhere yet: the first key leads to the first value
+  return (event) => {
+    const next = moved(event, at ?? [0, 0], whole);
+    if (!next) return;
+    const [down, right] = at ? next : [0, 0];
+    const cell = Math.floor(down / height) * columns + Math.floor(right / width);
+    if (cell >= cells) return; // the last row need not be full
+    at = [down, right];
+    const [row, column] = [down % height, right % width];
+    mark(Math.floor(down / height) * stepY + row * factor, Math.floor(right / width) * stepX + column * factor, factor, factor);
+    readKernel(layer, values, sheet, { cell, row, column }, true);
+  };
 }
 
 function cellAt(event, canvas, { height, width, columns, cells }, { factor, stepX, stepY }) {
@@ -82,14 +104,16 @@ function cellAt(event, canvas, { height, width, columns, cells }, { factor, step
   return row >= 0 && column >= 0 && row < height && column < width && cell < cells ? { cell, row, column } : null;
 }
 
-function readKernel(layer, values, sheet, at) {
+function readKernel(layer, values, sheet, at, aloud) {
   if (!at) return unread();
   const { cell, row, column } = at;
   const start = sheet.start(cell) + row * sheet.width + column;
   const filter = layer.kernels.filters[sheet.filterOf(cell)];
   const parts = sheet.colour ? [0, 1, 2].map((channel) => figure(values[start + channel * sheet.size])) : [];
   const where = sheet.colour ? `red, green, blue: ${parts.join(", ")}` : `channel ${sheet.channelOf(cell)}`;
-  read({ value: values[start], place: ["weight of layer ", named(layer.name), `: filter ${filter}, ${where}, row ${row}, column ${column}`] });
+  const place = `filter ${filter}, ${where}, row ${row}, column ${column}`;
+  read({ value: values[start], place: ["weight of layer ", named(layer.name), `: ${place}`] });
+  if (aloud) say(`${figure(values[start])}, ${place}`);
 }
 
 function renderKernels() {

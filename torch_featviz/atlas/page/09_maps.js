@@ -188,7 +188,11 @@ function fillTokens({ maps, scale }) {
     const canvas = h("canvas", { "data-n": n, "data-place": 0, tabindex: "0", role: "application", "aria-label": label });
     resize(canvas, maps.height * factor, maps.width * factor);
     whenSeen(canvas, () => paint(canvas, plane(0), maps, scale));
-    return canvas;
+    const { holder, mark } = marked(canvas);
+    const show = () => mark(cursor.row * factor, cursor.column * factor, factor, factor);
+    canvas.addEventListener("focus", () => canvas.matches(":focus-visible") && (readPeak(0, n), show()));
+    canvas.addEventListener("keydown", (event) => moveCursor(event, 0, n, show));
+    return holder;
   });
   $("maps").className = "surround scroll tokens";
   $("maps").replaceChildren(...blocks);

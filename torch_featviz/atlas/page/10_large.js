@@ -1,6 +1,6 @@
 // Looking closer: what is under the pointer, and one map large over its image.
 
-const cursor = { row: 0, column: 0, n: 0 };
+const cursor = { row: 0, column: 0 }; // where the arrow keys are in a map
 
 /** Row and column of a map under the pointer. */
 function unitAt(event, canvas, { height, width }) {
@@ -28,26 +28,21 @@ function readUnit(i, n, row, column, aloud) {
 
 function listenToMaps() {
   const maps = $("maps");
-  maps.addEventListener("pointermove", (event) => {
+  pointed(maps, (event) => {
     const cell = event.target.closest("[data-place]");
     if (!cell) return;
     const canvas = event.target.closest("canvas");
     const at = walk.layer.maps.form === "units" ? [0, 0] : canvas && unitAt(event, canvas, walk.layer.maps);
     if (at) readUnit(Number(cell.dataset.place), Number(canvas?.dataset.n ?? 0), ...at);
   });
-  maps.addEventListener("pointerleave", unread);
   maps.addEventListener("focusin", ({ target }) => {
-    if (target.dataset.place === undefined) return;
-    const place = Number(target.dataset.place);
-    if (target.matches("button")) rove(target);
-    if (target.matches(":focus-visible")) readPeak(place, Number(target.dataset.n ?? 0));
+    if (!target.matches("button.map")) return;
+    rove(target);
+    if (target.matches(":focus-visible")) readPeak(Number(target.dataset.place), 0);
   });
   maps.addEventListener("click", ({ target }) => {
     const cell = target.closest("button.map");
     if (cell) go({ map: String(walk.layer.maps.channels[cell.dataset.place]) });
-  });
-  maps.addEventListener("keydown", (event) => {
-    if (event.target.matches("canvas")) moveCursor(event, 0, Number(event.target.dataset.n));
   });
 }
 
@@ -148,11 +143,11 @@ function stage(place, n) {
   const label = `Channel ${maps.channels[place]} over ${DATA.images[image].name}; arrow keys go from unit to unit`;
   Object.entries({ tabindex: "0", role: "application", "aria-label": label }).forEach((each) => frame.setAttribute(...each));
   const show = (seen) => drawBox(box, size, seen);
-  frame.addEventListener("pointermove", (event) => {
+  const overUnit = (event) => {
     const at = unitAt(event, canvas, maps);
     if (at) show(readUnit(place, n, ...at));
-  });
-  frame.addEventListener("pointerleave", () => (show(null), unread()));
+  };
+  pointed(frame, overUnit, () => (show(null), unread()));
   frame.addEventListener("focus", () => show(readPeak(place, n)));
   frame.addEventListener("keydown", (event) => moveCursor(event, place, n, show));
   return h("figure", {}, frame, h("figcaption", {}, named(DATA.images[image].name)));
@@ -168,7 +163,7 @@ function moved(event, [row, column], { height, width }) {
 }
 
 /** Arrow keys inside a map. */
-function moveCursor(event, place, n, show = () => {}) {
+function moveCursor(event, place, n, show) {
   const next = moved(event, [cursor.row, cursor.column], walk.layer.maps);
   if (!next) return;
   [cursor.row, cursor.column] = next;

@@ -64,20 +64,22 @@ function reasonStage(entry, values) {
   paint(canvas, values, entry, entry.scale);
   resize(canvas, ...size);
   canvas.style.opacity = state.alpha;
-  box.replaceWith(canvas, ...(state.contour ? [contours(values, entry, size)] : []));
+  box.before(canvas, ...(state.contour ? [contours(values, entry, size)] : []));
   const label = `${entry.title} for ${entry.name} over ${DATA.images[entry.image].name}; arrow keys go from place to place`;
   Object.entries({ tabindex: "0", role: "application", "aria-label": label }).forEach((each) => frame.setAttribute(...each));
   const show = ([row, column], aloud) => {
     const value = values[row * entry.width + column];
+    const [down, across] = [size[0] / entry.height, size[1] / entry.width];
+    if (aloud) putBox(box, row * down, column * across, down, across);
+    else box.hidden = true; // the pointer itself marks the place
     read({ value, place: [`${entry.title}, row ${row}, column ${column}`] });
     if (aloud) say(`${figure(value)}, row ${row}, column ${column}`);
   };
   let at = [Math.floor(entry.height / 2), Math.floor(entry.width / 2)];
-  frame.addEventListener("pointermove", (event) => {
+  pointed(frame, (event) => {
     const here = unitAt(event, canvas, entry);
     if (here) show(here);
   });
-  frame.addEventListener("pointerleave", unread);
   frame.addEventListener("focus", () => show(at, true));
   frame.addEventListener("keydown", (event) => {
     const next = moved(event, at, entry);

@@ -1,8 +1,8 @@
 // Keys, and the list of them.
 
 const HELP = [
-  ["← →", "maps; in Why classes, in Learning steps; inside a large map its units"],
-  ["↑ ↓ or k j", "layers; in Why methods; inside a large map its units"],
+  ["← →", "maps; in Why classes, in Learning steps; inside a large map or kernels, their values"],
+  ["↑ ↓ or k j", "layers; in Why methods; inside a large map or kernels, their values"],
   ["Enter", "open a map"],
   ["Esc", "back"],
   ["/", "find a layer"],
@@ -60,10 +60,15 @@ const ACTIONS = {
   ...Object.fromEntries(VIEWS.map((view) => [String(["walk", "why", "learning"].indexOf(view) + 1), () => go({ view })])),
 };
 
+/** Whether an element is a pane of which a part is out of sight: there the arrows scroll. */
+const scrolls = (pane) => pane.matches(".scroll") && (pane.scrollWidth > pane.clientWidth || pane.scrollHeight > pane.clientHeight);
+
 function onKey(event) {
   if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || $("help").open) return;
   const busy = event.target.closest("input, select, textarea"); // their keys are theirs
   if (busy && event.key !== "Escape") return;
+  if (event.key.length === 1 && !$("letters").checked) return;
+  if (event.key.startsWith("Arrow") && scrolls(event.target)) return;
   const action = ACTIONS[event.key];
   if (!action) return;
   event.preventDefault();

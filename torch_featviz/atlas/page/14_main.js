@@ -57,6 +57,9 @@ function listenToControls() {
   });
   $("to-kernels").addEventListener("click", () => $("kernels").querySelector("h3").focus());
   narrow.addEventListener("change", renderSide);
+  const strip = document.querySelector("aside"); // on narrow screens it stays at the top, and hides what would be there
+  const stay = () => document.documentElement.style.setProperty("--strip", narrow.matches ? `${strip.offsetHeight}px` : "0px");
+  new ResizeObserver(stay).observe(strip);
   addEventListener("hashchange", restore);
   addEventListener("beforeprint", () => drawAll($("main")));
 }
