@@ -160,6 +160,14 @@ def test_each_map_of_a_vision_transformer_is_a_matrix_of_tokens(look, expect, tm
         page.context.close()
 
 
+def test_a_heatmap_of_zeros_says_that_it_is_empty(look, tmp_path):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    nn.init.zeros_(net[4].weight)
+    page = look("view=why", save(atlas(net, torch.rand(1, 3, 8, 8), methods=["gradcam"]), tmp_path))
+    assert "nothing in the image speaks for or against" in page.inner_text("#why-says")
+    assert "All values are 0" in page.inner_text("#why-legend")
+
+
 def test_the_chosen_layer_of_a_long_list_is_in_sight(look, tmp_path):
     net = nn.Sequential(*[nn.Conv2d(1, 1, 3, padding=1) for _ in range(300)])
     file = save(atlas(net, torch.rand(1, 1, 6, 6)), tmp_path)

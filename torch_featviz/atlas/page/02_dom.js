@@ -22,8 +22,11 @@ function svg(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** A name that may be of any length and direction: cut with an ellipsis, whole in its title. */
-const named = (text) => h("bdi", { class: "name", title: text }, text);
+/** A name that may be of any length and direction: broken after its dots, cut with an ellipsis, whole in its title. */
+function named(text) {
+  const parts = text.split(/(?<=[._/])/).flatMap((part) => [part, h("wbr")]);
+  return h("bdi", { class: "name", title: text }, ...parts);
+}
 
 /** Terms and their descriptions; a pair whose description is null is left out. */
 function describe(list, pairs) {

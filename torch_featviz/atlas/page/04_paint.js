@@ -87,7 +87,8 @@ function legend(scale, note, odd = {}) {
   paint(bar, steps, { height: 1, width: 255 }, { symmetric: scale.symmetric, vmin: 0, vmax: 1 });
   const numbers = h("span", { class: "ends" }, ...ends(scale).map((text) => h("span", {}, text)));
   const swatches = Object.entries(odd).filter(([, number]) => number > 0).map(([word, number]) => swatch(scale, word, number));
-  return [h("span", { class: "ramp" }, bar, numbers), h("span", {}, note), ...swatches];
+  const nothing = scale.vmin === 0 && scale.vmax === 0 ? ["All values are 0."] : [];
+  return [h("span", { class: "ramp" }, bar, numbers), h("span", {}, note), ...nothing.map((text) => h("span", { class: "mark" }, text)), ...swatches];
 }
 
 function ends({ symmetric, vmin, vmax, words }) {

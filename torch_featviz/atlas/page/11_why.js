@@ -1,5 +1,6 @@
 // Why: heatmaps by method and class, and one of them large over the image.
 
+const EMPTY = "All values are 0: by this method, nothing in the image speaks for or against this answer.";
 const LINES = [0.5, 0.75]; // of the end of the scale
 
 const reasons = () => DATA.why.filter(({ image }) => image === Number(state.image));
@@ -25,9 +26,10 @@ async function renderWhy() {
   const probability = chosen.probability === null ? "" : ` (${percent(chosen.probability)})`;
   $("why-name").replaceChildren(`${chosen.title} for `, named(chosen.name), probability, chosen.layer ? " at layer " : "", chosen.layer ? named(chosen.layer) : "");
   $("why-mark").hidden = !chosen.faithfulness?.unmoved;
-  $("why-says").replaceChildren(...faithfulnessWords(chosen.faithfulness));
   const values = await numbers(chosen.blob, chosen.exponent);
   if (chosen !== reasonNow() || state.view !== "why") return;
+  const empty = values.every((value) => value === 0);
+  $("why-says").replaceChildren(...(empty ? [h("p", { class: "mark" }, EMPTY)] : faithfulnessWords(chosen.faithfulness)));
   const odd = oddCounts([values]);
   $("why-legend").replaceChildren(...legend(chosen.scale, `${chosen.title}: red speaks for the class, blue against it; one scale for all classes and images`, odd));
   $("why-stage").replaceChildren(reasonStage(chosen, values));
