@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -24,7 +25,8 @@ from torch_featviz.picture.color import lut
 from torch_featviz.picture.images import unit_images
 from torch_featviz.zoo import ModelCard
 
-from .layers import put_layers
+from .kinds import call_of, is_sigmoid
+from .layers import MODEL, put_layers
 from .learning import put_learning
 from .pack import Blobs, plain
 from .page import render
@@ -79,7 +81,7 @@ class Atlas:
         """
         if Path(path).suffix.lower() not in (".html", ".htm"):
             raise OptionError(f"an atlas is saved as HTML, got {str(path)!r}; let the name end in '.html'.")
-        return write_whole(path, self.html.encode())
+        return write_whole(path, self.html.encode("utf-8", "replace"))  # a file's name may be no text at all
 
     def _repr_html_(self) -> str:
         page = html.escape(self.html)
@@ -138,9 +140,10 @@ def atlas(
     to_unit = _to_unit(card, images)
     limit = (MEGABYTES if megabytes is None else megabytes) * 1e6
     name = card.name if card is not None else type(model).__name__
+    names = [str(each) for each in names]
     blobs, left_out = Blobs(), []
     seen = walk(model, images)
-    said = _answers(seen.output, len(images))
+    said = _answers(seen, len(images))
     classes = card.classes if card is not None and said.kind and len(card.classes) == said.rows.shape[1] else ()
     shown = _shown(blobs, to_unit(images), names, said, classes)
     why: list[dict[str, Any]] = []
@@ -150,8 +153,12 @@ def atlas(
         left_out += told
     elif methods is not None or targets is not None:
         raise OptionError("methods and targets explain a class, and this model returns no row of scores for an image.")
+    elif said.kind == "value":
+        left_out.append("Why: what the model returns are no scores of several classes.")
     else:
         left_out.append("Prediction and Why: the model returns no row of class scores for each image.")
+    if card is not None and card.classes and said.kind and not classes:
+        left_out.append(f"Names of classes: there are {len(card.classes)}, and the model returns {said.rows.shape[1]}.")
     units: dict[str, Any] = {}
     if loader is not None:
         units, told = put_units(blobs, model, seen.layers, loader, to_unit, progress=progress)
@@ -160,7 +167,8 @@ def atlas(
     if training is not None:
         learning, told = put_learning(blobs, Path(training), limit * _LEARNING)
         left_out += told
-    layers, cut = put_layers(blobs, seen, _left(limit, blobs, seen), progress=progress)
+    told = [name, *names, *classes]
+    layers, cut = put_layers(blobs, seen, _left(limit, blobs, seen, told), progress=progress)
     left_out += _told(seen, cut, limit)
     data = {
         "title": f"{name} on {', '.join(each['name'] for each in shown)}",
@@ -174,6 +182,8 @@ def atlas(
         "reserved": {"signed": _reserved("RdBu_r"), "positive": _reserved("viridis")},
         "images": shown,
         "answer": said.kind,
+        "softmax": said.softmax,
+        "answered_by": None if seen.answered_by is None else seen.answered_by or MODEL,
         "classes": list(classes),
         "layers": [{**layer, "units": units.get(layer["name"])} for layer in layers],
         "why": why,
@@ -193,8 +203,8 @@ def _check(images: Tensor, names: Sequence[str], targets: Sequence[int] | None, 
         raise OptionError(f"names must be one for each image, got {len(names)} for {len(images)} images.")
     if targets is not None and not len(targets):
         raise OptionError("targets is empty; name a class at least, or leave it out for the two likeliest.")
-    if megabytes is not None and not megabytes >= _LEAST:
-        raise OptionError(f"megabytes must be at least {_LEAST:g}, got {megabytes}.")
+    if megabytes is not None and not _LEAST <= megabytes < float("inf"):
+        raise OptionError(f"megabytes must be a number of {_LEAST:g} or more, got {megabytes}.")
 
 
 def _to_unit(card: ModelCard | None, images: Tensor) -> Callable[[Tensor], Tensor]:
@@ -219,15 +229,20 @@ class _Said(NamedTuple):
 
     rows: Tensor
     kind: Literal["probability", "value"] | None = None
+    softmax: bool = False  # whether it was taken to make them probabilities
 
 
-def _answers(output: Any, count: int) -> _Said:
+def _answers(seen: Walk, count: int) -> _Said:
+    output = seen.output
     if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != count or not output.is_floating_point():
         return _Said(torch.empty(count, 0))
     rows = output.detach().float().cpu()
     if rows.shape[1] < 2 or not bool(rows.isfinite().all()):
         return _Said(rows, "value")
-    return _Said(chances(rows), "probability")
+    if any(each.name == seen.answered_by and is_sigmoid(each.module, call_of(each.name)) for each in seen.layers):
+        return _Said(rows, "value")  # each output speaks for itself
+    found = chances(rows)
+    return _Said(found, "probability", softmax=found is not rows)
 
 
 def _shown(
@@ -246,13 +261,13 @@ def _shown(
     return found
 
 
-def _left(limit: float, blobs: Blobs, seen: Walk) -> float:
+def _left(limit: float, blobs: Blobs, seen: Walk, told: list[str]) -> float:
     """Letters for the layers.
 
     Raises:
         OptionError: what else is on the page leaves too little.
     """
-    taken = blobs.letters() + _SCRIPT + _WORDS * len(seen.layers)
+    taken = blobs.letters() + _SCRIPT + _WORDS * len(seen.layers) + 2 * len(json.dumps(told))
     if limit - taken < limit / 10:
         raise OptionError(f"megabytes must be at least {1.2 * taken / 1e6:.1f} for all asked for, got {limit / 1e6:g}.")
     return limit - taken
@@ -267,6 +282,8 @@ def _told(seen: Walk, cut: bool, limit: float) -> list[str]:
         )
     if seen.idle:
         told.append(f"These layers only pass on what they are given, as in dropout or padding: {_few(seen.idle)}.")
+    if seen.uncounted:
+        told.append(f"The operations of these layers are not counted as compute: {_few(seen.uncounted)}.")
     if seen.not_run:
         told.append(f"These layers did not run: {_few(seen.not_run)}.")
     return told
@@ -274,7 +291,7 @@ def _told(seen: Walk, cut: bool, limit: float) -> list[str]:
 
 def _few(names: list[str], most: int = 12) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return ", ".join(each or MODEL for each in names[:most]) + more
 
 
 def _palette(cmap: str) -> str:

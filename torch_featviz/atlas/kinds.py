@@ -20,6 +20,7 @@ PADS = (_CircularPadNd, _ConstantPadNd, _ReflectionPadNd, _ReplicationPadNd)
 _POOLS = (_AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _LPPoolNd, _MaxPoolNd)
 _NORMS = (_NormBase, nn.GroupNorm, nn.LocalResponseNorm)
 _MIXING = ("MultiheadAttention", "Softmax", "LogSoftmax", "Softmin", "Softmax2d", "GLU")
+CHANNELS_FIRST = (*_POOLS, *_NORMS)  # layers that take `b k ...`, as convolutions do
 _ACTIVE = tuple(getattr(nn, name) for name in _ACTIVATIONS if name not in _MIXING)
 
 _POSITIVE = (nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Hardsigmoid, nn.Softplus, nn.Softmax, nn.Softmax2d)
@@ -68,3 +69,8 @@ def is_channelwise(module: nn.Module | None, call: str = "") -> bool:
 def is_positive(module: nn.Module | None, call: str) -> bool:
     """Whether nothing that is returned can be below 0."""
     return call.rstrip("_()") in _POSITIVE_CALLS if module is None else isinstance(module, _POSITIVE)
+
+
+def is_sigmoid(module: nn.Module | None, call: str) -> bool:
+    """Whether each thing that is returned is a probability of its own."""
+    return call.rstrip("_()") == "sigmoid" if module is None else isinstance(module, nn.Sigmoid)

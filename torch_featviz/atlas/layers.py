@@ -97,7 +97,7 @@ def _layer(blobs: Blobs, layer: Layer, seen: Walk, limit: _Limit, fields: dict[A
         "name": layer.name or MODEL,
         "kind": "Input" if layer is seen.layers[0] else layer.kind,
         "says": "what the model is given" if layer is seen.layers[0] else _says(layer),
-        "shape": None if layer.values is None else list(layer.values.shape[1:]),
+        "shape": None if layer.values is None else list(layer.shape[1:]),
         "parameters": layer.parameters,
         "flops": layer.flops,
         "share": layer.flops / seen.flops if layer.flops is not None and seen.flops else None,

@@ -15,6 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 _TOP = 15  # float16 ends below 2**16
+_HIGHEST, _BELOW = 128 - _TOP, 32752.0  # the exponent of float32's largest, and the float16 before 2**15
+_LONGEST = 16383  # pixels of a side of a WebP file
 
 
 @dataclass
@@ -39,19 +41,22 @@ class Blobs:
     def numbers(self, values: Tensor, exponent: int) -> int:
         """Keep values as float16 times `2**exponent`: all high bytes, then all low bytes, deflated."""
         scaled = torch.ldexp(values, torch.tensor(-exponent)).half().contiguous()
+        if exponent >= _HIGHEST:  # rounded up to 2**128, float32's largest would read as infinite
+            scaled = scaled.where(torch.isinf(values), scaled.clamp(-_BELOW, _BELOW))
         words = scaled.numpy().reshape(-1).view(np.uint16)
         high, low = (words >> 8).astype(np.uint8), (words & 255).astype(np.uint8)
         return self.add(zlib.compress(high.tobytes() + low.tobytes(), 6))
 
     def picture(self, pixels: Tensor, alt: str, *, lossy: bool = False) -> dict[str, Any]:
-        """Keep `3 h w` uint8 as a WebP file, exact unless `lossy`."""
+        """Keep `3 h w` uint8 as a WebP file, exact unless `lossy`; as a PNG file where it is too long for that."""
         file = io.BytesIO()
         array = pixels.permute(1, 2, 0).contiguous().cpu().numpy()
         options: dict[str, Any] = {"quality": 85} if lossy else {"lossless": True, "quality": 50}
-        Image.fromarray(array).save(file, "WEBP", method=4, **options)
+        kind = "webp" if max(array.shape[:2]) <= _LONGEST else "png"
+        Image.fromarray(array).save(file, kind, **({"method": 4, **options} if kind == "webp" else {}))
         return {
             "blob": self.add(file.getvalue()),
-            "type": "image/webp",
+            "type": f"image/{kind}",
             "width": array.shape[1],
             "height": array.shape[0],
             "alt": alt,

@@ -39,7 +39,11 @@ def put_units(
         to_unit: from images as the model takes them to those for the eye.
         progress: show a bar.
     """
-    able = [each for each in layers if each.kernels is not None and "#" not in each.name and each.values is not None]
+    able = [
+        each
+        for each in layers
+        if each.kernels is not None and "#" not in each.name and each.values is not None and each.values.dim() == 4
+    ]
     chosen = [able[round(i)] for i in torch.linspace(0, len(able) - 1, min(LAYERS, len(able))).tolist()] if able else []
     found = {}
     for layer in tqdm(chosen, desc="units", disable=not progress, leave=False):

@@ -10,18 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from torch_featviz.capture import capture
-from torch_featviz.errors import LayerError, ShapeError
+from torch_featviz.errors import FeatvizError, LayerError, ShapeError
 from torch_featviz.explain.receptive import ReceptiveField, Tracer, described
 from torch_featviz.explain.twin import apart, twin
 from torch_featviz.views.kernels import planes_of
 
-from .kinds import PADS, call_of, is_channelwise, is_positive, moves_only
+from .kinds import CHANNELS_FIRST, PADS, call_of, is_channelwise, is_positive, moves_only
 
 
 class _Measured(NamedTuple):
     """Of one forward of one image."""
 
-    flops: dict[str, int]  # by layer, over all its calls
+    flops: dict[str, list[int]]  # call by call
     total: int
     feeding: dict[str, list[tuple[str, int] | None]]  # call by call, the layer whose output it was given, and its call
     idle: set[str]  # layers that returned what they were given, in another shape at most
@@ -45,8 +45,11 @@ class Layer:
 
     name: str
     module: nn.Module | None  # None for a functional call
-    values: Tensor | None  # `b ...`, float32 on the CPU; None where it returned no such thing,
+    values: Tensor | None  # `b k h w`, `b t k` or `b k`, float32 on the CPU; None where it returned no such thing,
     why_not: str = ""  # and why
+    shape: tuple[int, ...] = ()  # that it returned, whichever axis its channels are on
+    channels_at: int = 1  # that axis
+    rows_at: tuple[int | None, ...] = ()  # the axes along which the image's rows and columns lie, where known
     figures: list[Figures] = field(default_factory=list)
     field: ReceptiveField | None = None
     flops: int | None = None
@@ -71,6 +74,8 @@ class Walk:
     flops: int
     idle: list[str]  # layers that compute nothing: dropout in evaluation, flatten, padding
     not_run: list[str]
+    uncounted: list[str]  # layers whose operations are not counted
+    answered_by: str | None  # the layer whose output is the model's
 
 
 def walk(model: nn.Module, images: Tensor) -> Walk:
@@ -84,15 +89,41 @@ def walk(model: nn.Module, images: Tensor) -> Walk:
     Raises:
         ShapeError: the model does not take such images.
         DtypeError: it cannot be copied.
+        LayerError: it has no layers, or is TorchScript, which nobody can look into.
     """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise LayerError("a TorchScript module cannot be looked into; give the module that it was made from.")
     with apart(), torch.no_grad():
         net, images = twin(model), images.detach().clone()
-        layers, output, not_run = _seen(net, images)
-        found = _measured(net, images[:1])
+        try:
+            layers, output, not_run = _seen(net, images)
+            found = _measured(net, images[:1])
+        except FeatvizError:
+            raise
+        except Exception as error:  # whatever a model may raise
+            what = f"{type(error).__name__}: {error}".rstrip(".")
+            raise ShapeError(f"the model does not take images of shape {tuple(images.shape)}: {what}.") from error
     _describe(layers, found)
     idle = [each.name for each in layers if each.name.partition("#")[0] in found.idle or isinstance(each.module, PADS)]
     kept = [each for each in layers if each.name not in idle]
-    return Walk([_input(images, {each.name for each in kept}), *kept], output, found.total, idle, not_run)
+    uncounted = [each.name for each in kept if isinstance(each.module, nn.RNNBase)]
+    first = _input(images, {each.name for each in kept})
+    return Walk([first, *kept], output, found.total, idle, not_run, uncounted, _answering(kept, output))
+
+
+def _answering(layers: list[Layer], output: Any) -> str | None:
+    """The last layer that returned what the model did."""
+    if not isinstance(output, Tensor) or output.dim() != 2:
+        return None
+    rows = output.float().cpu()
+    same = [
+        each.name
+        for each in layers
+        if each.values is not None
+        and each.shape == tuple(rows.shape)
+        and torch.allclose(each.values, rows, 0, 0, equal_nan=True)
+    ]
+    return same[-1] if same else None
 
 
 def _seen(net: nn.Module, images: Tensor) -> tuple[list[Layer], Any, list[str]]:
@@ -106,18 +137,20 @@ def _seen(net: nn.Module, images: Tensor) -> tuple[list[Layer], Any, list[str]]:
             return Layer("", None, None, f"it returns {_what(output)}")
         if output.dim() < 2 or len(output) != len(images) or not output.numel():
             return Layer("", None, None, f"it returns shape {tuple(output.shape)}, not one row for each image")
-        seen = described("", sizes, tuple(output.shape), tracer.read(output))
-        return Layer("", None, output.clone(), field=seen)  # figures later: a number read here may steer the network
+        trace, shape = tracer.read(output), tuple(output.shape)
+        rows_at = tuple(axis.dim for axis in trace.axes)
+        # figures later: a number read here may steer the network
+        return Layer("", None, output.clone(), shape=shape, rows_at=rows_at, field=described("", sizes, shape, trace))
 
-    try:
-        with capture(net, ["*", ""], ops=True, into=look) as found, tracer:
-            output = net(images)
-    except RuntimeError as error:
-        raise ShapeError(f"the model does not take images of shape {tuple(images.shape)}: {error}.") from error
+    with capture(net, ["*", ""], ops=True, into=look) as found, tracer:
+        output = net(images)
     modules = dict(net.named_modules())
     layers: list[Layer] = []
     for key, layer in found.items():
         layer.name, layer.module = key, modules.get(key.partition("#")[0])
+        if _PARAMETRIZATIONS in key.split("."):  # they make weights, and see no image
+            continue
+        layer.channels_at = _channels_at(layer, layers)
         if moves_only(call_of(key)) if layer.module is None else not _works(layer.module):
             continue
         if layer.module is not None and layers and _same_as_inside(layer, layers[-1]):
@@ -129,19 +162,46 @@ def _seen(net: nn.Module, images: Tensor) -> tuple[list[Layer], Any, list[str]]:
         raise LayerError(f"{type(net).__name__} has no layer that ran.")
     for layer in layers:
         if layer.values is not None:
-            layer.values = layer.values.float().cpu()
+            moved = layer.values.movedim(layer.channels_at, -1 if layer.values.dim() == 3 else 1)
+            layer.values = moved.float().cpu().contiguous()
             layer.figures = [_figures(each) for each in layer.values]
-    return layers, output, [name for name in found.not_run if name in modules and _works(modules[name])]
+    not_run = [name for name in found.not_run if name in modules and _works(modules[name])]
+    not_run = [name for name in not_run if not _is_read(name, modules)]
+    return layers, output, not_run
+
+
+_PARAMETRIZATIONS = "parametrizations"  # where torch keeps what makes a weight, such as spectral_norm
 
 
 def _works(module: nn.Module) -> bool:
     """Whether a module computes something itself, and not only by the modules in it."""
-    return not any(True for _ in module.children()) or any(True for _ in module.parameters(recurse=False))
+    inside = any(name != _PARAMETRIZATIONS for name, _ in module.named_children())
+    return not inside or any(True for _ in module.parameters(recurse=False))
+
+
+def _is_read(name: str, modules: dict[str, nn.Module]) -> bool:
+    """Whether another module reads the weights of this one, which never runs itself."""
+    owner = modules.get(name.rpartition(".")[0])
+    return isinstance(owner, nn.MultiheadAttention) or _PARAMETRIZATIONS in name.split(".")
+
+
+def _channels_at(layer: Layer, before: list[Layer]) -> int:
+    """The axis of a layer's channels, from where the image went, what the layer is, or the layers before it."""
+    axes = len(layer.shape)
+    if axes == 4 and len(layer.rows_at) == 2 and None not in layer.rows_at:
+        (left,) = {1, 2, 3} - set(layer.rows_at) or {1}
+        return left
+    if isinstance(layer.module, (nn.Linear, nn.LayerNorm, nn.MultiheadAttention)):
+        return axes - 1
+    if isinstance(layer.module, (nn.modules.conv._ConvNd, *CHANNELS_FIRST)):
+        return 1
+    same = [each.channels_at for each in before if each.shape == layer.shape]
+    return same[-1] if same else axes - 1 if axes == 3 else 1
 
 
 def _same_as_inside(layer: Layer, last: Layer) -> bool:
     """Whether what a layer with weights of its own returned is what the last part of it, or call in it, did."""
-    if last.values is None or layer.values is None or not last.name.startswith(layer.name):
+    if last.values is None or layer.values is None or not last.name.startswith(layer.name and f"{layer.name}."):
         return False
     return last.values.shape == layer.values.shape and torch.equal(last.values, layer.values)
 
@@ -170,34 +230,45 @@ def _measured(net: nn.Module, image: Tensor) -> _Measured:
 
     names = {module: name for name, module in net.named_modules()}
     origin: dict[int, tuple[Tensor, int, str, int]] = {}
-    found = _Measured({}, 0, {name: [] for name in names.values()}, set())
+    empty: tuple[dict[str, list[Any]], ...] = tuple({name: [] for name in names.values()} for _ in range(2))
+    found = _Measured(empty[0], 0, empty[1], set())
+    begun: list[tuple[int, int]] = []  # of the modules that run now: operations before, and the version of the input
 
     def before(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         tensor, version, name, call = origin.get(id(inputs[0]) if inputs else 0, (None, 0, "", 0))
-        same = tensor is not None and tensor._version == version  # or else something was added to it since
+        same = tensor is not None and _version(tensor) == version  # or else something was added to it since
         found.feeding[names[module]].append((name, call) if same else None)
+        begun.append((counter.get_total_flops(), _version(inputs[0] if inputs else None)))
 
     def after(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         name = names[module]
+        flops, version = begun.pop()
+        found.flops[name].append(counter.get_total_flops() - flops)
         if isinstance(output, Tensor):  # which is kept, lest another one be given its place
-            origin[id(output)] = (output, output._version, name, len(found.feeding[name]))
-            if inputs and isinstance(inputs[0], Tensor) and _same_memory(inputs[0], output):
+            origin[id(output)] = (output, _version(output), name, len(found.feeding[name]))
+            given = inputs[0] if inputs and isinstance(inputs[0], Tensor) else None
+            if given is not None and _same_memory(given, output) and _version(given) == version:
                 found.idle.add(name)
 
     working = [module for module in net.modules() if _works(module)]
     hooks = [module.register_forward_pre_hook(before) for module in working]
     hooks += [module.register_forward_hook(after) for module in working]
     counter = FlopCounterMode(display=False)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # whose one call for all of an attention is not counted
     try:
         with counter:
             net(image)
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
         for hook in hooks:
             hook.remove()
-    root, counts = type(net).__name__, counter.get_flop_counts()
-    for name in map(names.__getitem__, working):
-        found.flops[name] = sum(counts.get(f"{root}.{name}" if name else root, {}).values())
     return found._replace(total=counter.get_total_flops())
+
+
+def _version(tensor: Any) -> int:
+    """How often it was written to; inference tensors do not count that."""
+    return tensor._version if isinstance(tensor, Tensor) and not tensor.is_inference() else 0
 
 
 def _same_memory(one: Tensor, other: Tensor) -> bool:
@@ -212,9 +283,12 @@ def _describe(layers: list[Layer], found: _Measured) -> None:
         if layer.module is None:
             source = _source_of_call(layer.name, done)
         else:
-            given = found.feeding[name][int(call or 1) - 1] if is_channelwise(layer.module) else None
+            at = int(call or 1) - 1
+            calls = found.feeding[name][at : at + 1]  # none, if one image alone takes another way than many
+            given = calls[0] if calls and is_channelwise(layer.module) else None
             source = None if given is None else done.get(f"{given[0]}#{given[1]}") or done.get(given[0])
-            layer.flops = found.flops[name] // len(found.feeding[name])
+            counted = found.flops[name][at : at + 1] and not isinstance(layer.module, nn.RNNBase)
+            layer.flops = found.flops[name][at] if counted else None
             layer.parameters = 0 if int(call or 1) > 1 else sum(each.numel() for each in layer.module.parameters())
             layer.kernels, layer.groups = _kernels(layer.module)
         inherited = source is not None and source.positive and "norm" not in layer.kind.lower()
@@ -236,7 +310,7 @@ def _source_of_call(name: str, done: dict[str, Layer]) -> Layer | None:
 
 
 def _channels(layer: Layer) -> int:
-    return 0 if layer.values is None else layer.values.shape[1]
+    return 0 if layer.values is None else layer.values.shape[-1 if layer.values.dim() == 3 else 1]
 
 
 def _kernels(module: nn.Module) -> tuple[Tensor | None, int]:
@@ -254,7 +328,8 @@ def _input(images: Tensor, taken: set[str]) -> Layer:
     tracer = Tracer(images)
     sees = described(name, tuple(images.shape[2:]), tuple(images.shape), tracer.read(images))
     values = images.float().cpu()
-    return Layer(name, None, values, figures=[_figures(each) for each in values], field=sees)
+    found = [_figures(each) for each in values]
+    return Layer(name, None, values, shape=tuple(images.shape), figures=found, field=sees)
 
 
 def spans(seen: ReceptiveField) -> Iterator[list[tuple[int, int]]]:

@@ -59,7 +59,7 @@ def put_why(
         progress: show a bar.
     """
     likely = chances.topk(min(RANKS, chances.shape[1]), dim=1).indices
-    wanted = likely if targets is None else torch.tensor(targets).expand(len(images), -1)
+    wanted = likely if targets is None else torch.tensor(list(dict.fromkeys(targets))).expand(len(images), -1)
     cases = [(i, k) for i, row in enumerate(wanted.tolist()) for k in row]
     every = images[[i for i, _ in cases]]
     nothing = baselines.expand_as(images)[[i for i, _ in cases]] if isinstance(baselines, Tensor) else baselines

@@ -18,7 +18,7 @@ const DEFAULTS = {
   of: "",
   step: "",
 };
-const isImage = (text) => /^\d+$/.test(text) && Number(text) < DATA.images.length;
+const isImage = (text) => text in DATA.images && /^\d+$/.test(text);
 const KNOWN = {
   view: (text) => VIEWS.includes(text),
   image: isImage,

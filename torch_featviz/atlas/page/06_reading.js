@@ -28,6 +28,7 @@ function renderSide() {
     ...shown.map((image) => h("figure", {}, side.figures.get(image).frame, h("figcaption", {}, named(DATA.images[image].name)))),
   );
   $("top").replaceChildren(...shown.flatMap(answerRows));
+  $("softmax").hidden = !DATA.softmax;
   $("answer").hidden = !shown.some((image) => DATA.images[image].top?.length);
   unread();
 }

@@ -13,16 +13,20 @@ function sheetOf(layer, only) {
   const cells = rows * (colour ? 1 : channels);
   const columns = only === undefined && !colour && channels > 1 ? channels : Math.ceil(Math.sqrt(cells * 1.6));
   const start = (cell) => (first * channels + cell * (colour ? 3 : 1)) * size;
+  const perGroup = layer.kernels.shape[0] / layer.kernels.groups;
   const filterOf = (cell) => first + Math.floor(cell / (colour ? 1 : channels));
-  return { height, width, size, colour, cells, columns, start, filterOf, channelOf: (cell) => cell % channels };
+  const channelOf = (cell) => Math.floor(filters[filterOf(cell)] / perGroup) * channels + (cell % channels);
+  return { height, width, size, colour, cells, columns, start, filterOf, channelOf };
 }
+
+const TALLEST = 16000; // pixels of a sheet; browsers have no canvas of more than 32,767
 
 /** Screen pixels of a value, of the gap between cells, and of the whole sheet, in the room that there is. */
 function measured(sheet, room) {
   const across = Math.min(sheet.columns, sheet.cells);
   const down = Math.ceil(sheet.cells / sheet.columns);
   const most = Math.min(room / across, Math.max(64, 320 / down)) - 2;
-  const factor = Math.max(1, Math.min(24, Math.floor(most / Math.max(sheet.width, sheet.height))));
+  const factor = Math.max(1, Math.min(24, Math.floor(most / Math.max(sheet.width, sheet.height)), Math.floor(TALLEST / down / sheet.height)));
   const gap = factor > 2 ? 2 : 1;
   const [stepX, stepY] = [sheet.width * factor + gap, sheet.height * factor + gap];
   return { factor, stepX, stepY, wide: across * stepX - gap, tall: down * stepY - gap };
@@ -68,8 +72,10 @@ function kernelSheet(layer, only) {
   const pane = h("div", { class: "surround scroll", tabindex: "0", role: "application", "aria-label": label }, holder);
   const sizes = measured(sheet, Math.max(120, walk.room - 60));
   resize(canvas, sizes.tall, sizes.wide);
+  let ready = null; // so that a printer, which does not wait, finds them
+  afterwards(async () => (ready = pane.isConnected ? await numbers(kernels.blob, kernels.exponent) : null));
   whenSeen(canvas, async () => {
-    const values = await numbers(kernels.blob, kernels.exponent);
+    const values = ready ?? (await numbers(kernels.blob, kernels.exponent));
     paintSheet(canvas, values, sheet, sizes, kernels.scale);
     pointed(canvas, (event) => readKernel(layer, values, sheet, cellAt(event, canvas, sheet, sizes)));
     pane.addEventListener("keydown", walkKernels(layer, values, sheet, sizes, mark));
@@ -116,13 +122,15 @@ function readKernel(layer, values, sheet, at, aloud) {
   if (aloud) say(`${figure(values[start])}, ${place}`);
 }
 
+const ofGroup = ({ groups }) => (groups > 1 ? " of its group" : "");
+
 function renderKernels() {
   const { kernels } = layerNow();
   if (!kernels) return $("kernels").replaceChildren();
   const [out, channels, height, width] = kernels.shape;
   const kept = kernels.filters.length < out ? `, ${kernels.filters.length} of ${out} kept` : "";
   const how = inRgb(layerNow()) ? "each filter in red, green and blue, where mid-grey is 0"
-    : channels === 1 ? "one plane each" : "a row is a filter, a column an input channel; open a map to see its filter alone";
+    : channels === 1 ? "one plane each" : `a row is a filter, a column an input channel${ofGroup(kernels)}; open a map to see its filter alone`;
   const groups = kernels.groups > 1 ? `, in ${kernels.groups} groups` : "";
   $("kernels").replaceChildren(
     h("h3", { tabindex: "-1" }, "Kernels"),

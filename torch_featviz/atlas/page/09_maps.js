@@ -52,6 +52,7 @@ async function renderMaps() {
   const loaded = layer.maps ? await Promise.all(imagesNow().map((image) => load(layer, image))) : [];
   if (turn !== walk.turn) return;
   const room = $("main").clientWidth; // read once, before anything changes: each reading lays out the page
+  if (layer !== walk.layer) walk.back = -1; // the map that was open is none of this layer's
   Object.assign(walk, { layer, loaded, room, order: loaded.length ? ordered(loaded[0].peaks) : [] });
   renderFacts(layer);
   renderLegend(layer);
@@ -118,7 +119,8 @@ function fillGrid({ maps }) {
   $("maps").className = "surround grid";
   $("maps").replaceChildren(...walk.order.slice(0, FIRST).map((i) => cellOf(maps, i)));
   rove();
-  if (walk.order.length > FIRST) afterwards(() => fillRest(maps, walk.turn));
+  const { turn } = walk;
+  if (walk.order.length > FIRST) afterwards(() => fillRest(maps, turn));
 }
 
 /** The maps below the first screenful, once that is drawn. */
@@ -163,13 +165,13 @@ function fillUnits({ maps, scale }) {
 function unitOf(maps, i, low, span) {
   const channel = maps.channels[i];
   const values = walk.loaded.map(({ values }) => values[i]);
-  const name = walk.layer === DATA.layers.at(-1) ? CLASSES.get(channel) : undefined;
-  const bars = values.map((value) => {
+  const name = walk.layer.name === DATA.answered_by ? CLASSES.get(channel) : undefined;
+  const bars = values.map((value, n) => {
     const bar = h("span", { class: value < 0 ? "share below" : "share" });
     const [from, to] = Number.isFinite(value) ? [Math.min(0, value), Math.max(0, value)] : [0, 0];
     bar.style.marginLeft = `${(100 * (from - low)) / span}%`;
     bar.style.width = `${(100 * (to - from)) / span}%`;
-    return h("span", { class: "track" }, bar);
+    return h("span", { class: "track", "data-n": n }, bar);
   });
   return h("button", { type: "button", class: "map unit", "data-place": i, tabindex: "-1" },
     h("span", { class: "number" }, String(channel)), name ? named(name) : h("span", {}),

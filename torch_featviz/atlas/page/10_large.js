@@ -31,7 +31,7 @@ function listenToMaps() {
   pointed(maps, (event) => {
     const cell = event.target.closest("[data-place]");
     if (!cell) return;
-    const canvas = event.target.closest("canvas");
+    const canvas = event.target.closest("[data-n]");
     const at = walk.layer.maps.form === "units" ? [0, 0] : canvas && unitAt(event, canvas, walk.layer.maps);
     if (at) readUnit(Number(cell.dataset.place), Number(canvas?.dataset.n ?? 0), ...at);
   });
@@ -42,7 +42,7 @@ function listenToMaps() {
   });
   maps.addEventListener("click", ({ target }) => {
     const cell = target.closest("button.map");
-    if (cell) go({ map: String(walk.layer.maps.channels[cell.dataset.place]) });
+    if (cell && settled()) go({ map: String(walk.layer.maps.channels[cell.dataset.place]) });
   });
 }
 
@@ -59,8 +59,12 @@ function rove(cell = $("maps").querySelector("button.map")) {
   if (cell) cell.tabIndex = 0;
 }
 
+/** Whether the maps in sight are those of the chosen layer, and not still of the one before. */
+const settled = () => walk.layer === layerNow();
+
 /** Go `by` maps on: in the grid the focus, in the large view the map. */
 function stepMap(by) {
+  if (!settled()) return;
   if (state.map !== "") {
     const at = walk.order.indexOf(placeNow());
     const next = walk.order[at + by];
@@ -76,6 +80,7 @@ const placeNow = () => (state.map === "" || !walk.layer?.maps || walk.layer.maps
 
 function renderLarge() {
   const place = placeNow();
+  if (place < 0) state.map = ""; // a link may ask for a map that there is not
   const opened = place >= 0 && $("large").hidden;
   const closed = place < 0 && !$("large").hidden;
   $("large").hidden = place < 0;
@@ -178,7 +183,7 @@ function fillFilter(layer, channel) {
   if (place < 0) return;
   const [, channels, height, width] = maker.kernels.shape;
   $("filter-of").replaceChildren(h("h3", {}, `Filter ${channel} of layer `, named(maker.name)),
-    h("p", { class: "quiet" }, inRgb(maker) ? `${height}×${width}, in red, green and blue.` : `${channels} kernel${channels === 1 ? "" : "s"} of ${height}×${width}, one for each input channel, by number.`),
+    h("p", { class: "quiet" }, inRgb(maker) ? `${height}×${width}, in red, green and blue.` : `${channels} kernel${channels === 1 ? "" : "s"} of ${height}×${width}, one for each input channel${ofGroup(maker.kernels)}, by number.`),
     h("div", { class: "legend" }, ...kernelLegend(maker)), kernelSheet(maker, place));
 }
 

@@ -52,7 +52,9 @@ function reasonCell(entry, chosen) {
   const canvas = h("canvas", { class: "over" });
   resize(canvas, ...size);
   canvas.style.opacity = state.alpha;
-  whenSeen(frame, async () => paint(canvas, await numbers(entry.blob, entry.exponent), entry, entry.scale));
+  let ready = null; // as for kernels
+  afterwards(async () => (ready = await numbers(entry.blob, entry.exponent)));
+  whenSeen(frame, async () => paint(canvas, ready ?? (await numbers(entry.blob, entry.exponent)), entry, entry.scale));
   box.replaceWith(canvas);
   const mark = entry.faithfulness?.unmoved ? "shows the image, not the model" : null;
   const label = `${entry.title} for ${entry.name}${mark ? `: ${mark}` : ""}`;

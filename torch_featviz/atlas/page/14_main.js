@@ -19,7 +19,7 @@ function render(before) {
     walk.all = walk.all && state.layer === before?.layer;
     unread();
     renderMaps();
-  } else if (state.view === "walk" && changed("large")) renderLarge();
+  } else if (state.view === "walk" && changed("large") && settled()) renderLarge();
   if (state.view === "why" && changed("why")) renderWhy();
   if (state.view === "learning" && changed("learning")) renderLearning();
   if (before && before.alpha !== state.alpha) for (const map of document.querySelectorAll("canvas.over")) map.style.opacity = state.alpha;
@@ -72,7 +72,7 @@ function fillPage() {
   $("compare-choice").hidden = DATA.images.length < 2;
   $("left-out").hidden = !DATA.left_out?.length;
   $("left-out").querySelector("ul").append(...(DATA.left_out ?? []).map((line) => h("li", {}, line)));
-  $("made").textContent = `Made by torch_featviz ${DATA.version}. Values are kept as ${DATA.precision}: to 11 bits, about ±0.05 %.`;
+  $("made").textContent = `Made by torch_featviz ${DATA.version}. Values are kept as ${DATA.precision} times a power of two: to 11 bits, about ±0.05 %; those below a 500-millionth of the largest of their layer more coarsely.`;
   fillLayers();
   if (DATA.learning) fillLearning();
 }
