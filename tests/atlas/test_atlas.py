@@ -260,6 +260,41 @@ def test_a_method_that_cannot_be_is_said_unless_asked_for():
         atlas(model, torch.rand(1, 3, 3, 3), methods=["gradcam"])
 
 
+def test_what_the_chances_are_of():
+    images, scores = torch.rand(1, 3, 14, 14), net()
+    softmax = atlas(nn.Sequential(scores, nn.Softmax(1)), images).data
+    logits = atlas(scores, images).data
+    assert (softmax["softmax"], logits["softmax"]) == (False, True)
+    assert softmax["images"][0]["top"] == logits["images"][0]["top"]
+    each = atlas(nn.Sequential(scores, nn.Sigmoid()), images)  # of several labels, each may be true
+    expected = scores(images).sigmoid()[0].sort(descending=True).values
+    assert [row["probability"] for row in each.data["images"][0]["top"]] == pytest.approx(expected.tolist(), rel=1e-5)
+    assert (each.data["answer"], each.data["softmax"], each.data["why"]) == ("value", False, [])
+    assert "Why: what the model returns are no scores of several classes." in each.left_out
+
+
+def test_names_of_classes_that_are_not_as_many():
+    page = atlas(net(), torch.rand(1, 3, 14, 14), card=card(("a", "b", "c")))
+    assert page.data["classes"] == []
+    assert "Names of classes: there are 3, and the model returns 4." in page.left_out
+
+
+def test_a_class_is_explained_once():
+    page = atlas(net(), torch.rand(1, 3, 14, 14), targets=[1, 1])
+    assert [each["class"] for each in page.data["why"]] == [1]
+
+
+def test_a_file_whose_name_is_no_text(tmp_path):
+    page = atlas(net(), torch.rand(2, 3, 14, 14), names=["a\udcff", tmp_path / "b"])
+    assert b"a?" in page.save(tmp_path / "a.html").read_bytes()
+
+
+def test_long_names_count():
+    names = tuple(f"{i:0>300000}" for i in range(4))
+    with pytest.raises(fv.errors.OptionError, match=r"at least [23]\.\d"):
+        atlas(net(), torch.rand(1, 3, 14, 14), card=card(names), megabytes=2)
+
+
 def test_channels_that_are_no_colours():
     model = nn.Sequential(nn.Conv2d(5, 4, 3), nn.Flatten(), nn.Linear(4, 2))
     page = atlas(model, torch.rand(1, 5, 3, 3))

@@ -42,6 +42,24 @@ def test_what_is_not_finite_and_nothing_at_all():
     assert exponent_of(torch.zeros(3)) == exponent_of(torch.full((2,), torch.nan)) == 0
 
 
+def test_the_largest_number_is_not_infinite():
+    end = torch.finfo(torch.float32).max
+    values = torch.tensor([end, -end, torch.inf, 1e38])
+    blobs = Blobs()
+    found = read(blobs.texts[blobs.numbers(values, exponent_of(values))], exponent_of(values)).astype(np.float32)
+    assert np.isinf(found).tolist() == [False, False, True, False]
+    assert np.abs(found[[0, 1, 3]] / values.numpy()[[0, 1, 3]] - 1).max() <= 2.0**-11
+
+
+def test_a_picture_that_is_too_long_for_webp():
+    pixels = torch.randint(0, 256, (3, 1, 16500), dtype=torch.uint8)
+    blobs = Blobs()
+    found = blobs.picture(pixels, "long")
+    with Image.open(io.BytesIO(base64.b64decode(blobs.texts[found["blob"]]))) as image:
+        assert Image.MIME[image.format] == found["type"] == "image/png"
+        assert np.array_equal(np.asarray(image), pixels.permute(1, 2, 0).numpy())
+
+
 def test_a_picture_is_exact_unless_it_may_be_lossy():
     pixels = torch.randint(0, 256, (3, 9, 14), dtype=torch.uint8)
     blobs = Blobs()

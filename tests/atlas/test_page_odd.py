@@ -160,6 +160,97 @@ def test_each_map_of_a_vision_transformer_is_a_matrix_of_tokens(look, expect, tm
         page.context.close()
 
 
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """Layers of more maps than are drawn at once, one of them in groups, another with very many filters."""
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 96, 3, padding=1), nn.ReLU(), nn.Conv2d(96, 80, 3, padding=1, groups=2), nn.Conv2d(80, 8, 3))
+    many = (nn.Conv2d(8, 2, 3), nn.Conv2d(2, 1300, 3, stride=9), nn.Flatten(), nn.Linear(1300, 10))
+    return save(atlas(nn.Sequential(*layers, *many), torch.rand(2, 3, 14, 14)), tmp_path_factory.mktemp("large"))
+
+
+def test_layers_chosen_faster_than_they_are_drawn(look, until, large):
+    page = look("layer=0", large)
+    for layer, maps in (("1", 96), ("2", 80), ("0", 96)):
+        page.evaluate(
+            """async (layer) => {
+                for (const name of ["0", "1", layer]) {
+                    document.querySelector(`#list a[data-layer="${name}"]`).click();
+                    for (let i = 0; i < 40; i++) await null;
+                }
+            }""",
+            layer,
+        )
+        until(page, f"document.querySelectorAll('#maps button.map').length === {maps}")
+        page.wait_for_timeout(100)
+        assert page.locator("#maps button.map").count() == maps
+        drawn = page.evaluate(
+            "new Set([...document.querySelectorAll('#maps button.map')].map(e => e.dataset.place)).size"
+        )
+        assert drawn == maps
+
+
+def test_a_map_of_the_layer_before_is_not_opened_in_the_next(look, large):
+    page = look("layer=0", large)
+    page.evaluate(
+        """() => {
+            document.querySelector('#list a[data-layer="3"]').click();
+            document.querySelector("#maps button.map").click();
+        }"""
+    )
+    page.wait_for_timeout(300)
+    assert page.evaluate("location.hash") == "#layer=3"
+    assert page.locator("#large").is_hidden()
+
+
+def test_a_map_that_there_is_not(look, large):
+    page = look("layer=2&map=999", large)
+    assert page.locator("#large").is_hidden()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#value").is_visible()
+
+
+def test_channels_of_a_group_have_their_own_numbers(look, large):
+    page = look("layer=2&map=60", large)
+    sheet = page.locator("#filter-of .surround canvas").first
+    sheet.scroll_into_view_if_needed()
+    page.wait_for_timeout(300)
+    sheet.hover(position={"x": 3, "y": 3})
+    assert "filter 60, channel 48, row 0, column 0" in page.inner_text("#place")
+    assert "one for each input channel of its group" in page.inner_text("#filter-of")
+
+
+def test_very_many_filters_are_drawn(look, until, large):
+    page = look("layer=5", large)
+    sheet = page.locator("#kernels .surround canvas").first
+    sheet.scroll_into_view_if_needed()
+    height = sheet.evaluate("sheet => sheet.height")
+    assert 3 * 1300 <= height < 2**15
+    pixels = f"document.querySelector('#kernels .surround canvas').getContext('2d').getImageData(0, {height - 9}, 9, 9)"
+    until(page, f"new Set({pixels}.data).size > 10")
+
+
+def test_a_printer_does_not_wait_for_kernels(look, large):
+    page = look("layer=2", large)
+    page.wait_for_timeout(400)
+    height = """() => {
+        dispatchEvent(new Event("beforeprint"));
+        const sheet = document.querySelector("#kernels .surround canvas");
+        return new Set(sheet.getContext("2d").getImageData(0, 0, 60, 60).data).size;
+    }"""
+    assert page.evaluate(height) > 10
+
+
+def test_bars_of_two_images_are_read_each(look, large):
+    page = look("layer=7&compare=1", large)
+    unit = page.locator("#maps .unit").first
+    seen = []
+    for n in (0, 1):
+        unit.locator(".track").nth(n).hover()
+        seen.append(page.inner_text("#reading"))
+    assert [f"in image {n}" in seen[n] for n in (0, 1)] == [True, True]
+
+
 def test_a_heatmap_of_zeros_says_that_it_is_empty(look, tmp_path):
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     nn.init.zeros_(net[4].weight)
