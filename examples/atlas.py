@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     images = card.preprocess(read_photo(None))
     methods = ["gradcam", "integrated_gradients"]
     try:
-        page = fv.atlas(card.load(), images, card=card, names=["Chelsea the cat"], methods=methods)
+        page = fv.atlas(card.load(), images, card=card, names=["Chelsea the cat"], methods=methods, progress=True)
         print(f"Open {page.save(options.out)} in a browser.")
     except fv.FeatvizError as error:
         print(f"atlas: {error}", file=sys.stderr)

@@ -34,6 +34,8 @@ from .zoo.xo import CLASSES
 STATE = "xo_deep.pt"
 METHODS = ("gradcam", "integrated_gradients", "occlusion")
 EVERY = 85  # steps; an epoch
+TRAINING = ("10-report.png", "10-kernels-conv1.webp", "10-kernels-conv1.png")
+SCALES = {f"kernels/features.conv{n}": Scale(symmetric=True, vmax=1.0) for n in (1, 2, 3)}  # how far they begin and get
 
 
 class Shown(NamedTuple):
@@ -51,8 +53,8 @@ def demo(out: Path, *, seed: int = 0, epochs: int | None = None, retrain: bool =
     """
     _check_folder(out)
     files = []
-    kept = out / f"seed{seed}" / STATE
-    again = kept.exists() and kept.with_suffix(".json").exists() and not retrain and epochs is None
+    kept = out / (f"seed{seed}" if epochs is None else f"seed{seed}-epochs{epochs}") / STATE
+    again = kept.exists() and kept.with_suffix(".json").exists() and not retrain
     if again:
         model, history = _load(kept)
         print(f"Loaded the network that an earlier run trained ({kept}); --retrain begins anew.", file=sys.stderr)
@@ -64,34 +66,36 @@ def demo(out: Path, *, seed: int = 0, epochs: int | None = None, retrain: bool =
         shutil.rmtree(folder, ignore_errors=True)  # of an earlier training, which is not gone on with
 
         def watch(net: nn.Module) -> Around:
-            watched.append(Monitor(net, every=EVERY, to=folder))
+            watched.append(Monitor(net, every=EVERY, to=folder, scales=SCALES))
             return watched[0].step
 
         model, history, _ = train_xo(seed, watch=watch, epochs=EPOCHS if epochs is None else epochs)
         print(f"Trained {len(history.seconds)} epochs in {time.perf_counter() - start:.0f} s.", file=sys.stderr)
         watched[0].close()
+        _draw_training(watched[0], kept.parent)
         _keep(kept, model, history)
-        files += _show_training(watched[0], out)
     test = XO("test", seed)
     result = evaluate(model, DataLoader(test, batch_size=150))
     print(f"Held-out accuracy: {result.accuracy:.1%} of {len(test)} drawings that it never saw.")
     for name, picture in _sheets(model, history, result.confusion, result.logits, test):
         files.append(picture.save(out / name))
         print(f"  {files[-1]}")
+    for name in TRAINING:  # of this network's training, which may have been an earlier run's
+        if (drawn := kept.with_name(name)).exists():
+            files.append(write_whole(out / name, drawn.read_bytes()))
+            print(f"  {files[-1]}")
     files.append(_atlas(model, test, kept.with_name("training")).save(out / "atlas.html"))
     print(f"  {files[-1]}")
     print(_next(files[-1], kept))
     return Shown(result.accuracy, files)
 
 
-def _show_training(watch: Monitor, out: Path) -> list[Path]:
+def _draw_training(watch: Monitor, folder: Path) -> None:
     for finding in watch.findings:
         print(f"  found at step {finding.step}: {finding.text}")
-    report = watch.report(title="How it learnt, layer by layer").save(out / "10-report.png")
-    film = watch.film("features.conv1").save(out / "10-kernels-conv1.webp")
-    strip = watch.film("features.conv1").save(out / "10-kernels-conv1.png")
-    print(*(f"  {path}" for path in (report, film, strip)), sep="\n")
-    return [report, film, strip]
+    watch.report(title="How it learnt, layer by layer").save(folder / TRAINING[0])
+    for name in TRAINING[1:]:
+        watch.film("features.conv1").save(folder / name)
 
 
 def _sheets(
@@ -99,35 +103,35 @@ def _sheets(
 ) -> Iterator[tuple[str, Picture]]:
     info = card("xo_deep")
     drawn = _drawn(test)
-    yield "1-samples.png", views.samples(test, n=10, title="Drawn circles and crosses it never saw")
+    yield "01-samples.png", views.samples(test, n=10, title="Drawn circles and crosses it never saw")
     lines = {name: list(values) for name, values in asdict(history).items() if name != "seconds"}
-    yield "2-curves.png", views.curves(lines, title="Training, epoch by epoch")
-    yield "3-confusion.png", views.confusion(counts, CLASSES)
+    yield "02-curves.png", views.curves(lines, title="Training, epoch by epoch")
+    yield "03-confusion.png", views.confusion(counts, CLASSES)
     hard = logits.softmax(1).amax(1).argsort()[:6]  # the answers it was least sure of
     images = torch.stack([test[int(i)][0] for i in hard])
     truth = [test[int(i)][1] for i in hard]
     yield (
-        "4-least-sure.png",
+        "04-least-sure.png",
         views.predictions(images, logits[hard], CLASSES, k=2, targets=truth, title="The answers it was least sure of"),
     )
     for number, layer in enumerate((info.low, info.middle, info.high), 1):
-        yield f"5-kernels-conv{number}.png", views.kernels(model, layer)
+        yield f"05-kernels-conv{number}.png", views.kernels(model, layer)
     batch = torch.stack(list(drawn.values()))
     with evaluating(model), torch.no_grad(), capture(model, nn.ReLU) as acts:
         model(batch)
     for level, number in (("low", 1), ("mid", 2), ("high", 3)):
         maps = dict(zip(drawn, acts[f"features.relu{number}"], strict=True))
         title = f"{level.capitalize()}-level: what conv{number} (after ReLU) makes of a circle and a cross"
-        yield f"6-maps-{level}.png", views.feature_maps(maps, scale=Scale(vmin=0), title=title)
+        yield f"06-maps-{level}.png", views.feature_maps(maps, scale=Scale(vmin=0), title=title)
     for name, image in drawn.items():
         title = f"A {name}, layer by layer: mean over channels"
-        yield f"7-overview-{name}.png", views.overview(model, image[None], title=title)
+        yield f"07-overview-{name}.png", views.overview(model, image[None], title=title)
     title = "Why a circle is a circle, and a cross a cross: what speaks for it (red) and against it (blue)"
     paper = _paper(batch)
-    yield "8-why.png", views.attributions(model, batch, methods=METHODS, classes=CLASSES, baselines=paper, title=title)
+    yield "08-why.png", views.attributions(model, batch, methods=METHODS, classes=CLASSES, baselines=paper, title=title)
     best = top_patches(model, DataLoader(test, batch_size=50), info.high)
     title = "conv3: what moves each channel most in drawings it never saw"
-    yield "9-units-conv3.png", views.exemplars(best, title=title)
+    yield "09-units-conv3.png", views.exemplars(best, title=title)
 
 
 def _atlas(model: nn.Module, test: XO, training: Path) -> Atlas:

@@ -25,6 +25,6 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> Path:
         finally:
             aside.unlink(missing_ok=True)
     except OSError as e:
-        why = e.strerror or e
+        why = "its folder is a file" if isinstance(e, (FileExistsError, NotADirectoryError)) else e.strerror or e
         raise FileError(f"cannot write {str(target)!r}: {why}; choose a folder you may write to.") from e
     return target

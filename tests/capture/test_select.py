@@ -59,6 +59,26 @@ def test_a_child_called_module_is_no_wrapper():
     assert list(resolve(Holder(), "module.*")) == ["module.0"]
 
 
+def test_a_convolution_with_a_padding_in_it_is_captured_unasked():
+    """As of EfficientNet."""
+
+    class Same(nn.Conv2d):
+        def __init__(self):
+            super().__init__(2, 3, 3)
+            self.pad = nn.ZeroPad2d(1)
+
+        def forward(self, x):
+            return super().forward(self.pad(x))
+
+    net = nn.Sequential(Same(), nn.ReLU())
+    images = torch.rand(1, 2, 5, 5)
+    with capture(net) as acts, torch.no_grad():
+        expected = net[0](images)
+        net(images)
+    assert list(acts) == ["0.pad", "0", "1"]
+    assert torch.equal(acts["0"], expected)
+
+
 def test_a_shared_module_is_known_by_its_first_name_and_found_by_all():
     shared = nn.Linear(2, 2)
     net = nn.Sequential(shared, nn.ReLU(), shared)
@@ -69,7 +89,7 @@ def test_a_shared_module_is_known_by_its_first_name_and_found_by_all():
     ("layers", "error", "message"),
     [
         ("0.7", LayerError, r"no layer '0.7' in Sequential; close: .*layer_names\(model\) lists all 14"),
-        ("nothing.*", LayerError, r"no layer 'nothing.\*' in Sequential; layer_names"),
+        ("nothing.*", LayerError, r"no layer 'nothing.\*' in Sequential; it has 0, 0.0, .*, 3, 4\.$"),
         ([nn.Conv3d], LayerError, r"no layer of type Conv3d in Sequential; it has .*Conv2d \(3\)"),
         (nn.Linear(1, 1), LayerError, "this Linear is no layer of the Sequential given"),
         ([], OptionError, "layers is empty; name at least one layer"),

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from torch_featviz import cli, demo, training, views
 from torch_featviz.bench import Added, Overhead, Ratio
 from torch_featviz.cli import commands
+from torch_featviz.picture import Sheet
 from torch_featviz.zoo import card, read_image, train_xo
 from torch_featviz.zoo.fit import History
 
@@ -54,14 +56,14 @@ def few(monkeypatch):
             path.write_text("")
             return path
 
-    monkeypatch.setattr(demo, "_sheets", lambda *given: [("1-samples.png", views.samples(given[-1], n=1))])
+    monkeypatch.setattr(demo, "_sheets", lambda *given: [("01-samples.png", views.samples(given[-1], n=1))])
     monkeypatch.setattr(demo, "_atlas", lambda *given: Page())
 
 
 def test_demo_writes_every_sheet_and_the_page(quick, tmp_path, capsys):
     assert cli.main(["demo", "--out", str(tmp_path / "out")]) == 0
     sheets = sorted(path.name for path in (tmp_path / "out").glob("*.png"))
-    assert [name[0] for name in sheets] == [*"11", *"12345556667789"]
+    assert [int(name[:2]) for name in sheets] == [1, 2, 3, 4, 5, 5, 5, 6, 6, 6, 7, 7, 8, 9, 10, 10]
     assert all(min(size(tmp_path / "out" / name)) > 100 for name in sheets)
     with Image.open(tmp_path / "out" / "10-kernels-conv1.webp") as film:
         assert film.n_frames == 1
@@ -87,6 +89,12 @@ def test_demo_keeps_the_network(quick, few, tmp_path, capsys):
     for again in (["--retrain"], ["--seed", "3"], ["--epochs", "1"]):
         assert cli.main(["demo", "--out", str(tmp_path / "out"), *again]) == 0
     assert quick == [0, 0, 3, 0]
+    assert cli.main(["demo", "--out", str(tmp_path / "out")]) == 0
+    assert quick == [0, 0, 3, 0]
+    kept = tmp_path / "out" / "seed0"
+    assert "Loaded" in capsys.readouterr().err.splitlines()[-1]
+    for name in ("10-report.png", "10-kernels-conv1.webp", "10-kernels-conv1.png"):  # its own, and not the last run's
+        assert (tmp_path / "out" / name).read_bytes() == (kept / name).read_bytes()
 
 
 def test_the_three_lines_work(quick, few, tmp_path, capsys, monkeypatch):
@@ -103,6 +111,20 @@ def test_real_training_leaves_the_generator_alone_and_repeats():
     assert torch.equal(torch.get_rng_state(), before)
     for a, b in zip(*(net.parameters() for net in nets), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("command", ["kernels", "maps", "overview", "why", "units"])
+def test_an_untrained_network_says_so(command, drawing, tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr(Sheet, "save", lambda self, path: titles.append(self.title) or path)
+    given = ["--data", str(tmp_path)] if command == "units" else ["--image", str(drawing)]
+    image = [] if command == "kernels" else given
+    assert cli.main([command, "xo", "--random", *image]) == 0
+    torch.save(card("xo").build().state_dict(), tmp_path / "xo.pt")
+    assert cli.main([command, "xo", "--weights", str(tmp_path / "xo.pt"), *image]) == 0
+    untrained, trained = titles
+    assert untrained.startswith("xo, untrained")
+    assert trained == untrained.replace(", untrained", "", 1)
 
 
 def test_a_half_written_network_is_never_loaded(quick, few, tmp_path, monkeypatch, capsys):
@@ -253,7 +275,7 @@ def test_atlas_is_given_all_that_was_typed(page, drawing, tmp_path, capsys):
     assert not page["model"].training
     expected = torch.cat([known.preprocess(read_image(path)) for path in (drawing, other)])
     assert torch.equal(page["images"], expected)
-    assert page["card"] is known
+    assert page["card"] == replace(known, name="xo, untrained")
     assert page["names"] == ["drawing.png", "b.png"]
     assert [tuple(batch.shape) for batch in page["loader"]] == [(2, 1, 116, 116)]
     assert (page["methods"], page["targets"], page["megabytes"]) == (["gradcam", "saliency"], [1, 0], 2.5)

@@ -101,6 +101,10 @@ def test_arguments_that_make_no_sense(arguments, capsys):
         (["kernels", "xo", "--weights", "HARM"], "holds Python objects .*could run code; save model.state_dict"),
         (["maps", "xo", "--random", "--image", "IMAGE", "--layer", "*"], "gave .* outputs"),
         (["maps", "xo", "--random", "--image", "IMAGE", "--top", "0"], "top must be at least 1"),
+        (
+            ["maps", "xo", "--random", "--image", "IMAGE", "--layer", "classifier.fc1"],
+            r"'classifier.fc1' of xo returns sh",
+        ),
         (["overview", "xo", "--random", "--image", "IMAGE", "--image", "IMAGE"], "one image at a time, got 2"),
         (["why", "xo", "--random", "--image", "IMAGE", "--class", "circel"], "no class 'circel'; close: 'circle'"),
         (["why", "xo", "--random", "--image", "IMAGE", "--class", "2"], "xo has no class '2'.* It has 2"),

@@ -16,6 +16,8 @@ from torch_featviz.errors import DtypeError, LayerError, OptionError
 
 Layer: TypeAlias = str | type[nn.Module] | nn.Module
 Layers: TypeAlias = Layer | Iterable[Layer] | None
+_WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
+_FEW = 25  # names that an error message may hold
 _WRAPPER_PARTS = ("module", "_orig_mod")
 _PARTS = ("parametrizations", "_packed_params", "activation_post_process", "weight_fake_quant")
 
@@ -43,7 +45,8 @@ def names_of(model: nn.Module) -> dict[nn.Module, str]:
 
 
 def survey(model: nn.Module) -> tuple[dict[nn.Module, str], dict[str, nn.Module]]:
-    """`names_of(model)`, and of these the leaves: modules without layers in them, by name."""
+    """`names_of(model)`, and of these the leaves by name: modules without layers in them, and all convolutions and
+    linear layers, which may have a padding in them."""
     names: dict[nn.Module, str] = {}
     leaves: dict[str, nn.Module] = {}
     _walk(unwrap(model), "", names, leaves)
@@ -68,7 +71,7 @@ def _walk(module: nn.Module, name: str, names: dict[nn.Module, str], leaves: dic
             leaves[dotted] = child
         elif (inner := unwrap(child)) not in names:
             _walk(inner, prefix + part, names, leaves)
-    if leaf:
+    if leaf or isinstance(module, _WEIGHTED):
         leaves[name] = module
 
 
@@ -166,8 +169,11 @@ def _names(model: nn.Module, known: dict[str, nn.Module], entry: Layer) -> Itera
         for glob in (entry, bare):
             if found := [n for n in known if n and fnmatchcase(n, glob)]:
                 return found
-        lists = f"layer_names(model) lists all {len(known) - 1}."
-        raise LayerError(f"no layer {entry!r} in {where}; {near(entry, known)}{lists}")
+        named = [name for name in known if name]
+        lists = f"layer_names(model) lists all {len(named)}."
+        if not (close := near(entry, named)) and 0 < len(named) <= _FEW:
+            lists = f"it has {', '.join(named)}."
+        raise LayerError(f"no layer {entry!r} in {where}; {close}{lists}")
     if isinstance(entry, nn.Module):
         target = unwrap(entry)
         if found := [name for name, module in known.items() if module is target]:

@@ -7,10 +7,12 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from torch_featviz import demo as demonstration
 from torch_featviz import views
@@ -19,7 +21,7 @@ from torch_featviz.bench import overhead
 from torch_featviz.capture import capture, evaluating
 from torch_featviz.errors import LayerError, OptionError
 from torch_featviz.explain import top_patches
-from torch_featviz.picture import Picture
+from torch_featviz.picture import Picture, Sheet
 
 from .given import Given, check_out, given
 
@@ -64,7 +66,7 @@ def bench(arguments: Namespace) -> None:
     peak = "not told by this device" if cost.peak_over_bare is None else f"{cost.peak_over_bare / 1e6:+.3g} MB"
     shape = "×".join(map(str, images.shape))
     print(
-        f"{on.card.name}, {arguments.layer or 'all layers'} ({cost.calls} calls); input {shape}, {cost.device}",
+        f"{arguments.model}, {arguments.layer or 'all layers'} ({cost.calls} calls); input {shape}, {cost.device}",
         f"  forward with capture, to the bare one  {cost.ratio}",
         f"  for each of these calls                {cost.per_layer.micro()}",
         f"  memory held                            {cost.bytes_held / 1e6:.3g} MB",
@@ -76,7 +78,7 @@ def bench(arguments: Namespace) -> None:
 
 def kernels(on: Given) -> Picture:
     """The kernels of one layer."""
-    return views.kernels(on.model, on.layer(on.card.low))
+    return _named(on, views.kernels(on.model, on.layer(on.card.low)))
 
 
 def maps(on: Given) -> Picture:
@@ -87,7 +89,10 @@ def maps(on: Given) -> Picture:
     if len(acts) != 1:
         raise LayerError(f"{layer!r} gave {len(acts)} outputs: {', '.join(acts)}; --layer names one that runs once.")
     found = next(iter(acts.values()))
-    title = f"{on.card.name} {layer}: what it makes of {_said(names)}"
+    if not isinstance(found, Tensor) or found.dim() != 4:
+        what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise LayerError(f"{layer!r} of {on.card.name} returns {what}, no maps; --layer names a layer that does.")
+    title = f"{on.name} {layer}: what it makes of {_said(names)}"
     shown: Any = found[0] if len(names) == 1 else dict(zip(names, found, strict=True))
     return views.feature_maps(shown, top=on.arguments.top, title=title)
 
@@ -97,7 +102,8 @@ def overview(on: Given) -> Picture:
     names = on.names()
     if len(names) > 1:
         raise OptionError(f"this shows one image at a time, got {len(names)}; give --image once.")
-    return views.overview(on.model, on.images(), title=f"{on.card.name} on {names[0]}")
+    title = f"{on.name} on {names[0]}, layer by layer: mean over channels"
+    return views.overview(on.model, on.images(), title=title)
 
 
 def why(on: Given) -> Picture:
@@ -110,7 +116,7 @@ def why(on: Given) -> Picture:
         layer=on.arguments.layer,
         classes=on.card.classes,
         to_unit=on.to_unit,
-        title=f"{on.card.name} on {_said(on.names())}: what speaks for (red) and against (blue)",
+        title=f"{on.name} on {_said(on.names())}: what speaks for (red) and against (blue)",
     )
 
 
@@ -118,7 +124,7 @@ def units(on: Given) -> Picture:
     """What moves each channel of a layer most."""
     layer = on.layer(on.card.high)
     best = top_patches(on.model, on.loader(), layer, progress=sys.stderr.isatty())
-    return views.exemplars(best, on.arguments.channels, to_unit=on.to_unit)
+    return _named(on, views.exemplars(best, on.arguments.channels, to_unit=on.to_unit))
 
 
 def atlas(on: Given) -> Saved:
@@ -126,7 +132,7 @@ def atlas(on: Given) -> Saved:
     return make_page(
         on.model,
         on.images(),
-        card=on.card,
+        card=replace(on.card, name=on.name),
         names=on.names(),
         loader=None if on.arguments.data is None else on.loader(),
         methods=on.arguments.method,
@@ -135,6 +141,12 @@ def atlas(on: Given) -> Saved:
         megabytes=on.arguments.megabytes,
         progress=sys.stderr.isatty(),
     )
+
+
+def _named(on: Given, sheet: Picture) -> Picture:
+    """The same, titled with the model's name."""
+    assert isinstance(sheet, Sheet)
+    return replace(sheet, title=f"{on.name}. {sheet.title}")
 
 
 def _said(names: list[str]) -> str:

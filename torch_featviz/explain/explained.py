@@ -28,10 +28,12 @@ class Explained(nn.Module):
         super().__init__()
         self.model = model
         self.target = target
-        self.classes: Tensor | None = None  # of the images explained last
+        self.classes: Tensor | None = None  # of the images explained last,
+        self.dtype: torch.dtype | None = None  # and what they are of
 
     def settle(self, images: Tensor) -> Tensor | None:
         """The class to explain for each image, by a forward of its own; None where there are no classes."""
+        self.dtype = images.dtype
         with torch.no_grad():
             self.classes = classes_of(self.target, self.model(images), len(images))
         return self.classes
@@ -44,7 +46,7 @@ class Explained(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """What Captum chooses its target from: `b k`, or `b` where there is nothing to choose."""
-        output = self.model(images)
+        output = self.model(images.to(self.dtype or images.dtype))  # Captum's noise is float32 whatever they are
         if callable(self.target) or self.classes is None:
             output = figures(output, self.target, None, len(images))
         return self.differentiable(output) if torch.is_grad_enabled() and images.requires_grad else output

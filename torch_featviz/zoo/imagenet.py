@@ -40,7 +40,9 @@ def torchvision_card(name: str) -> ModelCard:
     known = models.list_models(module=models)
     if name not in known:
         close = ", ".join(repr(n) for n in get_close_matches(name, known, 3, 0.4))
-        raise OptionError(f"no model {name!r} in torchvision; close: {close or 'none'}. All: list_models().")
+        raise OptionError(
+            f"no model {name!r} in torchvision; close: {close or 'none'}. All: torchvision.models.list_models()."
+        )
     weights: Any = models.get_model_weights(name)["DEFAULT"].value
     preset = weights.transforms()
     build = partial(models.get_model, name, weights=None, **_OPTIONS.get(name, {}))

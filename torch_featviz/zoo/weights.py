@@ -80,7 +80,7 @@ def fetch_state(url: str, name: str) -> State:
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         raise WeightsError(
             f"no weights for {name!r}: tried {url}, got {why(error)}; "
-            f"download it elsewhere and pass the file: load('{url.rsplit('/', 1)[-1]}')."
+            f"download it elsewhere and give the file: load('{(file := url.rsplit('/', 1)[-1])}'), or --weights {file}."
         ) from error
 
 
