@@ -60,6 +60,9 @@ def test_paper_has_no_controls_and_no_grey(look):
     assert page.locator("#layers").is_hidden()
     assert page.evaluate("getComputedStyle(document.querySelector('#maps')).backgroundColor") == "rgb(255, 255, 255)"
     assert page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("#left-out li").first.is_visible()
+    assert page.locator("#to-kernels").is_hidden()
 
 
 def test_tab_reaches_one_map_and_one_layer(look):

@@ -61,7 +61,10 @@ function listenToControls() {
   const stay = () => document.documentElement.style.setProperty("--strip", narrow.matches ? `${strip.offsetHeight}px` : "0px");
   new ResizeObserver(stay).observe(strip);
   addEventListener("hashchange", restore);
-  addEventListener("beforeprint", () => drawAll($("main")));
+  addEventListener("beforeprint", () => {
+    drawAll($("main"));
+    $("left-out").open = true;
+  });
 }
 
 function fillPage() {
