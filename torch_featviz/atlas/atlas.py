@@ -128,6 +128,7 @@ def atlas(
     Raises:
         ShapeError: images are not `b c h w`, are empty, or do not fit the model or the card.
         DtypeError: they are no floats, or the model cannot be copied.
+        LayerError: the model has no layers, or is TorchScript.
         OptionError: values outside [0, 1] without a card, no such method or class, or too few megabytes.
         FileError: there is no training in that folder.
     Example:
@@ -141,22 +142,17 @@ def atlas(
     limit = (MEGABYTES if megabytes is None else megabytes) * 1e6
     name = card.name if card is not None else type(model).__name__
     names = [str(each) for each in names]
-    blobs, left_out = Blobs(), []
+    blobs = Blobs()
     seen = walk(model, images)
     said = _answers(seen, len(images))
     classes = card.classes if card is not None and said.kind and len(card.classes) == said.rows.shape[1] else ()
     shown = _shown(blobs, to_unit(images), names, said, classes)
-    why: list[dict[str, Any]] = []
+    asked: dict[str, Any] = {"methods": methods, "targets": targets}
     if said.kind == "probability":
-        asked: dict[str, Any] = {"methods": methods, "targets": targets, "baselines": baselines, "progress": progress}
-        why, told = put_why(blobs, model, images, said.rows, classes, **asked)
-        left_out += told
-    elif methods is not None or targets is not None:
-        raise OptionError("methods and targets explain a class, and this model returns no row of scores for an image.")
-    elif said.kind == "value":
-        left_out.append("Why: what the model returns are no scores of several classes.")
+        asked |= {"baselines": baselines, "progress": progress}
+        why, left_out = put_why(blobs, model, images, said.rows, classes, **asked)
     else:
-        left_out.append("Prediction and Why: the model returns no row of class scores for each image.")
+        why, left_out = [], [_no_reasons(said, **asked)]
     if card is not None and card.classes and said.kind and not classes:
         left_out.append(f"Names of classes: there are {len(card.classes)}, and the model returns {said.rows.shape[1]}.")
     units: dict[str, Any] = {}
@@ -167,8 +163,7 @@ def atlas(
     if training is not None:
         learning, told = put_learning(blobs, Path(training), limit * _LEARNING)
         left_out += told
-    told = [name, *names, *classes]
-    layers, cut = put_layers(blobs, seen, _left(limit, blobs, seen, told), progress=progress)
+    layers, cut = put_layers(blobs, seen, _left(limit, blobs, seen, [name, *names, *classes]), progress=progress)
     left_out += _told(seen, cut, limit)
     data = {
         "title": f"{name} on {', '.join(each['name'] for each in shown)}",
@@ -245,6 +240,19 @@ def _answers(seen: Walk, count: int) -> _Said:
     return _Said(found, "probability", softmax=found is not rows)
 
 
+def _no_reasons(said: _Said, methods: Sequence[str] | None, targets: Sequence[int] | None) -> str:
+    """Why there are no reasons.
+
+    Raises:
+        OptionError: they were asked for.
+    """
+    if methods is not None or targets is not None:
+        raise OptionError("methods and targets explain a class, and this model returns no row of scores for an image.")
+    if said.kind == "value":
+        return "Why: what the model returns are no scores of several classes."
+    return "Prediction and Why: the model returns no row of class scores for each image."
+
+
 def _shown(
     blobs: Blobs, units: Tensor, names: Sequence[str], said: _Said, classes: Sequence[str]
 ) -> list[dict[str, Any]]:
@@ -261,13 +269,13 @@ def _shown(
     return found
 
 
-def _left(limit: float, blobs: Blobs, seen: Walk, told: list[str]) -> float:
-    """Letters for the layers.
+def _left(limit: float, blobs: Blobs, seen: Walk, names: list[str]) -> float:
+    """Letters for the layers, beside what is there and names that come with the images.
 
     Raises:
         OptionError: what else is on the page leaves too little.
     """
-    taken = blobs.letters() + _SCRIPT + _WORDS * len(seen.layers) + 2 * len(json.dumps(told))
+    taken = blobs.letters() + _SCRIPT + _WORDS * len(seen.layers) + 2 * len(json.dumps(names))
     if limit - taken < limit / 10:
         raise OptionError(f"megabytes must be at least {1.2 * taken / 1e6:.1f} for all asked for, got {limit / 1e6:g}.")
     return limit - taken
