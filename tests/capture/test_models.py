@@ -54,6 +54,11 @@ def build(name):
         "vit_b_16": {"image_size": 32},
     }
     model = getattr(torchvision.models, name)(**options.get(name, {}))
+    if name in ("alexnet", "vgg11_bn"):  # nearly all of whose weights are in three layers of one kind
+        linear = [at for at, layer in enumerate(model.classifier) if isinstance(layer, nn.Linear)]
+        wide = model.classifier[linear[0]].in_features
+        for at, shape in zip(linear, ((wide, 64), (64, 64), (64, 10)), strict=True):
+            model.classifier[at] = nn.Linear(*shape)
     return model, torch.randn(2, 3, NETS[name], NETS[name])
 
 

@@ -264,7 +264,7 @@ def test_what_recording_does_is_no_call():
 def test_names_that_cannot_be_are_refused_and_others_reported(instance_state):
     net, x = Functional(), torch.randn(1, 1, 14, 14)
     for name in ("conv9.tanh", "conv1.3", "conv9.*", "conv1.tanh#2", "bogus.conv1.tanh"):
-        with pytest.raises(LayerError, match=rf"no layer '{name[:4]}.*' in Functional; .*layer_names\(model\) lists"):
+        with pytest.raises(LayerError, match=rf"no layer '{name[:4]}.*' in Functional; (close|it has conv1, conv2)"):
             capture(net, name, ops=True)
     with pytest.raises(LayerError, match=r"no layer 'conv1\.tanh' in Functional"):
         capture(net, "conv1.tanh")

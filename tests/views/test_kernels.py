@@ -101,7 +101,7 @@ def test_odd_weights_are_drawn(weight):
     ("call", "error", "match"),
     [
         (lambda n: kernels(n, "2.1"), LayerError, "no layer '2.1' in Sequential; close: '2.0'"),
-        (lambda n: kernels(n, "xyz"), LayerError, r"no layer 'xyz' in Sequential; layer_names\(model\) lists all"),
+        (lambda n: kernels(n, "xyz"), LayerError, r"no layer 'xyz' in Sequential; it has 0, 1, 2, 2.0, 3, 4"),
         (
             lambda n: kernels(n, "4"),
             LayerError,
