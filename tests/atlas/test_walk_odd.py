@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision import models
 
 import torch_featviz as fv
 from torch_featviz.atlas.walk import walk
@@ -187,3 +188,14 @@ def test_whatever_a_model_raises_is_of_the_images(error):
 
     with pytest.raises(fv.errors.ShapeError, match=rf"\(2, 3, 16, 16\): {type(error).__name__}: .*[^.]\.$"):
         walk(Net(fail, conv=nn.Conv2d(3, 4, 3)), IMAGES)
+
+
+def test_windows_of_a_swin_transformer():
+    """Some of its layers return windows instead of images, and rows and columns in one axis."""
+    torch.manual_seed(0)
+    layers = by_name(walk(models.swin_t(weights=None).eval(), torch.rand(1, 3, 64, 64)))
+    patches = layers["features.1.0.norm1"]
+    assert patches.shape == (1, 16, 16, 96)
+    assert patches.values.shape == (1, 96, 16, 16)
+    assert layers["features.1.0.attn.matmul#1"].why_not.startswith("it returns shape (9, 3, 49, 49), not one row")
+    assert layers["head"].values.shape == (1, 1000)

@@ -95,20 +95,24 @@ def walk(model: nn.Module, images: Tensor) -> Walk:
         raise LayerError("a TorchScript module cannot be looked into; give the module that it was made from.")
     with apart(), torch.no_grad():
         net, images = twin(model), images.detach().clone()
-        try:
-            layers, output, not_run = _seen(net, images)
-            found = _measured(net, images[:1])
-        except FeatvizError:
-            raise
-        except Exception as error:  # whatever a model may raise
-            what = f"{type(error).__name__}: {error}".rstrip(".")
-            raise ShapeError(f"the model does not take images of shape {tuple(images.shape)}: {what}.") from error
+        layers, output, not_run = _seen(net, images)
+        found = _measured(net, images[:1])
     _describe(layers, found)
     idle = [each.name for each in layers if each.name.partition("#")[0] in found.idle or isinstance(each.module, PADS)]
     kept = [each for each in layers if each.name not in idle]
     uncounted = [each.name for each in kept if isinstance(each.module, nn.RNNBase)]
     first = _input(images, {each.name for each in kept})
     return Walk([first, *kept], output, found.total, idle, not_run, uncounted, _answering(kept, output))
+
+
+def _run(net: nn.Module, images: Tensor) -> Any:
+    try:
+        return net(images)
+    except FeatvizError:
+        raise
+    except Exception as error:  # whatever a model may raise
+        what = f"{type(error).__name__}: {error}".rstrip(".")
+        raise ShapeError(f"the model does not take images of shape {tuple(images.shape)}: {what}.") from error
 
 
 def _answering(layers: list[Layer], output: Any) -> str | None:
@@ -143,7 +147,7 @@ def _seen(net: nn.Module, images: Tensor) -> tuple[list[Layer], Any, list[str]]:
         return Layer("", None, output.clone(), shape=shape, rows_at=rows_at, field=described("", sizes, shape, trace))
 
     with capture(net, ["*", ""], ops=True, into=look) as found, tracer:
-        output = net(images)
+        output = _run(net, images)
     modules = dict(net.named_modules())
     layers: list[Layer] = []
     for key, layer in found.items():
@@ -187,10 +191,9 @@ def _is_read(name: str, modules: dict[str, nn.Module]) -> bool:
 
 def _channels_at(layer: Layer, before: list[Layer]) -> int:
     """The axis of a layer's channels, from where the image went, what the layer is, or the layers before it."""
-    axes = len(layer.shape)
-    if axes == 4 and len(layer.rows_at) == 2 and None not in layer.rows_at:
-        (left,) = {1, 2, 3} - set(layer.rows_at) or {1}
-        return left
+    axes, rest = len(layer.shape), {1, 2, 3} - set(layer.rows_at)
+    if axes == 4 and len(rest) == 1:
+        return rest.pop()
     if isinstance(layer.module, (nn.Linear, nn.LayerNorm, nn.MultiheadAttention)):
         return axes - 1
     if isinstance(layer.module, (nn.modules.conv._ConvNd, *CHANNELS_FIRST)):
@@ -258,7 +261,7 @@ def _measured(net: nn.Module, image: Tensor) -> _Measured:
     torch.backends.mha.set_fastpath_enabled(False)  # whose one call for all of an attention is not counted
     try:
         with counter:
-            net(image)
+            _run(net, image)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         for hook in hooks:
