@@ -35,7 +35,7 @@ STATE = "xo_deep.pt"
 METHODS = ("gradcam", "integrated_gradients", "occlusion")
 EVERY = 85  # steps; an epoch
 TRAINING = ("10-report.png", "10-kernels-conv1.webp", "10-kernels-conv1.png")
-SCALES = {f"kernels/features.conv{n}": Scale(symmetric=True, vmax=1.0) for n in (1, 2, 3)}  # how far they begin and get
+SCALES = {f"kernels/features.conv{n}": Scale(symmetric=True, vmax=1.25) for n in (1, 2, 3)}  # they begin within 1
 
 
 class Shown(NamedTuple):

@@ -11,21 +11,18 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
-from torch_featviz.explain.faithfulness import chances
 from torch_featviz.files import write_whole
-from torch_featviz.picture import reserved, rgb
+from torch_featviz.picture import reserved
 from torch_featviz.picture.color import lut
-from torch_featviz.picture.images import unit_images
 from torch_featviz.zoo import ModelCard
 
-from .kinds import call_of, is_sigmoid
+from .answer import answered, no_reasons, put_images
 from .layers import MODEL, put_layers
 from .learning import put_learning
 from .pack import Blobs, plain
@@ -38,7 +35,6 @@ MEGABYTES = 24.0  # of a page, where nothing else is said
 _LEAST = 1.0
 _SCRIPT, _WORDS = 150_000, 6_000  # letters of what is on every page, and of what describes a layer, at most about
 _LEARNING = 0.3  # of the page, at most
-_TOP = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,17 +140,19 @@ def atlas(
     names = [str(each) for each in names]
     blobs = Blobs()
     seen = walk(model, images)
-    said = _answers(seen, len(images))
-    classes = card.classes if card is not None and said.kind and len(card.classes) == said.rows.shape[1] else ()
-    shown = _shown(blobs, to_unit(images), names, said, classes)
+    answer = answered(seen, len(images))
+    classes = card.classes if card is not None and answer.kind and len(card.classes) == answer.rows.shape[1] else ()
+    shown = put_images(blobs, to_unit(images), names, answer, classes)
     asked: dict[str, Any] = {"methods": methods, "targets": targets}
-    if said.kind == "probability":
+    if answer.kind == "probability":
         asked |= {"baselines": baselines, "progress": progress}
-        why, left_out = put_why(blobs, model, images, said.rows, classes, **asked)
+        why, left_out = put_why(blobs, model, images, answer.rows, classes, **asked)
     else:
-        why, left_out = [], [_no_reasons(said, **asked)]
-    if card is not None and card.classes and said.kind and not classes:
-        left_out.append(f"Names of classes: there are {len(card.classes)}, and the model returns {said.rows.shape[1]}.")
+        why, left_out = [], [no_reasons(answer, **asked)]
+    if card is not None and card.classes and answer.kind and not classes:
+        left_out.append(
+            f"Names of classes: there are {len(card.classes)}, and the model returns {answer.rows.shape[1]}."
+        )
     units: dict[str, Any] = {}
     if loader is not None:
         units, told = put_units(blobs, model, seen.layers, loader, to_unit, progress=progress)
@@ -176,9 +174,9 @@ def atlas(
         "palettes": {"signed": _palette("RdBu_r"), "positive": _palette("viridis")},
         "reserved": {"signed": _reserved("RdBu_r"), "positive": _reserved("viridis")},
         "images": shown,
-        "answer": said.kind,
-        "softmax": said.softmax,
-        "answered_by": None if seen.answered_by is None else seen.answered_by or MODEL,
+        "answer": answer.kind,
+        "softmax": answer.softmax,
+        "answered_by": None if seen.answered_by is None else seen.answered_by.name or MODEL,
         "classes": list(classes),
         "layers": [{**layer, "units": units.get(layer["name"])} for layer in layers],
         "why": why,
@@ -217,56 +215,6 @@ def _to_unit(card: ModelCard | None, images: Tensor) -> Callable[[Tensor], Tenso
         return units if units.shape[1] in (1, 3) else units.mean(1, keepdim=True)
 
     return to_unit
-
-
-class _Said(NamedTuple):
-    """What was answered to each image, `b k`, and whether these are probabilities; None where it is no such thing."""
-
-    rows: Tensor
-    kind: Literal["probability", "value"] | None = None
-    softmax: bool = False  # whether it was taken to make them probabilities
-
-
-def _answers(seen: Walk, count: int) -> _Said:
-    output = seen.output
-    if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != count or not output.is_floating_point():
-        return _Said(torch.empty(count, 0))
-    rows = output.detach().float().cpu()
-    if rows.shape[1] < 2 or not bool(rows.isfinite().all()):
-        return _Said(rows, "value")
-    if any(each.name == seen.answered_by and is_sigmoid(each.module, call_of(each.name)) for each in seen.layers):
-        return _Said(rows, "value")  # each output speaks for itself
-    found = chances(rows)
-    return _Said(found, "probability", softmax=found is not rows)
-
-
-def _no_reasons(said: _Said, methods: Sequence[str] | None, targets: Sequence[int] | None) -> str:
-    """Why there are no reasons.
-
-    Raises:
-        OptionError: they were asked for.
-    """
-    if methods is not None or targets is not None:
-        raise OptionError("methods and targets explain a class, and this model returns no row of scores for an image.")
-    if said.kind == "value":
-        return "Why: what the model returns are no scores of several classes."
-    return "Prediction and Why: the model returns no row of class scores for each image."
-
-
-def _shown(
-    blobs: Blobs, units: Tensor, names: Sequence[str], said: _Said, classes: Sequence[str]
-) -> list[dict[str, Any]]:
-    """The images, and the highest of what was answered to each."""
-    found = []
-    order = said.rows.nan_to_num(-torch.inf).argsort(dim=1, descending=True, stable=True)[:, :_TOP].tolist()
-    for i, pixels in enumerate(rgb(unit_images(units))):
-        name = names[i] if names else f"image {i}"
-        top = [
-            {"class": k, "name": classes[k] if classes else f"class {k}", "probability": float(said.rows[i, k])}
-            for k in order[i]
-        ]
-        found.append({"name": name, "picture": blobs.picture(pixels, f"the image {name}"), "top": top})
-    return found
 
 
 def _left(limit: float, blobs: Blobs, seen: Walk, names: list[str]) -> float:

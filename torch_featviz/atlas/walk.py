@@ -10,21 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from torch_featviz.capture import capture
-from torch_featviz.errors import FeatvizError, LayerError, ShapeError
+from torch_featviz.errors import LayerError
 from torch_featviz.explain.receptive import ReceptiveField, Tracer, described
 from torch_featviz.explain.twin import apart, twin
 from torch_featviz.views.kernels import planes_of
 
 from .kinds import CHANNELS_FIRST, PADS, call_of, is_channelwise, is_positive, moves_only
-
-
-class _Measured(NamedTuple):
-    """Of one forward of one image."""
-
-    flops: dict[str, list[int]]  # call by call
-    total: int
-    feeding: dict[str, list[tuple[str, int] | None]]  # call by call, the layer whose output it was given, and its call
-    idle: set[str]  # layers that returned what they were given, in another shape at most
+from .measure import PARAMETRIZATIONS, Measured, measured, run, works
 
 
 class Figures(NamedTuple):
@@ -75,7 +67,7 @@ class Walk:
     idle: list[str]  # layers that compute nothing: dropout in evaluation, flatten, padding
     not_run: list[str]
     uncounted: list[str]  # layers whose operations are not counted
-    answered_by: str | None  # the layer whose output is the model's
+    answered_by: Layer | None  # whose output is the model's
 
 
 def walk(model: nn.Module, images: Tensor) -> Walk:
@@ -96,7 +88,7 @@ def walk(model: nn.Module, images: Tensor) -> Walk:
     with apart(), torch.no_grad():
         net, images = twin(model), images.detach().clone()
         layers, output, not_run = _seen(net, images)
-        found = _measured(net, images[:1])
+        found = measured(net, images[:1])
     _describe(layers, found)
     idle = [each.name for each in layers if each.name.partition("#")[0] in found.idle or isinstance(each.module, PADS)]
     kept = [each for each in layers if each.name not in idle]
@@ -105,23 +97,13 @@ def walk(model: nn.Module, images: Tensor) -> Walk:
     return Walk([first, *kept], output, found.total, idle, not_run, uncounted, _answering(kept, output))
 
 
-def _run(net: nn.Module, images: Tensor) -> Any:
-    try:
-        return net(images)
-    except FeatvizError:
-        raise
-    except Exception as error:  # whatever a model may raise
-        what = f"{type(error).__name__}: {error}".rstrip(".")
-        raise ShapeError(f"the model does not take images of shape {tuple(images.shape)}: {what}.") from error
-
-
-def _answering(layers: list[Layer], output: Any) -> str | None:
+def _answering(layers: list[Layer], output: Any) -> Layer | None:
     """The last layer that returned what the model did."""
     if not isinstance(output, Tensor) or output.dim() != 2:
         return None
     rows = output.float().cpu()
     same = [
-        each.name
+        each
         for each in layers
         if each.values is not None
         and each.shape == tuple(rows.shape)
@@ -147,15 +129,15 @@ def _seen(net: nn.Module, images: Tensor) -> tuple[list[Layer], Any, list[str]]:
         return Layer("", None, output.clone(), shape=shape, rows_at=rows_at, field=described("", sizes, shape, trace))
 
     with capture(net, ["*", ""], ops=True, into=look) as found, tracer:
-        output = _run(net, images)
+        output = run(net, images)
     modules = dict(net.named_modules())
     layers: list[Layer] = []
     for key, layer in found.items():
         layer.name, layer.module = key, modules.get(key.partition("#")[0])
-        if _PARAMETRIZATIONS in key.split("."):  # they make weights, and see no image
+        if PARAMETRIZATIONS in key.split("."):  # they make weights, and see no image
             continue
         layer.channels_at = _channels_at(layer, layers)
-        if moves_only(call_of(key)) if layer.module is None else not _works(layer.module):
+        if moves_only(call_of(key)) if layer.module is None else not works(layer.module):
             continue
         if layer.module is not None and layers and _same_as_inside(layer, layers[-1]):
             if layers[-1].module is not None:
@@ -169,24 +151,15 @@ def _seen(net: nn.Module, images: Tensor) -> tuple[list[Layer], Any, list[str]]:
             moved = layer.values.movedim(layer.channels_at, -1 if layer.values.dim() == 3 else 1)
             layer.values = moved.float().cpu().contiguous()
             layer.figures = [_figures(each) for each in layer.values]
-    not_run = [name for name in found.not_run if name in modules and _works(modules[name])]
+    not_run = [name for name in found.not_run if name in modules and works(modules[name])]
     not_run = [name for name in not_run if not _is_read(name, modules)]
     return layers, output, not_run
-
-
-_PARAMETRIZATIONS = "parametrizations"  # where torch keeps what makes a weight, such as spectral_norm
-
-
-def _works(module: nn.Module) -> bool:
-    """Whether a module computes something itself, and not only by the modules in it."""
-    inside = any(name != _PARAMETRIZATIONS for name, _ in module.named_children())
-    return not inside or any(True for _ in module.parameters(recurse=False))
 
 
 def _is_read(name: str, modules: dict[str, nn.Module]) -> bool:
     """Whether another module reads the weights of this one, which never runs itself."""
     owner = modules.get(name.rpartition(".")[0])
-    return isinstance(owner, nn.MultiheadAttention) or _PARAMETRIZATIONS in name.split(".")
+    return isinstance(owner, nn.MultiheadAttention) or PARAMETRIZATIONS in name.split(".")
 
 
 def _channels_at(layer: Layer, before: list[Layer]) -> int:
@@ -228,57 +201,7 @@ def _figures(values: Tensor) -> Figures:
     return Figures(float(mean), float(spread), float(low), float(high), zero, nan, inf)
 
 
-def _measured(net: nn.Module, image: Tensor) -> _Measured:
-    from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415  brings Dynamo
-
-    names = {module: name for name, module in net.named_modules()}
-    origin: dict[int, tuple[Tensor, int, str, int]] = {}
-    empty: tuple[dict[str, list[Any]], ...] = tuple({name: [] for name in names.values()} for _ in range(2))
-    found = _Measured(empty[0], 0, empty[1], set())
-    begun: list[tuple[int, int]] = []  # of the modules that run now: operations before, and the version of the input
-
-    def before(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        tensor, version, name, call = origin.get(id(inputs[0]) if inputs else 0, (None, 0, "", 0))
-        same = tensor is not None and _version(tensor) == version  # or else something was added to it since
-        found.feeding[names[module]].append((name, call) if same else None)
-        begun.append((counter.get_total_flops(), _version(inputs[0] if inputs else None)))
-
-    def after(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        name = names[module]
-        flops, version = begun.pop()
-        found.flops[name].append(counter.get_total_flops() - flops)
-        if isinstance(output, Tensor):  # which is kept, lest another one be given its place
-            origin[id(output)] = (output, _version(output), name, len(found.feeding[name]))
-            given = inputs[0] if inputs and isinstance(inputs[0], Tensor) else None
-            if given is not None and _same_memory(given, output) and _version(given) == version:
-                found.idle.add(name)
-
-    working = [module for module in net.modules() if _works(module)]
-    hooks = [module.register_forward_pre_hook(before) for module in working]
-    hooks += [module.register_forward_hook(after) for module in working]
-    counter = FlopCounterMode(display=False)
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # whose one call for all of an attention is not counted
-    try:
-        with counter:
-            _run(net, image)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        for hook in hooks:
-            hook.remove()
-    return found._replace(total=counter.get_total_flops())
-
-
-def _version(tensor: Any) -> int:
-    """How often it was written to; inference tensors do not count that."""
-    return tensor._version if isinstance(tensor, Tensor) and not tensor.is_inference() else 0
-
-
-def _same_memory(one: Tensor, other: Tensor) -> bool:
-    return one.data_ptr() == other.data_ptr() and one.numel() == other.numel() > 0
-
-
-def _describe(layers: list[Layer], found: _Measured) -> None:
+def _describe(layers: list[Layer], found: Measured) -> None:
     """What is known of each layer besides its output."""
     done: dict[str, Layer] = {}
     for layer in layers:

@@ -109,7 +109,7 @@ def resolve(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
     Args:
         model: any module, wrapped (DDP, DataParallel, torch.compile) or not.
         layers: names, globs (`*` also crosses dots), module types, module objects, one or several;
-            None for all leaves. A wrapper's prefix may be given or left out.
+            None for all leaves, and all convolutions and linear layers. A wrapper's prefix may be given or left out.
 
     Raises:
         LayerError: something in `layers` is no layer of `model`; close names are given.

@@ -44,7 +44,8 @@ def capture(
         model: any `nn.Module`; compiled or not, before or inside the block; may be wrapped in
             DistributedDataParallel, FSDP2, or DataParallel on one device.
         layers: names, globs (`*` also crosses dots), module types, module objects, one or several of them;
-            None for all leaves. A wrapper's prefix (`module.`, `_orig_mod.`) may be given or left out.
+            None for all leaves, and all convolutions and linear layers. A wrapper's prefix (`module.`, `_orig_mod.`)
+            may be given or left out.
         into: what becomes of an output. None keeps those of the latest forward; `Ring(n)` those of the last n;
             `ToCPU()` copies; `Moments()`, `Histogram()` and `TopK()`, or a list of them, keep figures and no outputs; a
             function keeps what it returns, given a layer's output.

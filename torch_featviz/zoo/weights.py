@@ -78,9 +78,10 @@ def fetch_state(url: str, name: str) -> State:
             url,
         )
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        file = url.rsplit("/", 1)[-1]
         raise WeightsError(
             f"no weights for {name!r}: tried {url}, got {why(error)}; "
-            f"download it elsewhere and give the file: load('{(file := url.rsplit('/', 1)[-1])}'), or --weights {file}."
+            f"download it elsewhere and give the file: load('{file}'), or --weights {file}."
         ) from error
 
 
