@@ -123,8 +123,8 @@ def test_an_untrained_network_says_so(command, drawing, tmp_path, monkeypatch):
     torch.save(card("xo").build().state_dict(), tmp_path / "xo.pt")
     assert cli.main([command, "xo", "--weights", str(tmp_path / "xo.pt"), *image]) == 0
     untrained, trained = titles
-    assert untrained.startswith("xo, untrained")
-    assert trained == untrained.replace(", untrained", "", 1)
+    assert untrained.startswith("xo (untrained)")
+    assert trained == untrained.replace(" (untrained)", "", 1)
 
 
 def test_a_half_written_network_is_never_loaded(quick, few, tmp_path, monkeypatch, capsys):
@@ -275,7 +275,7 @@ def test_atlas_is_given_all_that_was_typed(page, drawing, tmp_path, capsys):
     assert not page["model"].training
     expected = torch.cat([known.preprocess(read_image(path)) for path in (drawing, other)])
     assert torch.equal(page["images"], expected)
-    assert page["card"] == replace(known, name="xo, untrained")
+    assert page["card"] == replace(known, name="xo (untrained)")
     assert page["names"] == ["drawing.png", "b.png"]
     assert [tuple(batch.shape) for batch in page["loader"]] == [(2, 1, 116, 116)]
     assert (page["methods"], page["targets"], page["megabytes"]) == (["gradcam", "saliency"], [1, 0], 2.5)

@@ -31,7 +31,7 @@ class Given:
     @property
     def name(self) -> str:
         """What a sheet says the model is."""
-        return f"{self.card.name}, untrained" if self.untrained else self.card.name
+        return f"{self.card.name} (untrained)" if self.untrained else self.card.name
 
     def layer(self, default: str) -> str:
         """The layer asked for, or this one."""
