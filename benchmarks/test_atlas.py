@@ -13,8 +13,8 @@ import torch
 from torch_featviz.atlas import atlas
 from torch_featviz.atlas.layers import put_layers
 from torch_featviz.atlas.pack import Blobs
-from torch_featviz.atlas.walk import walk
 from torch_featviz.bench import paired, settled
+from torch_featviz.inspect.walk import walk
 from torch_featviz.zoo import card
 
 MEGABYTES = {"alexnet": 12, "torchvision:resnet50": 25}

@@ -9,7 +9,7 @@ import torchvision
 from torch.utils.data import DataLoader, TensorDataset
 
 from torch_featviz.bench import paired, settled
-from torch_featviz.explain.patches import top_patches
+from torch_featviz.survey import top_patches
 
 BUDGET = 1.10
 

@@ -55,16 +55,22 @@ def test_what_is_not_there():
         "import torch_featviz.capture",
         "import torch_featviz.capture.session",
         "from torch_featviz.capture import capture",
-        "import torch_featviz.atlas.walk",
+        "import torch_featviz.inspect.walk",
         "from torch_featviz.bench import overhead",
         "import torch_featviz as fv; fv.zoo; fv.tile",
         "from torch_featviz import *",
     ],
 )
-def test_a_function_is_not_the_room_of_its_name_whatever_was_imported_first(code):
-    code += "; import torch_featviz as fv, sys; print(fv.capture is sys.modules['torch_featviz.capture'].capture)"
-    code += "; print(fv.atlas is sys.modules['torch_featviz.atlas'].atlas)"
-    assert fresh(code) == "True\nTrue"
+def test_a_room_is_a_module_and_can_be_called_as_its_function_whatever_was_imported_first(code):
+    code += "; import torch_featviz as fv, torch, sys, inspect, torch_featviz.capture as room"
+    code += "; print(room is fv.capture is sys.modules['torch_featviz.capture'], room.Moments is fv.Moments)"
+    code += "; print(type(fv.capture(torch.nn.ReLU())).__name__, *inspect.signature(fv.capture).parameters)"
+    code += "; print(fv.atlas is sys.modules['torch_featviz.atlas'], list(inspect.signature(fv.atlas).parameters)[:2])"
+    assert fresh(code).splitlines() == [
+        "True True",
+        "Capture model layers into of every stop ops",
+        "True ['model', 'images']",
+    ]
 
 
 def test_rooms_are_modules():

@@ -1,42 +1,19 @@
 """See what a convolutional network has learnt: its kernels, its feature maps, and what it makes of an image."""
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what is here and in __all__ can be had; at run time it is fetched when first asked for
     from . import bench as bench
     from . import errors, zoo
     from .atlas import Atlas, atlas
-    from .capture import (
-        Activations,
-        FeatureExtractor,
-        FeatureTap,
-        Histogram,
-        Moments,
-        NonFinite,
-        Ring,
-        ToCPU,
-        TopK,
-        capture,
-        first_nonfinite,
-        layer_names,
-        shapes,
-    )
+    from .capture import Activations, FeatureExtractor, FeatureTap, Histogram, Moments, Ring, ToCPU, TopK, capture
     from .errors import FeatvizError
-    from .explain import (
-        Attribution,
-        Faithfulness,
-        ReceptiveField,
-        TopPatches,
-        attribute,
-        deconvnet,
-        faithfulness,
-        receptive_field,
-        top_patches,
-    )
+    from .explain import Attribution, Faithfulness, attribute, deconvnet, faithfulness
+    from .inspect import NonFinite, ReceptiveField, first_nonfinite, receptive_field, shapes
+    from .model import layer_names
     from .picture import GridTiler, KernelNormalizer, Picture, Scale, normalize, overlay, tile, untile
+    from .survey import TopPatches, top_patches
     from .training import Monitor
     from .views import (
         attributions,
@@ -106,32 +83,24 @@ __all__ = [
 ]
 
 # pytest imports this package at each start, for the plugin in it; nobody should wait for torch who does not use it.
-_ROOMS = ("errors", "capture", "picture", "zoo", "explain", "views", "training", "atlas", "bench")
+_ROOMS = (
+    *("errors", "model", "capture", "picture", "zoo", "inspect", "explain", "survey", "views", "training", "atlas"),
+    "bench",
+)
 
 if not TYPE_CHECKING:  # a type checker would take any name for good
 
     def __getattr__(name: str) -> Any:
-        if name in _ROOMS and name not in ("capture", "atlas"):  # of these names the functions are meant
+        if name in _ROOMS:
             return import_module(f"{__name__}.{name}")
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         for room in _ROOMS[:-1]:
             module = import_module(f"{__name__}.{room}")
             public = getattr(module, "__all__", vars(module))
-            globals().update({each: getattr(module, each) for each in __all__ if each in public})
+            globals().update({key: getattr(module, key) for key in public if key in __all__ and key not in _ROOMS})
         return globals()[name]
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """Importing the room `capture` or `atlas` would put the room where the function of that name belongs."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        room = name in __all__ and isinstance(value, ModuleType)
-        super().__setattr__(name, getattr(value, name, value) if room else value)
-
-
-sys.modules[__name__].__class__ = _Package

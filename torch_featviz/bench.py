@@ -19,10 +19,11 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, kineto_available, profile
 
+from torch_featviz.model.layers import Layers
+from torch_featviz.model.values import tensors
+
 from .capture import Activations, capture
 from .capture.inplace import memory_of
-from .capture.select import Layers
-from .capture.values import tensors
 from .errors import LayerError, OptionError
 
 __all__ = ["Added", "Overhead", "Ratio", "added", "overhead", "paired", "peak_memory", "settled"]

@@ -19,11 +19,12 @@ from torch.utils.data import DataLoader
 
 from . import views
 from .atlas import Atlas, atlas
-from .capture import capture, evaluating
+from .capture import capture
 from .errors import FileError, WeightsError
-from .explain import top_patches
 from .files import write_whole
+from .model.run import evaluating
 from .picture import Picture, Scale
+from .survey import top_patches
 from .training import Monitor
 from .training.history import FIGURES
 from .zoo import XO, History, card, evaluate, train_xo

@@ -12,7 +12,7 @@ from torch import nn
 import torch_featviz as fv
 from torch_featviz.atlas.layers import put_layers, strongest
 from torch_featviz.atlas.pack import Blobs
-from torch_featviz.atlas.walk import walk
+from torch_featviz.inspect.walk import walk
 
 
 def net():

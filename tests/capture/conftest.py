@@ -68,23 +68,6 @@ def same_fixture() -> Any:
     return same
 
 
-def instance_state(model: nn.Module) -> list[Any]:
-    """All that a capture could leave behind in a model."""
-    return [
-        (
-            sorted(module.__dict__),
-            module.training,
-            *(len(module.__dict__[k]) for k in module.__dict__ if "hooks" in k),
-        )
-        for module in model.modules()
-    ]
-
-
-@pytest.fixture(name="instance_state")
-def instance_state_fixture() -> Any:
-    return instance_state
-
-
 SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.5, float("nan"), float("inf"), -float("inf"), 3e-42, 1e-25, -7e30, 65504.0]
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int8, torch.bool]
 

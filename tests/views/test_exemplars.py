@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from torch_featviz.errors import OptionError, ShapeError
-from torch_featviz.explain.patches import top_patches
 from torch_featviz.picture import Scale, rgb, untile
+from torch_featviz.survey import top_patches
 from torch_featviz.views.exemplars import exemplars
 
 

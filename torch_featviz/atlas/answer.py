@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from torch_featviz.errors import OptionError
-from torch_featviz.explain.faithfulness import chances
+from torch_featviz.inspect.walk import Walk
+from torch_featviz.model.answer import chances
+from torch_featviz.model.kinds import call_of, is_sigmoid
 from torch_featviz.picture import rgb
 from torch_featviz.picture.images import unit_images
 
-from .kinds import call_of, is_sigmoid
 from .pack import Blobs
-from .walk import Walk
 
 _TOP = 5
 

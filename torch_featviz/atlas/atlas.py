@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.files import write_whole
+from torch_featviz.inspect.walk import Walk, walk
 from torch_featviz.picture import reserved
 from torch_featviz.picture.color import lut
 from torch_featviz.zoo import ModelCard
@@ -28,7 +29,6 @@ from .learning import put_learning
 from .pack import Blobs, plain
 from .page import render
 from .units import put_units
-from .walk import Walk, walk
 from .why import put_why
 
 MEGABYTES = 24.0  # of a page, where nothing else is said

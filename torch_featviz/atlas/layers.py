@@ -9,10 +9,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from torch_featviz.errors import OptionError
+from torch_featviz.inspect.walk import Layer, Walk, spans
 from torch_featviz.picture import Scale
 
 from .pack import Blobs, exponent_of
-from .walk import Layer, Walk, spans
 
 _BYTES = 2  # of a value
 MODEL = "(model)"  # the name of a model that is one layer

@@ -10,14 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from torch_featviz.explain import top_patches
-from torch_featviz.explain.patches import TopPatches
+from torch_featviz.inspect.walk import Layer
 from torch_featviz.picture import Scale, enlarge, rgb
 from torch_featviz.picture.images import unit_images
+from torch_featviz.survey import TopPatches, top_patches
 
 from .layers import MODEL, strongest
 from .pack import Blobs
-from .walk import Layer
 
 LAYERS, CHANNELS, HITS = 6, 12, 9
 _SIDE = 72  # pixels of a patch, at most

@@ -1,14 +1,12 @@
 """Model in, tensors out: what each layer returns, recorded or summed up while the model runs."""
 
+from torch_featviz.rooms import callable_room
+
 from .activations import Activations, Recent
-from .finite import NonFinite
 from .keep import Ring, ToCPU
 from .modules import FeatureExtractor, FeatureTap
-from .nonfinite import first_nonfinite
 from .reduce import Histogram, Moments, Reducer, TopK, across_ranks, read_together
-from .select import layer_names
-from .session import capture, evaluating
-from .shapes import shapes
+from .session import capture
 from .statistics import Statistics
 
 __all__ = [
@@ -17,7 +15,6 @@ __all__ = [
     "FeatureTap",
     "Histogram",
     "Moments",
-    "NonFinite",
     "Recent",
     "Reducer",
     "Ring",
@@ -26,9 +23,7 @@ __all__ = [
     "TopK",
     "across_ranks",
     "capture",
-    "evaluating",
-    "first_nonfinite",
-    "layer_names",
     "read_together",
-    "shapes",
 ]
+
+callable_room(__name__, capture)

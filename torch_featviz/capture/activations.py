@@ -9,12 +9,12 @@ from typing import Any
 from torch import Tensor
 
 from torch_featviz.errors import LayerError
+from torch_featviz.model.layers import canonical, near
+from torch_featviz.model.values import map_tensors
 
 from .asked import call_name
 from .inplace import Record
 from .recorder import Recorder
-from .select import canonical, near
-from .values import map_tensors
 
 
 class _Recorded(Mapping[str, Any]):

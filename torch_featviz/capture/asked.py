@@ -9,8 +9,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from torch_featviz.errors import LayerError
-
-from .select import Layer, Layers, canonical, choose, listed
+from torch_featviz.model.layers import Layer, Layers, canonical, choose, listed
 
 
 @dataclass(frozen=True)

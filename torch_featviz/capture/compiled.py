@@ -23,9 +23,9 @@ from torch import nn
 from torch.compiler import is_dynamo_compiling
 
 from torch_featviz.errors import OptionError
+from torch_featviz.model.layers import wrappers_in
 
 from .recorder import NOTHING, Recorder, Stopped
-from .select import wrappers_in
 from .tap import Taps, put
 
 _codes: WeakKeyDictionary[nn.Module, dict[Hashable, CodeType]] = WeakKeyDictionary()

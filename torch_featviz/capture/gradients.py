@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from torch_featviz.model.values import tensors
+
 from .inplace import versions_of
 from .recorder import Recorder
 from .reduce import Reducer
-from .values import tensors
 
 
 class Gradients(Recorder):

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .values import map_tensors, tensors, unmapped
+from torch_featviz.model.values import map_tensors, tensors, unmapped
 
 Record: TypeAlias = tuple[Any, Any, Any]  # layer, what it returned, the version of each tensor in that
 

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from torch_featviz.errors import OptionError
-
-from .values import map_tensors
+from torch_featviz.model.values import map_tensors
 
 
 class Ring:

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
 
 from torch_featviz.errors import LayerError
+from torch_featviz.model.layers import Layers, canonical, check_module, listed
+from torch_featviz.model.values import map_tensors
 
-from .select import Layers, canonical, check_module, listed
 from .session import Capture
-from .values import map_tensors
 
 
 class _Transparent(nn.Module):

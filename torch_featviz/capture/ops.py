@@ -34,12 +34,12 @@ from torch.nn.parameter import Parameter
 from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
 
 from torch_featviz.errors import OptionError
+from torch_featviz.model.values import tensors
 
 from .asked import Asked
 from .compiled import uncompiled
 from .recorder import Recorder
 from .tap import Taps, function_of, put, tap
-from .values import tensors
 
 # The module whose forward runs, and by the id of a tensor: that tensor, and the layer that it came out of.
 Frame: TypeAlias = tuple[str, dict[int, tuple["ref[Tensor]", str]]]

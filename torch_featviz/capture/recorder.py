@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from torch_featviz.errors import LayerError
+from torch_featviz.model.values import is_mapped, map_tensors, tensors, unmapped
 
 from . import inplace
 from .keep import ToCPU
-from .values import is_mapped, map_tensors, tensors, unmapped
 
 Traced: TypeAlias = tuple[nn.Module, Any, bool]  # out of a compiled graph, and whether the layout was changed
 

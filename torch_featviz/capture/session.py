@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from threading import RLock
 from types import MethodType, TracebackType
 from typing import Any, TypeAlias
@@ -16,13 +16,13 @@ from torch.compiler import is_dynamo_compiling
 from torch.fx import GraphModule
 
 from torch_featviz.errors import LayerError, OptionError
+from torch_featviz.model.layers import Layers, check_module, choose, inside, survey
 
 from .asked import Asked, choose_with_calls
 from .compiled import entry, own_code, own_frame, put_entries
 from .into import Into, recorder_for
 from .ops import tap_calls
 from .recorder import Recorder, Stopped
-from .select import Layers, check_module, choose, inside, survey
 from .tap import Taps, function_of, has_hooks, put, refuse_another_thread, take_back, tap
 
 _installing = RLock()
@@ -230,19 +230,6 @@ class Capture:
 
 
 _UNSEEN = "which compiled code around it hides; give capture() the compiled model, or leave this option out."
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Every module in evaluation mode for the length of the block; afterwards each one's own flag is put back."""
-    flags = {module: module.training for module in model.modules()}
-    try:
-        for module in flags:
-            module.training = False  # and not eval(), which modules may override to change their weights
-        yield
-    finally:
-        for module, flag in flags.items():
-            module.training = flag
 
 
 def _whole_forward(model: nn.Module, recorder: Recorder) -> Callable[..., Any]:

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from torch_featviz.errors import DtypeError, LayerError
+from torch_featviz.model.layers import canonical, near
 
 from .asked import call_name
 from .recorder import NOTHING, Recorder, in_graph_pool
 from .reduce import Reducer, across_ranks
-from .select import canonical, near
 
 
 class Reduction(Recorder):

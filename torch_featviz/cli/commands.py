@@ -18,10 +18,11 @@ from torch_featviz import demo as demonstration
 from torch_featviz import views
 from torch_featviz.atlas import atlas as make_page
 from torch_featviz.bench import overhead
-from torch_featviz.capture import capture, evaluating
+from torch_featviz.capture import capture
 from torch_featviz.errors import LayerError, OptionError
-from torch_featviz.explain import top_patches
+from torch_featviz.model.run import evaluating
 from torch_featviz.picture import Picture, Sheet
+from torch_featviz.survey import top_patches
 
 from .given import Given, check_out, given
 

@@ -11,12 +11,13 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
+from torch_featviz.model.answer import Target
+from torch_featviz.model.layers import layer_name
+from torch_featviz.model.twin import apart, begin_at, twin
 
-from .cam import last_map, layer_name
+from .cam import last_map
 from .explained import Explained, chunks, rows_at_once
 from .methods import Job, method_of
-from .target import Target
-from .twin import apart, begin_at, twin
 
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from torch_featviz.capture import capture
-from torch_featviz.capture.select import resolve
 from torch_featviz.errors import LayerError, ShapeError
+from torch_featviz.model.layers import resolve
 
 from .explained import Explained
 
@@ -75,18 +75,6 @@ def _maps_and_gradients(explained: Explained, images: Tensor, layer: str, backwa
         return maps.detach(), maps.detach()
     (gradients,) = torch.autograd.grad(figures.sum(), maps, materialize_grads=True)
     return maps.detach(), gradients
-
-
-def layer_name(model: nn.Module, layer: Any) -> str:
-    """The full name of the one layer meant; `layer` is a name or a module.
-
-    Raises:
-        LayerError: no such layer, or several are meant.
-    """
-    found = list(resolve(model, layer))
-    if len(found) != 1:
-        raise LayerError(f"{layer!r} means {len(found)} layers ({', '.join(found[:4])}, ...); name one.")
-    return found[0]
 
 
 def last_map(model: nn.Module, image: Tensor) -> str:

@@ -12,13 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torch_featviz.capture.select import resolve
 from torch_featviz.errors import DtypeError, LayerError, OptionError, ShapeError
+from torch_featviz.model.layers import layer_name, resolve
+from torch_featviz.model.twin import apart, twin
 
-from .cam import layer_name
 from .explained import Explained, chunks, rows_at_once
 from .rectify import Rectify, graph_of, refuse_others, word_of
-from .twin import apart, twin
 
 Unit: TypeAlias = int | tuple[int, int, int]  # a channel at its strongest place, or channel, row, column
 

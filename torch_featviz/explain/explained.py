@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from torch_featviz.errors import OptionError
-
-from .target import Target, classes_of, figures
+from torch_featviz.model.answer import Target, classes_of, figures
 
 FEW = 16  # rows that are run at once without a look at the memory
 _CPU_BUDGET = 1 << 30  # bytes that autograd may hold

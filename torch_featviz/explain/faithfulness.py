@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torch_featviz.errors import OptionError, ShapeError
+from torch_featviz.model.answer import chances, figures
+from torch_featviz.model.twin import apart, twin
 
 from .attribute import Attribution, attribute
 from .explained import Explained, chunks, rows_at_once
-from .target import figures
-from .twin import apart, twin
 
 UNMOVED = 0.5
 
@@ -149,14 +149,6 @@ def _figure(explained: Explained, why: Attribution, rows: Tensor, image: Tensor)
     if why.classes is None:
         return figures(output, why.target, None, len(rows)).float()
     return figures(chances(output), None, why.classes[image], len(rows))
-
-
-def chances(output: Tensor) -> Tensor:
-    """Probabilities `b k` of what a classifier returns: of logits, unless they are probabilities already."""
-    scores = output.float()
-    if scores.shape[1] == 1 or bool(((scores >= 0).all(1) & ((scores.sum(1) - 1).abs() < 1e-3)).all()):
-        return scores
-    return scores.softmax(1)
 
 
 def _randomised(model: nn.Module, images: Tensor, why: Attribution, stages: int, rows: int | None) -> list[Attribution]:

@@ -9,14 +9,15 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from torch_featviz.capture import capture, evaluating
-from torch_featviz.capture.select import Layers
+from torch_featviz.capture import capture
 from torch_featviz.errors import LayerError, OptionError
 from torch_featviz.explain import attribute
-from torch_featviz.explain.twin import apart, twin
+from torch_featviz.model.layers import Layers
+from torch_featviz.model.run import evaluating
+from torch_featviz.model.twin import apart, twin
+from torch_featviz.model.weights import planes_of
 from torch_featviz.picture import Scale, Sheet
 from torch_featviz.views import feature_maps, kernels
-from torch_featviz.views.kernels import planes_of
 
 from .film import Film
 from .thinned import Thinned

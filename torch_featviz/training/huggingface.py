@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from transformers import TrainerCallback
 
-from torch_featviz.capture.select import Layers
 from torch_featviz.files import write_whole
+from torch_featviz.model.layers import Layers
 
 from .monitor import Monitor
 from .steps import Steps

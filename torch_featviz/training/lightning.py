@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from torch_featviz.capture.select import Layers
 from torch_featviz.errors import OptionError
+from torch_featviz.model.layers import Layers
 
 from .monitor import Monitor
 from .sinks import Sink, sinks_for

@@ -13,9 +13,9 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from torch_featviz.capture import Statistics, read_together
-from torch_featviz.capture.select import Layers, check_module
-from torch_featviz.capture.values import whole
 from torch_featviz.errors import DtypeError, FileError, FindingWarning, LayerError, OptionError
+from torch_featviz.model.layers import Layers, check_module
+from torch_featviz.model.values import whole
 from torch_featviz.picture import Picture, Scale
 
 from .figures import layer_figures, parameter_figures, range_of

@@ -11,7 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from torch_featviz.capture import Histogram
 from torch_featviz.capture.reduce.reducer import wide
-from torch_featviz.capture.values import whole
+from torch_featviz.model.values import whole
 
 _ROW = 4096  # so many values are summed in float32, which is many times faster than converting each
 _SAFE = (1e-15, 1e18)

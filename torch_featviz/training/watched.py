@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from torch_featviz.capture import Histogram, Moments, capture
-from torch_featviz.capture.select import Layers, resolve, unwrap
 from torch_featviz.errors import LayerError
+from torch_featviz.model.layers import Layers, resolve, unwrap
 
 from .figures import range_of
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.explain import Faithfulness, attribute, faithfulness
-from torch_featviz.explain.faithfulness import chances
 from torch_featviz.explain.methods import LAYERED, method_of
-from torch_featviz.explain.twin import apart, twin
+from torch_featviz.model.answer import chances
+from torch_featviz.model.twin import apart, twin
 from torch_featviz.picture import Legend, Picture, Scale, Sheet, overlay, rgb
 from torch_featviz.picture.images import unit_images
 

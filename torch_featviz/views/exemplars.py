@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from torch_featviz.errors import ShapeError
-from torch_featviz.explain.patches import TopPatches
 from torch_featviz.picture import Legend, Picture, Scale, Sheet, count, grid_columns, number, rgb, tile
 from torch_featviz.picture.color import total_of
 from torch_featviz.picture.images import unit_images
+from torch_featviz.survey import TopPatches
 
 SHOWN, HITS = 16, 9
 _NOTHING = 225  # light grey, which is told from a white image and from the mid-grey of 0
@@ -44,7 +44,7 @@ def exemplars(
         OptionError: there is no such channel or range.
         ShapeError: images have other than one or three channels.
     Example:
-        >>> from torch_featviz.explain.patches import top_patches
+        >>> from torch_featviz.survey import top_patches
         >>> best = top_patches(nn.Conv2d(1, 4, 3), torch.rand(2, 8, 1, 9, 9), "", k=4)
         >>> exemplars(best, [0, 2]).title
         'model: the patches that move each channel most, and what in them does; of 16 images'

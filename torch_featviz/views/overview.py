@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torch_featviz.capture import capture, evaluating
-from torch_featviz.capture.select import Layers
+from torch_featviz.capture import capture
 from torch_featviz.errors import LayerError, ShapeError
+from torch_featviz.model.layers import Layers
+from torch_featviz.model.run import evaluating
 from torch_featviz.picture import Legend, Picture, Scale, Sheet, colorize, count, enlarge, grid_columns, number
 from torch_featviz.picture.color import total_of
 

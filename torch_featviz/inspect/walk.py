@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from torch_featviz.capture import capture
 from torch_featviz.errors import LayerError
-from torch_featviz.explain.receptive import ReceptiveField, Tracer, described
-from torch_featviz.explain.twin import apart, twin
-from torch_featviz.views.kernels import planes_of
+from torch_featviz.inspect.receptive import ReceptiveField, Tracer, described
+from torch_featviz.model.kinds import CHANNELS_FIRST, PADS, call_of, is_channelwise, is_positive, moves_only
+from torch_featviz.model.twin import apart, twin
+from torch_featviz.model.weights import planes_of
 
-from .kinds import CHANNELS_FIRST, PADS, call_of, is_channelwise, is_positive, moves_only
 from .measure import PARAMETRIZATIONS, Measured, measured, run, works
 
 

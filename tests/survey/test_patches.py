@@ -22,7 +22,7 @@ from torch.utils.data import (
 
 from torch_featviz.errors import DtypeError, FileError, LayerError, OptionError, ShapeError
 from torch_featviz.explain.deconvnet import deconvnet
-from torch_featviz.explain.patches import top_patches
+from torch_featviz.survey import top_patches
 
 LAYER, K = "3", 9
 DEAD = 2
@@ -369,7 +369,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 sys.path.insert(0, sys.argv[2])
 from test_patches import LAYER, build, loader, pictures
 from torch_featviz.errors import OptionError
-from torch_featviz.explain.patches import top_patches
+from torch_featviz.survey import top_patches
 
 torch.set_num_threads(1)
 dist.init_process_group("gloo")

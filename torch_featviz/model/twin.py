@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from torch_featviz.capture.select import check_module, unwrap
 from torch_featviz.errors import DtypeError, LayerError
+from torch_featviz.model.layers import check_module, unwrap
 
 _OWN = frozenset(vars(nn.Module()))  # what every module has; hooks in it are part of what the model computes
 

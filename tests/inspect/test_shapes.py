@@ -3,9 +3,10 @@ import torch
 import torchvision
 from torch import nn
 
-from torch_featviz.capture import capture, shapes
-from torch_featviz.capture.values import map_tensors
+from torch_featviz.capture import capture
 from torch_featviz.errors import LayerError, ShapeError
+from torch_featviz.inspect import shapes
+from torch_featviz.model.values import map_tensors
 
 
 @pytest.mark.parametrize("name", ["alexnet", "resnet18", "mobilenet_v3_small"])

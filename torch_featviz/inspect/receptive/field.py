@@ -16,12 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from torch_featviz.capture.select import resolve
 from torch_featviz.errors import LayerError, OptionError, ShapeError
+from torch_featviz.model.layers import layer_name, resolve
+from torch_featviz.model.twin import apart, twin
 from torch_featviz.picture import Picture, Scale, Sheet, paint
 
-from ..cam import layer_name
-from ..twin import apart, twin
 from .reach import EXACT, WHOLE, Table, Trace, has_holes, widest
 from .trace import Tracer
 

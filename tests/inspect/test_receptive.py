@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from torch_featviz.errors import LayerError, OptionError, ShapeError
-from torch_featviz.explain.receptive.field import described, receptive_field
-from torch_featviz.explain.receptive.trace import Tracer
+from torch_featviz.inspect.receptive.field import described, receptive_field
+from torch_featviz.inspect.receptive.trace import Tracer
 
 ALEXNET = {  # r, j, s0
     "features.0": (11, 4, -2),

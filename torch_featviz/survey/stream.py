@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from torch_featviz.capture import TopK, capture
 from torch_featviz.errors import LayerError, OptionError, ShapeError
+from torch_featviz.model.twin import twin
 
-from ..twin import twin
 from .resume import Kept
 from .source import Source, ranks
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from . import windows
+from torch_featviz.inspect.receptive import windows
+
 from .reach import HULL, Axis, Steps, Table, Trace, aligned, differ, join, join_axis
 from .windows import Call, Rule, each
 

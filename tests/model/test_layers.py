@@ -2,9 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from torch_featviz.capture import capture, layer_names
-from torch_featviz.capture.select import resolve
+from torch_featviz.capture import capture
 from torch_featviz.errors import DtypeError, LayerError, OptionError
+from torch_featviz.model import layer_names
+from torch_featviz.model.layers import resolve
 
 
 def block():

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from torch_featviz.capture.session import capture
 from torch_featviz.errors import ShapeError
-
-from .select import Layers, check_module, unwrap
-from .session import capture
-from .values import map_tensors
+from torch_featviz.model.layers import Layers, check_module, unwrap
+from torch_featviz.model.values import map_tensors
 
 
 def shapes(model: nn.Module, *inputs: Sequence[int] | Tensor, layers: Layers = None) -> dict[str, Any]:

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.nn.parameter import is_lazy
 
-from .compiled import uncompiled
+from torch_featviz.capture.compiled import uncompiled
+from torch_featviz.capture.recorder import Stopped
+from torch_featviz.capture.tap import Taps, function_of, put, take_back
+from torch_featviz.model.layers import check_module, names_of
+from torch_featviz.model.values import tensors
+
 from .finite import NonFinite, Span, finite, report, span_of
-from .recorder import Stopped
-from .select import check_module, names_of
-from .tap import Taps, function_of, put, take_back
-from .values import tensors
 
 
 def first_nonfinite(model: nn.Module, *inputs: Any, **keywords: Any) -> NonFinite | None:

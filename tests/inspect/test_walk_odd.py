@@ -9,7 +9,7 @@ from torch import nn
 from torchvision import models
 
 import torch_featviz as fv
-from torch_featviz.atlas.walk import walk
+from torch_featviz.inspect.walk import walk
 
 
 class Net(nn.Module):

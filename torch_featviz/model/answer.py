@@ -71,3 +71,11 @@ def figures(output: Any, target: Target, classes: Tensor | None, rows: int) -> T
     if made.shape != (rows,):
         raise ShapeError(f"the target callable must return 'b' figures, one for each image, got {tuple(made.shape)}.")
     return made
+
+
+def chances(output: Tensor) -> Tensor:
+    """Probabilities `b k` of what a classifier returns: of logits, unless they are probabilities already."""
+    scores = output.float()
+    if scores.shape[1] == 1 or bool(((scores >= 0).all(1) & ((scores.sum(1) - 1).abs() < 1e-3)).all()):
+        return scores
+    return scores.softmax(1)

@@ -7,7 +7,7 @@ from torch import nn
 from torchvision import models
 
 import torch_featviz as fv
-from torch_featviz.atlas.walk import spans, walk
+from torch_featviz.inspect.walk import spans, walk
 
 
 class Functional(nn.Module):

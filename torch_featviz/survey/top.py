@@ -16,11 +16,11 @@ from torch.nn import functional as F
 
 from torch_featviz.capture import TopK, capture
 from torch_featviz.errors import OptionError
+from torch_featviz.explain.deconvnet import deconvnet
+from torch_featviz.inspect.receptive import receptive_field
+from torch_featviz.model.layers import layer_name
+from torch_featviz.model.twin import apart, twin
 
-from ..cam import layer_name
-from ..deconvnet import deconvnet
-from ..receptive import receptive_field
-from ..twin import apart, twin
 from .resume import EVERY, Kept, weights_of
 from .source import Source, ranks
 from .stream import Pass, device_of

@@ -6,7 +6,7 @@ import difflib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
@@ -199,3 +199,15 @@ def _is_part(name: str, child: nn.Module) -> bool:
     if name == "parametrizations":
         return all(isinstance(part, ParametrizationList) for part in child.children())
     return name in _PARTS
+
+
+def layer_name(model: nn.Module, layer: Any) -> str:
+    """The full name of the one layer meant; `layer` is a name or a module.
+
+    Raises:
+        LayerError: no such layer, or several are meant.
+    """
+    found = list(resolve(model, layer))
+    if len(found) != 1:
+        raise LayerError(f"{layer!r} means {len(found)} layers ({', '.join(found[:4])}, ...); name one.")
+    return found[0]

@@ -1,0 +1,8 @@
+"""Run a model once, untouched, and say what it did: layers in order, shapes, compute, receptive fields."""
+
+from .finite import NonFinite
+from .nonfinite import first_nonfinite
+from .receptive import ReceptiveField, receptive_field
+from .shapes import shapes
+
+__all__ = ["NonFinite", "ReceptiveField", "first_nonfinite", "receptive_field", "shapes"]
