@@ -7,7 +7,6 @@ entry, which fetches what the graph left behind.
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -24,6 +23,7 @@ from torch.compiler import is_dynamo_compiling
 
 from torch_featviz.errors import OptionError
 from torch_featviz.model.layers import wrappers_in
+from torch_featviz.torch_private import dynamo_config, dynamo_is_imported, is_of_dynamo, skip_in_dynamo
 
 from .recorder import NOTHING, Recorder, Stopped
 from .tap import Taps, put
@@ -83,7 +83,7 @@ def put_entries(
     Returns:
         Whether the model as a whole is compiled.
     """
-    if "torch._dynamo" not in sys.modules:
+    if not dynamo_is_imported():
         return False
     _leave_to_eager_mode()
     outer = list(chain)
@@ -105,9 +105,8 @@ def put_entries(
 @cache
 def _leave_to_eager_mode() -> None:
     """Where Dynamo gives a model up it tries each function that then runs; these hold nothing for it, and it warns."""
-    skip = sys.modules["torch._dynamo"].eval_frame.skip_code
     for name in ("begin", "start", "end", "leave", "record", "keep", "collect", "make_room", "refuse_another_thread"):
-        skip(getattr(Recorder, name).__code__)
+        skip_in_dynamo(getattr(Recorder, name).__code__)
 
 
 def entry(call: Callable[..., Any], recorder: Recorder, part: Collection[str] | None) -> Callable[..., Any]:
@@ -135,7 +134,7 @@ def entry(call: Callable[..., Any], recorder: Recorder, part: Collection[str] | 
         except Stopped:  # graph breaks let it out of the frame that would have caught it
             recorder.whole, recorder.catching, output = True, False, None
         except Exception as error:
-            if recorder.stop and type(error).__module__.startswith("torch._dynamo"):
+            if recorder.stop and is_of_dynamo(error):
                 raise OptionError(
                     "stop=True cannot end a forward that Dynamo compiles like this one (a checkpoint?); leave it out."
                 ) from error
@@ -163,7 +162,7 @@ def entry(call: Callable[..., Any], recorder: Recorder, part: Collection[str] | 
 
 def uncompiled() -> AbstractContextManager[Any]:
     """Compiled code runs uncompiled for the length of the block."""
-    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing it takes seconds
+    if not dynamo_is_imported():  # nothing is compiled, and importing it takes seconds
         return NOTHING
     eager: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
     return eager
@@ -194,10 +193,6 @@ class _checkpoints_traced:
 
 
 _CHECKPOINTS = "skip_fwd_side_effects_in_bwd_under_checkpoint"
-
-
-def dynamo_config() -> Any:
-    return sys.modules["torch._dynamo.config"]
 
 
 def _compiled_calls(module: nn.Module) -> Iterator[str]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from torch_featviz.model.values import tensors
+from torch_featviz.torch_private import in_backward
 
 from .inplace import versions_of
 from .recorder import Recorder
@@ -43,7 +44,7 @@ class Gradients(Recorder):
         if not self.open:
             return
         self.calls += 1
-        alone = not self.running and torch._C._current_graph_task_id() == -1
+        alone = not self.running and not in_backward()
         parts = list(tensors(output))
         got: list[Tensor | None] = [None] * len(parts)
         call = _Call(name, self.run, self.calls, alone, isinstance(output, Tensor), got)

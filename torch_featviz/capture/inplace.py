@@ -13,9 +13,9 @@ from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from torch_featviz.model.values import map_tensors, tensors, unmapped
+from torch_featviz.model.values import map_tensors, tensors
+from torch_featviz.torch_private import TorchDispatchMode, storage_id, unmapped
 
 Record: TypeAlias = tuple[Any, Any, Any]  # layer, what it returned, the version of each tensor in that
 
@@ -88,7 +88,7 @@ def memory_of(tensor: Tensor) -> int | None:
     """An identifier of the memory behind `tensor`, shared by all its views; None where there is none."""
     try:
         tensor = unmapped(tensor)
-        return int(tensor.untyped_storage()._cdata)
+        return storage_id(tensor)
     except (
         NotImplementedError,
         RuntimeError,

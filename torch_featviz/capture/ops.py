@@ -29,12 +29,12 @@ from weakref import ref
 import torch
 from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
-from torch.nn.modules import module as torch_module
 from torch.nn.parameter import Parameter
-from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
+from torch.overrides import TorchFunctionMode
 
 from torch_featviz.errors import OptionError
 from torch_featviz.model.values import tensors
+from torch_featviz.torch_private import any_global_hook, is_innermost, pop_innermost, push
 
 from .asked import Asked
 from .compiled import uncompiled
@@ -135,10 +135,9 @@ class Calls(TorchFunctionMode):
 
     def step_aside(self) -> bool:
         """Be off, if nobody else's mode is in the way: torch.nn's layers have fast paths that any mode bars."""
-        depth = torch._C._len_torch_function_stack()
-        if not depth or torch._C._get_function_stack_at(depth - 1) is not self:
+        if not is_innermost(self):
             return False
-        _pop_mode()  # type: ignore[no-untyped-call]
+        pop_innermost()
         return True
 
 
@@ -175,7 +174,7 @@ def tap_calls(
 ) -> None:
     """Have `recorder` given each output of `layers` and of the functional calls `asked` for; compare `tap`."""
     calls = Calls(recorder, asked, frozenset(names.values()))
-    hooked = torch_module._has_any_global_hook()  # type: ignore[no-untyped-call]
+    hooked = any_global_hook()
     for module, name in names.items():
         if isinstance(module, torch.jit.ScriptModule):
             continue
@@ -230,7 +229,7 @@ def _stand_in(
         finally:
             calls.frame = outer
             if aside:
-                _push_mode(calls)  # type: ignore[no-untyped-call]
+                push(calls)
         if outer is not None:
             _mark(outer[1], output, name)
         return output

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterable
@@ -14,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from torch_featviz.errors import LayerError
-from torch_featviz.model.values import is_mapped, map_tensors, tensors, unmapped
+from torch_featviz.model.values import map_tensors, tensors
+from torch_featviz.torch_private import in_backward, in_graph_pool, is_mapped, unmapped
 
 from . import inplace
 from .keep import ToCPU
@@ -189,7 +189,7 @@ class Recorder:
 
     def record(self, name: str, output: Any) -> None:
         """Keep `output` as the next call of layer `name`."""
-        if not self.open or (not self.running and torch._C._current_graph_task_id() != -1):
+        if not self.open or (not self.running and in_backward()):
             return  # closed, or a checkpointed forward that the backward runs again
         if self.pending is not None and not self.running:  # eager code amid a compiled forward: after a graph break
             self.taker(name).take(self.layers[name], name, output)
@@ -392,11 +392,3 @@ def _same(tensor: Tensor) -> Tensor:
 def _out_of_graph_pool(tensor: Tensor) -> Tensor:
     """A copy, where `tensor` may lie in the memory of a CUDA graph, which the graph's next run overwrites."""
     return tensor.clone() if in_graph_pool(tensor) else tensor
-
-
-def in_graph_pool(tensor: Tensor) -> bool:
-    """Whether `tensor` may be the output of a CUDA graph: there is no asking the tensor, so every one while any is."""
-    trees = sys.modules.get("torch._inductor.cudagraph_trees")
-    if trees is None or tensor.device.type != "cuda":
-        return False
-    return trees.get_manager(tensor.device.index, create_if_none_exists=False) is not None

@@ -17,6 +17,7 @@ from torch.fx import GraphModule
 
 from torch_featviz.errors import LayerError, OptionError
 from torch_featviz.model.layers import Layers, check_module, choose, inside, survey
+from torch_featviz.torch_private import in_backward
 
 from .asked import Asked, choose_with_calls
 from .compiled import entry, own_code, own_frame, put_entries
@@ -243,7 +244,7 @@ def _whole_forward(model: nn.Module, recorder: Recorder) -> Callable[..., Any]:
             return _traced(recorder, inner, self, args, kwargs)
         if recorder.running:
             recorder.refuse_another_thread()
-        if recorder.running or not recorder.open or torch._C._current_graph_task_id() != -1:
+        if recorder.running or not recorder.open or in_backward():
             return inner(self, *args, **kwargs)  # within itself; or a checkpoint that the backward runs again
         output = None
         try:

@@ -11,9 +11,10 @@ from torch import distributed as dist
 
 from torch_featviz.errors import DtypeError, LayerError
 from torch_featviz.model.layers import canonical, near
+from torch_featviz.torch_private import in_graph_pool
 
 from .asked import call_name
-from .recorder import NOTHING, Recorder, in_graph_pool
+from .recorder import NOTHING, Recorder
 from .reduce import Reducer, across_ranks
 
 

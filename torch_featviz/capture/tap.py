@@ -17,9 +17,9 @@ from weakref import ref
 
 from torch import nn
 from torch.compiler import is_dynamo_compiling
-from torch.nn.modules import module as torch_module
 
 from torch_featviz.errors import LayerError
+from torch_featviz.torch_private import any_global_hook
 
 from .recorder import Recorder
 
@@ -62,7 +62,7 @@ def tap(layers: dict[str, nn.Module], recorder: Recorder, taps: Taps) -> None:
     A module with hooks is tapped around them, since they may change the output: what its caller gets is recorded.
     """
     shared: dict[Any, Callable[..., Any]] = {}  # by a module's forward, and by its type
-    everywhere = torch_module._has_any_global_hook()  # type: ignore[no-untyped-call]
+    everywhere = any_global_hook()
     note = taps.append
     for name, module in layers.items():
         slots = module.__dict__
@@ -90,7 +90,7 @@ def tap(layers: dict[str, nn.Module], recorder: Recorder, taps: Taps) -> None:
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether hooks may make another tensor of what `module.forward` returns."""
-    everywhere: bool = torch_module._has_any_global_hook()  # type: ignore[no-untyped-call]
+    everywhere: bool = any_global_hook()
     return everywhere or bool(module._forward_hooks or module._backward_hooks or module._backward_pre_hooks)
 
 

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
 from torch.nn.parameter import is_lazy
 
 from torch_featviz.capture.compiled import uncompiled
@@ -18,6 +17,7 @@ from torch_featviz.capture.recorder import Stopped
 from torch_featviz.capture.tap import Taps, function_of, put, take_back
 from torch_featviz.model.layers import check_module, names_of
 from torch_featviz.model.values import tensors
+from torch_featviz.torch_private import any_global_hook
 
 from .finite import NonFinite, Span, finite, report, span_of
 
@@ -88,7 +88,7 @@ class _Search:
 
     def look_at(self, names: dict[nn.Module, str], taps: Taps) -> None:
         """Have each output looked at; where a module has hooks, after these."""
-        hooked = torch_module._has_any_global_hook()  # type: ignore[no-untyped-call]
+        hooked = any_global_hook()
         for module, name in names.items():
             if not isinstance(module, torch.jit.ScriptModule):
                 where = "_call_impl" if hooked or module._forward_hooks or module._backward_hooks else "forward"

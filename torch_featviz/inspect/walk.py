@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch_featviz.capture import capture
 from torch_featviz.errors import LayerError
 from torch_featviz.inspect.receptive import ReceptiveField, Tracer, described
-from torch_featviz.model.kinds import CHANNELS_FIRST, PADS, call_of, is_channelwise, is_positive, moves_only
+from torch_featviz.model.kinds import CHANNELS_FIRST, call_of, is_channelwise, is_positive, moves_only
 from torch_featviz.model.twin import apart, twin
 from torch_featviz.model.weights import planes_of
+from torch_featviz.torch_private import PADS, Convolution
 
 from .measure import PARAMETRIZATIONS, Measured, measured, run, works
 
@@ -169,7 +170,7 @@ def _channels_at(layer: Layer, before: list[Layer]) -> int:
         return rest.pop()
     if isinstance(layer.module, (nn.Linear, nn.LayerNorm, nn.MultiheadAttention)):
         return axes - 1
-    if isinstance(layer.module, (nn.modules.conv._ConvNd, *CHANNELS_FIRST)):
+    if isinstance(layer.module, (Convolution, *CHANNELS_FIRST)):
         return 1
     same = [each.channels_at for each in before if each.shape == layer.shape]
     return same[-1] if same else axes - 1 if axes == 3 else 1

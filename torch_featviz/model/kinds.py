@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 from torch import nn
-from torch.nn.modules.activation import __all__ as _ACTIVATIONS
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.dropout import _DropoutNd
-from torch.nn.modules.padding import _CircularPadNd, _ConstantPadNd, _ReflectionPadNd, _ReplicationPadNd
-from torch.nn.modules.pooling import (
-    _AdaptiveAvgPoolNd,
-    _AdaptiveMaxPoolNd,
-    _AvgPoolNd,
-    _LPPoolNd,
-    _MaxPoolNd,
-)
 
-PADS = (_CircularPadNd, _ConstantPadNd, _ReflectionPadNd, _ReplicationPadNd)
+from torch_featviz.torch_private import ACTIVATIONS, DROPOUTS, NORMS, PADS, POOLS
 
-_POOLS = (_AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _LPPoolNd, _MaxPoolNd)
-_NORMS = (_NormBase, nn.GroupNorm, nn.LocalResponseNorm)
+_NORMS = (*NORMS, nn.GroupNorm, nn.LocalResponseNorm)
 _MIXING = ("MultiheadAttention", "Softmax", "LogSoftmax", "Softmin", "Softmax2d", "GLU")
-CHANNELS_FIRST = (*_POOLS, *_NORMS)  # layers that take `b k ...`, as convolutions do
-_ACTIVE = tuple(getattr(nn, name) for name in _ACTIVATIONS if name not in _MIXING)
+CHANNELS_FIRST = (*POOLS, *_NORMS)  # layers that take `b k ...`, as convolutions do
+_ACTIVE = tuple(getattr(nn, name) for name in ACTIVATIONS if name not in _MIXING)
 
 _POSITIVE = (nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Hardsigmoid, nn.Softplus, nn.Softmax, nn.Softmax2d)
 _POSITIVE_CALLS = ("relu", "relu6", "sigmoid", "hardsigmoid", "softplus", "softmax")
@@ -63,7 +51,7 @@ def is_channelwise(module: nn.Module | None, call: str = "") -> bool:
     """Whether channel i of what is returned is channel i of what was given: pooled, bent, or weighed by a norm."""
     if module is None:
         return call.rstrip("_()") in _CHANNELWISE_CALLS
-    return isinstance(module, (*_POOLS, *_NORMS, *_ACTIVE, *PADS, _DropoutNd, nn.Identity, nn.Upsample))
+    return isinstance(module, (*POOLS, *_NORMS, *_ACTIVE, *PADS, *DROPOUTS, nn.Identity, nn.Upsample))
 
 
 def is_positive(module: nn.Module | None, call: str) -> bool:

@@ -13,10 +13,11 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.utils.parametrize import ParametrizationList
 
 from torch_featviz.errors import DtypeError, LayerError, OptionError
+from torch_featviz.torch_private import Convolution
 
 Layer: TypeAlias = str | type[nn.Module] | nn.Module
 Layers: TypeAlias = Layer | Iterable[Layer] | None
-_WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
+_WEIGHTED = (Convolution, nn.Linear)
 _FEW = 25  # names that an error message may hold
 _WRAPPER_PARTS = ("module", "_orig_mod")
 _PARTS = ("parametrizations", "_packed_params", "activation_post_process", "weight_fake_quant")

@@ -8,7 +8,6 @@ from copy import copy
 from typing import Any
 
 from torch import Tensor
-from torch._C import _functorch
 
 
 def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
@@ -44,18 +43,6 @@ def _rebuild(function: Callable[[Tensor], Any], value: Any) -> Any:
                 object.__setattr__(changed, field.name, map_tensors(function, getattr(value, field.name)))
         return changed
     return value
-
-
-is_mapped = _functorch.is_functorch_wrapped_tensor
-
-
-def unmapped(tensor: Tensor) -> Tensor:
-    """What torch.func's grad, vmap and the like wrapped while they ran; the axes that vmap took away come first."""
-    while is_mapped(tensor):
-        axis = _functorch.maybe_get_bdim(tensor) if _functorch.is_batchedtensor(tensor) else 0
-        tensor = _functorch.get_unwrapped(tensor)
-        tensor = tensor.movedim(axis, 0) if axis else tensor
-    return tensor
 
 
 def tensors(value: Any) -> Iterator[Tensor]:

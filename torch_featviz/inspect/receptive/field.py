@@ -14,12 +14,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from torch_featviz.errors import LayerError, OptionError, ShapeError
 from torch_featviz.model.layers import layer_name, resolve
 from torch_featviz.model.twin import apart, twin
 from torch_featviz.picture import Picture, Scale, Sheet, paint
+from torch_featviz.torch_private import TorchDispatchMode
 
 from .reach import EXACT, WHOLE, Table, Trace, has_holes, widest
 from .trace import Tracer

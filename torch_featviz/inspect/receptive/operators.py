@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from torch_featviz.inspect.receptive import windows
+from torch_featviz.torch_private import tree_leaves
 
 from .reach import HULL, Axis, Steps, Table, Trace, aligned, differ, join, join_axis
 from .windows import Call, Rule, each

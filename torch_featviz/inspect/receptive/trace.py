@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from torch_featviz.torch_private import TorchDispatchMode, storage_id, tree_leaves
 
 from .operators import follow
 from .reach import Trace
@@ -43,7 +43,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def put(self, tensor: Tensor, trace: Trace) -> None:
         """`tensor` sees this from now on."""
         storage = tensor.untyped_storage()
-        self.storages[storage._cdata] = storage
+        self.storages[storage_id(tensor)] = storage
         self.traces[_key(tensor)] = trace
 
     def _of(self, tensor: Tensor) -> Trace | None:
@@ -90,4 +90,4 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _key(tensor: Tensor) -> _Key:
     """Which elements of which memory."""
-    return tensor.untyped_storage()._cdata, int(tensor.storage_offset()), tuple(tensor.shape), tuple(tensor.stride())
+    return storage_id(tensor), int(tensor.storage_offset()), tuple(tensor.shape), tuple(tensor.stride())

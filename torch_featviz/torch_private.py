@@ -1,0 +1,130 @@
+"""Every private name of PyTorch that this package uses, and what is done in a release that lacks it.
+
+Nothing else in the package names a private part of PyTorch; a test holds that.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import CodeType
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch._C import _functorch
+from torch.nn.modules import module as _module
+from torch.nn.modules.activation import __all__ as _activation_names
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.padding import _CircularPadNd, _ConstantPadNd, _ReflectionPadNd, _ReplicationPadNd
+from torch.nn.modules.pooling import (
+    _AdaptiveAvgPoolNd,
+    _AdaptiveMaxPoolNd,
+    _AvgPoolNd,
+    _LPPoolNd,
+    _MaxPoolNd,
+)
+from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
+from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode  # noqa: PLC0414  for others
+from torch.utils._pytree import tree_leaves as tree_leaves  # noqa: PLC0414
+
+# Kinds of layers
+
+Convolution: TypeAlias = _ConvNd
+ACTIVATIONS = tuple(_activation_names)  # names in torch.nn
+DROPOUTS = (_DropoutNd,)
+NORMS = (_NormBase,)
+PADS = (_CircularPadNd, _ConstantPadNd, _ReflectionPadNd, _ReplicationPadNd)
+POOLS = (_AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _LPPoolNd, _MaxPoolNd)
+
+# Hooks
+
+_GLOBAL_HOOKS = tuple(f"_global_{kind}_hooks" for kind in ("forward_pre", "forward", "backward_pre", "backward"))
+
+
+def any_global_hook() -> bool:
+    """Whether hooks are registered for all modules at once."""
+    ask = getattr(_module, "_has_any_global_hook", None)  # torch 2.7 and later
+    if ask is not None:
+        return bool(ask())
+    return any(getattr(_module, name, None) for name in _GLOBAL_HOOKS)
+
+
+# Autograd and storages
+
+
+def in_backward() -> bool:
+    """Whether autograd's engine runs in this thread, as it does while a checkpoint is computed again."""
+    return bool(torch._C._current_graph_task_id() != -1)
+
+
+def storage_id(tensor: Tensor) -> int:
+    """An identifier of the memory behind `tensor`, shared by all its views."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+# torch.func's wrappers
+
+is_mapped = _functorch.is_functorch_wrapped_tensor
+
+
+def unmapped(tensor: Tensor) -> Tensor:
+    """What torch.func's grad, vmap and the like wrapped while they ran; the axes that vmap took away come first."""
+    while is_mapped(tensor):
+        axis = _functorch.maybe_get_bdim(tensor) if _functorch.is_batchedtensor(tensor) else 0
+        tensor = _functorch.get_unwrapped(tensor)
+        tensor = tensor.movedim(axis, 0) if axis else tensor
+    return tensor
+
+
+# Modes for functions
+
+
+def is_innermost(mode: TorchFunctionMode) -> bool:
+    """Whether `mode` is the function mode entered last of those that are on."""
+    depth = torch._C._len_torch_function_stack()
+    return depth > 0 and torch._C._get_function_stack_at(depth - 1) is mode
+
+
+def pop_innermost() -> None:
+    """Take off the function mode entered last."""
+    _pop_mode()  # type: ignore[no-untyped-call]
+
+
+def push(mode: TorchFunctionMode) -> None:
+    """Enter a function mode again."""
+    _push_mode(mode)  # type: ignore[no-untyped-call]
+
+
+# Dynamo, which is asked only where it was imported: importing it takes seconds
+
+
+def dynamo_is_imported() -> bool:
+    return "torch._dynamo" in sys.modules
+
+
+def dynamo_config() -> Any:
+    return sys.modules["torch._dynamo.config"]
+
+
+def skip_in_dynamo(code: CodeType) -> None:
+    """Have Dynamo leave functions of this code to eager mode."""
+    sys.modules["torch._dynamo"].eval_frame.skip_code(code)
+
+
+def is_of_dynamo(error: BaseException) -> bool:
+    return type(error).__module__.startswith("torch._dynamo")
+
+
+def in_graph_pool(tensor: Tensor) -> bool:
+    """Whether `tensor` may be the output of a CUDA graph: there is no asking the tensor, so every one while any is."""
+    trees = sys.modules.get("torch._inductor.cudagraph_trees")
+    if trees is None or tensor.device.type != "cuda":
+        return False
+    return trees.get_manager(tensor.device.index, create_if_none_exists=False) is not None
+
+
+def is_optimized(module: nn.Module) -> bool:
+    """Whether `module` is what `torch.compile(module)` returns, told without importing Dynamo."""
+    return "_orig_mod" in module._modules
