@@ -17,6 +17,10 @@ class DtypeError(FeatvizError, TypeError):
     """A value whose type or dtype cannot be drawn or captured."""
 
 
+class DeviceError(FeatvizError, RuntimeError):
+    """Inputs on another device than the model."""
+
+
 class OptionError(FeatvizError, ValueError):
     """An argument outside the values it may take."""
 

@@ -24,9 +24,9 @@ print(field.box(0, 0), field.box(7, 7))
 # %%
 # How much of its box does the unit in the middle use? White is the box; inside, how much each pixel moves the unit.
 
-fv.receptive_field(model, "_blocks.5", (224, 224), effective=True).picture()
+fv.effective_field(fv.receptive_field(model, "_blocks.5", (224, 224), effective=True))
 
 # %%
 # Deeper, the box covers most of the image, and the unit still looks at its middle.
 
-fv.receptive_field(model, "_blocks.8", (224, 224), effective=True).picture()
+fv.effective_field(fv.receptive_field(model, "_blocks.8", (224, 224), effective=True))

@@ -509,7 +509,7 @@ def test_units_and_images_do_not_fit():
 def test_wrong_images_and_options():
     with pytest.raises(DtypeError, match=r"tensor of floats.*uint8"):
         deconvnet(tiny(), IMAGES.byte(), "0", [0])
-    with pytest.raises(ShapeError, match="'b c h w', got shape"):
+    with pytest.raises(ShapeError, match="'b c h w' and not empty, got shape"):
         deconvnet(tiny(), IMAGES[0], "0", [0])
     with pytest.raises(OptionError, match="'sum' or 'overwrite', got 'max'"):
         deconvnet(tiny(), IMAGES, "0", [0], pooling="max")

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch_featviz.errors import LayerError, OptionError, ShapeError
 from torch_featviz.inspect.receptive.field import described, receptive_field
 from torch_featviz.inspect.receptive.trace import Tracer
+from torch_featviz.views import effective_field
 
 ALEXNET = {  # r, j, s0
     "features.0": (11, 4, -2),
@@ -412,12 +413,12 @@ def test_effective_field():
 def test_picture(size):
     net = nn.Sequential(conv(len(size), 1, 2, 3), nn.ReLU())
     seen = receptive_field(net, "1", size, effective=True)
-    picture = seen.picture()
+    picture = effective_field(seen)
     by = " × ".join(["3"] * len(size))
     assert picture.title == f"Effective receptive field of 1: size {by}, stride {by.replace('3', '1')}, start " + (
         f"({', '.join(['0'] * len(size))}) (exact)"
     )
-    assert torch.equal(picture.pixels, receptive_field(net, "1", size, effective=True).picture().pixels)
+    assert torch.equal(picture.pixels, effective_field(receptive_field(net, "1", size, effective=True)).pixels)
     if len(size) == 2:
         (top, bottom), (left, right) = seen.box(9, 7)
         cell = picture.cells[0].min(0).values
@@ -431,8 +432,8 @@ def test_the_outline_covers_nothing():
     net = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, (1, 9), padding=(0, 4)), nn.Flatten())
     seen = receptive_field(net, "1", (12, 7), effective=True)
     assert seen.box(6, 3) == ((5, 8), (0, 7))
-    assert (seen.picture().cells[0].min(0).values == 255).all(1).nonzero()[:, 0].tolist() == [4, 8]
-    assert not (receptive_field(net, "2", (12, 7), effective=True).picture().pixels == 255).all(0).any()
+    assert (effective_field(seen).cells[0].min(0).values == 255).all(1).nonzero()[:, 0].tolist() == [4, 8]
+    assert not (effective_field(receptive_field(net, "2", (12, 7), effective=True)).pixels == 255).all(0).any()
 
 
 def test_the_rest_of_the_net_need_not_fit():
@@ -454,7 +455,7 @@ def test_refusals():
     with pytest.raises(ShapeError, match=r"has 2 coordinates, got \(1,\)"):
         seen.box(1)
     with pytest.raises(OptionError, match=r"effective=True\) does it"):
-        seen.picture()
+        effective_field(seen)
     with pytest.raises(LayerError, match=r"no layer '7'"):
         receptive_field(net, "7")
     with pytest.raises(OptionError, match=r"1 to 3 positive numbers, such as \(224, 224\), got \(0, 9\)"):
@@ -463,7 +464,7 @@ def test_refusals():
         receptive_field(net, "0", 9)
     with pytest.raises(OptionError, match=r"channels must be at least 1, got 0"):
         receptive_field(net, "0", (9, 9), channels=0)
-    with pytest.raises(ShapeError, match=r"does not take an input of \(1, 5, 9, 9\).*channels="):
+    with pytest.raises(ShapeError, match=r"does not take inputs of shape \(1, 5, 9, 9\).*channels="):
         receptive_field(net, "0", (9, 9), channels=5)
     twice = Function(lambda m, x: m.a(m.a(x)), a=conv(2, 1, 1, 3))
     with pytest.raises(LayerError, match=r"'a' ran 2 times in one forward"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,9 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from torch_featviz.errors import DtypeError, OptionError, ShapeError
+from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.model.answer import Target
+from torch_featviz.model.inputs import Inputs, check_images
 from torch_featviz.model.layers import layer_name
+from torch_featviz.model.run import one_call
 from torch_featviz.model.twin import apart, begin_at, twin
 
 from .cam import last_map
@@ -35,6 +38,8 @@ class Attribution:
         layer: the layer looked at; empty where there is none.
         target: as it was given.
         options: likewise.
+        additional_forward_args: likewise.
+        keywords: likewise.
     """
 
     attributions: Tensor
@@ -44,6 +49,8 @@ class Attribution:
     layer: str = ""
     target: Target = None
     options: dict[str, Any] = field(default_factory=dict)
+    additional_forward_args: Any = field(default=None, repr=False)
+    keywords: Mapping[str, Any] | None = field(default=None, repr=False)
 
 
 def attribute(
@@ -53,6 +60,8 @@ def attribute(
     target: Target = None,
     method: str = "gradcam",
     layer: str | nn.Module | None = None,
+    additional_forward_args: Any = None,
+    keywords: Mapping[str, Any] | None = None,
     seed: int = 0,
     internal_batch_size: int | None = None,
     progress: bool = False,
@@ -71,7 +80,11 @@ def attribute(
         method: one of `saliency`, `input_x_gradient`, `integrated_gradients`, `smoothgrad`, `deep_lift`,
             `gradient_shap`, `guided_backprop`, `deconvolution`, `occlusion`, `feature_ablation`, `lrp`,
             `layer_activation`, `gradcam`, `hirescam`, `layercam`, `guided_gradcam`.
-        layer: for the last five; default: the convolution that runs last and still has a map.
+        layer: for the last five, by its name, or that of one of its calls (`"relu#2"`); default: the convolution that
+            runs last and still has a map.
+        additional_forward_args: what `forward` takes after the images, one value or a tuple. A tensor as long as the
+            images has a row for each of them.
+        keywords: what `forward` takes by name, likewise.
         seed: of the noise of `smoothgrad` and `gradient_shap`, which each image draws as if it were alone.
         internal_batch_size: rows that the model is given at once; default: what autograd needs for one row is
             measured, and half of the free memory of a GPU, or 1 GiB, is used.
@@ -83,16 +96,19 @@ def attribute(
     Returns:
         The attributions, and heatmaps `b h w`.
     Raises:
-        DtypeError: the model cannot be copied, images are no floats, or the model's output needs a callable.
-        ShapeError: images are empty or of another rank, the layer returns no map, or target does not fit.
+        DtypeError: the model cannot be copied, images are no floats or not of its dtype, or the
+            output needs a callable.
+        DeviceError: the inputs are on another device than the model.
+        ShapeError: images are empty or of a shape that the model refuses, the layer returns no map, or target does not
+            fit.
         LayerError: no such layer, or one that the method has no rule for.
-        OptionError: no such method, option or class, or no gradient reaches the output.
+        OptionError: no such method, option or class, `forward` takes other inputs, or no gradient reaches the output.
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
         >>> attribute(net, torch.rand(5, 3, 8, 8), target=1).heatmaps.shape
         torch.Size([5, 8, 8])
     """
-    _check_images(images)
+    check_images(images, (3, 4, 5))
     known = method_of(method)
     if unknown := sorted(set(options) - known.takes):
         takes = f"it takes {', '.join(sorted(known.takes))}" if known.takes else "it takes none"
@@ -102,27 +118,38 @@ def attribute(
     if internal_batch_size is not None and internal_batch_size < 1:
         raise OptionError(f"internal_batch_size must be at least 1, got {internal_batch_size}.")
     name = layer_name(model, layer) if layer is not None else ""
+    inputs = Inputs.of(images, additional_forward_args, keywords)
     with apart(seed):
-        images = images.detach().clone()
-        explained = Explained(twin(model), target)
+        inputs, net, count = inputs.copied(), twin(model), len(images)
         if known.layered and not name:
-            name = last_map(explained.model, images[:1])
-        rows = internal_batch_size or rows_at_once(explained, images[:1], len(images) * known.rows(options))
-        target = _as_many(target, len(images))
+            name = last_map(net, inputs.rows(slice(1)))
+        net, at = one_call(net, name) if name else (net, "")
+        rows = internal_batch_size or rows_at_once(net, inputs.rows(slice(1)), count * known.rows(options))
+        explained, target = Explained(net, inputs, target), _as_many(target, count)
         per_image = {"feature_mask"} | ({"baselines"} if method != "gradient_shap" else set())  # there they are samples
-        size = 1 if known.alone else max(1, min(rows // known.at_once, len(images)))
-        found, classes = [], []
-        for part in tqdm(list(chunks(len(images), size)), disable=not progress, unit="batch"):
+        size = 1 if known.alone else max(1, min(rows // known.at_once, count))
+        parts, classes = [], []
+        for part in tqdm(list(chunks(count, size)), disable=not progress, unit="batch"):
             if known.alone:
                 begin_at(seed)
-            explained.target = _part_of(target, part, len(images))
-            given = {k: _part_of(v, part, len(images)) if k in per_image else v for k, v in options.items()}
-            found.append(known.run(Job(explained, images[part], name, given, rows)).detach())
+            explained.inputs, explained.target = inputs.rows(part), _part_of(target, part, count)
+            given = {k: _part_of(v, part, count) if k in per_image else v for k, v in options.items()}
+            parts.append(known.run(Job(explained, at, given, rows)).detach())
             if explained.classes is not None:
                 classes.append(explained.classes)
-        attributions = torch.cat(found)
-        heatmaps = heatmaps_of(attributions, images)
-    return Attribution(attributions, heatmaps, torch.cat(classes) if classes else None, method, name, target, options)
+        attributions = torch.cat(parts)
+        heatmaps = heatmaps_of(attributions, inputs.images)
+    return Attribution(
+        attributions,
+        heatmaps,
+        torch.cat(classes) if classes else None,
+        method,
+        layer=name,
+        target=target,
+        options=options,
+        additional_forward_args=additional_forward_args,
+        keywords=keywords,
+    )
 
 
 def _as_many(target: Target, n: int) -> Target:
@@ -148,11 +175,3 @@ def heatmaps_of(attributions: Tensor, images: Tensor) -> Tensor:
     if maps.shape[2:] != images.shape[2:]:
         maps = F.interpolate(maps, images.shape[2:], mode=_MODES[images.dim() - 2])
     return maps[:, 0]
-
-
-def _check_images(images: Tensor) -> None:
-    if not isinstance(images, Tensor) or not images.is_floating_point():
-        what = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise DtypeError(f"images must be a tensor of floats as the model takes them, got {what}.")
-    if images.dim() not in (3, 4, 5) or not images.numel():
-        raise ShapeError(f"images must be 'b c h w' (or 'b c l', 'b c d h w'), got shape {tuple(images.shape)}.")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -13,10 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torch_featviz.errors import DtypeError, LayerError, OptionError, ShapeError
-from torch_featviz.model.layers import layer_name, resolve
+from torch_featviz.model.inputs import Inputs, check_images
+from torch_featviz.model.layers import layer_name
+from torch_featviz.model.run import one_call, run_looking_at, run_until
 from torch_featviz.model.twin import apart, twin
 
-from .explained import Explained, chunks, rows_at_once
+from .explained import chunks, rows_at_once
 from .rectify import Rectify, graph_of, refuse_others, word_of
 
 Unit: TypeAlias = int | tuple[int, int, int]  # a channel at its strongest place, or channel, row, column
@@ -28,6 +29,8 @@ def deconvnet(
     layer: str | nn.Module,
     units: Unit | Sequence[Unit] | Tensor,
     *,
+    additional_forward_args: Any = None,
+    keywords: Mapping[str, Any] | None = None,
     pooling: str = "sum",
     internal_batch_size: int | None = None,
 ) -> Tensor:
@@ -65,7 +68,7 @@ def deconvnet(
 
     Reference: Zeiler & Fergus 2013, section 2.1.
     """
-    _check_images(images)
+    check_images(images)
     if pooling not in ("sum", "overwrite"):
         raise OptionError(f"pooling is 'sum' or 'overwrite', got {pooling!r}.")
     if internal_batch_size is not None and internal_batch_size < 1:
@@ -77,22 +80,22 @@ def deconvnet(
             f"{len(images)} images."
         )
     name = layer_name(model, layer)
+    inputs = Inputs.of(images, additional_forward_args, keywords)
     with apart():
-        images = images.detach().clone()
-        net = twin(model)
-        _check_units(asked, _shape_of_map(net, images[:1], name), name)
-        up = _UpTo(net, name, overwrite=pooling == "overwrite")
-        rows = internal_batch_size or rows_at_once(Explained(up, None), images[:1], len(asked))
-        found = []
-        for part in chunks(len(asked), rows):
-            batch = images[part] if len(images) > 1 else images.expand(len(asked[part]), -1, -1, -1)
-            found.append(_down(up, batch, asked[part]))
-        return torch.cat(found)
+        inputs = inputs.copied()
+        net, at = one_call(twin(model), name)
+        _check_units(asked, _shape_of_map(net, inputs.rows(slice(1)), at, name), name)
+        up = _UpTo(net, at, name, overwrite=pooling == "overwrite")
+        if len(images) == 1:
+            inputs = inputs.rows(torch.zeros(len(asked), dtype=torch.long, device=images.device))
+        rows = internal_batch_size or rows_at_once(up, inputs.rows(slice(1)), len(asked))
+        projections = [_down(up, inputs.rows(part), asked[part]) for part in chunks(len(asked), rows)]
+        return torch.cat(projections)
 
 
-def _down(up: _UpTo, images: Tensor, units: list[tuple[int, ...]]) -> Tensor:
-    leaf = images.detach().clone().requires_grad_()
-    maps: Tensor = up(leaf)
+def _down(up: _UpTo, inputs: Inputs, units: list[tuple[int, ...]]) -> Tensor:
+    leaf = inputs.images.detach().clone().requires_grad_()
+    maps: Tensor = up.maps(inputs.at(leaf, slice(None)))
     projection: Tensor | None
     (projection,) = torch.autograd.grad(maps, leaf, _seed(maps.detach(), units), allow_unused=True)
     if projection is None:
@@ -114,28 +117,28 @@ def _seed(maps: Tensor, units: list[tuple[int, ...]]) -> Tensor:
 
 
 class _UpTo(nn.Module):
-    """The model up to one layer, with the deconvnet's way down."""
+    """The model up to one layer, with the deconvnet's way down.
 
-    def __init__(self, model: nn.Module, name: str, *, overwrite: bool) -> None:
+    Args:
+        net: a twin.
+        layer: by which `net` knows the layer.
+        name: by which the user knows it.
+        overwrite: as in `deconvnet`.
+    """
+
+    def __init__(self, net: nn.Module, layer: str, name: str, *, overwrite: bool) -> None:
         super().__init__()
-        self.model = model
-        self.name = name
+        self.net = net
+        self.layer, self.name = layer, name
         self.overwrite = overwrite
 
-    def forward(self, images: Tensor) -> Tensor:
-        kept: list[Tensor] = []
+    def forward(self, *args: Any, **keywords: Any) -> Tensor:
+        return self.maps(Inputs(args[0], args[1:], keywords))
 
-        def stop(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            kept.append(output)
-            raise _Arrived
-
-        hook = resolve(self.model, self.name)[self.name].register_forward_hook(stop)
-        try:
-            with _Down(overwrite=self.overwrite), suppress(_Arrived):
-                self.model(images)
-        finally:
-            hook.remove()
-        (maps,) = kept
+    def maps(self, inputs: Inputs) -> Tensor:
+        """What the layer returns, with its graph."""
+        with _Down(overwrite=self.overwrite):
+            maps: Tensor = run_until(self.net, self.layer, inputs)
         if not maps.requires_grad:
             raise _without_gradient(self.name)
         refuse_others(maps)
@@ -149,10 +152,6 @@ def _without_gradient(name: str) -> OptionError:
         f"no gradient leads from layer {name!r} to the images (an argmax, a round() or no_grad() on the way?); name a "
         "layer before it."
     )
-
-
-class _Arrived(BaseException):
-    """Ends a forward at its layer; no model's `except Exception` is to swallow it."""
 
 
 class _Down(Rectify):
@@ -237,22 +236,17 @@ def _refuse_pools(output: Tensor) -> None:
             )
 
 
-def _shape_of_map(net: nn.Module, image: Tensor, name: str) -> torch.Size:
+def _shape_of_map(net: nn.Module, one: Inputs, layer: str, name: str) -> torch.Size:
     """`k h w` of what the layer returns; the whole network runs, for a layer may run again after its first time."""
-    outputs: list[Any] = []
-    hook = resolve(net, name)[name].register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
-    try:
-        with torch.no_grad():
-            net(image)
-    finally:
-        hook.remove()
-    if len(outputs) != 1:
-        raise LayerError(f"layer {name!r} ran {len(outputs)} times in one forward; name one that runs once.")
-    (maps,) = outputs
-    if not isinstance(maps, Tensor) or maps.dim() != 4 or len(maps) != 1:
-        what = f"shape {tuple(maps.shape)}" if isinstance(maps, Tensor) else f"a {type(maps).__name__}"
-        raise ShapeError(f"layer {name!r} returns {what} for one image, no map 'b k h w'; give a convolution.")
-    return maps.shape[1:]
+
+    def shape(output: Any) -> torch.Size:
+        if not isinstance(output, Tensor) or output.dim() != 4 or len(output) != 1:
+            what = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+            raise ShapeError(f"layer {name!r} returns {what} for one image, no map 'b k h w'; give a convolution.")
+        return output.shape[1:]
+
+    with torch.no_grad():
+        return run_looking_at(net, layer, one, shape)
 
 
 def _listed(units: Any) -> list[tuple[int, ...]]:
@@ -284,13 +278,3 @@ def _check_units(units: list[tuple[int, ...]], shape: torch.Size, name: str) -> 
                 f"unit {unit} is outside of the map of layer {name!r}, which has rows 0 to {shape[1] - 1} and columns "
                 f"0 to {shape[2] - 1}."
             )
-
-
-def _check_images(images: Tensor) -> None:
-    if not isinstance(images, Tensor) or not images.is_floating_point():
-        what = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise DtypeError(f"images must be a tensor of floats as the model takes them, got {what}.")
-    if images.dim() != 4 or not images.numel():
-        raise ShapeError(
-            f"images must be 'b c h w', got shape {tuple(images.shape)}; add a batch axis with images[None]."
-        )

@@ -1,4 +1,4 @@
-"""A model made ready to be explained: a twin that returns figures, and how much of it fits into memory at once."""
+"""A model made ready to be explained: a copy that returns figures, and how much of it fits into memory at once."""
 
 from __future__ import annotations
 
@@ -10,42 +10,55 @@ from torch import Tensor, nn
 
 from torch_featviz.errors import OptionError
 from torch_featviz.model.answer import Target, classes_of, figures
+from torch_featviz.model.inputs import Inputs
+from torch_featviz.model.run import run
 
 FEW = 16  # rows that are run at once without a look at the memory
 _CPU_BUDGET = 1 << 30  # bytes that autograd may hold
 
 
 class Explained(nn.Module):
-    """The model with its target chosen: what Captum is given.
+    """The model with its inputs and its target chosen: what Captum is given.
 
     Args:
         model: a twin, which may be changed.
+        inputs: the images that are explained, and what else the model is given; both are replaced for each part.
         target: as in `attribute`.
     """
 
-    def __init__(self, model: nn.Module, target: Target) -> None:
+    def __init__(self, model: nn.Module, inputs: Inputs, target: Target) -> None:
         super().__init__()
         self.model = model
+        self.inputs = inputs
         self.target = target
-        self.classes: Tensor | None = None  # of the images explained last,
-        self.dtype: torch.dtype | None = None  # and what they are of
+        self.classes: Tensor | None = None  # of the images explained last
 
-    def settle(self, images: Tensor) -> Tensor | None:
+    @property
+    def numbers(self) -> Tensor | None:
+        """For Captum, which repeats them as it repeats images: the images' numbers, where other inputs go by them."""
+        images = self.inputs.images
+        return torch.arange(len(images), device=images.device) if self.inputs.by_row else None
+
+    def answer(self, images: Tensor, numbers: Tensor | None = None) -> Any:
+        """What the model returns for variants of the images that have these numbers; None where they are in order."""
+        return run(self.model, self.inputs.at(images, slice(None) if numbers is None else numbers))
+
+    def settle(self) -> Tensor | None:
         """The class to explain for each image, by a forward of its own; None where there are no classes."""
-        self.dtype = images.dtype
+        images = self.inputs.images
         with torch.no_grad():
-            self.classes = classes_of(self.target, self.model(images), len(images))
+            self.classes = classes_of(self.target, self.answer(images), len(images))
         return self.classes
 
     def score(self, images: Tensor) -> Tensor:
         """The figure of each image, `b`, with its graph; `classes` is set on the way."""
-        output = self.model(images)
+        output = self.answer(images)
         self.classes = classes_of(self.target, output, len(images))
         return self.differentiable(figures(output, self.target, self.classes, len(images)))
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, numbers: Tensor | None = None) -> Tensor:
         """What Captum chooses its target from: `b k`, or `b` where there is nothing to choose."""
-        output = self.model(images.to(self.dtype or images.dtype))  # Captum's noise is float32 whatever they are
+        output = self.answer(images.to(self.inputs.images.dtype), numbers)  # Captum's noise is always float32
         if callable(self.target) or self.classes is None:
             output = figures(output, self.target, None, len(images))
         return self.differentiable(output) if torch.is_grad_enabled() and images.requires_grad else output
@@ -61,15 +74,20 @@ class Explained(nn.Module):
         return figure
 
 
-def rows_at_once(explained: Explained, image: Tensor, wanted: int) -> int:
-    """How many of `wanted` rows may run at once, by what autograd holds for one: `1 c ...`.
+def rows_at_once(net: nn.Module, one: Inputs, wanted: int) -> int:
+    """How many of `wanted` rows may run at once, by what autograd holds for one.
 
     At most half of the free memory of a GPU, or 1 GiB on a CPU.
+
+    Args:
+        net: a twin.
+        one: the inputs of one image.
+        wanted: rows.
     """
     if wanted <= FEW:
         return wanted
     held: dict[int, int] = {}
-    weights = {tensor.untyped_storage().data_ptr() for tensor in (*explained.parameters(), *explained.buffers())}
+    weights = {tensor.untyped_storage().data_ptr() for tensor in (*net.parameters(), *net.buffers())}
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -77,8 +95,9 @@ def rows_at_once(explained: Explained, image: Tensor, wanted: int) -> int:
             held[storage.data_ptr()] = storage.nbytes()
         return tensor
 
+    image = one.images.detach().clone().requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(note, _same):
-        output: Any = explained.model(image.detach().clone().requires_grad_())
+        output: Any = run(net, one.at(image, slice(None)))
     del output
     budget = torch.cuda.mem_get_info(image.device)[0] // 2 if image.is_cuda else _CPU_BUDGET
     return max(1, min(wanted, budget // max(1, sum(held.values()))))

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.model.answer import chances, figures
+from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.twin import apart, twin
 
 from .attribute import Attribution, attribute
@@ -87,9 +88,10 @@ def faithfulness(
     if steps < 1 or stages < 0:
         raise OptionError(f"steps must be at least 1 and stages at least 0, got {steps} and {stages}.")
     with apart(seed):
-        images = images.detach().clone()
-        explained = Explained(twin(model), why.target)
-        rows = internal_batch_size or rows_at_once(explained, images[:1], len(images) * (steps + 1))
+        inputs = Inputs.of(images, why.additional_forward_args, why.keywords).copied()
+        images, net = inputs.images, twin(model)
+        explained = Explained(net, inputs, why.target)
+        rows = internal_batch_size or rows_at_once(net, inputs.rows(slice(1)), len(images) * (steps + 1))
         zero, blurred = (
             (torch.zeros_like(images), blur(images)) if baselines is None else (_filled(images, baselines),) * 2
         )
@@ -145,7 +147,7 @@ def _area(
 def _figure(explained: Explained, why: Attribution, rows: Tensor, image: Tensor) -> Tensor:
     """The figure explained: a class's probability, or the target's own."""
     with torch.no_grad():
-        output = explained.model(rows)
+        output = explained.answer(rows, image)
     if why.classes is None:
         return figures(output, why.target, None, len(rows)).float()
     return figures(chances(output), None, why.classes[image], len(rows))
@@ -172,6 +174,8 @@ def _randomised(model: nn.Module, images: Tensor, why: Attribution, stages: int,
                 target=target,
                 method=why.method,
                 layer=why.layer or None,
+                additional_forward_args=why.additional_forward_args,
+                keywords=why.keywords,
                 internal_batch_size=rows,
                 **why.options,
             )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from torch_featviz.errors import LayerError, OptionError
+from torch_featviz.model.run import hooked, run
 
 from .cam import cam
 from .explained import Explained, chunks
@@ -27,10 +27,14 @@ class Job(NamedTuple):
     """One call of a method, on no more images than the memory holds."""
 
     explained: Explained
-    images: Tensor
     layer: str
     options: Options
     rows: int  # that may run at once
+
+    @property
+    def images(self) -> Tensor:
+        """`b c ...`."""
+        return self.explained.inputs.images
 
 
 Run = Callable[[Job], Tensor]
@@ -90,11 +94,13 @@ def _direct(kind: str, batched: str | None = None) -> Run:
 
 def _quietly(method: Any, job: Job, given: Options) -> Tensor:
     """Captum warns that it hooks into the model; this one is ours to hook into."""
-    target = job.explained.settle(job.images)
+    target = job.explained.settle()
+    if (numbers := job.explained.numbers) is not None:
+        given = {**given, "additional_forward_args": (numbers,)}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Setting .*backward hooks", UserWarning)
-        found: Tensor = method.attribute(job.images.detach().requires_grad_(), target=target, **given)
-    return found
+        attributions: Tensor = method.attribute(job.images.detach().requires_grad_(), target=target, **given)
+    return attributions
 
 
 def _in_parts(method: Any, rows: int) -> Any:
@@ -103,12 +109,13 @@ def _in_parts(method: Any, rows: int) -> Any:
 
     def gradients(forward: Any, inputs: Any, target: Any = None, more: Any = None) -> tuple[Tensor]:
         (images,) = inputs
-        each = isinstance(target, Tensor) and target.numel() == len(images)
-        found = [
-            whole(forward, (images[part].detach().requires_grad_(),), target[part] if each else target, more)[0]
-            for part in chunks(len(images), rows)
-        ]
-        return (torch.cat(found),)
+        by_row = isinstance(target, Tensor) and target.numel() == len(images)
+        parts = []
+        for part in chunks(len(images), rows):
+            wanted = target[part] if by_row else target
+            extra = tuple(numbers[part] for numbers in more) if more else more
+            parts.append(whole(forward, (images[part].detach().requires_grad_(),), wanted, extra)[0])
+        return (torch.cat(parts),)
 
     method.gradient_func = gradients
     return method
@@ -163,7 +170,7 @@ def _rectified(job: Job, *, guided: bool) -> Tensor:
 
 
 def _guided_gradcam(job: Job) -> Tensor:
-    maps = cam(job.explained, job.images, job.layer, "gradcam").clamp(min=0)
+    maps = cam(job.explained, job.layer, "gradcam").clamp(min=0)
     mode = job.options.get("interpolate_mode", "nearest")
     return F.interpolate(maps, job.images.shape[2:], mode=mode) * _rectified(job, guided=True)
 
@@ -171,7 +178,7 @@ def _guided_gradcam(job: Job) -> Tensor:
 def _deep_lift(job: Job) -> Tensor:
     from captum.attr._core.deep_lift import SUPPORTED_NON_LINEAR  # type: ignore[import-untyped]  # noqa: PLC0415
 
-    _refuse_functions(job.explained, job.images[:1], tuple(SUPPORTED_NON_LINEAR))
+    _refuse_functions(job.explained, tuple(SUPPORTED_NON_LINEAR))
     try:
         return _direct("DeepLift")(job)
     except RuntimeError as error:
@@ -201,53 +208,43 @@ class _Functions(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.within = 0
-        self.found: set[str] = set()
+        self.names: set[str] = set()
+
+    def enter(self, *_: Any) -> None:
+        """A layer of these kinds begins."""
+        self.within += 1
+
+    def leave(self, *_: Any) -> None:
+        """It ends."""
+        self.within -= 1
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = word_of(func)
         if not self.within and (nonlinear(name) or rectifies(name, args, kwargs)):
-            self.found.add(name)
+            self.names.add(name)
         return func(*args, **kwargs)
 
 
-def _refuse_functions(explained: Explained, image: Tensor, kinds: tuple[type[nn.Module], ...]) -> None:
+def _refuse_functions(explained: Explained, kinds: tuple[type[nn.Module], ...]) -> None:
     """DeepLift replaces the backward of layers; a nonlinearity that is none would pass the plain gradient."""
     if any(isinstance(module, torch.jit.ScriptModule) for module in explained.modules()):
         raise LayerError("deep_lift cannot see into scripted layers; give the model as it was before torch.jit.")
     mode = _Functions()
-    with _inside(explained, kinds, mode), mode, torch.no_grad():
-        explained.model(image)
-    if mode.found:
-        names = ", ".join(sorted(mode.found))
+    layers = [module for module in explained.model.modules() if isinstance(module, kinds)]
+    with hooked(layers, before=mode.enter, after=mode.leave), mode, torch.no_grad():
+        run(explained.model, explained.inputs.rows(slice(1)))
+    if mode.names:
+        names = ", ".join(sorted(mode.names))
         raise LayerError(
             f"deep_lift has rules for layers of its own kinds only, and this model calls {names} elsewhere; make them "
             "nn.ReLU() layers, or choose integrated_gradients."
         )
 
 
-@contextmanager
-def _inside(explained: Explained, kinds: tuple[type[nn.Module], ...], mode: _Functions) -> Iterator[None]:
-    def enter(*_: Any) -> None:
-        mode.within += 1
-
-    def leave(*_: Any) -> None:
-        mode.within -= 1
-
-    hooks = []
-    for module in explained.modules():
-        if isinstance(module, kinds):
-            hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
 def _cam(kind: str) -> Run:
     def run(job: Job) -> Tensor:
-        return cam(job.explained, job.images, job.layer, kind, **job.options)
+        return cam(job.explained, job.layer, kind, **job.options)
 
     return run
 

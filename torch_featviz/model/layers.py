@@ -164,8 +164,9 @@ def _names(model: nn.Module, known: dict[str, nn.Module], entry: Layer) -> Itera
     """The known names that one entry stands for."""
     where = type(unwrap(model)).__name__
     if isinstance(entry, str):
-        if (name := entry if entry in known else canonical(model, entry)) in known:
-            return [name]
+        for spelled in (entry, split_call(entry)[0]):
+            if (name := spelled if spelled in known else canonical(model, spelled)) in known:
+                return [name]
         bare = ".".join(part for part in entry.split(".") if part not in _WRAPPER_PARTS)
         for glob in (entry, bare):
             if found := [n for n in known if n and fnmatchcase(n, glob)]:
@@ -203,12 +204,28 @@ def _is_part(name: str, child: nn.Module) -> bool:
 
 
 def layer_name(model: nn.Module, layer: Any) -> str:
-    """The full name of the one layer meant; `layer` is a name or a module.
+    """The full name of the one layer meant, with the number of the call where one is named.
+
+    Args:
+        model: any module, wrapped or not.
+        layer: a name, a name with the number of a call (`'relu#2'`), or a module.
 
     Raises:
         LayerError: no such layer, or several are meant.
     """
-    found = list(resolve(model, layer))
-    if len(found) != 1:
-        raise LayerError(f"{layer!r} means {len(found)} layers ({', '.join(found[:4])}, ...); name one.")
-    return found[0]
+    names = list(resolve(model, layer))
+    if len(names) != 1:
+        raise LayerError(f"{layer!r} means {len(names)} layers ({', '.join(names[:4])}, ...); name one.")
+    call = split_call(layer)[1] if isinstance(layer, str) else None
+    return names[0] if call is None else f"{names[0]}#{call}"
+
+
+def split_call(name: str) -> tuple[str, int | None]:
+    """A layer's name, and which of its calls is meant, from 1; None for all of them.
+
+    Example:
+        >>> split_call("layer1.relu#2"), split_call("layer1.relu")
+        (('layer1.relu', 2), ('layer1.relu', None))
+    """
+    layer, _, call = name.rpartition("#")
+    return (layer, int(call)) if layer and call.isdecimal() and int(call) else (name, None)

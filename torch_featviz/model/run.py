@@ -1,11 +1,228 @@
-"""How a model is run so that nothing about it changes."""
+"""The one way to run a network: on a copy or in evaluation mode, up to a layer or from it, with errors of our own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from inspect import signature
+from typing import Any, TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+from torch_featviz.errors import DeviceError, DtypeError, FeatvizError, LayerError, OptionError, ShapeError
+
+from .inputs import Inputs
+from .layers import layer_name, resolve
+from .values import tensors
+
+T = TypeVar("T")
+_REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)  # of inputs, by torch and by layers
+
+
+def run(net: nn.Module, inputs: Inputs) -> Any:
+    """What `net` returns.
+
+    Raises:
+        DeviceError: the inputs are on another device than its weights.
+        DtypeError: the inputs are of another dtype than its weights.
+        OptionError: its `forward` takes other arguments.
+        ShapeError: it refused them for another reason, such as images of another size.
+
+    Other errors, which are the model's own faults, pass as they are.
+    """
+    try:
+        return net(*inputs.positional, **inputs.named)
+    except (FeatvizError, torch.cuda.OutOfMemoryError):
+        raise
+    except _REFUSALS as error:
+        raise _explained(error, net, inputs) from error
+
+
+def _explained(error: Exception, net: nn.Module, inputs: Inputs) -> FeatvizError:
+    """The likeliest reason why a model raised."""
+    name = type(net).__name__
+    weights = [tensor for tensor in (*net.parameters(), *net.buffers()) if tensor.is_floating_point()]
+    given = [inputs.images, *tensors(inputs.args), *tensors(dict(inputs.keywords))]
+    devices, there = {tensor.device for tensor in weights}, {tensor.device for tensor in given}
+    if devices and (away := there - devices):
+        where = _listed(devices)
+        return DeviceError(f"the inputs are on {_listed(away)} and the weights of {name} on {where}; move the inputs.")
+    dtypes = {tensor.dtype for tensor in weights}
+    images = inputs.images
+    if dtypes and images.is_floating_point() and images.dtype not in dtypes and not torch.is_autocast_enabled():
+        wanted = _listed(dtypes)
+        return DtypeError(f"images are {images.dtype} and the weights of {name} {wanted}; write images.to({wanted}).")
+    if isinstance(error, TypeError) and (known := _misfit(net, inputs)):
+        return OptionError(
+            f"{name}.forward{known} does not fit what it is given ({error}); give more inputs with "
+            "additional_forward_args=(...) or keywords={'name': value}."
+        )
+    what = f"{type(error).__name__}: {error}".rstrip(".")
+    return ShapeError(f"{name} does not take inputs of shape {tuple(images.shape)}: {what}.")
+
+
+def _misfit(net: nn.Module, inputs: Inputs) -> str:
+    """The signature of a forward that these inputs cannot be bound to; empty where they can."""
+    with suppress(ValueError):  # of a function without a signature
+        known = signature(type(net).forward)
+        try:
+            known.bind(net, *inputs.positional, **inputs.named)
+        except TypeError:
+            return str(known)
+    return ""
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(sorted(map(str, values)))
+
+
+@contextmanager
+def hooked(
+    modules: Iterable[nn.Module],
+    *,
+    before: Callable[..., Any] | None = None,
+    after: Callable[..., Any] | None = None,
+) -> Iterator[None]:
+    """Call `before(module, inputs)` and `after(module, inputs, output)` around each call; nothing is left behind.
+
+    Forward hooks are registered here and nowhere else, and on a copy of the model (`twin`).
+    """
+    hooks = []
+    try:
+        for module in modules:
+            if before is not None:
+                hooks.append(module.register_forward_pre_hook(before))
+            if after is not None:
+                hooks.append(module.register_forward_hook(after))
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class _Reached(BaseException):
+    """Ends a forward at its layer; no model's `except Exception` is to swallow it."""
+
+
+def run_until(net: nn.Module, layer: str, inputs: Inputs) -> Any:
+    """What `layer` returns at its first call; the rest of the network does not run.
+
+    Raises:
+        LayerError: it did not run.
+    """
+    outputs: list[Any] = []
+
+    def stop(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        outputs.append(output)
+        raise _Reached
+
+    with hooked([_module_of(net, layer)], after=stop), suppress(_Reached):
+        run(net, inputs)
+    if not outputs:
+        raise LayerError(f"layer {layer!r} did not run; the forward never called it.")
+    return outputs[0]
+
+
+def run_looking_at(net: nn.Module, layer: str, inputs: Inputs, look: Callable[[Any], T]) -> T:
+    """`look(output)` of a layer that runs once; the network runs to its end, where it can.
+
+    What fails after the layer is of no consequence: a head that fits no other size of image, say.
+
+    Raises:
+        LayerError: the layer does not run exactly once.
+        ShapeError, DeviceError, DtypeError, OptionError: as of `run`, where the layer was not reached.
+    """
+    seen: list[T] = []
+    failed: FeatvizError | None = None
+    with hooked([_module_of(net, layer)], after=lambda _module, _inputs, output: seen.append(look(output))):
+        try:
+            run(net, inputs)
+        except (ShapeError, DtypeError, DeviceError, OptionError) as error:
+            failed = error
+    if failed is not None and not seen:
+        raise failed
+    check_once(layer, len(seen))
+    return seen[0]
+
+
+@contextmanager
+def graph_from(net: nn.Module, layer: str) -> Iterator[list[Tensor]]:
+    """Within the block, autograd's graph of `net` begins at what `layer` returns; the list holds that, one a call.
+
+    Raises:
+        ShapeError: the layer returns no tensor.
+    """
+    leaves: list[Tensor] = []
+
+    def begin(_module: nn.Module, _inputs: Any, output: Any) -> Tensor:
+        if not isinstance(output, Tensor):
+            raise ShapeError(f"layer {layer!r} returns a {type(output).__name__}, no map; give a convolution.")
+        leaves.append(output.detach().requires_grad_())
+        return leaves[-1].clone()  # the network may go on in place
+
+    with hooked([_module_of(net, layer)], after=begin):
+        yield leaves
+
+
+def check_once(layer: str, times: int) -> None:
+    """Raise LayerError unless a layer ran once."""
+    if times == 0:
+        raise LayerError(f"layer {layer!r} did not run; the forward never called it.")
+    if times > 1:
+        names = ", ".join(f"'{layer}#{call}'" for call in range(1, min(times, 4) + 1))
+        more = ", ..." if times > 4 else ""
+        raise LayerError(f"layer {layer!r} ran {times} times in one forward; name one of its calls: {names}{more}.")
+
+
+def one_call(net: nn.Module, layer: str | nn.Module) -> tuple[nn.Module, str]:
+    """The network and the name by which one call of one of its layers can be looked at.
+
+    Args:
+        net: a copy (`twin`), which is changed where a call is named.
+        layer: a name, also as `capture` gives it to one of several calls, `'relu#2'`; or the module.
+    Returns:
+        `net` and the name; of a numbered call a network around `net`, in which that call is a layer of its own.
+    Raises:
+        LayerError: no such layer, or several are meant.
+    """
+    name = layer_name(net, layer)
+    base, _, call = name.partition("#")
+    if not call:
+        return net, name
+    numbered = _NumberedCall(net, base, int(call))
+    return numbered, numbered.name_of_call
+
+
+class _NumberedCall(nn.Module):
+    """A network in which the n-th call of one layer is a layer, `call`."""
+
+    name_of_call = "call"
+
+    def __init__(self, net: nn.Module, layer: str, number: int) -> None:
+        super().__init__()
+        self.net = net
+        self.call = nn.Identity()
+        self.layer, self.number = layer, number
+        self.calls = 0
+        _module_of(net, layer).register_forward_hook(self._count)
+
+    def _count(self, _module: nn.Module, _inputs: Any, output: Any) -> Any:
+        self.calls += 1
+        return self.call(output) if self.calls == self.number else None
+
+    def forward(self, *args: Any, **keywords: Any) -> Any:
+        self.calls = 0
+        output = self.net(*args, **keywords)
+        if self.calls < self.number:
+            times = f"{self.calls} times" if self.calls != 1 else "once"
+            raise LayerError(f"layer {self.layer!r} ran {times} in one forward; it has no call {self.number}.")
+        return output
+
+
+def _module_of(net: nn.Module, layer: str) -> nn.Module:
+    (module,) = resolve(net, layer).values()
+    return module
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from torch_featviz.views.attributions import attributions
 from torch_featviz.views.confusion import confusion
 from torch_featviz.views.curves import curves
+from torch_featviz.views.effective_field import effective_field
 from torch_featviz.views.exemplars import exemplars
 from torch_featviz.views.kernels import kernels
 from torch_featviz.views.maps import feature_maps
@@ -15,6 +16,7 @@ __all__ = [
     "attributions",
     "confusion",
     "curves",
+    "effective_field",
     "exemplars",
     "feature_maps",
     "kernels",

@@ -6,8 +6,7 @@ How much is used is the effective receptive field of Luo et al. 2016.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torch_featviz.errors import LayerError, OptionError, ShapeError
-from torch_featviz.model.layers import layer_name, resolve
+from torch_featviz.errors import OptionError, ShapeError
+from torch_featviz.model.inputs import Inputs, placement
+from torch_featviz.model.layers import layer_name
+from torch_featviz.model.run import one_call, run_looking_at
 from torch_featviz.model.twin import apart, twin
-from torch_featviz.picture import Picture, Scale, Sheet, paint
-from torch_featviz.torch_private import TorchDispatchMode
 
 from .reach import EXACT, WHOLE, Table, Trace, has_holes, widest
 from .trace import Tracer
@@ -27,7 +26,6 @@ from .trace import Tracer
 Kind = Literal["exact", "hull", "whole"]
 Box = tuple[tuple[int, int], ...]
 _SAMPLES = 8
-_WHITE = 255
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,34 +78,6 @@ class ReceptiveField:
             return tuple((0, 0) for _ in rows)
         return tuple((int(row[0]), int(row[-1]) + 1) for row in rows)
 
-    def picture(self) -> Picture:
-        """The effective field, with the box of the same unit around it; of a volume the slice through its middle.
-
-        Raises:
-            OptionError: it was not asked for.
-        """
-        if self.effective is None:
-            raise OptionError("the effective field was not computed; receptive_field(..., effective=True) does it.")
-        middle = tuple(n // 2 for n in self.map_size)
-        box, shown = self.box(*middle) if middle else tuple((0, n) for n in self.input_size), self.effective
-        notes = [f"unit {_listed(middle)} of a map of {_by(self.map_size)}" if middle else "the sum of all units"]
-        if shown.dim() == 3:
-            depth = sum(box[0]) // 2
-            shown, box = shown[depth], box[1:]
-            notes.append(f"slice {depth} of {self.input_size[0]}")
-        notes.append(f"white: its box, {' × '.join(f'{low} to {high - 1}' for low, high in box)}")
-        if shown.dim() == 1:
-            high = max(3, len(shown) // 8)
-            shown, box = shown.expand(high, -1), ((0, high), *box)
-        cells, legend = paint(shown[None, None], Scale(vmin=0), notes=tuple(notes))
-        return Sheet(_outlined(cells, box), legend, title=self._title())
-
-    def _title(self) -> str:
-        parts = [f"size {_by(self.size)}"]
-        if None not in (*self.stride, *self.start):
-            parts += [f"stride {_by(self.stride)}", f"start {_listed(self.start)}"]
-        return f"Effective receptive field of {self.layer}: {', '.join(parts)} ({self.kind})"
-
 
 def receptive_field(
     model: nn.Module,
@@ -116,19 +86,23 @@ def receptive_field(
     *,
     channels: int | None = None,
     effective: bool = False,
+    additional_forward_args: Any = None,
+    keywords: Mapping[str, Any] | None = None,
 ) -> ReceptiveField:
     """What the units of a layer can see of the input; the model is run once, on a copy, and is untouched.
 
     Args:
         model: any module that takes `b c ...`, wrapped or compiled, too.
-        layer: a name as `capture` knows it, or the module; it runs once in a forward.
+        layer: a name as `capture` knows it, also of one of several calls (`"relu#2"`), or the module.
         input_size: of the input, `h w` (or `l`, or `d h w`).
         channels: of the input; default: what the first convolution takes, else 3.
         effective: differentiate, too, for how much of it the middle unit uses.
+        additional_forward_args: what `forward` takes after the image, one value or a tuple.
+        keywords: what `forward` takes by name.
     Raises:
         DtypeError: the model cannot be copied.
-        LayerError: no such layer, or it does not run exactly once.
-        OptionError: a size is no positive number.
+        LayerError: no such layer, or it runs several times and no call is named.
+        OptionError: a size is no positive number, or `forward` takes other inputs.
         ShapeError: the model does not take such an input, or the layer returns no tensor.
     Reference: Luo et al. 2016, for the effective field.
     Example:
@@ -142,14 +116,20 @@ def receptive_field(
     sizes = _checked(input_size, channels)
     name = layer_name(model, layer)
     with apart():
-        copied = twin(model)
-        shape = (1, channels or _channels(copied), *sizes)
-        image = torch.rand(shape, **_where(copied))
-        tracer = Tracer(image)
-        with torch.no_grad():
-            output, trace = _run(copied, name, image, tracer)
-        gradients = _effective(copied, name, shape) if effective else None
-    return described(name, sizes, tuple(output.shape), trace, gradients)
+        net, at = one_call(twin(model), name)
+        image = torch.rand((1, channels or _channels(net), *sizes), **placement(net))
+        inputs = Inputs.of(image, additional_forward_args, keywords).copied()
+        tracer = Tracer(inputs.images)
+        look = lambda output: (_map(output, name).shape, tracer.read(output))
+        with torch.no_grad(), tracer:
+            try:
+                shape, trace = run_looking_at(net, at, inputs, look)
+            except ShapeError as error:
+                if error.__cause__ is None:  # not of the model's own forward
+                    raise
+                raise ShapeError(f"{error} Give input_size= and channels= as it takes them.") from error
+        gradients = _effective(net, at, inputs, name) if effective else None
+    return described(name, sizes, tuple(shape), trace, gradients)
 
 
 def described(
@@ -176,44 +156,22 @@ def described(
     )
 
 
-def _run(model: nn.Module, name: str, image: Tensor, tracer: Tracer | None = None) -> tuple[Tensor, Any]:
-    """What a layer returns, and what it sees; the model may fail after it, where no input of another size fits."""
-    (module,) = resolve(model, name).values()
-    found: list[tuple[Any, Any]] = []
-
-    def look(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        is_map = isinstance(output, Tensor)
-        found.append((output.clone() if is_map else output, tracer.read(output) if tracer and is_map else None))
-
-    failed: Exception | None = None
-    watched: TorchDispatchMode | nullcontext[None] = tracer or nullcontext()
-    hook = module.register_forward_hook(look)
-    try:
-        with watched:
-            model(image)
-    except Exception as error:  # whatever a model may raise
-        failed = error
-    finally:
-        hook.remove()
-    if failed is not None and not found:
-        shape = tuple(image.shape)
-        raise ShapeError(f"the model does not take an input of {shape} ({failed}); give input_size= and channels=.")
-    if len(found) != 1:
-        raise LayerError(f"layer {name!r} ran {len(found)} times in one forward; name one that runs once.")
-    output, trace = found[0]
+def _map(output: Any, name: str) -> Tensor:
     if not isinstance(output, Tensor):
         raise ShapeError(f"layer {name!r} returns a {type(output).__name__}, no map; name a convolution.")
-    return output, trace
+    return output
 
 
-def _effective(model: nn.Module, name: str, shape: tuple[int, ...]) -> Tensor:
+def _effective(net: nn.Module, layer: str, inputs: Inputs, name: str) -> Tensor:
     """Mean |gradient| of the middle unit, summed over its channels, over a few images of noise: `...`."""
-    total = torch.zeros(shape[2:])
+    total = torch.zeros(inputs.images.shape[2:])
     for _ in range(_SAMPLES):
-        image = torch.randn(shape, **_where(model)).requires_grad_()
-        output, _ = _run(model, name, image)
-        unit = output
-        for n in output.shape[2:] if output.dim() == len(shape) else ():
+        image = torch.randn_like(inputs.images).requires_grad_()
+        copied = inputs.copied()
+        unit = run_looking_at(
+            net, layer, copied.at(image, slice(None)), lambda output: _map(output, name).clone()
+        )  # a clone, lest the network goes on in place
+        for n in unit.shape[2:] if unit.dim() == image.dim() else ():
             unit = unit.select(2, n // 2)
         if not unit.requires_grad:
             raise OptionError(f"no gradient reaches layer {name!r}; leave effective= out.")
@@ -234,27 +192,6 @@ def _checked(input_size: Sequence[int], channels: int | None) -> tuple[int, ...]
 def _channels(model: nn.Module) -> int:
     kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     return next((module.in_channels for module in model.modules() if isinstance(module, kinds)), 3)
-
-
-def _where(model: nn.Module) -> dict[str, Any]:
-    """Device and dtype of the model's weights."""
-    weight = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    return {"device": weight.device, "dtype": weight.dtype}
-
-
-def _outlined(cells: Tensor, box: Box) -> Tensor:
-    """A white line just outside of a box in each cell; where the box ends with the cell there is none."""
-    cells = cells.clone()
-    (top, bottom), (left, right) = box
-    height, width = cells.shape[2:]
-    rows, columns = slice(max(0, top - 1), bottom + 1), slice(max(0, left - 1), right + 1)
-    cells[..., [y for y in (top - 1, bottom) if 0 <= y < height], columns] = _WHITE
-    cells[..., rows, [x for x in (left - 1, right) if 0 <= x < width]] = _WHITE
-    return cells
-
-
-def _listed(numbers: Sequence[object]) -> str:
-    return f"({', '.join(map(str, numbers))})"
 
 
 def _by(numbers: Sequence[object]) -> str:

@@ -1,0 +1,130 @@
+"""What a model is called with: images first, then whatever else its `forward` takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torch_featviz.errors import DtypeError, ShapeError
+
+from .values import map_tensors, tensors
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """The arguments of one call of a model.
+
+    Args:
+        images: `b ...`, the first positional argument, or the keyword `name`.
+        args: further positional arguments.
+        keywords: arguments by name.
+        name: the keyword that `images` is given as; empty where it is positional.
+
+    A tensor among `args` and `keywords`, at any depth, whose first axis is as long as that of `images` holds a row for
+    each image; all else belongs to the batch as a whole.
+    """
+
+    images: Tensor
+    args: tuple[Any, ...] = ()
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
+    rowwise: tuple[bool, ...] = field(default=(), repr=False)  # for each further tensor, in order
+
+    def __post_init__(self) -> None:
+        if not self.rowwise:  # told once, for all the images: a part of them may be as long as another tensor
+            more, count = tensors((self.args, dict(self.keywords))), len(self.images)
+            object.__setattr__(self, "rowwise", tuple(t.dim() > 0 and len(t) == count for t in more))
+
+    @classmethod
+    def of(
+        cls, images: Tensor, additional_forward_args: Any = None, keywords: Mapping[str, Any] | None = None
+    ) -> Inputs:
+        """From arguments as users give them: Captum's `additional_forward_args` is one value or a tuple of them.
+
+        Raises:
+            DtypeError: `keywords` is no mapping from names.
+        """
+        more = additional_forward_args
+        args = more if isinstance(more, tuple) else () if more is None else (more,)
+        keywords = {} if keywords is None else keywords
+        if not isinstance(keywords, Mapping) or not all(isinstance(name, str) for name in keywords):
+            raise DtypeError(f"keywords must map names of forward's arguments to values, got {keywords!r:.80}.")
+        return cls(images, args, dict(keywords))
+
+    @classmethod
+    def of_batch(cls, batch: Any) -> Inputs:
+        """From a batch: images, a tuple of positional arguments, or a mapping of keywords; images come first.
+
+        Raises:
+            DtypeError: the first of them is no tensor.
+        """
+        if isinstance(batch, Mapping) and batch:
+            (name, images), *rest = batch.items()
+            inputs = cls(images, (), dict(rest), name)
+        elif isinstance(batch, (tuple, list)) and batch:
+            inputs = cls(batch[0], tuple(batch[1:]))
+        else:
+            inputs = cls(batch)
+        first: Any = inputs.images
+        if not isinstance(first, Tensor):
+            got = type(first).__name__
+            raise DtypeError(f"a batch is a tensor 'b ...', a tuple or a mapping that begins with one; got {got}.")
+        return inputs
+
+    @property
+    def positional(self) -> tuple[Any, ...]:
+        """All positional arguments."""
+        return self.args if self.name else (self.images, *self.args)
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """All keyword arguments."""
+        return {self.name: self.images, **self.keywords} if self.name else dict(self.keywords)
+
+    @property
+    def by_row(self) -> bool:
+        """Whether anything besides the images has a row for each of them."""
+        return any(self.rowwise)
+
+    def rows(self, which: Tensor | slice) -> Inputs:
+        """The arguments for some of the images, by their numbers."""
+        return self.at(self.images[which], which)
+
+    def at(self, images: Tensor, which: Tensor | slice) -> Inputs:
+        """The arguments for `images`, made of those that have these numbers."""
+        return self._mapped(images, lambda tensor, rowwise: tensor[which] if rowwise else tensor)
+
+    def copied(self) -> Inputs:
+        """Detached copies, which a model may write to; outside inference mode they are no inference tensors."""
+        return self._mapped(self.images.detach().clone(), lambda tensor, _: tensor.detach().clone())
+
+    def _mapped(self, images: Tensor, change: Callable[[Tensor, bool], Tensor]) -> Inputs:
+        rowwise = iter(self.rowwise)
+        args, keywords = map_tensors(lambda tensor: change(tensor, next(rowwise)), (self.args, dict(self.keywords)))
+        return replace(self, images=images, args=args, keywords=keywords)
+
+
+def check_images(images: Any, axes: tuple[int, ...] = (4,)) -> None:
+    """Raise unless `images` is a batch of floats with one of these numbers of axes.
+
+    Raises:
+        DtypeError: it is no tensor of floats.
+        ShapeError: it is empty, or has another number of axes.
+    """
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        what = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise DtypeError(f"images must be a tensor of floats as the model takes them, got {what}.")
+    if images.dim() not in axes or not images.numel():
+        expected = "'b c h w'" if axes == (4,) else "'b c h w' (or 'b c l', 'b c d h w')"
+        hint = "; add a batch axis with images[None]" if images.dim() == min(axes) - 1 and images.numel() else ""
+        raise ShapeError(f"images must be {expected} and not empty, got shape {tuple(images.shape)}{hint}.")
+
+
+def placement(net: nn.Module) -> dict[str, Any]:
+    """Device and dtype of the model's weights, as `torch.rand` takes them; float32 on the CPU where it has none."""
+    weight = next((p for p in net.parameters() if p.is_floating_point()), torch.empty(0))
+    return {"device": weight.device, "dtype": weight.dtype}
