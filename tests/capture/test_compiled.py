@@ -19,6 +19,7 @@ NETS = {
     "resnet18": (torchvision.models.resnet18, (2, 3, 32, 32)),
     "vit_b_16": (lambda: torchvision.models.vit_b_16(image_size=32), (2, 3, 32, 32)),
 }
+ONE_NET = [name if name == "cifar_cnn_large" else pytest.param(name, marks=pytest.mark.slow) for name in NETS]
 LAYER_SETS = {
     "alexnet": [["features.0"], ["features.*"], [nn.Linear]],
     "cifar_cnn_large": [["features.0"], ["features.*"], [nn.Linear]],
@@ -56,7 +57,7 @@ def close(captured, eager):
     return True
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", ONE_NET)
 def test_one_more_graph_and_the_eager_values(name):
     net, x = net_and_input(name)
     counter = CompileCounterWithBackend("inductor")
@@ -76,7 +77,7 @@ def test_one_more_graph_and_the_eager_values(name):
     assert not counters["graph_break"]
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", ONE_NET)
 def test_each_set_of_layers_is_one_graph(name):
     net, x = net_and_input(name)
     counter = CompileCounterWithBackend("aot_eager")
@@ -95,7 +96,7 @@ def test_each_set_of_layers_is_one_graph(name):
     assert not counters["graph_break"]
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", ONE_NET)
 def test_compiled_after_the_capture_began(name):
     net, x = net_and_input(name)
     counter = CompileCounterWithBackend("aot_eager")
@@ -117,7 +118,7 @@ def test_compiled_after_the_capture_began(name):
     assert not counters["graph_break"]
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", ONE_NET)
 def test_gradients_in_training_are_those_of_the_compiled_model_alone(name):
     net, x = net_and_input(name)
     net.train()

@@ -48,7 +48,14 @@ def training(compiled=False):
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="looks at /proc")
-@pytest.mark.parametrize("way", ["one block", "a block a step", "Moments", "Ring", "gradients", "every", "compiled"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        "a block a step",
+        *(pytest.param(way, marks=pytest.mark.slow) for way in ("one block", "Moments", "Ring", "gradients", "every")),
+        "compiled",
+    ],
+)
 def test_a_thousand_training_steps_do_not_grow_the_process(way):
     torch._dynamo.reset()
     net, step = training(compiled=way == "compiled")

@@ -17,6 +17,7 @@ from torch_featviz.errors import OptionError
 
 # Dynamo looks at the gradients of what crosses a graph break.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+BACKENDS = ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
 HOWS = ["eager", "compiled before", "compiled after"]
 
 
@@ -626,13 +627,22 @@ def test_a_function_compiled_around_a_part(mode, oracles):
 
 NO_GUARDS = [
     torch.compiler.skip_guard_on_all_nn_modules_unsafe,
-    lambda guards: [False for _ in guards],
+    pytest.param(lambda guards: [False for _ in guards], marks=pytest.mark.slow),
 ]
 
 
 @pytest.mark.parametrize("guards", NO_GUARDS)
-@pytest.mark.parametrize("options", [{}, {"into": Moments()}, {"stop": True}])
-@pytest.mark.parametrize("part", ["wrapped", "forward"])
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ({}, "wrapped"),
+        ({"into": Moments()}, "forward"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [({}, "forward"), ({"into": Moments()}, "wrapped"), ({"stop": True}, "wrapped")]
+        ),
+    ],
+)
 def test_left_out_guards_are_warned_of(guards, options, part):
     model, x = Reuses(), torch.randn(1, 3, 6, 6)
     no_guards = {"guard_filter_fn": guards}
@@ -687,7 +697,7 @@ def test_guards_on_inbuilt_modules_may_be_left_out():
 # Compiled as a whole
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_every_option_of_a_compiled_model(backend):
     torch.manual_seed(0)
     model, x = Residual().eval(), torch.randn(2, 3, 6, 6)
@@ -729,7 +739,7 @@ def test_dynamic_shapes(training):
     assert counter.frame_count == frames + 1
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_strides_are_those_of_eager_mode(backend, channels_last):
     memory = torch.channels_last if channels_last else torch.contiguous_format

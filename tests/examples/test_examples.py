@@ -166,6 +166,7 @@ def test_why(small_weights, tmp_path, capsys):
     assert "sees 10×10 pixels" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_atlas_of_real_weights(tmp_path, capsys, monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)  # where `python examples/atlas.py` finds its neighbour
     example = load("atlas")
@@ -207,6 +208,7 @@ def test_pieces_of_photos():
     assert images[0].shape == info.input_size
 
 
+@pytest.mark.slow
 def test_ranks(tmp_path, request):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     script = request.config.rootpath / "examples" / "ranks.py"

@@ -26,7 +26,7 @@ ROW = 16 * 96 * 96 * 4 * 12 / 2**20  # MiB that autograd holds for one image, at
     ("method", "images", "options", "rows"),
     [
         ("integrated_gradients", 64, {"n_steps": 8}, 512),
-        ("saliency", 400, {}, 400),
+        pytest.param("saliency", 400, {}, 400, marks=pytest.mark.slow),
     ],
 )
 def test_peak(method, images, options, rows):

@@ -443,6 +443,7 @@ def test_an_exception_in_the_loop_loses_nothing():
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="looks at /proc")
+@pytest.mark.slow
 def test_ten_thousand_samples_need_no_more_memory():
     """All of them would be more than 30 MB."""
 

@@ -14,7 +14,7 @@ from tests.training import ranks
 from torch_featviz.training import History, Monitor, Sample
 
 
-@pytest.fixture(scope="module", params=[2, 4])
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
 def ran(request, tmp_path_factory):
     """The folder in which so many ranks left what they saw."""
     out = tmp_path_factory.mktemp("ranks")

@@ -123,11 +123,12 @@ def test_beyond_the_limit_counts_as_infinite(streams):
     assert (histogram.inf, histogram.neg_inf, int(histogram.counts.sum())) == (1, 1, 1)
 
 
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("symmetric", [False, True])
-def test_compiled_equals_eager_in_two_graphs(symmetric, streams):
+def test_compiled_equals_eager_in_two_graphs(symmetric, backend, streams):
     outputs = [torch.randn(4, 3, 6, 5) * 1.7**i + i for i in range(10)]
     outputs[3].view(-1)[:3] = torch.tensor([torch.nan, torch.inf, -torch.inf])
-    histogram, graphs = streams.compiled(Histogram(16, symmetric), outputs)
+    histogram, graphs = streams.compiled(Histogram(16, symmetric), outputs, backend)
     assert graphs == 2
     check(histogram, (torch.cat(outputs) * 2).double().flatten().numpy())
     streams.agree(histogram, streams.fed(Histogram(16, symmetric), [output * 2 for output in outputs]))

@@ -132,7 +132,7 @@ def test_counts_are_exact_beyond_float32(streams):
 @pytest.mark.parametrize(
     ("shape", "odd", "backend"),
     [
-        ((4, 3, 6, 50), False, "inductor"),
+        pytest.param((4, 3, 6, 50), False, "inductor", marks=pytest.mark.slow),
         ((4, 3, 5, 5), True, "inductor"),
         ((6, 3), True, "eager"),
         ((2, 3, 5000), True, "eager"),

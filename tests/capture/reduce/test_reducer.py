@@ -171,7 +171,7 @@ dist.destroy_process_group()
 """
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_ranks_equal_one_process(ranks, tmp_path, streams, request):
     data = torch.randn(11, 3, 4, 4).round(decimals=1)
     data[5, 1, 2, 2] = torch.nan

@@ -64,10 +64,11 @@ def test_channels_last(streams):
     check(streams.fed(TopK(4), list(output.split(6))), output, 4)
 
 
-def test_compiled_equals_eager_in_two_graphs(streams):
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_equals_eager_in_two_graphs(backend, streams):
     outputs = [torch.randn(4, 3, 6, 5).round() for i in range(10)]
     outputs[3][:, 1] = torch.nan
-    top, graphs = streams.compiled(TopK(6), outputs)
+    top, graphs = streams.compiled(TopK(6), outputs, backend)
     assert graphs == 2
     check(top, torch.cat(outputs) * 2, 6)
 
