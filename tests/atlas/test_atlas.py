@@ -132,6 +132,25 @@ def test_units_of_a_data_set():
     assert units["3"]["seen"] == 20
 
 
+def test_a_data_set_is_read_once_for_all_layers():
+    reads = []
+
+    class Counted(TensorDataset):
+        def __getitem__(self, i):
+            reads.append(i)
+            return super().__getitem__(i)
+
+    loader = DataLoader(Counted(torch.rand(20, 3, 14, 14)), batch_size=8)
+    page = atlas(net(), torch.rand(1, 3, 14, 14), loader=loader)
+    chosen = {
+        image
+        for layer in page.data["layers"]
+        for unit in (layer["units"] or {"channels": {}})["channels"].values()
+        for image in unit["images"]
+    }
+    assert reads == [*range(20), *sorted(chosen)]
+
+
 def test_learning_out_of_a_folder(tmp_path):
     model, loss = net().train(), nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)

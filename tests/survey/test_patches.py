@@ -22,7 +22,7 @@ from torch.utils.data import (
 
 from torch_featviz.errors import DtypeError, FileError, LayerError, OptionError, ShapeError
 from torch_featviz.explain.deconvnet import deconvnet
-from torch_featviz.survey import top_patches
+from torch_featviz.survey import read_patches, top_patches
 
 LAYER, K = "3", 9
 DEAD = 2
@@ -173,7 +173,7 @@ def test_a_file_that_is_not_of_this_pass(tmp_path):
     images, file, net = pictures(40), tmp_path / "state.pt", build()
     top_patches(net, loader(images), LAYER, resume=file)
     for options, match in (
-        ({"layer": "2"}, "is of another pass \\(layer='3', not '2'\\); delete it"),
+        ({"layer": "2"}, "is of another pass \\(layers=\\['3'\\], not \\['2'\\]\\); delete it"),
         ({"layer": LAYER, "k": 3}, "k=9, not 3"),
     ):
         with pytest.raises(OptionError, match=match):
@@ -190,6 +190,9 @@ def test_a_file_that_is_not_of_this_pass(tmp_path):
         top_patches(net, loader(images), LAYER, resume=file)
     torch.save({"a": 1}, file)
     with pytest.raises(FileError, match="holds no state of top_patches"):
+        top_patches(net, loader(images), LAYER, resume=file)
+    torch.save({"format": "torch_featviz top patches 1", "what": {"layer": LAYER}, "state": {}}, file)
+    with pytest.raises(FileError, match=r"another version of torch_featviz \(format 1, this one reads 2\); delete it"):
         top_patches(net, loader(images), LAYER, resume=file)
 
 
@@ -225,6 +228,85 @@ def test_what_is_cut_is_what_the_unit_sees():
                         expected = full[:, at_y, at_x] if here else torch.zeros(2)
                         torch.testing.assert_close(part[n, i, :, y, x], expected)
     assert cut_short
+
+
+def test_several_layers_in_one_reading_equal_each_alone():
+    images, net = pictures(200), build()
+    data = Watched(images)
+    together = top_patches(net, DataLoader(data, 32), ["2", net[0], "[13]"], k=4)
+    assert data.read == list(range(200)), "one reading for all layers"
+    assert list(together) == ["0", "1", "2", "3"]
+    agrees(together[LAYER], by_hand(images, 4))
+    for layer, best in together.items():
+        alone = top_patches(net, loader(images), layer, k=4)
+        assert (best.layer, best.dead, best.seen, best.size) == (layer, alone.dead, 200, (2, 9, 9))
+        for a, b in zip(
+            (best.values, best.images, best.places), (alone.values, alone.images, alone.places), strict=True
+        ):
+            assert torch.equal(a.nan_to_num(-1), b.nan_to_num(-1))
+
+
+def test_several_layers_share_the_second_reading():
+    images, net = pictures(200), build()
+    data = Watched(images)
+    best = top_patches(net, DataLoader(data, 32), ["0", LAYER], k=4)
+    data.read.clear()
+    channels = {LAYER: [5, 0], "0": 3}
+    patches = read_patches(best, channels)
+    hits = [
+        best[layer].images[c][best[layer].values[c] > 0] for layer, asked in channels.items() for c in np.ravel(asked)
+    ]
+    assert data.read == sorted(set(torch.cat(hits).tolist())), "each image chosen is read once for all layers"
+    for layer, asked in channels.items():
+        alone = top_patches(net, loader(images), layer, k=4).patches(asked)
+        assert (patches[layer].channels, patches[layer].layer) == (alone.channels, layer)
+        assert patches[layer].inside.equal(alone.inside)
+        assert patches[layer].images.equal(alone.images)
+        torch.testing.assert_close(patches[layer].projections, alone.projections)
+    other = top_patches(net, loader(images), "0", k=4)
+    for results, asked in (({"0": other, LAYER: best[LAYER]}, channels), (best, {"0": 1}), ({}, {})):
+        with pytest.raises(OptionError, match=r"results must be of one top_patches\(model, loader, \[...\]\)"):
+            read_patches(results, asked)
+
+
+def test_patches_asked_for_again_cost_nothing():
+    images, net = pictures(100), build()
+    data = Watched(images)
+    best = top_patches(net, DataLoader(data, 32), LAYER, k=4)
+    first = best.patches([5, 0, DEAD])
+    data.read.clear()
+    net[0].register_forward_pre_hook(lambda *_: pytest.fail("the network runs"))
+    again, some = best.patches([5, 0, DEAD]), best.patches(5)
+    assert data.read == []
+    for name in ("images", "projections", "inside", "values", "numbers"):
+        then, now = getattr(first, name), getattr(again, name)
+        assert then.nan_to_num(-1).equal(now.nan_to_num(-1)), name
+        assert then[:1].nan_to_num(-1).equal(getattr(some, name).nan_to_num(-1)), name
+    with pytest.raises(pytest.fail.Exception, match="the network runs"):
+        best.patches([5, 0])  # those of the last call alone are kept
+
+
+def test_patches_say_what_they_are_of():
+    images = pictures(6)
+    best = top_patches(build(), loader(images), LAYER, k=8)
+    patches = best.patches([4, DEAD])
+    assert (patches.layer, patches.total, patches.seen, patches.channels) == (LAYER, 6, 6, (4, DEAD))
+    assert patches.values.nan_to_num(-1).equal(best.values[[4, DEAD]].nan_to_num(-1))
+    assert patches.numbers.equal(best.images[[4, DEAD]])
+    assert (patches.numbers[:, 6:] == -1).all()
+
+
+def test_several_layers_resume_together(tmp_path):
+    images, file = pictures(300), tmp_path / "state.pt"
+    with pytest.raises(RuntimeError, match="the disk is gone"):
+        top_patches(build(), DataLoader(Watched(images, 200), 32), ["0", LAYER], resume=file, every=2)
+    whole = Watched(images)
+    best = top_patches(build(), DataLoader(whole, 32), ["0", LAYER], resume=file)
+    assert whole.read == list(range(6 * 32, 300))
+    agrees(best[LAYER], by_hand(images))
+    assert torch.equal(best["0"].images, top_patches(build(), loader(images), "0").images)
+    with pytest.raises(OptionError, match=r"layers=\['0', '3'\], not \['3'\]"):
+        top_patches(build(), loader(images, batch_size=32), LAYER, resume=file)
 
 
 def test_the_second_pass_through_batches_and_one_that_is_impossible():
@@ -283,6 +365,12 @@ def test_layers_that_cannot_be_looked_at():
         top_patches(build(), images, "9")
     with pytest.raises(LayerError, match="layer 'conv' ran 2 times in one forward; name one that runs once"):
         top_patches(Twice(), images, "conv")
+    with pytest.raises(LayerError, match="layer 'conv' ran 2 times"):
+        top_patches(Twice(), images, ["", "conv"])
+    with pytest.raises(ShapeError, match="layer '5' returns shape"):
+        top_patches(build(), images, [LAYER, "5"])
+    with pytest.raises(OptionError, match="layers is empty"):
+        top_patches(build(), images, [])
 
 
 def test_loaders_that_cannot_be_used():
@@ -381,7 +469,7 @@ for n in (1999, 1):
     best = top_patches(build(), loader(images, sampler=sampler), LAYER, resume=f"{sys.argv[1]}/state{n}.pt")
     again = top_patches(build(), loader(images, sampler=sampler), LAYER, resume=f"{sys.argv[1]}/state{n}.pt")
     halves = [list(range(n // 2)), list(range(n // 2, n))][rank]
-    own = top_patches(build(), loader(images, sampler=halves), LAYER)
+    own = top_patches(build(), loader(images, sampler=halves), ["0", LAYER])[LAYER]
     results += [(b.values, b.images, b.places, b.dead, b.seen) for b in (best, again, own)]
     best.patches(0)
 torch.save(results, f"{sys.argv[1]}/{rank}.pt")

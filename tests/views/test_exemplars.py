@@ -34,6 +34,16 @@ def test_patches_beside_their_projections(inputs):
     assert (sheet.group, sheet._ncols) == (2, 4)
 
 
+def test_patches_are_drawn_as_they_are_and_nothing_runs():
+    best, _ = best_of(dead=(1,))
+    sheet, patches = exemplars(best, [1, 3]), best.patches([1, 3])
+    best.model.forward = lambda _: pytest.fail("the network runs")
+    assert exemplars(patches).png() == sheet.png()
+    assert exemplars(best, [1, 3]).png() == sheet.png()
+    with pytest.raises(OptionError, match=r"patches of channels \[1, 3\]; choose by best.patches\(ch"):
+        exemplars(patches, [1])
+
+
 def test_zero_is_mid_grey():
     best, _ = best_of()
     best.model[0].weight.data[1, :, 0] = 0  # its upper row
@@ -112,8 +122,10 @@ def test_the_title_names_the_layer_and_can_be_given():
 
 
 def test_what_cannot_be_drawn():
-    with pytest.raises(ShapeError, match="images of 1 or 3 channels can be drawn, these have 2"):
-        exemplars(best_of(2)[0])
+    best = best_of(2)[0]
+    for result in (best, best.patches(0)):
+        with pytest.raises(ShapeError, match="images of 1 or 3 channels can be drawn, these have 2"):
+            exemplars(result)
     with pytest.raises(OptionError, match=r"channels must be from 0 to 3, one at least, got \[4\]"):
         exemplars(best_of()[0], [4])
 

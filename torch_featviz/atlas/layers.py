@@ -92,7 +92,7 @@ def _shown(layer: Layer) -> Tensor | None:
 
 def _layer(blobs: Blobs, layer: Layer, seen: Walk, limit: _Limit, fields: dict[Any, Any]) -> dict[str, Any]:
     values = _shown(layer)
-    peaks = None if values is None else _peaks(values)
+    peaks = None if values is None else peaks_of(values)
     found: dict[str, Any] = {
         "name": layer.name or MODEL,
         "kind": "Input" if layer is seen.layers[0] else layer.kind,
@@ -124,7 +124,7 @@ def _says(layer: Layer) -> str:
     return words if len(words) <= _LONGEST else words[: _LONGEST - 3] + "..."
 
 
-def _peaks(values: Tensor) -> Tensor:
+def peaks_of(values: Tensor) -> Tensor:
     """Each channel's highest value in any image; for tokens `b t d` a column's."""
     channels = values if values.dim() == 2 else values.flatten(2).amax(2) if values.dim() == 4 else values.amax(1)
     return channels.nan_to_num(-torch.inf, torch.inf, -torch.inf).amax(0)

@@ -8,14 +8,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from torch_featviz.inspect.walk import Layer
 from torch_featviz.picture import Scale, enlarge, rgb
 from torch_featviz.picture.images import unit_images
-from torch_featviz.survey import TopPatches, top_patches
+from torch_featviz.survey import Patches, read_patches, top_patches
 
-from .layers import MODEL, strongest
+from .layers import MODEL, peaks_of, strongest
 from .pack import Blobs
 
 LAYERS, CHANNELS, HITS = 6, 12, 9
@@ -34,43 +33,40 @@ def put_units(
         blobs: where the pictures go.
         model: as it was given.
         layers: of the walk.
-        loader: as for `top_patches`.
+        loader: as for `top_patches`; it is read once for all layers, and the images chosen once more.
         to_unit: from images as the model takes them to those for the eye.
         progress: show a bar.
     """
-    able = [
-        each
-        for each in layers
-        if each.kernels is not None and "#" not in each.name and each.values is not None and each.values.dim() == 4
-    ]
-    chosen = [able[round(i)] for i in torch.linspace(0, len(able) - 1, min(LAYERS, len(able))).tolist()] if able else []
-    found = {}
-    for layer in tqdm(chosen, desc="units", disable=not progress, leave=False):
-        best = top_patches(model, loader, layer.name, k=HITS)
-        assert layer.values is not None
-        peaks = layer.values.flatten(2).amax(2).amax(0).nan_to_num(-torch.inf)
-        found[layer.name or MODEL] = _units(blobs, best, strongest(peaks, CHANNELS), to_unit)
-    if not found:
+    convolutions = {
+        layer.name: peaks_of(layer.values)
+        for layer in layers
+        if layer.kernels is not None and "#" not in layer.name and layer.values is not None and layer.values.dim() == 4
+    }
+    if not convolutions:
         return {}, ["Patches: there is no convolution that runs once."]
-    told = (
-        f"Patches of the data set: of {len(found)} of {len(able)} convolutions, the {CHANNELS} channels that fire most."
+    count = min(LAYERS, len(convolutions))
+    names = [list(convolutions)[round(i)] for i in torch.linspace(0, len(convolutions) - 1, count).tolist()]
+    tops = top_patches(model, loader, names, k=HITS, progress=progress)
+    patches = read_patches(tops, {name: strongest(convolutions[name], CHANNELS) for name in names})
+    note = (
+        f"Patches of the data set: of {count} of {len(convolutions)} convolutions, the {CHANNELS} channels that fire "
+        "most."
     )
-    return found, [told]
+    return {name or MODEL: _units(blobs, patches[name], to_unit) for name in names}, [note]
 
 
-def _units(blobs: Blobs, best: TopPatches, channels: list[int], to_unit: _ToUnit) -> dict[str, Any]:
-    patches = best.patches(channels)
-    found = {}
-    for n, channel in enumerate(channels):
-        values = [value for value in best.values[channel].tolist() if value > 0]
-        inside = patches.inside[n, : len(values), None]
+def _units(blobs: Blobs, patches: Patches, to_unit: _ToUnit) -> dict[str, Any]:
+    units = {}
+    for n, channel in enumerate(patches.channels):
+        values = [value for value in patches.values[n].tolist() if value > 0]
         if not values:
             continue
+        inside = patches.inside[n, : len(values), None]
         signed = Scale(symmetric=True, per="filter")(patches.projections[n, : len(values)])
-        alt = f"channel {channel} of {best.layer}"
-        found[str(channel)] = {
+        alt = f"channel {channel} of {patches.layer}"
+        units[str(channel)] = {
             "values": values,
-            "images": best.images[channel, : len(values)].tolist(),
+            "images": patches.numbers[n, : len(values)].tolist(),
             "patches": blobs.picture(
                 _strip(unit_images(to_unit(patches.images[n, : len(values)])), inside),
                 f"patches that move {alt} most, the highest first",
@@ -82,7 +78,7 @@ def _units(blobs: Blobs, best: TopPatches, channels: list[int], to_unit: _ToUnit
                 lossy=True,
             ),
         }
-    return {"k": HITS, "seen": best.seen, "channels": found}
+    return {"k": HITS, "seen": patches.seen, "channels": units}
 
 
 def _strip(units: Tensor, inside: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""How far a long pass has come, in a file that is there as a whole or not at all."""
+"""How far a long pass has come, in a file that is written as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from torch_featviz.errors import FileError, OptionError
 from torch_featviz.files import write_whole
 
 EVERY = 100  # batches between two writes
-_FORMAT = "torch_featviz top patches 1"
+_KIND, _VERSION = "torch_featviz top patches", 2  # 1 held one layer
 
 
 def weights_of(model: nn.Module) -> int:
-    """A number that other parameters or buffers would hardly have."""
+    """A checksum of parameters and buffers."""
     number = 0
     for name, tensor in model.state_dict().items():
         number = zlib.crc32(name.encode(), number)
@@ -30,48 +30,54 @@ def weights_of(model: nn.Module) -> int:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """A file that keeps how far a pass has come.
+class Checkpoint:
+    """A file that keeps the state of a pass.
 
     Args:
         path: missing folders are made.
         every: batches between two writes.
-        what: plain values that say which pass it is.
+        settings: plain values that tell one pass from another.
     """
 
     path: Path
     every: int
-    what: dict[str, Any]
+    settings: dict[str, Any]
 
     def write(self, state: dict[str, Any]) -> None:
         """Write beside the target and rename.
 
         Raises:
-            FileError: it cannot be written; what was there before is still there.
+            FileError: it cannot be written; an earlier file stays as it was.
         """
         content = io.BytesIO()
-        torch.save({"format": _FORMAT, "what": self.what, "state": state}, content)
+        torch.save({"format": f"{_KIND} {_VERSION}", "settings": self.settings, "state": state}, content)
         write_whole(self.path, content.getvalue())
 
     def read(self) -> dict[str, Any] | None:
         """The state that `write` left; None where there is no file.
 
         Raises:
-            FileError: the file is not one that `write` made.
+            FileError: the file is not one that `write` made, or another version of this package wrote it.
             OptionError: it belongs to another pass.
         """
         if not self.path.exists():
             return None
-        again = "delete it, or give resume= another name."
+        file, remedy = repr(str(self.path)), "delete it, or give resume= another name."
         try:
             content = torch.load(self.path, map_location="cpu", weights_only=True)
         except Exception as error:
-            raise FileError(f"{str(self.path)!r} cannot be read ({type(error).__name__}); {again}") from error
-        if not isinstance(content, dict) or content.get("format") != _FORMAT:
-            raise FileError(f"{str(self.path)!r} holds no state of top_patches; {again}")
-        there: dict[str, Any] = content["what"]
-        other = [f"{key}={there.get(key)!r}, not {here!r}" for key, here in self.what.items() if there.get(key) != here]
+            raise FileError(f"{file} cannot be read ({type(error).__name__}); {remedy}") from error
+        kind, _, version = str(content.get("format") if isinstance(content, dict) else "").rpartition(" ")
+        if kind != _KIND:
+            raise FileError(f"{file} holds no state of top_patches; {remedy}")
+        if version != str(_VERSION):
+            raise FileError(
+                f"{file} was written by another version of torch_featviz (format {version}, this one reads "
+                f"{_VERSION}); {remedy}"
+            )
+        written: dict[str, Any] = content["settings"]
+        other = [f"{k}={written.get(k)!r}, not {v!r}" for k, v in self.settings.items() if written.get(k) != v]
         if other:
-            raise OptionError(f"{str(self.path)!r} is of another pass ({'; '.join(other)}); {again}")
+            raise OptionError(f"{file} is of another pass ({'; '.join(other)}); {remedy}")
         state: dict[str, Any] = content["state"]
         return state

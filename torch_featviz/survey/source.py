@@ -1,4 +1,4 @@
-"""The images of a loader: once in order, each with its number in the dataset, and afterwards a few of them again."""
+"""The images of a loader, each with its number in the data set: all in order, then a few of them again."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from torch_featviz.errors import DtypeError, OptionError, ShapeError
 
 
 class Source:
-    """A loader whose n-th image is known by its number in the dataset.
+    """A loader, and the number in the data set of each image that it yields.
 
     Args:
-        loader: an iterable of batches. A DataLoader takes its dataset in order, a part of it by a DistributedSampler
-            that does not shuffle, or the ascending numbers that it was given as `sampler`; of an iterable that is no
-            DataLoader, or has no dataset with an index, the images are numbered as they come.
+        loader: an iterable of batches. A DataLoader reads its data set in order, or a part of it by a
+            DistributedSampler that does not shuffle, or by ascending numbers as `sampler`. Another iterable, or an
+            IterableDataset, has its images numbered as they come.
     Raises:
         DtypeError: it is no iterable.
         OptionError: the order is random or unknown, or in a distributed run every rank would see all images.
@@ -34,7 +34,7 @@ class Source:
         self.ids = _ids(loader)
 
     def batches(self, done: int = 0) -> Iterator[Tensor]:
-        """Batches of images `b c h w` from number `done` on; a DataLoader does not read those before."""
+        """Batches of images `b c h w` from batch `done` on; a DataLoader does not read those before."""
         batches = self._after(done) if self.ids is not None and done else islice(iter(self.loader), done, None)
         seen = self._seen_after(done)
         for batch in batches:
@@ -45,19 +45,19 @@ class Source:
             yield images
 
     def total(self) -> int | None:
-        """How many batches there are, where that is known."""
+        """The number of batches, where known."""
         try:
             return len(self.loader)  # type: ignore[arg-type]
         except TypeError:
             return None
 
-    def what(self) -> dict[str, Any]:
-        """What tells one loader from another, in plain values."""
+    def settings(self) -> dict[str, Any]:
+        """Plain values that tell one loader from another."""
         images = None if self.ids is None else len(self.ids)
         return {"images": images, "batch_size": getattr(self.loader, "batch_size", None)}
 
     def numbers(self, order: Tensor) -> Tensor:
-        """The dataset's numbers of what was seen as 0, 1, ...; -1 stays."""
+        """The data set's numbers of images counted as they came, 0, 1, ...; -1 stays."""
         if self.ids is None:
             return order
         if isinstance(self.ids, range):
@@ -65,7 +65,7 @@ class Source:
         return torch.where(order < 0, -1, torch.tensor(self.ids)[order.clamp(min=0)])
 
     def again(self, wanted: Sequence[int]) -> Iterator[Tensor]:
-        """The images of these ascending numbers, `c h w` each, and as few others as can be.
+        """The images of these ascending numbers, `c h w`; where there is an index, no other is read.
 
         Raises:
             OptionError: `loader` was an iterator, which cannot be read twice, or has fewer images now.
@@ -94,7 +94,7 @@ class Source:
             )
 
     def _after(self, done: int) -> Iterable[Any]:
-        """The same loader without its first batches, which are then not read at all."""
+        """The same loader from batch `done` on; the batches before are not read."""
         loader: Any = self.loader
         if type(self.loader) is not DataLoader:
             return islice(iter(loader), done, None)
@@ -108,10 +108,10 @@ class Source:
 
 
 def images_of(batch: Any) -> Tensor:
-    """The images `b c h w` of one batch, which is them or has them first.
+    """The images `b c h w` of a batch: the batch itself, or its first entry.
 
     Raises:
-        DtypeError: it is neither, or they are no floats.
+        DtypeError: neither is a tensor of floats.
         ShapeError: they are not `b c h w`, or empty.
     """
     images = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
@@ -124,12 +124,12 @@ def images_of(batch: Any) -> Tensor:
 
 
 def ranks() -> int:
-    """Processes of a distributed run; 1 where there is none."""
+    """Number of processes of a distributed run; 1 without one."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def _ids(loader: Iterable[Any]) -> Sequence[int] | None:
-    """The dataset's numbers in the order of the loader; None where images can only be counted."""
+    """The data set's numbers in the loader's order; None where images can only be counted."""
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return _alone(None, "a loader without a sampler")
     if loader.batch_size is None or type(loader.batch_sampler) is not BatchSampler:

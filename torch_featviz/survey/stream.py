@@ -1,9 +1,10 @@
-"""The first pass over a dataset: for each channel of a layer the highest values, of all batches and all ranks."""
+"""The first pass over a data set: the highest values of each channel of some layers, of all batches and all ranks."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,62 +15,73 @@ from torch_featviz.capture import TopK, capture
 from torch_featviz.errors import LayerError, OptionError, ShapeError
 from torch_featviz.model.twin import twin
 
-from .resume import Kept
+from .resume import Checkpoint
 from .source import Source, ranks
 
+Size = tuple[int, int, int]
 
-class Found(NamedTuple):
-    """The highest values `c k`, the dataset's numbers of their images, and where in the flattened map they are."""
+
+class TopValues(NamedTuple):
+    """A layer's highest values `c k`, the numbers of their images, and their places in the flattened map."""
 
     values: Tensor
     images: Tensor
     positions: Tensor
     seen: int
-    size: tuple[int, int, int]  # `c h w` of each image
+    size: Size  # `c h w` of each image
     width: int  # of the map
 
 
-class Pass:
-    """The first pass: how far it has come, and what it has found."""
+class FirstPass:
+    """One reading of the data for all layers, which can be resumed."""
 
-    def __init__(self, model: nn.Module, layer: str, source: Source, top: TopK, kept: Kept | None) -> None:
-        self.model, self.layer, self.source, self.top, self.kept = model, layer, source, top, kept
-        self.batches, self.width = 0, 0
-        self.size = (0, 0, 0)
-        if kept is not None and (state := kept.read()) is not None:
-            self.batches, self.width = state["batches"], state["width"]
+    def __init__(
+        self, model: nn.Module, layers: Sequence[str], source: Source, k: int, checkpoint: Checkpoint | None
+    ) -> None:
+        self.model, self.source, self.checkpoint = model, source, checkpoint
+        self.k = k
+        self.tops = {layer: TopK(k) for layer in layers}
+        self.widths: dict[str, int] = {}
+        self.size: Size = (0, 0, 0)
+        self.batches = 0  # done
+        if checkpoint is not None and (state := checkpoint.read()) is not None:
+            self.batches, self.widths = state["batches"], state["widths"]
             self.size = (state["size"][0], state["size"][1], state["size"][2])
-            top._state = tuple(state["top"]) or None
+            for layer, top in self.tops.items():
+                top._state = tuple(state["tops"][layer]) or None
 
     def run(self, progress: bool) -> None:
-        """Through all batches that are left."""
+        """Read all batches that are left."""
         net, device = twin(self.model), device_of(self.model)
-        before = self.top
+        before = dict(self.tops)  # what an earlier run left
         batches = self.source.batches(self.batches)
         if not self.batches and (first := next(batches, None)) is not None and len(first):
             self.size = (first.shape[1], first.shape[2], first.shape[3])
-            self.width = _map_width(net, self.layer, first[:1].to(device))
+            self.widths = _map_widths(net, list(self.tops), first[:1].to(device))
             batches = chain([first], batches)
         bar = tqdm(batches, total=self.source.total(), initial=self.batches, disable=not progress, unit="batch")
-        with capture(net, self.layer, into=before, stop=True) as found:
+        with capture(net, list(self.tops), into=TopK(self.k), stop=True) as stats:
             for images in bar:
                 if len(images):
                     self._check_size(images)
                     net(images.to(device, non_blocking=True))
                 self.batches += 1
-                if self.kept is not None and self.batches % self.kept.every == 0:
-                    self._add(before, found)
-        self._add(before, found)
+                if self.checkpoint is not None and self.batches % self.checkpoint.every == 0:
+                    self._add(before, stats)
+        self._add(before, stats)
 
-    def _add(self, before: TopK, found: Any) -> None:
-        """What was found so far, together with what there was before; written down where it is to be."""
-        self.top = before.fresh()
-        self.top.merge(before)
-        if self.layer in list(found):
-            self.top.merge(found[self.layer])
-        if self.kept is not None:
-            state = {"batches": self.batches, "size": list(self.size), "width": self.width}
-            self.kept.write({**state, "top": list(self.top.cpu()._state or ())})
+    def _add(self, before: Mapping[str, TopK], stats: Mapping[str, TopK]) -> None:
+        """Join what this capture saw to what an earlier run left; write it to the checkpoint."""
+        ran = set(stats)
+        for layer, top in before.items():
+            self.tops[layer] = joined = top.fresh()
+            joined.merge(top)
+            if layer in ran:
+                joined.merge(stats[layer])
+        if self.checkpoint is not None:
+            tops = {layer: list(top.cpu()._state or ()) for layer, top in self.tops.items()}
+            state = {"batches": self.batches, "size": list(self.size), "widths": self.widths, "tops": tops}
+            self.checkpoint.write(state)
 
     def _check_size(self, images: Tensor) -> None:
         if tuple(images.shape[1:]) != self.size:
@@ -77,23 +89,23 @@ class Pass:
                 f"images must be of one size, got {tuple(images.shape[1:])} after {self.size}; resize them."
             )
 
-    def result(self) -> Found:
-        """Of all ranks, each of which has to call this."""
-        mine = None
-        if not self.top.empty:
-            numbers = self.source.numbers(self.top.images)
-            mine = Found(self.top.values, numbers, self.top.positions, self.top.seen, self.size, self.width)
-        gathered: list[Found | None] = [mine]
+    def result(self) -> dict[str, TopValues]:
+        """The highest values over all ranks, each of which has to call this."""
+        own = {layer: self._of_rank(layer, top) for layer, top in self.tops.items() if not top.empty}
+        gathered: list[dict[str, TopValues]] = [own]
         if ranks() > 1:
-            gathered = [None] * ranks()
-            dist.all_gather_object(gathered, mine)
-        parts = [part for part in gathered if part is not None]
-        if not parts:
+            gathered = [{}] * ranks()
+            dist.all_gather_object(gathered, own)
+        if not any(gathered):
             raise ShapeError("loader yields no images; give one that does, and that can be iterated again.")
-        return _merged(parts, self.top.k)
+        return {layer: _merged([part[layer] for part in gathered if part], self.k) for layer in self.tops}
+
+    def _of_rank(self, layer: str, top: TopK) -> TopValues:
+        numbers = self.source.numbers(top.images)
+        return TopValues(top.values, numbers, top.positions, top.seen, self.size, self.widths[layer])
 
 
-def _merged(parts: list[Found], k: int) -> Found:
+def _merged(parts: list[TopValues], k: int) -> TopValues:
     """The best of all parts: highest value first, of equal ones the lowest number, what is absent last."""
     sizes = {part.size for part in parts}
     if len(sizes) > 1:
@@ -107,23 +119,31 @@ def _merged(parts: list[Found], k: int) -> Found:
     heights = values.masked_fill(absent, -torch.inf).gather(1, order)
     order = order.gather(1, heights.argsort(dim=1, descending=True, stable=True))[:, :k]
     values, images, positions = (column.gather(1, order) for column in (values, images, positions))
-    return Found(values, images, positions, sum(part.seen for part in parts), parts[0].size, parts[0].width)
+    return TopValues(values, images, positions, sum(part.seen for part in parts), parts[0].size, parts[0].width)
 
 
-def _map_width(net: nn.Module, layer: str, image: Tensor) -> int:
-    """How wide the layer's map is, once it is known to be one and to be made once."""
-    with capture(net, layer, into=lambda output: tuple(output.shape) if isinstance(output, Tensor) else None) as shapes:
+def _map_widths(net: nn.Module, layers: list[str], image: Tensor) -> dict[str, int]:
+    """The width of each layer's map; each must run once and return `b c h w`."""
+    with capture(net, layers, into=_shape_of) as shapes:
         net(image)
-    if len(shapes) != 1:
-        raise LayerError(f"layer {layer!r} ran {len(shapes)} times in one forward; name one that runs once.")
-    (shape,) = shapes.values()
-    if shape is None or len(shape) != 4:
-        what = "no tensor" if shape is None else f"shape {shape}"
-        raise ShapeError(f"layer {layer!r} returns {what}, no map 'b c h w'; give a convolution or what follows one.")
-    return int(shape[3])
+    widths = {}
+    for layer in layers:
+        calls = [shape for key, shape in shapes.items() if key.partition("#")[0] == layer]
+        if len(calls) != 1:
+            raise LayerError(f"layer {layer!r} ran {len(calls)} times in one forward; name one that runs once.")
+        (shape,) = calls
+        if shape is None or len(shape) != 4:
+            what = "no tensor" if shape is None else f"shape {shape}"
+            raise ShapeError(f"layer {layer!r} returns {what}, no map 'b c h w'; give a convolution or what follows.")
+        widths[layer] = shape[3]
+    return widths
+
+
+def _shape_of(output: object) -> tuple[int, ...] | None:
+    return tuple(output.shape) if isinstance(output, Tensor) else None
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the model's first parameter is."""
+    """The device of the model's first parameter or buffer."""
     held = next(chain(model.parameters(), model.buffers()), None)
     return torch.device("cpu") if held is None else held.device

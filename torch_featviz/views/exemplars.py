@@ -8,20 +8,20 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from torch_featviz.errors import ShapeError
+from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.picture import Legend, Picture, Scale, Sheet, count, grid_columns, number, rgb, tile
 from torch_featviz.picture.color import total_of
 from torch_featviz.picture.images import unit_images
-from torch_featviz.survey import TopPatches
+from torch_featviz.survey import Patches, TopPatches
 
 SHOWN, HITS = 16, 9
 _NOTHING = 225  # light grey, which is told from a white image and from the mid-grey of 0
 _GOAL, _WIDEST = 190, 2800  # pixels of a block, at least, and of all blocks in a row, about
-_SAID = "dead:\nnever above 0"
+_DEAD = "dead:\nnever above 0"
 
 
 def exemplars(
-    best: TopPatches,
+    best: TopPatches | Patches,
     channels: int | Sequence[int] | None = None,
     *,
     to_unit: Callable[[Tensor], Tensor] | None = None,
@@ -34,14 +34,16 @@ def exemplars(
     the one unit down to the image: mid-grey is 0, each projection reaches from minus to plus its largest value. A
     channel that was above 0 nowhere has a tile that says so.
 
+    It draws `best.patches(channels)`: the survey reads the images chosen, once, and keeps the patches.
+
     Args:
-        best: from `top_patches`.
-        channels: which ones; default the first 16.
+        best: from `top_patches`, or the patches of some of its channels.
+        channels: which ones; default the first 16, or those of the patches given.
         to_unit: from the images as the model takes them to those for the eye, such as a card's `denormalize`.
         value_range: `"unit"`, `"signed"`, `"byte"` or `"imagenet"`: what the values of images, after that, mean.
         title: above everything; default names the layer.
     Raises:
-        OptionError: there is no such channel or range.
+        OptionError: there is no such channel or range, or channels are named beside patches that are chosen already.
         ShapeError: images have other than one or three channels.
     Example:
         >>> from torch_featviz.survey import top_patches
@@ -49,34 +51,44 @@ def exemplars(
         >>> exemplars(best, [0, 2]).title
         'model: the patches that move each channel most, and what in them does; of 16 images'
     """
-    if best.size[0] not in (1, 3):
-        raise ShapeError(f"images of 1 or 3 channels can be drawn, these have {best.size[0]}.")
-    everything = len(best.values)
-    found = best.patches(range(min(SHOWN, everything)) if channels is None else channels)
-    images = found.images[:, :HITS].flatten(0, 1)
+    colors = best.size[0] if isinstance(best, TopPatches) else best.images.shape[2]
+    if colors not in (1, 3):
+        raise ShapeError(f"images of 1 or 3 channels can be drawn, these have {colors}.")
+    patches = _patches(best, channels)
+    images = patches.images[:, :HITS].flatten(0, 1)
     units = unit_images(images if to_unit is None else to_unit(images), value_range)
-    signed = Scale(symmetric=True, per="filter")(found.projections[:, :HITS].flatten(0, 1)).expand(-1, 3, -1, -1)
-    inside = found.inside[:, :HITS].flatten(0, 1)[:, None]
-    hits = inside.shape[0] // len(found.channels)
+    projections = patches.projections[:, :HITS].flatten(0, 1)
+    signed = Scale(symmetric=True, per="filter")(projections).expand(-1, 3, -1, -1)
+    inside = patches.inside[:, :HITS].flatten(0, 1)[:, None]
+    n, hits = len(patches.channels), min(HITS, patches.inside.shape[1])
     pairs = [_blocks(x, inside, hits) for x in (units, signed)]
     counts = total_of(count(torch.where(inside, x, 0)) for x in (units, signed))
-    dead = [c in best.dead for c in found.channels]
-    gone = torch.tensor(dead)
+    gone = ~(patches.values > 0).any(1)
+    dead = gone.tolist()
     cells = torch.stack(pairs, 1)
     cells[gone] = _NOTHING
-    n, zoom = len(found.channels), max(1, math.ceil(_GOAL / max(cells.shape[-2:])))
+    zoom = max(1, math.ceil(_GOAL / max(cells.shape[-2:])))
+    whole = bool(patches.inside[~gone, :HITS].all())
     return Sheet(
         cells.flatten(0, 1),
-        Legend(counts=counts, notes=_notes(n, everything, hits, bool(found.inside[~gone, :HITS].all()), sum(dead))),
-        title=title or _title(best),
+        Legend(counts=counts, notes=_notes(n, patches.total, hits, whole, sum(dead))),
+        title=title or _title(patches),
         ncols=2 * min(grid_columns(n, 0.6), max(1, _WIDEST // (2 * zoom * cells.shape[-1]))),
-        labels=tuple(words for c in found.channels for words in _labels(best, c, hits)),
-        inside=tuple(words for is_dead in dead for words in (_SAID if is_dead else "", "")) if any(dead) else (),
+        labels=tuple(words for i in range(n) for words in _labels(patches, i, hits)),
+        inside=tuple(words for is_dead in dead for words in (_DEAD if is_dead else "", "")) if any(dead) else (),
         columns=("patches", "what excites it"),
         group=2,
         zoom=zoom,
         empty=frozenset(2 * i + 1 for i, is_dead in enumerate(dead) if is_dead),
     )
+
+
+def _patches(best: TopPatches | Patches, channels: int | Sequence[int] | None) -> Patches:
+    if isinstance(best, TopPatches):
+        return best.patches(range(min(SHOWN, len(best.values))) if channels is None else channels)
+    if channels is not None:
+        raise OptionError(f"these are patches of channels {list(best.channels)}; choose by best.patches(channels).")
+    return best
 
 
 def _blocks(units: Tensor, inside: Tensor, hits: int) -> Tensor:
@@ -87,18 +99,18 @@ def _blocks(units: Tensor, inside: Tensor, hits: int) -> Tensor:
     )
 
 
-def _labels(best: TopPatches, channel: int, hits: int) -> tuple[str, str]:
-    values = [value for value in best.values[channel, :hits].tolist() if value > 0]
+def _labels(patches: Patches, n: int, hits: int) -> tuple[str, str]:
+    values = [value for value in patches.values[n, :hits].tolist() if value > 0]
     ends = " to ".join(number(value) for value in values[:: max(1, len(values) - 1)])
-    return f"channel {channel}", f"value {ends}" if values else ""
+    return f"channel {patches.channels[n]}", f"value {ends}" if values else ""
 
 
-def _title(best: TopPatches) -> str:
+def _title(patches: Patches) -> str:
     what = "the patches that move each channel most, and what in them does"
-    return f"{best.layer or 'model'}: {what}; of {best.seen:,} images"
+    return f"{patches.layer or 'model'}: {what}; of {patches.seen:,} images"
 
 
-def _notes(shown: int, everything: int, hits: int, whole: bool, dead: int) -> tuple[str, ...]:
+def _notes(shown: int, total: int, hits: int, whole: bool, dead: int) -> tuple[str, ...]:
     lines = [
         f"left: the {hits} patches with the highest values, row by row; value: of the first and of the last",
         "right: the same, projected back to the pixels from that one unit; mid-grey is 0, each on its own scale",
@@ -107,6 +119,6 @@ def _notes(shown: int, everything: int, hits: int, whole: bool, dead: int) -> tu
         lines.append("light grey: beyond the image's border, or no patch")
     if dead:
         lines.append(f"dead: above 0 in no image, {dead} of {shown}")
-    if shown < everything:
-        lines.append(f"{shown} of {everything} channels")
+    if shown < total:
+        lines.append(f"{shown} of {total} channels")
     return tuple(lines)

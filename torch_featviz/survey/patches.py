@@ -1,0 +1,151 @@
+"""The second pass: the images chosen are read again, and cut to what each unit sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from torch_featviz.capture import capture
+from torch_featviz.errors import OptionError
+from torch_featviz.explain.deconvnet import deconvnet
+from torch_featviz.explain.explained import chunks
+from torch_featviz.inspect.receptive import ReceptiveField
+from torch_featviz.model.twin import apart, twin
+
+from .source import Source
+from .stream import device_of
+
+_IMAGES = 16  # held at once, with the maps of all layers
+_ROWS = 32  # units of a layer that are projected at once
+
+Span = tuple[int, int]
+Box = tuple[Span, Span]
+
+
+@dataclass(frozen=True, eq=False)
+class Patches:
+    """The hits of some channels of a layer, best first, each cut to the unit's receptive field.
+
+    Patches are of one size, that of the field or of the image; beyond the image's border they are 0, and not `inside`.
+    A hit at or below 0 has no patch: nothing moved the unit there.
+
+    Args:
+        channels: their numbers, `n`.
+        images: `n k c h w`, the part of the image in the unit's receptive field, as the model was given it.
+        projections: `n k c h w`, the same part of the unit's projection down the deconvnet, signed.
+        inside: `n k h w`, where there is image: false beyond its border, and all over where there is no patch.
+        values: `n k`, the unit's value, highest first, float64; NaN where there are fewer images than `k`.
+        numbers: `n k`, the image's number in the data set; -1 where there are fewer.
+        layer: the layer's full name.
+        total: channels of the layer.
+        seen: images of the data set.
+    """
+
+    channels: tuple[int, ...]
+    images: Tensor
+    projections: Tensor
+    inside: Tensor
+    values: Tensor
+    numbers: Tensor
+    layer: str
+    total: int
+    seen: int
+
+
+class Hit(NamedTuple):
+    """One of a channel's highest values: which it is, the unit's channel, row and column, its image and its value."""
+
+    rank: int
+    unit: tuple[int, int, int]
+    image: int
+    value: float
+
+
+class Crop(NamedTuple):
+    """What a unit sees of its image, `c h w`, and its projection there."""
+
+    rank: int
+    box: Box
+    image: Tensor
+    projection: Tensor
+
+
+def read_crops(
+    model: nn.Module, source: Source, layers: Mapping[str, tuple[ReceptiveField, Sequence[Hit]]]
+) -> dict[str, list[tuple[Hit, Crop]]]:
+    """The crops of all hits of several layers; each image is read once.
+
+    Raises:
+        OptionError: the data set gives other images than in the first pass, or the model was trained since.
+    """
+    wanted: dict[int, list[tuple[str, Hit]]] = {}
+    for layer, (_, hits) in layers.items():
+        for hit in hits:
+            wanted.setdefault(hit.image, []).append((layer, hit))
+    crops: dict[str, list[tuple[Hit, Crop]]] = {layer: [] for layer in layers}
+    device = device_of(model)
+    for numbers, images in _blocks(source, sorted(wanted)):
+        hits_of: dict[str, list[tuple[int, Hit]]] = {}
+        for row, number in enumerate(numbers):
+            for layer, hit in wanted[number]:
+                hits_of.setdefault(layer, []).append((row, hit))
+        on_device = images.to(device)
+        _check_same(model, on_device, hits_of)
+        for layer, rows in hits_of.items():
+            for part in chunks(len(rows), _ROWS):
+                batch = on_device[[row for row, _ in rows[part]]]
+                down = deconvnet(model, batch, layer, [hit.unit for _, hit in rows[part]]).cpu()
+                for (row, hit), projection in zip(rows[part], down, strict=True):
+                    crops[layer].append((hit, _crop(layers[layer][0], hit, images[row].cpu(), projection)))
+    return crops
+
+
+def _blocks(source: Source, numbers: list[int]) -> Iterator[tuple[list[int], Tensor]]:
+    """The images of these ascending numbers, some at a time."""
+    images = source.again(numbers)
+    for part in chunks(len(numbers), _IMAGES):
+        yield numbers[part], torch.stack(list(islice(images, part.stop - part.start)))
+
+
+def _check_same(model: nn.Module, images: Tensor, hits: Mapping[str, list[tuple[int, Hit]]]) -> None:
+    """Raise OptionError unless the images move their units as in the first pass."""
+    with apart(), torch.no_grad():
+        net = twin(model)
+        with capture(net, list(hits), stop=True) as acts:
+            net(images.clone())
+        values = [acts[layer][row][hit.unit].double().cpu() for layer, rows in hits.items() for row, hit in rows]
+    before = torch.tensor([hit.value for rows in hits.values() for _, hit in rows], dtype=torch.float64)
+    if not torch.allclose(torch.stack(values), before, rtol=1e-2, atol=1e-4):
+        raise OptionError(
+            "the images chosen move the units otherwise than in the first pass; the dataset must give the same "
+            "image each time (no random transforms), and the model must not have been trained since."
+        )
+
+
+def _crop(field: ReceptiveField, hit: Hit, image: Tensor, projection: Tensor) -> Crop:
+    down, across = field.box(*hit.unit[1:])
+    where = (slice(None), slice(*down), slice(*across))
+    return Crop(hit.rank, (down, across), image[where].clone(), projection[where].clone())
+
+
+def sides_of(field: ReceptiveField, size: Span, boxes: Sequence[Box]) -> Span:
+    """Height and width of a patch that holds any of these boxes, within an image of `size`."""
+    full = size if field.kind == "whole" else field.size
+    high, wide = (
+        max([min(full[axis], size[axis]), *(box[axis][1] - box[axis][0] for box in boxes)]) for axis in (0, 1)
+    )
+    return high, wide
+
+
+def padded(x: Tensor, box: Box, sides: Span) -> Tensor:
+    """`c h w` of a box that the border has cut short on one side, with zeros there: `c H W`, as `sides` says."""
+    (top, bottom), (left, right) = box
+    down, across = sides[0] - (bottom - top), sides[1] - (right - left)
+    above, before = (down if top == 0 else 0), (across if left == 0 else 0)
+    return F.pad(x, (before, across - before, above, down - above))
