@@ -25,6 +25,7 @@ def effective_field(seen: ReceptiveField) -> Picture:
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
         >>> effective_field(receptive_field(net, "1", (9, 9), effective=True)).title
         'Effective receptive field of 1: size 3 × 3, stride 1 × 1, start (0, 0) (exact)'
+
     Reference: Luo et al. 2016.
     """
     if seen.effective is None:
