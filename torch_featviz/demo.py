@@ -19,10 +19,10 @@ from torch.utils.data import DataLoader
 
 from . import views
 from .atlas import Atlas, atlas
-from .capture import capture
 from .errors import FileError, WeightsError
 from .files import write_whole
-from .model.run import evaluating
+from .inspect import activations
+from .model.inputs import Inputs
 from .picture import Picture, Scale
 from .survey import top_patches
 from .training import Monitor
@@ -118,8 +118,7 @@ def _sheets(
     for number, layer in enumerate((info.low, info.middle, info.high), 1):
         yield f"05-kernels-conv{number}.png", views.kernels(model, layer)
     batch = torch.stack(list(drawn.values()))
-    with evaluating(model), torch.no_grad(), capture(model, nn.ReLU) as acts:
-        model(batch)
+    acts = activations(model, Inputs(batch), nn.ReLU)
     for level, number in (("low", 1), ("mid", 2), ("high", 3)):
         maps = dict(zip(drawn, acts[f"features.relu{number}"], strict=True))
         title = f"{level.capitalize()}-level: what conv{number} (after ReLU) makes of a circle and a cross"

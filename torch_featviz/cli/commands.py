@@ -18,9 +18,9 @@ from torch_featviz import demo as demonstration
 from torch_featviz import views
 from torch_featviz.atlas import atlas as make_page
 from torch_featviz.bench import overhead
-from torch_featviz.capture import capture
 from torch_featviz.errors import LayerError, OptionError
-from torch_featviz.model.run import evaluating
+from torch_featviz.inspect import activations
+from torch_featviz.model.inputs import Inputs
 from torch_featviz.picture import Picture, Sheet
 from torch_featviz.survey import top_patches
 
@@ -85,8 +85,7 @@ def kernels(on: Given) -> Picture:
 def maps(on: Given) -> Picture:
     """The feature maps of one layer, of one or several images."""
     layer, images, names = on.layer(on.card.low), on.images(), on.names()
-    with evaluating(on.model), torch.no_grad(), capture(on.model, layer) as acts:
-        on.model(images)
+    acts = activations(on.model, Inputs(images), layer)
     if len(acts) != 1:
         raise LayerError(f"{layer!r} gave {len(acts)} outputs: {', '.join(acts)}; --layer names one that runs once.")
     found = next(iter(acts.values()))

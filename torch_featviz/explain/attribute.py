@@ -38,8 +38,7 @@ class Attribution:
         layer: the layer looked at; empty where there is none.
         target: as it was given.
         options: likewise.
-        additional_forward_args: likewise.
-        keywords: likewise.
+        inputs: what the model was given.
     """
 
     attributions: Tensor
@@ -49,8 +48,7 @@ class Attribution:
     layer: str = ""
     target: Target = None
     options: dict[str, Any] = field(default_factory=dict)
-    additional_forward_args: Any = field(default=None, repr=False)
-    keywords: Mapping[str, Any] | None = field(default=None, repr=False)
+    inputs: Inputs | None = field(default=None, repr=False)
 
 
 def attribute(
@@ -108,7 +106,34 @@ def attribute(
         >>> attribute(net, torch.rand(5, 3, 8, 8), target=1).heatmaps.shape
         torch.Size([5, 8, 8])
     """
-    check_images(images, (3, 4, 5))
+    inputs = Inputs.of(images, additional_forward_args, keywords)
+    return explain(
+        model,
+        inputs,
+        target=target,
+        method=method,
+        layer=layer,
+        seed=seed,
+        internal_batch_size=internal_batch_size,
+        progress=progress,
+        **options,
+    )
+
+
+def explain(
+    model: nn.Module,
+    inputs: Inputs,
+    *,
+    target: Target = None,
+    method: str = "gradcam",
+    layer: str | nn.Module | None = None,
+    seed: int = 0,
+    internal_batch_size: int | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> Attribution:
+    """`attribute`, of inputs as one object."""
+    check_images(inputs.images, (3, 4, 5))
     known = method_of(method)
     if unknown := sorted(set(options) - known.takes):
         takes = f"it takes {', '.join(sorted(known.takes))}" if known.takes else "it takes none"
@@ -118,38 +143,29 @@ def attribute(
     if internal_batch_size is not None and internal_batch_size < 1:
         raise OptionError(f"internal_batch_size must be at least 1, got {internal_batch_size}.")
     name = layer_name(model, layer) if layer is not None else ""
-    inputs = Inputs.of(images, additional_forward_args, keywords)
+    given, count = inputs, len(inputs.images)
     with apart(seed):
-        inputs, net, count = inputs.copied(), twin(model), len(images)
+        inputs, net = given.copied(), twin(model)
         if known.layered and not name:
             name = last_map(net, inputs.rows(slice(1)))
         net, at = one_call(net, name) if name else (net, "")
         rows = internal_batch_size or rows_at_once(net, inputs.rows(slice(1)), count * known.rows(options))
-        explained, target = Explained(net, inputs, target), _as_many(target, count)
+        explained, wanted = Explained(net, inputs, target), _as_many(target, count)
         per_image = {"feature_mask"} | ({"baselines"} if method != "gradient_shap" else set())  # there they are samples
         size = 1 if known.alone else max(1, min(rows // known.at_once, count))
         parts, classes = [], []
         for part in tqdm(list(chunks(count, size)), disable=not progress, unit="batch"):
             if known.alone:
                 begin_at(seed)
-            explained.inputs, explained.target = inputs.rows(part), _part_of(target, part, count)
-            given = {k: _part_of(v, part, count) if k in per_image else v for k, v in options.items()}
-            parts.append(known.run(Job(explained, at, given, rows)).detach())
+            explained.inputs, explained.target = inputs.rows(part), _part_of(wanted, part, count)
+            here = {k: _part_of(v, part, count) if k in per_image else v for k, v in options.items()}
+            parts.append(known.run(Job(explained, at, here, rows)).detach())
             if explained.classes is not None:
                 classes.append(explained.classes)
         attributions = torch.cat(parts)
         heatmaps = heatmaps_of(attributions, inputs.images)
-    return Attribution(
-        attributions,
-        heatmaps,
-        torch.cat(classes) if classes else None,
-        method,
-        layer=name,
-        target=target,
-        options=options,
-        additional_forward_args=additional_forward_args,
-        keywords=keywords,
-    )
+    every = torch.cat(classes) if classes else None
+    return Attribution(attributions, heatmaps, every, method, name, target, options, given)
 
 
 def _as_many(target: Target, n: int) -> Target:

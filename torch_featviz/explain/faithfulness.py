@@ -13,7 +13,7 @@ from torch_featviz.model.answer import chances, figures
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.twin import apart, twin
 
-from .attribute import Attribution, attribute
+from .attribute import Attribution, explain
 from .explained import Explained, chunks, rows_at_once
 
 UNMOVED = 0.5
@@ -88,7 +88,7 @@ def faithfulness(
     if steps < 1 or stages < 0:
         raise OptionError(f"steps must be at least 1 and stages at least 0, got {steps} and {stages}.")
     with apart(seed):
-        inputs = Inputs.of(images, why.additional_forward_args, why.keywords).copied()
+        inputs = (why.inputs or Inputs(images)).with_images(images).copied()
         images, net = inputs.images, twin(model)
         explained = Explained(net, inputs, why.target)
         rows = internal_batch_size or rows_at_once(net, inputs.rows(slice(1)), len(images) * (steps + 1))
@@ -102,7 +102,7 @@ def faithfulness(
             for order in (_places(heat, chance), _places(chance, chance))
             for ends in ((images, zero), (blurred, images))
         ]
-        similarity = [_alike(why, other) for other in _randomised(model, images, why, stages, internal_batch_size)]
+        similarity = [_alike(why, other) for other in _randomised(model, inputs, why, stages, internal_batch_size)]
     empty = torch.zeros(0, len(images), device=images.device)
     return Faithfulness(areas[0], areas[1], areas[2], areas[3], torch.stack(similarity) if similarity else empty)
 
@@ -153,7 +153,7 @@ def _figure(explained: Explained, why: Attribution, rows: Tensor, image: Tensor)
     return figures(chances(output), None, why.classes[image], len(rows))
 
 
-def _randomised(model: nn.Module, images: Tensor, why: Attribution, stages: int, rows: int | None) -> list[Attribution]:
+def _randomised(model: nn.Module, inputs: Inputs, why: Attribution, stages: int, rows: int | None) -> list[Attribution]:
     """The same explanation of models with ever more random layers; each layer's weights are shuffled."""
     random = twin(model)
     layers = [module for module in random.modules() if any(True for _ in module.parameters(recurse=False))][::-1]
@@ -167,19 +167,16 @@ def _randomised(model: nn.Module, images: Tensor, why: Attribution, stages: int,
                     mixed = weight.flatten()[torch.randperm(weight.numel(), device=weight.device)].view_as(weight)
                     module._parameters[name] = nn.Parameter(mixed, requires_grad=False)
         done = until
-        found.append(
-            attribute(
-                random,
-                images,
-                target=target,
-                method=why.method,
-                layer=why.layer or None,
-                additional_forward_args=why.additional_forward_args,
-                keywords=why.keywords,
-                internal_batch_size=rows,
-                **why.options,
-            )
+        again = explain(
+            random,
+            inputs,
+            target=target,
+            method=why.method,
+            layer=why.layer or None,
+            internal_batch_size=rows,
+            **why.options,
         )
+        found.append(again)
     return found
 
 

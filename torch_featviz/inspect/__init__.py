@@ -1,8 +1,9 @@
 """Run a model once, untouched, and say what it did: layers in order, shapes, compute, receptive fields."""
 
+from .activations import activations
 from .finite import NonFinite
 from .nonfinite import first_nonfinite
 from .receptive import ReceptiveField, receptive_field
 from .shapes import shapes
 
-__all__ = ["NonFinite", "ReceptiveField", "first_nonfinite", "receptive_field", "shapes"]
+__all__ = ["NonFinite", "ReceptiveField", "activations", "first_nonfinite", "receptive_field", "shapes"]

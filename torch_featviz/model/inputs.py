@@ -62,18 +62,17 @@ class Inputs:
         Raises:
             DtypeError: the first of them is no tensor.
         """
+        name, images, more, keywords = "", batch, (), {}
         if isinstance(batch, Mapping) and batch:
-            (name, images), *rest = batch.items()
-            inputs = cls(images, (), dict(rest), name)
+            name, images = next(iter(batch.items()))
+            keywords = {key: value for key, value in batch.items() if key != name}
         elif isinstance(batch, (tuple, list)) and batch:
-            inputs = cls(batch[0], tuple(batch[1:]))
-        else:
-            inputs = cls(batch)
-        first: Any = inputs.images
-        if not isinstance(first, Tensor):
-            got = type(first).__name__
-            raise DtypeError(f"a batch is a tensor 'b ...', a tuple or a mapping that begins with one; got {got}.")
-        return inputs
+            images, *rest = batch
+            more = tuple(rest)
+        if not isinstance(images, Tensor):
+            got = type(images).__name__
+            raise DtypeError(f"inputs are a tensor 'b ...', or a tuple or mapping that begins with one; got {got}.")
+        return cls(images, more, keywords, name)
 
     @property
     def positional(self) -> tuple[Any, ...]:
@@ -97,6 +96,10 @@ class Inputs:
     def at(self, images: Tensor, which: Tensor | slice) -> Inputs:
         """The arguments for `images`, made of those that have these numbers."""
         return self._mapped(images, lambda tensor, rowwise: tensor[which] if rowwise else tensor)
+
+    def with_images(self, images: Tensor) -> Inputs:
+        """The same arguments around other images, as many as before."""
+        return replace(self, images=images)
 
     def copied(self) -> Inputs:
         """Detached copies, which a model may write to; outside inference mode they are no inference tensors."""

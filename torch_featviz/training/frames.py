@@ -6,15 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
-from torch_featviz.capture import capture
 from torch_featviz.errors import LayerError, OptionError
-from torch_featviz.explain import attribute
+from torch_featviz.explain.attribute import explain
+from torch_featviz.inspect.activations import activations
+from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.layers import Layers
-from torch_featviz.model.run import evaluating
-from torch_featviz.model.twin import apart, twin
 from torch_featviz.model.weights import planes_of
 from torch_featviz.picture import Scale, Sheet
 from torch_featviz.views import feature_maps, kernels
@@ -122,40 +120,20 @@ def kernels_now(layers: Mapping[str, nn.Module]) -> dict[str, tuple[Tensor, tupl
     return found
 
 
-@torch.no_grad()
-def maps_now(model: nn.Module, layers: Layers, probe: Tensor) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
-    """The feature maps of `probe` in evaluation mode, `b c h w`, and the shape of all, of layers that have some.
-
-    A twin of the model computes them, so that its buffers, flags and random numbers stay as they are; of a sharded one,
-    which cannot be copied, the model itself does.
-    """
-    sharded = any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
-    other = model if sharded else twin(model)
-    with evaluating(other), apart(), torch.no_grad(), capture(other, layers) as acts:
-        other(probe.clone())  # which the model may work on in place
-    if sharded:
-        _reshard(other)
-    found = {}
-    for name, maps in acts.items():
+def maps_now(model: nn.Module, layers: Layers, probe: Inputs) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
+    """The feature maps of `probe` in evaluation mode, `b c h w`, and the shape of all, of layers that have some."""
+    drawn = {}
+    for name, maps in activations(model, probe, layers).items():
         if isinstance(maps, Tensor) and maps.dim() == 4 and maps.shape[2] * maps.shape[3] > 1:
             images = max(1, min(IMAGES, VALUES // maps[0, 0].numel()))
             channels = max(1, min(MAPS, VALUES // (images * maps[0, 0].numel())))
-            found[name] = (maps[:images, :channels].float(), tuple(maps.shape))
-    return found
+            drawn[name] = (maps[:images, :channels].float(), tuple(maps.shape))
+    return drawn
 
 
-def _reshard(model: nn.Module) -> None:
-    """Or the parameters of an FSDP2 model would be whole ones until its next step."""
-    from torch.distributed.fsdp import FSDPModule  # noqa: PLC0415  it takes a second
-
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
-
-
-def why_now(model: nn.Module, method: str, probe: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+def why_now(model: nn.Module, method: str, probe: Inputs) -> tuple[Tensor, tuple[int, ...]]:
     """What in the probe speaks for the answer to it, `b 1 h w`, and the shape of all."""
-    heatmaps = attribute(model, probe.clone(), method=method).heatmaps[:, None]
+    heatmaps = explain(model, probe, method=method).heatmaps[:, None]
     return heatmaps[:IMAGES], tuple(heatmaps.shape)
 
 

@@ -8,7 +8,6 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
 from transformers import TrainerCallback
 
 from torch_featviz.files import write_whole
@@ -47,7 +46,7 @@ class HFMonitor(TrainerCallback):
     """
 
     def __init__(
-        self, layers: Layers = None, *, every: int = 100, probe: Tensor | None = None, to: Any = None, **settings: Any
+        self, layers: Layers = None, *, every: int = 100, probe: Any = None, to: Any = None, **settings: Any
     ) -> None:
         self._settings = {"layers": layers, "every": every, "probe": probe, "to": to, **settings}
         self._file = f"featviz-{zlib.crc32(repr((layers, every)).encode()):08x}.json"  # tells several of them apart

@@ -8,8 +8,6 @@ from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from torch_featviz.errors import OptionError
 from torch_featviz.model.layers import Layers
 
@@ -48,7 +46,7 @@ class LightningMonitor(Callback):
     """
 
     def __init__(
-        self, layers: Layers = None, *, every: int = 100, probe: Tensor | None = None, to: Any = None, **settings: Any
+        self, layers: Layers = None, *, every: int = 100, probe: Any = None, to: Any = None, **settings: Any
     ) -> None:
         self._settings = {"layers": layers, "every": every, "probe": probe, **settings}
         self._to, self._steps, self._loaded = to, Steps(), dict[str, Any]()

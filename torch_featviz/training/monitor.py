@@ -13,7 +13,8 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from torch_featviz.capture import Statistics, read_together
-from torch_featviz.errors import DtypeError, FileError, FindingWarning, LayerError, OptionError
+from torch_featviz.errors import FileError, FindingWarning, LayerError, OptionError
+from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.layers import Layers, check_module
 from torch_featviz.model.values import whole
 from torch_featviz.picture import Picture, Scale
@@ -45,7 +46,8 @@ class Monitor:
         layers: as in `capture`; default: all convolutions, linear layers and bounded activations (tanh, sigmoid,
             their hard forms, softsign), or all leaves where there is none.
         every: look at the first of every so many steps.
-        probe: a fixed batch of inputs; what the layers make of it, in evaluation mode, is kept for films and sinks.
+        probe: a fixed batch of inputs: images, a tuple of positional arguments, or a mapping of keywords, images first.
+            What the layers make of it, in evaluation mode, is kept for films and sinks.
         why: a method of `attribute`: what in the probe speaks for the answer to it is kept, too. It takes a backward,
             or many forwards, for each sample.
         to: where it is written beside the training, one or several: a folder, a TensorBoard `SummaryWriter`, a W&B or
@@ -60,7 +62,7 @@ class Monitor:
     Raises:
         LayerError: a layer that `model` does not have.
         OptionError: `every`, `why`, `bins`, `keep` or `to` is none that can be.
-        DtypeError: `model` is no module, `probe` no tensor, or `model` cannot be copied for it.
+        DtypeError: `model` is no module, `probe` begins with no tensor, or `model` cannot be copied for it.
         FileError: the folder holds something else.
     Warns:
         FindingWarning: each finding, once.
@@ -87,7 +89,7 @@ class Monitor:
         layers: Layers = None,
         *,
         every: int = 100,
-        probe: Tensor | None = None,
+        probe: Any = None,
         why: str | None = None,
         to: Any = None,
         scales: Mapping[str, Scale] | None = None,
@@ -97,8 +99,6 @@ class Monitor:
     ) -> None:
         if not isinstance(every, int) or isinstance(every, bool) or every < 1:
             raise OptionError(f"every counts steps, 1 for each of them; got {every!r}.")
-        if probe is not None and not isinstance(probe, Tensor):
-            raise DtypeError(f"probe must be a batch of inputs, a tensor 'b ...', got {type(probe).__name__}.")
         if why is not None and probe is None:
             raise OptionError(f"why={why!r} explains the answers to a probe; give one with probe=.")
         check_module(model)
@@ -106,7 +106,7 @@ class Monitor:
         self.history = History(keep)
         self._bins = bins
         self._model, self._why = model, why
-        self._probe = None if probe is None else probe.detach().clone()
+        self._probe = None if probe is None else Inputs.of_batch(probe).copied()
         self._watched = Watched(model, layers, bins)
         self._frames: dict[str, Frames] = {}
         self._scales = dict(scales or {})

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torch_featviz.capture import capture
 from torch_featviz.errors import LayerError, ShapeError
+from torch_featviz.inspect import activations
+from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.layers import Layers
-from torch_featviz.model.run import evaluating
 from torch_featviz.picture import Legend, Picture, Scale, Sheet, colorize, count, enlarge, grid_columns, number
 from torch_featviz.picture.color import total_of
 
@@ -17,20 +20,31 @@ _CMAP = "RdBu_r"
 _WHITE = 255
 
 
-def overview(model: nn.Module, images: Tensor, layers: Layers = None, *, title: str = "") -> Picture:
+def overview(
+    model: nn.Module,
+    images: Tensor,
+    layers: Layers = None,
+    *,
+    additional_forward_args: Any = None,
+    keywords: Mapping[str, Any] | None = None,
+    title: str = "",
+) -> Picture:
     """What each layer makes of one image: its output's mean over channels, in order of execution.
 
     Layers differ in range by orders of magnitude, so each map has a symmetric scale of its own, whose end stands
-    above it; all maps are enlarged by whole factors to about one size. The model runs once, in evaluation mode.
+    above it; all maps are enlarged by whole factors to about one size. A copy of the model runs once.
 
     Args:
-        model: any module that takes `images` alone.
+        model: any module; it is untouched.
         images: `1 c h w`, ready for the model (`card.preprocess`).
         layers: as for `capture`; default all leaves. Layers whose output is no `1 c h w` are named in the legend.
+        additional_forward_args: what `forward` takes after the image, one value or a tuple.
+        keywords: what `forward` takes by name.
         title: above everything; default names the model.
 
     Raises:
-        ShapeError: `images` is not one image.
+        ShapeError: `images` is not one image, or the model does not take it.
+        DtypeError, DeviceError, OptionError: the model cannot be copied, or `forward` takes other inputs.
         LayerError: no such layer, or none of them returned maps.
 
     Example:
@@ -39,8 +53,7 @@ def overview(model: nn.Module, images: Tensor, layers: Layers = None, *, title: 
     """
     if images.dim() != 4 or images.shape[0] != 1:
         raise ShapeError(f"images must be one image '1 c h w', got shape {tuple(images.shape)}; take images[:1].")
-    with evaluating(model), torch.no_grad(), capture(model, layers) as acts:
-        model(images)
+    acts = activations(model, Inputs.of(images, additional_forward_args, keywords), layers)
     means = {key: value[0].float().mean(0) for key, value in acts.items() if _has_maps(value)}
     if not means:
         raise LayerError(f"none of {', '.join(map(repr, acts)) or 'the layers'} returned maps '1 c h w'.")
