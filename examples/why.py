@@ -50,7 +50,7 @@ def explain(info: ModelCard, model: nn.Module, photo: Tensor, out: Path) -> None
         methods=METHODS,
         targets=best.indices.tolist(),
         classes=info.classes,
-        to_unit=lambda images: info.denormalize(images).clamp(0, 1),
+        value_range=info.denormalize,
         title=f"Why {info.classes[int(best.indices[0])]}, and why {info.classes[int(best.indices[1])]}?",
     ).save(out / "why.png")
 

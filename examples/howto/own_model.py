@@ -59,7 +59,8 @@ photo = torch.from_numpy(data.astronaut()).permute(2, 0, 1) / 255
 images = card.preprocess(photo)
 with torch.no_grad():
     logits = model(images)
-fv.predictions(card.denormalize(images).clamp(0, 1), logits, card.classes, title="An untrained network guesses")
+title = "An untrained network guesses"
+fv.predictions(images, logits, card.classes, value_range=card.denormalize, title=title)
 
 # %%
 # From here on it is like any other network.

@@ -20,7 +20,7 @@ fv.attributions(
     methods=["gradcam", "integrated_gradients"],
     options={"integrated_gradients": {"n_steps": 16}},
     classes=info.classes,
-    to_unit=lambda images: info.denormalize(images).clamp(0, 1),
+    value_range=info.denormalize,
     title="What speaks for an Egyptian cat?",
 )
 

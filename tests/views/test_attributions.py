@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from torch_featviz.errors import OptionError, ShapeError
+from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.explain import attribute
 from torch_featviz.picture import Scale, overlay, rgb
 from torch_featviz.views import attributions
@@ -63,11 +63,49 @@ def test_all_zero_maps_draw_neutral():
     assert torch.equal(picture.cells[1], overlay(IMAGES[:1], torch.zeros(1, 6, 6))[0])
 
 
+def test_images_are_drawn_in_their_range():
+    net = net_of()
+    normalised = (IMAGES - 0.5) / 0.25
+    sheet = attributions(net, normalised, faithful=False, value_range=lambda images: images * 0.25 + 0.5)
+    maps = attribute(net, normalised).heatmaps
+    cells = sheet.cells.unflatten(0, (2, 2))
+    assert torch.equal(cells[:, 0], rgb(IMAGES.expand(-1, 3, -1, -1)))
+    shares = (maps / maps.abs().flatten().kthvalue(int(-(-maps.numel() * 0.995 // 1))).values).clamp(-1, 1)
+    assert torch.equal(cells[:, 1], overlay(IMAGES, shares, scale=Scale(symmetric=True, vmin=-1, vmax=1)))
+
+
+class Masked(nn.Module):
+    """Takes a mask for each image beside it."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = net_of()
+
+    def forward(self, images, mask, *, gain=1.0):
+        return gain * self.net(images * mask)
+
+
+def test_a_network_of_two_inputs():
+    masks = torch.zeros(2, 1, 6, 6)
+    masks[0, :, :3], masks[1, :, 3:] = 1, 1
+    more = {"additional_forward_args": masks, "keywords": {"gain": 3.0}}
+    sheet = attributions(Masked(), IMAGES, methods=["saliency"], **more)
+    with torch.no_grad():
+        best = (3 * net_of()(IMAGES * masks)).softmax(1).max(1)
+    assert sheet.labels[::2] == tuple(
+        f"class {int(k)} {100 * float(p):.0f} %" for k, p in zip(best.indices, best.values, strict=True)
+    )
+    blank = overlay(IMAGES, torch.zeros(2, 6, 6))
+    for i, hidden in enumerate((slice(3, 6), slice(0, 3))):
+        assert torch.equal(sheet.cells[2 * i + 1][:, hidden], blank[i][:, hidden]), "what is masked says nothing"
+        assert not torch.equal(sheet.cells[2 * i + 1], blank[i])
+
+
 @pytest.mark.parametrize(
     ("images", "options", "error", "message"),
     [
-        (IMAGES[0], {}, ShapeError, r"images must be 'b c h w', got \(1, 6, 6\)"),
-        ([1], {}, ShapeError, "got list"),
+        (IMAGES[0], {}, ShapeError, r"images must be 'b c h w' and not empty, got shape \(1, 6, 6\)"),
+        ([1], {}, DtypeError, "images must be a tensor of floats as the model takes them, got list"),
         (IMAGES, {"methods": []}, OptionError, "at least one each"),
         (IMAGES, {"methods": "gradcam"}, OptionError, "at least one each, got methods='gradcam'"),
         (
@@ -78,7 +116,8 @@ def test_all_zero_maps_draw_neutral():
         ),
         (IMAGES, {"targets": []}, OptionError, "at least one each"),
         (IMAGES, {"options": {"occlusion": {}}}, OptionError, "options for occlusion, which is not among the methods"),
-        (IMAGES.repeat(33, 1, 1, 1), {}, ShapeError, "66 images by 1 heatmaps are more than a sheet of 64"),
+        (IMAGES.repeat(33, 1, 1, 1), {}, ShapeError, "66 heatmaps are more than a sheet of 64"),
+        (IMAGES, {"targets": range(40)}, ShapeError, "80 heatmaps are more than a sheet of 64"),
     ],
 )
 def test_bad_input(images, options, error, message):

@@ -109,9 +109,10 @@ def test_the_range_of_the_images_is_declared():
     patches = untile(signed.cells[0], n=9, ncols=3)
     assert patches.equal(rgb((found.images[0] + 1) / 2))
     assert not signed.legend.marks()
+    assert exemplars(best, 0, value_range=lambda images: (images + 1) / 2).png() == signed.png()
     below = int((found.images[0] < 0).any(1).sum())
     assert exemplars(best, 0).legend.counts.under == below
-    with pytest.raises(OptionError, match="value_range must be one of unit, signed, byte, imagenet, got 'int'"):
+    with pytest.raises(OptionError, match=r"one of unit, signed, byte, imagenet, or a function such as .*, got 'int'"):
         exemplars(best, 0, value_range="int")
 
 

@@ -102,7 +102,7 @@ def test_pillow_images_are_bytes():
         (
             lambda: samples(images(0), value_range="float"),
             OptionError,
-            "unit, signed, byte, imagenet, got 'float'",
+            "unit, signed, byte, imagenet, or a function .*, got 'float'",
         ),
         (
             lambda: samples([(torch.ones(2, 3, 3), 0)]),

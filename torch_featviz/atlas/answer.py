@@ -13,7 +13,6 @@ from torch_featviz.inspect.walk import Walk
 from torch_featviz.model.answer import chances
 from torch_featviz.model.kinds import call_of, is_sigmoid
 from torch_featviz.picture import rgb
-from torch_featviz.picture.images import unit_images
 
 from .pack import Blobs
 
@@ -62,14 +61,14 @@ def put_images(
 
     Args:
         blobs: where the pictures go.
-        units: `b c h w` in [0, 1].
+        units: `b 3 h w` in [0, 1].
         names: of the images, or none.
         answer: to them.
         classes: their names; may be empty.
     """
     found = []
     order = answer.rows.nan_to_num(-torch.inf).argsort(dim=1, descending=True, stable=True)[:, :_TOP].tolist()
-    for i, pixels in enumerate(rgb(unit_images(units))):
+    for i, pixels in enumerate(rgb(units)):
         name = names[i] if names else f"image {i}"
         top = [
             {"class": k, "name": classes[k] if classes else f"class {k}", "probability": float(answer.rows[i, k])}

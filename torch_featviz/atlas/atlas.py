@@ -21,6 +21,7 @@ from torch_featviz.files import write_whole
 from torch_featviz.inspect.walk import Walk, walk
 from torch_featviz.picture import reserved
 from torch_featviz.picture.color import lut
+from torch_featviz.picture.images import ValueRange, unit_images
 from torch_featviz.zoo import ModelCard
 
 from .answer import answered, no_reasons, put_images
@@ -92,6 +93,7 @@ def atlas(
     images: Tensor,
     *,
     card: ModelCard | None = None,
+    value_range: ValueRange | None = None,
     names: Sequence[str] = (),
     loader: Iterable[Any] | None = None,
     methods: Sequence[str] | None = None,
@@ -109,8 +111,9 @@ def atlas(
     Args:
         model: any module that takes `images` alone.
         images: `b c h w`, as the model takes them; a few.
-        card: names the model and its classes, and says how its images become those for the eye; without it, images
-            of 1 or 3 channels are in [0, 1].
+        card: names the model and its classes, and says what the values of images mean.
+        value_range: what they mean: `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`, or a function that brings them
+            to 0 to 1; default the card's `denormalize`, without a card `"unit"`.
         names: of the images, such as their files'.
         loader: images of a data set, as for `top_patches`: what else moves the channels.
         methods: of attribution, as `attribute` knows them; default Grad-CAM, if the model is a classifier.
@@ -125,7 +128,7 @@ def atlas(
         ShapeError: images are not `b c h w`, are empty, or do not fit the model or the card.
         DtypeError: they are no floats, or the model cannot be copied.
         LayerError: the model has no layers, or is TorchScript.
-        OptionError: values outside [0, 1] without a card, no such method or class, or too few megabytes.
+        OptionError: values outside [0, 1] without a range, no such method or class, or too few megabytes.
         FileError: there is no training in that folder.
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
@@ -134,7 +137,9 @@ def atlas(
         ['input', '0', '1', '3']
     """
     _check(images, names, targets, megabytes)
-    to_unit = _to_unit(card, images)
+    if value_range is None:
+        value_range = "unit" if card is None else card.denormalize
+    to_unit = _to_unit(value_range, images)
     limit = (MEGABYTES if megabytes is None else megabytes) * 1e6
     name = card.name if card is not None else type(model).__name__
     names = [str(each) for each in names]
@@ -200,19 +205,22 @@ def _check(images: Tensor, names: Sequence[str], targets: Sequence[int] | None, 
         raise OptionError(f"megabytes must be a number of {_LEAST:g} or more, got {megabytes}.")
 
 
-def _to_unit(card: ModelCard | None, images: Tensor) -> Callable[[Tensor], Tensor]:
-    """From images as the model takes them to red, green and blue within 0 and 1."""
-    if card is None:
-        low, high = (float(each) for each in images.aminmax())
+def _to_unit(value_range: ValueRange, images: Tensor) -> Callable[[Tensor], Tensor]:
+    """From images as the model takes them to red, green and blue within 0 and 1; other channels become their mean."""
+    if value_range == "unit":
+        low, high = (float(end) for end in images.aminmax())
         if not (low >= -1e-3 and high <= 1 + 1e-3):
             raise OptionError(
-                f"without a card, images must lie in [0, 1], got {low:.4g} to {high:.4g}; give the mean and std they "
+                f"images must lie in [0, 1], got {low:.4g} to {high:.4g}; give value_range=, or the mean and std they "
                 "were normalised with: card=ModelCard(name, build, input_size, mean=..., std=...)."
             )
+    declared = "unit" if callable(value_range) else value_range
 
     def to_unit(given: Tensor) -> Tensor:
-        units = (given if card is None else card.denormalize(given)).float().cpu().clamp(0, 1)
-        return units if units.shape[1] in (1, 3) else units.mean(1, keepdim=True)
+        units = value_range(given) if callable(value_range) else given
+        if units.shape[1] not in (1, 3):
+            units = units.mean(1, keepdim=True)
+        return unit_images(units, declared).cpu().clamp(0, 1)
 
     return to_unit
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from torch_featviz.inspect.walk import Layer
 from torch_featviz.picture import Scale, enlarge, rgb
-from torch_featviz.picture.images import unit_images
 from torch_featviz.survey import Patches, read_patches, top_patches
 
 from .layers import MODEL, peaks_of, strongest
@@ -34,7 +33,7 @@ def put_units(
         model: as it was given.
         layers: of the walk.
         loader: as for `top_patches`; it is read once for all layers, and the images chosen once more.
-        to_unit: from images as the model takes them to those for the eye.
+        to_unit: from images as the model takes them to red, green and blue within 0 and 1.
         progress: show a bar.
     """
     convolutions = {
@@ -68,7 +67,7 @@ def _units(blobs: Blobs, patches: Patches, to_unit: _ToUnit) -> dict[str, Any]:
             "values": values,
             "images": patches.numbers[n, : len(values)].tolist(),
             "patches": blobs.picture(
-                _strip(unit_images(to_unit(patches.images[n, : len(values)])), inside),
+                _strip(to_unit(patches.images[n, : len(values)]), inside),
                 f"patches that move {alt} most, the highest first",
                 lossy=True,
             ),

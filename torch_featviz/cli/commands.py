@@ -115,7 +115,7 @@ def why(on: Given) -> Picture:
         targets=on.classes(),
         layer=on.arguments.layer,
         classes=on.card.classes,
-        to_unit=on.to_unit,
+        value_range=on.card.denormalize,
         title=f"{on.name} on {_said(on.names())}: what speaks for (red) and against (blue)",
     )
 
@@ -124,7 +124,7 @@ def units(on: Given) -> Picture:
     """What moves each channel of a layer most."""
     layer = on.layer(on.card.high)
     best = top_patches(on.model, on.loader(), layer, progress=sys.stderr.isatty())
-    return _named(on, views.exemplars(best, on.arguments.channels, to_unit=on.to_unit))
+    return _named(on, views.exemplars(best, on.arguments.channels, value_range=on.card.denormalize))
 
 
 def atlas(on: Given) -> Saved:

@@ -71,10 +71,6 @@ class Given:
         asked = self.arguments.classes
         return None if asked is None else [_class(name, self.card) for name in asked]
 
-    def to_unit(self, images: Tensor) -> Tensor:
-        """Images as the model takes them, for the eye."""
-        return self.card.denormalize(images).clamp(0, 1)
-
     def tried(self, images: Tensor) -> Tensor:
         """The same images, once it is known that a person's own model takes them."""
         if not is_file(self.arguments.model):

@@ -4,12 +4,16 @@ from .attribute import Attribution, attribute
 from .deconvnet import deconvnet
 from .faithfulness import Faithfulness, faithfulness
 from .methods import METHODS
+from .reasons import Reason, Reasons, reasons
 
 __all__ = [
     "METHODS",
     "Attribution",
     "Faithfulness",
+    "Reason",
+    "Reasons",
     "attribute",
     "deconvnet",
     "faithfulness",
+    "reasons",
 ]

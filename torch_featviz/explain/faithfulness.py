@@ -41,6 +41,11 @@ class Faithfulness:
     similarity: Tensor
 
     @property
+    def alike(self) -> Tensor:
+        """`b`, whether each heatmap stays alike (a correlation above 0.5) when all weights are random."""
+        return self.similarity[-1:].flatten() > UNMOVED
+
+    @property
     def unmoved(self) -> bool:
         """Whether the heatmaps stay alike (a mean correlation above 0.5) when all weights are random.
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.picture.color import colors, is_diverging, lut, rows_of
-from torch_featviz.picture.images import unit_images
+from torch_featviz.picture.images import ValueRange, unit_images
 from torch_featviz.picture.scale import Scale, as_float
 
 _BLOCK = 2**18  # values; several passes over so many stay within a core's cache
@@ -26,7 +26,7 @@ def overlay(
     alpha: float = 0.5,
     scale: Scale | None = None,
     cmap: str | None = None,
-    value_range: str = "unit",
+    value_range: ValueRange = "unit",
     gray: bool = True,
     contours: Sequence[float] = (),
 ) -> Tensor:
@@ -43,7 +43,8 @@ def overlay(
         scale: how values become colours; default `Scale(symmetric=True)`, fitted to all heatmaps; `Scale(vmin=0)` for
             maps without sign, `Scale(symmetric=True, per="kernel")` for one range for each map.
         cmap: default `RdBu_r` on a symmetric scale, else `viridis`.
-        value_range: `"unit"`, `"signed"`, `"byte"` or `"imagenet"`: what the values of images mean.
+        value_range: what the values of images mean: `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`, or a function
+            that brings them to 0 to 1, such as a card's `denormalize`.
         gray: show the images in grey, so that every colour is the heatmap's.
         contours: values at which a black line is drawn around what is at least as high.
     Raises:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from torch_featviz.errors import OptionError, ShapeError
-from torch_featviz.explain import Faithfulness, attribute, faithfulness
-from torch_featviz.explain.methods import LAYERED, method_of
-from torch_featviz.model.answer import chances
-from torch_featviz.model.twin import apart, twin
+from torch_featviz.errors import ShapeError
+from torch_featviz.explain import Faithfulness, Reason, Reasons, reasons
+from torch_featviz.model.inputs import check_images
 from torch_featviz.picture import Legend, Picture, Scale, Sheet, overlay, rgb
-from torch_featviz.picture.images import unit_images
+from torch_featviz.picture.images import ValueRange, unit_images
 
-_HELD = 0.995  # share of a method's values within its scale
+_CELLS = 64
 _SIDE = 200  # pixels, about, of a cell
 _UNIT = Scale(symmetric=True, vmin=-1, vmax=1)
 
@@ -29,11 +27,12 @@ def attributions(
     targets: Sequence[int] | int | None = None,
     layer: str | None = None,
     classes: Sequence[str] = (),
-    to_unit: Callable[[Tensor], Tensor] | None = None,
-    value_range: str = "unit",
+    value_range: ValueRange = "unit",
     baselines: Tensor | float | None = None,
     options: Mapping[str, Mapping[str, object]] | None = None,
     faithful: bool = True,
+    additional_forward_args: Any = None,
+    keywords: Mapping[str, Any] | None = None,
     title: str = "",
 ) -> Picture:
     """Each image with what it was taken for, and beside it what speaks for (red) and against (blue) each class.
@@ -45,53 +44,57 @@ def attributions(
         targets: the classes to explain, each for every image; default the one predicted for each.
         layer: for methods of one layer; default the last convolution with a map.
         classes: names, in the order of the outputs.
-        to_unit: from the images as the model takes them to those for the eye, such as a card's `denormalize`.
-        value_range: `"unit"`, `"signed"`, `"byte"` or `"imagenet"`: what the values of images, after that, mean.
+        value_range: what the values of images mean: `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`, or a function
+            that brings them to 0 to 1, such as a card's `denormalize`.
         baselines: what a pixel is when there is nothing, for the methods that ask and for measuring: a value, or a
             tensor that can be expanded to the images; default as in `attribute` and `faithfulness`.
         options: for each method by its name, as `attribute` takes them.
         faithful: measure each heatmap (some forwards more, and each method once more with random weights).
+        additional_forward_args: what `forward` takes after the images, as for `attribute`.
+        keywords: what it takes by name, likewise.
         title: above everything.
     Raises:
-        ShapeError: images are not `b c h w`, or more than 64 cells are asked for.
+        ShapeError: images are not `b c h w`, more than 64 heatmaps are asked for, or the model is no classifier.
         OptionError: no methods, or an option of a method that is not asked for.
-        LayerError, DtypeError: as `attribute`.
+        LayerError, DtypeError, DeviceError: as `attribute`.
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
         >>> attributions(net, torch.rand(2, 1, 8, 8), methods=["gradcam", "saliency"]).pixels.shape
         torch.Size([3, 17, 26])
     """
-    wanted: list[int | None] = [None] if targets is None else [targets] if isinstance(targets, int) else list(targets)
-    options = options or {}
-    _check(images, methods, len(wanted), options)
-    if layer is not None and not set(methods) & set(LAYERED):
-        raise OptionError(f"none of {', '.join(methods)} looks at a layer; leave layer={layer!r} out.")
-    shown = images if to_unit is None else to_unit(images)
-    said = _predicted(model, images)
-    columns = [_Column("", rgb(unit_images(shown, value_range).clamp(0, 1)), [""] * len(images))]
-    unmoved = []
-    nothing = baselines.expand_as(images) if isinstance(baselines, Tensor) else baselines
-    for method in methods:
-        given: dict[str, Any] = {"layer": layer if method in LAYERED else None, **options.get(method, {})}
-        if nothing is not None and "baselines" in method_of(method).takes:
-            given.setdefault("baselines", nothing)
-        found = [attribute(model, images, method=method, target=target, **given) for target in wanted]
-        worth = [faithfulness(model, images, why, stages=1, baselines=nothing) for why in found] if faithful else []
-        unmoved += [method] if any(figures.unmoved for figures in worth) else []
-        cells = _drawn(shown, torch.stack([why.heatmaps for why in found], dim=1), value_range)
-        for k, target in enumerate(wanted):
-            heading = method + (" (!)" if method in unmoved else "")
-            heading += "" if target is None else f": {_name(target, classes)}"
-            columns.append(_Column(heading, cells[:, k], _captions(worth[k]) if worth else [""] * len(images)))
-    rows = range(len(images))
+    check_images(images)
+    cells = len(images) * len(methods) * (1 if targets is None or isinstance(targets, int) else len(set(targets)))
+    if cells > _CELLS:
+        raise ShapeError(f"{cells} heatmaps are more than a sheet of {_CELLS} can show; give fewer images or methods.")
+    why = reasons(
+        model,
+        images,
+        methods,
+        targets,
+        layer=layer,
+        baselines=baselines,
+        options=options,
+        faithful=faithful,
+        additional_forward_args=additional_forward_args,
+        keywords=keywords,
+    )
+    columns = [_Column("", rgb(unit_images(images, value_range).clamp(0, 1)), [""] * len(images))]
+    for reason in why.methods:
+        overlays = overlay(images, _shares(reason), scale=_UNIT, value_range=value_range)
+        for k in range(overlays.shape[1]):
+            heading = reason.method + (" (!)" if reason.unmoved else "")
+            heading += "" if targets is None else f": {_name(int(why.classes[0, k]), classes)}"
+            captions = _captions(reason.worth[k]) if reason.worth else [""] * len(images)
+            columns.append(_Column(heading, overlays[:, k], captions))
+    answers = [_answer(why, i, classes) for i in range(len(images))]
     return Sheet(
         torch.stack([column.cells for column in columns], dim=1).flatten(0, 1),
-        Legend(_UNIT, "RdBu_r", notes=_notes(faithful, unmoved, targets is None)),
+        Legend(_UNIT, "RdBu_r", notes=_notes(why, faithful, targets is None)),
         title=title or "What speaks for the answer (red) and against it (blue)",
         ncols=len(columns),
         columns=tuple(column.heading for column in columns),
-        labels=tuple(_said(said[i], classes) if k == 0 else "" for i in rows for k in range(len(columns))),
-        captions=tuple(column.captions[i] for i in rows for column in columns),
+        labels=tuple(answer if k == 0 else "" for answer in answers for k in range(len(columns))),
+        captions=tuple(column.captions[i] for i in range(len(images)) for column in columns),
         zoom=max(1, round(_SIDE / max(images.shape[2:]))),
     )
 
@@ -102,43 +105,19 @@ class _Column(NamedTuple):
     captions: list[str]
 
 
-def _drawn(shown: Tensor, maps: Tensor, value_range: str) -> Tensor:
-    """Heatmaps `b k h w` of one method over the images, on one scale: `b k 3 h w`."""
-    reach = Scale(symmetric=True, quantile=_HELD).fit(maps).vmax or float(maps.abs().nan_to_num(0).max()) or 1.0
-    return overlay(shown, (maps / reach).clamp(-1, 1), scale=_UNIT, value_range=value_range)
-
-
-def _check(images: Tensor, methods: Sequence[str], wanted: int, options: Mapping[str, object]) -> None:
-    if not isinstance(images, Tensor) or images.dim() != 4 or not len(images):
-        shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise ShapeError(f"images must be 'b c h w', got {shape}.")
-    if isinstance(methods, str) or not methods or not wanted:
-        raise OptionError(f"methods and targets must name at least one each, got methods={methods!r}.")
-    if foreign := sorted(set(options) - set(methods)):
-        raise OptionError(f"options for {', '.join(foreign)}, which is not among the methods {', '.join(methods)}.")
-    if len(images) * len(methods) * wanted > 64:
-        raise ShapeError(
-            f"{len(images)} images by {len(methods) * wanted} heatmaps are more than a sheet of 64 can show."
-        )
-
-
-def _predicted(model: nn.Module, images: Tensor) -> list[tuple[int, float]]:
-    """The class predicted for each image, and its probability."""
-    with apart(), torch.no_grad():
-        output = twin(model)(images.detach().clone())
-        if not isinstance(output, Tensor) or output.dim() != 2 or output.shape[1] < 2:
-            got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise ShapeError(f"model must be a classifier that returns 'b k', got {got}; attribute() takes any target.")
-        best = chances(output).max(1)
-    return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+def _shares(reason: Reason) -> Tensor:
+    """Heatmaps in shares of the method's reach, clamped: `b k h w`."""
+    return (reason.heatmaps / (reason.reach or 1.0)).clamp(-1, 1)
 
 
 def _name(target: int, classes: Sequence[str]) -> str:
     return classes[target] if classes else f"class {target}"
 
 
-def _said(row: tuple[int, float], classes: Sequence[str]) -> str:
-    return f"{_name(row[0], classes)} {100 * row[1]:.0f} %"
+def _answer(why: Reasons, image: int, classes: Sequence[str]) -> str:
+    """The class predicted, and its probability."""
+    k = int(why.predicted[image])
+    return f"{_name(k, classes)} {100 * float(why.probabilities[image, k]):.0f} %"
 
 
 def _captions(worth: Faithfulness) -> list[str]:
@@ -147,7 +126,7 @@ def _captions(worth: Faithfulness) -> list[str]:
     return [f"ins {a:.2f} ({b:.2f}), del {c:.2f} ({d:.2f})" for a, b, c, d in rows]
 
 
-def _notes(faithful: bool, unmoved: list[str], predicted: bool) -> tuple[str, ...]:
+def _notes(why: Reasons, faithful: bool, predicted: bool) -> tuple[str, ...]:
     notes = [
         "in shares of each method's own range, which is the same for all images and classes and holds 99.5 % of its "
         "values; what is beyond is drawn as ±1",
@@ -158,8 +137,6 @@ def _notes(faithful: bool, unmoved: list[str], predicted: bool) -> tuple[str, ..
             "ins, del: area under the class's probability while pixels are put in or taken out, most important first; "
             "in brackets in random order. A good map has a high ins and a low del"
         )
-    if unmoved:
-        notes.append(
-            f"(!) {', '.join(sorted(unmoved))}: hardly changes when all weights are made random; do not trust it"
-        )
+    if unmoved := sorted(reason.method for reason in why.methods if reason.unmoved):
+        notes.append(f"(!) {', '.join(unmoved)}: hardly changes when all weights are made random; do not trust it")
     return tuple(notes)

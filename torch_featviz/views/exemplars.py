@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.picture import Legend, Picture, Scale, Sheet, count, grid_columns, number, rgb, tile
 from torch_featviz.picture.color import total_of
-from torch_featviz.picture.images import unit_images
+from torch_featviz.picture.images import ValueRange, unit_images
 from torch_featviz.survey import Patches, TopPatches
 
 SHOWN, HITS = 16, 9
@@ -24,8 +24,7 @@ def exemplars(
     best: TopPatches | Patches,
     channels: int | Sequence[int] | None = None,
     *,
-    to_unit: Callable[[Tensor], Tensor] | None = None,
-    value_range: str = "unit",
+    value_range: ValueRange = "unit",
     title: str = "",
 ) -> Picture:
     """For each channel a block of the image patches that move it most, and to its right a block of what does it.
@@ -39,8 +38,8 @@ def exemplars(
     Args:
         best: from `top_patches`, or the patches of some of its channels.
         channels: which ones; default the first 16, or those of the patches given.
-        to_unit: from the images as the model takes them to those for the eye, such as a card's `denormalize`.
-        value_range: `"unit"`, `"signed"`, `"byte"` or `"imagenet"`: what the values of images, after that, mean.
+        value_range: what the values of images mean: `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`, or a function
+            that brings them to 0 to 1, such as a card's `denormalize`.
         title: above everything; default names the layer.
     Raises:
         OptionError: there is no such channel or range, or channels are named beside patches that are chosen already.
@@ -56,7 +55,7 @@ def exemplars(
         raise ShapeError(f"images of 1 or 3 channels can be drawn, these have {colors}.")
     patches = _patches(best, channels)
     images = patches.images[:, :HITS].flatten(0, 1)
-    units = unit_images(images if to_unit is None else to_unit(images), value_range)
+    units = unit_images(images, value_range)
     projections = patches.projections[:, :HITS].flatten(0, 1)
     signed = Scale(symmetric=True, per="filter")(projections).expand(-1, 3, -1, -1)
     inside = patches.inside[:, :HITS].flatten(0, 1)[:, None]

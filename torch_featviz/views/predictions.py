@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
+from torch_featviz.model.answer import chances
 from torch_featviz.picture import Chart, Legend, Picture, count, rgb
-from torch_featviz.picture.images import unit_image
+from torch_featviz.picture.images import ValueRange, unit_image
 from torch_featviz.picture.scale import as_float
 
 if TYPE_CHECKING:
@@ -26,18 +27,19 @@ def predictions(
     *,
     k: int = 3,
     targets: Tensor | Sequence[int] | None = None,
-    value_range: str = "unit",
+    value_range: ValueRange = "unit",
     title: str = "",
 ) -> Picture:
     """Each image with its most probable classes; right and wrong are told by sign, word and colour.
 
     Args:
         images: `b c h w`, one or three channels.
-        logits: `b n`, as the model returned them, before any softmax.
+        logits: `b n`, as the model returned them: before any softmax, or probabilities already.
         classes: the `n` names.
         k: classes shown per image.
         targets: `b` true classes, by number.
-        value_range: `"unit"`, `"signed"`, `"byte"` or `"imagenet"`: what the values of images mean.
+        value_range: what the values of images mean: `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`, or a function
+            that brings them to 0 to 1, such as a card's `denormalize`.
         title: above everything.
     Raises:
         DtypeError: images or logits are not tensors of real values.
@@ -51,7 +53,7 @@ def predictions(
     from matplotlib.figure import Figure  # noqa: PLC0415  no matplotlib on import
 
     truth = _check(images, logits, classes, k, targets)
-    chances = as_float(logits).softmax(1).cpu()
+    probabilities = chances(as_float(logits)).cpu()
     units = torch.stack([unit_image(image, value_range) for image in images])
     pictures = rgb(units).permute(0, 2, 3, 1).cpu().numpy()
     k, b = min(k, len(classes)), len(pictures)
@@ -69,7 +71,7 @@ def predictions(
         picture = figure.add_subplot(grid[row, 2 * column])
         picture.imshow(pictures[i], interpolation="nearest")
         picture.set_axis_off()
-        best = chances[i].topk(k)
+        best = probabilities[i].topk(k)
         bars = list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
         _bars(figure.add_subplot(grid[row, 2 * column + 1]), bars, classes, truth[i] if truth else None)
     return Chart(figure)
@@ -84,6 +86,8 @@ def _check(images: Tensor, logits: Tensor, classes: Sequence[str], k: int, targe
     if tuple(logits.shape) != (len(images), len(classes)):
         expected = (len(images), len(classes))
         raise ShapeError(f"logits must be {expected} (images, classes), got shape {tuple(logits.shape)}.")
+    if len(classes) < 2:
+        raise ShapeError(f"logits must be of two classes or more, got {len(classes)}; one has nothing to compare with.")
     if k < 1:
         raise OptionError(f"k must be at least 1, got {k}.")
     if targets is None:

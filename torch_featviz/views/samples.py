@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.picture import Legend, Picture, Sheet, count, rgb
-from torch_featviz.picture.images import unit_image
+from torch_featviz.picture.images import ValueRange, unit_image
 
 
 def samples(
@@ -17,7 +17,7 @@ def samples(
     *,
     n: int = 8,
     classes: Sequence[str] | None = None,
-    value_range: str = "unit",
+    value_range: ValueRange = "unit",
     title: str = "",
 ) -> Picture:
     """The first images of each class, a class a row.
@@ -27,7 +27,8 @@ def samples(
             It is read until each class has `n`, or to its end; `dataset.targets` is used where there is one.
         n: images per class.
         classes: their names; default `dataset.classes`, else the numbers that occur.
-        value_range: `"unit"`, `"signed"`, `"byte"` or `"imagenet"`: what the values of tensors mean.
+        value_range: what the values of tensors mean: `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`, or a function
+            that brings them to 0 to 1, such as a card's `denormalize`.
         title: above everything.
     Raises:
         ShapeError: the dataset is empty, or images are not of one size.

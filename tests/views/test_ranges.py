@@ -1,0 +1,69 @@
+"""Every picture with images declares their range in one way: by a name, or by a function to 0 and 1."""
+
+import pytest
+import torch
+from torch import nn
+
+from torch_featviz.atlas import atlas
+from torch_featviz.errors import OptionError
+from torch_featviz.picture import overlay
+from torch_featviz.picture.images import unit_images
+from torch_featviz.survey import top_patches
+from torch_featviz.views import attributions, exemplars, predictions, samples
+from torch_featviz.zoo import ModelCard
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+CARD = ModelCard("any", nn.Identity, (3, 8, 8), classes=("a", "b"), mean=MEAN, std=STD)
+
+
+@pytest.fixture(scope="module")
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2)).eval()
+
+
+UNITS = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+LOGITS = torch.tensor([[1.0, 2.0], [3.0, 0.0]])
+PICTURES = {
+    "attributions": lambda net, x, r: attributions(net, x, value_range=r, faithful=False).cells[::2],
+    "exemplars": lambda net, x, r: exemplars(top_patches(net, [x], "1", k=2), value_range=r).cells[::2],
+    "overlay": lambda _, x, r: overlay(x, torch.zeros(2, 8, 8), alpha=0, gray=False, value_range=r),
+    "predictions": lambda _, x, r: predictions(x, LOGITS, "ab", value_range=r).png(),
+    "samples": lambda _, x, r: samples([(x[0], 0), (x[1], 1)], value_range=r).cells,
+    "atlas": lambda net, x, r: [image["picture"] for image in atlas(net, x, value_range=r).data["images"]],
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_name_and_a_function_for_the_same_range_draw_the_same(name, net):
+    images = UNITS * 2 - 1
+    by_name, by_function = (PICTURES[name](net, images, r) for r in ("signed", lambda x: (x + 1) / 2))
+    same = torch.equal(by_name, by_function) if isinstance(by_name, torch.Tensor) else by_name == by_function
+    assert same
+    with pytest.raises(
+        OptionError, match=r"one of unit, .*, or a function such as card.denormalize"
+    ):
+        PICTURES[name](net, images, "float")
+
+
+def test_what_a_card_normalises_is_not_clipped_on_the_way_back():
+    corners = torch.tensor([0.0, 1.0]).expand(1, 3, 2, 2)
+    units = unit_images(CARD.normalize(corners), CARD.denormalize)
+    assert units.equal(corners)
+    far = unit_images(CARD.normalize(corners * 3), CARD.denormalize)
+    assert far.max() > 2.9, "what is outside stays outside, to be marked"
+
+
+def test_a_page_takes_the_range_of_its_card(net):
+    normalised = CARD.normalize(UNITS)
+    pages = [atlas(net, normalised, card=CARD), atlas(net, normalised, value_range=CARD.denormalize)]
+    blobs = [[page.blobs[image["picture"]["blob"]] for image in page.data["images"]] for page in pages]
+    assert (
+        blobs[0]
+        == blobs[1]
+        == [page.blobs[image["picture"]["blob"]] for page in [atlas(net, UNITS)] for image in page.data["images"]]
+    )
+    with pytest.raises(
+        OptionError, match=r"must lie in \[0, 1\], got .*; give value_range=, or the mean"
+    ):
+        atlas(net, normalised)
