@@ -6,12 +6,14 @@ Nothing else in the package names a private part of PyTorch; a test holds that.
 from __future__ import annotations
 
 import sys
+from functools import wraps
 from types import CodeType
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch._C import _functorch
+from torch._compile import _disable_dynamo
 from torch.nn.modules import module as _module
 from torch.nn.modules.activation import __all__ as _activation_names
 from torch.nn.modules.batchnorm import _NormBase
@@ -26,7 +28,7 @@ from torch.nn.modules.pooling import (
     _MaxPoolNd,
 )
 from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
-from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode  # noqa: PLC0414  for others
+from torch.utils._python_dispatch import TorchDispatchMode as _TorchDispatchMode
 from torch.utils._pytree import tree_leaves as tree_leaves  # noqa: PLC0414
 
 # Kinds of layers
@@ -76,6 +78,37 @@ def unmapped(tensor: Tensor) -> Tensor:
         tensor = _functorch.get_unwrapped(tensor)
         tensor = tensor.movedim(axis, 0) if axis else tensor
     return tensor
+
+
+# Modes for operators
+
+
+class TorchDispatchMode(_TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """A mode whose `__torch_dispatch__` sees every operator, and which Dynamo does not compile.
+
+    PyTorch 2.9 and later would import Dynamo for that, which takes seconds. Here it is kept out where it was imported.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)  # type: ignore[no-untyped-call]
+        dispatch = cls.__torch_dispatch__
+        disabled = _disable_dynamo(dispatch, recursive=True)  # imports Dynamo when it is called
+
+        @wraps(dispatch)
+        def either(*args: Any, **kwargs: Any) -> Any:
+            return (disabled if dynamo_is_imported() else dispatch)(*args, **kwargs)
+
+        cls.__torch_dispatch__ = either  # type: ignore[method-assign]
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __enter__(self) -> TorchDispatchMode:
+        if dynamo_is_imported():
+            skip_in_dynamo(type(self).__torch_dispatch__.__code__)
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
 
 
 # Modes for functions

@@ -145,5 +145,7 @@ def test_the_demo_card_names_what_it_is():
     first = layers["features.conv1"]
     assert first["kind"] == "Conv2d"
     assert first["says"].startswith("Conv2d(1, 9, kernel_size=(3, 3)")
-    assert first["share"] == pytest.approx(first["flops"] / sum(each["flops"] or 0 for each in layers.values()))
+    assert first["share"] == pytest.approx(
+        first["multiply_adds"] / sum(each["multiply_adds"] or 0 for each in layers.values())
+    )
     assert first["field"]["rows"][1] == (1, 4)

@@ -107,13 +107,13 @@ def test_parameters_and_operations():
     seen = walk(net, torch.rand(3, 3, 8, 8))
     layers = by_name(seen)
     assert layers["conv1"].parameters == 6 * 3 * 9 + 6
-    assert layers["conv1"].flops == 2 * 64 * 6 * 3 * 9
-    assert layers["fc"].flops == 2 * 24 * 5
-    assert seen.flops == sum(layers[name].flops for name in ("conv1", "conv2", "fc"))
+    assert layers["conv1"].multiply_adds == 64 * 6 * 3 * 9
+    assert layers["fc"].multiply_adds == 24 * 5
+    assert seen.multiply_adds == sum(layers[name].multiply_adds for name in ("conv1", "conv2", "fc"))
     assert sum(layer.parameters for layer in seen.layers) == sum(p.numel() for p in net.parameters())
     twice = walk(Residual(), torch.rand(1, 3, 8, 8))
     assert [layer.parameters for layer in twice.layers if layer.name.startswith("conv")] == [84, 0]
-    assert [layer.flops for layer in twice.layers if layer.name.startswith("conv")] == [2 * 64 * 3 * 27] * 2
+    assert [layer.multiply_adds for layer in twice.layers if layer.name.startswith("conv")] == [64 * 3 * 27] * 2
 
 
 def test_whose_filters_made_the_channels():
@@ -177,7 +177,7 @@ def test_a_layer_with_weights_and_children_is_one_layer():
     assert [layer.name for layer in seen.layers] == ["input", "0", "1"]
     assert seen.layers[1].kernels.shape == (4, 3, 3, 3)
     assert seen.layers[2].fed_by == "0"
-    assert seen.layers[1].flops == 2 * 36 * 4 * 27 == seen.flops
+    assert seen.layers[1].multiply_adds == 36 * 4 * 27 == seen.multiply_adds
 
 
 def test_what_cannot_be_shown_is_said():

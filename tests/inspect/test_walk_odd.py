@@ -77,7 +77,7 @@ def test_a_layer_that_runs_on_two_sizes():
         fc=nn.Linear(4, 2),
     )
     layers = by_name(walk(net, IMAGES))
-    assert (layers["head#1"].flops, layers["head#2"].flops) == (2 * 256 * 4 * 27, 2 * 64 * 4 * 27)
+    assert (layers["head#1"].multiply_adds, layers["head#2"].multiply_adds) == (256 * 4 * 27, 64 * 4 * 27)
 
 
 def test_attention_is_counted_and_its_projection_is_no_layer_that_did_not_run():
@@ -90,11 +90,11 @@ def test_attention_is_counted_and_its_projection_is_no_layer_that_did_not_run():
     seen = walk(net.eval(), IMAGES)
     tokens, width = 8, 8
     attention = by_name(seen)["3.self_attn"]
-    assert attention.flops == 2 * tokens * width * 4 * width + 2 * 2 * tokens * tokens * width
+    assert attention.multiply_adds == tokens * width * 4 * width + 2 * tokens * tokens * width
     assert seen.not_run == []
 
 
-def test_what_is_not_counted_is_said():
+def test_recurrent_layers_are_counted():
     net = Net(
         lambda self, x: self.fc(self.rnn(self.conv(x).mean(1))[0][:, -1]),
         conv=nn.Conv2d(3, 4, 3),
@@ -102,8 +102,24 @@ def test_what_is_not_counted_is_said():
         fc=nn.Linear(5, 2),
     )
     seen = walk(net, IMAGES)
-    assert seen.uncounted == ["rnn"]
-    assert by_name(seen)["rnn"].flops is None
+    assert by_name(seen)["rnn"].multiply_adds == 14 * 4 * 5 * (14 + 5)
+    assert seen.uncounted == []
+
+
+def test_what_is_not_counted_is_said():
+    """An operator of another package may multiply."""
+
+    @torch.library.custom_op("featviz_tests::square", mutates_args=())
+    def square(x: torch.Tensor) -> torch.Tensor:
+        return x @ x.mT
+
+    class Square(nn.Module):
+        def forward(self, x):
+            return square(x)
+
+    seen = walk(nn.Sequential(nn.Conv2d(3, 4, 3), Square(), nn.Conv2d(4, 2, 1)), IMAGES)
+    assert seen.uncounted == ["1"]
+    assert [layer.multiply_adds for layer in seen.layers[1:]] == [14 * 14 * 4 * 27, None, 14 * 14 * 2 * 4]
 
 
 def test_weights_that_are_made():
@@ -139,7 +155,7 @@ def test_a_name_that_another_begins_with():
 
 def test_one_image_that_goes_another_way_than_two():
     net = Net(lambda self, x: self.conv(x) if len(x) > 1 else x[:, :1], conv=nn.Conv2d(3, 4, 3))
-    assert by_name(walk(net, IMAGES))["conv"].flops is None
+    assert by_name(walk(net, IMAGES))["conv"].multiply_adds is None
 
 
 def test_a_forward_in_inference_mode():
@@ -156,7 +172,7 @@ def test_a_forward_in_inference_mode():
             return self.net(x)
 
     guarded = walk(Guarded(), IMAGES)
-    assert [layer.flops for layer in guarded.layers] == [layer.flops for layer in plain.layers]
+    assert [layer.multiply_adds for layer in guarded.layers] == [layer.multiply_adds for layer in plain.layers]
     assert guarded.layers[2].fed_by == "net.0"
 
 

@@ -173,7 +173,7 @@ def atlas(
         "model": name,
         "version": sys.modules["torch_featviz"].__version__,
         "parameters": sum(each.numel() for each in model.parameters()),
-        "flops": seen.flops,
+        "multiply_adds": seen.multiply_adds,
         "input": list(images.shape[1:]),
         "precision": "float16",
         "palettes": {"signed": _palette("RdBu_r"), "positive": _palette("viridis")},
@@ -247,7 +247,7 @@ def _told(seen: Walk, cut: bool, limit: float) -> list[str]:
     if seen.idle:
         told.append(f"These layers only pass on what they are given, as in dropout or padding: {_few(seen.idle)}.")
     if seen.uncounted:
-        told.append(f"The operations of these layers are not counted as compute: {_few(seen.uncounted)}.")
+        told.append(f"Not all multiply-adds of these layers are known: {_few(seen.uncounted)}.")
     if seen.not_run:
         told.append(f"These layers did not run: {_few(seen.not_run)}.")
     return told

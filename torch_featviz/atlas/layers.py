@@ -99,8 +99,10 @@ def _layer(blobs: Blobs, layer: Layer, seen: Walk, limit: _Limit, fields: dict[A
         "says": "what the model is given" if layer is seen.layers[0] else _says(layer),
         "shape": None if layer.values is None else list(layer.shape[1:]),
         "parameters": layer.parameters,
-        "flops": layer.flops,
-        "share": layer.flops / seen.flops if layer.flops is not None and seen.flops else None,
+        "multiply_adds": layer.multiply_adds,
+        "share": None
+        if layer.multiply_adds is None or not seen.multiply_adds
+        else layer.multiply_adds / seen.multiply_adds,
         "dead": None,
         "field": _field(layer, fields),
         "stats": [each._asdict() for each in layer.figures],

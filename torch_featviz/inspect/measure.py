@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from torch_featviz.errors import FeatvizError, ShapeError
+
+from .compute import counting
 
 PARAMETRIZATIONS = "parametrizations"  # where torch keeps what makes a weight, such as spectral_norm
 
 
 class Measured(NamedTuple):
-    """Of one forward of one image."""
+    """What one forward of one image showed of the layers; lists hold one entry per call."""
 
-    flops: dict[str, list[int]]  # call by call
-    total: int
-    feeding: dict[str, list[tuple[str, int] | None]]  # call by call, the layer whose output it was given, and its call
-    idle: set[str]  # layers that returned what they were given, in another shape at most
+    multiply_adds: dict[str, list[int]]
+    total: int  # multiply-adds of the whole forward
+    feeding: dict[str, list[tuple[str, int] | None]]  # the layer whose output was the input, and which call of it
+    idle: set[str]  # layers that return their input, reshaped at most
+    uncounted: set[str]  # layers in which an operator ran that there is no formula for
 
 
 def works(module: nn.Module) -> bool:
@@ -43,51 +45,47 @@ def run(net: nn.Module, images: Tensor) -> Any:
 
 
 def measured(net: nn.Module, image: Tensor) -> Measured:
-    """Run it under hooks, which are gone afterwards, and count.
+    """Run a model once under hooks, and remove them.
 
     Args:
-        net: as it is to run; under `no_grad`.
+        net: the model; the caller chooses its mode and turns gradients off.
         image: `1 c h w`.
     Raises:
-        ShapeError: the model does not take it.
+        ShapeError: the model does not take `image`.
     """
-    from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415  brings Dynamo
-
     names = {module: name for name, module in net.named_modules()}
     origin: dict[int, tuple[Tensor, int, str, int]] = {}
-    found = Measured({name: [] for name in names.values()}, 0, {name: [] for name in names.values()}, set())
-    begun: dict[str, tuple[int, int]] = {}  # by layer, as it begins: operations so far, and the version of the input
+    result = Measured({name: [] for name in names.values()}, 0, {name: [] for name in names.values()}, set(), set())
+    begun: dict[str, tuple[int, int, int]] = {}  # multiply-adds, unknown operators, version of the input
 
     def before(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         tensor, version, name, call = origin.get(id(inputs[0]) if inputs else 0, (None, 0, "", 0))
-        same = tensor is not None and _version(tensor) == version  # or else something was added to it since
-        found.feeding[names[module]].append((name, call) if same else None)
-        begun[names[module]] = (counter.get_total_flops(), _version(inputs[0] if inputs else None))
+        same = tensor is not None and _version(tensor) == version  # else it was written to since
+        result.feeding[names[module]].append((name, call) if same else None)
+        begun[names[module]] = count.multiply_adds, len(count.unknown), _version(inputs[0] if inputs else None)
 
     def after(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         name = names[module]
-        flops, version = begun[name]
-        found.flops[name].append(counter.get_total_flops() - flops)
-        if isinstance(output, Tensor):  # which is kept, lest another one be given its place
-            origin[id(output)] = (output, _version(output), name, len(found.feeding[name]))
+        multiply_adds, unknown, version = begun[name]
+        result.multiply_adds[name].append(count.multiply_adds - multiply_adds)
+        if len(count.unknown) > unknown:
+            result.uncounted.add(name)
+        if isinstance(output, Tensor):  # kept, lest a later tensor get its id
+            origin[id(output)] = (output, _version(output), name, len(result.feeding[name]))
             given = inputs[0] if inputs and isinstance(inputs[0], Tensor) else None
             if given is not None and _same_memory(given, output) and _version(given) == version:
-                found.idle.add(name)
+                result.idle.add(name)
 
     working = [module for module in net.modules() if works(module)]
     hooks = [module.register_forward_pre_hook(before) for module in working]
     hooks += [module.register_forward_hook(after) for module in working]
-    counter = FlopCounterMode(display=False)
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # whose one call for all of an attention is not counted
     try:
-        with counter:
+        with counting() as count:
             run(net, image)
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
         for hook in hooks:
             hook.remove()
-    return found._replace(total=counter.get_total_flops())
+    return result._replace(total=count.multiply_adds)
 
 
 def _version(tensor: Any) -> int:

@@ -45,7 +45,7 @@ class Layer:
     rows_at: tuple[int | None, ...] = ()  # the axes along which the image's rows and columns lie, where known
     figures: list[Figures] = field(default_factory=list)
     field: ReceptiveField | None = None
-    flops: int | None = None
+    multiply_adds: int | None = None
     parameters: int = 0
     fed_by: str | None = None  # the layer whose filters made these channels, if not itself
     positive: bool = False  # by its nature, or that of the layer it takes its channels from; and nothing is below 0
@@ -64,10 +64,10 @@ class Walk:
 
     layers: list[Layer]
     output: Any
-    flops: int
+    multiply_adds: int
     idle: list[str]  # layers that compute nothing: dropout in evaluation, flatten, padding
     not_run: list[str]
-    uncounted: list[str]  # layers whose operations are not counted
+    uncounted: list[str]  # layers that may multiply more than is counted
     answered_by: Layer | None  # whose output is the model's
 
 
@@ -93,7 +93,7 @@ def walk(model: nn.Module, images: Tensor) -> Walk:
     _describe(layers, found)
     idle = [each.name for each in layers if each.name.partition("#")[0] in found.idle or isinstance(each.module, PADS)]
     kept = [each for each in layers if each.name not in idle]
-    uncounted = [each.name for each in kept if isinstance(each.module, nn.RNNBase)]
+    uncounted = [each.name for each in kept if each.name.partition("#")[0] in found.uncounted]
     first = _input(images, {each.name for each in kept})
     return Walk([first, *kept], output, found.total, idle, not_run, uncounted, _answering(kept, output))
 
@@ -214,8 +214,8 @@ def _describe(layers: list[Layer], found: Measured) -> None:
             calls = found.feeding[name][at : at + 1]  # none, if one image alone takes another way than many
             given = calls[0] if calls and is_channelwise(layer.module) else None
             source = None if given is None else done.get(f"{given[0]}#{given[1]}") or done.get(given[0])
-            counted = found.flops[name][at : at + 1] and not isinstance(layer.module, nn.RNNBase)
-            layer.flops = found.flops[name][at] if counted else None
+            counted = found.multiply_adds[name][at : at + 1] if name not in found.uncounted else []
+            layer.multiply_adds = counted[0] if counted else None
             layer.parameters = 0 if int(call or 1) > 1 else sum(each.numel() for each in layer.module.parameters())
             layer.kernels, layer.groups = _kernels(layer.module)
         inherited = source is not None and source.positive and "norm" not in layer.kind.lower()

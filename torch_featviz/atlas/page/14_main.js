@@ -68,7 +68,7 @@ function listenToControls() {
 }
 
 function fillPage() {
-  const compute = DATA.flops === null ? [] : [`${count(DATA.flops)} FLOPs an image`];
+  const compute = DATA.multiply_adds === null ? [] : [`${count(DATA.multiply_adds)} multiply-adds an image`];
   $("model").textContent = [`${count(DATA.parameters)} parameters`, ...compute, `input ${times(DATA.input)}`].join(" · ");
   $("images").append(...DATA.images.map(imageChoice));
   $("compare").append(h("option", { value: "" }, "nothing"), ...DATA.images.map(({ name }, i) => h("option", { value: i }, name)));

@@ -19,7 +19,7 @@ _CONSTANT = (
 _Key = tuple[int, int, tuple[int, ...], tuple[int, ...]]
 
 
-class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Tracer(TorchDispatchMode):
     """While on, follows all that depends on `image`.
 
     Args:
