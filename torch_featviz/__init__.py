@@ -10,7 +10,7 @@ if TYPE_CHECKING:  # what is here and in __all__ can be had; at run time it is f
     from .capture import Activations, FeatureExtractor, FeatureTap, Histogram, Moments, Ring, ToCPU, TopK, capture
     from .errors import FeatvizError
     from .explain import Attribution, Faithfulness, attribute, deconvnet, faithfulness
-    from .inspect import NonFinite, ReceptiveField, first_nonfinite, receptive_field, shapes
+    from .inspect import NonFinite, ReceptiveField, Summary, first_nonfinite, receptive_field, shapes, summary
     from .model import layer_names
     from .picture import GridTiler, KernelNormalizer, Picture, Scale, normalize, overlay, tile, untile
     from .survey import TopPatches, top_patches
@@ -51,6 +51,7 @@ __all__ = [
     "ReceptiveField",
     "Ring",
     "Scale",
+    "Summary",
     "ToCPU",
     "TopK",
     "TopPatches",
@@ -78,6 +79,7 @@ __all__ = [
     "receptive_field",
     "samples",
     "shapes",
+    "summary",
     "tile",
     "top_patches",
     "untile",

@@ -12,7 +12,12 @@ from torch import nn
 import torch_featviz as fv
 from torch_featviz.atlas.layers import put_layers, strongest
 from torch_featviz.atlas.pack import Blobs
-from torch_featviz.inspect.walk import walk
+from torch_featviz.inspect.walk import walk as walk_through
+from torch_featviz.model.inputs import Inputs
+
+
+def walk(model, images):
+    return walk_through(model, Inputs(images))
 
 
 def net():

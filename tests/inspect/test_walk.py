@@ -7,7 +7,13 @@ from torch import nn
 from torchvision import models
 
 import torch_featviz as fv
-from torch_featviz.inspect.walk import spans, walk
+from torch_featviz.inspect.layer import spans
+from torch_featviz.inspect.walk import walk as walk_through
+from torch_featviz.model.inputs import Inputs
+
+
+def walk(model, images):
+    return walk_through(model, Inputs(images))
 
 
 class Functional(nn.Module):
@@ -63,7 +69,7 @@ def test_every_layer_in_order_with_what_it_returned():
         if layer.module is not None:
             torch.testing.assert_close(layer.values, found[layer.name], rtol=0, atol=0)
     assert torch.equal(seen.output, answer)
-    assert seen.idle == ["classifier.0"]
+    assert [call.name for call in seen.idle] == ["classifier.0"]
     joined = by_name(seen)["features.3.expand1x1_activation.cat"]
     parts = [found["features.3.expand1x1_activation"], found["features.3.expand3x3_activation"]]
     assert torch.equal(joined.values, torch.cat(parts, 1))
@@ -209,7 +215,7 @@ def test_what_cannot_be_shown_is_said():
 
 
 def test_images_that_do_not_fit():
-    with pytest.raises(fv.errors.ShapeError, match=r"the model does not take images of shape \(1, 2, 8, 8\)"):
+    with pytest.raises(fv.errors.ShapeError, match=r"Functional does not take inputs of shape \(1, 2, 8, 8\)"):
         walk(Functional(), torch.rand(1, 2, 8, 8))
 
 

@@ -37,7 +37,8 @@ def test_labels_and_legend_say_what_is_shown_and_what_is_not():
     assert [label.split("  ")[:2] for label in sheet.labels] == [["0", "6×6"], ["1", "6×6"], ["2", "6×6"], ["3", "3×3"]]
     assert all(label.split("  ")[2].startswith("±") for label in sheet.labels)
     assert "each map on its own scale" in sheet.legend.lines()[0]
-    assert "without maps: 4, 5" in sheet.legend.lines()
+    assert "without maps: 5" in sheet.legend.lines()
+    assert "only pass values on: 4" in sheet.legend.lines()
     assert sheet.title == "Sequential, layer by layer: mean over channels"
 
 

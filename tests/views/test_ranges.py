@@ -40,9 +40,7 @@ def test_a_name_and_a_function_for_the_same_range_draw_the_same(name, net):
     by_name, by_function = (PICTURES[name](net, images, r) for r in ("signed", lambda x: (x + 1) / 2))
     same = torch.equal(by_name, by_function) if isinstance(by_name, torch.Tensor) else by_name == by_function
     assert same
-    with pytest.raises(
-        OptionError, match=r"one of unit, .*, or a function such as card.denormalize"
-    ):
+    with pytest.raises(OptionError, match=r"one of unit, .*, or a function such as card.denormalize"):
         PICTURES[name](net, images, "float")
 
 
@@ -63,7 +61,5 @@ def test_a_page_takes_the_range_of_its_card(net):
         == blobs[1]
         == [page.blobs[image["picture"]["blob"]] for page in [atlas(net, UNITS)] for image in page.data["images"]]
     )
-    with pytest.raises(
-        OptionError, match=r"must lie in \[0, 1\], got .*; give value_range=, or the mean"
-    ):
+    with pytest.raises(OptionError, match=r"must lie in \[0, 1\], got .*; give value_range=, or the mean"):
         atlas(net, normalised)

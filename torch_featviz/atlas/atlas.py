@@ -7,7 +7,7 @@ import html
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from torch_featviz.errors import DtypeError, OptionError, ShapeError
+from torch_featviz.errors import OptionError
 from torch_featviz.files import write_whole
 from torch_featviz.inspect.walk import Walk, walk
+from torch_featviz.model.inputs import Inputs, check_images
 from torch_featviz.picture import reserved
 from torch_featviz.picture.color import lut
 from torch_featviz.picture.images import ValueRange, unit_images
@@ -99,6 +100,8 @@ def atlas(
     methods: Sequence[str] | None = None,
     targets: Sequence[int] | None = None,
     baselines: Tensor | float | None = None,
+    additional_forward_args: Any = None,
+    keywords: Mapping[str, Any] | None = None,
     training: str | os.PathLike[str] | None = None,
     megabytes: float | None = None,
     progress: bool = False,
@@ -109,7 +112,7 @@ def atlas(
     methods and the data set need.
 
     Args:
-        model: any module that takes `images` alone.
+        model: any module; it is untouched.
         images: `b c h w`, as the model takes them; a few.
         card: names the model and its classes, and says what the values of images mean.
         value_range: what they mean: `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`, or a function that brings them
@@ -120,6 +123,9 @@ def atlas(
         targets: numbers of the classes to explain; default the two likeliest for each image.
         baselines: what a pixel is when there is nothing, for the methods that ask and for measuring: a value, or a
             tensor that can be expanded to the images; default as in `attribute` and `faithfulness`.
+        additional_forward_args: what `forward` takes after the images, one value or a tuple. A tensor as long as the
+            images has a row for each of them.
+        keywords: what `forward` takes by name, likewise.
         training: a folder that a `Monitor` wrote to: how it learnt.
         megabytes: that the page may have at most; default 24. Maps and filters of the channels that fire most stay,
             and the page says what had to go.
@@ -144,14 +150,15 @@ def atlas(
     name = card.name if card is not None else type(model).__name__
     names = [str(each) for each in names]
     blobs = Blobs()
-    seen = walk(model, images)
+    inputs = Inputs.of(images, additional_forward_args, keywords)
+    seen = walk(model, inputs)
     answer = answered(seen, len(images))
     classes = card.classes if card is not None and answer.kind and len(card.classes) == answer.rows.shape[1] else ()
     shown = put_images(blobs, to_unit(images), names, answer, classes)
     asked: dict[str, Any] = {"methods": methods, "targets": targets}
     if answer.kind == "probability":
         asked |= {"baselines": baselines, "progress": progress}
-        why, left_out = put_why(blobs, model, images, answer.rows, classes, **asked)
+        why, left_out = put_why(blobs, model, inputs, answer.rows, classes, **asked)
     else:
         why, left_out = [], [no_reasons(answer, **asked)]
     if card is not None and card.classes and answer.kind and not classes:
@@ -192,11 +199,7 @@ def atlas(
 
 
 def _check(images: Tensor, names: Sequence[str], targets: Sequence[int] | None, megabytes: float | None) -> None:
-    if not isinstance(images, Tensor) or not images.is_floating_point():
-        what = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise DtypeError(f"images must be a tensor of floats as the model takes them, got {what}.")
-    if images.dim() != 4 or not images.numel():
-        raise ShapeError(f"images must be 'b c h w' and not empty, got shape {tuple(images.shape)}.")
+    check_images(images)
     if names and len(names) != len(images):
         raise OptionError(f"names must be one for each image, got {len(names)} for {len(images)} images.")
     if targets is not None and not len(targets):
@@ -245,7 +248,8 @@ def _told(seen: Walk, cut: bool, limit: float) -> list[str]:
             "their filters; each says how many of how many."
         )
     if seen.idle:
-        told.append(f"These layers only pass on what they are given, as in dropout or padding: {_few(seen.idle)}.")
+        idle = _few([call.name for call in seen.idle])
+        told.append(f"These layers only pass on what they are given, as in dropout or padding: {idle}.")
     if seen.uncounted:
         told.append(f"Not all multiply-adds of these layers are known: {_few(seen.uncounted)}.")
     if seen.not_run:

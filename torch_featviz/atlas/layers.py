@@ -9,7 +9,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from torch_featviz.errors import OptionError
-from torch_featviz.inspect.walk import Layer, Walk, spans
+from torch_featviz.inspect.layer import Layer, spans
+from torch_featviz.inspect.walk import Walk
 from torch_featviz.picture import Scale
 
 from .pack import Blobs, exponent_of

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torch_featviz.inspect.walk import Layer
+from torch_featviz.inspect.layer import Layer
 from torch_featviz.picture import Scale, enlarge, rgb
 from torch_featviz.survey import Patches, read_patches, top_patches
 

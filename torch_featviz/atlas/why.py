@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from torch_featviz.errors import FeatvizError
 from torch_featviz.explain import Faithfulness, Reason, Reasons, reasons
+from torch_featviz.model.inputs import Inputs
 
 from .pack import Blobs, exponent_of
 
@@ -30,7 +31,7 @@ _TITLES = {
 def put_why(
     blobs: Blobs,
     model: nn.Module,
-    images: Tensor,
+    inputs: Inputs,
     probabilities: Tensor,
     classes: Sequence[str],
     *,
@@ -44,7 +45,7 @@ def put_why(
     Args:
         blobs: where the heatmaps go.
         model: a classifier.
-        images: `b c h w`.
+        inputs: images `b c h w`, and what else it is given.
         probabilities: `b k`, the model's answers.
         classes: their names; may be empty.
         methods: as `attribute` knows them; default Grad-CAM, if the model allows it.
@@ -55,12 +56,14 @@ def put_why(
     try:
         why = reasons(
             model,
-            images,
+            inputs.images,
             ("gradcam",) if methods is None else methods,
             targets,
             likeliest=RANKS,
             probabilities=probabilities,
             baselines=baselines,
+            additional_forward_args=inputs.args,
+            keywords=inputs.keywords,
             progress=progress,
         )
     except FeatvizError as error:

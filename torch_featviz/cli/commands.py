@@ -19,7 +19,7 @@ from torch_featviz import views
 from torch_featviz.atlas import atlas as make_page
 from torch_featviz.bench import overhead
 from torch_featviz.errors import LayerError, OptionError
-from torch_featviz.inspect import activations
+from torch_featviz.inspect import activations, summary
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.picture import Picture, Sheet
 from torch_featviz.survey import top_patches
@@ -51,12 +51,21 @@ def demo(arguments: Namespace) -> None:
         print(json.dumps({"accuracy": shown.accuracy, "files": [str(path) for path in shown.files]}))
 
 
+def layers(arguments: Namespace) -> None:
+    """Print the table of a model's layers."""
+    arguments.random = True  # without --weights
+    with redirect_stdout(sys.stderr):
+        on = given(arguments)
+        table = summary(on.model, on.noise(1))
+    print(json.dumps({**table.as_dict(), "model": arguments.model}) if arguments.json else table)
+
+
 def bench(arguments: Namespace) -> None:
     """Time a capture, and print the figures."""
     arguments.random = True  # without --weights
     with redirect_stdout(sys.stderr):
         on = given(arguments)
-        images = on.noise()
+        images = on.noise(arguments.batch)
         print("timing ...", flush=True)
         with torch.no_grad():
             cost = overhead(on.model, images, arguments.layer)

@@ -57,13 +57,13 @@ class Given:
         self.tried(files[0][None])
         return DataLoader(files, batch_size=32, collate_fn=_together)
 
-    def noise(self) -> Tensor:
-        """As many images as --batch says, of no meaning."""
-        if self.arguments.batch < 1:
-            raise OptionError(f"--batch must be at least 1, got {self.arguments.batch}.")
+    def noise(self, count: int) -> Tensor:
+        """So many images of noise, of the size that the model takes."""
+        if count < 1:
+            raise OptionError(f"--batch must be at least 1, got {count}.")
         if not self.card.input_size[1]:
             raise OptionError(f"{self.card.name} does not say how large its images are; do so with --size H W.")
-        noise = torch.rand(self.arguments.batch, *self.card.input_size, generator=torch.Generator().manual_seed(0))
+        noise = torch.rand(count, *self.card.input_size, generator=torch.Generator().manual_seed(0))
         return self.tried(self.card.normalize(noise))
 
     def classes(self) -> list[int] | None:

@@ -43,6 +43,10 @@ def parser() -> argparse.ArgumentParser:
     image, images = _images(several=False), _images(several=True)
     first, last = _layer("the model's first convolution"), _layer("the model's last convolution")
 
+    what = "list the layers: name, kind, shape, parameters, compute, what they see"
+    shared = [_model("none, as they do not change the table"), _figures()]
+    _command(add, "layers", what, shared, "torchvision:resnet18 --json").set_defaults(run=commands.layers)
+
     what = "draw the kernels of one layer"
     example = "torchvision:squeezenet1_1 --random --out kernels.png"
     _writes(_command(add, "kernels", what, [model, first], example), commands.kernels)

@@ -5,5 +5,15 @@ from .finite import NonFinite
 from .nonfinite import first_nonfinite
 from .receptive import ReceptiveField, receptive_field
 from .shapes import shapes
+from .summary import Summary, summary
 
-__all__ = ["NonFinite", "ReceptiveField", "activations", "first_nonfinite", "receptive_field", "shapes"]
+__all__ = [
+    "NonFinite",
+    "ReceptiveField",
+    "Summary",
+    "activations",
+    "first_nonfinite",
+    "receptive_field",
+    "shapes",
+    "summary",
+]

@@ -1,4 +1,4 @@
-"""One forward of one image, under hooks: what each layer costs, what it was given, and whether it does anything."""
+"""One forward of one image: what each layer costs, which layer feeds it, and whether it does anything."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from torch_featviz.errors import FeatvizError, ShapeError
+from torch_featviz.model.inputs import Inputs
+from torch_featviz.model.run import hooked, run
 
 from .compute import counting
 
@@ -29,29 +30,14 @@ def works(module: nn.Module) -> bool:
     return not inside or any(True for _ in module.parameters(recurse=False))
 
 
-def run(net: nn.Module, images: Tensor) -> Any:
-    """What a model returns.
-
-    Raises:
-        ShapeError: it raised anything of its own.
-    """
-    try:
-        return net(images)
-    except FeatvizError:
-        raise
-    except Exception as error:  # whatever a model may raise
-        what = f"{type(error).__name__}: {error}".rstrip(".")
-        raise ShapeError(f"the model does not take images of shape {tuple(images.shape)}: {what}.") from error
-
-
-def measured(net: nn.Module, image: Tensor) -> Measured:
-    """Run a model once under hooks, and remove them.
+def measured(net: nn.Module, one: Inputs) -> Measured:
+    """Run a copy of a model once under hooks.
 
     Args:
-        net: the model; the caller chooses its mode and turns gradients off.
-        image: `1 c h w`.
+        net: the caller chooses its mode and turns gradients off.
+        one: the inputs of one image.
     Raises:
-        ShapeError: the model does not take `image`.
+        ShapeError, DtypeError, DeviceError, OptionError: the model does not take them.
     """
     names = {module: name for name, module in net.named_modules()}
     origin: dict[int, tuple[Tensor, int, str, int]] = {}
@@ -76,15 +62,9 @@ def measured(net: nn.Module, image: Tensor) -> Measured:
             if given is not None and _same_memory(given, output) and _version(given) == version:
                 result.idle.add(name)
 
-    working = [module for module in net.modules() if works(module)]
-    hooks = [module.register_forward_pre_hook(before) for module in working]
-    hooks += [module.register_forward_hook(after) for module in working]
-    try:
-        with counting() as count:
-            run(net, image)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    working = [module for module in names if works(module)]
+    with hooked(working, before=before, after=after), counting() as count:
+        run(net, one)
     return result._replace(total=count.multiply_adds)
 
 

@@ -172,7 +172,7 @@ def _names(model: nn.Module, known: dict[str, nn.Module], entry: Layer) -> Itera
             if found := [n for n in known if n and fnmatchcase(n, glob)]:
                 return found
         named = [name for name in known if name]
-        lists = f"layer_names(model) lists all {len(named)}."
+        lists = f"layer_names(model), or `featviz layers`, lists all {len(named)}."
         if not (close := near(entry, named)) and 0 < len(named) <= _FEW:
             lists = f"it has {', '.join(named)}."
         raise LayerError(f"no layer {entry!r} in {where}; {close}{lists}")

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torch_featviz.errors import LayerError, ShapeError
-from torch_featviz.inspect import activations
+from torch_featviz.inspect.walk import walk
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.layers import Layers
 from torch_featviz.picture import Legend, Picture, Scale, Sheet, colorize, count, enlarge, grid_columns, number
@@ -32,12 +32,13 @@ def overview(
     """What each layer makes of one image: its output's mean over channels, in order of execution.
 
     Layers differ in range by orders of magnitude, so each map has a symmetric scale of its own, whose end stands
-    above it; all maps are enlarged by whole factors to about one size. A copy of the model runs once.
+    above it; all maps are enlarged by whole factors to about one size. A copy of the model runs.
 
     Args:
         model: any module; it is untouched.
         images: `1 c h w`, ready for the model (`card.preprocess`).
-        layers: as for `capture`; default all leaves. Layers whose output is no `1 c h w` are named in the legend.
+        layers: as for `capture`; default all that compute something, functional calls (`F.relu`, `+`) among them. Those
+            that return no maps are named in the legend.
         additional_forward_args: what `forward` takes after the image, one value or a tuple.
         keywords: what `forward` takes by name.
         title: above everything; default names the model.
@@ -53,20 +54,22 @@ def overview(
     """
     if images.dim() != 4 or images.shape[0] != 1:
         raise ShapeError(f"images must be one image '1 c h w', got shape {tuple(images.shape)}; take images[:1].")
-    acts = activations(model, Inputs.of(images, additional_forward_args, keywords), layers)
-    means = {key: value[0].float().mean(0) for key, value in acts.items() if _has_maps(value)}
+    seen = walk(model, Inputs.of(images, additional_forward_args, keywords), layers)
+    calls = seen.layers[1:]
+    means = {call.name: call.values[0].mean(0) for call in calls if call.values is not None and call.values.dim() == 4}
+    without = [call.name for call in calls if call.name not in means]
     if not means:
-        raise LayerError(f"none of {', '.join(map(repr, acts)) or 'the layers'} returned maps '1 c h w'.")
-    fitted = {key: Scale(symmetric=True).fit(mean) for key, mean in means.items()}
+        raise LayerError(f"none of {', '.join(map(repr, without))} returned maps '1 c h w'.")
+    fitted = {name: Scale(symmetric=True).fit(mean) for name, mean in means.items()}
     side = max(max(mean.shape) for mean in means.values())
-    units = {key: fitted[key](mean)[None, None] for key, mean in means.items()}
+    units = {name: fitted[name](mean)[None, None] for name, mean in means.items()}
     cells = torch.cat([_framed(colorize(unit, _CMAP), side) for unit in units.values()])
     ends = torch.tensor([scale.vmax for scale in fitted.values()])[:, None, None, None]
     legend = Legend(
         Scale(symmetric=True, vmin=-ends, vmax=ends, per="kernel"),
         _CMAP,
         total_of(count(unit) for unit in units.values()),
-        _left_out([key for key in acts if key not in means], acts.not_run),
+        _left_out(without, [call.name for call in seen.idle], seen.not_run),
     )
     return Sheet(
         cells,
@@ -74,14 +77,10 @@ def overview(
         title=title or f"{type(model).__name__}, layer by layer: mean over channels",
         ncols=grid_columns(len(means)),
         labels=tuple(
-            f"{key or 'model'}  {mean.shape[0]}×{mean.shape[1]}  ±{number(float(fitted[key].vmax or 0))}"
-            for key, mean in means.items()
+            f"{name or 'model'}  {mean.shape[0]}×{mean.shape[1]}  ±{number(float(fitted[name].vmax or 0))}"
+            for name, mean in means.items()
         ),
     )
-
-
-def _has_maps(value: object) -> bool:
-    return isinstance(value, Tensor) and value.dim() == 4 and value.is_floating_point() and value.numel() > 0
 
 
 def _framed(cell: Tensor, side: int) -> Tensor:
@@ -92,9 +91,9 @@ def _framed(cell: Tensor, side: int) -> Tensor:
     return F.pad(cell, (left, side - cell.shape[3] - left, top, side - cell.shape[2] - top), value=_WHITE)
 
 
-def _left_out(flat: list[str], not_run: list[str]) -> tuple[str, ...]:
+def _left_out(without: list[str], idle: list[str], not_run: list[str]) -> tuple[str, ...]:
     lines = []
-    for names, why in ((flat, "without maps"), (not_run, "not run")):
+    for names, why in ((without, "without maps"), (idle, "only pass values on"), (not_run, "not run")):
         if names:
             more = f" and {len(names) - 6} more" if len(names) > 6 else ""
             lines.append(f"{why}: {', '.join(names[:6])}{more}")

@@ -1,0 +1,124 @@
+"""One layer of a walk: what it is, what it returned, and what that is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from torch_featviz.model.kinds import call_of
+
+from .receptive import ReceptiveField
+
+
+class Figures(NamedTuple):
+    """Of what a layer returned for one image; NaN and infinities are counted apart from the rest."""
+
+    mean: float
+    std: float
+    min: float
+    max: float
+    zero: float  # share of the values that are exactly 0
+    nan: int
+    inf: int
+
+
+@dataclass(eq=False)
+class Layer:
+    """One call of a layer, or one functional call, and what it returned.
+
+    Args:
+        name: as `capture` gives it; empty for the model itself.
+        order: its number among all calls of the forward.
+        module: None for a functional call.
+        values: `b k h w`, `b t k` or `b k`, float32 on the CPU; None where it returned no such thing, or values were
+            not asked for.
+        why_not: why there are no values.
+        shape: of the first tensor that it returned, whichever axis its channels are on; empty where there is none.
+        channels_at: that axis.
+        rows_at: the axes along which the image's rows and columns lie, where known.
+        field: what its places see of the image; None where it returned no tensor with a row for each image.
+        multiply_adds: of this call, for one image; None where they are not known.
+        parameters: of the layer, at its first call.
+        fed_by: the layer whose filters made these channels, if not itself.
+        positive: nothing is below 0, by the layer's nature or that of the layer it takes its channels from.
+        kernels: `k c h w`.
+        groups: of the kernels.
+    """
+
+    name: str
+    module: nn.Module | None
+    order: int = 0
+    values: Tensor | None = None
+    why_not: str = ""
+    shape: tuple[int, ...] = ()
+    channels_at: int = 1
+    rows_at: tuple[int | None, ...] = ()
+    field: ReceptiveField | None = None
+    multiply_adds: int | None = None
+    parameters: int = 0
+    fed_by: str | None = None
+    positive: bool = False
+    kernels: Tensor | None = None
+    groups: int = 1
+
+    @property
+    def kind(self) -> str:
+        """What it is, in a word."""
+        return type(self.module).__name__ if self.module is not None else call_of(self.name)
+
+    @property
+    def layer(self) -> str:
+        """Its name without the number of the call."""
+        return self.name.partition("#")[0]
+
+    @property
+    def call(self) -> int:
+        """The number of the call, from 1."""
+        return int(self.name.partition("#")[2] or 1)
+
+    @property
+    def channels(self) -> int:
+        """How many there are; 0 where there are no values."""
+        return 0 if self.values is None else self.values.shape[-1 if self.values.dim() == 3 else 1]
+
+    @cached_property
+    def figures(self) -> list[Figures]:
+        """Of its values, for each image."""
+        return [] if self.values is None else [figures_of(image) for image in self.values]
+
+
+def figures_of(values: Tensor) -> Figures:
+    """Mean, spread, extremes and counts of a tensor of any shape."""
+    low, high = values.aminmax()
+    nan = inf = 0
+    finite = values
+    if not bool(low.isfinite() & high.isfinite()):
+        nan, inf = int(values.isnan().sum()), int(values.isinf().sum())
+        finite = values[values.isfinite()]
+        if not len(finite):
+            return Figures(torch.nan, torch.nan, torch.nan, torch.nan, 0.0, nan, inf)
+        low, high = finite.aminmax()
+    spread, mean = torch.std_mean(finite, correction=0)
+    zero = 1 - int(values.count_nonzero()) / values.numel()
+    return Figures(float(mean), float(spread), float(low), float(high), zero, nan, inf)
+
+
+def spans(seen: ReceptiveField) -> Iterator[list[tuple[int, int]]]:
+    """For each axis of the map what each of its places sees; one interval where all see the same."""
+    if not seen.map_size:
+        yield from ([(0, n)] for n in seen.input_size)
+        return
+    origin = [0] * len(seen.map_size)
+    for axis, places in enumerate(seen.map_size):
+        intervals = []
+        for place in range(places):
+            origin[axis] = place
+            low, high = seen.box(*origin)[axis]
+            intervals.append((low, high))
+        origin[axis] = 0
+        yield intervals[:1] if len(set(intervals)) == 1 else intervals
