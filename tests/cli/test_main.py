@@ -14,7 +14,7 @@ from torch import nn
 from torch_featviz import cli, demo
 from torch_featviz.cli import commands, grammar
 
-COMMANDS = ["demo", "kernels", "maps", "overview", "why", "units", "atlas", "bench"]
+COMMANDS = ["demo", "layers", "kernels", "maps", "overview", "why", "units", "atlas", "bench"]
 
 
 def run(*arguments, **options):

@@ -13,6 +13,7 @@ from torchvision.ops import DeformConv2d
 
 from torch_featviz.inspect.compute import counting
 from torch_featviz.inspect.measure import measured
+from torch_featviz.model.inputs import Inputs
 
 IMAGE = torch.rand(1, 6, 10, 12)
 SEQUENCES = torch.rand(2, 7, 6)  # two of seven places and six channels
@@ -227,7 +228,7 @@ def test_published_figures(name):
     untrained = {"init_weights": False} if name == "googlenet" else {}
     with torch.device("cpu" if name == "vit_b_32" else "meta"), torch.no_grad():
         net = models.get_model(name, weights=None, **untrained).eval()
-        total = measured(net, torch.rand(1, 3, 224, 224)).total
+        total = measured(net, Inputs(torch.rand(1, 3, 224, 224))).total
     assert round(total / 1e9, 3) == published
 
 
@@ -235,9 +236,9 @@ def test_layers_have_the_same_figures_in_inference_mode():
     encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     net = nn.Sequential(nn.Conv2d(6, 4, 3), nn.Flatten(2), nn.Linear(80, 8), encoder).eval()
     with torch.no_grad():
-        expected = measured(net, IMAGE)
+        expected = measured(net, Inputs(IMAGE))
     with torch.inference_mode():
-        assert measured(net, IMAGE).multiply_adds == expected.multiply_adds
+        assert measured(net, Inputs(IMAGE)).multiply_adds == expected.multiply_adds
     assert expected.multiply_adds["0"] == [4 * 8 * 10 * 54]
     assert expected.multiply_adds["3.self_attn"] == [4 * 4 * 8 * 8 + 2 * 4 * 4 * 8]
     parts = ("0", "2", "3.self_attn", "3.linear1", "3.linear2")
