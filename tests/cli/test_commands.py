@@ -12,6 +12,7 @@ from PIL import Image
 from torch_featviz import cli, demo, training, views
 from torch_featviz.bench import Added, Overhead, Ratio
 from torch_featviz.cli import commands
+from torch_featviz.inspect import summary
 from torch_featviz.picture import Sheet
 from torch_featviz.zoo import card, read_image, train_xo
 from torch_featviz.zoo.fit import History
@@ -211,6 +212,23 @@ def figures(monkeypatch):
 
     monkeypatch.setattr(commands, "overhead", overhead)
     return asked
+
+
+def test_layers_for_people(capsys):
+    assert cli.main(["layers", "xo"]) == 0
+    said = capsys.readouterr().out
+    assert said == f"{summary(card('xo').build(), card('xo').input_size)}\n"
+
+
+def test_layers_for_machines(capsys, tmp_path):
+    path = tmp_path / "net.py"
+    path.write_text("from torch import nn\ndef build():\n    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())\n")
+    assert cli.main(["layers", f"{path}:build", "--size", "9", "7", "--json"]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert (plain["model"], plain["input_shape"]) == (f"{path}:build", [1, 3, 9, 7])
+    assert [(layer["name"], layer["shape"]) for layer in plain["layers"]] == [("0", [1, 4, 7, 5]), ("1", [1, 4, 7, 5])]
+    assert cli.main(["layers", f"{path}:build"]) == 1
+    assert "does not say how large its images are; do so with --size H W" in capsys.readouterr().err
 
 
 def test_bench_for_people(figures, capsys):
