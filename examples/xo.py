@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 import torch_featviz as fv
-from torch_featviz.zoo import XO, History, card, train_xo
+from torch_featviz.zoo import XO, TrainingCurves, card, train_xo
 
 NETS = ("xo", "xo_deep", "xo_nopool", "xo_wide")
 QUICK = ("xo", "xo_deep", "xo_wide")
@@ -31,7 +31,7 @@ def convolutions(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
 
 
-def show(name: str, model: nn.Module, history: History, out: Path) -> None:
+def show(name: str, model: nn.Module, history: TrainingCurves, out: Path) -> None:
     """The sheets of one trained net."""
     loss = {"train": history.train_loss, "valid": history.valid_loss}
     accuracy = {"train": history.train_accuracy, "valid": history.valid_accuracy}

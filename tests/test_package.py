@@ -1,6 +1,7 @@
 """The package as a whole: what importing it brings along, and what it exports."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,16 @@ def test_all_is_sorted_and_there():
     assert list(fv.__all__) == sorted(fv.__all__)
     assert all(hasattr(fv, name) for name in fv.__all__)
     assert set(fv.__all__) <= set(dir(fv))
+
+
+def test_no_two_public_things_have_one_name():
+    rooms = ("atlas", "capture", "explain", "inspect", "model", "picture", "survey", "training", "views", "zoo")
+    owners = {}
+    for room in rooms:
+        module = importlib.import_module(f"torch_featviz.{room}")
+        for name in getattr(module, "__all__", ()):
+            owners.setdefault(name, set()).add(id(getattr(module, name)))
+    assert {name for name, things in owners.items() if len(things) > 1} == set()
 
 
 def test_type_checkers_see_what_there_is():

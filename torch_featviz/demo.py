@@ -28,7 +28,7 @@ from .picture import Picture, Scale
 from .survey import top_patches
 from .training import Monitor
 from .training.history import FIGURES
-from .zoo import XO, History, card, evaluate, train_xo
+from .zoo import XO, TrainingCurves, card, evaluate, train_xo
 from .zoo.fit import Around
 from .zoo.recipe import EPOCHS
 from .zoo.xo import CLASSES
@@ -101,7 +101,7 @@ def _draw_training(watch: Monitor, folder: Path) -> None:
 
 
 def _sheets(
-    model: nn.Module, history: History, counts: Tensor, logits: Tensor, test: XO
+    model: nn.Module, history: TrainingCurves, counts: Tensor, logits: Tensor, test: XO
 ) -> Iterator[tuple[str, Picture]]:
     info = card("xo_deep")
     drawn = _drawn(test)
@@ -180,17 +180,17 @@ def _check_folder(out: Path) -> None:
         raise FileError(f"cannot write to {out}: {error.strerror}; choose a folder with --out.") from error
 
 
-def _keep(path: Path, model: nn.Module, history: History) -> None:
+def _keep(path: Path, model: nn.Module, history: TrainingCurves) -> None:
     write_whole(path.with_suffix(".json"), json.dumps(asdict(history)).encode())
     weights = io.BytesIO()
     torch.save(model.state_dict(), weights)
     write_whole(path, weights.getvalue())
 
 
-def _load(path: Path) -> tuple[nn.Module, History]:
+def _load(path: Path) -> tuple[nn.Module, TrainingCurves]:
     try:
         fields = json.loads(path.with_suffix(".json").read_text())
-        history = History(**{name: tuple(fields[name]) for name in History.__dataclass_fields__})
+        history = TrainingCurves(**{name: tuple(fields[name]) for name in TrainingCurves.__dataclass_fields__})
     except (ValueError, TypeError, KeyError) as error:
         raise WeightsError(f"{path.with_suffix('.json')} is not what an earlier run wrote; --retrain.") from error
     return card("xo_deep").load(path), history

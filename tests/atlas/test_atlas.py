@@ -106,6 +106,13 @@ def test_why_is_what_attribute_says():
     assert all(why["scale"]["vmax"] == scales[why["method"]] for why in page.data["why"])
 
 
+def test_a_page_without_reasons():
+    page = atlas(net(), torch.rand(1, 3, 14, 14), methods=[])
+    assert page.data["why"] == []
+    assert page.data["images"][0]["top"], "what was answered stays"
+    assert not any("Why" in line for line in page.left_out)
+
+
 def test_baselines_are_those_given():
     model, images = net(), torch.rand(1, 3, 14, 14)
     dark, light = (

@@ -14,8 +14,7 @@ from torch_featviz.bench import Added, Overhead, Ratio
 from torch_featviz.cli import commands
 from torch_featviz.inspect import summary
 from torch_featviz.picture import Sheet
-from torch_featviz.zoo import card, read_image, train_xo
-from torch_featviz.zoo.fit import History
+from torch_featviz.zoo import TrainingCurves, card, read_image, train_xo
 
 
 @pytest.fixture
@@ -36,7 +35,7 @@ def quick(monkeypatch):
         net = card("xo_deep").build()
         with watch(net)():
             net(torch.randn(2, 1, 116, 116)).square().mean().backward()
-        return net.eval(), History((0.7,), (0.5,), (0.7,), (0.5,), (0.1,)), None
+        return net.eval(), TrainingCurves((0.7,), (0.5,), (0.7,), (0.5,), (0.1,)), None
 
     monkeypatch.setattr(demo, "train_xo", train)
     return calls

@@ -128,6 +128,14 @@ def test_channel_stats_of_a_data_set_and_of_images_of_many_sizes():
     torch.testing.assert_close(channel_stats(TensorDataset(images)), channel_stats(DataLoader(images, 4)))
 
 
+def test_channel_stats_of_broken_pixels_are_no_numbers():
+    images = torch.rand(4, 3, 2, 2)
+    images[1, 0, 0, 0], images[2, 2, 1, 1] = torch.nan, torch.inf
+    for figure, whole in zip(channel_stats(images), channel_stats(images[[0, 3]]), strict=True):
+        assert figure.isnan().tolist() == [True, False, True]
+        assert whole.isfinite().all()
+
+
 class Stream(IterableDataset):
     def __iter__(self):
         return iter([(torch.zeros(1, 2, 2), 0), (torch.full((1, 2, 2), 2.0), 1)])

@@ -48,16 +48,19 @@ def put_why(
         inputs: images `b c h w`, and what else it is given.
         probabilities: `b k`, the model's answers.
         classes: their names; may be empty.
-        methods: as `attribute` knows them; default Grad-CAM, if the model allows it.
+        methods: as `attribute` knows them, or none; default Grad-CAM, if the model allows it.
         targets: classes; default the two likeliest of each image.
         baselines: what a pixel is when there is nothing, `b c h w` or a value.
         progress: show a bar.
     """
+    asked = ("gradcam",) if methods is None else methods
+    if not asked:
+        return [], []
     try:
         why = reasons(
             model,
             inputs.images,
-            ("gradcam",) if methods is None else methods,
+            asked,
             targets,
             likeliest=RANKS,
             probabilities=probabilities,

@@ -16,26 +16,16 @@ _BOUNDED = {nn.Tanh: (-1.0, 1.0), nn.Softsign: (-1.0, 1.0), nn.Sigmoid: (0.0, 1.
 
 def layer_figures(ends: tuple[float, float] | None, moments: Moments, histogram: Histogram) -> LayerFigures:
     """The figures of a layer as a whole, from those of its channels."""
-    count = moments.count.double()
-    total, some = float(count.sum()), moments.count > 0
-    if total:
-        mean = float((moments.mean * count)[some].sum()) / total
-        spread = moments.std.square() + (moments.mean - mean).square()
-        std = float((spread * count)[some].sum() / total) ** 0.5
-        low, high = float(moments.min[some].min()), float(moments.max[some].max())
-    else:
-        mean = std = low = high = float("nan")
-    nan, inf = int(moments.nan.sum()), int(moments.inf.sum())
-    zeros = moments.zero_share * (moments.count + moments.nan + moments.inf)
+    whole, bins = moments.whole, bins_of(histogram)
     return LayerFigures(
-        mean, std, low, high,
-        zero_share=float(zeros.sum()) / (total + nan + inf),
+        whole.mean, whole.std, whole.min, whole.max,
+        zero_share=whole.zero_share,
         dead=int(moments.dead.sum()),
         channels=len(moments.dead),
-        nan=nan,
-        inf=inf,
-        histogram=bins_of(histogram),
-        saturated=_saturated(bins_of(histogram), *ends) if ends else None,
+        nan=whole.nan,
+        inf=whole.inf,
+        histogram=bins,
+        saturated=_saturated(bins, *ends) if ends else None,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from . import cifar, filters, lite, xo
 from .card import ModelCard
 from .data import XO, ImageFiles, augment_marks, channel_stats, cifar10, mnist, write_image_folder
 from .filters import FOUR_EDGES, SOBEL_X, SOBEL_Y, VERTICAL_EDGE, FilterBank, FilterMaps
-from .fit import Evaluation, History, evaluate, fit
+from .fit import Evaluation, TrainingCurves, evaluate, fit
 from .imagenet import torchvision_card
 from .images import from_pil, read_image
 from .recipe import train_xo
@@ -25,9 +25,9 @@ __all__ = [
     "Evaluation",
     "FilterBank",
     "FilterMaps",
-    "History",
     "ImageFiles",
     "ModelCard",
+    "TrainingCurves",
     "augment_marks",
     "card",
     "channel_stats",

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
+from torch_featviz.capture import Moments
 from torch_featviz.errors import DtypeError, FileError, OptionError, ShapeError, WeightsError
 
 from .marks import draw_mark
@@ -186,34 +187,29 @@ def channel_stats(data: Dataset[Any] | Iterable[Any]) -> tuple[Tensor, Tensor]:
 
     Args:
         data: a data set of `c h w` images, or a loader of `b c h w` batches; labels beside them are ignored.
+    Returns:
+        Both NaN for a channel that holds NaN or infinities.
     Raises:
         ShapeError: no images, another rank, or channels that change on the way.
         DtypeError: items that are not tensors.
-    Reference: Chan, Golub and LeVeque 1983, for joining the moments of two parts.
     Example:
         >>> channel_stats([torch.tensor([0.0, 2.0]).view(1, 1, 2)])
         (tensor([1.], dtype=torch.float64), tensor([1.], dtype=torch.float64))
     """
-    count, mean, spread = 0, torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
-    for part in _pixels(data):
-        n, part_mean = part.shape[1], part.mean(1)
-        part_spread = (part - part_mean[:, None]).square().sum(1)
-        if count == 0:
-            count, mean, spread = n, part_mean, part_spread
-            continue
-        if part_mean.shape != mean.shape:
-            raise ShapeError(f"every image must have {len(mean)} channels, got one with {len(part_mean)}.")
-        gap, total = part_mean - mean, count + n
-        mean = mean + gap * n / total
-        spread = spread + part_spread + gap.square() * count * n / total
-        count = total
-    if not count:
+    moments, channels = Moments(), 0
+    for images in _images(data):
+        channels = channels or images.shape[1]
+        if images.shape[1] != channels:
+            raise ShapeError(f"every image must have {channels} channels, got one with {images.shape[1]}.")
+        moments.update(images)
+    if moments.empty:
         raise ShapeError("data must hold at least one image, got none.")
-    return mean, (spread / count).sqrt()
+    broken = moments.nan + moments.inf > 0
+    return moments.mean.where(~broken, torch.nan), moments.std.where(~broken, torch.nan)
 
 
-def _pixels(data: Dataset[Any] | Iterable[Any]) -> Iterator[Tensor]:
-    """Each item as `c n` float64; a data set is asked by number, since not all can be iterated."""
+def _images(data: Dataset[Any] | Iterable[Any]) -> Iterator[Tensor]:
+    """Each item as `b c h w` float64; a data set is asked by number, since not all can be iterated."""
     items: Iterable[Any] = data  # type: ignore[assignment]
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
         items = map(data.__getitem__, range(len(data)))  # type: ignore[arg-type]
@@ -223,5 +219,4 @@ def _pixels(data: Dataset[Any] | Iterable[Any]) -> Iterator[Tensor]:
             raise DtypeError(f"items must be tensors, got {type(image).__name__}; pass transform=to_tensor.")
         if image.ndim not in (3, 4) or not image.numel():
             raise ShapeError(f"images must be 'c h w' or 'b c h w' and not empty, got shape {tuple(image.shape)}.")
-        channels_first = image if image.ndim == 3 else image.transpose(0, 1)
-        yield channels_first.double().flatten(1)
+        yield (image[None] if image.ndim == 3 else image).double()

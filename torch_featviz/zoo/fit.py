@@ -25,7 +25,7 @@ Around = Callable[[], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True)
-class History:
+class TrainingCurves:
     """One number per epoch in each field; validation is NaN where there was none."""
 
     train_loss: tuple[float, ...] = ()
@@ -60,7 +60,7 @@ def fit(
     augment: Augment | None = None,
     around: Around = nullcontext,
     progress: bool = True,
-) -> History:
+) -> TrainingCurves:
     """Train in place by cross entropy; the model's train and eval flags are put back afterwards.
 
     Args:
@@ -101,7 +101,7 @@ def fit(
     finally:
         bar.close()
         optimizer.zero_grad()
-    return History(*zip(*rows, strict=True))
+    return TrainingCurves(*zip(*rows, strict=True))
 
 
 def _epoch(

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from torch_featviz.errors import OptionError
 
 from .data import XO, augment_marks
-from .fit import Around, Evaluation, History, evaluate, fit
+from .fit import Around, Evaluation, TrainingCurves, evaluate, fit
 from .xo import XONet, xo_deep
 
 EPOCHS = 32
@@ -27,7 +27,7 @@ def train_xo(
     model: XONet | None = None,
     watch: Callable[[XONet], Around] | None = None,
     progress: bool = True,
-) -> tuple[XONet, History, Evaluation]:
+) -> tuple[XONet, TrainingCurves, Evaluation]:
     """Train an XO net from nothing on 1,700 drawings; the 150 test drawings are used once, at the end.
 
     The state after the last epoch is the one that is kept, so nothing is chosen by what was held out.

@@ -33,6 +33,37 @@ def check(moments, columns):
         assert float(moments.mean[i]) == pytest.approx(finite.mean(), rel=1e-12, abs=1e-6 * std)
 
 
+def check_whole(moments, values):
+    """`values`: one float64 array of all channels."""
+    finite, whole = values[np.isfinite(values)], moments.whole
+    assert whole[:1] + whole[6:] == (finite.size, np.isnan(values).sum(), np.isinf(values).sum())
+    if not finite.size:
+        assert np.isnan(whole[1:5]).all()
+        return
+    assert whole[3:5] == (finite.min(), finite.max())
+    assert whole.zero_share == pytest.approx((values == 0).mean(), rel=1e-12)
+    peak = np.abs(finite).max() or 1.0
+    std = (finite / peak).std() * peak if np.ptp(finite) else 0.0
+    assert whole.std == pytest.approx(std, rel=1e-5, abs=1e-6 * peak)
+    assert whole.mean == pytest.approx(finite.mean(), rel=1e-9, abs=1e-6 * std)
+
+
+def test_all_channels_together():
+    generator = torch.Generator().manual_seed(0)
+    scales, shifts = torch.tensor([1.0, 1e-3, 50.0, 1.0]), torch.tensor([0.0, 5.0, -100.0, 0.0])
+    outputs = torch.randn(3, 7, 4, generator=generator) * scales + shifts
+    outputs[0, :3, 1], outputs[1, 2, 0], outputs[2, 0, 2], outputs[..., 3] = 0, torch.nan, torch.inf, torch.nan
+    moments = Moments(dim=-1)
+    for output in outputs:
+        moments.update(output)
+    check_whole(moments, outputs.double().numpy().ravel())
+    assert moments.whole.nan == 22
+    broken = Moments()
+    broken.update(torch.full((2, 3), torch.nan))
+    check_whole(broken, np.full(6, np.nan))
+    assert broken.whole.zero_share == 0.0
+
+
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_equals_numpy_over_all_data(streams, data):

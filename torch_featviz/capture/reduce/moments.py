@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +11,19 @@ from torch_featviz.errors import OptionError, ShapeError
 
 from .moment_sums import added, blocks, frame, moved, part
 from .reducer import Reducer, eager_on_cpu, same_channels
+
+
+class Whole(NamedTuple):
+    """The figures of `Moments` for all channels together; NaN and infinities are counted apart from the rest."""
+
+    finite: int  # values
+    mean: float
+    std: float
+    min: float
+    max: float
+    zero_share: float
+    nan: int
+    inf: int
 
 
 class Moments(Reducer):
@@ -36,6 +49,8 @@ class Moments(Reducer):
         >>> moments.update(torch.tensor([[1.0, 0.0], [3.0, -2.0]]))
         >>> moments.mean.tolist(), moments.std.tolist(), moments.dead.tolist()
         ([2.0, -1.0], [1.0, 1.0], [False, True])
+        >>> moments.whole.mean, moments.whole.max
+        (0.5, 3.0)
     """
 
     tensors = 2
@@ -101,6 +116,20 @@ class Moments(Reducer):
     def dead(self) -> Tensor:
         """Whether finite values were seen and none was positive, bool."""
         return self.max <= 0
+
+    @property
+    def whole(self) -> Whole:
+        """The figures of all channels together, as if they were one."""
+        counts = self._read()[1]
+        finite, zeros, nan, inf = (int(row.sum()) for row in counts)
+        if not finite:
+            return Whole(0, torch.nan, torch.nan, torch.nan, torch.nan, 0.0, nan, inf)
+        seen, shares = counts[0] > 0, counts[0].double() / finite
+        mean = float((self.mean * shares)[seen].sum())
+        squares = self.std.square() + (self.mean - mean).square()
+        std = float((squares * shares)[seen].sum()) ** 0.5
+        low, high = float(self.min[seen].min()), float(self.max[seen].max())
+        return Whole(finite, mean, std, low, high, zeros / (finite + nan + inf), nan, inf)
 
     def _extreme(self, row: int) -> Tensor:
         return torch.where(self.count > 0, self._read()[0][row], torch.nan)
