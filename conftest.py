@@ -4,6 +4,11 @@ import os
 
 import pytest
 import torch
+from hypothesis import settings
+
+settings.register_profile("quick", max_examples=30, deadline=None, derandomize=True)
+settings.register_profile("full", max_examples=300, deadline=None)  # --hypothesis-profile full
+settings.load_profile("quick")
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # threads of several would wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of what the tests start

@@ -1,9 +1,12 @@
 """What tests of several rooms share."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from torch import nn
+
+from tests.forks import Forks
 
 
 def instance_state(model: nn.Module) -> list[Any]:
@@ -21,3 +24,19 @@ def instance_state(model: nn.Module) -> list[Any]:
 @pytest.fixture(name="instance_state")
 def instance_state_fixture() -> Any:
     return instance_state
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Runs code in processes that have imported PyTorch, and nothing of this package."""
+    server = Forks("torch")
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def rank_forks() -> Iterator[Forks]:
+    """The same for groups of ranks: what distributed and compiled models need is imported, too."""
+    server = Forks("torch._dynamo", "torch.distributed.fsdp", "torch.distributed.tensor", "torch.nn.parallel")
+    yield server
+    server.close()

@@ -11,20 +11,28 @@ import pytest
 import torch_featviz as fv
 
 
-def fresh(code):
-    """What `code` prints in a process of its own."""
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+@pytest.fixture
+def fresh(forks):
+    """What code prints in a process that has imported PyTorch, but nothing of this package."""
+
+    def run(code):
+        done = forks.run(code, warn="error")
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout.strip()
+
+    return run
 
 
 @pytest.mark.parametrize(
     "code", ["import torch_featviz", "import torch_featviz.plugin", "from torch_featviz import errors"]
 )
 def test_import_brings_no_torch(code):
-    assert fresh(f"{code}; import sys; print('torch' in sys.modules or 'numpy' in sys.modules)") == "False"
+    code += "; import sys; print('torch' in sys.modules or 'numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
-def test_use_is_light():
+def test_use_is_light(fresh):
     heavy = "('captum', 'matplotlib', 'torchvision', 'lightning', 'transformers', 'ignite', 'torch._dynamo', 'pytest')"
     code = f"import torch_featviz as fv, sys; fv.bench, fv.capture; print([m for m in {heavy} if m in sys.modules])"
     assert fresh(code) == "[]"
@@ -72,7 +80,7 @@ def test_what_is_not_there():
         "from torch_featviz import *",
     ],
 )
-def test_a_room_is_a_module_and_can_be_called_as_its_function_whatever_was_imported_first(code):
+def test_a_room_is_a_module_and_can_be_called_as_its_function_whatever_was_imported_first(code, fresh):
     code += "; import torch_featviz as fv, torch, sys, inspect, torch_featviz.capture as room"
     code += "; print(room is fv.capture is sys.modules['torch_featviz.capture'], room.Moments is fv.Moments)"
     code += "; print(type(fv.capture(torch.nn.ReLU())).__name__, *inspect.signature(fv.capture).parameters)"
@@ -84,7 +92,7 @@ def test_a_room_is_a_module_and_can_be_called_as_its_function_whatever_was_impor
     ]
 
 
-def test_rooms_are_modules():
+def test_rooms_are_modules(fresh):
     assert fresh(
         "import torch_featviz as fv; print(*(type(r).__name__ for r in (fv.views, fv.picture, fv.bench)))"
     ) == ("module module module")

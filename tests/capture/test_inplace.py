@@ -6,7 +6,7 @@ import gc
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -96,7 +96,6 @@ def run(model, x):
     return [output, [p.grad for p in model.parameters() if p.grad is not None], list(model.buffers())]
 
 
-@settings(deadline=None, max_examples=60)
 @given(
     st.lists(st.sampled_from(KINDS), min_size=1, max_size=5),
     st.booleans(),

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -487,7 +487,6 @@ class Chain(nn.Module):
             yield feeds.rstrip(".") if function is None else f"{feeds}{name}"
 
 
-@settings(deadline=None, max_examples=60)
 @given(st.lists(st.integers(0, 7), min_size=1, max_size=8), st.sampled_from(MODES), st.randoms())
 def test_random_chains(oracles, steps, mode, random):
     hooked, same = oracles

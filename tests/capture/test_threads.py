@@ -4,7 +4,6 @@ import contextlib
 import dis
 import functools
 import signal
-import subprocess
 import sys
 import threading
 
@@ -198,10 +197,10 @@ print("interrupted", hit)
 """
 
 
-def test_interrupts_at_any_moment():
+def test_interrupts_at_any_moment(forks):
     """In a process of its own: PyTorch's global state is not made for interrupts."""
     start = "import signal; signal.signal(signal.SIGALRM, signal.default_int_handler)\n"
-    done = subprocess.run([sys.executable, "-c", start + INTERRUPTED], capture_output=True, text=True, timeout=120)
+    done = forks.run(start + INTERRUPTED)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "interrupted 300\n"
 

@@ -2,8 +2,6 @@
 
 import copy
 import json
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -372,12 +370,9 @@ def test_data_parallel_on_several_devices_is_refused():
 
 
 @pytest.fixture(scope="module")
-def two_ranks():
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("two_ranks.py"))], capture_output=True, text=True, timeout=300
-    )
-    results = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
-    return dict(results), done.stderr
+def two_ranks(rank_forks):
+    said = rank_forks.ranks(2, Path(__file__).with_name("two_ranks.py"))
+    return dict(json.loads(line) for line in said.splitlines() if line.startswith("["))
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch was built without torch.distributed")
@@ -394,5 +389,4 @@ def two_ranks():
     ],
 )
 def test_on_two_ranks(two_ranks, case):
-    results, errors = two_ranks
-    assert results.get(case, errors[-2000:]) == "right"
+    assert two_ranks[case] == "right"

@@ -1,5 +1,6 @@
 """The grammar, what comes out where, and the exit codes."""
 
+import functools
 import os
 import re
 import shlex
@@ -17,12 +18,11 @@ from torch_featviz.cli import commands, grammar
 COMMANDS = ["demo", "layers", "kernels", "maps", "overview", "why", "units", "atlas", "bench"]
 
 
-def run(*arguments, **options):
+@pytest.fixture
+def run(forks):
     """The command in a process of its own, with its output buffered as in a shell."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    line = [sys.executable, "-W", "error", "-m", "torch_featviz", *arguments]
-    given = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment, **options}
-    return subprocess.run(line, check=False, **given)
+    command = "import runpy; runpy.run_module('torch_featviz', run_name='__main__', alter_sys=True)"
+    return functools.partial(forks.run, command, warn="error")
 
 
 def helped(capsys, *command):
@@ -168,14 +168,14 @@ def test_a_bug_of_ours_is_not_hidden(monkeypatch, tmp_path):
         cli.main(["kernels", "xo", "--random", "--out", str(tmp_path / "k.png")])
 
 
-def test_a_missing_folder_is_made_and_only_the_path_is_printed(tmp_path):
+def test_a_missing_folder_is_made_and_only_the_path_is_printed(tmp_path, run):
     out = tmp_path / "new" / "er" / "k.png"
     done = run("kernels", "xo", "--random", "--out", str(out))
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{out}\n", "")
     assert out.is_file()
 
 
-def test_a_reader_that_went_away_is_no_news(tmp_path):
+def test_a_reader_that_went_away_is_no_news(tmp_path, run):
     reader, writer = os.pipe()
     os.close(reader)
     done = run("kernels", "xo", "--random", "--out", str(tmp_path / "k.png"), stdout=writer)
@@ -185,7 +185,7 @@ def test_a_reader_that_went_away_is_no_news(tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device that is full, which Linux has")
-def test_a_full_disk_under_stdout(tmp_path):
+def test_a_full_disk_under_stdout(tmp_path, run):
     with open("/dev/full", "w") as full:
         done = run("kernels", "xo", "--random", "--out", str(tmp_path / "k.png"), stdout=full)
     assert (done.returncode, done.stderr) == (1, "featviz: cannot write to stdout: No space left on device.\n")
@@ -193,6 +193,8 @@ def test_a_full_disk_under_stdout(tmp_path):
 
 def test_a_name_that_cannot_be_printed(tmp_path):
     ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii:strict"}
-    done = run("kernels", "xo", "--random", "--out", str(tmp_path / "Кот.png"), env=ascii_only)
+    line = [sys.executable, "-W", "error", "-m", "torch_featviz", "kernels", "xo", "--random"]
+    out = ["--out", str(tmp_path / "Кот.png")]
+    done = subprocess.run([*line, *out], capture_output=True, text=True, env=ascii_only)
     assert (done.returncode, done.stdout) == (0, f"{tmp_path}/\\u041a\\u043e\\u0442.png\n")
     assert (tmp_path / "Кот.png").is_file()

@@ -1,10 +1,7 @@
 """Each example, run as its reader would run it, on small settings."""
 
 import importlib.util
-import os
 import re
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from urllib.error import URLError
@@ -208,19 +205,8 @@ def test_pieces_of_photos():
     assert images[0].shape == info.input_size
 
 
-@pytest.mark.slow
-def test_ranks(tmp_path, request):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    script = request.config.rootpath / "examples" / "ranks.py"
-    done = subprocess.run(
-        [*launch, script, "--steps", "5", "--out", tmp_path],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(request.config.rootpath), "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "those of 16 drawings" in done.stdout
+def test_ranks(tmp_path, rank_forks):
+    said = rank_forks.ranks(2, EXAMPLES / "ranks.py", "--steps", 5, "--out", tmp_path)
+    assert "those of 16 drawings" in said
     assert sheets(tmp_path) == ["report.png"]
     assert len((tmp_path / "figures" / "samples.jsonl").read_text().splitlines()) == 2

@@ -3,9 +3,6 @@
 import copy
 import os
 import random
-import subprocess
-import sys
-import textwrap
 
 import numpy as np
 import pytest
@@ -461,7 +458,7 @@ from torch_featviz.survey import top_patches
 
 torch.set_num_threads(1)
 dist.init_process_group("gloo")
-rank, ranks = dist.get_rank(), dist.get_world_size()
+rank = dist.get_rank()
 results = []
 for n in (1999, 1):
     images = pictures(n)
@@ -484,20 +481,8 @@ dist.destroy_process_group()
 """
 
 
-def test_two_ranks_equal_one_process(tmp_path, request):
-    script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(SCRIPT))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    done = subprocess.run(
-        [*launch, "--nproc-per-node", "2", script, tmp_path, os.path.dirname(__file__)],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-        cwd=request.config.rootpath,
-        env={**os.environ, "PYTHONPATH": str(request.config.rootpath), "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
+def test_two_ranks_equal_one_process(tmp_path, rank_forks):
+    rank_forks.ranks(2, SCRIPT, tmp_path, os.path.dirname(__file__))
     assert (tmp_path / "state1999.rank1of2.pt").exists()
     wanted = {n: by_hand(pictures(n)) for n in (1999, 1)}
     for rank in range(2):

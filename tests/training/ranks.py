@@ -1,4 +1,4 @@
-"""Run by test_ranks.py under torchrun: a watched training on each rank's part of the data, by DDP and by FSDP2."""
+"""Run by test_ranks.py in each rank: a watched training on each rank's part of the data, by DDP and by FSDP2."""
 
 import copy
 import json

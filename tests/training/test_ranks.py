@@ -1,9 +1,6 @@
 """The figures of several processes are those of one over all their data; one of them writes and warns."""
 
 import json
-import os
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -15,19 +12,10 @@ from torch_featviz.training import History, Monitor, Sample
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
-def ran(request, tmp_path_factory):
+def ran(request, tmp_path_factory, rank_forks):
     """The folder in which so many ranks left what they saw."""
     out = tmp_path_factory.mktemp("ranks")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(request.param)]
-    done = subprocess.run(
-        [*launch, Path(__file__).with_name("ranks.py"), out],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(request.config.rootpath), "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    rank_forks.ranks(request.param, Path(__file__).with_name("ranks.py"), out)
     return out, request.param
 
 

@@ -1,8 +1,6 @@
 """A step that is begun and ended by separate calls; and what is told where a trainer's package is missing."""
 
 import gc
-import subprocess
-import sys
 
 import torch
 from torch import nn
@@ -132,6 +130,6 @@ assert issubclass(training.LightningMonitor, old.Callback)
 """
 
 
-def test_trainers_are_imported_when_asked_for():
-    done = subprocess.run([sys.executable, "-c", SHELLS], capture_output=True, text=True)
+def test_trainers_are_imported_when_asked_for(forks):
+    done = forks.run(SHELLS)
     assert done.returncode == 0, done.stderr

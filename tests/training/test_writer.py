@@ -1,8 +1,6 @@
 """Written beside the training, in order, all of it, whatever a sink does."""
 
 import gc
-import subprocess
-import sys
 import threading
 import time
 import warnings
@@ -157,7 +155,7 @@ def test_a_sink_that_cannot_be_closed_is_told():
         to.close()
 
 
-def test_the_end_of_the_process_writes_what_waits(tmp_path):
+def test_the_end_of_the_process_writes_what_waits(tmp_path, forks):
     code = """
 import pathlib, sys, time
 from torch_featviz.training import Sample
@@ -177,7 +175,7 @@ for step in range(5):
 raise SystemExit(int(sys.argv[2]))
 """
     path = tmp_path / "steps"
-    done = subprocess.run([sys.executable, "-c", code, path, "3"], check=False, capture_output=True, text=True)
+    done = forks.run(code, path, 3)
     assert (done.returncode, done.stderr) == (3, "")
     assert path.read_text().split() == ["0", "1", "2", "3", "4", "closed"]
 

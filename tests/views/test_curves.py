@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
@@ -46,12 +43,13 @@ def test_training_that_failed_is_drawn_and_named(values):
     assert picture.png()
 
 
-def test_curves_need_no_pyplot():
+def test_curves_need_no_pyplot(forks):
     code = (
         "import sys; from torch_featviz.views import curves;"
         "curves({'loss': [1.0]}).png(); assert 'matplotlib.pyplot' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+    done = forks.run(code, warn="error")
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from torch_featviz.capture.reduce import histogram as histogram_module
@@ -48,7 +48,6 @@ def _ratio(value, exponent):
     return Fraction(value) / Fraction(2) ** exponent
 
 
-@settings(max_examples=150, deadline=None)
 @given(data=st.data(), bins=st.sampled_from([2, 4, 6, 10, 64]), symmetric=st.booleans())
 def test_equals_numpy_however_split(streams, data, bins, symmetric):
     outputs = data.draw(streams.batches(1, 5))
@@ -66,7 +65,6 @@ def test_equals_numpy_however_split(streams, data, bins, symmetric):
     streams.agree(many, first)
 
 
-@settings(max_examples=150, deadline=None)
 @given(
     values=st.lists(st.floats(-(2.0**999), 2.0**999), min_size=1, max_size=20),
     bins=st.sampled_from([2, 8, 100]),
@@ -77,7 +75,6 @@ def test_any_float64(streams, values, bins, symmetric):
     check(streams.fed(Histogram(bins, symmetric), outputs), np.array(values))
 
 
-@settings(max_examples=300, deadline=None)
 @given(
     values=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=20),
     offset=st.sampled_from([0.0, 1.0, 1e7, 1e30]),

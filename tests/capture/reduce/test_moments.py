@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from torch_featviz.capture.reduce import moment_sums, reducer
@@ -64,7 +64,6 @@ def test_all_channels_together():
     assert broken.whole.zero_share == 0.0
 
 
-@settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_equals_numpy_over_all_data(streams, data):
     axes = data.draw(st.integers(2, 5))
@@ -79,7 +78,6 @@ def test_equals_numpy_over_all_data(streams, data):
     check(moments, np.moveaxis(together, dim, 0).reshape(together.shape[dim], -1))
 
 
-@settings(max_examples=50, deadline=None)
 @given(data=st.data())
 def test_any_split_and_any_merge_give_the_same(streams, data):
     outputs = data.draw(streams.batches(2, 4))

@@ -1,11 +1,7 @@
 """What every reducer promises: fresh ones, merging, modes of autograd, one transfer, many ranks."""
 
 import copy
-import os
 import pickle
-import subprocess
-import sys
-import textwrap
 
 import pytest
 import torch
@@ -172,23 +168,11 @@ dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_ranks_equal_one_process(ranks, tmp_path, streams, request):
+def test_ranks_equal_one_process(ranks, tmp_path, streams, rank_forks):
     data = torch.randn(11, 3, 4, 4).round(decimals=1)
     data[5, 1, 2, 2] = torch.nan
     torch.save(data, tmp_path / "data.pt")
-    script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(SCRIPT))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    done = subprocess.run(
-        [*launch, script, tmp_path / "data.pt", tmp_path],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-        cwd=request.config.rootpath,
-        env={**os.environ, "PYTHONPATH": str(request.config.rootpath), "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
+    rank_forks.ranks(ranks, SCRIPT, tmp_path / "data.pt", tmp_path)
     for kind in KINDS:
         name = type(kind).__name__
         results = [torch.load(tmp_path / f"{name}{rank}.pt", weights_only=False) for rank in range(ranks)]

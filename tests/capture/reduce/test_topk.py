@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from torch_featviz.capture.reduce.topk import TopK
@@ -35,7 +35,6 @@ def check(top, output, k):
     assert top.values.shape == top.images.shape == top.positions.shape == (output.shape[1], k)
 
 
-@settings(max_examples=150, deadline=None)
 @given(data=st.data(), k=st.integers(1, 9))
 def test_equals_a_loop_however_split(streams, data, k):
     outputs = data.draw(streams.batches(2, 5))

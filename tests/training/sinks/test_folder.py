@@ -5,7 +5,6 @@ import json
 import math
 import os
 import signal
-import subprocess
 import sys
 import time
 
@@ -125,19 +124,19 @@ def whole_pictures(folder):
     return [path for path in found if path.suffix == ".png"]
 
 
-def test_killed_in_mid_run_it_is_whole_and_a_resumed_run_appends(tmp_path):
+def test_killed_in_mid_run_it_is_whole_and_a_resumed_run_appends(tmp_path, forks):
     folder = tmp_path / "run"
     code = TRAIN + f"train({str(folder)!r}, 0, 10**6)"
-    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) as process:
+    with open(tmp_path / "said", "w+") as said, forks.start(code, stdout=said, stderr=said) as process:
         deadline = time.monotonic() + 60
         while len(list(folder.glob("*/*/*.png"))) < 40:
             time.sleep(0.02)
-            assert process.poll() is None, process.stderr.read()
+            assert process.runs(), (tmp_path / "said").read_text()
             assert time.monotonic() < deadline
             if (folder / "samples.jsonl").exists():
                 History.load(folder)  # readable all the while
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(10)
     before = History.load(folder)
     assert before.steps[:20] == list(range(0, 40, 2))
     assert all(set(sample.layers) == {"0", "3"} for sample in before)

@@ -1,7 +1,6 @@
 """What is given as `to=` gets the sink for it, and nothing is imported that was not there."""
 
 import logging
-import subprocess
 import sys
 import types
 import warnings
@@ -151,7 +150,7 @@ def test_an_open_file_is_refused(tmp_path):
         sinks_for(file)
 
 
-def test_nothing_is_imported():
+def test_nothing_is_imported(forks):
     code = """if True:
         import sys, torch_featviz
         from torch_featviz.training.sinks import sinks_for
@@ -162,7 +161,8 @@ def test_nothing_is_imported():
         bad = {"lightning", "pytorch_lightning", "transformers", "ignite", "tensorboard", "wandb", "mlflow"}
         assert not bad & sys.modules.keys(), bad & sys.modules.keys()
     """
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+    done = forks.run(code, warn="ignore")
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_sample_in_lists(known):

@@ -9,16 +9,16 @@ let halves = null;
 
 /** The value of each of the 65,536 float16 numbers. */
 function halfTable() {
-  const table = new Float32Array(65536);
+  const values = new Float32Array(65536);
   for (let bits = 0; bits < 65536; bits++) {
     const sign = bits & 0x8000 ? -1 : 1;
     const exponent = (bits >> 10) & 31;
     const fraction = bits & 1023;
-    if (exponent === 31) table[bits] = fraction ? NaN : sign * Infinity;
-    else if (exponent === 0) table[bits] = sign * fraction * 2 ** -24;
-    else table[bits] = sign * (1024 + fraction) * 2 ** (exponent - 25);
+    if (exponent === 31) values[bits] = fraction ? NaN : sign * Infinity;
+    else if (exponent === 0) values[bits] = sign * fraction * 2 ** -24;
+    else values[bits] = sign * (1024 + fraction) * 2 ** (exponent - 25);
   }
-  return table;
+  return values;
 }
 
 function bytesOf(base64) {

@@ -23,7 +23,7 @@ function colours({ symmetric, vmin, vmax }) {
   const factor = vmax > vmin ? last / (vmax - vmin) : 0;
   const flat = vmax > vmin ? 0 : symmetric ? last / 2 : 0;
   return (value) => {
-    if (value !== value) return nan;
+    if (Number.isNaN(value)) return nan;
     if (value === Infinity) return above;
     if (value === -Infinity) return below;
     return ramp[Math.min(last, Math.max(0, Math.round((value - vmin) * factor + flat)))];
@@ -85,10 +85,10 @@ function legend(scale, note, odd = {}) {
   const bar = h("canvas", { class: "bar", role: "img", "aria-label": `Colours from ${ends(scale).join(" to ")}` });
   const steps = Float32Array.from({ length: 255 }, (_, i) => i / 254);
   paint(bar, steps, { height: 1, width: 255 }, { symmetric: scale.symmetric, vmin: 0, vmax: 1 });
-  const numbers = h("span", { class: "ends" }, ...ends(scale).map((text) => h("span", {}, text)));
+  const limits = h("span", { class: "ends" }, ...ends(scale).map((text) => h("span", {}, text)));
   const swatches = Object.entries(odd).filter(([, number]) => number > 0).map(([word, number]) => swatch(scale, word, number));
   const nothing = scale.vmin === 0 && scale.vmax === 0 ? ["All values are 0."] : [];
-  return [h("span", { class: "ramp" }, bar, numbers), h("span", {}, note), ...nothing.map((text) => h("span", { class: "mark" }, text)), ...swatches];
+  return [h("span", { class: "ramp" }, bar, limits), h("span", {}, note), ...nothing.map((text) => h("span", { class: "mark" }, text)), ...swatches];
 }
 
 function ends({ symmetric, vmin, vmax, words }) {

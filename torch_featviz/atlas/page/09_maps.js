@@ -35,7 +35,7 @@ async function load(layer, image) {
 /** The highest value of a map and its place; NaN where there is nothing else. */
 function peakOf(plane) {
   let at = -1;
-  for (let i = 0; i < plane.length; i++) if (at < 0 ? plane[i] === plane[i] : plane[i] > plane[at]) at = i;
+  for (let i = 0; i < plane.length; i++) if (at < 0 ? !Number.isNaN(plane[i]) : plane[i] > plane[at]) at = i;
   return { at: Math.max(0, at), value: at < 0 ? NaN : plane[at] };
 }
 
@@ -131,7 +131,7 @@ function fillRest(maps, turn) {
 }
 
 function cellOf(maps, i) {
-  const peaks = walk.loaded.map(({ peaks }) => peaks[i].value);
+  const peaks = walk.loaded.map((shown) => shown.peaks[i].value);
   const dead = !(peaks[0] > 0);
   const label = `channel ${maps.channels[i]}, highest ${peaks.map(figure).join(" and ")}${dead ? ", nothing above 0" : ""}`;
   const factor = Math.min(16, zoom(maps.height, maps.width, 112));
@@ -164,7 +164,7 @@ function fillUnits({ maps, scale }) {
 
 function unitOf(maps, i, low, span) {
   const channel = maps.channels[i];
-  const values = walk.loaded.map(({ values }) => values[i]);
+  const values = walk.loaded.map((shown) => shown.values[i]);
   const name = walk.layer.name === DATA.answered_by ? CLASSES.get(channel) : undefined;
   const bars = values.map((value, n) => {
     const bar = h("span", { class: value < 0 ? "share below" : "share" });

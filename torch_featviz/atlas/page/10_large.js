@@ -119,8 +119,8 @@ function fillLarge(place) {
 }
 
 function stageNote({ field }) {
-  const laid = field?.stride ? "laid where its units look" : "stretched over the image";
-  return `The map is ${laid}. Tab into it, and the arrow keys go from unit to unit.`;
+  const place = field?.stride ? "laid where its units look" : "stretched over the image";
+  return `The map is ${place}. Tab into it, and the arrow keys go from unit to unit.`;
 }
 
 /** Where along one side of the input the cells of a map lie, in input pixels: [start, size of a cell]. */
@@ -138,8 +138,8 @@ function stage(place, n) {
   const canvas = h("canvas", { class: "over" });
   paint(canvas, plane(place), maps, scaleOf(place));
   const sides = [[maps.height, size[0], DATA.input.at(-2), field?.rows, 0], [maps.width, size[1], DATA.input.at(-1), field?.columns, 1]];
-  const lay = sides.map(([cells, pixels, whole, spans, side]) =>
-    laid(spans ?? [], field?.size[side], field?.stride?.[side], cells, whole).map((length) => (length * pixels) / whole));
+  const lay = sides.map(([cells, pixels, whole, spans, axis]) =>
+    laid(spans ?? [], field?.size[axis], field?.stride?.[axis], cells, whole).map((length) => (length * pixels) / whole));
   canvas.style.top = `${lay[0][0]}px`;
   canvas.style.left = `${lay[1][0]}px`;
   resize(canvas, lay[0][1] * maps.height, lay[1][1] * maps.width);
@@ -194,8 +194,8 @@ function fillExemplars(layer, channel) {
   if (!found) return;
   const strip = (picture) => h("img", { src: pictureUrl(picture), alt: picture.alt, width: picture.width, height: picture.height });
   const values = h("ol", { class: "values" }, ...found.values.map((value) => h("li", {}, figure(value))));
-  const side = found.patches.width / found.values.length;
-  for (const each of values.children) each.style.width = `${side}px`;
+  const wide = found.patches.width / found.values.length;
+  for (const each of values.children) each.style.width = `${wide}px`;
   $("exemplars").replaceChildren(h("h3", {}, "What else moves it"),
     h("p", { class: "quiet" }, `The ${found.values.length} patches of ${layer.units.seen.toLocaleString("en")} images with the highest values; below each what in it moves the channel (its projection), and the value.`),
     h("div", { class: "surround scroll strips", tabindex: "0", role: "group", "aria-label": "Patches, projections and values" }, strip(found.patches), strip(found.projections), values));

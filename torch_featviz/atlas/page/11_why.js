@@ -117,8 +117,8 @@ function crossings(values, { height, width }, level) {
 /** Contour lines: whole where the heatmap speaks for the class, dashed where against it. */
 function contours(values, entry, size) {
   const lines = LINES.flatMap((share) => [share, -share]).map((share) => {
-    const ends = crossings(values, entry, share * entry.scale.vmax);
-    const path = ends.map((points) => points.map(([x, y], i) => `${i ? "L" : "M"}${(x + 0.5).toFixed(2)} ${(y + 0.5).toFixed(2)}`).join("")).join("");
+    const segments = crossings(values, entry, share * entry.scale.vmax);
+    const path = segments.map((points) => points.map(([x, y], i) => `${i ? "L" : "M"}${(x + 0.5).toFixed(2)} ${(y + 0.5).toFixed(2)}`).join("")).join("");
     return ["halo", share > 0 ? "for" : "against"].map((name) => svg("path", { d: path, class: name }));
   });
   const drawing = svg("svg", { viewBox: `0 0 ${entry.width} ${entry.height}`, class: "contours", preserveAspectRatio: "none", "aria-hidden": "true" }, ...lines.flat());

@@ -39,7 +39,7 @@ function findLayer() {
   $("filter").select();
 }
 
-function escape() {
+function leave() {
   if (document.activeElement === $("filter")) {
     $("filter").value = "";
     filterLayers();
@@ -54,7 +54,7 @@ const ACTIONS = {
   ArrowDown: () => updown(1),
   k: () => updown(-1),
   j: () => updown(1),
-  Escape: escape,
+  Escape: leave,
   "/": findLayer,
   "?": () => $("help").showModal(),
   ...Object.fromEntries(VIEWS.map((view) => [String(["walk", "why", "learning"].indexOf(view) + 1), () => go({ view })])),
@@ -78,7 +78,7 @@ function onKey(event) {
 function listenToKeys() {
   document.addEventListener("keydown", onKey);
   $("keys").addEventListener("click", ACTIONS["?"]);
-  $("back").addEventListener("click", escape);
+  $("back").addEventListener("click", leave);
   $("previous").addEventListener("click", () => stepMap(-1));
   $("next").addEventListener("click", () => stepMap(1));
   describe($("help-keys"), HELP);

@@ -80,7 +80,7 @@ function fillPage() {
   if (DATA.learning) fillLearning();
 }
 
-function start() {
+function main() {
   $("needs").hidden = typeof DecompressionStream === "function";
   if (!$("needs").hidden) return;
   $("page").hidden = false;
@@ -92,4 +92,4 @@ function start() {
   render(null);
 }
 
-start();
+main();
