@@ -115,9 +115,9 @@ def added(
     return [Added(*_median([row[i] - row[0] for row in times])) for i in range(1, len(ways) + 1)]
 
 
-def settled(measure: Callable[[], T], within: Callable[[T], bool], *, tries: int = 3) -> T:
+def settled(measure: Callable[[], T], within: Callable[[T], bool]) -> T:
     """What `measure` says, asked again while it is not `within` its budget: a busy neighbour on the machine spoils one
-    measurement, a regression spoils all of them.
+    measurement, a regression spoils all three.
 
     Example:
         >>> said = iter([1.3, 1.01, 1.2])
@@ -125,7 +125,7 @@ def settled(measure: Callable[[], T], within: Callable[[T], bool], *, tries: int
         1.01
     """
     result = measure()
-    for _ in range(tries - 1):
+    for _ in range(2):
         if within(result):
             break
         result = measure()

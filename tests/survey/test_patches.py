@@ -345,6 +345,37 @@ class Twice(nn.Module):
         return self.conv(self.conv(x))
 
 
+class Apart(nn.Module):
+    """The same as Twice, each call a layer of its own."""
+
+    def __init__(self, conv):
+        super().__init__()
+        self.first, self.second = conv, copy.deepcopy(conv)
+
+    def forward(self, x):
+        return self.second(self.first(x))
+
+
+def test_one_call_of_a_layer_that_runs_twice():
+    torch.manual_seed(0)
+    net, images = Twice(), pictures(40)
+    apart = Apart(net.conv)
+    expected = top_patches(apart, loader(images), ["first", "second"], k=3)
+    best = top_patches(net, loader(images), ["conv#2", "conv#1"], k=3)
+    assert list(best) == ["conv#2", "conv#1"]
+    wanted = read_patches(expected, {"first": [0, 1], "second": 1})
+    patches = read_patches(best, {"conv#1": [0, 1], "conv#2": 1})
+    for call, layer in (("conv#1", "first"), ("conv#2", "second")):
+        torch.testing.assert_close(best[call].values, expected[layer].values)
+        assert best[call].images.equal(expected[layer].images)
+        assert patches[call].images.equal(wanted[layer].images)
+        torch.testing.assert_close(patches[call].projections, wanted[layer].projections)
+    alone = top_patches(net, loader(images), "conv#2", k=3)
+    assert (alone.layer, alone.images.tolist()) == ("conv#2", best["conv#2"].images.tolist())
+    with pytest.raises(LayerError, match="layer 'conv' ran 2 times in one forward; it has no call 3"):
+        top_patches(net, loader(images), "conv#3")
+
+
 class Stream(IterableDataset):
     def __iter__(self):
         return iter(pictures(20))
@@ -360,7 +391,9 @@ def test_layers_that_cannot_be_looked_at():
         top_patches(build(), images, "5")
     with pytest.raises(LayerError, match="no layer '9'"):
         top_patches(build(), images, "9")
-    with pytest.raises(LayerError, match="layer 'conv' ran 2 times in one forward; name one that runs once"):
+    with pytest.raises(
+        LayerError, match="'conv' ran 2 times in one forward; name one of its calls: 'conv#1', 'c"
+    ):
         top_patches(Twice(), images, "conv")
     with pytest.raises(LayerError, match="layer 'conv' ran 2 times"):
         top_patches(Twice(), images, ["", "conv"])

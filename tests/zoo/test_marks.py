@@ -9,7 +9,3 @@ def test_the_same_state_draws_the_same_bytes(label):
     one, two = (draw_mark(label, np.random.default_rng(7)) for _ in "ab")
     assert one.dtype == np.uint8
     assert np.array_equal(one, two)
-
-
-def test_marks_of_another_size():
-    assert draw_mark(1, np.random.default_rng(0), 64).shape == (64, 64)

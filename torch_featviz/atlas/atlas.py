@@ -36,6 +36,7 @@ from .why import put_why
 MEGABYTES = 24.0  # of a page, where nothing else is said
 _LEAST = 1.0
 _SCRIPT, _WORDS = 150_000, 6_000  # letters of what is on every page, and of what describes a layer, at most about
+_NAMED = 12  # layers that a note names
 _LEARNING = 0.3  # of the page, at most
 
 
@@ -257,9 +258,9 @@ def _told(seen: Walk, cut: bool, limit: float) -> list[str]:
     return told
 
 
-def _few(names: list[str], most: int = 12) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(each or MODEL for each in names[:most]) + more
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(name or MODEL for name in names[:_NAMED]) + more
 
 
 def _palette(cmap: str) -> str:

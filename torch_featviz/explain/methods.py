@@ -151,11 +151,11 @@ def _feature_ablation(job: Job) -> Tensor:
     return _with(job, _direct("FeatureAblation", "perturbations_per_eval"), feature_mask=squares(job.images))
 
 
-def squares(images: Tensor, across: int = 8) -> Tensor:
-    """A feature mask that numbers `across` parts along each axis of the images: `1 1 ...`, int64."""
+def squares(images: Tensor) -> Tensor:
+    """A feature mask that numbers eight parts along each axis of the images: `1 1 ...`, int64."""
     mask = torch.zeros((), dtype=torch.long, device=images.device)
     for side in images.shape[2:]:
-        parts = min(across, side)
+        parts = min(8, side)
         mask = mask[..., None] * parts + torch.arange(side, device=images.device) * parts // side
     return mask[None, None]
 

@@ -19,7 +19,7 @@ from torch_featviz.inspect.receptive import ReceptiveField
 from torch_featviz.model.twin import apart, twin
 
 from .source import Source
-from .stream import device_of
+from .stream import addressed, device_of
 
 _IMAGES = 16  # held at once, with the maps of all layers
 _ROWS = 32  # units of a layer that are projected at once
@@ -116,10 +116,10 @@ def _blocks(source: Source, numbers: list[int]) -> Iterator[tuple[list[int], Ten
 def _check_same(model: nn.Module, images: Tensor, hits: Mapping[str, list[tuple[int, Hit]]]) -> None:
     """Raise OptionError unless the images move their units as in the first pass."""
     with apart(), torch.no_grad():
-        net = twin(model)
-        with capture(net, list(hits), stop=True) as acts:
+        net, names = addressed(twin(model), list(hits))
+        with capture(net, list(names.values()), stop=True) as acts:
             net(images.clone())
-        values = [acts[layer][row][hit.unit].double().cpu() for layer, rows in hits.items() for row, hit in rows]
+        values = [acts[names[layer]][row][hit.unit].double().cpu() for layer, rows in hits.items() for row, hit in rows]
     before = torch.tensor([hit.value for rows in hits.values() for _, hit in rows], dtype=torch.float64)
     if not torch.allclose(torch.stack(values), before, rtol=1e-2, atol=1e-4):
         raise OptionError(

@@ -12,7 +12,9 @@ from torch import distributed as dist
 from tqdm import tqdm
 
 from torch_featviz.capture import TopK, capture
-from torch_featviz.errors import LayerError, OptionError, ShapeError
+from torch_featviz.errors import OptionError, ShapeError
+from torch_featviz.model.layers import split_call
+from torch_featviz.model.run import check_once, one_call
 from torch_featviz.model.twin import twin
 
 from .resume import Checkpoint
@@ -52,32 +54,32 @@ class FirstPass:
 
     def run(self, progress: bool) -> None:
         """Read all batches that are left."""
-        net, device = twin(self.model), device_of(self.model)
+        (net, names), device = addressed(twin(self.model), list(self.tops)), device_of(self.model)
         before = dict(self.tops)  # what an earlier run left
         batches = self.source.batches(self.batches)
         if not self.batches and (first := next(batches, None)) is not None and len(first):
             self.size = (first.shape[1], first.shape[2], first.shape[3])
-            self.widths = _map_widths(net, list(self.tops), first[:1].to(device))
+            self.widths = _map_widths(net, names, first[:1].to(device))
             batches = chain([first], batches)
         bar = tqdm(batches, total=self.source.total(), initial=self.batches, disable=not progress, unit="batch")
-        with capture(net, list(self.tops), into=TopK(self.k), stop=True) as stats:
+        with capture(net, list(names.values()), into=TopK(self.k), stop=True) as stats:
             for images in bar:
                 if len(images):
                     self._check_size(images)
                     net(images.to(device, non_blocking=True))
                 self.batches += 1
                 if self.checkpoint is not None and self.batches % self.checkpoint.every == 0:
-                    self._add(before, stats)
-        self._add(before, stats)
+                    self._add(before, stats, names)
+        self._add(before, stats, names)
 
-    def _add(self, before: Mapping[str, TopK], stats: Mapping[str, TopK]) -> None:
+    def _add(self, before: Mapping[str, TopK], stats: Mapping[str, TopK], names: Mapping[str, str]) -> None:
         """Join what this capture saw to what an earlier run left; write it to the checkpoint."""
         ran = set(stats)
         for layer, top in before.items():
             self.tops[layer] = joined = top.fresh()
             joined.merge(top)
-            if layer in ran:
-                joined.merge(stats[layer])
+            if names[layer] in ran:
+                joined.merge(stats[names[layer]])
         if self.checkpoint is not None:
             tops = {layer: list(top.cpu()._state or ()) for layer, top in self.tops.items()}
             state = {"batches": self.batches, "size": list(self.size), "widths": self.widths, "tops": tops}
@@ -122,15 +124,29 @@ def _merged(parts: list[TopValues], k: int) -> TopValues:
     return TopValues(values, images, positions, sum(part.seen for part in parts), parts[0].size, parts[0].width)
 
 
-def _map_widths(net: nn.Module, layers: list[str], image: Tensor) -> dict[str, int]:
+def addressed(net: nn.Module, layers: Sequence[str]) -> tuple[nn.Module, dict[str, str]]:
+    """A network in which each layer, also a numbered call (`'relu#2'`), can be captured, and its name there.
+
+    Args:
+        net: a copy (`twin`), which is changed where a call is named.
+        layers: full names.
+    """
+    names = {layer: layer for layer in layers}
+    for layer in layers:
+        if split_call(layer)[1] is not None:
+            net, name = one_call(net, names[layer])
+            names = {other: f"net.{inner}".rstrip(".") for other, inner in names.items()} | {layer: name}
+    return net, names
+
+
+def _map_widths(net: nn.Module, names: Mapping[str, str], image: Tensor) -> dict[str, int]:
     """The width of each layer's map; each must run once and return `b c h w`."""
-    with capture(net, layers, into=_shape_of) as shapes:
+    with capture(net, list(names.values()), into=_shape_of) as shapes:
         net(image)
     widths = {}
-    for layer in layers:
-        calls = [shape for key, shape in shapes.items() if key.partition("#")[0] == layer]
-        if len(calls) != 1:
-            raise LayerError(f"layer {layer!r} ran {len(calls)} times in one forward; name one that runs once.")
+    for layer, name in names.items():
+        calls = [shape for key, shape in shapes.items() if key.partition("#")[0] == name]
+        check_once(layer, len(calls))
         (shape,) = calls
         if shape is None or len(shape) != 4:
             what = "no tensor" if shape is None else f"shape {shape}"

@@ -15,7 +15,7 @@ from torch import distributed as dist
 
 from torch_featviz.errors import OptionError
 from torch_featviz.inspect.receptive import ReceptiveField, receptive_field
-from torch_featviz.model.layers import Layer, layer_name, resolve
+from torch_featviz.model.layers import Layer, layer_name, resolve, split_call
 from torch_featviz.model.twin import apart
 
 from .patches import Crop, Hit, Patches, padded, read_crops, sides_of
@@ -144,14 +144,15 @@ def top_patches(
         model: any module that takes `b c h w` and calls the layer once.
         loader: yields `images` or `(images, ...)`, all of one size: a DataLoader that does not shuffle, or any iterable
             of batches, which has to be iterable twice for `patches`.
-        layer: one that returns maps `b c h w`, by name or itself; or a list, as `capture` takes it.
+        layer: one that returns maps `b c h w` and runs once, by name or itself, or one of its calls (`"relu#2"`); or a
+            list of such, in which globs and types stand for several.
         k: images for each channel.
         resume: a file to keep how far the pass has come; if there is one, the pass goes on from there. Each rank of a
             distributed run has its own, with the rank in its name.
         every: batches between two writes of that file; default 100.
         progress: show a bar.
     Returns:
-        For one layer its `TopPatches`; for a list a dictionary of them by layer name, in model order.
+        For one layer its `TopPatches`; for a list a dictionary of them by layer name.
     Raises:
         OptionError: the loader's order is random or unknown, `k` or `every` is below 1, or `resume` is of another
             pass: other layers, k, model or loader.
@@ -170,7 +171,7 @@ def top_patches(
     if every is not None and (resume is None or every < 1):
         raise OptionError(f"every counts batches between writes of resume, 1 or more; got every={every}, {resume=}.")
     several = isinstance(layer, (list, tuple))
-    names, source = list(resolve(model, layer)) if several else [layer_name(model, layer)], Source(loader)
+    names, source = _names(model, layer) if several else [layer_name(model, layer)], Source(loader)
     checkpoint = None
     if resume is not None:
         settings = {"layers": names, "k": k, "weights": weights_of(model), **source.settings()}
@@ -216,6 +217,14 @@ def read_patches(results: Mapping[str, TopPatches], channels: Mapping[str, int |
         best._crops.clear()
         best._crops.update(kept)
     return {name: best._assembled(chosen[name]) for name, best in results.items()}
+
+
+def _names(model: nn.Module, layers: Any) -> list[str]:
+    """The full names of all layers meant, in model order; calls that are named by number come last."""
+    calls = [entry for entry in layers if isinstance(entry, str) and split_call(entry)[1] is not None]
+    others = [entry for entry in layers if entry not in calls]
+    names = list(resolve(model, others)) if others or not calls else []
+    return list(dict.fromkeys([*names, *(layer_name(model, call) for call in calls)]))
 
 
 def _result(name: str, top: TopValues, model: nn.Module, source: Source) -> TopPatches:

@@ -14,6 +14,7 @@ Array = NDArray[np.float64]
 Path = Array  # n 2: x to the right, y down
 TURN = 2 * np.pi
 SIDE = 116
+_OVERTONES = 5  # of a shaky line
 
 
 class Pen(NamedTuple):
@@ -23,29 +24,28 @@ class Pen(NamedTuple):
     width: Array
 
 
-def draw_mark(label: int, rng: np.random.Generator, side: int = SIDE) -> NDArray[np.uint8]:
-    """One hand-drawn mark, `side side` bytes; 0 is black.
+def draw_mark(label: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """One hand-drawn mark, `116 116` bytes; 0 is black.
 
     Args:
         label: 0 draws a circle, 1 a cross.
         rng: the only source of chance; equal states give equal bytes.
-        side: pixels along each edge.
     Example:
         >>> draw_mark(0, np.random.default_rng(0)).shape
         (116, 116)
     """
     paths = (_cross if label else _circle)(rng)
-    return _photograph(_ink(_place(paths, rng, side), rng, side), rng)
+    return _photograph(_ink(_place(paths, rng), rng), rng)
 
 
 # --- what the hand does: paths in a frame of about [-1, 1] ---------------------------------------------
 
 
-def _wave(rng: np.random.Generator, t: Array, size: float, top: int = 5) -> Array:
+def _wave(rng: np.random.Generator, t: Array, size: float) -> Array:
     """Slow random waviness along `t` in [0, 1]; higher frequencies are weaker."""
-    k = np.arange(1, top + 1)[:, None]
-    height = rng.normal(0, size, (top, 1)) / k
-    return np.asarray((height * np.sin(np.pi * k * t + rng.uniform(0, TURN, (top, 1)))).sum(0))
+    k = np.arange(1, _OVERTONES + 1)[:, None]
+    height = rng.normal(0, size, (_OVERTONES, 1)) / k
+    return np.asarray((height * np.sin(np.pi * k * t + rng.uniform(0, TURN, (_OVERTONES, 1)))).sum(0))
 
 
 def _about(rng: np.random.Generator, spread: float) -> float:
@@ -134,20 +134,20 @@ def _cross(rng: np.random.Generator) -> list[Path]:
     return [_shaken(rng, path) for path in paths]
 
 
-def _place(paths: list[Path], rng: np.random.Generator, side: int) -> list[Pen]:
+def _place(paths: list[Path], rng: np.random.Generator) -> list[Pen]:
     """Stretch, slant and turn the paths, then give them a size, a place and a pen."""
     squeeze, slant, turn = np.exp(_about(rng, 0.1)), _about(rng, 0.12), _about(rng, 0.12)
     frame = _spin(turn) @ np.array([[squeeze, slant], [0, 1 / squeeze]])
     shaped = [path @ frame.T for path in paths]
     every = np.concatenate(shaped)
     low, high = every.min(0), every.max(0)
-    size = side * rng.uniform(0.42, 0.97)
+    size = SIDE * rng.uniform(0.42, 0.97)
     narrow = float((high - low).min() / (high - low).max())
     pen = min(
         float(np.exp(rng.uniform(np.log(1.4), np.log(14)))), size * min(0.15, 0.26 * narrow)
     )  # a round keeps its hole
     scale = (size - pen) / (high - low).max()
-    room = side - scale * (high - low) - pen
+    room = SIDE - scale * (high - low) - pen
     lean = rng.beta(2, 2, 2) if rng.random() < 0.6 else rng.uniform(0, 1, 2)
     corner = pen / 2 + room * lean
     return [Pen((path - low) * scale + corner, _pressure(rng, len(path), pen)) for path in shaped]
@@ -168,10 +168,10 @@ def _pressure(rng: np.random.Generator, n: int, width: float) -> Array:
 # --- what the paper and the camera do -------------------------------------------------------------------
 
 
-def _ink(pens: list[Pen], rng: np.random.Generator, side: int) -> Array:
-    """How much ink lies where, `side side` in [0, 1]; hard edges now and then, as from a mouse."""
+def _ink(pens: list[Pen], rng: np.random.Generator) -> Array:
+    """How much ink lies where, `116 116` in [0, 1]; hard edges now and then, as from a mouse."""
     fine = 1 if rng.random() < 0.2 else 2
-    image = Image.new("L", (side * fine, side * fine))
+    image = Image.new("L", (SIDE * fine, SIDE * fine))
     pencil = ImageDraw.Draw(image)
     for pen in pens:
         points = [(float(x), float(y)) for x, y in pen.path * fine]

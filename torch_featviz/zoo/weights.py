@@ -128,6 +128,7 @@ def put_state(model: nn.Module, state: State, name: str) -> None:
     model.load_state_dict(state)
 
 
-def _few(names: Iterable[str], most: int = 3) -> str:
-    every = sorted(names)
-    return ", ".join(every[:most]) + (", ..." if len(every) > most else "")
+def _few(names: Iterable[str]) -> str:
+    """The first three."""
+    ordered = sorted(names)
+    return ", ".join(ordered[:3]) + (", ..." if len(ordered) > 3 else "")
