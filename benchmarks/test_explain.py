@@ -13,13 +13,16 @@ from torchvision.transforms.functional import to_pil_image
 
 from torch_featviz.bench import paired, settled
 from torch_featviz.explain import attribute
+from torch_featviz.model.twin import twin
 from torch_featviz.picture import overlay
 
 IMAGES = 16
-# The first as a ratio to the passes by hand; the others how many times a peer takes as long, at least. All begin with
-# the same tensors and go the way of their documentation; what torchcam takes once it has Pillow images is told, too.
+# Ratios: of Grad-CAM to the passes by hand, of a twin to a deep copy; then how many times a peer takes as long, at
+# least. All begin with the same tensors and go the way of their documentation; what torchcam takes once it has Pillow
+# images is given, too.
 BUDGET = {
     "gradcam": 1.15,
+    "twin": 0.1,
     "torchcam": 1,
     "grad-cam": 1,
     "captum": 1,
@@ -69,6 +72,16 @@ def test_gradcam_costs_a_forward_and_the_backward_it_needs(name, unit):
     budget = BUDGET["gradcam"]
     ratio = settled(lambda: paired(ours, by_hand, rounds=11), lambda ratio: ratio.median <= budget)
     print(f"\nGrad-CAM of {name}, {IMAGES} images: {ratio} of one forward and the backward it needs")
+    assert ratio.within(budget), str(ratio)
+
+
+def test_a_twin_costs_a_tenth_of_a_deep_copy():
+    net = torchvision.models.resnet50()
+    budget = BUDGET["twin"]
+    ratio = settled(
+        lambda: paired(lambda: twin(net), lambda: copy.deepcopy(net), rounds=15), lambda ratio: ratio.median <= budget
+    )
+    print(f"\nThe twin of ResNet-50: {ratio} of copy.deepcopy")
     assert ratio.within(budget), str(ratio)
 
 

@@ -43,3 +43,33 @@ def test_wrong_sizes_and_layers():
 
 def test_batch_of_one_with_batch_norm_in_a_training_model():
     assert shapes(nn.Sequential(nn.BatchNorm1d(3)), (1, 3)) == {"0": (1, 3)}
+
+
+@pytest.mark.parametrize("dtype", [torch.half, torch.bfloat16, torch.float64])
+def test_models_of_other_dtypes_are_given_inputs_of_theirs(dtype):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).to(dtype)
+    assert shapes(net, (1, 3, 8, 8)) == {"0": (1, 4, 6, 6), "1": (1, 4, 6, 6)}
+    assert shapes(nn.Sequential(nn.Embedding(5, 2, dtype=dtype)), torch.ones(1, 3, dtype=torch.long))["0"] == (1, 3, 2)
+
+
+def test_a_tensor_that_was_computed_and_kept_in_a_dict():
+    class Cached(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bias, self.cache = nn.Parameter(torch.zeros(3, 4)), {}
+
+        def forward(self, x):
+            self.cache.setdefault("rows", [self.bias * 2])
+            return x + self.cache["rows"][0]
+
+    net = Cached()
+    net(torch.zeros(3, 4))
+    kept = net.cache["rows"][0]
+    assert shapes(net, (5, 3, 4)) == {"": (5, 3, 4)}
+    assert net.cache["rows"][0] is kept
+
+
+def test_layers_that_have_no_weights_yet():
+    net = nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten(), nn.LazyLinear(2))
+    assert shapes(net, (1, 3, 8, 8)) == {"0": (1, 4, 6, 6), "1": (1, 144), "2": (1, 2)}
+    assert isinstance(net[0], nn.LazyConv2d)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from torch_featviz.capture.session import capture
 from torch_featviz.errors import ShapeError
-from torch_featviz.model.layers import Layers, check_module, unwrap
+from torch_featviz.model.layers import Layers
+from torch_featviz.model.twin import twin_on_meta
 from torch_featviz.model.values import map_tensors
 
 
@@ -24,7 +23,8 @@ def shapes(model: nn.Module, *inputs: Sequence[int] | Tensor, layers: Layers = N
 
     Args:
         model: any module whose forward does not look at values.
-        inputs: for each positional argument its size, or a tensor where the dtype matters (token ids, say).
+        inputs: for each positional argument its size, of the dtype of the model's first floating parameter; or a
+            tensor where the dtype is another (token ids, say).
         layers: as for `capture`; None for all leaves.
 
     Returns:
@@ -32,14 +32,15 @@ def shapes(model: nn.Module, *inputs: Sequence[int] | Tensor, layers: Layers = N
 
     Raises:
         ShapeError: the forward refused inputs of these sizes.
+        DtypeError: the model cannot be copied.
 
     Example:
         >>> shapes(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten()), (1, 3, 32, 32))
         {'0': torch.Size([1, 8, 30, 30]), '1': torch.Size([1, 7200])}
     """
-    check_module(model)
-    inner = _on_meta(unwrap(model))
-    arguments = [_argument(size) for size in inputs]
+    inner = twin_on_meta(model)
+    dtype = next((weight.dtype for weight in inner.parameters() if weight.is_floating_point()), None)
+    arguments = [_argument(size, dtype) for size in inputs]
     with capture(inner, layers) as acts, torch.no_grad(), torch.device("meta"):
         try:
             inner(*arguments)
@@ -49,32 +50,12 @@ def shapes(model: nn.Module, *inputs: Sequence[int] | Tensor, layers: Layers = N
     return {name: map_tensors(lambda tensor: tensor.shape, value) for name, value in acts.items()}
 
 
-def _argument(size: Sequence[int] | Tensor) -> Tensor:
+def _argument(size: Sequence[int] | Tensor, dtype: torch.dtype | None) -> Tensor:
     if isinstance(size, Tensor):
         return size.to("meta")
     try:
-        return torch.empty(tuple(size), device="meta")
+        return torch.empty(tuple(size), dtype=dtype, device="meta")
     except (TypeError, RuntimeError) as error:
         raise ShapeError(
             f"an input is given by its size, as in (1, 3, 32, 32), or as a tensor; got {size!r}."
         ) from error
-
-
-def _on_meta(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode, each of whose tensors is on the meta device; nothing is allocated."""
-    twins: dict[int, Any] = {}
-    for module in model.modules():
-        for tensor in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()):
-            if isinstance(tensor, Tensor):
-                twins[id(tensor)] = _twin(tensor)
-    copy = deepcopy(model, twins)
-    for module in copy.modules():
-        module.training = False
-    return copy
-
-
-def _twin(tensor: Tensor) -> Tensor:
-    if is_lazy(tensor):
-        return type(tensor)(device="meta")  # type: ignore[call-arg]
-    empty = torch.empty_like(tensor, device="meta", requires_grad=False)
-    return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty

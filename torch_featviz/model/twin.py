@@ -6,21 +6,20 @@ do that to, so that whatever happens the model itself was never touched.
 
 from __future__ import annotations
 
-import copy
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from types import FunctionType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from torch_featviz.errors import DtypeError, LayerError
-from torch_featviz.model.layers import check_module, unwrap
+from torch_featviz.errors import LayerError
 
-_OWN = frozenset(vars(nn.Module()))  # what every module has; hooks in it are part of what the model computes
+from .copier import copied
+from .layers import check_module
 
 
 def twin(model: nn.Module) -> nn.Module:
@@ -32,8 +31,7 @@ def twin(model: nn.Module) -> nn.Module:
     Args:
         model: any module that can be copied.
     Raises:
-        DtypeError: `model` is no module, or holds something that cannot be copied: a `forward` put in its place, too,
-            that remembers the model itself.
+        DtypeError: `model` is no module, or holds something that cannot be copied, which the error names.
         LayerError: a lazy layer has no weights yet.
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(inplace=True))
@@ -42,46 +40,55 @@ def twin(model: nn.Module) -> nn.Module:
         (True, False, True)
     """
     check_module(model)
-    model = unwrap(model)
-    if any(is_lazy(parameter) for parameter in model.parameters()):
-        raise LayerError(f"{type(model).__name__} has lazy layers that were never called; run it on an input first.")
-    memo: dict[int, object] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
-    for module in model.modules():
-        held = (*module._buffers.values(), *vars(module).values())
-        memo |= {id(t): t.detach().clone() for t in held if isinstance(t, Tensor) and id(t) not in memo}
-        for name, function in vars(module).items():
-            if name not in _OWN and _remembers(function, model):
-                raise DtypeError(
-                    f"the {name} of {type(module).__name__} is a function that holds on to the model itself "
-                    "and would run that, not a copy; write it as a method of the class, or take it off first."
-                )
-    try:
-        copied = copy.deepcopy(model, memo)
-    except Exception as error:
-        raise DtypeError(
-            f"{type(model).__name__} cannot be copied, and is not to be touched itself ({error}); give the module "
-            "inside of it that computes the answer."
-        ) from error
-    for module in list(copied.modules()):
-        for name, child in module._modules.items():
-            if child is not None:
-                module._modules[name] = unwrap(child)
-        module.training = False  # and not eval(), which modules may override to change their weights
-        if getattr(module, "inplace", False) is True:
+    return _prepared(model, partial(_shared, model))
+
+
+def twin_on_meta(model: nn.Module) -> nn.Module:
+    """The same with all tensors on the meta device, also those of lazy layers: it knows shapes, and has no values."""
+    check_module(model)
+    return _prepared(model, _on_meta)
+
+
+def _prepared(model: nn.Module, tensor: Callable[[Tensor], Tensor]) -> nn.Module:
+    with torch.inference_mode(False), torch.no_grad():
+        other = copied(model, tensor)
+    for module in other.modules():
+        attributes = vars(module)
+        if "training" in attributes:  # and not eval(), which modules may override to change their weights
+            attributes["training"] = False
+        else:  # it is scripted
+            module.training = False
+        if attributes.get("inplace", getattr(type(module), "inplace", False)) is True:
             module.inplace = False  # type: ignore[assignment]
-    return copied
+    return other
 
 
-def _remembers(forward: object, model: nn.Module) -> bool:
-    """Whether a function, which a copy of the model shares, reaches a part of it without being given it."""
-    if not isinstance(forward, FunctionType):
-        return False
-    held: list[object] = [*(forward.__defaults__ or ()), *(forward.__kwdefaults__ or {}).values()]
-    for cell in forward.__closure__ or ():
-        with suppress(ValueError):  # of a name that is not bound yet
-            held.append(cell.cell_contents)
-    parts = {id(part) for part in (*model.modules(), *model.parameters(), *model.buffers())}
-    return any(id(getattr(each, "__self__", each)) in parts for each in held)
+def _shared(model: nn.Module, tensor: Tensor) -> Tensor:
+    """A view of a parameter, which wants no gradient; a copy of any other tensor."""
+    if is_lazy(tensor):
+        raise _lazy(model, tensor)
+    if not isinstance(tensor, nn.Parameter):
+        return tensor.clone()
+    values = tensor.detach().clone() if tensor.is_inference() else tensor.detach()  # autograd saves no inference tensor
+    view = nn.Parameter(values, requires_grad=False)
+    if type(view) is not type(tensor):
+        view.__class__ = type(tensor)
+    vars(view).update(vars(tensor))  # scales of a quantised weight, say
+    return view
+
+
+def _lazy(model: nn.Module, tensor: Tensor) -> LayerError:
+    names = (name for name, module in model.named_modules() if any(tensor is own for own in module.parameters(False)))
+    name = next(names, "")
+    where = f"layer {name!r} of {type(model).__name__}" if name else type(model).__name__
+    return LayerError(f"{where} is lazy and was never called; run the model on an input first.")
+
+
+def _on_meta(tensor: Tensor) -> Tensor:
+    if is_lazy(tensor):
+        return type(tensor)(device="meta")  # type: ignore[call-arg]
+    empty = torch.empty_like(tensor, device="meta", requires_grad=False)
+    return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
 
 
 @contextmanager

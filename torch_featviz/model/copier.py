@@ -1,0 +1,164 @@
+"""Copies of models: what `copy.deepcopy` does, but quickly, and with each tensor copied as the caller says.
+
+Modules are made anew, and their `__dict__` is copied one level deep by the types of what it holds. Whatever refers to a
+part of the model (a list of layers, a bound method, a function's closure) refers to the copy's part in the copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from types import MemberDescriptorType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from torch_featviz.errors import DtypeError, FeatvizError
+
+from .layers import unwrap
+from .objects import IMMUTABLE, ObjectCopier
+
+_CONTAINERS = {name: type(value) for name, value in vars(nn.Module()).items() if isinstance(value, (dict, set))}
+# What these modules of PyTorch do about copies is meant for saving, and loses hooks; their __dict__ is all that counts.
+_COPIED_BY_DICT = ("torch.nn.", "torch.ao.", "torch.fx.")
+
+
+def copied(model: nn.Module, tensor: Callable[[Tensor], Tensor]) -> nn.Module:
+    """A copy of `model` in which `tensor(t)` stands for each tensor `t`; wrappers (compiled, DDP) are taken off.
+
+    Raises:
+        DtypeError: an attribute cannot be copied; the error names it and its module.
+    """
+    return _ModelCopier(model, tensor).run()
+
+
+class _Kind(NamedTuple):
+    """What is to be known of a class of modules."""
+
+    own_way: bool  # it says how it is copied, or is a container of Python, too
+    saves: bool  # it says what of it is saved, as Lightning does to leave its trainer out
+    slots: list[MemberDescriptorType]
+
+
+class _ModelCopier(ObjectCopier):
+    """One copy of one model."""
+
+    def __init__(self, model: nn.Module, tensor: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.model = model
+        self.copied_tensor = tensor
+        self.unfilled: list[tuple[nn.Module, nn.Module]] = []  # modules, and their copies that are still empty
+        self.kinds: dict[type, _Kind] = {}
+
+    def run(self) -> nn.Module:
+        modules = list(self.model.modules())
+        self.alive += modules
+        for module in modules:
+            self.alive += (*module._parameters.values(), *module._buffers.values())
+        self.parts = frozenset(map(id, self.alive)) - {id(None)}
+        modules.sort(key=lambda module: self._kind(module).own_way)  # last, when what they hold is known
+        for module in modules:
+            self.of(module)
+        self._fill_all()
+        result: nn.Module = self.of(self.model)
+        return result
+
+    def tensor(self, tensor: Tensor) -> Tensor:
+        return self.copied_tensor(tensor)
+
+    def module(self, module: nn.Module) -> nn.Module:
+        if (inner := unwrap(module)) is not module:
+            unwrapped: nn.Module = self.of(inner)
+            return unwrapped
+        if self._kind(module).own_way:
+            return self._in_its_own_way(module)
+        other = object.__new__(type(module))  # the class's own __new__ may want arguments, or return the module itself
+        self.unfilled.append((module, other))
+        return other
+
+    def _kind(self, module: nn.Module) -> _Kind:
+        kind = type(module)
+        if kind not in self.kinds:
+            self.kinds[kind] = _kind_of(kind)
+        return self.kinds[kind]
+
+    def _fill_all(self) -> None:
+        while self.unfilled:  # which grows on the way, where a list holds modules that are no children
+            self._fill(*self.unfilled.pop())
+
+    def _fill(self, module: nn.Module, other: nn.Module) -> None:
+        kind, of, name = self._kind(module), self.of, "__getstate__"
+        try:
+            state, filled = (_saved(module), {}) if kind.saves else (vars(module), vars(other))
+            self.alive.append(state)
+            for name, value in state.items():
+                if type(value) in IMMUTABLE:
+                    filled[name] = value
+                elif name in _CONTAINERS and not value:  # most of all that there is
+                    filled[name] = _CONTAINERS[name]()
+                elif name != "_compiled_call_impl":  # of module.compile(): it would run the model itself
+                    filled[name] = of(value)
+            for slot in kind.slots:
+                name = slot.__name__
+                with suppress(AttributeError):  # nothing is in it
+                    slot.__set__(other, of(slot.__get__(module)))
+            name = "__setstate__"
+            if kind.saves:
+                other.__setstate__(filled)  # type: ignore[no-untyped-call]
+        except FeatvizError:
+            raise
+        except Exception as error:
+            raise self._refusal(f"{name!r} of {self._name(module)}", error) from error
+
+    def _in_its_own_way(self, module: nn.Module) -> nn.Module:
+        """As the module's own `__deepcopy__` or `__reduce__` says; what is known of it is given to that."""
+        scripted = isinstance(module, torch.jit.ScriptModule)  # its tensors are other objects each time
+        for held in () if scripted else (module._modules, module._parameters, module._buffers):
+            for part in held.values():
+                self.of(part)
+        self._fill_all()
+        try:
+            other: nn.Module = self.deeply(module)
+        except FeatvizError:
+            raise
+        except Exception as error:
+            raise self._refusal(self._name(module), error) from error
+        originals = self.parts
+        for inner in other.modules():
+            if inner is module or id(inner) in originals:
+                raise self._refusal(self._name(module), "its copy holds the model's own modules")
+            for tensors in (inner._parameters, inner._buffers):
+                for name, tensor in list(tensors.items()):
+                    if not scripted and id(tensor) in originals:
+                        tensors[name] = self.of(tensor)
+                    elif tensor is not None:
+                        tensor.requires_grad_(False)
+        return other
+
+    def _name(self, module: nn.Module) -> str:
+        name = next((name for name, part in self.model.named_modules() if part is module), "")
+        return f"layer {name!r} ({type(module).__name__})" if name else type(module).__name__
+
+    def _refusal(self, what: str, error: object) -> DtypeError:
+        return DtypeError(
+            f"{what} cannot be copied, and the model itself is not to be touched ({error}); take it off, or give the "
+            "module inside of the model that computes the answer."
+        )
+
+
+def _saved(module: nn.Module) -> dict[str, Any]:
+    state: dict[str, Any] = module.__getstate__()  # type: ignore[no-untyped-call]
+    return state
+
+
+def _kind_of(kind: type) -> _Kind:
+    own_way = not all(_usual(kind, name) for name in ("__deepcopy__", "__reduce__", "__reduce_ex__"))
+    slots = [slot for base in kind.__mro__ for slot in vars(base).values() if isinstance(slot, MemberDescriptorType)]
+    return _Kind(own_way or issubclass(kind, (dict, list)), not _usual(kind, "__getstate__"), slots)
+
+
+def _usual(kind: type, name: str) -> bool:
+    """Whether a method is the one of all modules, or one of those of PyTorch that are not needed here."""
+    method = getattr(kind, name, None)
+    return method is getattr(nn.Module, name, None) or str(method.__module__).startswith(_COPIED_BY_DICT)
