@@ -184,13 +184,13 @@ _POOLS = {"max_pool1d": 1, "max_pool2d": 2, "max_pool3d": 3}
 
 def _overwritten(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A max pool, called as torch or torch.nn.functional calls it, with `_Overwrite` as its backward."""
-    plain = name.removesuffix("_with_indices")
-    last = 2 if plain.startswith("adaptive_") else 6  # where return_indices is
-    both = name != plain or (args[last] if len(args) > last else kwargs.pop("return_indices", False))
+    pooling = name.removesuffix("_with_indices")
+    last = 2 if pooling.startswith("adaptive_") else 6  # where return_indices is
+    both = name != pooling or (args[last] if len(args) > last else kwargs.pop("return_indices", False))
     x, *rest = args[:last] or (kwargs.pop("input"),)
-    pool = getattr(F, plain)
+    pool = getattr(F, pooling)
     kwargs["return_indices"] = True
-    output = _Overwrite.apply(x, lambda y: pool(y, *rest, **kwargs), int(plain[-2]))
+    output = _Overwrite.apply(x, lambda y: pool(y, *rest, **kwargs), int(pooling[-2]))
     return output if both else output[0]
 
 

@@ -84,8 +84,8 @@ def faithfulness(
         OptionError: `steps` is below 1 or `stages` below 0.
     Example:
         >>> net, images = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), torch.rand(3, 1, 4, 4)
-        >>> found = faithfulness(net, images, attribute(net, images, method="input_x_gradient"), stages=2)
-        >>> found.deletion.shape, found.similarity.shape
+        >>> worth = faithfulness(net, images, attribute(net, images, method="input_x_gradient"), stages=2)
+        >>> worth.deletion.shape, worth.similarity.shape
         (torch.Size([3]), torch.Size([2, 3]))
     """
     if why.heatmaps.shape[:1] + why.heatmaps.shape[1:] != images.shape[:1] + images.shape[2:]:
@@ -163,7 +163,7 @@ def _randomised(model: nn.Module, inputs: Inputs, why: Attribution, stages: int,
     random = twin(model)
     layers = [module for module in random.modules() if any(True for _ in module.parameters(recurse=False))][::-1]
     target = why.target if why.classes is None else why.classes
-    found, done = [], 0
+    explanations, done = [], 0
     for stage in range(1, stages + 1):
         until = -(-len(layers) * stage // stages)
         for module in layers[done:until]:
@@ -181,8 +181,8 @@ def _randomised(model: nn.Module, inputs: Inputs, why: Attribution, stages: int,
             internal_batch_size=rows,
             **why.options,
         )
-        found.append(again)
-    return found
+        explanations.append(again)
+    return explanations
 
 
 def _alike(why: Attribution, other: Attribution) -> Tensor:
@@ -190,13 +190,13 @@ def _alike(why: Attribution, other: Attribution) -> Tensor:
 
     What no map can show (a pixel that is its own baseline, times anything) would make any two of them alike.
     """
-    found = []
+    correlations = []
     for a, b in zip(why.heatmaps.flatten(1), other.heatmaps.flatten(1), strict=True):
         shown = (a != 0) | (b != 0)
         ranks = _ranks(torch.stack([a[shown], b[shown]]))
         ranks = ranks - ranks.mean(1, keepdim=True)
-        found.append(ranks.prod(0).sum() / ranks.square().sum(1).prod().sqrt())
-    return torch.stack(found).nan_to_num(0).float()
+        correlations.append(ranks.prod(0).sum() / ranks.square().sum(1).prod().sqrt())
+    return torch.stack(correlations).nan_to_num(0).float()
 
 
 def _ranks(values: Tensor) -> Tensor:

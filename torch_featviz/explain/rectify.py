@@ -68,8 +68,8 @@ class Rectify(TorchFunctionMode):
         rest = args[1:]
         kwargs.pop("input", None)
         in_place = name.endswith("_") or kwargs.get("inplace", False)
-        plain = (lambda y: func(y.clone(), *rest, **kwargs)) if in_place else (lambda y: func(y, *rest, **kwargs))
-        output = _Rectified.apply(x, plain, self.guided)
+        activation = (lambda y: func(y.clone(), *rest, **kwargs)) if in_place else (lambda y: func(y, *rest, **kwargs))
+        output = _Rectified.apply(x, activation, self.guided)
         return x.copy_(output) if in_place else output
 
 

@@ -214,9 +214,9 @@ def _describe(calls: list[Layer], costs: Measured) -> None:
 def _source_of_call(name: str, done: dict[str, Layer]) -> Layer | None:
     """The layer that `conv1.relu` is named after, if every call on the way from it keeps its channels."""
     before = name.rpartition(".")[0]
-    way = [each for each in done if each.startswith(f"{before}.") and each not in (name, before)]
-    own = [each for each in way if done[each].module is None and each.rpartition(".")[0] == before]
-    if before not in done or not all(is_channelwise(None, call_of(each)) for each in (*own, name)):
+    way = [other for other in done if other.startswith(f"{before}.") and other not in (name, before)]
+    own = [call for call in way if done[call].module is None and call.rpartition(".")[0] == before]
+    if before not in done or not all(is_channelwise(None, call_of(call)) for call in (*own, name)):
         return None
     return done[own[-1]] if own else done[before]
 

@@ -32,7 +32,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 def inside(module: nn.Module) -> nn.Module | None:
     """What a wrapper wraps; None for any other module."""
-    if "_orig_mod" in module._modules:  # torch.compile's OptimizedModule, told without importing Dynamo
+    if "_orig_mod" in module._modules:  # torch.compile's OptimizedModule, recognised without importing Dynamo
         return module._modules["_orig_mod"]
     return module._modules["module"] if isinstance(module, (DataParallel, DistributedDataParallel)) else None
 
@@ -169,8 +169,8 @@ def _names(model: nn.Module, known: dict[str, nn.Module], entry: Layer) -> Itera
                 return [name]
         bare = ".".join(part for part in entry.split(".") if part not in _WRAPPER_PARTS)
         for glob in (entry, bare):
-            if found := [n for n in known if n and fnmatchcase(n, glob)]:
-                return found
+            if names := [n for n in known if n and fnmatchcase(n, glob)]:
+                return names
         named = [name for name in known if name]
         lists = f"layer_names(model), or `featviz layers`, lists all {len(named)}."
         if not (close := near(entry, named)) and 0 < len(named) <= _FEW:
@@ -178,12 +178,12 @@ def _names(model: nn.Module, known: dict[str, nn.Module], entry: Layer) -> Itera
         raise LayerError(f"no layer {entry!r} in {where}; {close}{lists}")
     if isinstance(entry, nn.Module):
         target = unwrap(entry)
-        if found := [name for name, module in known.items() if module is target]:
-            return found
+        if names := [name for name, module in known.items() if module is target]:
+            return names
         raise LayerError(f"this {type(entry).__name__} is no layer of the {where} given.")
     if isinstance(entry, type) and issubclass(entry, nn.Module):
-        if found := [name for name, module in known.items() if isinstance(module, entry)]:
-            return found
+        if names := [name for name, module in known.items() if isinstance(module, entry)]:
+            return names
         counts = Counter(type(module).__name__ for name, module in known.items() if name)
         types = ", ".join(f"{kind} ({count})" for kind, count in counts.most_common(6))
         raise LayerError(f"no layer of type {entry.__name__} in {where}; it has {types or 'no layers'}.")

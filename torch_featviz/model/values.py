@@ -47,9 +47,9 @@ def _rebuild(function: Callable[[Tensor], Any], value: Any) -> Any:
 
 def tensors(value: Any) -> Iterator[Tensor]:
     """Each tensor in `value`, in order."""
-    found: list[Tensor] = []
-    map_tensors(found.append, value)
-    return iter(found)
+    parts: list[Tensor] = []
+    map_tensors(parts.append, value)
+    return iter(parts)
 
 
 def whole(parameter: Tensor) -> Tensor:

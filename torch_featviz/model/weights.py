@@ -49,22 +49,22 @@ def _planes(weight: Tensor) -> Tensor:
 
 
 def _resolve(model: nn.Module, layer: str) -> nn.Module:
-    found = resolve(model, layer)
-    if len(found) > 1:
-        several = ", ".join(map(repr, found))
-        raise LayerError(f"{layer!r} stands for {len(found)} layers, {several}; draw one at a time.")
-    return next(iter(found.values()))
+    modules = resolve(model, layer)
+    if len(modules) > 1:
+        several = ", ".join(map(repr, modules))
+        raise LayerError(f"{layer!r} stands for {len(modules)} layers, {several}; draw one at a time.")
+    return next(iter(modules.values()))
 
 
 def _with_kernels(model: nn.Module) -> str:
-    found = [
+    names = [
         name or "itself"
         for name, module in model.named_modules()
         if isinstance(weight := getattr(module, "weight", None), Tensor)
         and not is_lazy(weight)
         and weight.dim() in (3, 4)
     ]
-    if not found:
+    if not names:
         return f"{type(model).__name__} has no convolution."
-    more = f" and {len(found) - 8} more" if len(found) > 8 else ""
-    return f"these have: {', '.join(map(repr, found[:8]))}{more}."
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return f"these have: {', '.join(map(repr, names[:8]))}{more}."

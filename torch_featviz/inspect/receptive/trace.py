@@ -37,8 +37,8 @@ class Tracer(TorchDispatchMode):
 
     def read(self, tensor: Tensor) -> Trace:
         """What `tensor` sees; everything, if that was lost on the way."""
-        found = self._of(tensor)
-        return self.nothing.lost() if self.blind or found is None else found
+        trace = self._of(tensor)
+        return self.nothing.lost() if self.blind or trace is None else trace
 
     def put(self, tensor: Tensor, trace: Trace) -> None:
         """`tensor` sees this from now on."""
