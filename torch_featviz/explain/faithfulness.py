@@ -83,6 +83,7 @@ def faithfulness(
         ShapeError: `why` is of other images.
         OptionError: `steps` is below 1 or `stages` below 0.
     Example:
+        >>> from torch_featviz.explain import attribute
         >>> net, images = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), torch.rand(3, 1, 4, 4)
         >>> worth = faithfulness(net, images, attribute(net, images, method="input_x_gradient"), stages=2)
         >>> worth.deletion.shape, worth.similarity.shape
