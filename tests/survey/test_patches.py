@@ -391,9 +391,7 @@ def test_layers_that_cannot_be_looked_at():
         top_patches(build(), images, "5")
     with pytest.raises(LayerError, match="no layer '9'"):
         top_patches(build(), images, "9")
-    with pytest.raises(
-        LayerError, match="'conv' ran 2 times in one forward; name one of its calls: 'conv#1', 'c"
-    ):
+    with pytest.raises(LayerError, match="'conv' ran 2 times in one forward; name one of its calls: 'conv#1', 'c"):
         top_patches(Twice(), images, "conv")
     with pytest.raises(LayerError, match="layer 'conv' ran 2 times"):
         top_patches(Twice(), images, ["", "conv"])
