@@ -89,7 +89,11 @@ def test_a_shared_module_is_known_by_its_first_name_and_found_by_all():
 @pytest.mark.parametrize(
     ("layers", "error", "message"),
     [
-        ("0.7", LayerError, r"no layer '0.7' in Sequential; close: .*layer_names\(model\), or `featviz layers`, lists all 14"),
+        (
+            "0.7",
+            LayerError,
+            r"no layer '0.7' in Sequential; close: .*layer_names\(model\), or `featviz layers`, lists all 14",
+        ),
         ("nothing.*", LayerError, r"no layer 'nothing.\*' in Sequential; it has 0, 0.0, .*, 3, 4\.$"),
         ([nn.Conv3d], LayerError, r"no layer of type Conv3d in Sequential; it has .*Conv2d \(3\)"),
         (nn.Linear(1, 1), LayerError, "this Linear is no layer of the Sequential given"),
