@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DataParallel
 from torch.nn.utils import parametrizations, parametrize, prune
 
+from torch_featviz.capture import capture
 from torch_featviz.errors import DtypeError, LayerError
 from torch_featviz.model.twin import twin, twin_on_meta
 
@@ -481,3 +482,20 @@ def test_on_meta_there_is_no_memory_and_lazy_layers_work():
     assert {tensor.device.type for tensor in (*other.parameters(), *other.buffers(), *other.cache["a"])} == {"meta"}
     assert isinstance(net[0].weight, nn.parameter.UninitializedParameter)
     assert type(net[0]) is nn.LazyConv2d
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+def test_inside_a_capture_the_twin_is_without_it(hooked):
+    net = nn.Sequential(Convs(), parametrizations.weight_norm(nn.Conv2d(4, 3, 3)), Trained())
+    net[0].run = net[0].other.forward
+    if hooked:
+        net[0].other.register_forward_hook(lambda _module, _inputs, output: output * 2)
+    before = [sorted(vars(module)) for module in twin(net).modules()]
+    with capture(net) as outer, capture(net, "0.other") as inner, capture(net, ops=True):
+        net(X)
+        records = list(outer), list(inner)
+        other = twin(net)
+        assert [sorted(vars(module)) for module in other.modules()] == before
+        other(X)
+        assert (list(outer), list(inner)) == records
+        assert other[0].run.__self__ is other[0].other

@@ -19,6 +19,7 @@ from torch import nn
 from torch.compiler import is_dynamo_compiling
 
 from torch_featviz.errors import LayerError
+from torch_featviz.model.copier import cleaners
 from torch_featviz.torch_private import any_global_hook
 
 from .recorder import Recorder
@@ -123,6 +124,26 @@ def _hand_down(slots: dict[str, Any], key: str, mine: Any, before: Any) -> None:
         for i, (where, name, theirs, under) in enumerate(taps):
             if under is mine and where is slots and name == key:
                 taps[i] = (where, name, theirs, before)
+
+
+def untapped(slots: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
+    """What of a module's `__dict__` is to be copied, as it was before all captures that are open."""
+    taps = [tap for several in _all_open() for tap in several if tap[0] is slots]
+    if not taps:
+        return state
+    state = dict(state)
+    for key in {key for _, key, _, _ in taps} & state.keys():
+        value, before = state[key], {id(mine): before for _, name, mine, before in taps if name == key}
+        while id(value) in before:
+            value = before[id(value)]
+        if value is _ABSENT:
+            del state[key]
+        else:
+            state[key] = value
+    return state
+
+
+cleaners.append(untapped)
 
 
 def function_of(module: nn.Module, name: str) -> Callable[..., Any]:

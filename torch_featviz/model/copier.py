@@ -22,6 +22,9 @@ from .objects import IMMUTABLE, ObjectCopier
 _CONTAINERS = {name: type(value) for name, value in vars(nn.Module()).items() if isinstance(value, (dict, set))}
 # What these modules of PyTorch do about copies is meant for saving, and loses hooks; their __dict__ is all that counts.
 _COPIED_BY_DICT = ("torch.nn.", "torch.ao.", "torch.fx.")
+# A capture puts things into modules, which no copy is to have. Given a module's __dict__, and what is to be copied of it,
+# each of these returns the latter as it was before.
+cleaners: list[Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]] = []
 
 
 def copied(model: nn.Module, tensor: Callable[[Tensor], Tensor]) -> nn.Module:
@@ -91,6 +94,8 @@ class _ModelCopier(ObjectCopier):
         kind, of, name = self._kind(module), self.of, "__getstate__"
         try:
             state, filled = (_saved(module), {}) if kind.saves else (vars(module), vars(other))
+            for clean in cleaners:
+                state = clean(vars(module), state)
             self.alive.append(state)
             for name, value in state.items():
                 if type(value) in IMMUTABLE:
