@@ -395,6 +395,34 @@ def test_lrp_passes_flattening_layers():
     torch.testing.assert_close(found, expected)
 
 
+class Gate(nn.Module):
+    """One linear layer for two poolings, and one ReLU for both."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU())
+        self.gate = nn.ModuleDict({"mlp": nn.Linear(3, 3), "relu": nn.ReLU()})
+
+    def forward(self, x):
+        maps = self.body(x)
+        return sum(self.gate["relu"](self.gate["mlp"](pooled)) for pooled in (maps.mean((2, 3)), maps.amax((2, 3))))
+
+
+def test_lrp_names_the_layer_that_is_called_twice():
+    net = Gate()
+    with pytest.raises(
+        LayerError, match=r"lrp needs a layer of its own for each call, and layer 'gate\.mlp' ran 2 times"
+    ):
+        attribute(net, IMAGES, method="lrp")
+    both = nn.Sequential(
+        nn.Conv2d(2, 3, 3), relu := nn.ReLU(), nn.Conv2d(3, 3, 3), relu, nn.Flatten(), nn.Linear(48, 3)
+    )
+    apart = copy.deepcopy(both)
+    apart[3] = nn.ReLU()  # what has no rule may run twice
+    found, expected = (attribute(each, IMAGES, target=1, method="lrp").attributions for each in (both, apart))
+    assert torch.equal(found, expected)
+
+
 def test_models_that_cannot_be_explained():
     with pytest.raises(LayerError, match="has no convolution whose output is a map; name a layer"):
         attribute(nn.Sequential(nn.Flatten(), nn.Linear(128, 2)), IMAGES)
@@ -427,7 +455,7 @@ def test_models_that_cannot_be_explained():
     reused = nn.Sequential(
         nn.Conv2d(2, 3, 3), (relu := nn.ReLU()), nn.Conv2d(3, 3, 3), relu, nn.Flatten(), nn.Linear(48, 2)
     )
-    with pytest.raises(LayerError, match="deep_lift needs a layer of its own for each call"):
+    with pytest.raises(LayerError, match="deep_lift needs a layer of its own for each call, and layer '1' ran 2 times"):
         attribute(reused, IMAGES, method="deep_lift")
     with pytest.raises(LayerError, match=r"layer '1' ran 2 times in one forward"):
         attribute(reused, IMAGES, layer="1")

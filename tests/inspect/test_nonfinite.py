@@ -240,3 +240,24 @@ def test_hooks_and_compiled_models():
         found = first_nonfinite(model, torch.ones(1, 2))
         assert found.layer == "0"
         assert found.inputs[0].finite
+
+
+@pytest.mark.filterwarnings("ignore:.*quantized tensor creation")
+def test_quantised_tensors_are_finite():
+    from torch.ao.nn import quantized  # noqa: PLC0415
+
+    layers = [quantized.Quantize(0.1, 0, torch.quint8), quantized.Conv2d(3, 4, 3), nn.ReLU(), quantized.DeQuantize()]
+    model, x = nn.Sequential(*layers), torch.rand(1, 3, 4, 4)
+    assert first_nonfinite(model, x) is None
+    broken = nn.Sequential(*layers, nn.BatchNorm2d(4, affine=False)).eval()
+    broken[-1].running_mean.fill_(float("nan"))
+    assert (first_nonfinite(broken, x).layer, first_nonfinite(broken, x).inputs[0].finite) == ("4", True)
+    given = first_nonfinite(
+        nn.Sequential(nn.Identity(), Reciprocal()), torch.quantize_per_tensor(x * 0, 0.5, 0, torch.quint8)
+    )
+    assert (given.layer, given.inputs[0].min, given.inputs[0].max) == ("1", 0.0, 0.0)
+
+
+class Reciprocal(nn.Module):
+    def forward(self, x):
+        return 1 / x.dequantize()

@@ -113,8 +113,7 @@ for name, extra in {"LightningMonitor": "lightning", "HFMonitor": "transformers"
         getattr(training, name)
     except MissingError as error:
         assert isinstance(error, ImportError)
-        assert str(error).startswith(f"{name} needs the package "), error
-        assert str(error).endswith(f"which is not there; pip install 'torch_featviz[{extra}]'."), error
+        assert str(error).startswith(f"{name} needs `pip install 'torch_featviz[{extra}]'`: there is no "), error
     else:
         raise SystemExit(f"{name} came from nowhere")
 try:

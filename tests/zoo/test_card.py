@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from torch_featviz.errors import DtypeError, FeatvizError, FileError, OptionError, ShapeError, WeightsError
+from torch_featviz.errors import (
+    DtypeError,
+    FeatvizError,
+    FileError,
+    MissingError,
+    OptionError,
+    ShapeError,
+    WeightsError,
+)
 from torch_featviz.zoo import ModelCard, card, names
 
 TINY = ModelCard("tiny", lambda: nn.Conv2d(3, 4, 3), (3, 8, 10), mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
@@ -123,7 +131,7 @@ def test_load_a_file(tmp_path, wrap, suffix):
 def test_load_safetensors(tmp_path, monkeypatch):
     (tmp_path / "w.safetensors").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
-    with pytest.raises(WeightsError, match="needs `pip install safetensors`"):
+    with pytest.raises(MissingError, match=r"reading 'w.safetensors' needs `pip install 'safetensors'`"):
         TINY.load(tmp_path / "w.safetensors")
     fake, model = ModuleType("safetensors.torch"), TINY.build()
     fake.load_file = lambda path: model.state_dict()

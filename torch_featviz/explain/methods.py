@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from torch_featviz.errors import LayerError, OptionError
+from torch_featviz.model.layers import names_of
 from torch_featviz.model.run import hooked, run
 
 from .cam import cam
@@ -178,18 +180,18 @@ def _guided_gradcam(job: Job) -> Tensor:
 def _deep_lift(job: Job) -> Tensor:
     from captum.attr._core.deep_lift import SUPPORTED_NON_LINEAR  # type: ignore[import-untyped]  # noqa: PLC0415
 
-    _refuse_functions(job.explained, tuple(SUPPORTED_NON_LINEAR))
-    try:
-        return _direct("DeepLift")(job)
-    except RuntimeError as error:
-        if "DeepLift" not in str(error):
-            raise
-        raise LayerError(f"deep_lift needs a layer of its own for each call of an activation; {error}") from error
+    kinds = tuple(SUPPORTED_NON_LINEAR)
+    _refuse_functions(job.explained, kinds)
+    _refuse_reuse(job.explained, "deep_lift", lambda module: isinstance(module, kinds))
+    return _direct("DeepLift")(job)
 
 
 def _lrp(job: Job) -> Tensor:
+    from captum.attr._core.lrp import SUPPORTED_NON_LINEAR_LAYERS  # type: ignore[import-untyped]  # noqa: PLC0415
     from captum.attr._utils.lrp_rules import EpsilonRule  # type: ignore[import-untyped]  # noqa: PLC0415
 
+    passing = tuple(SUPPORTED_NON_LINEAR_LAYERS)  # relevance passes them as it is, however often they run
+    _refuse_reuse(job.explained, "lrp", lambda module: not (module._modules or isinstance(module, passing)))
     for module in job.explained.modules():
         if isinstance(module, (nn.Flatten, nn.Unflatten, nn.Identity)):  # the twin's; Captum knows no rule for them
             module.rule = EpsilonRule()
@@ -200,6 +202,20 @@ def _lrp(job: Job) -> Tensor:
         return _direct("LRP")(job)
     except (TypeError, AssertionError) as error:
         raise LayerError(f"lrp has no rule for a layer of this model; {error}") from error
+
+
+def _refuse_reuse(explained: Explained, method: str, has_rule: Callable[[nn.Module], bool]) -> None:
+    """Captum keeps one input and output for each layer, so that a second call would be explained by the other's."""
+    names = {module: name for module, name in names_of(explained.model).items() if has_rule(module)}
+    calls: Counter[nn.Module] = Counter()
+    with hooked(names, before=lambda module, _inputs: calls.update([module])), torch.no_grad():
+        run(explained.model, explained.inputs.rows(slice(1)))
+    for module, times in calls.items():
+        if times > 1:
+            raise LayerError(
+                f"{method} needs a layer of its own for each call, and layer {names[module]!r} ran {times} times in "
+                "one forward; give each call a layer (they may share their weights), or choose integrated_gradients."
+            )
 
 
 class _Functions(TorchFunctionMode):

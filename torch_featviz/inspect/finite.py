@@ -118,6 +118,8 @@ def finite(tensor: Tensor, *, but_below: bool = False) -> bool:
 
 def _values(tensor: Tensor) -> Tensor:
     """The values that are stored, in a dtype that can be compared."""
+    if tensor.is_quantized:
+        return tensor.dequantize()
     if tensor.layout is not torch.strided:
         tensor = tensor._values() if tensor.layout is torch.sparse_coo else tensor.values()
     return tensor.float() if tensor.is_floating_point() and tensor.itemsize == 1 else tensor

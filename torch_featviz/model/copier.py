@@ -22,7 +22,7 @@ from .objects import IMMUTABLE, ObjectCopier
 _CONTAINERS = {name: type(value) for name, value in vars(nn.Module()).items() if isinstance(value, (dict, set))}
 # What these modules of PyTorch do about copies is meant for saving, and loses hooks; their __dict__ is all that counts.
 _COPIED_BY_DICT = ("torch.nn.", "torch.ao.", "torch.fx.")
-# A capture puts things into modules, which no copy is to have. Given a module's __dict__, and what is to be copied of it,
+# A capture puts things into modules, which no copy is to have. Given a module's __dict__, and what of it is copied,
 # each of these returns the latter as it was before.
 cleaners: list[Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]] = []
 

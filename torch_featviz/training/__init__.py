@@ -1,9 +1,8 @@
 """A network while it learns: what its layers return, what its weights become."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from torch_featviz.errors import MissingError
+from torch_featviz.optional import needs
 
 from .history import Bins, History, LayerFigures, ParameterFigures, Sample
 from .monitor import Monitor
@@ -28,12 +27,7 @@ if not TYPE_CHECKING:  # a type checker would take any name for good
         if name not in _SHELLS:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         room, extra = _SHELLS[name]
-        try:
-            return getattr(import_module(f"{__name__}.{room}"), name)
-        except ModuleNotFoundError as error:
-            raise MissingError(
-                f"{name} needs the package {error.name!r}, which is not there; pip install 'torch_featviz[{extra}]'."
-            ) from error
+        return getattr(needs(f"{__name__}.{room}", name, f"torch_featviz[{extra}]"), name)
 
 
 def __dir__() -> list[str]:

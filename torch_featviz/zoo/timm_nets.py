@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from functools import lru_cache, partial
-from importlib import import_module
 from math import floor
 from typing import Any
 
-from torch_featviz.errors import MissingError, OptionError, WeightsError
+from torch_featviz.errors import OptionError, WeightsError
+from torch_featviz.optional import needs
 
 from .card import ModelCard
 from .imagenet import landmarks
@@ -27,10 +27,7 @@ def timm_card(name: str) -> ModelCard:
         OptionError: timm has no such net; the nearest names are told.
         MissingError: timm is not installed.
     """
-    try:
-        timm = import_module("timm")
-    except ImportError:
-        raise MissingError(f"{PREFIX + name!r} needs `pip install 'torch_featviz[timm]'`.") from None
+    timm = needs("timm", repr(PREFIX + name), "torch_featviz[timm]")
     config = _config(timm, name)
     build = partial(timm.create_model, name)
     low, middle, high = landmarks(build)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import pickle
 import struct
 import warnings
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from torch_featviz.errors import FileError, OptionError, WeightsError
+from torch_featviz.optional import needs
 
 State = Mapping[str, Tensor]
 WRAPPERS = ("module.", "_orig_mod.")
@@ -27,6 +27,7 @@ def read_state(path: str | Path) -> State:
         FileError: there is no such file.
         OptionError: another kind of file.
         WeightsError: it is corrupt, wants to run code, or holds no named tensors.
+        MissingError: reading it needs safetensors, which is not installed.
     """
     path = Path(path)
     if not path.is_file():
@@ -54,10 +55,7 @@ def read_state(path: str | Path) -> State:
 
 
 def _read_safetensors(path: Path) -> State:
-    try:
-        load_file = importlib.import_module("safetensors.torch").load_file
-    except ImportError:
-        raise WeightsError(f"reading {path.name!r} needs `pip install safetensors`.") from None
+    load_file = needs("safetensors.torch", f"reading {path.name!r}", "safetensors").load_file
     try:
         return plain(load_file(path), path.name)
     except WeightsError:
