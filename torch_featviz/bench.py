@@ -25,6 +25,7 @@ from torch_featviz.model.values import tensors
 from .capture import Activations, capture
 from .capture.inplace import memory_of
 from .errors import LayerError, OptionError
+from .model.untouched import Kept
 
 __all__ = ["Added", "Overhead", "Ratio", "added", "overhead", "paired", "peak_memory", "settled"]
 
@@ -205,7 +206,7 @@ def overhead(
     """
     block = capture(model, layers, **options)
     forward, device = _forward(model, inputs)
-    with _as_it_was(model, device):
+    with Kept(model).restored():
         forward()  # bare first: what dynamo has met with compiling switched off, it will never compile
         with block as acts:
             forward()
@@ -275,8 +276,8 @@ def peak_memory(call: Callable[[], object], *, device: str | torch.device = "cpu
 @contextmanager
 def captured_forward(model: nn.Module, inputs: Any, layers: Layers, **options: Any) -> Iterator[Callable[[], Any]]:
     """Inside the block, a call that runs `model` to its end, captured; afterwards the model is as it was."""
-    forward, device = _forward(model, inputs)
-    with _as_it_was(model, device), capture(model, layers, **options):
+    forward, _ = _forward(model, inputs)
+    with Kept(model).restored(), capture(model, layers, **options):
         yield forward
 
 
@@ -293,27 +294,6 @@ def _forward(model: nn.Module, inputs: Any) -> tuple[Callable[[], Any], torch.de
         return result
 
     return forward, device
-
-
-@contextmanager
-def _as_it_was(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Put back what forwards in training mode move: buffers and the random state."""
-    before = [
-        (module._buffers, name, buffer, buffer.detach().clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
-    devices = [] if device.type == "cpu" else [device]
-    with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
-        try:
-            yield
-        finally:
-            for buffers, name, buffer, value in before:
-                buffers[name] = buffer
-                if not torch.equal(buffer, value):
-                    with torch.no_grad():
-                        buffer.copy_(value)
 
 
 def _bytes_held(acts: Activations, others: list[Any]) -> int:

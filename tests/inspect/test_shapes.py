@@ -4,7 +4,7 @@ import torchvision
 from torch import nn
 
 from torch_featviz.capture import capture
-from torch_featviz.errors import LayerError, ShapeError
+from torch_featviz.errors import LayerError, OptionError, ShapeError
 from torch_featviz.inspect import shapes
 from torch_featviz.model.values import map_tensors
 
@@ -34,7 +34,7 @@ def test_structures_token_ids_and_several_inputs():
 
 def test_wrong_sizes_and_layers():
     model = nn.Sequential(nn.Conv2d(3, 8, 3))
-    with pytest.raises(ShapeError, match=r"Sequential does not take inputs of size \(1, 4, 8, 8\)"):
+    with pytest.raises(ShapeError, match=r"Sequential does not take inputs of shape \(1, 4, 8, 8\)"):
         shapes(model, (1, 4, 8, 8))
     assert model.training
     with pytest.raises(LayerError, match="no layer '7'"):
@@ -73,3 +73,20 @@ def test_layers_that_have_no_weights_yet():
     net = nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten(), nn.LazyLinear(2))
     assert shapes(net, (1, 3, 8, 8)) == {"0": (1, 4, 6, 6), "1": (1, 144), "2": (1, 2)}
     assert isinstance(net[0], nn.LazyConv2d)
+
+
+def test_inputs_by_name_and_none_at_all():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, image, *, meta):
+            return torch.cat([self.conv(image).mean((2, 3)), meta], 1)
+
+    assert shapes(Named(), (2, 3, 8, 8), keywords={"meta": (2, 5)}, layers=["conv", ""])[""] == (2, 9)
+    assert shapes(Named(), keywords={"image": (2, 3, 8, 8), "meta": (2, 5)})["conv"] == (2, 4, 6, 6)
+    with pytest.raises(OptionError, match=r"Named\.forward\(self, image, \*, meta\) does not fit"):
+        shapes(Named(), (2, 3, 8, 8))
+    with pytest.raises(OptionError, match="shapes needs the size of each input"):
+        shapes(Named())

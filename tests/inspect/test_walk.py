@@ -160,8 +160,8 @@ def test_figures():
     net = nn.Sequential(nn.Identity(), nn.ReLU())
     x = torch.tensor([[[[-1.0, 2.0], [0.0, 5.0]]], [[[torch.nan, torch.inf], [-torch.inf, 3.0]]]])
     first, second = walk(net, x).layers[1].figures
-    assert first == pytest.approx((1.75, 4.1875**0.5, 0, 5, 0.5, 0, 0), abs=1e-5)
-    assert (second.nan, second.inf, second.zero, second.max) == (1, 1, 0.25, 3.0)
+    assert first == pytest.approx((4, 1.75, 4.1875**0.5, 0, 5, 0.5, 0, 0), abs=1e-5)
+    assert (second.nan, second.inf, second.zero_share, second.max) == (1, 1, 0.25, 3.0)
     empty = walk(net, torch.full((1, 1, 2, 2), torch.nan)).layers[1].figures[0]
     assert empty.mean != empty.mean
     assert empty.nan == 4

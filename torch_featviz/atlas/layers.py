@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from torch_featviz.capture.reduce.moments import Whole
 from torch_featviz.errors import OptionError
 from torch_featviz.inspect.layer import Layer, spans
 from torch_featviz.inspect.walk import Walk
@@ -106,7 +107,7 @@ def _layer(blobs: Blobs, layer: Layer, seen: Walk, limit: _Limit, fields: dict[A
         else layer.multiply_adds / seen.multiply_adds,
         "dead": None,
         "field": _field(layer, fields),
-        "stats": [each._asdict() for each in layer.figures],
+        "stats": [_stats(figures) for figures in layer.figures],
         "scale": None,
         "maps": None,
         "fed_by": layer.fed_by,
@@ -119,6 +120,12 @@ def _layer(blobs: Blobs, layer: Layer, seen: Walk, limit: _Limit, fields: dict[A
     if values.dim() == 4 or (layer.positive and values.dim() == 2):
         found["dead"] = float((peaks <= 0).double().mean())
     return {**found, "scale": _scale(values, layer.positive), "maps": _maps(blobs, values, peaks, limit)}
+
+
+def _stats(figures: Whole) -> dict[str, float]:
+    """Figures under the names that the page knows."""
+    kept = ("mean", "std", "min", "max", "nan", "inf")
+    return {"zero": figures.zero_share, **{name: getattr(figures, name) for name in kept}}
 
 
 def _says(layer: Layer) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from torch_featviz.errors import FileError, OptionError, ShapeError
-from torch_featviz.model.run import evaluating
+from torch_featviz.model.untouched import evaluating
 from torch_featviz.zoo import ImageFiles, ModelCard, card
 from torch_featviz.zoo.file_nets import file_net, is_file, told
 

@@ -16,7 +16,8 @@ from torch_featviz.model.answer import Target
 from torch_featviz.model.inputs import Inputs, check_images
 from torch_featviz.model.layers import layer_name
 from torch_featviz.model.run import one_call
-from torch_featviz.model.twin import apart, begin_at, twin
+from torch_featviz.model.twin import twin
+from torch_featviz.model.untouched import isolated, seed_all
 
 from .cam import last_map
 from .explained import Explained, chunks, rows_at_once
@@ -144,7 +145,7 @@ def explain(
         raise OptionError(f"internal_batch_size must be at least 1, got {internal_batch_size}.")
     name = layer_name(model, layer) if layer is not None else ""
     given, count = inputs, len(inputs.images)
-    with apart(seed):
+    with isolated(seed):
         inputs, net = given.copied(), twin(model)
         if known.layered and not name:
             name = last_map(net, inputs.rows(slice(1)))
@@ -156,7 +157,7 @@ def explain(
         parts, classes = [], []
         for part in tqdm(list(chunks(count, size)), disable=not progress, unit="batch"):
             if known.alone:
-                begin_at(seed)
+                seed_all(seed)
             explained.inputs, explained.target = inputs.rows(part), _part_of(wanted, part, count)
             here = {k: _part_of(v, part, count) if k in per_image else v for k, v in options.items()}
             parts.append(known.run(Job(explained, at, here, rows)).detach())

@@ -15,7 +15,8 @@ from torch_featviz.errors import DtypeError, LayerError, OptionError, ShapeError
 from torch_featviz.model.inputs import Inputs, check_images
 from torch_featviz.model.layers import layer_name
 from torch_featviz.model.run import one_call, run_looking_at, run_until
-from torch_featviz.model.twin import apart, twin
+from torch_featviz.model.twin import twin
+from torch_featviz.model.untouched import isolated
 
 from .explained import chunks, rows_at_once
 from .rectify import Rectify, graph_of, refuse_others, word_of
@@ -81,7 +82,7 @@ def deconvnet(
         )
     name = layer_name(model, layer)
     inputs = Inputs.of(images, additional_forward_args, keywords)
-    with apart():
+    with isolated():
         inputs = inputs.copied()
         net, at = one_call(twin(model), name)
         _check_units(asked, _shape_of_map(net, inputs.rows(slice(1)), at, name), name)

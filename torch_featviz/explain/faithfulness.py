@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.model.answer import chances, figures
 from torch_featviz.model.inputs import Inputs
-from torch_featviz.model.twin import apart, twin
+from torch_featviz.model.twin import twin
+from torch_featviz.model.untouched import isolated
 
 from .attribute import Attribution, explain
 from .explained import Explained, chunks, rows_at_once
@@ -93,7 +94,7 @@ def faithfulness(
         raise ShapeError(f"heatmaps of {tuple(why.heatmaps.shape)} are not of images of {tuple(images.shape)}.")
     if steps < 1 or stages < 0:
         raise OptionError(f"steps must be at least 1 and stages at least 0, got {steps} and {stages}.")
-    with apart(seed):
+    with isolated(seed):
         inputs = (why.inputs or Inputs(images)).with_images(images).copied()
         images, net = inputs.images, twin(model)
         explained = Explained(net, inputs, why.target)

@@ -14,7 +14,8 @@ from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.model.answer import chances
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.run import run
-from torch_featviz.model.twin import apart, twin
+from torch_featviz.model.twin import twin
+from torch_featviz.model.untouched import isolated
 from torch_featviz.picture import Scale
 
 from .attribute import attribute
@@ -84,7 +85,7 @@ def probabilities_of(
     Raises:
         ShapeError: the model returns no row of scores of two classes or more for each image.
     """
-    with apart(), torch.no_grad():
+    with isolated(), torch.no_grad():
         output = run(twin(model), Inputs.of(images, additional_forward_args, keywords).copied())
         if not isinstance(output, Tensor) or output.dim() != 2 or output.shape[1] < 2:
             got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__

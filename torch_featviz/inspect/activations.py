@@ -8,8 +8,9 @@ from torch import nn
 from torch_featviz.capture import Activations, capture
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.layers import Layers
-from torch_featviz.model.run import evaluating, run
-from torch_featviz.model.twin import apart, twin
+from torch_featviz.model.run import run
+from torch_featviz.model.twin import twin
+from torch_featviz.model.untouched import evaluating, isolated
 
 
 def activations(model: nn.Module, inputs: Inputs, layers: Layers = None) -> Activations:
@@ -28,7 +29,7 @@ def activations(model: nn.Module, inputs: Inputs, layers: Layers = None) -> Acti
     sharded = any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
     net = model if sharded else twin(model)
     acts: Activations
-    with apart(), evaluating(net), torch.no_grad(), capture(net, layers) as acts:
+    with isolated(), evaluating(net), torch.no_grad(), capture(net, layers) as acts:
         run(net, inputs.copied())
     if sharded:
         _reshard(net)

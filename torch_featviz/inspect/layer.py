@@ -5,26 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
+from torch_featviz.capture.reduce.moments import Moments, Whole
 from torch_featviz.model.kinds import call_of
 
 from .receptive import ReceptiveField
-
-
-class Figures(NamedTuple):
-    """Of what a layer returned for one image; NaN and infinities are counted apart from the rest."""
-
-    mean: float
-    std: float
-    min: float
-    max: float
-    zero: float  # share of the values that are exactly 0
-    nan: int
-    inf: int
 
 
 @dataclass(eq=False)
@@ -87,25 +74,16 @@ class Layer:
         return 0 if self.values is None else self.values.shape[-1 if self.values.dim() == 3 else 1]
 
     @cached_property
-    def figures(self) -> list[Figures]:
+    def figures(self) -> list[Whole]:
         """Of its values, for each image."""
         return [] if self.values is None else [figures_of(image) for image in self.values]
 
 
-def figures_of(values: Tensor) -> Figures:
-    """Mean, spread, extremes and counts of a tensor of any shape."""
-    low, high = values.aminmax()
-    nan = inf = 0
-    finite = values
-    if not bool(low.isfinite() & high.isfinite()):
-        nan, inf = int(values.isnan().sum()), int(values.isinf().sum())
-        finite = values[values.isfinite()]
-        if not len(finite):
-            return Figures(torch.nan, torch.nan, torch.nan, torch.nan, 0.0, nan, inf)
-        low, high = finite.aminmax()
-    spread, mean = torch.std_mean(finite, correction=0)
-    zero = 1 - int(values.count_nonzero()) / values.numel()
-    return Figures(float(mean), float(spread), float(low), float(high), zero, nan, inf)
+def figures_of(values: Tensor) -> Whole:
+    """Mean, spread, extremes and counts of a tensor of any shape; NaN and infinities are counted apart."""
+    moments = Moments()
+    moments.update(values.reshape(1, 1, -1))
+    return moments.whole
 
 
 def spans(seen: ReceptiveField) -> Iterator[list[tuple[int, int]]]:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from types import MethodType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from torch_featviz.capture.compiled import uncompiled
 from torch_featviz.capture.recorder import Stopped
 from torch_featviz.capture.tap import Taps, function_of, put, take_back
 from torch_featviz.model.layers import check_module, names_of
+from torch_featviz.model.untouched import Kept
 from torch_featviz.model.values import tensors
 from torch_featviz.torch_private import any_global_hook
 
@@ -58,18 +58,11 @@ def first_nonfinite(model: nn.Module, *inputs: Any, **keywords: Any) -> NonFinit
     taps = Taps()
     try:
         search.look_at(names_of(model), taps)
-        with search.unchanged(), uncompiled(), suppress(Stopped):
+        with search.kept.restored(), uncompiled(), suppress(Stopped):
             model(*inputs, **keywords)
     finally:
         take_back(taps)
     return blamed if search.found is not None and blamed is not None else search.found
-
-
-class _Buffer(NamedTuple):
-    owner: dict[str, Tensor | None]
-    name: str
-    tensor: Tensor
-    before: Tensor
 
 
 class _Search:
@@ -78,13 +71,7 @@ class _Search:
     def __init__(self, model: nn.Module) -> None:
         self.found: NonFinite | None = None
         self._calls: Counter[str] = Counter()
-        self._devices = {tensor.device for tensor in (*model.parameters(), *model.buffers()) if tensor.is_cuda}
-        self._buffers = {
-            id(tensor): _Buffer(module._buffers, name, tensor, tensor.detach().clone())
-            for module in model.modules()
-            for name, tensor in module._buffers.items()
-            if tensor is not None and not is_lazy(tensor)
-        }
+        self.kept = Kept(model)
 
     def look_at(self, names: dict[nn.Module, str], taps: Taps) -> None:
         """Have each output looked at; where a module has hooks, after these."""
@@ -115,21 +102,8 @@ class _Search:
             return
         parameters = [key for key, tensor in module.named_parameters() if not finite(tensor)]
         for key, tensor in module.named_buffers():
-            before = self._buffers[id(tensor)].before if id(tensor) in self._buffers else tensor
+            before = self.kept.before(tensor)
             if not finite(before, but_below=True):
                 parameters.append(key)
         self.found = report(name, self._calls[name], outputs, spans, parameters)
         raise Stopped
-
-    @contextmanager
-    def unchanged(self) -> Iterator[None]:
-        """Afterwards the buffers and the generators of random numbers are as they were."""
-        try:
-            with torch.random.fork_rng([device.index for device in self._devices]):
-                yield
-        finally:
-            for buffer in self._buffers.values():
-                buffer.owner[buffer.name] = buffer.tensor
-                if not torch.equal(buffer.tensor, buffer.before):
-                    with torch.inference_mode(buffer.tensor.is_inference()):
-                        buffer.tensor.data.copy_(buffer.before)  # of no consequence to an earlier forward's backward

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from torch_featviz.capture.session import capture
-from torch_featviz.errors import ShapeError
+from torch_featviz.errors import OptionError, ShapeError
+from torch_featviz.model.inputs import Inputs, placement
 from torch_featviz.model.layers import Layers
+from torch_featviz.model.run import run
 from torch_featviz.model.twin import twin_on_meta
 from torch_featviz.model.values import map_tensors
 
 
-def shapes(model: nn.Module, *inputs: Sequence[int] | Tensor, layers: Layers = None) -> dict[str, Any]:
+def shapes(
+    model: nn.Module,
+    *inputs: Sequence[int] | Tensor,
+    layers: Layers = None,
+    keywords: Mapping[str, Sequence[int] | Tensor] | None = None,
+) -> dict[str, Any]:
     """What shape each layer returns, in order of execution, for inputs of the given sizes.
 
     A copy of the model without weights runs on the meta device, in evaluation mode: no memory, no arithmetic, and
@@ -26,31 +33,33 @@ def shapes(model: nn.Module, *inputs: Sequence[int] | Tensor, layers: Layers = N
         inputs: for each positional argument its size, of the dtype of the model's first floating parameter; or a
             tensor where the dtype is another (token ids, say).
         layers: as for `capture`; None for all leaves.
+        keywords: for each argument by name the same.
 
     Returns:
         Layer name to `torch.Size`; tuples and dicts of sizes where a layer returns tuples and dicts.
 
     Raises:
         ShapeError: the forward refused inputs of these sizes.
+        OptionError: it takes other inputs.
         DtypeError: the model cannot be copied.
 
     Example:
         >>> shapes(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten()), (1, 3, 32, 32))
         {'0': torch.Size([1, 8, 30, 30]), '1': torch.Size([1, 7200])}
     """
-    inner = twin_on_meta(model)
-    dtype = next((weight.dtype for weight in inner.parameters() if weight.is_floating_point()), None)
+    net = twin_on_meta(model)
+    dtype = placement(net)["dtype"]
     arguments = [_argument(size, dtype) for size in inputs]
-    with capture(inner, layers) as acts, torch.no_grad(), torch.device("meta"):
-        try:
-            inner(*arguments)
-        except (RuntimeError, ValueError) as error:
-            sizes = ", ".join(str(tuple(argument.shape)) for argument in arguments)
-            raise ShapeError(f"{type(inner).__name__} does not take inputs of size {sizes}: {error}") from error
+    named = {name: _argument(size, dtype) for name, size in (keywords or {}).items()}
+    if not arguments and not named:
+        raise OptionError("shapes needs the size of each input, such as shapes(model, (1, 3, 224, 224)).")
+    given = Inputs(arguments[0], tuple(arguments[1:]), named) if arguments else Inputs.of_batch(named)
+    with capture(net, layers) as acts, torch.no_grad(), torch.device("meta"):
+        run(net, given)
     return {name: map_tensors(lambda tensor: tensor.shape, value) for name, value in acts.items()}
 
 
-def _argument(size: Sequence[int] | Tensor, dtype: torch.dtype | None) -> Tensor:
+def _argument(size: Sequence[int] | Tensor, dtype: torch.dtype) -> Tensor:
     if isinstance(size, Tensor):
         return size.to("meta")
     try:

@@ -14,7 +14,8 @@ from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.kinds import CHANNELS_FIRST, call_of, is_channelwise, is_positive, moves_only
 from torch_featviz.model.layers import Layers
 from torch_featviz.model.run import run
-from torch_featviz.model.twin import apart, twin
+from torch_featviz.model.twin import twin
+from torch_featviz.model.untouched import isolated
 from torch_featviz.model.weights import planes_of
 from torch_featviz.torch_private import PADS, Convolution
 
@@ -63,7 +64,7 @@ def walk(model: nn.Module, inputs: Inputs, layers: Layers = None, *, values: boo
     """
     if isinstance(model, torch.jit.ScriptModule):
         raise LayerError("a TorchScript module cannot be looked into; give the module that it was made from.")
-    with apart(), torch.no_grad():
+    with isolated(), torch.no_grad():
         net, inputs = twin(model), inputs.copied()
         calls, output, absent = _calls(net, inputs, layers, values)
         costs = measured(net, inputs.rows(slice(1)))

@@ -223,16 +223,3 @@ class _NumberedCall(nn.Module):
 def _module_of(net: nn.Module, layer: str) -> nn.Module:
     (module,) = resolve(net, layer).values()
     return module
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Every module in evaluation mode for the length of the block; afterwards each one's own flag is put back."""
-    flags = {module: module.training for module in model.modules()}
-    try:
-        for module in flags:
-            module.training = False  # and not eval(), which modules may override to change their weights
-        yield
-    finally:
-        for module, flag in flags.items():
-            module.training = flag

@@ -6,12 +6,9 @@ do that to, so that whatever happens the model itself was never touched.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -89,29 +86,3 @@ def _on_meta(tensor: Tensor) -> Tensor:
         return type(tensor)(device="meta")  # type: ignore[call-arg]
     empty = torch.empty_like(tensor, device="meta", requires_grad=False)
     return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
-
-
-@contextmanager
-def apart(seed: int = 0) -> Iterator[None]:
-    """Gradients are on, and random numbers begin at `seed`; afterwards all that is as it was.
-
-    Also inside `torch.inference_mode()`, whose tensors have to be cloned in here before they are used.
-    """
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
-    numbers, plain = np.random.get_state(), random.getstate()  # captum draws from numpy too
-    try:
-        with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad():
-            begin_at(seed)
-            yield
-    finally:
-        np.random.set_state(numbers)
-        random.setstate(plain)
-
-
-def begin_at(seed: int) -> None:
-    """All random numbers begin at `seed`; CUDA's only where it is in use, lest its own first seed be replaced."""
-    torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.manual_seed_all(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)

@@ -16,7 +16,8 @@ from torch_featviz.errors import OptionError
 from torch_featviz.explain.deconvnet import deconvnet
 from torch_featviz.explain.explained import chunks
 from torch_featviz.inspect.receptive import ReceptiveField
-from torch_featviz.model.twin import apart, twin
+from torch_featviz.model.twin import twin
+from torch_featviz.model.untouched import isolated
 
 from .source import Source
 from .stream import addressed, device_of
@@ -115,7 +116,7 @@ def _blocks(source: Source, numbers: list[int]) -> Iterator[tuple[list[int], Ten
 
 def _check_same(model: nn.Module, images: Tensor, hits: Mapping[str, list[tuple[int, Hit]]]) -> None:
     """Raise OptionError unless the images move their units as in the first pass."""
-    with apart(), torch.no_grad():
+    with isolated(), torch.no_grad():
         net, names = addressed(twin(model), list(hits))
         with capture(net, list(names.values()), stop=True) as acts:
             net(images.clone())

@@ -16,7 +16,7 @@ from torch import distributed as dist
 from torch_featviz.errors import OptionError
 from torch_featviz.inspect.receptive import ReceptiveField, receptive_field
 from torch_featviz.model.layers import Layer, layer_name, resolve, split_call
-from torch_featviz.model.twin import apart
+from torch_featviz.model.untouched import isolated
 
 from .patches import Crop, Hit, Patches, padded, read_crops, sides_of
 from .resume import EVERY, Checkpoint, weights_of
@@ -177,7 +177,7 @@ def top_patches(
         settings = {"layers": names, "k": k, "weights": weights_of(model), **source.settings()}
         checkpoint = Checkpoint(_of_rank(Path(resume)), every or EVERY, settings)
     work = FirstPass(model, names, source, k, checkpoint)
-    with apart(), torch.no_grad():
+    with isolated(), torch.no_grad():
         work.run(progress)
     results = {name: _result(name, top, model, source) for name, top in work.result().items()}
     return results if several else results[names[0]]

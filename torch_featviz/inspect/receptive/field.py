@@ -18,7 +18,8 @@ from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.model.inputs import Inputs, placement
 from torch_featviz.model.layers import layer_name
 from torch_featviz.model.run import one_call, run_looking_at
-from torch_featviz.model.twin import apart, twin
+from torch_featviz.model.twin import twin
+from torch_featviz.model.untouched import isolated
 
 from .reach import EXACT, WHOLE, Table, Trace, has_holes, widest
 from .trace import Tracer
@@ -115,7 +116,7 @@ def receptive_field(
     """
     sizes = _checked(input_size, channels)
     name = layer_name(model, layer)
-    with apart():
+    with isolated():
         net, at = one_call(twin(model), name)
         image = torch.rand((1, channels or _channels(net), *sizes), **placement(net))
         inputs = Inputs.of(image, additional_forward_args, keywords).copied()

@@ -1,0 +1,81 @@
+"""Each question about a model is answered in one place: what is called where, read from the code itself."""
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "torch_featviz"
+
+# Question -> the functions that answer it.
+ANSWERS = {
+    "how is a model run so that nothing changes?": "model.run:run, model.twin:twin, inspect.activations:activations",
+    "how is one looked at while it runs?": "model.run:hooked",
+    "what is a model given?": "model.inputs:Inputs",
+    "which layer is meant?": "model.layers:resolve, model.layers:layer_name",
+    "what kernel does a layer use?": "model.weights:planes_of",
+    "what is the answer?": "model.answer:chances, model.answer:classes_of, model.answer:figures",
+    "which map does the answer depend on?": "explain.cam:last_map",
+    "which axes are images, channels, places?": "inspect.walk:walk",
+    "how does an image become what the model takes?": "zoo.card:ModelCard",
+}
+
+# What may be called or written -> in which files.
+PLACES = {
+    "register_forward_hook": {"model/run.py"},
+    "register_forward_pre_hook": {"model/run.py"},
+    "register_full_backward_hook": set(),
+    "deepcopy of a model": {"model/objects.py"},
+    "training =": {"model/untouched.py", "model/twin.py", "zoo/fit.py"},  # the last trains
+    "eval()": {"zoo/card.py", "zoo/file_nets.py", "zoo/recipe.py", "cli/given.py"},  # of networks that are made there
+    "softmax": {"model/answer.py"},
+}
+
+
+def uses(tree: ast.AST):
+    """What a file does of these."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            if name.startswith("register_") and "hook" in name:
+                yield name
+            elif name == "deepcopy":
+                yield "deepcopy of a model"
+            elif name == "eval" and isinstance(node.func, ast.Attribute):
+                yield "eval()"
+            elif name in ("softmax", "log_softmax"):
+                yield "softmax"
+        elif isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if any(isinstance(target, ast.Attribute) and target.attr == "training" for target in targets):
+                yield "training ="
+
+
+def files():
+    return {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path in sorted(ROOT.rglob("*.py"))}
+
+
+@pytest.mark.parametrize("names", ANSWERS.values(), ids=ANSWERS)
+def test_the_answer_to_each_question_exists(names):
+    for name in names.split(", "):
+        module, _, function = name.partition(":")
+        assert callable(getattr(importlib.import_module(f"torch_featviz.{module}"), function))
+
+
+@pytest.mark.parametrize("what", PLACES)
+def test_it_is_done_in_one_place(what):
+    done = {file for file, tree in files().items() if what in set(uses(tree))}
+    done -= {"training/findings.py"} if what.startswith("deepcopy") else set()  # which copies plain numbers
+    assert done == PLACES[what]
+
+
+def test_the_search_sees_what_it_looks_for():
+    code = "m.register_forward_hook(f); copy.deepcopy(m); m.training = True; m.eval(); F.softmax(x, 1); x.softmax(1)"
+    assert set(uses(ast.parse(code))) == {
+        "register_forward_hook",
+        "deepcopy of a model",
+        "training =",
+        "eval()",
+        "softmax",
+    }
