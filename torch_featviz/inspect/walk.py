@@ -66,6 +66,8 @@ def walk(model: nn.Module, inputs: Inputs, layers: Layers = None, *, values: boo
         raise LayerError("a TorchScript module cannot be looked into; give the module that it was made from.")
     with isolated(), torch.no_grad():
         net, inputs = twin(model), inputs.copied()
+        for copied, own in zip(net.parameters(), model.parameters(), strict=True):
+            copied.requires_grad = own.requires_grad  # it decides how matmul multiplies, and so the last bits
         calls, output, absent = _calls(net, inputs, layers, values)
         costs = measured(net, inputs.rows(slice(1)))
     modules = dict(net.named_modules())
