@@ -182,6 +182,14 @@ def gated(m, x):
     return m.a(x) * x.mean((2, 3), keepdim=True)
 
 
+def rows_times_matrix(m, x):
+    """As PyTorch up to 2.11 runs a linear layer whose weight wants no gradient."""
+    rows = m.a(x).permute(0, 2, 3, 1)
+    b, h, w, c = rows.shape
+    products = torch.bmm(rows.reshape(b * h, w, c), m.l.weight.T.expand(b * h, c, 4))
+    return products.view(b, h, w, 4).permute(0, 3, 1, 2)
+
+
 SMALL = {
     "dilated": ((20, 17), "hull", Function(lambda m, x: m.b(m.a(x)), **two(dilation=3))),
     "dilated, filled": (
@@ -261,6 +269,7 @@ SMALL = {
         "exact",
         Function(lambda m, x: m.a(x).permute(0, 2, 3, 1).transpose(1, 3).transpose(2, 3), a=conv(2, 1, 2, 3)),
     ),
+    "a matrix for each row": ((8, 7), "exact", Function(rows_times_matrix, a=conv(2, 1, 2, 3), l=nn.Linear(2, 4))),
     "linear on channels": (
         (8, 7),
         "exact",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import accumulate
+from math import prod
 from operator import mul
 from typing import Any
 
@@ -115,17 +116,20 @@ def _viewed(call: Call) -> Trace:
         fits = [e for e, other in enumerate(new) if (other, after[e]) == (size, before[d]) and e not in dims.values()]
         if fits:
             dims[d] = d if d in fits else fits[0]
-    rows = new == (before[-1] // old[-1], old[-1]) if old and old[-1] else False
+    rows = len(old) > 1 and new in ((prod(old[:-1]), old[-1]), (prod(old[:-2]), *old[-2:]))
     return replace(trace.moved(dims), folded=(old, trace) if rows else None)
 
 
 def _linear(call: Call) -> Trace:
-    """Rows times a matrix; `linear()` lays all dimensions but the last end to end for it, and undoes that after."""
-    rows = call["self"] if call.name == "mm" else call["mat1"]
+    """Rows times a matrix.
+
+    `linear()` lays all dimensions but the last, or the last two, end to end for it, and undoes that afterwards.
+    """
+    rows = call["mat1"] if call.name == "addmm" else call["self"]
     if set(call.traces) != {id(rows)}:
         return next(iter(call.traces.values())).lost()
     trace = call.traces[id(rows)]
-    return replace(trace.lost(), folded=trace.folded)
+    return replace(trace.pooled([2]) if call.name == "bmm" else trace.lost(), folded=trace.folded)
 
 
 def _expanded(call: Call) -> Trace:
@@ -250,7 +254,7 @@ RULES: dict[str, Rule] = {
     **each(_squeezed, "squeeze"),
     **each(_viewed, "view _unsafe_view _reshape_alias reshape"),
     **each(_expanded, "expand"),
-    **each(_linear, "mm addmm"),
+    **each(_linear, "mm addmm bmm"),
     **each(_sliced, "slice"),
     **each(_selected, "select"),
     **each(_split, "split split_with_sizes"),
