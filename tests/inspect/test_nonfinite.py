@@ -244,7 +244,7 @@ def test_hooks_and_compiled_models():
 
 @pytest.mark.filterwarnings("ignore:.*quantized tensor creation")
 def test_quantised_tensors_are_finite():
-    from torch.ao.nn import quantized  # noqa: PLC0415
+    from torch.ao.nn import quantized
 
     layers = [quantized.Quantize(0.1, 0, torch.quint8), quantized.Conv2d(3, 4, 3), nn.ReLU(), quantized.DeQuantize()]
     model, x = nn.Sequential(*layers), torch.rand(1, 3, 4, 4)

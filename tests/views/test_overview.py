@@ -2,6 +2,7 @@ import matplotlib
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from torch_featviz.capture import capture
 from torch_featviz.errors import LayerError, ShapeError
@@ -80,3 +81,23 @@ def test_layers_that_did_not_run_are_named():
 def test_bad_input(images, layers, error, match):
     with pytest.raises(error, match=match):
         overview(net(), images, layers)
+
+
+class Attentive(nn.Module):
+    """Maps by functions, and a matrix of tokens by tokens, which has four axes and is no map."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+
+    def forward(self, x):
+        x = F.relu(self.conv(x))
+        tokens = x.flatten(2)[:, None]
+        scores = (tokens.transpose(2, 3) @ tokens).softmax(3)
+        return (scores @ tokens.transpose(2, 3)).mean((1, 2))
+
+
+def test_functional_calls_have_cells_if_they_are_maps():
+    sheet = overview(Attentive(), X)
+    assert [label.split("  ")[0] for label in sheet.labels] == ["conv", "conv.relu"]
+    assert any(line.startswith("without maps: conv.matmul#1, conv.softmax") for line in sheet.legend.lines())

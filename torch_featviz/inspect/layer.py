@@ -73,6 +73,12 @@ class Layer:
         """How many there are; 0 where there are no values."""
         return 0 if self.values is None else self.values.shape[-1 if self.values.dim() == 3 else 1]
 
+    @property
+    def is_map(self) -> bool:
+        """Whether its values lie on the image's rows and columns; of a functional call that has to be known."""
+        places_known = bool(self.rows_at) and None not in self.rows_at
+        return self.values is not None and self.values.dim() == 4 and (self.module is not None or places_known)
+
     @cached_property
     def figures(self) -> list[Whole]:
         """Of its values, for each image."""

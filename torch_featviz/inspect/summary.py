@@ -94,7 +94,7 @@ class Summary:
         def row(cells: Sequence[str], tag: str) -> str:
             sides = ("right" if i in _NUMBERS else "left" for i in range(len(cells)))
             return "".join(
-                f'<{tag} style="text-align:{side}">{html.escape(cell)}</{tag}>'
+                f'<{tag} style="text-align:{side}; padding:0 .7em">{html.escape(cell)}</{tag}>'
                 for cell, side in zip(cells, sides, strict=True)
             )
 
