@@ -27,6 +27,7 @@ BUDGET = {
     "to unrolled": 1.005,
     "every 100": 1.005,
     "stop": 1.05,
+    "inference mode": 1.1,  # to the same under no_grad
 }
 TORCHLENS = 20  # times less is added with ops=True
 
@@ -95,6 +96,27 @@ def test_a_whole_block_costs_half_of_registering_and_removing_hooks(benchmark):
     print(f"\nadded per layer: hooks {costs[0].micro(LEAVES)}, block {costs[1].micro(LEAVES)}: {share:.3f}")
     benchmark.extra_info["of hooks on and off"] = share
     assert share <= BUDGET["whole block"], f"{share:.3f} of hooks on and off"
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["ordinary input", "input made in inference mode"])
+def test_inference_mode_costs_no_more_than_no_grad(benchmark, inside):
+    with torch.inference_mode(inside):
+        x = torch.randn(1, 8)
+    captured, other = leaves(), leaves()
+
+    def in_inference_mode():
+        with torch.inference_mode():
+            captured(x)
+
+    with capture(captured), capture(other):
+        benchmark(in_inference_mode)
+        ratio = settled(
+            lambda: paired(in_inference_mode, lambda: other(x), rounds=401),
+            lambda ratio: ratio.median <= BUDGET["inference mode"],
+        )
+    print(f"\ncapture in inference mode: {ratio} of capture under no_grad")
+    benchmark.extra_info["of no_grad"] = str(ratio)
+    assert ratio.within(BUDGET["inference mode"]), str(ratio)
 
 
 def in_a_row(layers, x, keep):

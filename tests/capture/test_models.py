@@ -100,8 +100,9 @@ def test_without_gradients(name, mode, hooked, same):
     model, x = build(name)
     model.eval()
     with mode():
+        bare = model(x)
         _, calls = hooked(model, lambda: model(x))
         for _ in range(2):
             with capture(model) as acts:
-                model(x)
+                assert same(model(x), bare)
             assert all(same(value, kept) for value, (_, kept) in zip(acts.values(), calls, strict=True))

@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import nn
 
+from torch_featviz import Monitor
 from torch_featviz.capture import Activations, capture
-from torch_featviz.errors import LayerError
+from torch_featviz.errors import LayerError, OptionError
 
 Pair = namedtuple("Pair", ["first", "second"])
 
@@ -250,6 +251,13 @@ def test_keyword_and_missing_arguments_reach_the_layer():
     assert acts["0"].shape == (1, 2)
 
 
+@pytest.mark.parametrize("every", [True, False, 0, -1, 2.0, "2", None])
+def test_every_counts_from_one(every):
+    for make, counted in ((capture, "forwards"), (Monitor, "steps")):
+        with pytest.raises(OptionError, match=f"every counts {counted}, 1 for each of them; got {every!r}"):
+            make(nn.Linear(2, 2), every=every)
+
+
 def test_a_copy_made_meanwhile_is_a_model_of_its_own():
     model = nn.Sequential(nn.Linear(2, 2))
     x = torch.ones(1, 2)
@@ -396,24 +404,6 @@ def test_what_the_caller_overwrites_is_copied_once_that_was_seen():
             acts["0"]
         model(x)
         assert torch.equal(acts["0"], expected)
-
-
-def test_inference_mode_is_watched_every_time():
-    class Sometimes(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.Linear(4, 4)
-
-        def forward(self, x):
-            y = self.layer(x).transpose(0, 1).contiguous()  # a view when there is one row
-            return y.mul_(0)
-
-    model = Sometimes()
-    with torch.inference_mode(), capture(model) as acts:
-        for rows in (8, 1, 8, 1):
-            x = torch.randn(rows, 4)
-            model(x)
-            assert torch.equal(acts["layer"], nn.functional.linear(x, *model.layer.parameters()))
 
 
 def test_an_input_made_in_inference_mode():

@@ -1,6 +1,7 @@
 """Threads that capture at once, and interrupts at any moment."""
 
 import contextlib
+import copyreg
 import dis
 import functools
 import signal
@@ -11,11 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from torch_featviz.capture import Moments, capture
-from torch_featviz.capture import compiled as compiled_module
-from torch_featviz.capture import recorder as recorder_module
-from torch_featviz.capture import session as session_module
-from torch_featviz.capture import tap as tap_module
+from torch_featviz.capture import Moments, capture, compiled, copies, eager, inference, recorder, session, tap
 from torch_featviz.errors import LayerError
 
 X = torch.randn(2, 3, 6, 6)
@@ -205,7 +202,7 @@ def test_interrupts_at_any_moment(forks):
     assert done.stdout == "interrupted 300\n"
 
 
-OURS = [module.__file__ for module in (session_module, tap_module, recorder_module, compiled_module)]
+OURS = [module.__file__ for module in (session, tap, recorder, compiled, copies, eager, inference)]
 
 
 def test_an_interrupt_at_the_call_of_exit(instance_state):
@@ -310,7 +307,7 @@ def run_gradients(model):
 @pytest.mark.parametrize("run", [run_plain, run_nested, run_sampled, run_gradients])
 def test_an_interrupt_at_any_instruction(run, instance_state):
     model = nn.Sequential(nn.Sequential(nn.Linear(6, 6), nn.ReLU(inplace=True)), nn.Linear(6, 2))
-    before = instance_state(model)
+    before, registered = instance_state(model), copyreg.dispatch_table.copy()
     n, left = 1, []
     while True:
         tracer = interrupted_at(n, functools.partial(run, model))
@@ -320,6 +317,7 @@ def test_an_interrupt_at_any_instruction(run, instance_state):
             before = instance_state(model)
         assert torch.utils._python_dispatch._len_torch_dispatch_stack() == 0, tracer.where
         assert uncompiled() is False, tracer.where
+        assert copyreg.dispatch_table == registered, tracer.where
         if tracer.n > 0:
             break
         n += 1

@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
-from contextlib import AbstractContextManager
-from functools import cache
 from operator import is_
 from threading import get_ident
 from types import CodeType, FunctionType
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import nn
 from torch.compiler import is_dynamo_compiling
 
 from torch_featviz.errors import OptionError
 from torch_featviz.model.layers import wrappers_in
-from torch_featviz.torch_private import dynamo_config, dynamo_is_imported, is_of_dynamo, skip_in_dynamo
+from torch_featviz.torch_private import dynamo_config, dynamo_is_imported, is_of_dynamo
 
-from .recorder import NOTHING, Recorder, Stopped
+from .eager import leave_to_eager_mode, uncompiled
+from .recorder import Recorder, Stopped
 from .tap import Taps, put
 
 _codes: WeakKeyDictionary[nn.Module, dict[Hashable, CodeType]] = WeakKeyDictionary()
@@ -85,7 +83,7 @@ def put_entries(
     """
     if not dynamo_is_imported():
         return False
-    _leave_to_eager_mode()
+    leave_to_eager_mode()
     outer = list(chain)
     found = False
     for module in outer:
@@ -100,13 +98,6 @@ def put_entries(
             for name in _compiled_calls(module):
                 put(module, name, around(getattr(module, name), module), taps)
     return found
-
-
-@cache
-def _leave_to_eager_mode() -> None:
-    """Where Dynamo gives a model up it tries each function that then runs; these hold nothing for it, and it warns."""
-    for name in ("begin", "start", "end", "leave", "record", "keep", "collect", "make_room", "refuse_another_thread"):
-        skip_in_dynamo(getattr(Recorder, name).__code__)
 
 
 def entry(call: Callable[..., Any], recorder: Recorder, part: Collection[str] | None) -> Callable[..., Any]:
@@ -158,14 +149,6 @@ def entry(call: Callable[..., Any], recorder: Recorder, part: Collection[str] | 
         return output
 
     return enter
-
-
-def uncompiled() -> AbstractContextManager[Any]:
-    """Compiled code runs uncompiled for the length of the block."""
-    if not dynamo_is_imported():  # nothing is compiled, and importing it takes seconds
-        return NOTHING
-    eager: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
-    return eager
 
 
 def _warn_of_guards(what: str) -> None:

@@ -8,12 +8,12 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from torch_featviz.model.values import tensors
 from torch_featviz.torch_private import in_backward
 
+from .eager import Uncompiled
 from .inplace import versions_of
 from .recorder import Recorder
 from .reduce import Reducer
@@ -23,6 +23,7 @@ class Gradients(Recorder):
     """Records, in the place of an output, the gradient that reaches it; in the order of the forward."""
 
     why_absent = "got no gradient: backward() did not reach it inside the block."
+    by_version = False
     needs_eager = True  # Dynamo runs no hooks on tensors inside a graph
 
     def __init__(self, model: nn.Module, layers: dict[str, nn.Module], setting: Hashable, **options: Any) -> None:
@@ -35,8 +36,7 @@ class Gradients(Recorder):
         self.start()
         self.run += 1
         self.orders = []
-        uncompiled: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
-        return uncompiled
+        return Uncompiled()
 
     def record(self, name: str, output: Any) -> None:
         # A checkpointed forward that the backward runs again counts here: with reentrant checkpoints no other one makes

@@ -8,7 +8,8 @@ kept, per model and circumstances, and from then on only those outputs are copie
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
+from operator import itemgetter
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -18,6 +19,7 @@ from torch_featviz.model.values import map_tensors, tensors
 from torch_featviz.torch_private import TorchDispatchMode, storage_id, unmapped
 
 Record: TypeAlias = tuple[Any, Any, Any]  # layer, what it returned, the version of each tensor in that
+_value = itemgetter(1)
 
 _learnt: WeakKeyDictionary[nn.Module, dict[Hashable, frozenset[str]]] = WeakKeyDictionary()
 
@@ -94,6 +96,29 @@ def memory_of(tensor: Tensor) -> int | None:
         RuntimeError,
     ):  # sparse, opaque and wrapper tensors have no storage of their own
         return None
+
+
+def sharing_memory(records: list[Record], held: Iterable[Tensor]) -> list[int]:
+    """The positions of the records that hold memory of the tensors `held`."""
+    memories = [tensor.untyped_storage() for tensor in held]
+    ranges = [range(start := memory.data_ptr(), start + memory.nbytes()) for memory in memories]
+    if not ranges:
+        return []
+    first, end = min(memory.start for memory in ranges), max(memory.stop for memory in ranges)
+    try:  # mostly outputs are tensors, and none of them lies there
+        if not [at for at in map(Tensor.data_ptr, map(_value, records)) if first <= at < end]:
+            return []
+    except (TypeError, RuntimeError):
+        pass
+    return [i for i, (_, value, _) in enumerate(records) if any(_starts_in(ranges, part) for part in tensors(value))]
+
+
+def _starts_in(ranges: list[range], tensor: Tensor) -> bool:
+    try:
+        address = unmapped(tensor).data_ptr()
+    except RuntimeError:  # a sparse tensor, say, which has no storage of its own
+        return False
+    return any(address in memory for memory in ranges)
 
 
 def versions_of(value: Any) -> Any:

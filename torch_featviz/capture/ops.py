@@ -37,7 +37,7 @@ from torch_featviz.model.values import tensors
 from torch_featviz.torch_private import any_global_hook, is_innermost, pop_innermost, push
 
 from .asked import Asked
-from .compiled import uncompiled
+from .eager import uncompiled
 from .recorder import Recorder
 from .tap import Taps, function_of, put, tap
 

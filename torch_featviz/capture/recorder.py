@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from threading import get_ident
 from typing import Any, TypeAlias
 
@@ -17,6 +17,7 @@ from torch_featviz.model.values import map_tensors, tensors
 from torch_featviz.torch_private import in_backward, in_graph_pool, is_mapped, unmapped
 
 from . import inplace
+from .eager import NOTHING, eager
 from .keep import ToCPU
 
 Traced: TypeAlias = tuple[nn.Module, Any, bool]  # out of a compiled graph, and whether the layout was changed
@@ -28,8 +29,7 @@ class _Everything:
 
 
 _EVERYTHING = _Everything()
-NOTHING = nullcontext()
-_STRAY = "_featviz_stray"
+STRAY = "_featviz_stray"
 _RELAID = object()  # in the place of versions: a copy in the compiled graph's own layout
 _INTERLEAVED = "#"  # among the layers that are overwritten: no layer's name, see `Recorder.interleaved`
 _CHANGED = object()  # and: not what the layer returned
@@ -51,6 +51,7 @@ class Recorder:
     """
 
     why_absent = "did not run; the forward never called it."
+    by_version = True  # whether what is kept is checked by the version counters of tensors
     needs_eager = False  # whether a compiled model has to run uncompiled meanwhile
     with_calls = False  # whether functional calls are captured too
 
@@ -116,16 +117,20 @@ class Recorder:
 
     # In eager mode
 
+    @eager
     def begin(self) -> AbstractContextManager[Any]:
         """A forward of the whole model begins; the caller enters what is returned for its length."""
         self.start()
         model = self._live_model()
-        inference = torch.is_inference_mode_enabled() or self.with_calls
-        key = self._key = (self.setting, model.training, torch.is_grad_enabled())
-        copied = None if inference else self._learnt.get(key)
-        if copied is None and not inference:
+        inference = torch.is_inference_mode_enabled()  # see `OutsideInferenceMode` for when
+        key = self._key = (self.setting, model.training, torch.is_grad_enabled(), inference)
+        if inference:
+            self._copied = frozenset(self.names)
+            return NOTHING
+        copied = None if self.with_calls else self._learnt.get(key)
+        if copied is None and not self.with_calls:
             copied = self._learnt[key] = inplace.overwritten_layers(model, key)
-        if copied is None:  # in inference mode always: tensors have no version there, so nothing learnt can be checked
+        if copied is None:
             self._watch = inplace.Watch(self.records, copies=self._detach)
             return inplace.BeforeWrites(self._watch.before_write)
         self._copied = copied
@@ -136,11 +141,13 @@ class Recorder:
             self.careful = self._careful[copied]
         return NOTHING
 
+    @eager
     def refuse_another_thread(self) -> None:
         """Outputs of two forwards at once could not be told apart."""
         if self.thread != get_ident():
             raise LayerError("another thread runs this model now, in the same block; take turns, or capture in each.")
 
+    @eager
     def start(self) -> None:
         self.running = True
         self.thread = get_ident()
@@ -150,18 +157,19 @@ class Recorder:
         if self.stop:
             self.to_run = set(self.names)
 
-    def end(self, seen: Any) -> None:
-        """The forward is about to return; `seen` is all that its caller holds: arguments and result."""
+    @eager
+    def end(self, unseen: Iterable[Tensor] = ()) -> None:
+        """The forward is about to return. Nothing will tell when its caller writes to the memory of `unseen`."""
         self.collect()
-        if self._watch is None:
-            return
-        if torch.is_inference_mode_enabled():  # the caller may change what it holds, and no version would tell
-            for tensor in tensors(seen):
-                self._watch.before_write(tensor)
-            return
-        self._copied = frozenset(self._watch.overwritten | ({_INTERLEAVED} if self.interleaved else set()))
-        inplace.learn(self._live_model(), self._key, self._copied)
+        for position in inplace.sharing_memory(self.records, unseen):
+            name, value, _ = self.records[position]
+            value = map_tensors(self._copy, value)
+            self.records[position] = (name, value, inplace.versions_of(value))
+        if self._watch is not None:
+            self._copied = frozenset(self._watch.overwritten | ({_INTERLEAVED} if self.interleaved else set()))
+            inplace.learn(self._live_model(), self._key, self._copied)
 
+    @eager
     def leave(self) -> None:
         """The forward is over, also where it raised."""
         self.running = False
@@ -187,6 +195,7 @@ class Recorder:
         self.records[:] = named
         self._unnamed = self.running
 
+    @eager
     def record(self, name: str, output: Any) -> None:
         """Keep `output` as the next call of layer `name`."""
         if not self.open or (not self.running and in_backward()):
@@ -202,6 +211,7 @@ class Recorder:
         if self.stop and self.running:
             self.stop_when_all_ran(name)
 
+    @eager
     def keep(self, name: str, output: Any, copy: bool) -> None:
         """Record `output`, or a copy, or what `into` makes of that."""
         value = self._value(output, copy)
@@ -218,7 +228,7 @@ class Recorder:
             raise Stopped
 
     def _value(self, output: Any, copy: bool) -> Any:
-        if copy:
+        if copy or any(tensor.is_inference() for tensor in tensors(output)):  # these have no version
             output = map_tensors(self._copy, output)
         elif not isinstance(output, Tensor):
             output = map_tensors(_same, output)
@@ -265,7 +275,7 @@ class Recorder:
         """
         kept, relaid = self.traced_copy(output)
         if self.pending is None:
-            setattr(module, _STRAY, (kept, relaid))
+            setattr(module, STRAY, (kept, relaid))
             self.strayed = True
             return
         self.pending.append((module, kept, relaid))
@@ -288,6 +298,7 @@ class Recorder:
     def _traced_clone(self, tensor: Tensor) -> Tensor:
         return tensor.detach().clone() if self._detach else tensor.clone()
 
+    @eager
     def make_room(self) -> None:
         """A compiled forward of the whole model begins: what it leaves would be held beside what the last one left."""
         self.latest()
@@ -313,6 +324,7 @@ class Recorder:
             for name, _, _ in self.records[before:]:
                 self.stop_when_all_ran(name)
 
+    @eager
     def collect(self) -> None:
         """Make records of what compiled graphs have captured since the last time."""
         pending, self.pending = self.pending, [] if self.running else None
@@ -327,9 +339,9 @@ class Recorder:
         if self.strayed:
             self.strayed = False
             for name, module in self.layers.items():
-                if _STRAY in module.__dict__:
+                if STRAY in module.__dict__:
                     self._drop(name)
-                    self._append(name, *module.__dict__.pop(_STRAY))
+                    self._append(name, *module.__dict__.pop(STRAY))
 
     def _append(self, name: str, value: Any, relaid: bool) -> None:
         value = self._to_cpu(value) if self._to_cpu else map_tensors(_out_of_graph_pool, value)

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from contextlib import suppress
+from functools import partial
 from threading import RLock
 from types import MethodType, TracebackType
 from typing import Any, TypeAlias
 from weakref import ref
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
 from torch.fx import GraphModule
 
 from torch_featviz.errors import LayerError, OptionError
-from torch_featviz.model.layers import Layers, check_module, choose, inside, survey
+from torch_featviz.model.layers import Layers, check_module, choose, inside, survey, wrappers_in
 from torch_featviz.torch_private import in_backward
 
 from .asked import Asked, choose_with_calls
 from .compiled import entry, own_code, own_frame, put_entries
+from .copies import copied_classes, keep_out, release
+from .eager import eager
+from .inference import OutsideInferenceMode
 from .into import Into, recorder_for
 from .ops import tap_calls
 from .recorder import Recorder, Stopped
@@ -85,6 +89,12 @@ def capture(
     return Capture(model, layers, into=into, of=of, every=every, stop=stop, ops=ops)
 
 
+def check_every(every: object, counted: str) -> None:
+    """Raise OptionError unless `every` counts what `counted` names, from 1."""
+    if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+        raise OptionError(f"every counts {counted}, 1 for each of them; got {every!r}.")
+
+
 _Opened: TypeAlias = tuple[Recorder, Taps, "ref[Any]"]
 
 
@@ -106,8 +116,7 @@ class Capture:
         check_module(model)
         if isinstance(model, nn.DataParallel) and len(model.device_ids) > 1:
             raise LayerError("DataParallel copies its model at each call; capture model.module on one device.")
-        if not isinstance(every, int) or every < 1:
-            raise OptionError(f"every counts forwards, 1 for each of them; got {every!r}.")
+        check_every(every, "forwards")
         self._chain = list(_chain(model))
         names, leaves = survey(model)
         self._modules = list(names)
@@ -124,6 +133,7 @@ class Capture:
         self._make = recorder_for(into, of, detach=detach, stop=stop)
         self._open: list[_Opened] = []
         self._kinds = set(map(type, self._modules))
+        self._copied = copied_classes({*self._modules, *self._chain, *wrappers_in(self._modules)})
         _refuse_scripted(self._kinds, self._layers)
         _refuse_flat(self._modules, self._kinds, self._layers)
 
@@ -143,6 +153,7 @@ class Capture:
             with _installing:
                 refuse_another_thread(taps)
                 self._install(recorder, taps)
+                keep_out(taps, *self._copied)
             return result
         except BaseException:
             self._leave(opened)
@@ -169,6 +180,8 @@ class Capture:
     def _leave(self, opened: _Opened) -> None:
         """End one block; all of it may be done twice."""
         recorder, taps, result = opened
+        with _installing:
+            release(taps)
         take_back(taps)
         recorder.close()
         self._open[:] = [other for other in self._open if other is not opened]
@@ -236,6 +249,7 @@ _UNSEEN = "which compiled code around it hides; give capture() the compiled mode
 def _whole_forward(model: nn.Module, recorder: Recorder) -> Callable[..., Any]:
     """A stand-in for the model's own forward: it tells the recorder where one forward begins and ends."""
     inner = function_of(model, "forward")
+    outside = OutsideInferenceMode(model, recorder.by_module)
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if self is not model:
@@ -246,17 +260,31 @@ def _whole_forward(model: nn.Module, recorder: Recorder) -> Callable[..., Any]:
             recorder.refuse_another_thread()
         if recorder.running or not recorder.open or in_backward():
             return inner(self, *args, **kwargs)  # within itself; or a checkpoint that the backward runs again
-        output = None
-        try:
-            with recorder.begin():
-                with suppress(Stopped):
-                    output = inner(self, *args, **kwargs)
-                recorder.end((args, kwargs, output))
-            return output
-        finally:
-            recorder.leave()
+        if recorder.by_version and torch.is_inference_mode_enabled():
+            return outside.run(partial(_captured, recorder, partial(inner, self)), args, kwargs)
+        return _captured(recorder, partial(inner, self), args, kwargs)
 
     return forward
+
+
+@eager
+def _captured(
+    recorder: Recorder,
+    call: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    unseen: Collection[Tensor] = (),
+) -> Any:
+    """Run and record the model's own forward. Nothing tells when its caller writes to the memory of `unseen`."""
+    output = None
+    try:
+        with recorder.begin():
+            with suppress(Stopped):
+                output = call(*args, **kwargs)
+            recorder.end(unseen)
+        return output
+    finally:
+        recorder.leave()
 
 
 def _traced(

@@ -14,12 +14,15 @@ from torch_featviz.model.layers import canonical, near
 from torch_featviz.torch_private import in_graph_pool
 
 from .asked import call_name
-from .recorder import NOTHING, Recorder
+from .eager import NOTHING
+from .recorder import Recorder
 from .reduce import Reducer, across_ranks
 
 
 class Reduction(Recorder):
     """Gives each output to its layer's reducer at once, and keeps nothing else."""
+
+    by_version = False
 
     def __init__(
         self, model: nn.Module, layers: dict[str, nn.Module], setting: Hashable, *, into: Reducer, stop: bool = False

@@ -22,11 +22,11 @@ from torch_featviz.errors import LayerError
 from torch_featviz.model.copier import cleaners
 from torch_featviz.torch_private import any_global_hook
 
-from .recorder import Recorder
+from .recorder import STRAY, Recorder
 
 # The module's __dict__, the name in it, what was put there, what was before.
 Tap: TypeAlias = tuple[dict[str, Any], str, Any, Any]
-_ABSENT = object()
+ABSENT = object()
 
 
 class Taps(list[Tap]):
@@ -36,23 +36,35 @@ class Taps(list[Tap]):
         super().__init__()
         self.thread = get_ident()
         self.modules = modules  # of the whole model
+        self.kinds: frozenset[type] = frozenset()  # whose copies are kept clean, see `copies`
+        self._index: dict[int, list[int]] = {}  # by the id of a module's __dict__: positions
+        self._indexed = 0  # of so many taps
         for key, known in list(_open.items()):
             if known() is None:  # a block that was never left
                 _open.pop(key, None)
         _open[id(self)] = ref(self)
 
+    def of(self, slots: dict[str, Any]) -> list[Tap]:
+        """What was put into the module whose `__dict__` this is."""
+        if self._indexed != len(self):
+            self._index = {}
+            for position, (where, _, _, _) in enumerate(self):
+                self._index.setdefault(id(where), []).append(position)
+            self._indexed = len(self)
+        return [self[position] for position in self._index.get(id(slots), ())]
+
 
 _open: dict[int, ref[Taps]] = {}  # no WeakValueDictionary: an interrupt would get lost in its callbacks
 
 
-def _all_open() -> list[Taps]:
+def open_taps() -> list[Taps]:
     """The taps of all captures that are open now."""
     return [taps for known in list(_open.values()) if (taps := known()) is not None]
 
 
 def refuse_another_thread(taps: Taps) -> None:
     """Two threads' captures of one model would take each other's outputs, and end in no order."""
-    for other in _all_open():
+    for other in open_taps():
         if other and other.thread != taps.thread and not set(taps.modules).isdisjoint(other.modules):
             raise LayerError("another thread captures this model now; capture a copy.deepcopy() of it, or take turns.")
 
@@ -73,8 +85,8 @@ def tap(layers: dict[str, nn.Module], recorder: Recorder, taps: Taps) -> None:
             around = _any_arguments(function_of(module, call), recorder)
             put(module, call, MethodType(around(module, name), module), taps)
             continue
-        before = slots.get("forward", _ABSENT)
-        stand_in = shared.get(type(module)) if before is _ABSENT else None
+        before = slots.get("forward", ABSENT)
+        stand_in = shared.get(type(module)) if before is ABSENT else None
         if stand_in is None:
             forward = function_of(module, "forward")
             stand_in = shared.get(forward) or _shared(forward, recorder)
@@ -82,7 +94,7 @@ def tap(layers: dict[str, nn.Module], recorder: Recorder, taps: Taps) -> None:
                 stand_in = _any_arguments(forward, recorder)(module, name)
             else:
                 shared[forward] = stand_in
-                if before is _ABSENT and getattr(type(module), "forward", None) is forward:  # that of all of its kind
+                if before is ABSENT and getattr(type(module), "forward", None) is forward:  # that of all of its kind
                     shared[type(module)] = stand_in
         mine = MethodType(stand_in, module)
         note((slots, "forward", mine, before))
@@ -98,7 +110,7 @@ def has_hooks(module: nn.Module) -> bool:
 def put(module: nn.Module, name: str, value: Any, taps: Taps) -> None:
     """Put `value` in the place of `module.<name>`, for that one module."""
     slots = module.__dict__
-    taps.append((slots, name, value, slots.get(name, _ABSENT)))  # first, lest an interrupt come between
+    taps.append((slots, name, value, slots.get(name, ABSENT)))  # first, lest an interrupt come between
     slots[name] = value
 
 
@@ -110,7 +122,7 @@ def take_back(taps: Taps) -> None:
     for slots, key, mine, before in reversed(taps):
         if slots.get(key) is not mine:  # a capture that began later goes on, or somebody else replaced it
             _hand_down(slots, key, mine, before)
-        elif before is _ABSENT:
+        elif before is ABSENT:
             del slots[key]
         else:
             slots[key] = before
@@ -120,30 +132,39 @@ def take_back(taps: Taps) -> None:
 
 def _hand_down(slots: dict[str, Any], key: str, mine: Any, before: Any) -> None:
     """Have the capture that stands upon `mine` put `before` back in its time."""
-    for taps in _all_open():
+    for taps in open_taps():
         for i, (where, name, theirs, under) in enumerate(taps):
             if under is mine and where is slots and name == key:
                 taps[i] = (where, name, theirs, before)
 
 
 def untapped(slots: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
-    """What of a module's `__dict__` is to be copied, as it was before all captures that are open."""
-    taps = [tap for several in _all_open() for tap in several if tap[0] is slots]
-    if not taps:
+    """`state`, what of a module's `__dict__` is to be copied, as it was before all captures that are open."""
+    changes = before_captures(slots, state)
+    if not changes:
         return state
-    state = dict(state)
-    for key in {key for _, key, _, _ in taps} & state.keys():
-        value, before = state[key], {id(mine): before for _, name, mine, before in taps if name == key}
-        while id(value) in before:
-            value = before[id(value)]
-        if value is _ABSENT:
-            del state[key]
-        else:
-            state[key] = value
-    return state
+    return {key: value for key, value in {**state, **changes}.items() if value is not ABSENT}
 
 
 cleaners.append(untapped)
+
+
+def before_captures(slots: dict[str, Any], copied: dict[str, Any]) -> dict[str, Any]:
+    """What has to change in a copy of a module's `__dict__`: entries, each as it was before any capture."""
+    taps = [one for several in open_taps() for one in several.of(slots)]
+    changes = {STRAY: ABSENT} if STRAY in copied else {}
+    for key in {key for _, key, _, _ in taps} & copied.keys():
+        value, replaced = copied[key], {_function(mine): before for _, name, mine, before in taps if name == key}
+        while (function := _function(value)) in replaced:
+            value = replaced[function]
+        if value is not copied[key]:
+            changes[key] = value
+    return changes
+
+
+def _function(value: Any) -> int:
+    """An identifier that a stand-in shares with copies of it, which are bound to other modules."""
+    return id(value.__func__ if isinstance(value, MethodType) else value)
 
 
 def function_of(module: nn.Module, name: str) -> Callable[..., Any]:

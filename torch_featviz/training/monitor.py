@@ -13,6 +13,7 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from torch_featviz.capture import Statistics, read_together
+from torch_featviz.capture.session import check_every
 from torch_featviz.errors import FileError, FindingWarning, LayerError, OptionError
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.layers import Layers, check_module
@@ -97,8 +98,7 @@ class Monitor:
         keep: int = 512,
         group: dist.ProcessGroup | None = None,
     ) -> None:
-        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
-            raise OptionError(f"every counts steps, 1 for each of them; got {every!r}.")
+        check_every(every, "steps")
         if why is not None and probe is None:
             raise OptionError(f"why={why!r} explains the answers to a probe; give one with probe=.")
         check_module(model)

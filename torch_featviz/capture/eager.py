@@ -1,0 +1,62 @@
+"""What Dynamo is not to compile: functions of capture, always, and all code, for the length of a block.
+
+Where Dynamo gives a model up it tries each function that then runs. Those of capture hold nothing for it, and it would
+warn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from types import CodeType
+from typing import Any, TypeVar
+
+import torch
+
+from torch_featviz.torch_private import dynamo_is_imported, skip_in_dynamo
+
+NOTHING = nullcontext()
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+_codes: list[CodeType] = []
+_set_stance: Callable[[str], Any] = torch.compiler.set_stance  # type: ignore[assignment]
+
+
+def eager(function: _Function) -> _Function:
+    """Mark `function` as one that Dynamo leaves alone."""
+    _codes.append(function.__code__)
+    return function
+
+
+@cache
+def leave_to_eager_mode() -> None:
+    """Tell Dynamo, which has been imported, of all functions marked."""
+    for code in _codes:
+        skip_in_dynamo(code)
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """Compiled code runs uncompiled for the length of the block."""
+    return Uncompiled() if dynamo_is_imported() else NOTHING  # where nothing is compiled; importing it takes seconds
+
+
+class Uncompiled:
+    """`torch.compiler.set_stance("force_eager")`, which no interrupt can leave set.
+
+    A stance is in force as soon as the object is made; `extend` keeps it before Python looks for interrupts again.
+    """
+
+    def __init__(self) -> None:
+        self._stances: list[Any] = []
+
+    def __enter__(self) -> None:
+        try:
+            self._stances.extend(map(_set_stance, ["force_eager"]))
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *error: object) -> None:
+        for stance in self._stances:
+            stance.__exit__(None, None, None)
