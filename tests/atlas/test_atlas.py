@@ -349,3 +349,27 @@ def test_channels_that_are_no_colours():
 def test_bad_input(images, options, kind, words):
     with pytest.raises(getattr(fv.errors, kind), match=words):
         atlas(net(), images, **options)
+
+
+class Fusion(nn.Module):
+    """An image and two figures of each image."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(6, 3)
+
+    def forward(self, image, meta, *, scale):
+        return self.head(torch.cat([self.conv(image).relu().mean((2, 3)), scale * meta], 1))
+
+
+def test_a_model_of_several_inputs():
+    net, images, meta = Fusion(), torch.rand(2, 3, 8, 8), torch.rand(2, 2)
+    page = atlas(net, images, additional_forward_args=meta, keywords={"scale": 2.0})
+    with torch.no_grad():
+        expected = net(images, meta, scale=2.0).softmax(1)
+    for i, shown in enumerate(page.data["images"]):
+        for entry in shown["top"]:
+            assert entry["probability"] == pytest.approx(float(expected[i, entry["class"]]), abs=1e-6)
+    assert {entry["layer"] for entry in page.data["why"]} == {"conv"}
+    with pytest.raises(fv.errors.OptionError, match=r"Fusion\.forward\(self, image, meta, \*, scale\)"):
+        atlas(net, images)
