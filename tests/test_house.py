@@ -79,3 +79,76 @@ def test_the_search_sees_what_it_looks_for():
         "eval()",
         "softmax",
     }
+
+
+# Private names of PyTorch that any file may use: they have been the same since PyTorch 1.
+EVERYWHERE = {"_version", "_modules", "_parameters", "_buffers"} | {
+    f"_{kind}_hooks" for kind in ("forward", "forward_pre", "backward", "backward_pre")
+}
+# Private names that are not PyTorch's.
+OTHERS = {
+    *("_asdict", "_make", "_replace"),  # of named tuples
+    "_getframe",  # of sys
+    *("_generate_state_key", "_DummyExperiment"),  # of Lightning
+}
+CAPTUM = "captum.attr._"
+
+
+def private_names(tree: ast.AST):
+    """Attributes and modules that begin with one underscore, also where a text names them."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.ImportFrom) and not node.level and not (node.module or "").startswith(CAPTUM):
+            yield from (*(node.module or "").split("."), *(alias.name for alias in node.names))
+        elif isinstance(node, ast.Import):
+            yield from (part for alias in node.names for part in alias.name.split("."))
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in (
+            "getattr",
+            "hasattr",
+            "setattr",
+            "delattr",
+        ):
+            yield from (value.value for value in node.args[1:2] if isinstance(value, ast.Constant))
+        elif isinstance(node, (ast.Subscript, ast.Compare)):  # module.__dict__["_forward_hooks"], "_orig_mod" in names
+            yield from (value.value for value in ast.iter_child_nodes(node) if isinstance(value, ast.Constant))
+        elif isinstance(node, ast.Constant) and str(node.value).startswith("torch."):
+            yield from str(node.value).split(".")
+
+
+def own_names(tree: ast.AST):
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            yield node.name
+        elif isinstance(node, (ast.Attribute, ast.Name)) and isinstance(node.ctx, ast.Store):
+            yield getattr(node, "attr", getattr(node, "id", ""))
+
+
+def is_private(name: object) -> bool:
+    return isinstance(name, str) and name.startswith("_") and not name.startswith("__") and name[1:].isidentifier()
+
+
+def test_private_parts_of_torch_are_named_in_one_file():
+    trees = files()
+    del trees["torch_private.py"]
+    known = {*EVERYWHERE, *OTHERS, *(name for tree in trees.values() for name in own_names(tree))}
+    strangers = {file: {n for n in private_names(tree) if is_private(n)} - known for file, tree in trees.items()}
+    assert {file: names for file, names in strangers.items() if names} == {}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "torch._C.f()",
+        "import torch._dynamo",
+        "from torch._dynamo import config",
+        "from torch.nn.modules.conv import _ConvNd",
+        "sys.modules['torch._dynamo']",
+        "function._schema",
+        "getattr(module, '_call_impl')",
+        "'_orig_mod' in names",
+        "vars(module)['_compiled_call_impl']",
+    ],
+)
+def test_the_search_sees_private_names(code):
+    assert [name for name in private_names(ast.parse(code)) if is_private(name)]

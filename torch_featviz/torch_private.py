@@ -40,6 +40,20 @@ NORMS = (_NormBase,)
 PADS = (_CircularPadNd, _ConstantPadNd, _ReflectionPadNd, _ReplicationPadNd)
 POOLS = (_AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _LPPoolNd, _MaxPoolNd)
 
+# Attributes of modules
+
+CALL = "_call_impl"  # what `module(...)` runs: hooks and forward
+COMPILED_CALL = "_compiled_call_impl"  # what it runs instead after `module.compile()`
+ORIGINAL = "_orig_mod"  # the module that `torch.compile(module)` wraps
+PACKED = "_packed_params"  # the weights of a quantised layer
+GUARDS = "_guards_fn"  # the checks of a program that `torch.export` made
+
+
+def is_optimized(module: nn.Module) -> bool:
+    """Whether `module` is what `torch.compile(module)` returns, told without importing Dynamo."""
+    return ORIGINAL in module._modules
+
+
 # Hooks
 
 _GLOBAL_HOOKS = tuple(f"_global_{kind}_hooks" for kind in ("forward_pre", "forward", "backward_pre", "backward"))
@@ -80,7 +94,22 @@ def unmapped(tensor: Tensor) -> Tensor:
     return tensor
 
 
-# Modes for operators
+def made_by(node: Any) -> type | None:
+    """The `torch.autograd.Function` whose backward a node of the graph is; None for those of torch itself."""
+    return getattr(type(node), "_forward_cls", None)
+
+
+def lower_bound(node: Any) -> Any:
+    """The lower bound of a clamp, of which `node` is the backward; None where there is none."""
+    return getattr(node, "_saved_min_val", getattr(node, "_saved_min", None))
+
+
+# Operators
+
+
+def schema_of(operator: Any) -> Any:
+    """Name, arguments and what is written to."""
+    return operator._schema
 
 
 class TorchDispatchMode(_TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -146,6 +175,11 @@ def skip_in_dynamo(code: CodeType) -> None:
     sys.modules["torch._dynamo"].eval_frame.skip_code(code)
 
 
+def dynamo_wraps(function: Any) -> Any:
+    """The function that `torch.compile` or `torch.compiler.disable` wrapped in `function`; None if neither did."""
+    return getattr(function, "_torchdynamo_orig_callable", None)
+
+
 def is_of_dynamo(error: BaseException) -> bool:
     return type(error).__module__.startswith("torch._dynamo")
 
@@ -156,8 +190,3 @@ def in_graph_pool(tensor: Tensor) -> bool:
     if trees is None or tensor.device.type != "cuda":
         return False
     return trees.get_manager(tensor.device.index, create_if_none_exists=False) is not None
-
-
-def is_optimized(module: nn.Module) -> bool:
-    """Whether `module` is what `torch.compile(module)` returns, told without importing Dynamo."""
-    return "_orig_mod" in module._modules

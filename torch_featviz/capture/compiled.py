@@ -20,7 +20,14 @@ from torch.compiler import is_dynamo_compiling
 
 from torch_featviz.errors import OptionError
 from torch_featviz.model.layers import wrappers_in
-from torch_featviz.torch_private import dynamo_config, dynamo_is_imported, is_of_dynamo
+from torch_featviz.torch_private import (
+    COMPILED_CALL,
+    dynamo_config,
+    dynamo_is_imported,
+    dynamo_wraps,
+    is_of_dynamo,
+    is_optimized,
+)
 
 from .eager import leave_to_eager_mode, uncompiled
 from .recorder import Recorder, Stopped
@@ -51,7 +58,7 @@ def own_frame(call: Callable[..., Any], model: nn.Module, setting: Hashable) -> 
 
     It does so around what comes out of torch.nn's files, and that frame's recompiles are counted, too.
     """
-    frame = getattr(call, "_torchdynamo_orig_callable", None)
+    frame = dynamo_wraps(call)
     if not isinstance(frame, FunctionType) or not frame.__code__.co_filename.endswith("external_utils.py"):
         return call
     code = frame.__code__
@@ -89,10 +96,10 @@ def put_entries(
     for module in outer:
         for name in _compiled_calls(module):
             # model.forward = torch.compile(model.forward) is a part: the stand-in for the forward is outside of it
-            whole = name != "forward" or "_orig_mod" in module._modules
+            whole = name != "forward" or is_optimized(module)
             found |= whole
             put(module, name, around(getattr(module, name), None if whole else module), taps)
-    suspects = [m for m in modules if "forward" in m.__dict__ or "_compiled_call_impl" in m.__dict__]
+    suspects = [m for m in modules if "forward" in m.__dict__ or COMPILED_CALL in m.__dict__]
     for module in (*suspects, *wrappers_in(modules)):
         if module not in outer:
             for name in _compiled_calls(module):
@@ -180,7 +187,7 @@ _CHECKPOINTS = "skip_fwd_side_effects_in_bwd_under_checkpoint"
 
 def _compiled_calls(module: nn.Module) -> Iterator[str]:
     slots = module.__dict__
-    if "_orig_mod" in module._modules or hasattr(slots.get("forward"), "_torchdynamo_orig_callable"):
+    if is_optimized(module) or dynamo_wraps(slots.get("forward")) is not None:
         yield "forward"
-    if slots.get("_compiled_call_impl") is not None:
-        yield "_compiled_call_impl"
+    if slots.get(COMPILED_CALL) is not None:
+        yield COMPILED_CALL

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 
 from torch_featviz.model.values import map_tensors, tensors
-from torch_featviz.torch_private import TorchDispatchMode, storage_id, unmapped
+from torch_featviz.torch_private import TorchDispatchMode, schema_of, storage_id, unmapped
 
 Record: TypeAlias = tuple[Any, Any, Any]  # layer, what it returned, the version of each tensor in that
 _value = itemgetter(1)
@@ -50,8 +50,8 @@ class BeforeWrites(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func._schema.is_mutable:
-            for position, argument in enumerate(func._schema.arguments):
+        if (schema := schema_of(func)).is_mutable:
+            for position, argument in enumerate(schema.arguments):
                 if argument.alias_info is not None and argument.alias_info.is_write:
                     written = args[position] if position < len(args) else kwargs.get(argument.name)
                     for tensor in tensors(written):

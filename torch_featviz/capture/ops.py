@@ -34,7 +34,7 @@ from torch.overrides import TorchFunctionMode
 
 from torch_featviz.errors import OptionError
 from torch_featviz.model.values import tensors
-from torch_featviz.torch_private import any_global_hook, is_innermost, pop_innermost, push
+from torch_featviz.torch_private import CALL, any_global_hook, is_innermost, pop_innermost, push
 
 from .asked import Asked
 from .eager import uncompiled
@@ -182,7 +182,7 @@ def tap_calls(
             put(module, "forward", MethodType(_whole(module, calls), module), taps)
             continue
         hooks = hooked or module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-        where = "_call_impl" if hooks else "forward"
+        where = CALL if hooks else "forward"
         stand_in = _stand_in(function_of(module, where), module, name, name in layers, calls)
         put(module, where, MethodType(stand_in, module), taps)
     if "" in layers:

@@ -18,7 +18,7 @@ from torch.fx import GraphModule
 
 from torch_featviz.errors import LayerError, OptionError
 from torch_featviz.model.layers import Layers, check_module, choose, inside, survey, wrappers_in
-from torch_featviz.torch_private import in_backward
+from torch_featviz.torch_private import GUARDS, in_backward, is_optimized
 
 from .asked import Asked, choose_with_calls
 from .compiled import entry, own_code, own_frame, put_entries
@@ -207,7 +207,7 @@ class Capture:
 
     def _captured_in(self, part: nn.Module) -> list[str]:
         """The captured layers that a compiled part of the model may run; itself only where its tap is inside."""
-        outside = has_hooks(part) or ("forward" in part.__dict__ and "_orig_mod" not in part._modules)
+        outside = has_hooks(part) or ("forward" in part.__dict__ and not is_optimized(part))
         inner = set(part.modules()) - ({part} if outside else set())
         return [name for name, module in self._layers.items() if module in inner]
 
@@ -327,7 +327,7 @@ def _refuse_flat(modules: list[nn.Module], kinds: set[type], layers: dict[str, n
         return
     for graph in modules:
         if isinstance(graph, GraphModule) and not any(
-            node.op == "call_module" and node.target != "_guards_fn" for node in graph.graph.nodes
+            node.op == "call_module" and node.target != GUARDS for node in graph.graph.nodes
         ):
             unused = set(graph.modules()) - {graph}
             for name, module in layers.items():

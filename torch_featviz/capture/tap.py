@@ -20,7 +20,7 @@ from torch.compiler import is_dynamo_compiling
 
 from torch_featviz.errors import LayerError
 from torch_featviz.model.copier import cleaners
-from torch_featviz.torch_private import any_global_hook
+from torch_featviz.torch_private import CALL, COMPILED_CALL, any_global_hook
 
 from .recorder import STRAY, Recorder
 
@@ -80,8 +80,8 @@ def tap(layers: dict[str, nn.Module], recorder: Recorder, taps: Taps) -> None:
     for name, module in layers.items():
         slots = module.__dict__
         if slots["_forward_hooks"] or slots["_backward_hooks"] or slots["_backward_pre_hooks"] or everywhere:
-            # What module.compile() made is called instead of _call_impl, and never looks at it.
-            call = "_call_impl" if slots.get("_compiled_call_impl") is None else "_compiled_call_impl"
+            # What module.compile() made is called instead, and never looks at it.
+            call = CALL if slots.get(COMPILED_CALL) is None else COMPILED_CALL
             around = _any_arguments(function_of(module, call), recorder)
             put(module, call, MethodType(around(module, name), module), taps)
             continue

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from torch_featviz.errors import LayerError
+from torch_featviz.torch_private import lower_bound, made_by
 
 _ALWAYS = (
     *("relu", "relu6", "hardswish", "silu", "gelu", "elu", "selu", "celu", "leaky_relu", "prelu", "rrelu"),
@@ -127,7 +128,7 @@ def refuse_others(output: Tensor) -> None:
     """
     for node in graph_of(output):
         match = _NODES.fullmatch(node.name())
-        low = getattr(node, "_saved_min_val", getattr(node, "_saved_min", None))
+        low = lower_bound(node)
         if match or _foreign(node) or (isinstance(low, (int, float)) and low == 0):
             raise LayerError(
                 f"{match[1] if match else node.name()} is called out of reach, in scripted, compiled, checkpointed or "
@@ -138,8 +139,8 @@ def refuse_others(output: Tensor) -> None:
 
 def _foreign(node: Any) -> bool:
     """Whether an autograd function in Python, and none of ours, made this node."""
-    made_by = getattr(type(node), "_forward_cls", None)
-    return made_by is not None and not made_by.__module__.startswith("torch_featviz.")
+    function = made_by(node)
+    return function is not None and not function.__module__.startswith("torch_featviz.")
 
 
 def graph_of(output: Tensor) -> Iterator[Any]:

@@ -17,7 +17,7 @@ from torch_featviz.capture.tap import Taps, function_of, put, take_back
 from torch_featviz.model.layers import check_module, names_of
 from torch_featviz.model.untouched import Kept
 from torch_featviz.model.values import tensors
-from torch_featviz.torch_private import any_global_hook
+from torch_featviz.torch_private import CALL, any_global_hook
 
 from .finite import NonFinite, Span, finite, report, span_of
 
@@ -78,7 +78,7 @@ class _Search:
         hooked = any_global_hook()
         for module, name in names.items():
             if not isinstance(module, torch.jit.ScriptModule):
-                where = "_call_impl" if hooked or module._forward_hooks or module._backward_hooks else "forward"
+                where = CALL if hooked or module._forward_hooks or module._backward_hooks else "forward"
                 around = self._around(function_of(module, where), module, name)
                 put(module, where, MethodType(around, module), taps)
 

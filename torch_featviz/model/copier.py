@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from torch_featviz.errors import DtypeError, FeatvizError
+from torch_featviz.torch_private import COMPILED_CALL
 
 from .layers import unwrap
 from .objects import IMMUTABLE, ObjectCopier
@@ -102,7 +103,7 @@ class _ModelCopier(ObjectCopier):
                     filled[name] = value
                 elif name in _CONTAINERS and not value:  # most of all that there is
                     filled[name] = _CONTAINERS[name]()
-                elif name != "_compiled_call_impl":  # of module.compile(): it would run the model itself
+                elif name != COMPILED_CALL:  # of module.compile(): it would run the model itself
                     filled[name] = of(value)
             for slot in kind.slots:
                 name = slot.__name__

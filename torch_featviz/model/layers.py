@@ -13,14 +13,14 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.utils.parametrize import ParametrizationList
 
 from torch_featviz.errors import DtypeError, LayerError, OptionError
-from torch_featviz.torch_private import Convolution
+from torch_featviz.torch_private import ORIGINAL, PACKED, Convolution, is_optimized
 
 Layer: TypeAlias = str | type[nn.Module] | nn.Module
 Layers: TypeAlias = Layer | Iterable[Layer] | None
 _WEIGHTED = (Convolution, nn.Linear)
 _FEW = 25  # names that an error message may hold
-_WRAPPER_PARTS = ("module", "_orig_mod")
-_PARTS = ("parametrizations", "_packed_params", "activation_post_process", "weight_fake_quant")
+_WRAPPER_PARTS = ("module", ORIGINAL)
+_PARTS = ("parametrizations", PACKED, "activation_post_process", "weight_fake_quant")
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -32,8 +32,8 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 def inside(module: nn.Module) -> nn.Module | None:
     """What a wrapper wraps; None for any other module."""
-    if "_orig_mod" in module._modules:  # torch.compile's OptimizedModule, recognised without importing Dynamo
-        return module._modules["_orig_mod"]
+    if is_optimized(module):
+        return module._modules[ORIGINAL]
     return module._modules["module"] if isinstance(module, (DataParallel, DistributedDataParallel)) else None
 
 
@@ -81,7 +81,7 @@ def wrappers_in(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:
     for module in modules:
         if module._modules:
             for child in module._modules.values():
-                if child is not None and "_orig_mod" in child._modules:
+                if child is not None and is_optimized(child):
                     yield child
 
 

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from torch_featviz.errors import FileError, OptionError, WeightsError
 from torch_featviz.optional import needs
+from torch_featviz.torch_private import ORIGINAL
 
 State = Mapping[str, Tensor]
-WRAPPERS = ("module.", "_orig_mod.")
+WRAPPERS = ("module.", f"{ORIGINAL}.")
 
 
 def read_state(path: str | Path) -> State:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from torch_featviz.torch_private import TorchDispatchMode, storage_id, tree_leaves
+from torch_featviz.torch_private import TorchDispatchMode, schema_of, storage_id, tree_leaves
 
 from .operators import follow
 from .reach import Trace
@@ -70,7 +70,7 @@ class Tracer(TorchDispatchMode):
         known = {id(tensor): self._of(tensor) for tensor in tensors}
         traces = {number: trace for number, trace in known.items() if trace is not None}
         answer = func(*args, **kwargs)
-        schema = func._schema
+        schema = schema_of(func)
         name = schema.name.rpartition("::")[2]
         if not traces or name in _CONSTANT:
             return answer
