@@ -162,7 +162,7 @@ class Net(nn.Module):
     def __init__(self):
         super().__init__()
         self.stem, self.relu, self.head = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Linear(4, 5)
-        self.blocks = nn.ModuleList(Block() for _ in range(10))
+        self.blocks = nn.ModuleList(Block() for _ in range(3))
 
     def forward(self, x):
         x = self.relu(self.stem(x))
@@ -221,12 +221,12 @@ def test_every_way_to_compile(way, gradients):
             net(x)
         compiled = way(net, counter)
         alone = compiled(x)
-        assert counter.frame_count == 1, "the ten blocks share one graph"
+        assert counter.frame_count == 1, "the blocks share one graph"
         for _ in range(3):
             with capture(net) as acts:
                 assert torch.equal(compiled(x), alone)
             close(acts, eager)
-            assert len(acts.calls("relu")) == 11
+            assert len(acts.calls("relu")) == 4
             assert torch.equal(compiled(x), alone)
     assert counter.frame_count == 2
 
@@ -239,9 +239,9 @@ def test_a_stopped_forward_is_a_shorter_graph(way):
     with torch.no_grad():
         alone = compiled(x)
         for _ in range(2):
-            with capture(net, ["stem", "blocks.1.norm"], stop=True) as acts:
+            with capture(net, ["stem", "blocks.0.norm"], stop=True) as acts:
                 output = compiled(x)
-            assert list(acts) == ["stem", "blocks.1.norm"]
+            assert list(acts) == ["stem", "blocks.0.norm"]
             assert torch.equal(acts["stem"], net.stem(x))
             assert output is None or way is by_method, "of a compiled forward nothing is left out"
             assert torch.equal(compiled(x), alone)
@@ -252,17 +252,19 @@ def test_a_stopped_forward_is_a_shorter_graph(way):
 
 def test_any_number_of_layer_sets_and_models():
     """Dynamo gives up on a code object after eight graphs."""
-    counter = CompileCounterWithBackend("aot_eager")
+    counter = CompileCounterWithBackend("eager")
     nets = [Net().eval() for _ in range(3)]
+    names = [name for name, _ in nets[0].named_modules() if name not in ("", "blocks", "relu")]
+    assert len(names) > 9
     compiled = [whole(net, counter) for net in nets]
     x = torch.randn(2, 3, 12, 12)
     with torch.no_grad():
-        for net in compiled:
-            for i in range(10):
-                with capture(net, f"blocks.{i}") as acts:
+        for net, some in zip(compiled, (names, names[:2], names[:2]), strict=True):
+            for name in some:
+                with capture(net, name) as acts:
                     net(x)
-                assert list(acts) == [f"blocks.{i}"]
-    assert counter.frame_count == 30
+                assert list(acts) == [name]
+    assert counter.frame_count == len(names) + 4
 
 
 def test_dynamic_shapes():
