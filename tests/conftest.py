@@ -28,15 +28,7 @@ def instance_state_fixture() -> Any:
 
 @pytest.fixture(scope="session")
 def forks() -> Iterator[Forks]:
-    """Runs code in processes that have imported PyTorch, and nothing of this package."""
-    server = Forks("torch")
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="session")
-def rank_forks() -> Iterator[Forks]:
-    """The same for groups of ranks: what distributed and compiled models need is imported, too."""
-    server = Forks("torch._dynamo", "torch.distributed.fsdp", "torch.distributed.tensor", "torch.nn.parallel")
+    """Runs code in processes that have imported PyTorch, with what compiles and shards models, and nothing else."""
+    server = Forks("torch._inductor", "torch.distributed.fsdp", "torch.distributed.tensor", "torch.nn.parallel")
     yield server
     server.close()

@@ -1,6 +1,6 @@
-"""Processes for tests that start in milliseconds: forks of one that has imported PyTorch, and nothing of this package.
+"""Processes that start in milliseconds: forks of one that has imported PyTorch, and nothing of this package.
 
-`Forks("torch")` starts such a process; `run` and `ranks` have it fork and run code there, as `python -c` would.
+`Forks("torch")` starts such a process. `run` and `ranks` let it fork, and run code in the fork as `python -c` would.
 Run as a program, this file is that process.
 """
 
@@ -129,7 +129,7 @@ def _line(file: IO[bytes], timeout: float) -> bytes:
 
 
 def _serve(connection: socket.socket) -> dict[str, Any]:
-    """Fork for each request. Returns in the forks only, with the request; ends when the other side has closed."""
+    """Fork for each request. Returns in the forks only, with the request; exits when the other side has closed."""
     while True:
         message, numbers, _, _ = socket.recv_fds(connection, 2**20, 3)
         if not message:

@@ -11,6 +11,13 @@ import pytest
 import torch_featviz as fv
 
 
+def alone(code):
+    """What code prints in a process that has imported nothing."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+
+
 @pytest.fixture
 def fresh(forks):
     """What code prints in a process that has imported PyTorch, but nothing of this package."""
@@ -28,14 +35,13 @@ def fresh(forks):
 )
 def test_import_brings_no_torch(code):
     code += "; import sys; print('torch' in sys.modules or 'numpy' in sys.modules)"
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
+    assert alone(code) == "False\n"
 
 
-def test_use_is_light(fresh):
+def test_use_is_light():
     heavy = "('captum', 'matplotlib', 'torchvision', 'lightning', 'transformers', 'ignite', 'torch._dynamo', 'pytest')"
     code = f"import torch_featviz as fv, sys; fv.bench, fv.capture; print([m for m in {heavy} if m in sys.modules])"
-    assert fresh(code) == "[]"
+    assert alone(code) == "[]\n"
 
 
 def test_all_is_sorted_and_there():

@@ -27,8 +27,11 @@ TEST = """
 
 
 @pytest.fixture
-def run(pytester, monkeypatch):
-    """Run pytest in a process of its own, in which this package is installed, and every warning is an error."""
+def run(pytester, monkeypatch, forks):
+    """Run pytest in a process of its own, in which this package is installed, and every warning is an error.
+
+    That is a fork of one that has imported PyTorch, unless `forked=False`.
+    """
     text = (ROOT / "pyproject.toml").read_text()
     entry = re.search(r"^\[project\.entry-points\.pytest11\]\n(?:.+\n)+", text, re.MULTILINE)
     installed = pytester.mkdir("installed")
@@ -40,9 +43,15 @@ def run(pytester, monkeypatch):
     for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_XDIST_WORKER", "PYTEST_DISABLE_PLUGIN_AUTOLOAD"):
         monkeypatch.delenv(name, raising=False)
 
-    def run(*options, test=TEST):
+    def run(*options, test=TEST, forked=True):
         pytester.makepyfile(test_it=test)
-        return pytester.runpytest_subprocess("-W", "error", *options)
+        others = [f"-pno:{name}" for name in ("anyio", "hypothesispytest", "platformdirs")]  # they start slowly
+        options = ["-W", "error", *others, *options]
+        if not forked:
+            return pytester.runpytest_subprocess(*options)
+        code = f"import sys; sys.path.insert(0, {str(installed)!r}); import pytest; sys.exit(pytest.console_main())"
+        done = forks.run(code, *options, cwd=str(pytester.path))
+        return pytest.RunResult(done.returncode, done.stdout.splitlines(), done.stderr.splitlines(), 0.0)
 
     return run
 
@@ -123,7 +132,7 @@ NO_TORCH = """
 def test_skipped_where_timing_means_nothing_and_torch_is_not_imported(run, options, why):
     if "-n1" in options:
         pytest.importorskip("xdist")
-    result = run("-rs", "-W", "default::pytest.PytestWarning", *options, test=NO_TORCH)
+    result = run("-rs", "-W", "default::pytest.PytestWarning", *options, test=NO_TORCH, forked=False)
     result.assert_outcomes(passed=1, skipped=1)
     result.stdout.fnmatch_lines([why])
     result.stdout.no_fnmatch_line("*capture overhead*")
@@ -133,12 +142,12 @@ def test_skipped_where_timing_means_nothing_and_torch_is_not_imported(run, optio
 def test_not_skipped(run, options):
     if "-n0" in options:
         pytest.importorskip("xdist")
-    result = run(*options, "-W", "default:Benchmark fixture was not used", test=NO_TORCH)
+    result = run(*options, "-W", "default:Benchmark fixture was not used", test=NO_TORCH, forked=False)
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["*not reached*"])
 
 
 def test_it_can_be_switched_off(run):
-    result = run("-p", "no:featviz", test=NO_TORCH)
+    result = run("-p", "no:featviz", test=NO_TORCH, forked=False)
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines(["*fixture 'capture_overhead' not found"])

@@ -370,8 +370,8 @@ def test_data_parallel_on_several_devices_is_refused():
 
 
 @pytest.fixture(scope="module")
-def two_ranks(rank_forks):
-    said = rank_forks.ranks(2, Path(__file__).with_name("two_ranks.py"))
+def two_ranks(forks):
+    said = forks.ranks(2, Path(__file__).with_name("two_ranks.py"))
     return dict(json.loads(line) for line in said.splitlines() if line.startswith("["))
 
 

@@ -205,8 +205,8 @@ def test_pieces_of_photos():
     assert images[0].shape == info.input_size
 
 
-def test_ranks(tmp_path, rank_forks):
-    said = rank_forks.ranks(2, EXAMPLES / "ranks.py", "--steps", 5, "--out", tmp_path)
+def test_ranks(tmp_path, forks):
+    said = forks.ranks(2, EXAMPLES / "ranks.py", "--steps", 5, "--out", tmp_path)
     assert "those of 16 drawings" in said
     assert sheets(tmp_path) == ["report.png"]
     assert len((tmp_path / "figures" / "samples.jsonl").read_text().splitlines()) == 2

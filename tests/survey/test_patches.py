@@ -512,8 +512,8 @@ dist.destroy_process_group()
 """
 
 
-def test_two_ranks_equal_one_process(tmp_path, rank_forks):
-    rank_forks.ranks(2, SCRIPT, tmp_path, os.path.dirname(__file__))
+def test_two_ranks_equal_one_process(tmp_path, forks):
+    forks.ranks(2, SCRIPT, tmp_path, os.path.dirname(__file__))
     assert (tmp_path / "state1999.rank1of2.pt").exists()
     wanted = {n: by_hand(pictures(n)) for n in (1999, 1)}
     for rank in range(2):

@@ -12,10 +12,10 @@ from torch_featviz.training import History, Monitor, Sample
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
-def ran(request, tmp_path_factory, rank_forks):
+def ran(request, tmp_path_factory, forks):
     """The folder in which so many ranks left what they saw."""
     out = tmp_path_factory.mktemp("ranks")
-    rank_forks.ranks(request.param, Path(__file__).with_name("ranks.py"), out)
+    forks.ranks(request.param, Path(__file__).with_name("ranks.py"), out)
     return out, request.param
 
 

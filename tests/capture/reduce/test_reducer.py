@@ -168,11 +168,11 @@ dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_ranks_equal_one_process(ranks, tmp_path, streams, rank_forks):
+def test_ranks_equal_one_process(ranks, tmp_path, streams, forks):
     data = torch.randn(11, 3, 4, 4).round(decimals=1)
     data[5, 1, 2, 2] = torch.nan
     torch.save(data, tmp_path / "data.pt")
-    rank_forks.ranks(ranks, SCRIPT, tmp_path / "data.pt", tmp_path)
+    forks.ranks(ranks, SCRIPT, tmp_path / "data.pt", tmp_path)
     for kind in KINDS:
         name = type(kind).__name__
         results = [torch.load(tmp_path / f"{name}{rank}.pt", weights_only=False) for rank in range(ranks)]
