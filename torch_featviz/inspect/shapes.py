@@ -14,6 +14,7 @@ from torch_featviz.model.inputs import Inputs, placement
 from torch_featviz.model.layers import Layers
 from torch_featviz.model.run import run
 from torch_featviz.model.twin import twin_on_meta
+from torch_featviz.model.untouched import isolated
 from torch_featviz.model.values import map_tensors
 
 
@@ -54,7 +55,7 @@ def shapes(
     if not arguments and not named:
         raise OptionError("shapes needs the size of each input, such as shapes(model, (1, 3, 224, 224)).")
     given = Inputs(arguments[0], tuple(arguments[1:]), named) if arguments else Inputs.of_batch(named)
-    with capture(net, layers) as acts, torch.no_grad(), torch.device("meta"):
+    with isolated(), capture(net, layers) as acts, torch.no_grad(), torch.device("meta"):
         run(net, given)
     return {name: map_tensors(lambda tensor: tensor.shape, value) for name, value in acts.items()}
 

@@ -33,11 +33,17 @@ def isolated(seed: int = 0) -> Iterator[None]:
     Inference mode is left meanwhile: its tensors have to be cloned in the block before they are used.
     """
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
-    of_numpy, of_python = np.random.get_state(), random.getstate()  # captum draws from numpy too
+    with torch.random.fork_rng(devices), _generators_of_the_host(), torch.inference_mode(False), torch.enable_grad():
+        seed_all(seed)
+        yield
+
+
+@contextmanager
+def _generators_of_the_host() -> Iterator[None]:
+    """Put numpy's and Python's random states back at the end of the block."""
+    of_numpy, of_python = np.random.get_state(), random.getstate()
     try:
-        with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad():
-            seed_all(seed)
-            yield
+        yield
     finally:
         np.random.set_state(of_numpy)
         random.setstate(of_python)
@@ -85,7 +91,7 @@ class Kept:
         """Put buffers and generators back at the end of the block."""
         try:
             kind = self._devices[0].type if self._devices else "cuda"
-            with torch.random.fork_rng(self._devices, device_type=kind):
+            with torch.random.fork_rng(self._devices, device_type=kind), _generators_of_the_host():
                 yield
         finally:
             for buffer in self._buffers.values():
