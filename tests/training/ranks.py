@@ -12,6 +12,8 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from torch_featviz.errors import DtypeError
+from torch_featviz.model.twin import twin
 from torch_featviz.training import Monitor
 
 STEPS = 3
@@ -44,6 +46,14 @@ def train(model, watch, part):
             optimizer.zero_grad()
 
 
+def twin_of(model):
+    """The class of a twin, or why there is none."""
+    try:
+        return type(twin(model)).__name__
+    except DtypeError as error:
+        return str(error)
+
+
 def main(out):
     dist.init_process_group("gloo")
     rank, ranks = dist.get_rank(), dist.get_world_size()
@@ -69,6 +79,7 @@ def main(out):
             "told": [str(each.message) for each in told if "featviz" in type(each.message).__module__],
             "film": [watch.film("0").steps, watch.film("0", "maps").steps],
         }
+        said["twin"] = twin_of(model)
         if name == "ddp":  # goes on in the folder: all ranks with the number that the first one found there
             dist.barrier()
             with Monitor(model, every=2, to=out / name) as watch:

@@ -71,3 +71,16 @@ def test_the_first_rank_writes_and_warns(ran, case):
     for rank, each in enumerate(said):
         assert each["found"] == said[0]["found"]
         assert each["told"] == (said[0]["found"] if rank == 0 else [])
+
+
+def test_a_twin_of_a_wrapped_model_is_bare_and_of_a_sharded_one_there_is_none(ran):
+    out, count = ran
+    for rank in range(count):
+        twins = {
+            case: json.loads((out / f"{case}{rank}.json").read_text())["twin"] for case in ("ddp", "fsdp", "group")
+        }
+        assert twins["ddp"] == twins["group"] == "Sequential"
+        assert twins["fsdp"].startswith(
+            "FSDPSequential cannot be copied, and the model itself is not to be touched (FSDP"
+        )
+        assert "another one with the same state dict" in twins["fsdp"]

@@ -148,8 +148,8 @@ class _ModelCopier(ObjectCopier):
 
     def _refusal(self, what: str, error: object) -> DtypeError:
         return DtypeError(
-            f"{what} cannot be copied, and the model itself is not to be touched ({error}); take it off, or give the "
-            "module inside of the model that computes the answer."
+            f"{what} cannot be copied, and the model itself is not to be touched ({error}); give a model without it: "
+            "another one with the same state dict, or the module inside that computes the answer."
         )
 
 
