@@ -140,7 +140,7 @@ def _hand_down(slots: dict[str, Any], key: str, mine: Any, before: Any) -> None:
 
 def untapped(slots: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
     """`state`, what of a module's `__dict__` is to be copied, as it was before all captures that are open."""
-    changes = before_captures(slots, state)
+    changes = before_captures(slots, state) if _open else {}
     if not changes:
         return state
     return {key: value for key, value in {**state, **changes}.items() if value is not ABSENT}

@@ -70,7 +70,8 @@ def _shared(model: nn.Module, tensor: Tensor) -> Tensor:
     view = nn.Parameter(values, requires_grad=False)
     if type(view) is not type(tensor):
         view.__class__ = type(tensor)
-    vars(view).update(vars(tensor))  # scales of a quantised weight, say
+    if attributes := vars(tensor):  # scales of a quantised weight, say
+        vars(view).update(attributes)
     return view
 
 
