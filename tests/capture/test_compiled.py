@@ -231,6 +231,10 @@ def test_every_way_to_compile(way, gradients):
     assert counter.frame_count == 2
 
 
+@pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 9),
+    reason="Dynamo of torch 2.6 compiles nothing that raises",
+)
 @pytest.mark.parametrize("way", WAYS)
 def test_a_stopped_forward_is_a_shorter_graph(way):
     net, x = Net().eval(), torch.randn(2, 3, 12, 12)

@@ -203,9 +203,9 @@ def _any_arguments(inner: Callable[..., Any], recorder: Recorder) -> _Maker:
 # The same for `forward(self, x)`, which most layers have, where outputs are kept by reference, as they mostly are.
 # Packing arguments is half of the cost, so the parameter is written out (its very name, which callers may use), and all
 # modules that have one forward share one stand-in: a record made here tells its module, and gets its name when read.
+# It closes over nothing that ends with the capture but the recorder: Dynamo of torch 2.6 would compile anew.
 _BY_REFERENCE = """
 def maker(inner_, recorder_):
-    append_ = recorder_.records.append
     def forward(self, {argument}):
         output_ = inner_(self, {argument})
         if is_dynamo_compiling_():
@@ -214,7 +214,7 @@ def maker(inner_, recorder_):
             recorder_.record_of(self, output_)
         else:
             try:
-                append_((self, output_, output_._version))  # what record() would do, without the call
+                recorder_.records.append((self, output_, output_._version))  # as record() does, without the call
             except (AttributeError, RuntimeError):  # no tensor; no version in inference mode
                 recorder_.record_of(self, output_)
         return output_
