@@ -11,7 +11,7 @@ from types import CodeType
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, UntypedStorage, nn
 from torch._C import _functorch
 from torch._compile import _disable_dynamo
 from torch.nn.modules import module as _module
@@ -78,6 +78,12 @@ def in_backward() -> bool:
 def storage_id(tensor: Tensor) -> int:
     """An identifier of the memory behind `tensor`, shared by all its views."""
     return int(tensor.untyped_storage()._cdata)
+
+
+def tensors_on(storage: UntypedStorage) -> int | None:
+    """How many tensors hold this memory; None where PyTorch does not tell."""
+    count = getattr(torch._C, "_storage_Use_Count", None)
+    return None if count is None else count(storage._cdata) - 1  # `storage` itself counts
 
 
 # torch.func's wrappers
@@ -164,6 +170,11 @@ def push(mode: TorchFunctionMode) -> None:
 
 def dynamo_is_imported() -> bool:
     return "torch._dynamo" in sys.modules
+
+
+def optimized_kinds() -> tuple[type[nn.Module], ...]:
+    """The class of what `torch.compile(module)` returns, if there can be any such."""
+    return (sys.modules["torch._dynamo.eval_frame"].OptimizedModule,) if dynamo_is_imported() else ()
 
 
 def dynamo_config() -> Any:

@@ -120,6 +120,36 @@ def test_a_write_to_an_argument_reaches_the_caller(inside):
             assert torch.equal(acts["view"], start)
 
 
+@pytest.mark.parametrize("layer", [nn.Identity(), nn.Flatten(0), nn.Unflatten(1, (3, 1)), nn.Dropout(0.5)])
+@pytest.mark.parametrize("ends", ["output", "nothing"])
+def test_a_caller_may_write_to_its_argument_again(layer, ends):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.act, self.last = layer, nn.ReLU(), None
+
+        def forward(self, x):
+            self.last = None  # lets go of one tensor over this memory, and another one comes
+            y = self.first(x)
+            self.act(y)
+            if ends == "nothing":
+                return None
+            self.last = x[:1]
+            return y
+
+    net, start = Net().eval(), torch.arange(6.0).reshape(2, 3)
+    with torch.inference_mode():
+        x = torch.zeros(2, 3)
+        for add in range(3):
+            with capture(net) as acts:
+                x.copy_(start + add)
+                expected = layer(start + add)
+                net(x)
+                x.zero_()
+            assert torch.equal(acts["first"], expected)
+            assert torch.equal(acts["act"], expected)
+
+
 def test_arguments_that_share_memory_are_one_to_the_versions():
     class Halves(nn.Module):
         def __init__(self):

@@ -145,7 +145,7 @@ def test_inside_a_block_the_last_forward_dies_with_the_next():
     model = network()
     with capture(model) as acts:
         model(X)
-        last = [weakref.ref(record[1]) for record in acts._recorder.records]
+        last = [weakref.ref(record[1]) for record in acts._recorder.records.calls]
         model(X)
         assert all(alive() is None for alive in last)
 

@@ -280,7 +280,7 @@ def test_the_block_does_not_keep_the_graph_alive():
     with capture(model) as acts:
         output = model(torch.ones(1, 2))
     assert output.requires_grad
-    assert all(record[1].grad_fn is None for record in acts._recorder.records)
+    assert all(record[1].grad_fn is None for record in acts._recorder.records.calls)
 
 
 def test_ddp_and_compiled_prefixes_may_be_given_or_left_out():

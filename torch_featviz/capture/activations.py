@@ -28,7 +28,7 @@ class _Recorded(Mapping[str, Any]):
     def not_run(self) -> list[str]:
         """Captured layers that the latest forward did not call, in model order."""
         ran = {record[0] for record in self._recorder.latest()}
-        return [name for name in self._recorder.names if name not in ran] + self._recorder.unmatched
+        return [name for name in self._recorder.names if name not in ran] + self._recorder.functions.unmatched
 
     def _name(self, key: str) -> str:
         if not isinstance(key, str):
@@ -55,7 +55,7 @@ class _Recorded(Mapping[str, Any]):
             return LayerError(f"layer {key!r} was not captured; {near(key, names)}list(acts) has all that ran.")
         calls = [k for k in ran if k.partition("#")[0] == layer]
         if not calls:
-            close = near(layer, self._recorder.ran)
+            close = near(layer, self._recorder.functions.seen)
             return LayerError(f"layer {layer!r} {self._recorder.why_absent} {close}not_run lists all such layers.")
         return LayerError(f"layer {layer!r} ran {len(calls)} times: take one of {', '.join(map(repr, calls))}.")
 
@@ -115,7 +115,7 @@ class Activations(_Recorded):
 
     def _index(self) -> dict[str, int]:
         records = self._recorder.latest()
-        state = (self._recorder.forwards, len(records))
+        state = (self._recorder.records.changes, len(records))
         if state != self._indexed:
             self._positions = _keys(records)
             self._indexed = state
@@ -147,7 +147,7 @@ class Recent(_Recorded):
 
     def _forwards(self) -> list[tuple[list[Record], dict[str, int]]]:
         latest = self._recorder.latest()
-        return [(records, _keys(records)) for records in (*self._recorder.past, latest)]
+        return [(records, _keys(records)) for records in (*self._recorder.records.past, latest)]
 
 
 def _keys(records: list[Record]) -> dict[str, int]:

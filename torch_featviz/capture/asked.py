@@ -1,15 +1,25 @@
-"""Which functional calls a user names, beside layers; what these calls are is known once they run."""
+"""What a user asks for: layers, and functional calls, of which it is known once they run what they are."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 from torch import nn
 
 from torch_featviz.errors import LayerError
 from torch_featviz.model.layers import Layer, Layers, canonical, choose, listed
+
+
+class Scope(NamedTuple):
+    """What of which model is captured."""
+
+    model: nn.Module
+    layers: dict[str, nn.Module]
+    names: dict[nn.Module, str]  # of all modules
+    channels_last: bool  # the memory layout of maps in compiled graphs
 
 
 @dataclass(frozen=True)
@@ -27,6 +37,32 @@ class Asked:
     def patterns_of(self, name: str) -> list[str]:
         """Those of `alone` that match `name`."""
         return [glob for glob in self.alone if fnmatchcase(name, glob)]
+
+
+class FunctionCalls:
+    """The functional calls of the forwards of one block."""
+
+    def __init__(self) -> None:
+        self.captured = False  # whether any is asked for
+        self.seen: dict[str, None] = {}  # in the latest forward
+        self.unmatched: list[str] = []  # globs for calls that no call has matched
+
+    def ask(self, globs: Iterable[str]) -> None:
+        """Calls are captured; `globs` are to match some."""
+        self.captured = True
+        self.unmatched = list(globs)
+
+    def match(self, globs: Iterable[str]) -> None:
+        """A call matches these."""
+        self.unmatched = [glob for glob in self.unmatched if glob not in globs]
+
+    def new_forward(self) -> None:
+        """Calls of another forward follow."""
+        self.seen = {}
+
+    def see(self, name: str) -> None:
+        """There is a call of that name."""
+        self.seen[name] = None
 
 
 def choose_with_calls(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from operator import is_
-from threading import get_ident
 from types import CodeType, FunctionType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -30,7 +29,8 @@ from torch_featviz.torch_private import (
 )
 
 from .eager import leave_to_eager_mode, uncompiled
-from .recorder import Recorder, Stopped
+from .recorder import Recorder
+from .stopping import Stopped
 from .tap import Taps, put
 
 _codes: WeakKeyDictionary[nn.Module, dict[Hashable, CodeType]] = WeakKeyDictionary()
@@ -107,10 +107,13 @@ def put_entries(
     return found
 
 
-def entry(call: Callable[..., Any], recorder: Recorder, part: Collection[str] | None) -> Callable[..., Any]:
+def entry(
+    call: Callable[..., Any], recorder: Recorder, part: Collection[str] | None, *, sampled: bool
+) -> Callable[..., Any]:
     """Stand-in for a compiled call: what the graph captured is fetched as soon as it is over.
 
-    `part` are the captured layers that the call may run, or None for a call of the whole model.
+    `part` are the captured layers that the call may run, or None for a call of the whole model; with `sampled` the taps
+    are there for the length of some forwards only.
     """
 
     def enter(*args: Any, **kwargs: Any) -> Any:
@@ -123,24 +126,22 @@ def entry(call: Callable[..., Any], recorder: Recorder, part: Collection[str] | 
             return (enter_whole if part is None else enter_part)(args, kwargs)
 
     def enter_whole(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if recorder.entered:
-            recorder.refuse_another_thread()
-        forwards, recorder.entered, recorder.thread = recorder.forwards, True, get_ident()
-        recorder.make_room()
+        before = recorder.records.changes
+        recorder.enter_whole()
         try:
             output = call(*args, **kwargs)
         except Stopped:  # graph breaks let it out of the frame that would have caught it
-            recorder.whole, recorder.catching, output = True, False, None
+            recorder.leftovers.stopped()
+            output = None
         except Exception as error:
-            if recorder.stop and is_of_dynamo(error):
+            if recorder.stopping.active and is_of_dynamo(error):
                 raise OptionError(
                     "stop=True cannot end a forward that Dynamo compiles like this one (a checkpoint?); leave it out."
                 ) from error
             raise
         finally:
-            recorder.entered = False
-            recorder.collect()
-        if recorder.forwards == forwards:
+            recorder.exit_whole()
+        if recorder.records.changes == before:
             _warn_of_guards("model")
         return output
 
@@ -149,8 +150,8 @@ def entry(call: Callable[..., Any], recorder: Recorder, part: Collection[str] | 
             recorder.enter_part((args, kwargs))
         before = recorder.seen(part or ())
         output = call(*args, **kwargs)
-        recorder.leave_part()
-        tapped = recorder.running or not recorder.sampled
+        recorder.exit_part()
+        tapped = recorder.running or not sampled
         if tapped and part and all(map(is_, before, recorder.seen(part))):
             _warn_of_guards("part of the model")
         return output

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import copyreg
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
+from itertools import chain
 from types import MethodType
 from typing import Any, TypeAlias
 
@@ -23,16 +24,15 @@ _Reducer: TypeAlias = Callable[[Any], Any]
 _earlier: dict[type, _Reducer | None] = {}  # what `copyreg` had for each class that has an entry of ours
 
 
-def copied_classes(modules: Collection[nn.Module]) -> tuple[frozenset[type], list[nn.Module]]:
-    """The classes of `modules`, and those modules that `copyreg` would not be asked about."""
-    kinds = frozenset(kind for kind in set(map(type, modules)) if not issubclass(kind, torch.jit.ScriptModule))
+def own_deepcopy(modules: Iterable[Iterable[nn.Module]], kinds: Iterable[type]) -> list[nn.Module]:
+    """Those of `modules`, which are of classes `kinds`, that `copyreg` would not be asked about."""
     own = {kind for kind in kinds if hasattr(kind, "__deepcopy__")}
-    return kinds, [module for module in modules if type(module) in own] if own else []
+    return list(dict.fromkeys(module for module in chain(*modules) if type(module) in own)) if own else []
 
 
-def keep_out(taps: Taps, kinds: frozenset[type], own: Iterable[nn.Module]) -> None:
+def keep_out(taps: Taps, kinds: Iterable[type], own: Iterable[nn.Module]) -> None:
     """Keep stand-ins out of copies of modules of these classes; the deep copies that `own` make are cleaned."""
-    taps.kinds = kinds
+    taps.kinds = frozenset(kind for kind in kinds if not issubclass(kind, torch.jit.ScriptModule))
     table = copyreg.dispatch_table
     for kind in taps.kinds:
         if kind not in _earlier:

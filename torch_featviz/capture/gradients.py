@@ -8,13 +8,13 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from torch_featviz.model.values import tensors
 from torch_featviz.torch_private import in_backward
 
+from .asked import Scope
 from .eager import Uncompiled
-from .inplace import versions_of
 from .recorder import Recorder
 from .reduce import Reducer
 
@@ -24,10 +24,10 @@ class Gradients(Recorder):
 
     why_absent = "got no gradient: backward() did not reach it inside the block."
     by_version = False
-    needs_eager = True  # Dynamo runs no hooks on tensors inside a graph
+    differentiates = True  # Dynamo runs no hooks on tensors inside a graph
 
-    def __init__(self, model: nn.Module, layers: dict[str, nn.Module], setting: Hashable, **options: Any) -> None:
-        super().__init__(model, layers, setting, **options)
+    def __init__(self, scope: Scope, setting: Hashable, **options: Any) -> None:
+        super().__init__(scope, setting, **options)
         self.run = 0  # which forward of the whole model
         self.calls = 0  # of any captured layer
         self.orders: list[int] = []  # of each record: which call it belongs to
@@ -62,19 +62,16 @@ class Gradients(Recorder):
         """Record what of a call's gradients has arrived, at the call's place in the forward."""
         if call.alone:
             self._drop(call.name)
-        value = call.got[0] if call.single else tuple(call.got)
-        if self._into is not None:
-            value = self._through(self._into, value)
+        value = self.keeper.through(call.got[0] if call.single else tuple(call.got))
         position = bisect_left(self.orders, call.order)
         known = position < len(self.orders) and self.orders[position] == call.order
-        self.records[position : position + known] = [(call.name, value, versions_of(value))]
+        self.records.place(position, call.name, value, replaces=known)
         self.orders[position : position + known] = [call.order]
-        self.forwards += 1
 
     def _drop(self, name: str) -> None:
-        kept = [(record, order) for record, order in zip(self.records, self.orders, strict=True) if record[0] != name]
-        self.records[:] = [record for record, _ in kept]
-        self.orders = [order for _, order in kept]
+        kept = [call[0] != name for call in self.records.calls]
+        self.orders = [order for order, keep in zip(self.orders, kept, strict=True) if keep]
+        self.records.drop(name)
 
 
 class _Call(NamedTuple):
@@ -89,9 +86,9 @@ class _Call(NamedTuple):
 class ReducedGradients(Gradients):
     """Gives each gradient to its layer's reducer, and keeps nothing else."""
 
-    def __init__(self, model: nn.Module, layers: dict[str, nn.Module], setting: Hashable, *, into: Reducer) -> None:
-        super().__init__(model, layers, setting)
-        self.reducers = {name: into.fresh() for name in layers}
+    def __init__(self, scope: Scope, setting: Hashable, *, into: Reducer) -> None:
+        super().__init__(scope, setting)
+        self.reducers = {name: into.fresh() for name in scope.layers}
         self._fresh = into.fresh
 
     def admit(self, name: str, globs: Iterable[str] = ()) -> None:

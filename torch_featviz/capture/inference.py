@@ -10,8 +10,9 @@ over the same memory. A model that holds such tensors itself stays in inference 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from operator import is_
+from sys import getrefcount
 from types import NoneType
 from typing import Any, TypeAlias
 from weakref import WeakSet, ref
@@ -21,12 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from torch_featviz.errors import LayerError
-from torch_featviz.torch_private import is_mapped, storage_id
+from torch_featviz.torch_private import is_mapped, storage_id, tensors_on
 
 from .eager import eager
 
 # Runs the forward; its last argument are tensors whose memory the caller may write to unseen.
-Forward: TypeAlias = Callable[[tuple[Any, ...], dict[str, Any], Collection[Tensor]], Any]
+Forward: TypeAlias = Callable[[tuple[Any, ...], dict[str, Any], Iterable[Tensor]], Any]
 
 _searched: WeakSet[nn.Module] = WeakSet()
 _writing: WeakSet[nn.Module] = WeakSet()  # models known to write to inference tensors that they hold
@@ -48,7 +49,8 @@ class OutsideInferenceMode:
         if self._stays is None:
             self._stays = _holds_inference_tensors(self._live_model(), self._modules)
         if not self._stays:
-            with torch.inference_mode(False), torch.no_grad():
+            with torch.inference_mode(False):  # which puts the caller's grad mode back, too
+                torch.set_grad_enabled(False)
                 replaced = Replaced.of((args, kwargs))
                 if replaced is not None:
                     return self._run(forward, replaced, args, kwargs)
@@ -58,7 +60,8 @@ class OutsideInferenceMode:
     def _run(self, forward: Forward, replaced: Replaced, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         ordinary_args, ordinary_kwargs = replaced.ordinary((args, kwargs))
         try:
-            return replaced.original(forward(ordinary_args, ordinary_kwargs, replaced.tensors))
+            replaced.begin()
+            return replaced.original(forward(ordinary_args, ordinary_kwargs, replaced))
         except RuntimeError as error:
             if _REFUSAL not in str(error):
                 raise
@@ -99,6 +102,7 @@ class Replaced:
     def __init__(self) -> None:
         self.tensors: list[Tensor] = []
         self._nested = False  # in lists or dictionaries
+        self._held: list[tuple[int | None, int]] | None = None
         self._ordinary: dict[int, Tensor] = {}  # by the id of the inference tensor
         self._original: dict[int, Tensor] = {}  # by the id of the ordinary tensor
 
@@ -150,6 +154,20 @@ class Replaced:
             return tensor if tensor.grad_fn is None else tensor.detach()
 
         return _exchanged(value, exchange)
+
+    def begin(self) -> None:
+        """The forward begins."""
+        held = self._holders()
+        if not self._nested and all(tensors == 2 for tensors, _ in held):  # nobody else may let go of them meanwhile
+            self._held = held
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Those whose memory something that the forward made may hold."""
+        return iter(() if self._held is not None and self._holders() == self._held else self.tensors)
+
+    def _holders(self) -> list[tuple[int | None, int]]:
+        """How many tensors hold the memory of each tensor, and how many references there are to the tensor."""
+        return [(tensors_on(tensor.untyped_storage()), getrefcount(tensor)) for tensor in self.tensors]
 
     def put_back(self, arguments: Any) -> None:
         """Lists and dictionaries of the caller hold its own tensors again, in the shape that the model left them in."""

@@ -11,27 +11,141 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable
 from operator import itemgetter
 from typing import Any, TypeAlias
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
+import torch
 from torch import Tensor, nn
 
 from torch_featviz.model.values import map_tensors, tensors
 from torch_featviz.torch_private import TorchDispatchMode, schema_of, storage_id, unmapped
 
+from .eager import eager
+
 Record: TypeAlias = tuple[Any, Any, Any]  # layer, what it returned, the version of each tensor in that
 _value = itemgetter(1)
 
 _learnt: WeakKeyDictionary[nn.Module, dict[Hashable, frozenset[str]]] = WeakKeyDictionary()
+_INTERLEAVED = "#"  # among the layers that are overwritten, and no layer's name: see `Overwriting.interleaved`
 
 
-def overwritten_layers(model: nn.Module, circumstances: Hashable) -> frozenset[str] | None:
-    """The layers known to be overwritten in place under these circumstances; None when not yet watched."""
-    return _learnt.get(model, {}).get(circumstances)
+class Everything:
+    """Holds whatever is asked for."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
 
 
-def learn(model: nn.Module, circumstances: Hashable, names: frozenset[str]) -> None:
-    """Remember which layers a watched forward of `model` overwrote."""
-    _learnt.setdefault(model, {})[circumstances] = names
+EVERYTHING = Everything()
+
+
+class Overwriting:
+    """What one block knows of the outputs that the model overwrites.
+
+    Args:
+        model: whose forwards these are.
+        setting: of the capture; what was learnt holds for one setting.
+        detach: whether an output about to be overwritten is copied even in a forward that is watched.
+    """
+
+    def __init__(self, model: nn.Module, setting: Hashable, *, detach: bool) -> None:
+        self._model = ref(model)
+        self._setting = setting
+        self._detach = detach
+        self._key: Hashable = None  # what was learnt holds for it
+        self._known: dict[Hashable, frozenset[str] | None] = {}  # what `_learnt` said so far
+        self._watch: Watch | None = None
+        self._interleaved = False
+        self._modules: dict[frozenset[str], frozenset[nn.Module]] = {}
+        self.copied: frozenset[str] = frozenset()  # layers whose outputs are copied as they are made
+        self.known: frozenset[str] | None = None  # the same, where an eager forward may keep the others by itself
+
+    @eager
+    def begin(self, records: list[Record], names: Iterable[str], *, always_watch: bool) -> BeforeWrites | None:
+        """A forward begins; what is returned is to be on for its length.
+
+        In inference mode nothing can be learnt, since tensors have no version there, and all outputs of layers `names`
+        are copied.
+        """
+        model = self._model()
+        assert model is not None, "a model in whose forward we are is alive"
+        self.known = None
+        inference = torch.is_inference_mode_enabled()  # see `OutsideInferenceMode` for when
+        key = self._key = (self._setting, model.training, torch.is_grad_enabled(), inference)
+        if inference:
+            self.copied = frozenset(names)
+            return None
+        copied = None if always_watch else self._known.get(key)
+        if copied is None and not always_watch:
+            copied = self._known[key] = _learnt.get(model, {}).get(key)
+        if copied is None:
+            self._watch = Watch(records, copies=self._detach)
+            return BeforeWrites(self._watch.before_write)
+        self.copied = copied
+        self.known = None if _INTERLEAVED in copied else copied
+        return None
+
+    @eager
+    def end(self) -> None:
+        """The forward is about to return."""
+        if self._watch is not None:
+            self._learn(self._watch.overwritten | ({_INTERLEAVED} if self._interleaved else set()))
+
+    @eager
+    def leave(self) -> None:
+        """The forward is over, also where it raised."""
+        self._watch = None
+
+    @eager
+    def modules(self, layers: dict[str, nn.Module]) -> frozenset[nn.Module]:
+        """Those of `layers` that are `known`."""
+        assert self.known is not None, "asked where some are"
+        if self.known not in self._modules:
+            self._modules[self.known] = frozenset([layers[name] for name in self.known])
+        return self._modules[self.known]
+
+    @eager
+    def copies(self, name: str) -> bool:
+        """Whether an output of layer `name`, in a forward of the whole model, is copied as it is made."""
+        return name in self.copied if self._watch is None else not self._detach
+
+    @eager
+    def interleaved(self) -> None:
+        """Records and what compiled code left behind come by turns: then the order counts."""
+        self._interleaved = True
+
+    @eager
+    def holds(self, output: Any, position: int) -> None:
+        """The record at `position` holds the memory of `output`."""
+        if self._watch is not None:
+            self._watch.holds(output, position)
+
+    @property
+    def watching(self) -> bool:
+        """Whether this forward is watched."""
+        return self._watch is not None
+
+    @eager
+    def lost(self, inputs: Any) -> None:
+        """What compiled code is given may be overwritten, and nobody sees it."""
+        if self._watch is not None:
+            for tensor in tensors(inputs):
+                self._watch.before_write(tensor)
+
+    def changed(self, name: str) -> None:
+        """An output of layer `name` was overwritten although nothing was known of it: the next one is copied."""
+        if self._model() is not None:
+            self._learn(self.copied | {name})
+            self._known.clear()
+
+    def close(self) -> None:
+        """Let go of modules."""
+        self._modules = {}
+
+    def _learn(self, names: Iterable[str]) -> None:
+        model = self._model()
+        assert model is not None, "a model in whose forward we are is alive"
+        self.copied = frozenset(names)
+        _learnt.setdefault(model, {})[self._key] = self.copied
 
 
 class BeforeWrites(TorchDispatchMode):

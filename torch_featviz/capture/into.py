@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeAlias
 
-from torch import nn
-
 from torch_featviz.errors import OptionError
 
 from .activations import Activations, Recent
+from .asked import Scope
 from .gradients import Gradients, ReducedGradients
 from .keep import Ring, ToCPU
 from .recorder import Recorder
@@ -19,9 +18,7 @@ from .statistics import Reduction, Statistics
 Into: TypeAlias = Reducer | Sequence[Reducer] | Ring | ToCPU | Callable[[Any], Any] | None
 
 
-def recorder_for(
-    into: Into, of: str, *, detach: bool, stop: bool
-) -> Callable[[nn.Module, dict[str, nn.Module], Hashable], tuple[Recorder, Any]]:
+def recorder_for(into: Into, of: str, *, detach: bool, stop: bool) -> Callable[[Scope, Hashable], tuple[Recorder, Any]]:
     """What makes, for each block, the recorder and the mapping through which it is read.
 
     Raises:
@@ -38,17 +35,17 @@ def recorder_for(
         known = "Moments(), Histogram(), TopK(), a list of these, Ring(n), ToCPU(), or a function"
         raise OptionError(f"into is one of {known}; got {into!r}.")
 
-    def make(model: nn.Module, layers: dict[str, nn.Module], setting: Hashable) -> tuple[Recorder, Any]:
+    def make(scope: Scope, setting: Hashable) -> tuple[Recorder, Any]:
         if isinstance(into, Reducer):
             if gradients:
-                reduced = ReducedGradients(model, layers, setting, into=into)
+                reduced = ReducedGradients(scope, setting, into=into)
                 return reduced, Statistics(reduced, reduced.reducers)
-            reduction = Reduction(model, layers, setting, into=into, stop=stop)
+            reduction = Reduction(scope, setting, into=into, stop=stop)
             return reduction, Statistics(reduction, reduction.reducers)
         keeps = into.n if isinstance(into, Ring) else 1
         function = None if isinstance(into, Ring) else into
         kind = Gradients if gradients else Recorder
-        recorder = kind(model, layers, setting, detach=detach, stop=stop, into=function, keeps=keeps)
+        recorder = kind(scope, setting, detach=detach, stop=stop, into=function, keeps=keeps)
         return recorder, (Recent if isinstance(into, Ring) else Activations)(recorder)
 
     return make

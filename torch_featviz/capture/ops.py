@@ -91,7 +91,7 @@ class Calls(TorchFunctionMode):
         if self._on or not self.recorder.running:
             yield
             return
-        self.recorder.ran = {}
+        self.recorder.functions.new_forward()
         self._on, self.frame = True, frame
         try:
             # a compiled part calls no function that could be seen
@@ -111,7 +111,7 @@ class Calls(TorchFunctionMode):
             key = layer if source is None else source, func
             name, wanted = self._names.get(key) or self._look_up(*key)
             if name is not None:
-                self.recorder.ran[name] = None
+                self.recorder.functions.see(name)
                 if wanted:
                     self._record(name, output)
         return output

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Hashable, Iterator
-from contextlib import suppress
-from functools import partial
+from collections.abc import Callable, Hashable, Iterator
 from threading import RLock
 from types import MethodType, TracebackType
 from typing import Any, TypeAlias
 from weakref import ref
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.compiler import is_dynamo_compiling
-from torch.fx import GraphModule
 
 from torch_featviz.errors import LayerError, OptionError
-from torch_featviz.model.layers import Layers, check_module, choose, inside, survey, wrappers_in
-from torch_featviz.torch_private import GUARDS, in_backward, is_optimized
+from torch_featviz.model.layers import Layers, check_module, choose, inside, survey
+from torch_featviz.torch_private import is_optimized, optimized_kinds
 
-from .asked import Asked, choose_with_calls
+from .asked import Asked, Scope, choose_with_calls
 from .compiled import entry, own_code, own_frame, put_entries
-from .copies import copied_classes, keep_out, release
-from .eager import eager
-from .inference import OutsideInferenceMode
+from .copies import keep_out, own_deepcopy, release
+from .forward import UNSEEN as _UNSEEN
+from .forward import whole_forward
 from .into import Into, recorder_for
 from .ops import tap_calls
-from .recorder import Recorder, Stopped
+from .recorder import Recorder
 from .tap import Taps, function_of, has_hooks, put, refuse_another_thread, take_back, tap
+from .unfit import fused, refuse_flat, refuse_scripted
 
 _installing = RLock()
 
@@ -133,18 +130,18 @@ class Capture:
         self._make = recorder_for(into, of, detach=detach, stop=stop)
         self._open: list[_Opened] = []
         self._kinds = set(map(type, self._modules))
-        self._copied = copied_classes({*self._modules, *self._chain, *wrappers_in(self._modules)})
-        _refuse_scripted(self._kinds, self._layers)
-        _refuse_flat(self._modules, self._kinds, self._layers)
+        channels_last = any(issubclass(kind, nn.Conv2d) for kind in self._kinds)
+        self._scope = Scope(self._model, self._layers, names, channels_last)
+        self._copied_kinds = self._kinds.union(map(type, self._chain), optimized_kinds())
+        self._own_deepcopy = own_deepcopy((self._chain, self._modules), self._copied_kinds)
+        refuse_scripted(self._kinds, self._layers)
+        refuse_flat(self._modules, self._kinds, self._layers)
 
     def __enter__(self) -> Any:
         flags: Hashable = tuple([getattr(module, "training", None) for module in self._modules])
-        recorder, result = self._make(self._model, self._layers, (flags, self._asked) if self._asked else flags)
+        recorder, result = self._make(self._scope, (flags, self._asked) if self._asked else flags)
         if self._asked:
             recorder.take_calls(self._asked.names, self._asked.alone)
-        recorder.by_module = self._names
-        recorder.channels_last = any(issubclass(kind, nn.Conv2d) for kind in self._kinds)
-        recorder.sampled = self._every > 1
         taps = Taps(self._modules)
         opened = (recorder, taps, ref(result))
         try:
@@ -153,7 +150,7 @@ class Capture:
             with _installing:
                 refuse_another_thread(taps)
                 self._install(recorder, taps)
-                keep_out(taps, *self._copied)
+                keep_out(taps, self._copied_kinds, self._own_deepcopy)
             return result
         except BaseException:
             self._leave(opened)
@@ -189,12 +186,12 @@ class Capture:
             read_by.capture = None
 
     def _install(self, recorder: Recorder, taps: Taps) -> None:
-        sampled = recorder.sampled
+        sampled = self._every > 1
 
         def around(call: Callable[..., Any], part: nn.Module | None) -> Callable[..., Any]:
             if part is not None:
-                return entry(call, recorder, self._captured_in(part))
-            entered = entry(own_frame(call, self._model, recorder.setting), recorder, None)
+                return entry(call, recorder, self._captured_in(part), sampled=sampled)
+            entered = entry(own_frame(call, self._model, recorder.setting), recorder, None, sampled=sampled)
             return self._every_nth(recorder, call, entered) if sampled else entered
 
         compiled = put_entries(self._chain, self._modules, around, taps)
@@ -217,9 +214,9 @@ class Capture:
             tap(self._layers, recorder, taps)
         else:
             tap_calls(self._names, self._layers, recorder, self._asked, taps)
-        for module, switch in _fused(self._modules, self._kinds, self._layers):
+        for module, switch in fused(self._modules, self._kinds, self._layers):
             put(module, switch, float("0"), taps)  # an object of its own, so that it is taken back by the right capture
-        forward = own_code(_whole_forward(self._model, recorder), self._model, recorder.setting)
+        forward = own_code(whole_forward(self._scope, recorder), self._model, recorder.setting)
         put(self._model, "forward", MethodType(forward, self._model), taps)
 
     def _every_nth(
@@ -243,108 +240,8 @@ class Capture:
         return forward
 
 
-_UNSEEN = "which compiled code around it hides; give capture() the compiled model, or leave this option out."
-
-
-def _whole_forward(model: nn.Module, recorder: Recorder) -> Callable[..., Any]:
-    """A stand-in for the model's own forward: it tells the recorder where one forward begins and ends."""
-    inner = function_of(model, "forward")
-    outside = OutsideInferenceMode(model, recorder.by_module)
-
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if self is not model:
-            return inner(self, *args, **kwargs)
-        if is_dynamo_compiling():
-            return _traced(recorder, inner, self, args, kwargs)
-        if recorder.running:
-            recorder.refuse_another_thread()
-        if recorder.running or not recorder.open or in_backward():
-            return inner(self, *args, **kwargs)  # within itself; or a checkpoint that the backward runs again
-        if recorder.by_version and torch.is_inference_mode_enabled():
-            return outside.run(partial(_captured, recorder, partial(inner, self)), args, kwargs)
-        return _captured(recorder, partial(inner, self), args, kwargs)
-
-    return forward
-
-
-@eager
-def _captured(
-    recorder: Recorder,
-    call: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    unseen: Collection[Tensor] = (),
-) -> Any:
-    """Run and record the model's own forward. Nothing tells when its caller writes to the memory of `unseen`."""
-    output = None
-    try:
-        with recorder.begin():
-            with suppress(Stopped):
-                output = call(*args, **kwargs)
-            recorder.end(unseen)
-        return output
-    finally:
-        recorder.leave()
-
-
-def _traced(
-    recorder: Recorder, inner: Callable[..., Any], model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    """The same inside a compiled graph; `collect()` does the rest."""
-    if recorder.needs_eager or (recorder.keeps > 1 and not recorder.entered):
-        raise OptionError(f"{type(recorder).__name__} looks at each call of the model, {_UNSEEN}")
-    recorder.pending = []
-    if not recorder.stop:
-        output = inner(model, *args, **kwargs)
-    else:
-        recorder.to_run, recorder.catching = set(recorder.names), True
-        try:
-            output = inner(model, *args, **kwargs)
-        except Stopped:
-            output = None
-        recorder.catching = False
-    recorder.whole = True
-    return output
-
-
 def _chain(model: nn.Module) -> Iterator[nn.Module]:
     """The model and every wrapper around it, outermost first."""
     yield model
     while (inner := inside(model)) is not None:
         yield (model := inner)
-
-
-def _refuse_scripted(kinds: set[type], layers: dict[str, nn.Module]) -> None:
-    scripted = {kind for kind in kinds if issubclass(kind, torch.jit.ScriptModule)}
-    for name, module in layers.items() if scripted else ():
-        if type(module) in scripted:
-            raise LayerError(f"layer {name!r} is a ScriptModule; capture the model as it was before torch.jit.")
-
-
-def _refuse_flat(modules: list[nn.Module], kinds: set[type], layers: dict[str, nn.Module]) -> None:
-    """A program that torch.export made has the layers as modules, for their weights, and calls none of them."""
-    if not any(issubclass(kind, GraphModule) for kind in kinds):
-        return
-    for graph in modules:
-        if isinstance(graph, GraphModule) and not any(
-            node.op == "call_module" and node.target != GUARDS for node in graph.graph.nodes
-        ):
-            unused = set(graph.modules()) - {graph}
-            for name, module in layers.items():
-                if module in unused:
-                    raise LayerError(
-                        f"layer {name!r} is never called: torch.export made one flat graph of it. Capture the model as "
-                        "it was before, or torch.export.unflatten(exported_program)."
-                    )
-
-
-def _fused(modules: list[nn.Module], kinds: set[type], layers: dict[str, nn.Module]) -> Iterator[tuple[nn.Module, str]]:
-    """Modules that would run captured layers in one fused operator, and the attribute that, when zero, prevents it."""
-    fused = {nn.TransformerEncoderLayer: "activation_relu_or_gelu", nn.TransformerEncoder: "use_nested_tensor"}
-    if not any(issubclass(kind, tuple(fused)) for kind in kinds):
-        return
-    captured = set(layers.values())
-    for module in modules:
-        for kind, switch in fused.items():
-            if isinstance(module, kind) and any(inner in captured for inner in module.modules() if inner is not module):
-                yield module, switch

@@ -13,7 +13,7 @@ from torch_featviz.errors import DtypeError, LayerError
 from torch_featviz.model.layers import canonical, near
 from torch_featviz.torch_private import in_graph_pool
 
-from .asked import call_name
+from .asked import Scope, call_name
 from .eager import NOTHING
 from .recorder import Recorder
 from .reduce import Reducer, across_ranks
@@ -24,11 +24,9 @@ class Reduction(Recorder):
 
     by_version = False
 
-    def __init__(
-        self, model: nn.Module, layers: dict[str, nn.Module], setting: Hashable, *, into: Reducer, stop: bool = False
-    ) -> None:
-        super().__init__(model, layers, (setting, type(into)), stop=stop)
-        self.reducers = {name: into.fresh() for name in layers}
+    def __init__(self, scope: Scope, setting: Hashable, *, into: Reducer, stop: bool = False) -> None:
+        super().__init__(scope, (setting, type(into)), stop=stop)
+        self.reducers = {name: into.fresh() for name in scope.layers}
         self._fresh = into.fresh
 
     def admit(self, name: str, globs: Iterable[str] = ()) -> None:
@@ -69,8 +67,8 @@ class _Taker:
 
     def take(self, _module: nn.Module, name: str, output: Any) -> None:
         self.reducer.update(output)
-        if self.recorder.catching:
-            self.recorder.stop_when_all_ran(name)
+        if self.recorder.leftovers.catches:
+            self.recorder.stopping.ran(name)
 
 
 class Statistics(Mapping[str, Any]):
@@ -88,7 +86,7 @@ class Statistics(Mapping[str, Any]):
     def not_run(self) -> list[str]:
         """Captured layers of which nothing was seen, in model order."""
         empty = [name for name, reducer in self._reducers.items() if reducer.empty]
-        return empty + self._recorder.unmatched
+        return empty + self._recorder.functions.unmatched
 
     def merged(self, group: dist.ProcessGroup | None = None) -> dict[str, Any]:
         """The same of the data of all ranks of a distributed run; see `across_ranks`. Every rank has to call this."""
@@ -105,9 +103,8 @@ class Statistics(Mapping[str, Any]):
         if name not in reducers:
             raise LayerError(f"layer {layer!r} was not captured; {near(layer, reducers)}list(stats) has all that ran.")
         if reducers[name].empty:
-            raise LayerError(
-                f"layer {layer!r} did not run; {near(name, self._recorder.ran)}not_run lists all such layers."
-            )
+            close = near(name, self._recorder.functions.seen)
+            raise LayerError(f"layer {layer!r} did not run; {close}not_run lists all such layers.")
         return reducers[name]
 
     def __iter__(self) -> Iterator[str]:

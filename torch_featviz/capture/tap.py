@@ -22,7 +22,8 @@ from torch_featviz.errors import LayerError
 from torch_featviz.model.copier import cleaners
 from torch_featviz.torch_private import CALL, COMPILED_CALL, any_global_hook
 
-from .recorder import STRAY, Recorder
+from .leftovers import STRAY
+from .recorder import Recorder
 
 # The module's __dict__, the name in it, what was put there, what was before.
 Tap: TypeAlias = tuple[dict[str, Any], str, Any, Any]
@@ -214,7 +215,7 @@ def maker(inner_, recorder_):
             recorder_.record_of(self, output_)
         else:
             try:
-                recorder_.records.append((self, output_, output_._version))  # as record() does, without the call
+                recorder_.calls.append((self, output_, output_._version))  # as record() does, without the call
             except (AttributeError, RuntimeError):  # no tensor; no version in inference mode
                 recorder_.record_of(self, output_)
         return output_

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from torch_featviz.capture.eager import uncompiled
-from torch_featviz.capture.recorder import Stopped
+from torch_featviz.capture.stopping import Stopped
 from torch_featviz.capture.tap import Taps, function_of, put, take_back
 from torch_featviz.model.layers import check_module, names_of
 from torch_featviz.model.untouched import Kept

@@ -1,0 +1,48 @@
+"""What stands in the way of a capture: layers that cannot be captured, and operators that would run several at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.fx import GraphModule
+
+from torch_featviz.errors import LayerError
+from torch_featviz.torch_private import GUARDS
+
+
+def refuse_scripted(kinds: set[type], layers: dict[str, nn.Module]) -> None:
+    scripted = {kind for kind in kinds if issubclass(kind, torch.jit.ScriptModule)}
+    for name, module in layers.items() if scripted else ():
+        if type(module) in scripted:
+            raise LayerError(f"layer {name!r} is a ScriptModule; capture the model as it was before torch.jit.")
+
+
+def refuse_flat(modules: list[nn.Module], kinds: set[type], layers: dict[str, nn.Module]) -> None:
+    """A program that torch.export made has the layers as modules, for their weights, and calls none of them."""
+    if not any(issubclass(kind, GraphModule) for kind in kinds):
+        return
+    for graph in modules:
+        if isinstance(graph, GraphModule) and not any(
+            node.op == "call_module" and node.target != GUARDS for node in graph.graph.nodes
+        ):
+            unused = set(graph.modules()) - {graph}
+            for name, module in layers.items():
+                if module in unused:
+                    raise LayerError(
+                        f"layer {name!r} is never called: torch.export made one flat graph of it. Capture the model as "
+                        "it was before, or torch.export.unflatten(exported_program)."
+                    )
+
+
+def fused(modules: list[nn.Module], kinds: set[type], layers: dict[str, nn.Module]) -> Iterator[tuple[nn.Module, str]]:
+    """Modules that would run captured layers in one fused operator, and the attribute that, when zero, prevents it."""
+    switches = {nn.TransformerEncoderLayer: "activation_relu_or_gelu", nn.TransformerEncoder: "use_nested_tensor"}
+    if not any(issubclass(kind, tuple(switches)) for kind in kinds):
+        return
+    captured = set(layers.values())
+    for module in modules:
+        for kind, switch in switches.items():
+            if isinstance(module, kind) and any(inner in captured for inner in module.modules() if inner is not module):
+                yield module, switch
