@@ -29,7 +29,7 @@ class Gradients(Recorder):
     def __init__(self, scope: Scope, setting: Hashable, **options: Any) -> None:
         super().__init__(scope, setting, **options)
         self.run = 0  # which forward of the whole model
-        self.calls = 0  # of any captured layer
+        self.counted = 0  # of any captured layer
         self.orders: list[int] = []  # of each record: which call it belongs to
 
     def begin(self) -> AbstractContextManager[Any]:
@@ -43,11 +43,11 @@ class Gradients(Recorder):
         # a graph, and with the others no gradient flows in it.
         if not self.open:
             return
-        self.calls += 1
+        self.counted += 1
         alone = not self.running and not in_backward()
         parts = list(tensors(output))
         got: list[Tensor | None] = [None] * len(parts)
-        call = _Call(name, self.run, self.calls, alone, isinstance(output, Tensor), got)
+        call = _Call(name, self.run, self.counted, alone, isinstance(output, Tensor), got)
         for i, part in enumerate(parts):
             if part.requires_grad:
                 part.register_hook(partial(self._arrived, call, i))  # type: ignore[no-untyped-call]
