@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from torch_featviz import Monitor
-from torch_featviz.capture import Activations, capture
+from torch_featviz.capture import Activations, Moments, capture
 from torch_featviz.errors import LayerError, OptionError
 
 Pair = namedtuple("Pair", ["first", "second"])
@@ -478,3 +478,25 @@ def test_only_names_are_read():
         model(torch.ones(1, 1))
     with pytest.raises(LayerError, match="read by layer name, got 0"):
         acts[0]
+
+
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 1)
+
+    def forward(self, x):
+        return self.conv(self.conv(x))
+
+
+def test_the_name_of_a_call_stands_for_its_layer():
+    net, x = Twice(), torch.rand(1, 1, 4, 4)
+    with capture(net, "conv#2") as acts:
+        output = net(x)
+    assert torch.equal(acts["conv#2"], output.detach())
+    assert torch.equal(acts["conv#1"], net.conv(x).detach())
+    with pytest.raises(LayerError, match="no layer 'conv#x'"):
+        capture(net, "conv#x")
+    for options in ({"stop": True}, {"into": Moments()}, {"into": [Moments()]}):
+        with pytest.raises(OptionError, match=r"'conv#2' is one call of a layer; .* Name 'conv', or leave them out"):
+            capture(net, ["conv#2"], **options)

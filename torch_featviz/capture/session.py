@@ -24,8 +24,9 @@ from .forward import whole_forward
 from .into import Into, recorder_for
 from .ops import tap_calls
 from .recorder import Recorder
+from .reduce import Reducer
 from .tap import Taps, function_of, has_hooks, put, refuse_another_thread, take_back, tap
-from .unfit import fused, refuse_flat, refuse_scripted
+from .unfit import fused, refuse_calls, refuse_flat, refuse_scripted
 
 _installing = RLock()
 
@@ -45,9 +46,9 @@ def capture(
     Args:
         model: any `nn.Module`; compiled or not, before or inside the block; may be wrapped in
             DistributedDataParallel, FSDP2, or DataParallel on one device.
-        layers: names, globs (`*` also crosses dots), module types, module objects, one or several of them;
-            None for all leaves, and all convolutions and linear layers. A wrapper's prefix (`module.`, `_orig_mod.`)
-            may be given or left out.
+        layers: names, globs (`*` also crosses dots), module types, module objects, one or several of them; None for
+            all leaves, and all convolutions and linear layers. A wrapper's prefix (`module.`, `_orig_mod.`) may be
+            given or left out. The name of one call, `'relu#2'`, stands for its layer, all of whose calls are kept.
         into: what becomes of an output. None keeps those of the latest forward; `Ring(n)` those of the last n;
             `ToCPU()` copies; `Moments()`, `Histogram()` and `TopK()`, or a list of them, keep figures and no outputs; a
             function keeps what it returns, given a layer's output.
@@ -126,6 +127,8 @@ class Capture:
                 raise OptionError("stop=True with ops=True needs names: a glob may mean calls that are yet to come.")
         else:
             self._layers = choose(model, names, leaves, layers)
+        if stop or isinstance(into, (Reducer, list, tuple)):
+            refuse_calls(layers)
         self._every = every
         self._make = recorder_for(into, of, detach=detach, stop=stop)
         self._open: list[_Opened] = []

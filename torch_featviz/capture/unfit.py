@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
-from torch_featviz.errors import LayerError
+from torch_featviz.errors import LayerError, OptionError
+from torch_featviz.model.layers import Layers, listed, split_call
 from torch_featviz.torch_private import GUARDS
 
 
@@ -46,3 +47,14 @@ def fused(modules: list[nn.Module], kinds: set[type], layers: dict[str, nn.Modul
         for kind, switch in switches.items():
             if isinstance(module, kind) and any(inner in captured for inner in module.modules() if inner is not module):
                 yield module, switch
+
+
+def refuse_calls(layers: Layers) -> None:
+    """Statistics are of all calls of a layer, and `stop=True` ends at the first: a single call cannot be meant."""
+    for layer in listed(layers):
+        if isinstance(layer, str) and split_call(layer)[1] is not None:
+            name = split_call(layer)[0]
+            raise OptionError(
+                f"{layer!r} is one call of a layer; statistics and stop=True are of all its calls. Name {name!r}, or "
+                "leave them out."
+            )
