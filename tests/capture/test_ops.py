@@ -447,7 +447,8 @@ def test_vision_transformer(mode):
             with Operators() as operators:
                 output = net(x)
             assert torch.equal(output, expected)
-    assert operators.names == bare.names  # with gradients or without: the fused attention, too
+    # With gradients or without: the fused attention, too. Torch 2.6 saves its output for the backward in two ways.
+    assert [name for name in operators.names if "detach" not in name] == [n for n in bare.names if "detach" not in n]
     assert acts["encoder.add"].shape == (1, 5, 32)
     assert torch.equal(acts["encoder.add"], acts["cat"] + net.encoder.pos_embedding)
     first = "encoder.layers.encoder_layer_0."

@@ -21,8 +21,26 @@ BACKENDS = ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
 HOWS = ["eager", "compiled before", "compiled after"]
 
 
+# What torch 2.6 does not compile, by the beginning of a test's name.
+NOT_IN_2_6 = {
+    "test_every_call_is_what_the_layer_returned[Structures-compiled": "named tuples and dataclasses",
+    "test_gradients_of_a_model_compiled_inside_the_block": "it says so in its own words",
+    "test_a_checkpoint_is_counted_once[compiled": "what is kept in a checkpoint",
+    "test_stopping_in_a_checkpoint_of_a_compiled_model": "what raises, so all of it runs",
+    "test_every_option_of_a_compiled_model": "what raises, which stop=True does",
+    "test_what_the_caller_gets_is_captured[compiled": "what stands in for a module with hooks",
+    "test_what_the_caller_gets_is_captured[module.compile": "what stands in for a module with hooks",
+    "test_the_fused_path_of_transformers[True-compiled": "nested tensors",
+    "test_left_out_guards": "guards cannot be left out",
+    "test_guards_on_inbuilt_modules": "guards cannot be left out",
+}
+
+
 @pytest.fixture(autouse=True)
-def _fresh_dynamo():
+def _fresh_dynamo(request):
+    reasons = [reason for name, reason in NOT_IN_2_6.items() if request.node.name.startswith(name)]
+    if reasons and torch.__version__ < (2, 9):
+        pytest.skip(f"torch 2.6 does not compile it: {reasons[0]}")
     torch._dynamo.reset()
 
 
@@ -626,7 +644,7 @@ def test_a_function_compiled_around_a_part(mode, oracles):
 # Guards left out: there is a word about it
 
 NO_GUARDS = [
-    torch.compiler.skip_guard_on_all_nn_modules_unsafe,
+    getattr(torch.compiler, "skip_guard_on_all_nn_modules_unsafe", None),
     pytest.param(lambda guards: [False for _ in guards], marks=pytest.mark.slow),
 ]
 
@@ -827,7 +845,7 @@ def test_feature_extractor_compiled():
         model.zero_grad()
         features["conv"].sum().backward()
         assert model.conv.weight.grad is not None
-    with pytest.raises(Exception, match="compile the model"):
+    with pytest.raises(Exception, match=r"compile the model|skip function disable"):  # the latter by torch 2.6
         torch.compile(extractor, backend="eager", fullgraph=True)(x)
 
 

@@ -232,7 +232,7 @@ def test_fx_graph_modules():
 
 
 def exported():
-    return torch.export.export(network().eval(), (X,))
+    return torch.export.export(network().eval(), (X,), strict=False)
 
 
 def test_unflattened_exported_programs():
@@ -382,10 +382,12 @@ def two_ranks(forks):
         "ddp",
         "compile(ddp)",
         "ddp(compile)",
-        "fsdp",
-        "fsdp, sharded parts",
-        "fsdp of compiled parts",
-        "compile(fsdp)",
+        *(
+            pytest.param(
+                case, marks=pytest.mark.skipif(torch.__version__ < (2, 9), reason="a GPU is needed in torch 2.6")
+            )
+            for case in ("fsdp", "fsdp, sharded parts", "fsdp of compiled parts", "compile(fsdp)")
+        ),
     ],
 )
 def test_on_two_ranks(two_ranks, case):

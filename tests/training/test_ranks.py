@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.training import ranks
 from torch_featviz.training import History, Monitor, Sample
+
+pytestmark = pytest.mark.skipif(torch.__version__ < (2, 9), reason="fully_shard needs a GPU in torch 2.6")
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])

@@ -36,7 +36,7 @@ def _rebuild(function: Callable[[Tensor], Any], value: Any) -> Any:
         for key in value:
             changed[key] = map_tensors(function, value[key])
         return changed
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if hasattr(value, "__dataclass_fields__") and not isinstance(value, type):  # Dynamo of torch 2.6 asks no class
         changed = copy(value)
         for field in dataclasses.fields(value):
             if hasattr(value, field.name):
