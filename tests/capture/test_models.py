@@ -22,11 +22,19 @@ NETS = {
     "efficientnet_b0": 48,
     "shufflenet_v2_x1_0": 48,
     "convnext_tiny": 48,
+    "vit": 32,  # a narrow one
     "vit_b_16": 32,
     "swin_t": 64,
 }
+LIKE_ANOTHER = {"vgg11_bn", "inception_v3", "efficientnet_b0", "vit_b_16"}  # and larger
 
 ZOO = [name for name in names() if name not in (*NETS, "xo_nopool")]  # which is xo with 250 million weights
+
+
+CASES = [
+    pytest.param(name, marks=pytest.mark.slow) if name in LIKE_ANOTHER else name
+    for name in (*NETS, *ZOO, "lstm", "transformer")
+]
 
 
 class Recurrent(nn.Module):
@@ -48,6 +56,8 @@ def build(name):
         return nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), torch.randn(2, 5, 8)
     if name in ZOO:
         return card(name).build(), torch.randn(2, *card(name).input_size)
+    if name == "vit":
+        return torchvision.models.VisionTransformer(32, 8, 3, 2, 24, 48), torch.randn(2, 3, 32, 32)
     options = {
         "googlenet": {"init_weights": False},  # the default is slow and warns of it
         "inception_v3": {"init_weights": False},
@@ -76,7 +86,7 @@ def step(model, x):
     return output, [p.grad for p in model.parameters()], [b.clone() for b in model.buffers()]
 
 
-@pytest.mark.parametrize("name", [*NETS, *ZOO, "lstm", "transformer"])
+@pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 def test_outputs_and_gradients_are_those_of_the_bare_model(name, training, hooked, same, instance_state):
     bare, x = build(name)
@@ -94,7 +104,7 @@ def test_outputs_and_gradients_are_those_of_the_bare_model(name, training, hooke
     assert instance_state(watched) == before
 
 
-@pytest.mark.parametrize("name", [*NETS, *ZOO, "lstm", "transformer"])
+@pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_without_gradients(name, mode, hooked, same):
     model, x = build(name)

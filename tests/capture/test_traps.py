@@ -665,9 +665,9 @@ def test_left_out_guards_are_warned_of(guards, options, part):
     model, x = Reuses(), torch.randn(1, 3, 6, 6)
     no_guards = {"guard_filter_fn": guards}
     if part == "forward":
-        model.forward = torch.compile(model.forward, options=no_guards)
+        model.forward = torch.compile(model.forward, backend="eager", options=no_guards)
     else:
-        model.part = torch.compile(model.part, options=no_guards)
+        model.part = torch.compile(model.part, backend="eager", options=no_guards)
     with torch.no_grad():
         model(x)
         told = pytest.warns(UserWarning, match="compiled part of the model ran and nothing of it could be captured")
@@ -683,7 +683,7 @@ def test_left_out_guards_are_warned_of(guards, options, part):
 def test_left_out_guards_do_no_harm_to_a_model_compiled_as_a_whole(guards, kind):
     """Each set of layers has a frame, and graphs, of its own."""
     model = kind()
-    fast = torch.compile(model, options={"guard_filter_fn": guards})
+    fast = torch.compile(model, backend="eager", options={"guard_filter_fn": guards})
     conv = model.part.conv if kind is Reuses else model[0].conv
     name = "part.conv" if kind is Reuses else "0.conv"
     x = torch.randn(1, 3, 6, 6)
@@ -703,7 +703,8 @@ def test_left_out_guards_do_no_harm_to_a_model_compiled_as_a_whole(guards, kind)
 @pytest.mark.filterwarnings("error")
 def test_guards_on_inbuilt_modules_may_be_left_out():
     model, x = InPlaceReLU(), torch.randn(1, 3, 6, 6)
-    fast = torch.compile(model, options={"guard_filter_fn": torch.compiler.skip_guard_on_inbuilt_nn_modules_unsafe})
+    options = {"guard_filter_fn": torch.compiler.skip_guard_on_inbuilt_nn_modules_unsafe}
+    fast = torch.compile(model, backend="eager", options=options)
     with torch.no_grad():
         expected = fast(x).clone()
         with capture(fast) as acts:

@@ -8,7 +8,7 @@ from torch import nn
 from torch_featviz.explain import attribute
 
 torch.set_num_threads(1)
-net = nn.Sequential(*(nn.Sequential(nn.Conv2d(3 if i == 0 else 16, 16, 3, padding=1), nn.ReLU()) for i in range(6)))
+net = nn.Sequential(*(nn.Sequential(nn.Conv2d(3 if i == 0 else 16, 16, 1), nn.ReLU()) for i in range(6)))
 net = nn.Sequential(net, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))
 images = torch.randn({images}, 3, 96, 96)
 attribute(net, images[:1], target=0, method={method!r})

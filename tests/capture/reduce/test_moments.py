@@ -136,7 +136,7 @@ def test_a_leap_too_far_for_float32(monkeypatch, streams):
     parts = [torch.randn(1, 1, 90), torch.randn(1, 1, 90)]
     parts[1][0, 0, 80] = 1e30
     check(streams.fed(Moments(), parts), torch.cat(parts, 2)[0].double().numpy())
-    check(streams.compiled(Moments(), parts)[0], torch.cat(parts, 2)[0].double().numpy() * 2)
+    check(streams.compiled(Moments(), parts, "aot_eager")[0], torch.cat(parts, 2)[0].double().numpy() * 2)
     for module in (moments_module, moment_sums):
         monkeypatch.setattr(module, "eager_on_cpu", lambda values: False)
     assert streams.fed(Moments(), parts).std.tolist() == [torch.inf]
