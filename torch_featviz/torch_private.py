@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from functools import wraps
+from inspect import signature
 from types import CodeType
 from typing import Any, TypeAlias
 
@@ -184,6 +185,11 @@ def dynamo_config() -> Any:
 def skip_in_dynamo(code: CodeType) -> None:
     """Have Dynamo leave functions of this code to eager mode."""
     sys.modules["torch._dynamo"].eval_frame.skip_code(code)
+
+
+def reason_to_disable(reason: str) -> dict[str, str]:
+    """Keywords of `torch.compiler.disable`: what fullgraph=True says of the break; torch 2.6 takes none."""
+    return {"reason": reason} if "reason" in signature(torch.compiler.disable).parameters else {}
 
 
 def dynamo_wraps(function: Any) -> Any:
