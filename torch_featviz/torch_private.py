@@ -169,6 +169,9 @@ def push(mode: TorchFunctionMode) -> None:
 # Dynamo, which is asked only where it was imported: importing it takes seconds
 
 
+DISABLING_TAKES_A_REASON = "reason" in signature(torch.compiler.disable).parameters  # for errors; torch 2.6 does not
+
+
 def dynamo_is_imported() -> bool:
     return "torch._dynamo" in sys.modules
 
@@ -185,11 +188,6 @@ def dynamo_config() -> Any:
 def skip_in_dynamo(code: CodeType) -> None:
     """Have Dynamo leave functions of this code to eager mode."""
     sys.modules["torch._dynamo"].eval_frame.skip_code(code)
-
-
-def reason_to_disable(reason: str) -> dict[str, str]:
-    """Keywords of `torch.compiler.disable`: what fullgraph=True says of the break; torch 2.6 takes none."""
-    return {"reason": reason} if "reason" in signature(torch.compiler.disable).parameters else {}
 
 
 def dynamo_wraps(function: Any) -> Any:

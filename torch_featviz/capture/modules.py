@@ -11,7 +11,7 @@ from torch.compiler import is_dynamo_compiling
 from torch_featviz.errors import LayerError
 from torch_featviz.model.layers import Layers, canonical, check_module, listed
 from torch_featviz.model.values import map_tensors
-from torch_featviz.torch_private import reason_to_disable
+from torch_featviz.torch_private import DISABLING_TAKES_A_REASON
 
 from .session import Capture
 
@@ -83,11 +83,10 @@ def _extract(extractor: FeatureExtractor, args: tuple[Any, ...], kwargs: dict[st
     return dict(acts)
 
 
-_WHY = reason_to_disable("compile the model inside FeatureExtractor instead")
-
-
 def _extract_uncompiled(*args: Any) -> dict[str, Any]:
-    features: dict[str, Any] = torch.compiler.disable(_extract, **_WHY)(*args)  # type: ignore[no-untyped-call]
+    why = "compile the model inside FeatureExtractor instead"
+    reason = {"reason": why} if DISABLING_TAKES_A_REASON else {}
+    features: dict[str, Any] = torch.compiler.disable(_extract, **reason)(*args)  # type: ignore[no-untyped-call]
     return features
 
 
