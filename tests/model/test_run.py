@@ -73,7 +73,9 @@ def test_other_arguments():
 
 
 def test_another_shape():
-    with pytest.raises(ShapeError, match=r"Linear does not take inputs of shape \(2, 3\): RuntimeError: .*mat1 and mat2"):
+    with pytest.raises(
+        ShapeError, match=r"Linear does not take inputs of shape \(2, 3\): RuntimeError: .*mat1 and mat2"
+    ):
         run(nn.Linear(4, 4), Inputs(X))
 
 

@@ -14,7 +14,15 @@ from typing import Any, TypeVar
 
 import torch
 
-from torch_featviz.torch_private import dynamo_is_imported, skip_in_dynamo
+from torch_featviz.torch_private import (
+    dynamo_is_imported,
+    in_backward,
+    in_graph_pool,
+    schema_of,
+    skip_in_dynamo,
+    storage_id,
+    unmapped,
+)
 
 NOTHING = nullcontext()
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -27,6 +35,10 @@ def eager(function: _Function) -> _Function:
     """Mark `function` as one that Dynamo leaves alone."""
     _codes.append(function.__code__)
     return function
+
+
+for _helper in (in_backward, in_graph_pool, schema_of, storage_id, unmapped):
+    eager(_helper)
 
 
 @cache

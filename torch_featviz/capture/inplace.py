@@ -212,6 +212,7 @@ def memory_of(tensor: Tensor) -> int | None:
         return None
 
 
+@eager
 def sharing_memory(records: list[Record], held: Iterable[Tensor]) -> list[int]:
     """The positions of the records that hold memory of the tensors `held`."""
     memories = [tensor.untyped_storage() for tensor in held]
