@@ -27,7 +27,7 @@ PLACES = {
     "register_forward_pre_hook": {"model/run.py"},
     "register_full_backward_hook": set(),
     "deepcopy of a model": {"model/objects.py", "capture/copies.py"},  # the latter completes one that a user makes
-    "training =": {"model/untouched.py", "model/twin.py", "zoo/fit.py"},  # the last trains
+    "training =": {"model/untouched.py", "model/copier.py", "zoo/fit.py"},  # the last trains
     "eval()": {"zoo/card.py", "zoo/file_nets.py", "zoo/recipe.py", "cli/given.py"},  # of networks that are made there
     "softmax": {"model/answer.py"},
 }

@@ -1,4 +1,4 @@
-"""Copies of models: what `copy.deepcopy` does, but quickly, and with each tensor copied as the caller says.
+"""Copies of models to evaluate: what `copy.deepcopy` does, but quickly, and with each tensor copied as the caller says.
 
 Modules are made anew, and their `__dict__` is copied one level deep by the types of what it holds. Whatever refers to a
 part of the model (a list of layers, a bound method, a function's closure) refers to the copy's part in the copy.
@@ -29,7 +29,9 @@ cleaners: list[Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]] = []
 
 
 def copied(model: nn.Module, tensor: Callable[[Tensor], Tensor]) -> nn.Module:
-    """A copy of `model` in which `tensor(t)` stands for each tensor `t`; wrappers (compiled, DDP) are taken off.
+    """A copy of `model` in which `tensor(t)` stands for each tensor `t`.
+
+    It is in evaluation mode, wrappers (compiled, DDP) are taken off, and no layer works in place.
 
     Raises:
         DtypeError: an attribute cannot be copied; the error names it and its module.
@@ -57,12 +59,28 @@ class _ModelCopier(ObjectCopier):
 
     def run(self) -> nn.Module:
         modules = list(self.model.modules())
+        tensors = [
+            tensor
+            for module in modules
+            for held in (module._parameters, module._buffers)
+            if held
+            for tensor in held.values()
+            if tensor is not None
+        ]
         self.alive += modules
+        self.alive += tensors
+        self.parts = frozenset(map(id, self.alive))
+        with suppress(Exception):  # it is met again where the module is known that holds the tensor
+            for tensor in tensors:
+                if id(tensor) not in self.memo:
+                    self.memo[id(tensor)] = self.copied_tensor(tensor)
+        late = []  # when what they hold is known
         for module in modules:
-            self.alive += (*module._parameters.values(), *module._buffers.values())
-        self.parts = frozenset(map(id, self.alive)) - {id(None)}
-        modules.sort(key=lambda module: self._kind(module).own_way)  # last, when what they hold is known
-        for module in modules:
+            if self._kind(module).own_way:
+                late.append(module)
+            else:
+                self.of(module)
+        for module in late:
             self.of(module)
         self._fill_all()
         result: nn.Module = self.of(self.model)
@@ -112,6 +130,8 @@ class _ModelCopier(ObjectCopier):
             name = "__setstate__"
             if kind.saves:
                 other.__setstate__(filled)  # type: ignore[no-untyped-call]
+            if id(module) in self.parts:  # a layer that is held in a plain list keeps its mode
+                _to_evaluate(other)
         except FeatvizError:
             raise
         except Exception as error:
@@ -134,6 +154,8 @@ class _ModelCopier(ObjectCopier):
         for inner in other.modules():
             if inner is module or id(inner) in originals:
                 raise self._refusal(self._name(module), "its copy holds the model's own modules")
+            if id(module) in originals:
+                _to_evaluate(inner)
             for tensors in (inner._parameters, inner._buffers):
                 for name, tensor in list(tensors.items()):
                     if not scripted and id(tensor) in originals:
@@ -153,6 +175,16 @@ class _ModelCopier(ObjectCopier):
         )
 
 
+def _to_evaluate(module: nn.Module) -> None:
+    attributes = vars(module)
+    if "training" in attributes:  # and not eval(), which modules may override to change their weights
+        attributes["training"] = False
+    else:  # it is scripted
+        module.training = False
+    if attributes.get("inplace", getattr(type(module), "inplace", False)) is True:
+        module.inplace = False  # type: ignore[assignment]
+
+
 def _saved(module: nn.Module) -> dict[str, Any]:
     state: dict[str, Any] = module.__getstate__()  # type: ignore[no-untyped-call]
     return state
@@ -160,7 +192,8 @@ def _saved(module: nn.Module) -> dict[str, Any]:
 
 def _kind_of(kind: type) -> _Kind:
     own_way = not all(_usual(kind, name) for name in ("__deepcopy__", "__reduce__", "__reduce_ex__"))
-    slots = [slot for base in kind.__mro__ for slot in vars(base).values() if isinstance(slot, MemberDescriptorType)]
+    own = [vars(base) for base in kind.__mro__ if "__slots__" in vars(base)]
+    slots = [slot for attributes in own for slot in attributes.values() if isinstance(slot, MemberDescriptorType)]
     return _Kind(own_way or issubclass(kind, (dict, list)), not _usual(kind, "__getstate__"), slots)
 
 

@@ -6,7 +6,7 @@ import copy
 import copyreg
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import (
     BuiltinFunctionType,
     CodeType,
@@ -51,7 +51,7 @@ class ObjectCopier:
     def of(self, value: Any) -> Any:
         """What stands for `value`; what cannot change stands for itself."""
         kind = type(value)
-        if kind in IMMUTABLE:
+        if kind in IMMUTABLE or (kind is tuple and _immutable(value)):
             return value
         key = id(value)
         if key in self.memo:
@@ -87,6 +87,8 @@ class ObjectCopier:
         return self._reduced(value) if value else OrderedDict()
 
     def _list(self, value: list[Any]) -> list[Any]:
+        if _immutable(value):
+            return value.copy()
         other: list[Any] = []
         self.memo[id(value)] = other
         other.extend(map(self.of, value))
@@ -96,11 +98,6 @@ class ObjectCopier:
         return set(map(self.of, value))
 
     def _tuple(self, value: tuple[Any, ...]) -> tuple[Any, ...]:
-        for item in value:
-            if type(item) not in IMMUTABLE:
-                break
-        else:
-            return value
         items = tuple(map(self.of, value))
         known: tuple[Any, ...] = self.memo.get(id(value), items)  # one of its items may hold it
         return known
@@ -134,6 +131,10 @@ class ObjectCopier:
         for key, item in pairs or ():
             other[self.of(key)] = self.of(item)
         return other
+
+
+def _immutable(values: Iterable[Any]) -> bool:
+    return IMMUTABLE.issuperset(map(type, values))
 
 
 _Way: TypeAlias = Callable[[ObjectCopier, Any], Any]

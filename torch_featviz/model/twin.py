@@ -6,7 +6,6 @@ do that to, so that whatever happens the model itself was never touched.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -37,37 +36,28 @@ def twin(model: nn.Module) -> nn.Module:
         (True, False, True)
     """
     check_module(model)
-    return _prepared(model, partial(_shared, model))
+    with torch.inference_mode(False), torch.no_grad():
+        return copied(model, partial(_shared, model))
 
 
 def twin_on_meta(model: nn.Module) -> nn.Module:
     """The same with all tensors on the meta device, also those of lazy layers: it knows shapes, and has no values."""
     check_module(model)
-    return _prepared(model, _on_meta)
-
-
-def _prepared(model: nn.Module, tensor: Callable[[Tensor], Tensor]) -> nn.Module:
     with torch.inference_mode(False), torch.no_grad():
-        other = copied(model, tensor)
-    for module in other.modules():
-        attributes = vars(module)
-        if "training" in attributes:  # and not eval(), which modules may override to change their weights
-            attributes["training"] = False
-        else:  # it is scripted
-            module.training = False
-        if attributes.get("inplace", getattr(type(module), "inplace", False)) is True:
-            module.inplace = False  # type: ignore[assignment]
-    return other
+        return copied(model, _on_meta)
 
 
 def _shared(model: nn.Module, tensor: Tensor) -> Tensor:
     """A view of a parameter, which wants no gradient; a copy of any other tensor."""
-    if is_lazy(tensor):
+    if type(tensor) is nn.Parameter and not tensor.is_inference():  # most of them
+        view = nn.Parameter(tensor, requires_grad=False)
+    elif is_lazy(tensor):
         raise _lazy(model, tensor)
-    if not isinstance(tensor, nn.Parameter):
+    elif not isinstance(tensor, nn.Parameter):
         return tensor.clone()
-    values = tensor.detach().clone() if tensor.is_inference() else tensor.detach()  # autograd saves no inference tensor
-    view = nn.Parameter(values, requires_grad=False)
+    else:
+        values = tensor.detach()  # autograd saves no inference tensor
+        view = nn.Parameter(values.clone() if tensor.is_inference() else values, requires_grad=False)
     if type(view) is not type(tensor):
         view.__class__ = type(tensor)
     if attributes := vars(tensor):  # scales of a quantised weight, say
