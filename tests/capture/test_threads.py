@@ -155,6 +155,15 @@ def test_two_compiled_models_captured_by_two_threads():
 # Interrupts
 
 
+@pytest.fixture
+def _interrupts_are_raised():
+    """Also where the tests run in the background of a shell, in which the signal is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interrupts_are_raised")
 def test_an_interrupt_inside_the_forward(instance_state):
     class Interrupting(nn.Module):
         def forward(self, x):

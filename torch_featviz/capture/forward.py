@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -52,14 +51,15 @@ def _captured(
     call: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    unseen: Iterable[Tensor] = (),
+    unseen: Collection[Tensor] = (),
 ) -> Any:
     """Run and record the model's own forward. Nothing tells when its caller writes to the memory of `unseen`."""
-    output = None
     try:
         with recorder.begin():
-            with suppress(Stopped):
+            try:
                 output = call(*args, **kwargs)
+            except Stopped:
+                output = None
             recorder.end(unseen)
         return output
     finally:

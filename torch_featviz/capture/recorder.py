@@ -105,13 +105,16 @@ class Recorder:
         self.records.grad_mode()
         self.records.new_forward()
         self.leftovers.begin()
-        self.stopping.begin(self.names)
+        if self.stopping.active:
+            self.stopping.begin(self.names)
 
     @eager
-    def end(self, unseen: Iterable[Tensor] = ()) -> None:
+    def end(self, unseen: Collection[Tensor] = ()) -> None:
         """The forward is about to return. Nothing will tell when its caller writes to the memory of `unseen`."""
-        self.collect()
-        self.records.copy_shared(unseen, self.keeper.copy)
+        if self.leftovers.some:
+            self.collect()
+        if unseen:
+            self.records.copy_shared(unseen, self.keeper.copy)
         self.overwriting.end()
 
     @eager
@@ -126,6 +129,10 @@ class Recorder:
     @eager
     def record_of(self, module: nn.Module, output: Any) -> None:
         """`record()`, unless `module` is a copy of a layer that was made meanwhile."""
+        if type(output) is Tensor and self.careful is not EVERYTHING and not self.leftovers.amid:
+            copy = self.keeper.copy(output)  # it is known to be overwritten; as record() does, without eight calls
+            self.calls.append((module, copy, copy._version))
+            return
         if self.open and (name := self._module_names.get(module)) is not None:
             self.record(name, output)
 
