@@ -10,6 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from torch_featviz.capture import Moments, Ring, capture, inference
 from torch_featviz.errors import LayerError
+from torch_featviz.torch_private import tensors_on
 
 
 class Tokens(nn.Module):
@@ -171,6 +172,16 @@ def test_arguments_that_share_memory_are_one_to_the_versions():
             assert torch.equal(output, torch.full((2,), 1.0 if net.write else 2.0))
             if not net.write:
                 assert torch.equal(acts["same"], torch.ones(2))
+
+
+@pytest.mark.skipif(not hasattr(torch._C, "_storage_Use_Count"), reason="this release of torch does not tell")
+def test_how_many_tensors_hold_a_memory():
+    x = torch.zeros(4)
+    assert tensors_on(x.untyped_storage()) == 1
+    part = x[1:]
+    assert tensors_on(x.untyped_storage()) == tensors_on(part.untyped_storage()) == 2
+    del part
+    assert tensors_on(x.untyped_storage()) == 1
 
 
 def test_the_shape_that_a_model_gives_to_its_argument():

@@ -80,6 +80,27 @@ def test_a_convolution_with_a_padding_in_it_is_captured_unasked():
     assert torch.equal(acts["0"], expected)
 
 
+class Observed(nn.Linear):
+    """A layer that watches its output and rounds its weight, as one prepared for quantisation does."""
+
+    def __init__(self):
+        super().__init__(3, 3)
+        self.activation_post_process, self.weight_fake_quant = nn.Identity(), nn.Tanh()
+
+    def forward(self, x):
+        weight = self.weight_fake_quant(self.weight)
+        return self.activation_post_process(nn.functional.linear(x, weight, self.bias))
+
+
+def test_what_watches_a_layer_is_captured_only_if_it_is_named():
+    net = nn.Sequential(Observed(), nn.ReLU())
+    assert list(resolve(net, None)) == ["0", "1"]
+    assert list(resolve(net, ["0.activation_post_process", "0.weight_fake_quant"])) == [
+        "0.activation_post_process",
+        "0.weight_fake_quant",
+    ]
+
+
 def test_a_shared_module_is_known_by_its_first_name_and_found_by_all():
     shared = nn.Linear(2, 2)
     net = nn.Sequential(shared, nn.ReLU(), shared)

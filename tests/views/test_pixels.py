@@ -20,8 +20,9 @@ def test_every_value_stands_in_its_cell():
 @pytest.mark.parametrize(
     ("value", "word"),
     [
-        (0.0, "0"), (-0.0, "0"), (0.125, "0.12"), (-1.5, "−1.50"), (12345.6, "1.23e4"), (float("nan"), "NaN"),
-        (float("inf"), "∞"), (float("-inf"), "−∞"),
+        (0.0, "0"), (-0.0, "0"), (0.125, "0.12"), (-1.5, "−1.50"),
+        (12345.6, "1.23e4"), (1000.0, "1e3"), (-999.0, "−999.00"),
+        (float("nan"), "NaN"), (float("inf"), "∞"), (float("-inf"), "−∞"),
     ],
 )  # fmt: skip
 def test_floats_are_short(value, word):

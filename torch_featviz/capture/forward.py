@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -51,7 +51,7 @@ def _captured(
     call: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    unseen: Collection[Tensor] = (),
+    unseen: Iterable[Tensor] = (),
 ) -> Any:
     """Run and record the model's own forward. Nothing tells when its caller writes to the memory of `unseen`."""
     try:

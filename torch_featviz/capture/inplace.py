@@ -217,6 +217,8 @@ def sharing_memory(records: list[Record], held: Iterable[Tensor]) -> list[int]:
     """The positions of the records that hold memory of the tensors `held`."""
     memories = [tensor.untyped_storage() for tensor in held]
     ranges = [range(start := memory.data_ptr(), start + memory.nbytes()) for memory in memories]
+    if not ranges:
+        return []
     first, end = min(memory.start for memory in ranges), max(memory.stop for memory in ranges)
     try:  # mostly outputs are tensors, and none of them lies there
         if not [at for at in map(Tensor.data_ptr, map(_value, records)) if first <= at < end]:

@@ -15,7 +15,7 @@ from torch_featviz.torch_private import in_backward
 
 from .asked import FunctionCalls, Scope
 from .eager import NOTHING, eager
-from .inplace import EVERYTHING, Everything, Overwriting, Record
+from .inplace import EVERYTHING, Everything, Overwriting, Record, versions_of
 from .keep import Keeper
 from .leftovers import Leftovers
 from .records import Records
@@ -109,11 +109,11 @@ class Recorder:
             self.stopping.begin(self.names)
 
     @eager
-    def end(self, unseen: Collection[Tensor] = ()) -> None:
+    def end(self, unseen: Iterable[Tensor] = ()) -> None:
         """The forward is about to return. Nothing will tell when its caller writes to the memory of `unseen`."""
         if self.leftovers.some:
             self.collect()
-        if unseen:
+        if unseen != ():  # mostly there are none
             self.records.copy_shared(unseen, self.keeper.copy)
         self.overwriting.end()
 
@@ -131,7 +131,7 @@ class Recorder:
         """`record()`, unless `module` is a copy of a layer that was made meanwhile."""
         if type(output) is Tensor and self.careful is not EVERYTHING and not self.leftovers.amid:
             copy = self.keeper.copy(output)  # it is known to be overwritten; as record() does, without eight calls
-            self.calls.append((module, copy, copy._version))
+            self.calls.append((module, copy, versions_of(copy)))
             return
         if self.open and (name := self._module_names.get(module)) is not None:
             self.record(name, output)

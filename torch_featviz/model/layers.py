@@ -197,10 +197,8 @@ def near(name: str, known: Iterable[str]) -> str:
 
 
 def _is_part(name: str, child: nn.Module) -> bool:
-    """Whether a child makes or watches its parent's weight or output (parametrized, pruned or quantised layers)."""
-    if name == "parametrizations":
-        return all(isinstance(part, ParametrizationList) for part in child.children())
-    return name in _PARTS
+    """Whether a child of a name in `_PARTS` makes or watches its parent's weight or output, and is no layer."""
+    return name != "parametrizations" or all(isinstance(part, ParametrizationList) for part in child.children())
 
 
 def layer_name(model: nn.Module, layer: Any) -> str:

@@ -36,7 +36,7 @@ class Source:
     def batches(self, done: int = 0) -> Iterator[Tensor]:
         """Batches of images `b c h w` from batch `done` on; a DataLoader does not read those before."""
         batches = self._after(done) if self.ids is not None and done else islice(iter(self.loader), done, None)
-        seen = self._seen_after(done)
+        seen = done * (getattr(self.loader, "batch_size", None) or 0)
         for batch in batches:
             images = images_of(batch)
             if self.ids is not None:
@@ -101,10 +101,6 @@ class Source:
         names = ("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "prefetch_factor")
         kept = {name: getattr(loader, name) for name in (*names, "multiprocessing_context", "generator")}
         return DataLoader(loader.dataset, batch_sampler=list(loader.batch_sampler)[done:], **kept)
-
-    def _seen_after(self, done: int) -> int:
-        size = getattr(self.loader, "batch_size", None)
-        return done * size if self.ids is not None and size else 0
 
 
 def images_of(batch: Any) -> Tensor:
