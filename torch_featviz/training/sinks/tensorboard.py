@@ -38,7 +38,7 @@ class TensorBoardSink:
         for name, layer in sample.layers.items():
             self._histogram(tag("histogram", name), layer.histogram, _moments(layer), step)
         for name, parameter in sample.parameters.items():
-            if bins := parameter.grad_histogram:
+            if (bins := parameter.grad_histogram) and sum(bins.counts):
                 self._histogram(tag("grad_histogram", name), bins, _moments_of_bins(bins), step)
         for name, picture in record.pictures.items():
             writer.add_image(name, picture.numpy(), global_step=step, dataformats="HWC")
@@ -71,8 +71,6 @@ def _moments(layer: LayerFigures) -> dict[str, float]:
 def _moments_of_bins(bins: Bins) -> dict[str, float]:
     half = bins.width / 2
     filled = [(count, edge + half) for count, edge in zip(bins.counts, edges(bins), strict=False) if count]
-    if not filled:
-        return {}
     return {
         "min": filled[0][1] - half,
         "max": filled[-1][1] + half,
