@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 import torch_featviz as fv
+from torch_featviz.explain import project
 from torch_featviz.picture import Legend, Sheet
 from torch_featviz.zoo import ModelCard, card, from_pil, read_image
 
@@ -62,14 +63,15 @@ def excite(info: ModelCard, model: nn.Module, photo: Tensor, out: Path) -> None:
         model(x)
     channels = acts[info.middle][0].flatten(1).amax(1).topk(8).indices.tolist()
     field = fv.receptive_field(model, info.middle, x.shape[2:])
-    down = fv.deconvnet(model, x, info.middle, channels)
+    down = project(model, x, info.middle, channels)
     print(f"  a unit of {info.middle} sees {field.size[0]}×{field.size[1]} pixels")
     images = info.denormalize(x).clamp(0, 1).expand(len(channels), -1, -1, -1)
     scale = fv.Scale(symmetric=True, per="kernel", quantile=0.999)
-    heat = down.sum(1, keepdim=True)
+    heat = down.values.sum(1, keepdim=True)
     fitted = scale.fit(heat)
     cells = fv.overlay(images, (heat / fitted.vmax).clamp(-1, 1), scale=fv.Scale(symmetric=True, vmin=-1, vmax=1))
-    note = "deconvnet, summed over colours; the 0.1 % beyond a map's scale are drawn at its end"
+    how = "the deconvnet" if down.method == "deconvnet" else "guided backpropagation"
+    note = f"by {how}, summed over colours; the 0.1 % beyond a map's scale are drawn at its end"
     Sheet(
         cells[:, 0],
         Legend(fitted, "RdBu_r", notes=(note,)),

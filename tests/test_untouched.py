@@ -140,6 +140,7 @@ CALLS = {
     "reasons": lambda net: explain.reasons(net, IMAGES, faithful=False),
     "faithfulness": faithful,
     "deconvnet": lambda net: fv.deconvnet(net, IMAGES[:1], "features.4", [0, 1]),
+    "project": lambda net: explain.project(net, IMAGES[:1], "features.2", [0, 1]),
     "receptive_field": lambda net: fv.receptive_field(net, "features.4", (12, 12)),
     "receptive_field effective": lambda net: fv.receptive_field(net, "features.4", (12, 12), effective=True),
     "overview": lambda net: fv.overview(net, IMAGES[:1]),
@@ -271,6 +272,7 @@ def test_a_model_that_is_watched_does_what_it_does_alone(name, fails):
 WITHOUT_MODEL = {
     *("Activations", "Atlas", "Attribution", "Faithfulness", "FeatvizError", "NonFinite", "ReceptiveField", "Summary"),
     *("GridTiler", "KernelNormalizer", "ModelCard", "Picture", "Scale", "TopPatches", "Patches", "Reason", "Reasons"),
+    "Projections",
     *("channel_stats", "confusion", "curves", "effective_field", "errors", "feature_maps", "normalize", "overlay"),
     *("pixels", "predictions", "samples", "tile", "untile", "zoo", "METHODS", "read_patches"),
     *("Added", "Overhead", "Ratio", "added", "paired", "peak_memory", "settled"),

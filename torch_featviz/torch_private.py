@@ -111,6 +111,21 @@ def lower_bound(node: Any) -> Any:
     return getattr(node, "_saved_min_val", getattr(node, "_saved_min", None))
 
 
+def places_after_max_pool(node: Any) -> int | None:
+    """Of the backward of a max pool, how many places it leaves of a channel; None where it chooses none, as if 1 × 1.
+
+    None for all other nodes.
+    """
+    if "MaxPool" not in node.name():
+        return None
+    before, after = node._saved_self, getattr(node, "_saved_result1", getattr(node, "_saved_result", None))
+    kernel = getattr(node, "_saved_kernel_size", None)  # of one number for all axes, too; none if adaptive
+    if after is None or (before.shape == after.shape if kernel is None else set(kernel) == {1}):
+        return None
+    axes = int(node.name().split("MaxPool")[1][0])
+    return int(after.shape[-axes:].numel())
+
+
 # Operators
 
 

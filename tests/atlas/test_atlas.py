@@ -140,6 +140,29 @@ def test_units_of_a_data_set():
     assert units["3"]["seen"] == 20
 
 
+def test_units_say_how_they_were_projected():
+    model, images, loader = net(), torch.rand(1, 3, 14, 14), [torch.rand(20, 3, 14, 14)]
+    best = fv.top_patches(model, loader, ["0", "3"], k=9)
+    for asked in (None, "deconvnet"):
+        layers = {
+            layer["name"]: layer for layer in atlas(model, images, loader=loader, projection=asked).data["layers"]
+        }
+        for name, switches in (("0", False), ("3", True)):
+            units = layers[name]["units"]
+            by = "deconvnet" if asked or switches else "guided backpropagation"
+            assert (units["projected_by"], units["switches"]) == (by, switches)
+            for channel, found in units["channels"].items():
+                (cosine,) = best[name].patches(int(channel), projection=asked).cosine.tolist()
+                assert found["cosine"] == (None if cosine != cosine else pytest.approx(cosine, rel=1e-4))
+            assert any(found["cosine"] is not None for found in units["channels"].values())
+    alone = atlas(model, images, loader=[torch.rand(1, 3, 14, 14)]).data["layers"]
+    assert {found["cosine"] for layer in alone if layer["units"] for found in layer["units"]["channels"].values()} == {
+        None
+    }
+    with pytest.raises(fv.errors.OptionError, match="or None for what suits the network; got 'gradient'"):
+        atlas(model, images, projection="gradient")
+
+
 def test_a_data_set_is_read_once_for_all_layers():
     reads = []
 

@@ -222,6 +222,16 @@ def test_patches_stand_with_their_values(look, made):
     assert page.locator("#exemplars img").count() == 2
 
 
+def test_patches_say_by_what_method_they_are_projected_and_how_alike_that_is(look, made):
+    for name in ("0", "3"):
+        units = next(layer["units"] for layer in made.data["layers"] if layer["name"] == name)
+        channel, found = next((c, f) for c, f in units["channels"].items() if f["cosine"] is not None)
+        said = look(f"layer={name}&map={channel}").inner_text("#exemplars p")
+        assert f"its projection by {units['projected_by']}" in said
+        assert f"Cosine between these projections: {found['cosine']:.2f}; 1: the patch does not matter." in said
+        assert "a deconvnet then shows" not in said
+
+
 def test_layers_by_keys_by_mouse_and_back(look, until):
     page = look()
     ways = (

@@ -119,6 +119,22 @@ def test_an_untrained_network_says_so(command, drawing, tmp_path, monkeypatch):
     assert trained == untrained.replace(" (untrained)", "", 1)
 
 
+def test_units_are_projected_as_asked(tmp_path, drawing, monkeypatch):
+    sheets = []
+    monkeypatch.setattr(Sheet, "save", lambda self, path: sheets.append(self) or path)
+    given = ["units", "xo", "--random", "--data", str(drawing.parent), "--layer", "features.conv1"]
+    for more in ([], ["--projection", "deconvnet"]):
+        assert cli.main([*given, *more]) == 0
+    assert "(guided backpropagation)" in sheets[0].title
+    assert "(deconvnet)" in sheets[1].title
+    page = tmp_path / "page.html"
+    for more, by in (([], "guided backpropagation"), (["--projection", "deconvnet"], "deconvnet")):
+        asked = ["--image", str(drawing), "--data", str(drawing.parent), "--out", str(page), *more]
+        assert cli.main(["atlas", "xo", "--random", *asked]) == 0
+        data = json.loads(re.search(r'id="data">(.*?)</script>', page.read_text("utf-8"), re.DOTALL)[1])
+        assert next(layer["units"]["projected_by"] for layer in data["layers"] if layer["units"]) == by
+
+
 def test_a_half_written_network_is_never_loaded(quick, few, tmp_path, monkeypatch, capsys):
     def fail(*_):
         raise OSError(28, "No space left on device")

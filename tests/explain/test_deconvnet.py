@@ -146,7 +146,7 @@ def test_equals_the_walk_by_hand(nets, name, layer, pooling):
     image = noise(*size)
     with torch.no_grad():
         units = active(nn.Sequential(*parts)(image[None])[0])
-    found = deconvnet(net, image[None], layer, units, pooling=pooling)
+    found = deconvnet(net, image[None], layer, units, projection="deconvnet", pooling=pooling)
     assert found.shape == (len(units), *size)
     assert found.any()
     for unit, projection in zip(units, found, strict=True):
@@ -280,7 +280,8 @@ def test_equals_autograd_through_replaced_rectifiers(name, layer):
         seed[row, channel, places[row, channel]] = values[row, channel]
     (expected,) = torch.autograd.grad(outputs[0], leaf, seed.view_as(outputs[0]))
     assert expected.flatten(1).any(1).all()
-    for projection, wanted in zip(deconvnet(net, images, layer, units), expected, strict=True):
+    found = deconvnet(net, images, layer, units, projection="deconvnet")
+    for projection, wanted in zip(found, expected, strict=True):
         close(projection, wanted)
 
 

@@ -118,7 +118,8 @@ def test_the_range_of_the_images_is_declared():
 
 def test_the_title_names_the_layer_and_can_be_given():
     best, _ = best_of()
-    assert exemplars(best).title == "1: the patches that move each channel most, and what in them does; of 20 images"
+    what = "1: the patches that move each channel most, and what in them does (guided backpropagation); of 20 images"
+    assert exemplars(best).title == what
     assert exemplars(best, title="Mine").title == "Mine"
 
 
@@ -135,3 +136,65 @@ def test_the_same_bytes_each_time():
     best, _ = best_of(dead=(1,))
     assert exemplars(best).png() == exemplars(best).png()
     assert exemplars(best).figure().axes
+
+
+def notes_of(sheet, word):
+    return [note for note in sheet.legend.notes if word in note]
+
+
+def striding(*between):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 6, 3, 2), nn.ReLU(), *between, nn.Conv2d(6, 4, 3))
+
+
+def test_the_method_is_named_and_how_far_it_depends_on_the_patch():
+    best = top_patches(striding(), torch.rand(20, 3, 15, 15).split(8), "2", k=5)
+    sheet, patches = exemplars(best), best.patches(range(4))
+    low, mean, high = (f"{float(x):.2f}" for x in (patches.cosine.min(), patches.cosine.mean(), patches.cosine.max()))
+    assert "what in them does (guided backpropagation); of 20 images" in sheet.title
+    assert notes_of(sheet, "from that one unit by guided backpropagation (Springenberg et al. 2015)")
+    assert notes_of(sheet, f"cosine between a channel's projections: {mean} (mean; {low} to {high}); 1: the patch")
+    assert notes_of(sheet, "no max pool lies on the way, by which alone a deconvnet would know the patch")
+    asked = exemplars(best, projection="deconvnet")
+    assert "what in them does (deconvnet); of 20 images" in asked.title
+    assert notes_of(asked, "from that one unit by the deconvnet (Zeiler & Fergus 2013)")
+    assert notes_of(asked, "cosine between a channel's projections: 1.00 (mean; 1.00 to 1.00)")
+    assert notes_of(asked, "a deconvnet then shows what the unit looks for in any patch, and not what is in this one")
+    assert exemplars(best, title="Mine", projection="deconvnet").legend.notes == asked.legend.notes
+
+
+def test_with_max_pools_it_is_the_deconvnet():
+    best = top_patches(striding(nn.MaxPool2d(2, 1)), torch.rand(20, 3, 15, 15).split(8), "3", k=5)
+    sheet = exemplars(best)
+    assert "what in them does (deconvnet); of 20 images" in sheet.title
+    assert notes_of(sheet, "cosine between a channel's projections: ")
+    assert not notes_of(sheet, "no max pool")
+    assert "what in them does (guided backpropagation)" in exemplars(best, projection="guided_backprop").title
+
+
+def test_what_is_not_known_or_not_there_is_said():
+    best = top_patches(striding(), [torch.rand(1, 3, 15, 15)], "2", k=1)
+    assert notes_of(exemplars(best), "cannot be told from one patch of a channel")
+    dead = exemplars(best_of(dead=(0, 1, 2, 3))[0])
+    assert dead.title == "1: the patches that move each channel most, and what in them does; of 20 images"
+    assert not notes_of(dead, "right:")
+    assert not notes_of(dead, "cosine")
+
+
+def test_projections_of_zeros_are_counted():
+    """At its ceiling a ReLU6 has no gradient."""
+    net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU6())
+    with torch.no_grad():
+        net[0].weight.fill_(0.1)
+        net[0].bias.copy_(torch.tensor([9.0, 0.0]))
+    best = top_patches(net, [torch.rand(4, 3, 9, 9)], "1", k=3)
+    assert notes_of(exemplars(best), "mid-grey all over: nothing reaches the pixels, 3 of 6")
+    assert not notes_of(exemplars(best, 1), "mid-grey all over")
+
+
+def test_patches_keep_their_projection():
+    best = top_patches(striding(), [torch.rand(8, 3, 15, 15)], "2", k=3)
+    patches = best.patches(0)
+    assert exemplars(patches, projection="guided_backprop").png() == exemplars(patches).png()
+    with pytest.raises(OptionError, match=r"projected by 'guided_backprop'; .*, projection='deconvnet'\)"):
+        exemplars(patches, projection="deconvnet")

@@ -17,6 +17,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from torch_featviz.errors import OptionError
+from torch_featviz.explain.deconvnet import check_projection
 from torch_featviz.files import write_whole
 from torch_featviz.inspect.walk import Walk, walk
 from torch_featviz.model.inputs import Inputs, check_images
@@ -101,6 +102,7 @@ def atlas(
     methods: Sequence[str] | None = None,
     targets: Sequence[int] | None = None,
     baselines: Tensor | float | None = None,
+    projection: str | None = None,
     additional_forward_args: Any = None,
     keywords: Mapping[str, Any] | None = None,
     training: str | os.PathLike[str] | None = None,
@@ -124,6 +126,8 @@ def atlas(
         targets: numbers of the classes to explain; default the two likeliest for each image.
         baselines: what a pixel is when there is nothing, for the methods that ask and for measuring: a value, or a
             tensor that can be expanded to the images; default as in `attribute` and `faithfulness`.
+        projection: of the channels of `loader`, `"deconvnet"` or `"guided_backprop"`; default: what suits the network,
+            as in `deconvnet`.
         additional_forward_args: what `forward` takes after the images, one value or a tuple. A tensor as long as the
             images has a row for each of them.
         keywords: what `forward` takes by name, likewise.
@@ -135,7 +139,7 @@ def atlas(
         ShapeError: images are not `b c h w`, are empty, or do not fit the model or the card.
         DtypeError: they are no floats, or the model cannot be copied.
         LayerError: the model has no layers, or is TorchScript.
-        OptionError: values outside [0, 1] without a range, no such method or class, or too few megabytes.
+        OptionError: values outside [0, 1] without a range, no such method, projection or class, or too few megabytes.
         FileError: there is no training in that folder.
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
@@ -144,6 +148,7 @@ def atlas(
         ['input', '0', '1', '3']
     """
     _check(images, names, targets, megabytes)
+    check_projection(projection)
     if value_range is None:
         value_range = "unit" if card is None else card.denormalize
     to_unit = _to_unit(value_range, images)
@@ -168,7 +173,7 @@ def atlas(
         )
     units: dict[str, Any] = {}
     if loader is not None:
-        units, told = put_units(blobs, model, seen.layers, loader, to_unit, progress=progress)
+        units, told = put_units(blobs, model, seen.layers, loader, to_unit, projection=projection, progress=progress)
         left_out += told
     learning = None
     if training is not None:

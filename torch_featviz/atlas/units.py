@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torch_featviz.explain.deconvnet import PROJECTIONS
 from torch_featviz.inspect.layer import Layer
 from torch_featviz.picture import Scale, enlarge, rgb
 from torch_featviz.survey import Patches, read_patches, top_patches
@@ -24,7 +26,14 @@ _ToUnit = Callable[[Tensor], Tensor]
 
 
 def put_units(
-    blobs: Blobs, model: nn.Module, layers: list[Layer], loader: Iterable[Any], to_unit: _ToUnit, *, progress: bool
+    blobs: Blobs,
+    model: nn.Module,
+    layers: list[Layer],
+    loader: Iterable[Any],
+    to_unit: _ToUnit,
+    *,
+    projection: str | None,
+    progress: bool,
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """By layer, the patches of the channels that fire most in the images of the page; and what was left out.
 
@@ -34,6 +43,7 @@ def put_units(
         layers: of the walk.
         loader: as for `top_patches`; it is read once for all layers, and the images chosen once more.
         to_unit: from images as the model takes them to red, green and blue within 0 and 1.
+        projection: as in `TopPatches.patches`.
         progress: show a bar.
     """
     convolutions = {
@@ -46,7 +56,8 @@ def put_units(
     count = min(LAYERS, len(convolutions))
     names = [list(convolutions)[round(i)] for i in torch.linspace(0, len(convolutions) - 1, count).tolist()]
     tops = top_patches(model, loader, names, k=HITS, progress=progress)
-    patches = read_patches(tops, {name: strongest(convolutions[name], CHANNELS) for name in names})
+    chosen = {name: strongest(convolutions[name], CHANNELS) for name in names}
+    patches = read_patches(tops, chosen, projection=projection)
     note = (
         f"Patches of the data set: of {count} of {len(convolutions)} convolutions, the {CHANNELS} channels that fire "
         "most."
@@ -62,10 +73,11 @@ def _units(blobs: Blobs, patches: Patches, to_unit: _ToUnit) -> dict[str, Any]:
             continue
         inside = patches.inside[n, : len(values), None]
         signed = Scale(symmetric=True, per="filter")(patches.projections[n, : len(values)])
-        alt = f"channel {channel} of {patches.layer}"
+        alt, cosine = f"channel {channel} of {patches.layer}", float(patches.cosine[n])
         units[str(channel)] = {
             "values": values,
             "images": patches.numbers[n, : len(values)].tolist(),
+            "cosine": None if math.isnan(cosine) else cosine,
             "patches": blobs.picture(
                 _strip(to_unit(patches.images[n, : len(values)]), inside),
                 f"patches that move {alt} most, the highest first",
@@ -77,7 +89,8 @@ def _units(blobs: Blobs, patches: Patches, to_unit: _ToUnit) -> dict[str, Any]:
                 lossy=True,
             ),
         }
-    return {"k": HITS, "seen": patches.seen, "channels": units}
+    by = PROJECTIONS.get(patches.method)
+    return {"k": HITS, "seen": patches.seen, "projected_by": by, "switches": patches.switches, "channels": units}
 
 
 def _strip(units: Tensor, inside: Tensor) -> Tensor:

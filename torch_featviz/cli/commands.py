@@ -133,7 +133,8 @@ def units(on: Given) -> Picture:
     """What moves each channel of a layer most."""
     layer = on.layer(on.card.high)
     best = top_patches(on.model, on.loader(), layer, progress=sys.stderr.isatty())
-    return _named(on, views.exemplars(best, on.arguments.channels, value_range=on.card.denormalize))
+    shown: dict[str, Any] = {"projection": on.arguments.projection, "value_range": on.card.denormalize}
+    return _named(on, views.exemplars(best, on.arguments.channels, **shown))
 
 
 def atlas(on: Given) -> Saved:
@@ -146,6 +147,7 @@ def atlas(on: Given) -> Saved:
         loader=None if on.arguments.data is None else on.loader(),
         methods=on.arguments.method,
         targets=on.classes(),
+        projection=on.arguments.projection,
         training=on.arguments.training,
         megabytes=on.arguments.megabytes,
         progress=sys.stderr.isatty(),

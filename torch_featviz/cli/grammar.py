@@ -10,6 +10,7 @@ from typing import Any
 
 from torch_featviz import __version__
 from torch_featviz.explain import METHODS
+from torch_featviz.explain.deconvnet import PROJECTIONS
 from torch_featviz.zoo import names
 
 from . import commands
@@ -67,13 +68,14 @@ def parser() -> argparse.ArgumentParser:
 
     what = "draw the patches of many images that move each channel of a layer most"
     example = "efficientnet_lite0 --data photos --layer _blocks.0._depthwise_conv --channels 0 1"
-    command = _command(add, "units", what, [model, _data(required=True), last], example)
+    command = _command(add, "units", what, [model, _data(required=True), last, _projection()], example)
     command.add_argument("--channels", type=int, nargs="+", metavar="N", help="default: the first 16")
     _writes(command, commands.units)
 
     what = "make one HTML page on which to walk through the network"
     example = "net.py:build --weights net.pt --image cat.jpg --out atlas.html"
-    command = _command(add, "atlas", what, [model, images, _data(required=False), explaining], example)
+    shared = [model, images, _data(required=False), explaining, _projection()]
+    command = _command(add, "atlas", what, shared, example)
     command.add_argument("--training", type=Path, metavar="FOLDER", help="what a Monitor wrote while it learnt")
     command.add_argument("--megabytes", type=float, metavar="N", help="size of the page, at most")
     _writes(command, commands.atlas, ".html")
@@ -185,6 +187,16 @@ def _explaining() -> argparse.ArgumentParser:
         action="append",
         metavar="NAME",
         help="name or number of a class; may be repeated; default: the likeliest",
+    )
+    return shared
+
+
+def _projection() -> argparse.ArgumentParser:
+    shared = _shared()
+    shared.add_argument(
+        "--projection",
+        choices=tuple(PROJECTIONS),
+        help="of a unit back to the pixels; default: deconvnet where max pools lie on the way, else guided_backprop",
     )
     return shared
 

@@ -1,7 +1,7 @@
 """Model and images in, evidence out: why the model decided, and what excites its units."""
 
 from .attribute import Attribution, attribute
-from .deconvnet import deconvnet
+from .deconvnet import Projections, deconvnet, project
 from .faithfulness import Faithfulness, faithfulness
 from .methods import METHODS
 from .reasons import Reason, Reasons, reasons
@@ -10,10 +10,12 @@ __all__ = [
     "METHODS",
     "Attribution",
     "Faithfulness",
+    "Projections",
     "Reason",
     "Reasons",
     "attribute",
     "deconvnet",
     "faithfulness",
+    "project",
     "reasons",
 ]

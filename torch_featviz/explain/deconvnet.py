@@ -1,10 +1,11 @@
-"""The deconvnet of Zeiler & Fergus: the activation of one unit, sent back to the pixels through the switches."""
+"""One unit's value, sent back to the pixels: by the deconvnet of Zeiler & Fergus, or by guided backpropagation."""
 
 from __future__ import annotations
 
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -20,8 +21,26 @@ from torch_featviz.model.untouched import isolated
 
 from .explained import chunks, rows_at_once
 from .rectify import Rectify, graph_of, refuse_others, word_of
+from .switches import switched
 
 Unit: TypeAlias = int | tuple[int, int, int]  # a channel at its strongest place, or channel, row, column
+PROJECTIONS = {"deconvnet": "deconvnet", "guided_backprop": "guided backpropagation"}  # options, and in words
+
+
+@dataclass(frozen=True, eq=False)
+class Projections:
+    """Units projected back to the pixels, and how.
+
+    Args:
+        values: `n c h w`, signed, a projection for each unit, in the model's own units and never rescaled.
+        method: `"deconvnet"` or `"guided_backprop"`.
+        switches: whether max pools lie on the way from the layer to the images. Without, what a deconvnet projects
+            depends on the image through nothing but gates and the unit's value.
+    """
+
+    values: Tensor
+    method: str
+    switches: bool
 
 
 def deconvnet(
@@ -30,6 +49,7 @@ def deconvnet(
     layer: str | nn.Module,
     units: Unit | Sequence[Unit] | Tensor,
     *,
+    projection: str | None = None,
     additional_forward_args: Any = None,
     keywords: Mapping[str, Any] | None = None,
     pooling: str = "sum",
@@ -37,22 +57,37 @@ def deconvnet(
 ) -> Tensor:
     """What in an image makes one unit active: the unit's value, projected back to the pixels.
 
-    On the way down: max pools put values back where they came from; rectifiers pass the positive part, wherever they
-    were active; convolutions run transposed, without bias; local response normalisation passes what comes. Batch norm
-    is not in the paper: here γ/σ scales, the shift is left out. ReLU6, SiLU, Hardswish and the like go as ReLU.
-    All else (average pools, sums, concatenation, gates, other norms, and what a model writes out by arithmetic, such as
-    `x * (x > 0)`) goes as its derivative does. Dropout is off.
+    By the deconvnet, on the way down max pools put values back where they came from; rectifiers pass the positive part,
+    wherever they were active; convolutions run transposed, without bias; local response normalisation passes what
+    comes. Batch norm is not in the paper: here γ/σ scales, the shift is left out. ReLU6, SiLU, Hardswish and the like
+    go as ReLU. All else (average pools, sums, concatenation, gates, other norms, and what a model writes out by
+    arithmetic, such as `x * (x > 0)`) goes as its derivative does. Dropout is off.
+
+    A deconvnet knows the image by the switches of max pools alone: where there are none, as in networks that stride,
+    it projects the same from every image. Guided backpropagation was proposed for these, and is the default there. It
+    is the gradient, times the unit's value, but rectifiers pass the positive part where they were active. Of other
+    activations than ReLU, which its paper does not know, the positive part goes on times the activation's derivative:
+    for ReLU6 that is 0 at its ceiling, too; for SiLU, GELU and Hardswish about 1 where they are active, small or even
+    negative where they are not.
 
     The model is in evaluation mode for it and untouched: all is done on a copy that shares its weights.
 
     Args:
         model: any module, wrapped or compiled, too; its layers or functions may rectify, also in place.
         images: `b c h w`, as the model takes them.
-        layer: its output is a map `b k h w`; it runs once. Before or after its rectifier makes no difference.
+        layer: its output is a map `b k h w`; it runs once. For the deconvnet, before or after its rectifier makes no
+            difference.
         units: one for each image, or any number for a single image: `(channel, row, column)`, or a channel alone for
             the place where it is strongest. A unit at or below 0 has a projection of zeros.
-        pooling: `"sum"` adds up where windows overlap and chose the same place; `"overwrite"` keeps the value of the
-            last of these windows, row by row, as `MaxUnpool2d` does on a CPU; here it is deterministic everywhere.
+        projection: `"deconvnet"` or `"guided_backprop"`; default: the deconvnet where, in a run of the first image, a
+            max pool lies on the way from the layer to the image, else guided backpropagation. `explain.project` says
+            which it was.
+        additional_forward_args: what `forward` takes after the images, one value or a tuple. A tensor as long as the
+            images has a row for each of them.
+        keywords: what `forward` takes by name, likewise.
+        pooling: of the deconvnet: `"sum"` adds up where windows overlap and chose the same place; `"overwrite"` keeps
+            the value of the last of these windows, row by row, as `MaxUnpool2d` does on a CPU; here it is deterministic
+            everywhere.
         internal_batch_size: units that are run at once; default: what autograd needs for one is measured, and half of
             the free memory of a GPU, or 1 GiB, is used.
     Returns:
@@ -67,14 +102,44 @@ def deconvnet(
         >>> deconvnet(net, torch.rand(1, 3, 16, 16), "4", [0, 5, (5, 2, 3)]).shape
         torch.Size([3, 3, 16, 16])
 
-    Reference: Zeiler & Fergus 2013, section 2.1.
+    Reference: Zeiler & Fergus 2013, section 2.1; Springenberg et al. 2015, section 4.
+    """
+    return project(
+        model,
+        images,
+        layer,
+        units,
+        projection=projection,
+        additional_forward_args=additional_forward_args,
+        keywords=keywords,
+        pooling=pooling,
+        internal_batch_size=internal_batch_size,
+    ).values
+
+
+def project(
+    model: nn.Module,
+    images: Tensor,
+    layer: str | nn.Module,
+    units: Unit | Sequence[Unit] | Tensor,
+    *,
+    projection: str | None = None,
+    additional_forward_args: Any = None,
+    keywords: Mapping[str, Any] | None = None,
+    pooling: str = "sum",
+    internal_batch_size: int | None = None,
+) -> Projections:
+    """What `deconvnet` returns, with the name of the method; arguments and errors are the same.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.Conv2d(4, 8, 3), nn.ReLU())
+        >>> down = project(net, torch.rand(1, 3, 16, 16), "3", [0, 5])
+        >>> down.method, down.switches, down.values.shape
+        ('guided_backprop', False, torch.Size([2, 3, 16, 16]))
     """
     check_images(images)
-    if pooling not in ("sum", "overwrite"):
-        raise OptionError(f"pooling is 'sum' or 'overwrite', got {pooling!r}.")
-    if internal_batch_size is not None and internal_batch_size < 1:
-        raise OptionError(f"internal_batch_size must be at least 1, got {internal_batch_size}.")
     asked = _listed(units)
+    _check_options(projection, pooling, internal_batch_size)
     if not asked or len(images) not in (1, len(asked)):
         raise ShapeError(
             f"units must be one for each image, or any number for one image; got {len(asked)} units for "
@@ -85,13 +150,33 @@ def deconvnet(
     with isolated():
         inputs = inputs.copied()
         net, at = one_call(twin(model), name)
-        _check_units(asked, _shape_of_map(net, inputs.rows(slice(1)), at, name), name)
-        up = _UpTo(net, at, name, overwrite=pooling == "overwrite")
+        shape, switches = _first_look(net, inputs.rows(slice(1)), at, name)
+        _check_units(asked, shape, name)
+        method = projection or ("deconvnet" if switches else "guided_backprop")
+        guided = method == "guided_backprop"
+        up = _UpTo(net, at, name, guided=guided, overwrite=pooling == "overwrite" and not guided)
         if len(images) == 1:
             inputs = inputs.rows(torch.zeros(len(asked), dtype=torch.long, device=images.device))
         rows = internal_batch_size or rows_at_once(up, inputs.rows(slice(1)), len(asked))
-        projections = [_down(up, inputs.rows(part), asked[part]) for part in chunks(len(asked), rows)]
-        return torch.cat(projections)
+        projected = [_down(up, inputs.rows(part), asked[part]) for part in chunks(len(asked), rows)]
+        return Projections(torch.cat(projected), method, switches)
+
+
+def check_projection(projection: str | None) -> None:
+    """Raise OptionError unless that is a way to project units, or None."""
+    if projection is not None and projection not in PROJECTIONS:
+        names = " or ".join(map(repr, PROJECTIONS))
+        raise OptionError(f"projection is {names}, or None for what suits the network; got {projection!r}.")
+
+
+def _check_options(projection: str | None, pooling: str, internal_batch_size: int | None) -> None:
+    check_projection(projection)
+    if pooling not in ("sum", "overwrite"):
+        raise OptionError(f"pooling is 'sum' or 'overwrite', got {pooling!r}.")
+    if pooling == "overwrite" and projection == "guided_backprop":
+        raise OptionError("pooling='overwrite' is the deconvnet's; guided backpropagation sums as the gradient does.")
+    if internal_batch_size is not None and internal_batch_size < 1:
+        raise OptionError(f"internal_batch_size must be at least 1, got {internal_batch_size}.")
 
 
 def _down(up: _UpTo, inputs: Inputs, units: list[tuple[int, ...]]) -> Tensor:
@@ -118,27 +203,28 @@ def _seed(maps: Tensor, units: list[tuple[int, ...]]) -> Tensor:
 
 
 class _UpTo(nn.Module):
-    """The model up to one layer, with the deconvnet's way down.
+    """The model up to one layer, with another way down.
 
     Args:
         net: a twin.
         layer: by which `net` knows the layer.
         name: by which the user knows it.
+        guided: the way of guided backpropagation, else of the deconvnet.
         overwrite: as in `deconvnet`.
     """
 
-    def __init__(self, net: nn.Module, layer: str, name: str, *, overwrite: bool) -> None:
+    def __init__(self, net: nn.Module, layer: str, name: str, *, guided: bool, overwrite: bool) -> None:
         super().__init__()
         self.net = net
         self.layer, self.name = layer, name
-        self.overwrite = overwrite
+        self.guided, self.overwrite = guided, overwrite
 
     def forward(self, *args: Any, **keywords: Any) -> Tensor:
         return self.maps(Inputs(args[0], args[1:], keywords))
 
     def maps(self, inputs: Inputs) -> Tensor:
         """What the layer returns, with its graph."""
-        with _Down(overwrite=self.overwrite):
+        with _Down(guided=self.guided, overwrite=self.overwrite):
             maps: Tensor = run_until(self.net, self.layer, inputs)
         if not maps.requires_grad:
             raise _without_gradient(self.name)
@@ -156,10 +242,10 @@ def _without_gradient(name: str) -> OptionError:
 
 
 class _Down(Rectify):
-    """While on, layers are given the deconvnet's backward."""
+    """While on, layers are given the backward of the deconvnet, or of guided backpropagation."""
 
-    def __init__(self, *, overwrite: bool) -> None:
-        super().__init__(guided=False)
+    def __init__(self, *, guided: bool, overwrite: bool) -> None:
+        super().__init__(guided=guided)
         self.overwrite = overwrite
 
     def __torch_function__(
@@ -167,7 +253,7 @@ class _Down(Rectify):
     ) -> Any:
         kwargs = dict(kwargs or {})
         name = word_of(func)
-        if name == "local_response_norm":
+        if name == "local_response_norm" and not self.guided:
             x, *rest = args or (kwargs.pop("input"),)
             return _Straight.apply(x, lambda y: func(y, *rest, **kwargs))
         if name == "batch_norm" and (args[5] if len(args) > 5 else kwargs.get("training", False)):
@@ -237,17 +323,22 @@ def _refuse_pools(output: Tensor) -> None:
             )
 
 
-def _shape_of_map(net: nn.Module, one: Inputs, layer: str, name: str) -> torch.Size:
-    """`k h w` of what the layer returns; the whole network runs, for a layer may run again after its first time."""
+def _first_look(net: nn.Module, one: Inputs, layer: str, name: str) -> tuple[torch.Size, bool]:
+    """`k h w` of what the layer returns, and whether switches lie on its way to the image.
 
-    def shape(output: Any) -> torch.Size:
+    The whole network runs, for a layer may run again after its first time; autograd's part ends at the layer.
+    """
+    image = one.images.detach().clone().requires_grad_()
+
+    def look(output: Any) -> tuple[torch.Size, bool]:
+        torch.set_grad_enabled(False)
         if not isinstance(output, Tensor) or output.dim() != 4 or len(output) != 1:
             what = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
             raise ShapeError(f"layer {name!r} returns {what} for one image, no map 'b k h w'; give a convolution.")
-        return output.shape[1:]
+        return output.shape[1:], switched(output, image)
 
-    with torch.no_grad():
-        return run_looking_at(net, layer, one, shape)
+    with torch.enable_grad():
+        return run_looking_at(net, layer, one.at(image, slice(None)), look)
 
 
 def _listed(units: Any) -> list[tuple[int, ...]]:

@@ -10,7 +10,7 @@ ignores the derivative. Sigmoid, tanh and the like rectify nothing and keep thei
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
@@ -143,10 +143,10 @@ def _foreign(node: Any) -> bool:
     return function is not None and not function.__module__.startswith("torch_featviz.")
 
 
-def graph_of(output: Tensor) -> Iterator[Any]:
-    """Each node of the autograd graph that ends in `output`."""
+def graph_of(output: Tensor, without: Collection[Any] = ()) -> Iterator[Any]:
+    """Each node of the autograd graph that ends in `output`, but for these and what is reached through them alone."""
     waiting: list[Any] = [output.grad_fn]
-    seen: set[Any] = {None}
+    seen: set[Any] = {None, *without}
     while waiting:
         node = waiting.pop()
         if node in seen:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from torch_featviz.capture import capture
 from torch_featviz.errors import OptionError
-from torch_featviz.explain.deconvnet import deconvnet
+from torch_featviz.explain.deconvnet import Projections, project
 from torch_featviz.explain.explained import chunks
 from torch_featviz.inspect.receptive import ReceptiveField
 from torch_featviz.model.twin import twin
@@ -39,13 +39,19 @@ class Patches:
     Args:
         channels: their numbers, `n`.
         images: `n k c h w`, the part of the image in the unit's receptive field, as the model was given it.
-        projections: `n k c h w`, the same part of the unit's projection down the deconvnet, signed.
+        projections: `n k c h w`, the same part of the unit's projection back to the pixels, signed.
         inside: `n k h w`, where there is image: false beyond its border, and all over where there is no patch.
         values: `n k`, the unit's value, highest first, float64; NaN where there are fewer images than `k`.
         numbers: `n k`, the image's number in the data set; -1 where there are fewer.
         layer: the layer's full name.
         total: channels of the layer.
         seen: images of the data set.
+        method: of projection, `"deconvnet"` or `"guided_backprop"`; empty where there is no patch.
+        switches: whether max pools lie on the way from the layer to the image; without, what a deconvnet projects does
+            not depend on the image.
+        cosine: `n`, float64, how far a channel's projections depend on their images: 1, not at all. It is the mean
+            cosine of all pairs of them, laid over one another by the unit's place, over the pixels that both have; what
+            borders cut off inside of the network lowers it. NaN where fewer than two are other than 0.
     """
 
     channels: tuple[int, ...]
@@ -57,6 +63,9 @@ class Patches:
     layer: str
     total: int
     seen: int
+    method: str
+    switches: bool
+    cosine: Tensor
 
 
 class Hit(NamedTuple):
@@ -69,18 +78,34 @@ class Hit(NamedTuple):
 
 
 class Crop(NamedTuple):
-    """What a unit sees of its image, `c h w`, and its projection there."""
+    """What a unit sees of its image, `c h w`, and its projection there.
+
+    Args:
+        rank: of its hit.
+        box: in the image.
+        image: `c h w`, what is in the box.
+        projection: likewise.
+        corner: of the box, by row and column, from where the unit looks.
+        method: of projection.
+        switches: whether max pools lie on the way.
+    """
 
     rank: int
     box: Box
     image: Tensor
     projection: Tensor
+    corner: Span
+    method: str
+    switches: bool
 
 
 def read_crops(
-    model: nn.Module, source: Source, layers: Mapping[str, tuple[ReceptiveField, Sequence[Hit]]]
+    model: nn.Module,
+    source: Source,
+    layers: Mapping[str, tuple[ReceptiveField, Sequence[Hit]]],
+    projection: str | None,
 ) -> dict[str, list[tuple[Hit, Crop]]]:
-    """The crops of all hits of several layers; each image is read once.
+    """The crops of all hits of several layers, projected as asked for; each image is read once.
 
     Raises:
         OptionError: the data set gives other images than in the first pass, or the model was trained since.
@@ -91,6 +116,7 @@ def read_crops(
             wanted.setdefault(hit.image, []).append((layer, hit))
     crops: dict[str, list[tuple[Hit, Crop]]] = {layer: [] for layer in layers}
     device = device_of(model)
+    methods: dict[str, str] = {}  # by layer, that of its first hits
     for numbers, images in _blocks(source, sorted(wanted)):
         hits_of: dict[str, list[tuple[int, Hit]]] = {}
         for row, number in enumerate(numbers):
@@ -101,9 +127,12 @@ def read_crops(
         for layer, rows in hits_of.items():
             for part in chunks(len(rows), _ROWS):
                 batch = on_device[[row for row, _ in rows[part]]]
-                down = deconvnet(model, batch, layer, [hit.unit for _, hit in rows[part]]).cpu()
-                for (row, hit), projection in zip(rows[part], down, strict=True):
-                    crops[layer].append((hit, _crop(layers[layer][0], hit, images[row].cpu(), projection)))
+                asked = methods.get(layer, projection)
+                down = project(model, batch, layer, [hit.unit for _, hit in rows[part]], projection=asked)
+                methods[layer] = down.method
+                for (row, hit), projected in zip(rows[part], down.values.cpu(), strict=True):
+                    crop = _crop(layers[layer][0], hit, images[row].cpu(), projected, down)
+                    crops[layer].append((hit, crop))
     return crops
 
 
@@ -129,10 +158,22 @@ def _check_same(model: nn.Module, images: Tensor, hits: Mapping[str, list[tuple[
         )
 
 
-def _crop(field: ReceptiveField, hit: Hit, image: Tensor, projection: Tensor) -> Crop:
-    down, across = field.box(*hit.unit[1:])
+def _crop(field: ReceptiveField, hit: Hit, image: Tensor, projection: Tensor, by: Projections) -> Crop:
+    place = hit.unit[1:]
+    down, across = field.box(*place)
     where = (slice(None), slice(*down), slice(*across))
-    return Crop(hit.rank, (down, across), image[where].clone(), projection[where].clone())
+    corner = (down[0] - _at(field, place, 0), across[0] - _at(field, place, 1))
+    return Crop(
+        hit.rank, (down, across), image[where].clone(), projection[where].clone(), corner, by.method, by.switches
+    )
+
+
+def _at(field: ReceptiveField, place: Span, axis: int) -> int:
+    """Where along an axis of the image a unit looks, but for a constant that all units share.
+
+    Where fields have no one distance, or all see the whole image, units are taken to lie on an even grid.
+    """
+    return round(place[axis] * (field.stride[axis] or field.input_size[axis] / field.map_size[axis]))
 
 
 def sides_of(field: ReceptiveField, size: Span, boxes: Sequence[Box]) -> Span:

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from torch_featviz.errors import OptionError
+from torch_featviz.explain.deconvnet import check_projection
 from torch_featviz.inspect.receptive import ReceptiveField, receptive_field
 from torch_featviz.model.layers import Layer, layer_name, resolve, split_call
 from torch_featviz.model.untouched import isolated
 
+from .likeness import mean_cosine
 from .patches import Crop, Hit, Patches, padded, read_crops, sides_of
 from .resume import EVERY, Checkpoint, weights_of
 from .source import Source, ranks
@@ -51,19 +53,22 @@ class TopPatches:
     size: tuple[int, int, int]
     model: nn.Module = field(repr=False)
     source: Source = field(repr=False)
-    _crops: dict[int, list[Crop]] = field(default_factory=dict, init=False, repr=False)  # of the channels read last
+    # of the channels read last, by the projection asked for
+    _crops: dict[tuple[str | None, int], list[Crop]] = field(default_factory=dict, init=False, repr=False)
 
-    def patches(self, channels: int | Sequence[int]) -> Patches:
+    def patches(self, channels: int | Sequence[int], *, projection: str | None = None) -> Patches:
         """What moves some channels most: the images chosen are read again and cut (Zeiler & Fergus 2013, fig. 2).
 
         The patches of the last call are kept; asked for again, they cost no reading and no forward.
 
         Args:
             channels: one or several.
+            projection: `"deconvnet"` or `"guided_backprop"`; default: the deconvnet where a max pool lies on the way to
+                the image, else guided backpropagation, as in `deconvnet`.
         Raises:
-            OptionError: there is no such channel, or the data set gives other images than the first time.
+            OptionError: there is no such channel or projection, or the data set gives other images than the first time.
         """
-        return read_patches({self.layer: self}, {self.layer: channels})[self.layer]
+        return read_patches({self.layer: self}, {self.layer: channels}, projection=projection)[self.layer]
 
     def _checked(self, channels: int | Sequence[int]) -> tuple[int, ...]:
         chosen = (channels,) if isinstance(channels, int) else tuple(int(c) for c in channels)
@@ -77,13 +82,18 @@ class TopPatches:
         hits = enumerate(zip(*columns, strict=True))
         return [Hit(i, (channel, row, column), image, value) for i, (value, image, (row, column)) in hits if value > 0]
 
+    def _unread(self, channels: tuple[int, ...], projection: str | None) -> list[Hit]:
+        """The hits of those channels whose crops are not kept."""
+        return [hit for c in dict.fromkeys(channels) if (projection, c) not in self._crops for hit in self._hits(c)]
+
     @cached_property
     def _field(self) -> ReceptiveField:
         return receptive_field(self.model, self.layer, self.size[1:], channels=self.size[0])
 
-    def _assembled(self, channels: tuple[int, ...]) -> Patches:
+    def _assembled(self, channels: tuple[int, ...], projection: str | None) -> Patches:
         """The crops of these channels, on one size."""
-        crops = [(n, crop) for n, channel in enumerate(channels) for crop in self._crops[channel]]
+        found = [self._crops[projection, channel] for channel in channels]
+        crops = [(n, crop) for n, of_channel in enumerate(found) for crop in of_channel]
         sides = sides_of(self._field, self.size[1:], [crop.box for _, crop in crops])
         images = torch.zeros(len(channels), self.values.shape[1], self.size[0], *sides)
         projections, inside = torch.zeros_like(images), torch.zeros_like(images[:, :, 0], dtype=torch.bool)
@@ -91,11 +101,14 @@ class TopPatches:
             images[n, crop.rank] = padded(crop.image, crop.box, sides)
             projections[n, crop.rank] = padded(crop.projection, crop.box, sides)
             inside[n, crop.rank] = padded(torch.ones_like(crop.image[:1]), crop.box, sides)[0] > 0
+        cosines = [mean_cosine([crop.projection for crop in of], [crop.corner for crop in of]) for of in found]
         rows = list(channels)
         return Patches(
             channels, images, projections, inside,
             values=self.values[rows], numbers=self.images[rows],
             layer=self.layer, total=len(self.values), seen=self.seen,
+            method=crops[0][1].method if crops else "", switches=bool(crops) and crops[0][1].switches,
+            cosine=torch.tensor(cosines, dtype=torch.float64),
         )  # fmt: skip
 
 
@@ -183,15 +196,21 @@ def top_patches(
     return results if several else results[names[0]]
 
 
-def read_patches(results: Mapping[str, TopPatches], channels: Mapping[str, int | Sequence[int]]) -> dict[str, Patches]:
+def read_patches(
+    results: Mapping[str, TopPatches],
+    channels: Mapping[str, int | Sequence[int]],
+    *,
+    projection: str | None = None,
+) -> dict[str, Patches]:
     """The second pass for several layers: `TopPatches.patches` of each, while each image chosen is read once for all.
 
     Args:
         results: what one call of `top_patches` returned for a list of layers, or some of it.
         channels: for each of these layers, one or several.
+        projection: as in `TopPatches.patches`; the default is chosen for each layer.
     Raises:
-        OptionError: there is no such channel, the layers are not of one pass, or the data set gives other images than
-            the first time.
+        OptionError: there is no such channel or projection, the layers are not of one pass, or the data set gives other
+            images than the first time.
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
         >>> best = top_patches(net, torch.rand(2, 5, 1, 6, 6), ["1", "2"], k=3)
@@ -203,20 +222,18 @@ def read_patches(results: Mapping[str, TopPatches], channels: Mapping[str, int |
             f"results must be of one top_patches(model, loader, [...]), and channels name the same layers; got results "
             f"of {list(results)} and channels of {list(channels)}."
         )
+    check_projection(projection)
     chosen = {name: best._checked(channels[name]) for name, best in results.items()}
-    missing = {
-        name: (best._field, [hit for c in dict.fromkeys(chosen[name]) if c not in best._crops for hit in best._hits(c)])
-        for name, best in results.items()
-    }
+    missing = {name: (best._field, best._unread(chosen[name], projection)) for name, best in results.items()}
     first = next(iter(results.values()))
-    crops = read_crops(first.model, first.source, missing)
+    crops = read_crops(first.model, first.source, missing, projection)
     for name, best in results.items():
-        kept = {channel: best._crops.get(channel, []) for channel in chosen[name]}
+        kept = {(projection, channel): best._crops.get((projection, channel), []) for channel in chosen[name]}
         for hit, crop in crops[name]:
-            kept[hit.unit[0]].append(crop)
+            kept[projection, hit.unit[0]].append(crop)
         best._crops.clear()
         best._crops.update(kept)
-    return {name: best._assembled(chosen[name]) for name, best in results.items()}
+    return {name: best._assembled(chosen[name], projection) for name, best in results.items()}
 
 
 def _names(model: nn.Module, layers: Any) -> list[str]:

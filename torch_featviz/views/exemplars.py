@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from torch_featviz.errors import OptionError, ShapeError
+from torch_featviz.explain.deconvnet import PROJECTIONS
 from torch_featviz.picture import Legend, Picture, Scale, Sheet, count, grid_columns, number, rgb, tile
 from torch_featviz.picture.color import total_of
 from torch_featviz.picture.images import ValueRange, unit_images
@@ -18,42 +19,56 @@ SHOWN, HITS = 16, 9
 _NOTHING = 225  # light grey, which is told from a white image and from the mid-grey of 0
 _GOAL, _WIDEST = 190, 2800  # pixels of a block, at least, and of all blocks in a row, about
 _DEAD = "dead:\nnever above 0"
+_PAPERS = {
+    "deconvnet": "the deconvnet (Zeiler & Fergus 2013)",
+    "guided_backprop": "guided backpropagation (Springenberg et al. 2015)",
+}
+_WITHOUT_SWITCHES = {
+    "deconvnet": "no max pool lies on the way: a deconvnet then shows what the unit looks for in any patch, and not "
+    "what is in this one",
+    "guided_backprop": "no max pool lies on the way, by which alone a deconvnet would know the patch",
+}
 
 
 def exemplars(
     best: TopPatches | Patches,
     channels: int | Sequence[int] | None = None,
     *,
+    projection: str | None = None,
     value_range: ValueRange = "unit",
     title: str = "",
 ) -> Picture:
     """For each channel a block of the image patches that move it most, and to its right a block of what does it.
 
-    Both blocks have the same order, the highest first, row by row. The right one is what the deconvnet projects from
-    the one unit down to the image: mid-grey is 0, each projection reaches from minus to plus its largest value. A
-    channel that was above 0 nowhere has a tile that says so.
+    Both blocks have the same order, the highest first, row by row. On the right each is projected from the one unit
+    back to the image: mid-grey is 0, each projection reaches from minus to plus its largest value. Title and legend
+    name the method, and the legend says how far the projections depend on the patch (`Patches.cosine`). A channel that
+    was above 0 nowhere has a tile that says so.
 
-    It draws `best.patches(channels)`: the survey reads the images chosen, once, and keeps the patches.
+    It draws `best.patches(channels, projection=projection)`: the survey reads the images chosen, once, and keeps the
+    patches.
 
     Args:
         best: from `top_patches`, or the patches of some of its channels.
         channels: which ones; default the first 16, or those of the patches given.
+        projection: `"deconvnet"` or `"guided_backprop"`; default: what suits the network, as in `deconvnet`.
         value_range: what the values of images mean: `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`, or a function
             that brings them to 0 to 1, such as a card's `denormalize`.
         title: above everything; default names the layer.
     Raises:
-        OptionError: there is no such channel or range, or channels are named beside patches that are chosen already.
+        OptionError: there is no such channel, projection or range, or channels or another projection are named beside
+            patches that are chosen already.
         ShapeError: images have other than one or three channels.
     Example:
         >>> from torch_featviz.survey import top_patches
         >>> best = top_patches(nn.Conv2d(1, 4, 3), torch.rand(2, 8, 1, 9, 9), "", k=4)
         >>> exemplars(best, [0, 2]).title
-        'model: the patches that move each channel most, and what in them does; of 16 images'
+        'model: the patches that move each channel most, and what in them does (guided backpropagation); of 16 images'
     """
     colors = best.size[0] if isinstance(best, TopPatches) else best.images.shape[2]
     if colors not in (1, 3):
         raise ShapeError(f"images of 1 or 3 channels can be drawn, these have {colors}.")
-    patches = _patches(best, channels)
+    patches = _patches(best, channels, projection)
     images = patches.images[:, :HITS].flatten(0, 1)
     units = unit_images(images, value_range)
     projections = patches.projections[:, :HITS].flatten(0, 1)
@@ -70,7 +85,7 @@ def exemplars(
     whole = bool(patches.inside[~gone, :HITS].all())
     return Sheet(
         cells.flatten(0, 1),
-        Legend(counts=counts, notes=_notes(n, patches.total, hits, whole, sum(dead))),
+        Legend(counts=counts, notes=_notes(patches, hits, whole, sum(dead))),
         title=title or _title(patches),
         ncols=2 * min(grid_columns(n, 0.6), max(1, _WIDEST // (2 * zoom * cells.shape[-1]))),
         labels=tuple(words for i in range(n) for words in _labels(patches, i, hits)),
@@ -82,11 +97,17 @@ def exemplars(
     )
 
 
-def _patches(best: TopPatches | Patches, channels: int | Sequence[int] | None) -> Patches:
+def _patches(best: TopPatches | Patches, channels: int | Sequence[int] | None, projection: str | None) -> Patches:
     if isinstance(best, TopPatches):
-        return best.patches(range(min(SHOWN, len(best.values))) if channels is None else channels)
+        chosen = range(min(SHOWN, len(best.values))) if channels is None else channels
+        return best.patches(chosen, projection=projection)
     if channels is not None:
         raise OptionError(f"these are patches of channels {list(best.channels)}; choose by best.patches(channels).")
+    if projection not in (None, best.method):
+        raise OptionError(
+            f"these patches are projected by {best.method!r}; choose by "
+            f"best.patches(channels, projection={projection!r})."
+        )
     return best
 
 
@@ -106,18 +127,41 @@ def _labels(patches: Patches, n: int, hits: int) -> tuple[str, str]:
 
 def _title(patches: Patches) -> str:
     what = "the patches that move each channel most, and what in them does"
-    return f"{patches.layer or 'model'}: {what}; of {patches.seen:,} images"
+    by = f" ({PROJECTIONS[patches.method]})" if patches.method else ""
+    return f"{patches.layer or 'model'}: {what}{by}; of {patches.seen:,} images"
 
 
-def _notes(shown: int, total: int, hits: int, whole: bool, dead: int) -> tuple[str, ...]:
-    lines = [
-        f"left: the {hits} patches with the highest values, row by row; value: of the first and of the last",
-        "right: the same, projected back to the pixels from that one unit; mid-grey is 0, each on its own scale",
-    ]
+def _notes(patches: Patches, hits: int, whole: bool, dead: int) -> tuple[str, ...]:
+    shown = len(patches.channels)
+    lines = [f"left: the {hits} patches with the highest values, row by row; value: of the first and of the last"]
+    if patches.method:
+        lines.append(
+            "right: the same, projected back to the pixels from that one unit by "
+            f"{_PAPERS[patches.method]}; mid-grey is 0, each on its own scale"
+        )
+        lines += _dependence(patches, hits)
     if not whole:
         lines.append("light grey: beyond the image's border, or no patch")
     if dead:
         lines.append(f"dead: above 0 in no image, {dead} of {shown}")
-    if shown < total:
-        lines.append(f"{shown} of {total} channels")
+    if shown < patches.total:
+        lines.append(f"{shown} of {patches.total} channels")
     return tuple(lines)
+
+
+def _dependence(patches: Patches, hits: int) -> list[str]:
+    """How far the projections depend on their patches."""
+    known = patches.cosine[~patches.cosine.isnan()]
+    lines = ["how far it depends on the patch cannot be told from one patch of a channel"]
+    if len(known):
+        low, mean, high = (f"{float(x):.2f}" for x in (known.min(), known.mean(), known.max()))
+        lines = [
+            f"cosine between a channel's projections: {mean} (mean; {low} to {high}); 1: the patch does not matter"
+        ]
+    if not patches.switches:
+        lines.append(_WITHOUT_SWITCHES[patches.method])
+    moved = patches.values[:, :hits] > 0
+    blank = moved & ~patches.projections[:, :hits].flatten(2).any(2)
+    if blank.any():
+        lines.append(f"mid-grey all over: nothing reaches the pixels, {int(blank.sum())} of {int(moved.sum())}")
+    return lines

@@ -187,6 +187,14 @@ function fillFilter(layer, channel) {
     h("div", { class: "legend" }, ...kernelLegend(maker)), kernelSheet(maker, place));
 }
 
+/** By what method a unit is projected back to the pixels, and how far that depends on the patch. */
+function projected({ units }, { cosine }) {
+  const alike = cosine === null ? "" : ` Cosine between these projections: ${cosine.toFixed(2)}; 1: the patch does not matter.`;
+  const same = units.switches || units.projected_by !== "deconvnet" ? ""
+    : " No max pool lies on the way: a deconvnet then shows what the channel looks for in any patch, and not what is in this one.";
+  return `below each what in it moves the channel (its projection by ${units.projected_by}), and the value.${alike}${same}`;
+}
+
 /** The patches of a data set that move a channel most, beside what in them moves it. */
 function fillExemplars(layer, channel) {
   const found = layer.units?.channels[channel];
@@ -197,6 +205,6 @@ function fillExemplars(layer, channel) {
   const wide = found.patches.width / found.values.length;
   for (const each of values.children) each.style.width = `${wide}px`;
   $("exemplars").replaceChildren(h("h3", {}, "What else moves it"),
-    h("p", { class: "quiet" }, `The ${found.values.length} patches of ${layer.units.seen.toLocaleString("en")} images with the highest values; below each what in it moves the channel (its projection), and the value.`),
+    h("p", { class: "quiet" }, `The ${found.values.length} patches of ${layer.units.seen.toLocaleString("en")} images with the highest values; ${projected(layer, found)}`),
     h("div", { class: "surround scroll strips", tabindex: "0", role: "group", "aria-label": "Patches, projections and values" }, strip(found.patches), strip(found.projections), values));
 }
