@@ -294,6 +294,7 @@ def test_atlas_is_given_all_that_was_typed(page, drawing, tmp_path, capsys):
     Image.new("RGB", (30, 300), "red").save(other)
     images = ["--image", str(drawing), "--image", str(other), "--data", str(tmp_path), "--training", "runs/xo"]
     rest = ["--method", "gradcam", "--method", "saliency", "--class", "cross", "--class", "0", "--megabytes", "2.5"]
+    rest += ["--projection", "deconvnet"]
     assert cli.main(["atlas", "xo", "--random", *images, *rest, "--out", str(out)]) == 0
     assert capsys.readouterr().out == f"{out}\n"
     known = card("xo")
@@ -304,7 +305,7 @@ def test_atlas_is_given_all_that_was_typed(page, drawing, tmp_path, capsys):
     assert page["names"] == ["drawing.png", "b.png"]
     assert [tuple(batch.shape) for batch in page["loader"]] == [(2, 1, 116, 116)]
     assert (page["methods"], page["targets"], page["megabytes"]) == (["gradcam", "saliency"], [1, 0], 2.5)
-    assert page["training"] == Path("runs/xo")
+    assert (page["training"], page["projection"]) == (Path("runs/xo"), "deconvnet")
 
 
 def test_atlas_leaves_to_the_page_what_was_not_typed(page, drawing, tmp_path, monkeypatch, capsys):
@@ -315,6 +316,7 @@ def test_atlas_leaves_to_the_page_what_was_not_typed(page, drawing, tmp_path, mo
         "loader",
         "methods",
         "targets",
+        "projection",
         "training",
         "megabytes",
     }

@@ -5,7 +5,7 @@ from torch import nn
 from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.picture import Scale, rgb, untile
 from torch_featviz.survey import top_patches
-from torch_featviz.views.exemplars import exemplars
+from torch_featviz.views.exemplars import exemplars, signed_units
 
 
 def best_of(inputs=3, channels=4, dead=(), k=9, images=20, low=0.0):
@@ -198,3 +198,15 @@ def test_patches_keep_their_projection():
     assert exemplars(patches, projection="guided_backprop").png() == exemplars(patches).png()
     with pytest.raises(OptionError, match=r"projected by 'guided_backprop'; .*, projection='deconvnet'\)"):
         exemplars(patches, projection="deconvnet")
+
+
+def test_single_large_pixels_do_not_make_the_others_grey():
+    projections = torch.linspace(-1, 1, 2400).view(1, 3, 20, 40)
+    projections[0, 0, 0, :2] = torch.tensor([50.0, torch.inf])
+    units = signed_units(projections)
+    inside = projections.abs() <= 1
+    expected = 0.5 + projections[inside].double() / 2
+    torch.testing.assert_close(units[inside].double(), expected, rtol=0, atol=2e-3)
+    assert units[0, 0, 0, 0] == 1
+    assert units[0, 0, 0, 1] == torch.inf
+    assert (signed_units(0 * torch.ones(1, 3, 4, 4)) == 0.5).all()

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from torch_featviz.explain.deconvnet import PROJECTIONS
 from torch_featviz.inspect.layer import Layer
-from torch_featviz.picture import Scale, enlarge, rgb
+from torch_featviz.picture import enlarge, rgb
 from torch_featviz.survey import Patches, read_patches, top_patches
+from torch_featviz.views.exemplars import signed_units
 
 from .layers import MODEL, peaks_of, strongest
 from .pack import Blobs
@@ -72,7 +73,7 @@ def _units(blobs: Blobs, patches: Patches, to_unit: _ToUnit) -> dict[str, Any]:
         if not values:
             continue
         inside = patches.inside[n, : len(values), None]
-        signed = Scale(symmetric=True, per="filter")(patches.projections[n, : len(values)])
+        signed = signed_units(patches.projections[n, : len(values)])
         alt, cosine = f"channel {channel} of {patches.layer}", float(patches.cosine[n])
         units[str(channel)] = {
             "values": values,

@@ -18,6 +18,7 @@ from torch_featviz.survey import Patches, TopPatches
 SHOWN, HITS = 16, 9
 _NOTHING = 225  # light grey, which is told from a white image and from the mid-grey of 0
 _GOAL, _WIDEST = 190, 2800  # pixels of a block, at least, and of all blocks in a row, about
+_SHARE = 0.999  # of a projection, within its scale
 _DEAD = "dead:\nnever above 0"
 _PAPERS = {
     "deconvnet": "the deconvnet (Zeiler & Fergus 2013)",
@@ -41,9 +42,9 @@ def exemplars(
     """For each channel a block of the image patches that move it most, and to its right a block of what does it.
 
     Both blocks have the same order, the highest first, row by row. On the right each is projected from the one unit
-    back to the image: mid-grey is 0, each projection reaches from minus to plus its largest value. Title and legend
-    name the method, and the legend says how far the projections depend on the patch (`Patches.cosine`). A channel that
-    was above 0 nowhere has a tile that says so.
+    back to the image: mid-grey is 0, each has its own scale, from minus to plus a value that 0.1 % of it exceed. Title
+    and legend name the method, and the legend says how far the projections depend on the patch (`Patches.cosine`). A
+    channel that was above 0 nowhere has a tile that says so.
 
     It draws `best.patches(channels, projection=projection)`: the survey reads the images chosen, once, and keeps the
     patches.
@@ -72,7 +73,7 @@ def exemplars(
     images = patches.images[:, :HITS].flatten(0, 1)
     units = unit_images(images, value_range)
     projections = patches.projections[:, :HITS].flatten(0, 1)
-    signed = Scale(symmetric=True, per="filter")(projections).expand(-1, 3, -1, -1)
+    signed = signed_units(projections).expand(-1, 3, -1, -1)
     inside = patches.inside[:, :HITS].flatten(0, 1)[:, None]
     n, hits = len(patches.channels), min(HITS, patches.inside.shape[1])
     pairs = [_blocks(x, inside, hits) for x in (units, signed)]
@@ -95,6 +96,15 @@ def exemplars(
         zoom=zoom,
         empty=frozenset(2 * i + 1 for i, is_dead in enumerate(dead) if is_dead),
     )
+
+
+def signed_units(projections: Tensor) -> Tensor:
+    """`n c h w` within 0 and 1, 0.5 for 0: each on its own scale, with the largest 0.1 % at its ends.
+
+    Single pixels are far above the others, which would be drawn all but grey. NaN and infinities stay.
+    """
+    units = Scale(symmetric=True, per="filter", quantile=_SHARE)(projections)
+    return torch.where(units.isfinite(), units.clamp(0, 1), units)
 
 
 def _patches(best: TopPatches | Patches, channels: int | Sequence[int] | None, projection: str | None) -> Patches:
@@ -137,7 +147,7 @@ def _notes(patches: Patches, hits: int, whole: bool, dead: int) -> tuple[str, ..
     if patches.method:
         lines.append(
             "right: the same, projected back to the pixels from that one unit by "
-            f"{_PAPERS[patches.method]}; mid-grey is 0, each on its own scale"
+            f"{_PAPERS[patches.method]}; mid-grey is 0, each on its own scale, with what exceeds it (0.1 %) at its end"
         )
         lines += _dependence(patches, hits)
     if not whole:
