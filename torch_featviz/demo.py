@@ -22,7 +22,7 @@ from .atlas import Atlas, atlas
 from .errors import FileError, WeightsError
 from .files import write_whole
 from .inspect import activations
-from .model.answer import chances
+from .model.answer import answer_of
 from .model.inputs import Inputs
 from .picture import Picture, Scale
 from .survey import top_patches
@@ -109,7 +109,7 @@ def _sheets(
     lines = {name: list(values) for name, values in asdict(history).items() if name != "seconds"}
     yield "02-curves.png", views.curves(lines, title="Training, epoch by epoch")
     yield "03-confusion.png", views.confusion(counts, CLASSES)
-    hard = chances(logits).amax(1).argsort()[:6]  # the answers it was least sure of
+    hard = answer_of(logits, len(logits)).values.amax(1).argsort()[:6]  # the answers it was least sure of
     images = torch.stack([test[int(i)][0] for i in hard])
     truth = [test[int(i)][1] for i in hard]
     yield (

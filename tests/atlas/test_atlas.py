@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import zlib
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -319,8 +320,87 @@ def test_what_the_chances_are_of():
     each = atlas(nn.Sequential(scores, nn.Sigmoid()), images)  # of several labels, each may be true
     expected = scores(images).sigmoid()[0].sort(descending=True).values
     assert [row["probability"] for row in each.data["images"][0]["top"]] == pytest.approx(expected.tolist(), rel=1e-5)
-    assert (each.data["answer"], each.data["softmax"], each.data["why"]) == ("value", False, [])
-    assert "Why: what the model returns are no scores of several classes." in each.left_out
+    assert (each.data["answer"], each.data["softmax"], each.data["sigmoid"]) == ("probability", False, False)
+    assert [row["class"] for row in each.data["why"]] == [row["class"] for row in each.data["images"][0]["top"][:2]]
+    said = atlas(scores, images, answer="label_logits").data
+    assert (said["softmax"], said["sigmoid"]) == (False, True)
+    assert said["images"] == each.data["images"]
+
+
+def one_logit():
+    torch.manual_seed(0)
+    body = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1)
+    return nn.Sequential(*body).eval()
+
+
+@pytest.mark.parametrize("classes", [("no", "yes"), ("yes",)])
+def test_one_logit_is_two_classes(classes):
+    images, model = torch.rand(2, 3, 14, 14), one_logit()
+    page = atlas(model, images, card=card(classes))
+    yes = model(images)[:, 0].sigmoid().tolist()
+    names = ["no" if len(classes) == 2 else "not yes", "yes"]
+    for i, image in enumerate(page.data["images"]):
+        chances = {row["name"]: row["probability"] for row in image["top"]}
+        assert chances == pytest.approx({names[0]: 1 - yes[i], "yes": yes[i]}, rel=1e-5)
+    assert (page.data["answer"], page.data["softmax"], page.data["sigmoid"]) == ("probability", False, True)
+    assert page.data["classes"] == names
+    assert page.data["answered_by"] is None, "its one channel is none of the two classes"
+    whys = {(row["image"], row["class"]): row for row in page.data["why"]}
+    assert sorted(whys) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert whys[1, 0]["name"] == names[0]
+    assert whys[1, 0]["probability"] == pytest.approx(1 - yes[1], rel=1e-5)
+    assert page.left_out == ()
+
+
+def test_one_figure_is_itself():
+    images, model = torch.rand(1, 3, 14, 14), one_logit()
+    data = atlas(model, images).data
+    (top,) = data["images"][0]["top"]
+    assert (top["name"], top["probability"]) == ("output", pytest.approx(model(images).item(), rel=1e-5))
+    assert (data["answer"], data["sigmoid"]) == ("value", False)
+    assert [(row["name"], row["probability"]) for row in data["why"]] == [("output", None)]
+    known = atlas(model, images, card=replace(card(("years",)), answer="figures")).data
+    assert known["images"][0]["top"][0]["name"] == "years"
+    assert known["answer"] == "value"
+
+
+def test_what_nobody_can_tell_is_shown_as_it_is():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net()
+
+        def forward(self, x):
+            return 1 / (1 + (-self.net(x)).exp())
+
+    images = torch.rand(1, 3, 14, 14)
+    page = atlas(Odd(), images)
+    assert page.data["answer"] == "value"
+    assert any(line.startswith("Probabilities: scores lie from 0.") for line in page.left_out)
+    best = net()(images).sigmoid().max().item()
+    assert page.data["images"][0]["top"][0]["probability"] == pytest.approx(best, rel=1e-5)
+    with pytest.raises(fv.errors.OptionError, match="a row sums to"):
+        atlas(Odd(), images, answer="probabilities")
+    broken = net()
+    nn.init.constant_(broken[-1].bias, float("nan"))
+    page = atlas(broken, images)
+    assert "Why: what the model returns is not finite." in page.left_out
+
+
+def test_dictionaries():
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net()
+
+        def forward(self, x):
+            return {"logits": self.net(x), "features": x}
+
+    images = torch.rand(2, 3, 14, 14)
+    wrapped, plain = atlas(Wrapped(), images).data, atlas(net(), images).data
+    assert wrapped["images"] == plain["images"]
+    assert [row["class"] for row in wrapped["why"]] == [row["class"] for row in plain["why"]]
+    assert wrapped["answered_by"] == f"net.{plain['answered_by']}"
 
 
 def test_names_of_classes_that_are_not_as_many():

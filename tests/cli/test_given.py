@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from torch_featviz import cli
+from torch_featviz import cli, views
 from torch_featviz.cli import commands
 
 NET = """
@@ -239,3 +239,48 @@ def test_channels_that_the_model_does_not_take(tmp_path, monkeypatch, capsys):
     picture("a.png")
     said = error(capsys, "maps", "four.py:net", "--image", "a.png")
     assert said == "featviz: 'a.png': the model takes 4 channels, got an image with 3."
+
+
+ONE = """
+    from torch import nn
+    from torch_featviz import ModelCard
+
+    class Net(nn.Sequential):
+        def __init__(self):
+            super().__init__(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(96, 1))
+
+    def one():
+        return ModelCard("one", Net, (1, 8, 10), classes=("yes",))
+
+    def two():
+        return ModelCard("two", Net, (1, 8, 10), classes=("no", "yes"))
+
+    def years():
+        return ModelCard("years", Net, (1, 8, 10), classes=("years",), answer="figures")
+"""
+
+
+def test_one_logit_with_one_name_or_two(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(textwrap.dedent(ONE))
+    picture("a.png")
+    drawn = []
+    whole = views.attributions
+    monkeypatch.setattr(
+        views, "attributions", lambda *given, **options: drawn.append(whole(*given, **options)) or drawn[-1]
+    )
+
+    def why(card, *more):
+        assert cli.main(["why", f"net.py:{card}", "--random", "--image", "a.png", "--out", "w.png", *more]) == 0
+        return drawn[-1]
+
+    named = [why("one").labels[0], why("two").labels[0]]
+    assert [name.replace("not yes", "no") for name in named] == [named[1]] * 2
+    assert named[1].endswith(" %")
+    assert why("one", "--class", "not yes", "--class", "yes").columns == ("", "gradcam: not yes", "gradcam: yes")
+    assert why("two", "--class", "0").columns == ("", "gradcam: no")
+    assert why("years", "--class", "years").columns == ("", "gradcam: years")
+    assert not why("years").labels[0].endswith("%")
+    page = ["atlas", "net.py:one", "--random", "--image", "a.png", "--out", "page.html"]
+    assert cli.main(page) == 0
+    assert (tmp_path / "page.html").stat().st_size

@@ -7,6 +7,7 @@ from torch import nn
 from torch_featviz.atlas import atlas
 from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.explain import attribute, faithfulness, reasons
+from torch_featviz.model.answer import Answer
 from torch_featviz.views import attributions
 
 IMAGES = torch.rand(3, 1, 6, 6, generator=torch.Generator().manual_seed(1))
@@ -56,11 +57,11 @@ def test_the_likeliest_classes_of_each_image():
 def test_an_answer_that_is_known_is_not_asked_for_again():
     net, calls = net_of(), []
     net[0].register_forward_hook(lambda *_: calls.append(1))
-    known = torch.tensor([[0.1, 0.2, 0.3, 0.4]]).expand(3, -1)
+    known = Answer(torch.tensor([[0.1, 0.2, 0.3, 0.4]]).expand(3, -1), "probabilities")
     counts = []
-    for probabilities in (None, known):
+    for answer in (None, known):
         calls.clear()
-        why = reasons(net, IMAGES, ["saliency"], probabilities=probabilities, faithful=False)
+        why = reasons(net, IMAGES, ["saliency"], answer=answer, faithful=False)
         counts.append(len(calls))
     assert why.classes.flatten().tolist() == [3, 3, 3]
     assert counts[0] == counts[1] + 1
@@ -109,11 +110,7 @@ def test_what_cannot_be_asked(options, error, message):
         reasons(net_of(), IMAGES, **options)
 
 
-def test_only_classifiers_have_reasons():
-    for head, got in (
-        (nn.Identity(), r"\(3, 4, 6, 6\)"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(144, 1)), r"\(3, 1\)"),
-    ):
-        net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), head)
-        with pytest.raises(ShapeError, match=f"model must be a classifier that returns 'b k', got {got}"):
-            reasons(net, IMAGES)
+def test_maps_have_no_reasons():
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1))
+    with pytest.raises(ShapeError, match=r"returns shape \(3, 4, 6, 6\); attribute\(\) takes a callable as target="):
+        reasons(net, IMAGES)

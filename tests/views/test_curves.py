@@ -43,6 +43,21 @@ def test_training_that_failed_is_drawn_and_named(values):
     assert picture.png()
 
 
+def test_a_validation_that_was_not_is_no_line():
+    axes = curves({"train_loss": [2.0, 1.0], "valid_loss": (), "valid_f1": [None, None]}).figure().axes
+    assert [texts(a) for a in axes] == [["train 1"]]
+    failed = curves({"train_loss": [2.0, 1.0], "valid_loss": [2.0, float("nan")]}).figure().axes[0]
+    assert texts(failed) == ["train 1", "valid NaN"], "a validation that failed is one"
+
+
+def test_a_validation_now_and_then_is_drawn_where_it_was():
+    loss = {"train": [4.0, 3.0, 2.0, 1.0], "valid": [None, 3.5, None, None], "test": [None, 5.0, None, 2.5]}
+    axes = curves({"loss": loss}).figure().axes[0]
+    assert texts(axes) == ["test 2.5", "train 1", "valid 3.5"]
+    drawn = {tuple(line.get_xdata()): list(line.get_ydata()) for line in axes.lines}
+    assert drawn == {(1, 2, 3, 4): loss["train"], (2,): [3.5], (2, 4): [5.0, 2.5]}
+
+
 def test_curves_need_no_pyplot(forks):
     code = (
         "import sys; from torch_featviz.views import curves;"
@@ -58,6 +73,7 @@ def test_curves_need_no_pyplot(forks):
         ({}, ShapeError, "history must hold at least one line, got none"),
         ({"loss": []}, ShapeError, "'loss' must have one length of at least 1, got {'loss': 0}"),
         ({"loss": {"train": [1], "valid": [1, 2]}}, ShapeError, "got {'train': 1, 'valid': 2}"),
+        ({"loss": [None]}, ShapeError, "'loss' must have one length of at least 1, got {'loss': 1}"),
         ({"loss": {}}, ShapeError, "the lines of 'loss'"),
         ({"loss": ["high"]}, OptionError, r"'loss' must be a sequence of numbers, got \['high'\]"),
         ({"loss": 3.0}, OptionError, "got 3.0"),

@@ -27,6 +27,57 @@ def test_top_classes_with_probabilities_and_the_truth():
     assert texts(second)[0] == "cross"
 
 
+@pytest.mark.parametrize(
+    ("scores", "classes", "said"),
+    [
+        ([[0.98, 0.02]], "ab", ["a", "98.0 %", "b", "2.0 %"]),
+        ([[0.90, 0.05, 0.05], [torch.nan] * 3], "abc", ["a", "90.0 %", "b", "5.0 %", "c", "5.0 %"]),
+        ([[5.0], [-5.0]], ["yes"], ["yes", "99.3 %"]),
+        ([[-5.0], [5.0]], ["yes"], ["yes", "0.7 %"]),
+        ([[-5.0], [5.0]], ["no", "yes"], ["no", "99.3 %", "yes", "0.7 %"]),
+        ([5.0, -5.0], ["no", "yes"], ["yes", "99.3 %", "no", "0.7 %"]),
+    ],
+)
+def test_what_is_a_probability_is_shown_as_it_is(scores, classes, said):
+    images = torch.rand(len(scores), 1, 5, 5)
+    for given in (torch.tensor(scores), {"logits": torch.tensor(scores)}):
+        axes = predictions(images, given, classes).figure().axes
+        assert texts(axes[1]) == said
+
+
+def test_scores_that_may_be_either_are_asked_for():
+    images = torch.rand(1, 1, 5, 5)
+    for scores, classes, answer, said in (
+        ([[0.98, 0.95]], "ab", "label_probabilities", ["a", "98.0 %", "b", "95.0 %"]),
+        ([[0.98, 0.95]], "ab", "label_logits", ["a", "72.7 %", "b", "72.1 %"]),
+        ([[0.98, 0.95]], "ab", "logits", ["a", "50.7 %", "b", "49.3 %"]),
+        ([[0.98]], ["a"], "probabilities", ["a", "98.0 %"]),
+        ([[0.98]], ["b", "a"], "logits", ["a", "72.7 %", "b", "27.3 %"]),
+    ):
+        with pytest.raises(OptionError, match="logits or probabilities"):
+            predictions(images, torch.tensor(scores), classes)
+        figure = predictions(images, torch.tensor(scores), classes, answer=answer).figure()
+        assert texts(figure.axes[1]) == said
+        assert ("each label for itself" in figure.get_supxlabel()) == answer.startswith("label")
+    made = torch.logit(torch.tensor([[0.98, 0.95]])).requires_grad_().sigmoid()
+    assert texts(predictions(images, made, "ab").figure().axes[1]) == ["a", "98.0 %", "b", "95.0 %"]
+    with pytest.raises(OptionError, match="figures are no probabilities"):
+        predictions(images, torch.tensor([[3.0]]), ["a"], answer="figures")
+
+
+@pytest.mark.parametrize(
+    "targets", [[0, 1], torch.tensor([[0], [1]]), torch.eye(3)[[0, 1]], ["circle", "cross"], [0.0, 1.0]]
+)
+def test_targets_in_the_forms_of_data_sets(targets):
+    axes = predictions(torch.rand(2, 1, 5, 5), torch.tensor([[3.0, 0, 0]] * 2), NAMES, targets=targets).figure().axes
+    assert [a.get_title(loc="left") for a in axes[1::2]] == ["✓ right", "✗ wrong, it is cross"]
+
+
+def test_targets_of_one_logit():
+    axes = predictions(torch.rand(2, 1, 5, 5), torch.tensor([[-5.0], [-5.0]]), ["cat"], targets=[0, 1]).figure().axes
+    assert [a.get_title(loc="left") for a in axes[1::2]] == ["✓ right", "✗ wrong, it is cat"]
+
+
 def test_without_targets_nothing_is_judged():
     axes = predictions(torch.rand(1, 3, 5, 5), torch.randn(1, 3), NAMES, k=9).figure().axes[1]
     assert axes.get_title(loc="left") == ""
@@ -83,6 +134,10 @@ def test_inputs_are_not_changed():
             DtypeError,
             r"images and logits must be tensors, got .*list.* and .*Tensor",
         ),
+        ({"logits": torch.rand(3, 3)}, ShapeError, r"logits must be \(2, 3\) .* got shape \(3, 3\)"),
+        ({"logits": [[1, 2, 3]] * 2}, DtypeError, r"must be tensors, got .*Tensor.* and .*list"),
+        ({"targets": [0, 0.5]}, DtypeError, r"target 1 is 0\.5, and no class; give a class number or name"),
+        ({"answer": "chances"}, OptionError, "answer must be one of logits, probabilities"),
         ({"k": 0}, OptionError, "k must be at least 1, got 0"),
         ({"targets": [0]}, ShapeError, "targets must hold 2 classes, one per image, got 1"),
         ({"targets": [0, 3]}, OptionError, r"targets must be from 0 to 2, got \[0, 3\]"),
@@ -90,6 +145,6 @@ def test_inputs_are_not_changed():
     ],
 )
 def test_bad_input_says_what_to_do(change, error, match):
-    good = {"images": torch.rand(2, 3, 4, 4), "logits": torch.rand(2, 3), "classes": NAMES}
+    good = {"images": torch.rand(2, 3, 4, 4), "logits": torch.randn(2, 3) - 5, "classes": NAMES}
     with pytest.raises(error, match=match):
         predictions(**{**good, **change})

@@ -3,6 +3,7 @@ from typing import ClassVar
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import Dataset
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.picture.images import unit_image
@@ -46,6 +47,92 @@ def test_only_what_is_needed_is_loaded():
 
     samples(Loaded(), n=2)
     assert Loaded.loaded == [0, 1, 50, 51]
+
+
+class Folder(Dataset):
+    """As torchvision's: raw targets are listed, and items go through target_transform."""
+
+    classes = ("a", "b")
+
+    def __init__(self, target_transform=None):
+        self.targets = [0] * 3 + [1] * 3
+        self.target_transform = target_transform
+        self.loaded = []
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, i):
+        self.loaded.append(i)
+        target = self.targets[i]
+        return torch.full((1, 2, 2), i / 10), target if self.target_transform is None else self.target_transform(target)
+
+
+def rows_of(sheet):
+    pixels = (sheet.cells[:, 0, 0, 0].float() * 10 / 255).round().int().tolist()
+    k = len(pixels) // len(sheet.rows)
+    return {
+        name: [pixels[i * k + j] for j in range(k) if i * k + j not in sheet.empty] for i, name in enumerate(sheet.rows)
+    }
+
+
+CHANGES = {
+    "swapped": (lambda t: 1 - t, {"white": [3, 4], "black": [0, 1]}),
+    "one-hot": (lambda t: torch.eye(2)[1 - t], {"white": [3, 4], "black": [0, 1]}),
+    "named": (lambda t: ["black", "white"][t], {"white": [3, 4], "black": [0, 1]}),
+    "none": (None, {"white": [0, 1], "black": [3, 4]}),
+    "all the same": (lambda t: 1, {"white": [], "black": [0, 1]}),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_images_stand_under_the_labels_that_come_with_them(change):
+    transform, expected = CHANGES[change]
+    data = Folder(transform)
+    assert rows_of(samples(data, n=2, classes=("white", "black"))) == expected
+    assert len(data.loaded) <= 4, "targets still say where to look"
+
+
+def test_names_of_the_data_set_are_those_of_its_raw_targets():
+    assert samples(Folder()).rows == ("a", "b")
+    assert samples(Folder(torch.tensor)).rows == ("a", "b")
+    assert rows_of(samples(Folder(lambda t: 1 - t))) == {"0": [3, 4, 5], "1": [0, 1, 2]}
+    assert samples(Folder(lambda t: "xy"[t])).rows == ("x", "y")
+
+    def odd(target):
+        if target:
+            return 0
+        raise ValueError("no such target")
+
+    with pytest.raises(ValueError, match="no such target"):
+        samples(Folder(odd))
+
+
+def test_targets_that_are_not_what_items_say_are_left_alone():
+    class Relabelled(Folder):
+        def __getitem__(self, i):
+            image, _ = super().__getitem__(i)
+            return image, i % 2
+
+    assert rows_of(samples(Relabelled(), n=2)) == {"a": [0, 2], "b": [1, 3]}
+
+    class Named(Folder):
+        targets = property(lambda _: ["x", {}], lambda *_: None)
+
+        def __getitem__(self, i):
+            return torch.full((1, 2, 2), i / 10), i % 2
+
+    assert rows_of(samples(Named(), n=1)) == {"a": [0], "b": [1]}
+
+
+def test_forms_of_labels():
+    pixels = [image for image, _ in images(0, 0, 0, 0)]
+    words = samples(list(zip(pixels, ["dog", "cat", "dog", "emu"], strict=True)), n=2)
+    assert rows_of(words) == {"cat": [1], "dog": [0, 2], "emu": [3]}
+    faces = [{"image": image, "label": k} for image, k in zip(pixels, [1, 0, 1, 1], strict=True)]
+    assert rows_of(samples(faces, n=2, classes=["o", "x"])) == {"o": [1], "x": [0, 2]}
+    hot = [(image, torch.eye(2)[k], "path") for image, k in zip(pixels, [1, 0, 1, 1], strict=True)]
+    assert rows_of(samples(hot, n=2)) == {"0": [1], "1": [0, 2]}
 
 
 def test_an_endless_stream_is_read_until_each_class_is_full():
@@ -109,6 +196,19 @@ def test_pillow_images_are_bytes():
             ShapeError,
             r"'h w', '1 h w' or '3 h w', got shape \(2, 3, 3\)",
         ),
+        (
+            lambda: samples([*images(0), (torch.zeros(1, 4, 4), torch.zeros(4, 4))]),
+            DtypeError,
+            r"the label of item 1 is of shape \(4, 4\), a mask .* give the data set a target_transform",
+        ),
+        (
+            lambda: samples([*images(0), (torch.zeros(1, 4, 4), {"boxes": 0})]),
+            DtypeError,
+            "the label of item 1 is a dict of 'boxes'",
+        ),
+        (lambda: samples([torch.zeros(1, 4, 4)]), DtypeError, "item 0 is a Tensor, and no pair"),
+        (lambda: samples(images(0, "a")), OptionError, r"item 1 is 'a', and earlier ones are \[0\]; give classes="),
+        (lambda: samples(images("a"), classes=["b"]), OptionError, "item 0 is 'a', which is none of the 1 classes"),
         (lambda: samples([("x.png", 0)]), DtypeError, "must be a tensor or a Pillow image, got str"),
     ],
 )

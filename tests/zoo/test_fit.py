@@ -1,4 +1,3 @@
-import math
 from contextlib import contextmanager
 
 import pytest
@@ -6,7 +5,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from torch_featviz.errors import FeatvizError, OptionError, ShapeError
+from torch_featviz.errors import DtypeError, FeatvizError, OptionError, ShapeError
+from torch_featviz.views import confusion, curves
 from torch_featviz.zoo import evaluate, fit, recipe, train_xo
 from torch_featviz.zoo.xo import XONet, xo
 
@@ -41,7 +41,10 @@ def test_fit_learns_and_puts_flags_back(toy, capsys):
 
 def test_fit_without_validation_or_bar(toy, capsys):
     history = fit(net(), toy, epochs=1, progress=False)
-    assert math.isnan(history.valid_loss[0])
+    assert (history.valid_loss, history.valid_accuracy) == ((), ())
+    assert len(history.train_loss) == len(history.seconds) == 1
+    (panel,) = curves({key: line for key, line in vars(history).items() if "loss" in key}).figure().axes
+    assert [words.get_text().split()[0] for words in panel.texts] == ["train"]
     assert capsys.readouterr() == ("", "")
 
 
@@ -78,7 +81,9 @@ def test_fit_refuses(toy):
         fit(net(), DataLoader(TensorDataset(torch.zeros(0, 4))))
     with pytest.raises(ShapeError, match="loader must yield at least one batch"):
         evaluate(net(), DataLoader(TensorDataset(torch.zeros(0, 4))))
-    with pytest.raises(ShapeError, match=r"must give 'b n' logits, got shape \(200, 4, 1\)"):
+    with pytest.raises(
+        ShapeError, match=r"returns shape \(30, 4, 1\); a row of scores for each image, 'b n', is needed"
+    ):
         evaluate(nn.Unflatten(1, (4, 1)), toy)
 
 
@@ -91,6 +96,79 @@ def test_evaluate_counts_by_truth_and_answer():
     assert result.accuracy == 0.75
     assert torch.equal(result.logits, logits)
     assert result.loss == pytest.approx(nn.functional.cross_entropy(logits, truth).item())
+
+
+LOGITS = torch.tensor([[-3.0], [2.0], [1.0], [-0.5]])
+
+
+@pytest.mark.parametrize(
+    ("scores", "head", "classes"),
+    [
+        (LOGITS, nn.Identity(), 2),
+        (LOGITS, nn.Flatten(0), 2),
+        (LOGITS, nn.Sigmoid(), 2),
+        (torch.cat([-LOGITS, LOGITS], 1) / 2, nn.Identity(), 2),
+        (torch.cat([-LOGITS, LOGITS], 1) / 2, nn.Softmax(1), 2),
+    ],
+    ids=["logit", "b", "probability", "logits", "probabilities"],
+)
+def test_evaluate_of_all_that_says_the_same(scores, head, classes):
+    truth = torch.tensor([0, 1, 0, 0])
+    chance = LOGITS[:, 0].sigmoid()
+    expected = nn.functional.binary_cross_entropy(chance, truth.float()).item()
+    for labels in (truth, truth[:, None].float(), torch.eye(2)[truth]):
+        result = evaluate(head, DataLoader(TensorDataset(scores, labels), 3))
+        assert result.loss == pytest.approx(expected, rel=1e-5)
+        assert result.accuracy == 0.75
+        assert result.confusion.tolist() == [[2, 1], [0, 1]]
+        assert confusion(result.confusion, ["yes"]).rows == ("not yes", "yes")
+
+
+def test_evaluate_of_dictionaries_and_of_several_labels():
+    class Wrapped(nn.Module):
+        def forward(self, x):
+            return {"logits": x}
+
+    data = [{"image": torch.tensor([2.0, 0.0]), "label": 0}, {"image": torch.tensor([2.0, 3.0]), "label": 0}]
+    assert evaluate(Wrapped(), DataLoader(data, 2)).confusion.tolist() == [[1, 1], [0, 0]]
+    result = evaluate(nn.Sigmoid(), DataLoader(TensorDataset(torch.eye(3) * 4, torch.arange(3)), 2))
+    hot, away = torch.tensor(4.0).sigmoid(), torch.tensor(0.5)
+    assert result.loss == pytest.approx(float(-(hot.log() + 2 * away.log()) / 3), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "words"),
+    [
+        ([0, 1, 2, 3, 4], OptionError, "labels must be from 0 to 3, as the model's classes, got 4 of item 4"),
+        ([0, 1, -1], OptionError, "got -1 of item 2"),
+        ([0, 1, 0.5], DtypeError, r"the label of item 2 is 0\.5, and no class; give the data set a target_transform"),
+        ([torch.eye(4)] * 3, DtypeError, r"the label of item 0 is of shape \(4, 4\), a mask"),
+        (["a", "b"], DtypeError, "the label of item 0 is 'a', a name, where numbers are needed"),
+    ],
+)
+def test_labels_that_are_no_class_of_the_model(labels, error, words):
+    data = [(torch.randn(4), label) for label in labels]
+    for run in (evaluate, lambda *given: fit(*given, epochs=1, progress=False)):
+        with pytest.raises(error, match=words):
+            run(net_of_four(), DataLoader(data, 2))
+
+
+def net_of_four():
+    return nn.Sequential(nn.Linear(4, 4))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "head"),
+    [(1, []), (1, [nn.Sigmoid()]), (2, [nn.Softmax(1)]), (2, [nn.Sigmoid()]), (1, [nn.Flatten(0)])],
+    ids=["logit", "probability", "probabilities", "labels", "b"],
+)
+def test_fit_learns_by_what_the_scores_are(toy, outputs, head):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, outputs), *head)
+    history = fit(model, toy, toy, epochs=8, lr=0.02, progress=False)
+    assert history.valid_accuracy[-1] > 0.95
+    assert history.train_accuracy[-1] > 0.9
+    assert history.train_loss[-1] < 0.3
 
 
 @pytest.mark.parametrize("model", [xo(), XONet((1, 4, 3), (6,), pool=False, size=12)])

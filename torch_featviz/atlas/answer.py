@@ -1,17 +1,19 @@
-"""What the model says of each image: whether these are chances of classes, and the highest of them."""
+"""What the model says of each image, as the page is given it: the highest of its answers, with their names."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from functools import partial
+from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from torch_featviz.errors import OptionError
+from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.inspect.walk import Walk
-from torch_featviz.model.answer import chances
-from torch_featviz.model.kinds import call_of, is_sigmoid
+from torch_featviz.model.answer import Answer, Kind, answer_of, ending, scores_of
+from torch_featviz.model.inputs import Inputs
+from torch_featviz.model.twin import twin
+from torch_featviz.model.untouched import isolated
 from torch_featviz.picture import rgb
 
 from .pack import Blobs
@@ -19,43 +21,49 @@ from .pack import Blobs
 _TOP = 5
 
 
-class Answer(NamedTuple):
-    """What was answered to each image, `b k`, and whether these are probabilities; None where it is no such thing."""
+def answered(
+    model: nn.Module, inputs: Inputs, seen: Walk, said: Kind | None, *, named: bool
+) -> tuple[Answer | None, list[str]]:
+    """What was answered to the images, None where there is no row of scores for each; and what cannot be told.
 
-    rows: Tensor
-    kind: Literal["probability", "value"] | None = None
-    softmax: bool = False  # whether it was taken to make them probabilities
+    Raises:
+        OptionError: the answer is not what was said.
+    """
+    count = len(inputs.images)
+    try:
+        scores = scores_of(seen.output, count).detach()
+    except (ShapeError, DtypeError):
+        return None, []
+    if not scores.is_floating_point():
+        return None, []
+    if not bool(scores.isfinite().all()):
+        return Answer(scores.cpu(), "figures"), []
+    try:
+        with isolated():
+            ended = partial(ending, twin(model), inputs.rows(slice(1)).copied())
+            judged = answer_of(scores, count, said=said, named=named, ended=ended)
+    except OptionError as error:
+        if said is not None:
+            raise
+        return Answer(scores.cpu(), "figures"), [f"Probabilities: {error}"]
+    return Answer(scores.cpu(), judged.kind), []
 
 
-def answered(seen: Walk, count: int) -> Answer:
-    """To so many images."""
-    output, by = seen.output, seen.answered_by
-    if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != count or not output.is_floating_point():
-        return Answer(torch.empty(count, 0))
-    rows = output.detach().float().cpu()
-    if rows.shape[1] < 2 or not bool(rows.isfinite().all()):
-        return Answer(rows, "value")
-    if by is not None and is_sigmoid(by.module, call_of(by.name)):
-        return Answer(rows, "value")  # each output speaks for itself
-    found = chances(rows)
-    return Answer(found, "probability", softmax=found is not rows)
-
-
-def no_reasons(answer: Answer, methods: Sequence[str] | None, targets: Sequence[int] | None) -> str:
-    """Why nothing is explained where the answer is no probabilities.
+def no_reasons(answer: Answer | None, methods: Sequence[str] | None, targets: Sequence[int] | None) -> str:
+    """Why nothing is explained where there is no answer, or none that is finite.
 
     Raises:
         OptionError: it was asked for.
     """
     if methods is not None or targets is not None:
         raise OptionError("methods and targets explain a class, and this model returns no row of scores for an image.")
-    if answer.kind == "value":
-        return "Why: what the model returns are no scores of several classes."
+    if answer is not None:
+        return "Why: what the model returns is not finite."
     return "Prediction and Why: the model returns no row of class scores for each image."
 
 
 def put_images(
-    blobs: Blobs, units: Tensor, names: Sequence[str], answer: Answer, classes: Sequence[str]
+    blobs: Blobs, units: Tensor, names: Sequence[str], answer: Answer | None, classes: Sequence[str]
 ) -> list[dict[str, Any]]:
     """The images, and the highest of what was answered to each.
 
@@ -67,12 +75,11 @@ def put_images(
         classes: their names; may be empty.
     """
     found = []
-    order = answer.rows.nan_to_num(-torch.inf).argsort(dim=1, descending=True, stable=True)[:, :_TOP].tolist()
+    values = units.new_empty(len(units), 0) if answer is None else answer.values
+    known = () if answer is None else answer.names(classes)
+    order = values.nan_to_num(float("-inf")).argsort(dim=1, descending=True, stable=True)[:, :_TOP].tolist()
     for i, pixels in enumerate(rgb(units)):
         name = names[i] if names else f"image {i}"
-        top = [
-            {"class": k, "name": classes[k] if classes else f"class {k}", "probability": float(answer.rows[i, k])}
-            for k in order[i]
-        ]
+        top = [{"class": k, "name": known[k], "probability": float(values[i, k])} for k in order[i]]
         found.append({"name": name, "picture": blobs.picture(pixels, f"the image {name}"), "top": top})
     return found

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from torch_featviz.errors import OptionError
+from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.explain.deconvnet import check_projection
 from torch_featviz.files import write_whole
 from torch_featviz.inspect.walk import Walk, walk
+from torch_featviz.model.answer import Answer, Kind
 from torch_featviz.model.inputs import Inputs, check_images
 from torch_featviz.picture import reserved
 from torch_featviz.picture.color import lut
@@ -101,6 +102,7 @@ def atlas(
     loader: Iterable[Any] | None = None,
     methods: Sequence[str] | None = None,
     targets: Sequence[int] | None = None,
+    answer: Kind | None = None,
     baselines: Tensor | float | None = None,
     projection: str | None = None,
     additional_forward_args: Any = None,
@@ -122,8 +124,11 @@ def atlas(
             to 0 to 1; default the card's `denormalize`, without a card `"unit"`.
         names: of the images, such as their files'.
         loader: images of a data set, as for `top_patches`: what else moves the channels.
-        methods: of attribution, as `attribute` knows them; default Grad-CAM, if the model is a classifier.
+        methods: of attribution, as `attribute` knows them; default Grad-CAM, if the model returns a row of scores for
+            each image.
         targets: numbers of the classes to explain; default the two likeliest for each image.
+        answer: what the scores are, as for `attribute`; default the card's `answer`, else told by their values and how
+            the model makes them. One figure for each image is a logit if the card names classes, and else itself.
         baselines: what a pixel is when there is nothing, for the methods that ask and for measuring: a value, or a
             tensor that can be expanded to the images; default as in `attribute` and `faithfulness`.
         projection: of the channels of `loader`, `"deconvnet"` or `"guided_backprop"`; default: what suits the network,
@@ -139,7 +144,8 @@ def atlas(
         ShapeError: images are not `b c h w`, are empty, or do not fit the model or the card.
         DtypeError: they are no floats, or the model cannot be copied.
         LayerError: the model has no layers, or is TorchScript.
-        OptionError: values outside [0, 1] without a range, no such method, projection or class, or too few megabytes.
+        OptionError: values outside [0, 1] without a range, no such method, projection or class, another answer than was
+            said, or too few megabytes.
         FileError: there is no training in that folder.
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
@@ -158,19 +164,20 @@ def atlas(
     blobs = Blobs()
     inputs = Inputs.of(images, additional_forward_args, keywords)
     seen = walk(model, inputs)
-    answer = answered(seen, len(images))
-    classes = card.classes if card is not None and answer.kind and len(card.classes) == answer.rows.shape[1] else ()
-    shown = put_images(blobs, to_unit(images), names, answer, classes)
+    if answer is None and card is not None:
+        answer = card.answer
+    classes: Sequence[str] = () if card is None else card.classes
+    said, left_out = answered(model, inputs, seen, answer, named=bool(classes) or targets is not None)
+    classes = _fitting(classes, said, left_out)
+    shown = put_images(blobs, to_unit(images), names, said, classes)
     asked: dict[str, Any] = {"methods": methods, "targets": targets}
-    if answer.kind == "probability":
-        asked |= {"baselines": baselines, "progress": progress}
-        why, left_out = put_why(blobs, model, inputs, answer.rows, classes, **asked)
+    unasked = methods is None and targets is None
+    why: list[dict[str, Any]] = []
+    if said is None or (unasked and not bool(said.scores.isfinite().all())):
+        told = [no_reasons(said, **asked)]
     else:
-        why, left_out = [], [no_reasons(answer, **asked)]
-    if card is not None and card.classes and answer.kind and not classes:
-        left_out.append(
-            f"Names of classes: there are {len(card.classes)}, and the model returns {answer.rows.shape[1]}."
-        )
+        why, told = put_why(blobs, model, inputs, said, classes, **asked, baselines=baselines, progress=progress)
+    left_out = told + left_out
     units: dict[str, Any] = {}
     if loader is not None:
         units, told = put_units(blobs, model, seen.layers, loader, to_unit, projection=projection, progress=progress)
@@ -192,9 +199,10 @@ def atlas(
         "palettes": {"signed": _palette("RdBu_r"), "positive": _palette("viridis")},
         "reserved": {"signed": _reserved("RdBu_r"), "positive": _reserved("viridis")},
         "images": shown,
-        "answer": answer.kind,
-        "softmax": answer.softmax,
-        "answered_by": None if seen.answered_by is None else seen.answered_by.name or MODEL,
+        "answer": None if said is None else "value" if said.kind == "figures" else "probability",
+        "softmax": said is not None and said.squashed == "softmax",
+        "sigmoid": said is not None and said.squashed == "sigmoid",
+        "answered_by": _answering(seen, said),
         "classes": list(classes),
         "layers": [{**layer, "units": units.get(layer["name"])} for layer in layers],
         "why": why,
@@ -202,6 +210,25 @@ def atlas(
         "left_out": left_out,
     }
     return Atlas(plain(data), tuple(blobs.texts))
+
+
+def _fitting(classes: Sequence[str], answer: Answer | None, left_out: list[str]) -> Sequence[str]:
+    """A name for each class of the answer; none where there are more or fewer, which is told."""
+    if answer is None or not classes:
+        return ()
+    try:
+        return answer.names(classes)
+    except ShapeError:
+        count = answer.values.shape[1]
+        left_out.append(f"Names of classes: there are {len(classes)}, and the model returns {count}.")
+        return ()
+
+
+def _answering(seen: Walk, answer: Answer | None) -> str | None:
+    """The layer whose channels are the classes; that of a single logit has one channel, and two classes."""
+    if seen.answered_by is None or (answer is not None and answer.binary):
+        return None
+    return seen.answered_by.name or MODEL
 
 
 def _check(images: Tensor, names: Sequence[str], targets: Sequence[int] | None, megabytes: float | None) -> None:

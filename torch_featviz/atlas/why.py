@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from torch_featviz.errors import FeatvizError
 from torch_featviz.explain import Faithfulness, Reason, Reasons, reasons
+from torch_featviz.model.answer import Answer
 from torch_featviz.model.inputs import Inputs
 
 from .pack import Blobs, exponent_of
@@ -32,7 +33,7 @@ def put_why(
     blobs: Blobs,
     model: nn.Module,
     inputs: Inputs,
-    probabilities: Tensor,
+    answer: Answer,
     classes: Sequence[str],
     *,
     methods: Sequence[str] | None = None,
@@ -44,9 +45,9 @@ def put_why(
 
     Args:
         blobs: where the heatmaps go.
-        model: a classifier.
+        model: any that returns a row of scores for each image.
         inputs: images `b c h w`, and what else it is given.
-        probabilities: `b k`, the model's answers.
+        answer: what the model said of them.
         classes: their names; may be empty.
         methods: as `attribute` knows them, or none; default Grad-CAM, if the model allows it.
         targets: classes; default the two likeliest of each image.
@@ -63,7 +64,7 @@ def put_why(
             asked,
             targets,
             likeliest=RANKS,
-            probabilities=probabilities,
+            answer=answer,
             baselines=baselines,
             additional_forward_args=inputs.args,
             keywords=inputs.keywords,
@@ -77,7 +78,8 @@ def put_why(
 
 
 def _entries(blobs: Blobs, reason: Reason, why: Reasons, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    heatmaps, end = reason.heatmaps.cpu(), reason.reach
+    heatmaps, end, figures = reason.heatmaps.cpu(), reason.reach, why.answer.kind == "figures"
+    known = why.answer.names(names)
     exponent = exponent_of(heatmaps)
     for i, row in enumerate(why.classes.tolist()):
         for column, k in enumerate(row):
@@ -86,8 +88,8 @@ def _entries(blobs: Blobs, reason: Reason, why: Reasons, names: Sequence[str]) -
                 "method": reason.method,
                 "title": _title(reason.method),
                 "class": k,
-                "name": names[k] if names else f"class {k}",
-                "probability": float(why.probabilities[i, k]),
+                "name": known[k],
+                "probability": None if figures else float(why.probabilities[i, k]),
                 "layer": reason.layer or None,
                 "blob": blobs.numbers(heatmaps[i, column], exponent),
                 "exponent": exponent,

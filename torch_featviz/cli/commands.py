@@ -124,6 +124,7 @@ def why(on: Given) -> Picture:
         targets=on.classes(),
         layer=on.arguments.layer,
         classes=on.card.classes,
+        answer=on.card.answer,
         value_range=on.card.denormalize,
         title=f"{on.name} on {_said(on.names())}: what speaks for (red) and against (blue)",
     )

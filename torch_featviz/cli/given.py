@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from torch_featviz.errors import FileError, OptionError, ShapeError
+from torch_featviz.model.answer import LABELS, named_both
 from torch_featviz.model.untouched import evaluating
 from torch_featviz.zoo import ImageFiles, ModelCard, card
 from torch_featviz.zoo.file_nets import file_net, is_file, told
@@ -140,17 +141,18 @@ def _together(images: Sequence[Tensor]) -> Tensor:
 
 def _class(name: str, info: ModelCard) -> int:
     """The number of a class, given that or its name."""
-    found = [i for i, known in enumerate(info.classes) if known == name]
+    classes = info.classes if info.answer in (*LABELS, "figures") else named_both(info.classes)
+    found = [i for i, known in enumerate(classes) if known == name]
     if len(found) > 1:
         raise OptionError(f"{info.name} has several classes {name!r}: give a number, {' or '.join(map(str, found))}.")
     if found:
         return found[0]
-    if name.isdecimal() and (int(name) < len(info.classes) or not info.classes):
+    if name.isdecimal() and (int(name) < len(classes) or not classes):
         return int(name)
-    if not info.classes:
+    if not classes:
         raise OptionError(f"{info.name} tells no names of classes; give a number instead of {name!r}.")
-    close = ", ".join(map(repr, get_close_matches(name, info.classes, 3, 0.5)))
-    raise OptionError(f"{info.name} has no class {name!r}; close: {close or 'none'}. It has {len(info.classes)}.")
+    close = ", ".join(map(repr, get_close_matches(name, classes, 3, 0.5)))
+    raise OptionError(f"{info.name} has no class {name!r}; close: {close or 'none'}. It has {len(classes)}.")
 
 
 def _file_of(source: str) -> str:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from torch_featviz.errors import OptionError, ShapeError
-from torch_featviz.model.answer import Target
+from torch_featviz.model.answer import KINDS, Kind, Target
 from torch_featviz.model.inputs import Inputs, check_images
 from torch_featviz.model.layers import layer_name
 from torch_featviz.model.run import one_call
@@ -40,6 +40,7 @@ class Attribution:
         target: as it was given.
         options: likewise.
         inputs: what the model was given.
+        answer: what its scores are, as it was said.
     """
 
     attributions: Tensor
@@ -50,6 +51,7 @@ class Attribution:
     target: Target = None
     options: dict[str, Any] = field(default_factory=dict)
     inputs: Inputs | None = field(default=None, repr=False)
+    answer: Kind | None = None
 
 
 def attribute(
@@ -59,6 +61,7 @@ def attribute(
     target: Target = None,
     method: str = "gradcam",
     layer: str | nn.Module | None = None,
+    answer: Kind | None = None,
     additional_forward_args: Any = None,
     keywords: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -75,12 +78,17 @@ def attribute(
         model: any module, wrapped or compiled, too.
         images: `b c h w` (or `b c l`, `b c d h w`), as the model takes them.
         target: a class; one for each image; a callable from the model's output to `b` figures (for regression,
-            segmentation, detection, or outputs that are tuples or dicts); or None for the class predicted.
+            segmentation, detection, or outputs that hold several tensors); or None for the class predicted. Where the
+            model returns one figure for each image, None is that figure; as the logit or probability of two classes
+            it is that of class 1, and class 0 is its negative.
         method: one of `saliency`, `input_x_gradient`, `integrated_gradients`, `smoothgrad`, `deep_lift`,
             `gradient_shap`, `guided_backprop`, `deconvolution`, `occlusion`, `feature_ablation`, `lrp`,
             `layer_activation`, `gradcam`, `hirescam`, `layercam`, `guided_gradcam`.
         layer: for the last five, by its name, or that of one of its calls (`"relu#2"`); default: the convolution that
             runs last and still has a map.
+        answer: what the model's scores are: `"logits"`, `"probabilities"`, `"label_logits"` or `"label_probabilities"`
+            (of labels that may be true together), or `"figures"` (no probabilities at all); default: told by their
+            values and how the model makes them.
         additional_forward_args: what `forward` takes after the images, one value or a tuple. A tensor as long as the
             images has a row for each of them.
         keywords: what `forward` takes by name, likewise.
@@ -98,10 +106,11 @@ def attribute(
         DtypeError: the model cannot be copied, images are no floats or not of its dtype, or the
             output needs a callable.
         DeviceError: the inputs are on another device than the model.
-        ShapeError: images are empty or of a shape that the model refuses, the layer returns no map, or target does not
-            fit.
+        ShapeError: images are empty or of a shape that the model refuses, the layer returns no map, target does not
+            fit, or the rows of what the model returns are not the images.
         LayerError: no such layer, or one that the method has no rule for.
-        OptionError: no such method, option or class, `forward` takes other inputs, or no gradient reaches the output.
+        OptionError: no such method, option, answer or class, `forward` takes other inputs, or no gradient reaches the
+            output.
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
         >>> attribute(net, torch.rand(5, 3, 8, 8), target=1).heatmaps.shape
@@ -114,6 +123,7 @@ def attribute(
         target=target,
         method=method,
         layer=layer,
+        answer=answer,
         seed=seed,
         internal_batch_size=internal_batch_size,
         progress=progress,
@@ -128,6 +138,7 @@ def explain(
     target: Target = None,
     method: str = "gradcam",
     layer: str | nn.Module | None = None,
+    answer: Kind | None = None,
     seed: int = 0,
     internal_batch_size: int | None = None,
     progress: bool = False,
@@ -141,6 +152,8 @@ def explain(
         raise OptionError(f"{method} has no option {', '.join(map(repr, unknown))}; {takes}.")
     if layer is not None and not known.layered:
         raise OptionError(f"{method} looks at no layer; leave layer= out.")
+    if answer is not None and answer not in KINDS:
+        raise OptionError(f"answer must be one of {', '.join(KINDS)}, got {answer!r}.")
     if internal_batch_size is not None and internal_batch_size < 1:
         raise OptionError(f"internal_batch_size must be at least 1, got {internal_batch_size}.")
     name = layer_name(model, layer) if layer is not None else ""
@@ -151,7 +164,7 @@ def explain(
             name = last_map(net, inputs.rows(slice(1)))
         net, at = one_call(net, name) if name else (net, "")
         rows = internal_batch_size or rows_at_once(net, inputs.rows(slice(1)), count * known.rows(options))
-        explained, wanted = Explained(net, inputs, target), _as_many(target, count)
+        explained, wanted = Explained(net, inputs, target, answer), _as_many(target, count)
         per_image = {"feature_mask"} | ({"baselines"} if method != "gradient_shap" else set())  # there they are samples
         size = 1 if known.alone else max(1, min(rows // known.at_once, count))
         parts, classes = [], []
@@ -166,7 +179,7 @@ def explain(
         attributions = torch.cat(parts)
         heatmaps = heatmaps_of(attributions, inputs.images)
     every = torch.cat(classes) if classes else None
-    return Attribution(attributions, heatmaps, every, method, name, target, options, given)
+    return Attribution(attributions, heatmaps, every, method, name, target, options, given, answer)
 
 
 def _as_many(target: Target, n: int) -> Target:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from torch_featviz.errors import OptionError
-from torch_featviz.model.answer import Target, classes_of, figures
+from torch_featviz.model.answer import (
+    Kind,
+    Target,
+    answer_of,
+    classes_of,
+    columns,
+    ending,
+    figures,
+    is_binary,
+    scores_of,
+)
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.run import run
 
@@ -24,14 +35,17 @@ class Explained(nn.Module):
         model: a twin, which may be changed.
         inputs: the images that are explained, and what else the model is given; both are replaced for each part.
         target: as in `attribute`.
+        said: what the model's scores are, where it is known.
     """
 
-    def __init__(self, model: nn.Module, inputs: Inputs, target: Target) -> None:
+    def __init__(self, model: nn.Module, inputs: Inputs, target: Target, said: Kind | None = None) -> None:
         super().__init__()
         self.model = model
         self.inputs = inputs
         self.target = target
+        self.said = said
         self.classes: Tensor | None = None  # of the images explained last
+        self.binary = False  # whether these are two, of a single logit
 
     @property
     def numbers(self) -> Tensor | None:
@@ -47,21 +61,35 @@ class Explained(nn.Module):
         """The class to explain for each image, by a forward of its own; None where there are no classes."""
         images = self.inputs.images
         with torch.no_grad():
-            self.classes = classes_of(self.target, self.answer(images), len(images))
+            output = self.answer(images)
+        self.classes = classes_of(self.target, output, len(images), self.said)
+        self.binary = self.classes is not None and is_binary(scores_of(output, len(images)), self.said)
         return self.classes
 
     def score(self, images: Tensor) -> Tensor:
         """The figure of each image, `b`, with its graph; `classes` is set on the way."""
         output = self.answer(images)
-        self.classes = classes_of(self.target, output, len(images))
-        return self.differentiable(figures(output, self.target, self.classes, len(images)))
+        self.classes = classes_of(self.target, output, len(images), self.said)
+        return self.differentiable(figures(output, self.target, self.classes, len(images), self.said))
 
     def forward(self, images: Tensor, numbers: Tensor | None = None) -> Tensor:
         """What Captum chooses its target from: `b k`, or `b` where there is nothing to choose."""
         output = self.answer(images.to(self.inputs.images.dtype), numbers)  # Captum's noise is always float32
         if callable(self.target) or self.classes is None:
             output = figures(output, self.target, None, len(images))
+        else:
+            output = columns(output, len(images), self.said)
         return self.differentiable(output) if torch.is_grad_enabled() and images.requires_grad else output
+
+    def kind(self, rows: int) -> Kind:
+        """What the scores are: as said, or judged by those of all images, so many rows at once."""
+        images, parts = self.inputs.images, []
+        with torch.no_grad():
+            for part in chunks(len(images), rows):
+                numbers = torch.arange(part.start, part.stop, device=images.device)
+                parts.append(scores_of(self.answer(images[part], numbers), len(numbers)))
+        ended = partial(ending, self.model, self.inputs.rows(slice(1)))
+        return answer_of(torch.cat(parts), len(images), said=self.said, ended=ended, unsure="label_probabilities").kind
 
     @staticmethod
     def differentiable(figure: Tensor) -> Tensor:

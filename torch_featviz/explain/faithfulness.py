@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torch_featviz.errors import OptionError, ShapeError
-from torch_featviz.model.answer import chances, figures
+from torch_featviz.model.answer import Answer, Kind, figures, scores_of
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated
@@ -18,6 +20,7 @@ from .attribute import Attribution, explain
 from .explained import Explained, chunks, rows_at_once
 
 UNMOVED = 0.5
+_Figure = Callable[[Tensor, Tensor], Tensor]  # of rows, and of which image each is a variant
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +82,8 @@ def faithfulness(
         seed: of the random order and the random weights.
         internal_batch_size: as for `attribute`.
     Returns:
-        The figures; where a class is explained, areas are of its probability, else of the target's figure.
+        The figures; where a class is explained, areas are of its probability, else of the target's figure. What the
+        model's scores are is judged once, by its answer to the images themselves.
     Raises:
         ShapeError: `why` is of other images.
         OptionError: `steps` is below 1 or `stages` below 0.
@@ -97,15 +101,16 @@ def faithfulness(
     with isolated(seed):
         inputs = (why.inputs or Inputs(images)).with_images(images).copied()
         images, net = inputs.images, twin(model)
-        explained = Explained(net, inputs, why.target)
+        explained = Explained(net, inputs, why.target, why.answer)
         rows = internal_batch_size or rows_at_once(net, inputs.rows(slice(1)), len(images) * (steps + 1))
+        kind = None if why.classes is None else explained.kind(rows)
         zero, blurred = (
             (torch.zeros_like(images), blur(images)) if baselines is None else (_filled(images, baselines),) * 2
         )
         heat = why.heatmaps.flatten(1)
         chance = torch.rand_like(heat)
         areas = [
-            _area(explained, why, order, ends, steps=steps, rows=rows)
+            _area(partial(_figure, explained, why, kind), order, ends, steps=steps, rows=rows)
             for order in (_places(heat, chance), _places(chance, chance))
             for ends in ((images, zero), (blurred, images))
         ]
@@ -136,9 +141,7 @@ def _places(heat: Tensor, chance: Tensor) -> Tensor:
     return (places + 0.5) / heat.shape[1]
 
 
-def _area(
-    explained: Explained, why: Attribution, places: Tensor, ends: tuple[Tensor, Tensor], *, steps: int, rows: int
-) -> Tensor:
+def _area(figure: _Figure, places: Tensor, ends: tuple[Tensor, Tensor], *, steps: int, rows: int) -> Tensor:
     """The mean figure, by the trapezoid rule, on the way from one end to the other in the order of `places`: `b`."""
     start, end = ends
     n, shares = len(start), torch.linspace(0, 1, steps + 1, device=start.device)
@@ -147,17 +150,17 @@ def _area(
         flat = torch.arange(part.start, part.stop, device=start.device)
         image, share = flat // (steps + 1), shares[flat % (steps + 1)]
         changed = (places[image] < share[:, None]).view(len(flat), 1, *start.shape[2:])
-        values.append(_figure(explained, why, torch.where(changed, end[image], start[image]), image))
+        values.append(figure(torch.where(changed, end[image], start[image]), image))
     return torch.trapezoid(torch.cat(values).view(n, steps + 1), dx=1 / steps, dim=1)
 
 
-def _figure(explained: Explained, why: Attribution, rows: Tensor, image: Tensor) -> Tensor:
-    """The figure explained: a class's probability, or the target's own."""
+def _figure(explained: Explained, why: Attribution, kind: Kind | None, rows: Tensor, image: Tensor) -> Tensor:
+    """The figure explained: a class's probability, or the target's own; all rows are read as the images were."""
     with torch.no_grad():
         output = explained.answer(rows, image)
-    if why.classes is None:
+    if why.classes is None or kind is None:
         return figures(output, why.target, None, len(rows)).float()
-    return figures(chances(output), None, why.classes[image], len(rows))
+    return Answer(scores_of(output, len(rows)), kind).values.gather(1, why.classes[image, None])[:, 0].float()
 
 
 def _randomised(model: nn.Module, inputs: Inputs, why: Attribution, stages: int, rows: int | None) -> list[Attribution]:
@@ -180,6 +183,7 @@ def _randomised(model: nn.Module, inputs: Inputs, why: Attribution, stages: int,
             target=target,
             method=why.method,
             layer=why.layer or None,
+            answer=why.answer,
             internal_batch_size=rows,
             **why.options,
         )

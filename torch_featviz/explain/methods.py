@@ -180,6 +180,7 @@ def _guided_gradcam(job: Job) -> Tensor:
 def _deep_lift(job: Job) -> Tensor:
     from captum.attr._core.deep_lift import SUPPORTED_NON_LINEAR  # type: ignore[import-untyped]  # noqa: PLC0415
 
+    job.explained.settle()  # that the model answers at all comes before how
     kinds = tuple(SUPPORTED_NON_LINEAR)
     _refuse_functions(job.explained, kinds)
     _refuse_reuse(job.explained, "deep_lift", lambda module: isinstance(module, kinds))
@@ -190,6 +191,7 @@ def _lrp(job: Job) -> Tensor:
     from captum.attr._core.lrp import SUPPORTED_NON_LINEAR_LAYERS  # type: ignore[import-untyped]  # noqa: PLC0415
     from captum.attr._utils.lrp_rules import EpsilonRule  # type: ignore[import-untyped]  # noqa: PLC0415
 
+    classes, explained = job.explained.settle(), job.explained
     passing = tuple(SUPPORTED_NON_LINEAR_LAYERS)  # relevance passes them as it is, however often they run
     _refuse_reuse(job.explained, "lrp", lambda module: not (module._modules or isinstance(module, passing)))
     for module in job.explained.modules():
@@ -198,10 +200,16 @@ def _lrp(job: Job) -> Tensor:
         for name, weight in module._parameters.items():
             if weight is not None:  # Captum writes to them, and the twin's lie in the model's own memory
                 module._parameters[name] = nn.Parameter(weight.clone(), requires_grad=False)
+    sign: Tensor | float = 1.0
+    if classes is not None and explained.binary:  # Captum multiplies by the output, and would take its sign twice
+        explained.target = None
+        sign = (2 * classes - 1).view(-1, *[1] * (job.images.dim() - 1))
     try:
-        return _direct("LRP")(job)
+        found = sign * _direct("LRP")(job)
     except (TypeError, AssertionError) as error:
         raise LayerError(f"lrp has no rule for a layer of this model; {error}") from error
+    explained.classes = classes
+    return found
 
 
 def _refuse_reuse(explained: Explained, method: str, has_rule: Callable[[nn.Module], bool]) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from torch_featviz.errors import OptionError, ShapeError
-from torch_featviz.model.answer import chances
+from torch_featviz.errors import OptionError
+from torch_featviz.model.answer import Answer, Kind, answer_of, ending
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.run import run
 from torch_featviz.model.twin import twin
@@ -55,17 +56,22 @@ class Reason:
 
 @dataclass(frozen=True, eq=False)
 class Reasons:
-    """Why a classifier gave its answers.
+    """Why a model gave its answers.
 
     Args:
-        probabilities: `b n`, of all classes.
+        answer: what it said of each image.
         classes: `b k`, those explained, for each image.
         methods: one entry for each method, in the order asked for.
     """
 
-    probabilities: Tensor
+    answer: Answer
     classes: Tensor
     methods: tuple[Reason, ...]
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Of all classes or labels, `b n`; where the answer is figures, these."""
+        return self.answer.values
 
     @property
     def predicted(self) -> Tensor:
@@ -73,24 +79,33 @@ class Reasons:
         return self.probabilities.argmax(1)
 
 
-def probabilities_of(
+def answered(
     model: nn.Module,
     images: Tensor,
     *,
+    said: Kind | None = None,
+    named: bool = True,
     additional_forward_args: Any = None,
     keywords: Mapping[str, Any] | None = None,
-) -> Tensor:
-    """What a classifier answers, as probabilities `b n`; it runs once, on a copy.
+) -> Answer:
+    """What a model answers; it runs once, on a copy, and once more on one image where values do not tell enough.
 
+    Args:
+        model: any that returns a row of scores for each image.
+        images: `b c h w`, as it takes them.
+        said: what the scores are.
+        named: whether classes were named or asked for; else a single column is a figure.
+        additional_forward_args: as for `attribute`.
+        keywords: likewise.
     Raises:
-        ShapeError: the model returns no row of scores of two classes or more for each image.
+        ShapeError, DtypeError: it returns no row of scores for each image.
+        OptionError: nobody can tell what they are, or they are not what was said.
     """
     with isolated(), torch.no_grad():
-        output = run(twin(model), Inputs.of(images, additional_forward_args, keywords).copied())
-        if not isinstance(output, Tensor) or output.dim() != 2 or output.shape[1] < 2:
-            got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise ShapeError(f"model must be a classifier that returns 'b k', got {got}; attribute() takes any target.")
-        return chances(output)
+        net, inputs = twin(model), Inputs.of(images, additional_forward_args, keywords).copied()
+        ended = partial(ending, net, inputs.rows(slice(1)))
+        hint = "attribute() takes a callable as target="
+        return answer_of(run(net, inputs), len(images), said=said, named=named, ended=ended, hint=hint)
 
 
 def reasons(
@@ -100,7 +115,7 @@ def reasons(
     targets: Sequence[int] | int | None = None,
     *,
     likeliest: int = 1,
-    probabilities: Tensor | None = None,
+    answer: Answer | Kind | None = None,
     layer: str | None = None,
     baselines: Tensor | float | None = None,
     options: Mapping[str, Mapping[str, object]] | None = None,
@@ -112,12 +127,12 @@ def reasons(
     """The heatmaps of each method for each class, and what they are worth; the model is untouched.
 
     Args:
-        model: a classifier.
+        model: any that returns a row of scores for each image.
         images: `b c h w`, as the model takes them.
         methods: names that `attribute` knows.
         targets: the classes to explain, each for every image.
         likeliest: without targets, how many of each image's most probable classes are explained.
-        probabilities: `b n`, the model's answer where it is known already.
+        answer: what the model answers, where it is known already, or what its scores are, as for `attribute`.
         layer: for methods of one layer; default as in `attribute`.
         baselines: what a pixel is when there is nothing, for the methods that ask and for measuring: a value, or a
             tensor that can be expanded to the images; default as in `attribute` and `faithfulness`.
@@ -128,7 +143,7 @@ def reasons(
         progress: show a bar.
     Raises:
         OptionError: no methods or targets, an option of a method that is not asked for, a layer for methods of none.
-        ShapeError: the model is no classifier.
+        ShapeError: the model returns no row of scores for each image.
         LayerError, DtypeError: as `attribute`.
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
@@ -140,23 +155,25 @@ def reasons(
     options = options or {}
     _check(methods, wanted, layer, options)
     more: dict[str, Any] = {"additional_forward_args": additional_forward_args, "keywords": keywords}
-    if probabilities is None:
-        probabilities = probabilities_of(model, images, **more)
+    if not isinstance(answer, Answer):
+        answer = answered(model, images, said=answer, named=targets is not None, **more)
     if wanted is None:
-        classes = probabilities.topk(min(likeliest, probabilities.shape[1]), dim=1).indices
+        values = answer.values
+        classes = values.topk(min(likeliest, values.shape[1]), dim=1).indices
     else:
         classes = torch.tensor(wanted).expand(len(images), -1)
     nothing = baselines.expand_as(images) if isinstance(baselines, Tensor) else baselines
     results = []
     for method in tqdm(methods, desc="why", disable=not progress, leave=False):
-        given: dict[str, Any] = {"layer": layer if method in LAYERED else None, **more, **options.get(method, {})}
+        given: dict[str, Any] = {"layer": layer if method in LAYERED else None, "answer": answer.kind, **more}
+        given |= options.get(method, {})
         if nothing is not None and "baselines" in method_of(method).takes:
             given.setdefault("baselines", nothing)
         columns = [attribute(model, images, method=method, target=target, **given) for target in classes.unbind(1)]
         worth = [faithfulness(model, images, why, stages=1, baselines=nothing) for why in columns] if faithful else []
         heatmaps = torch.stack([why.heatmaps for why in columns], dim=1)
         results.append(Reason(method, columns[0].layer, heatmaps, tuple(worth)))
-    return Reasons(probabilities, classes, tuple(results))
+    return Reasons(answer, classes, tuple(results))
 
 
 def _check(methods: Sequence[str], targets: list[int] | None, layer: str | None, options: Mapping[str, object]) -> None:

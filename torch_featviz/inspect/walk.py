@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from torch_featviz.capture import capture
-from torch_featviz.errors import LayerError
+from torch_featviz.errors import DtypeError, LayerError, ShapeError
+from torch_featviz.model.answer import scores_of
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.kinds import CHANNELS_FIRST, call_of, is_channelwise, is_positive, moves_only
 from torch_featviz.model.layers import Layers
@@ -88,14 +89,17 @@ def walk(model: nn.Module, inputs: Inputs, layers: Layers = None, *, values: boo
     kept = [call for call in calls if call not in idle]
     first = _input(inputs.images, {call.name for call in kept}, values)
     uncounted = [call.name for call in kept if call.layer in costs.uncounted]
-    return Walk([first, *kept], idle, output, costs.total, absent, uncounted, _answering(kept, output))
+    return Walk(
+        [first, *kept], idle, output, costs.total, absent, uncounted, _answering(kept, output, len(inputs.images))
+    )
 
 
-def _answering(calls: list[Layer], output: Any) -> Layer | None:
+def _answering(calls: list[Layer], output: Any, count: int) -> Layer | None:
     """The last layer that returned what the model did."""
-    if not isinstance(output, Tensor) or output.dim() != 2:
+    try:
+        rows = scores_of(output, count).float().cpu()
+    except (ShapeError, DtypeError):
         return None
-    rows = output.float().cpu()
     same = [
         call
         for call in calls

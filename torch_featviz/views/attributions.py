@@ -10,13 +10,23 @@ from torch import Tensor, nn
 
 from torch_featviz.errors import ShapeError
 from torch_featviz.explain import Faithfulness, Reason, Reasons, reasons
+from torch_featviz.explain.reasons import answered
+from torch_featviz.model.answer import Kind
 from torch_featviz.model.inputs import check_images
-from torch_featviz.picture import Legend, Picture, Scale, Sheet, overlay, rgb
+from torch_featviz.picture import Legend, Picture, Scale, Sheet, number, overlay, rgb
 from torch_featviz.picture.images import ValueRange, unit_images
 
 _CELLS = 64
 _SIDE = 200  # pixels, about, of a cell
 _UNIT = Scale(symmetric=True, vmin=-1, vmax=1)
+_CLASS, _LABEL = "the class explained is the one predicted", "the label explained is the most probable one"
+_EXPLAINED: dict[Kind, str] = {
+    "logits": _CLASS,
+    "probabilities": _CLASS,
+    "label_logits": _LABEL,
+    "label_probabilities": _LABEL,
+    "figures": "what is explained is the highest output",
+}
 
 
 def attributions(
@@ -27,6 +37,7 @@ def attributions(
     targets: Sequence[int] | int | None = None,
     layer: str | None = None,
     classes: Sequence[str] = (),
+    answer: Kind | None = None,
     value_range: ValueRange = "unit",
     baselines: Tensor | float | None = None,
     options: Mapping[str, Mapping[str, object]] | None = None,
@@ -38,12 +49,14 @@ def attributions(
     """Each image with what it was taken for, and beside it what speaks for (red) and against (blue) each class.
 
     Args:
-        model: a classifier; untouched.
+        model: any that returns a row of scores for each image; untouched.
         images: `b c h w`, as the model takes them, one or three channels.
         methods: names that `attribute` knows.
         targets: the classes to explain, each for every image; default the one predicted for each.
         layer: for methods of one layer; default the last convolution with a map.
-        classes: names, in the order of the outputs.
+        classes: names, in the order of the outputs; of a single logit or probability two, or the one it speaks for.
+        answer: what the model's scores are, as for `attribute`; default: told by their values and how the model makes
+            them. One figure for each image is a logit if classes are named, and else itself.
         value_range: what the values of images mean: `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`, or a function
             that brings them to 0 to 1, such as a card's `denormalize`.
         baselines: what a pixel is when there is nothing, for the methods that ask and for measuring: a value, or a
@@ -54,8 +67,10 @@ def attributions(
         keywords: what it takes by name, likewise.
         title: above everything.
     Raises:
-        ShapeError: images are not `b c h w`, more than 64 heatmaps are asked for, or the model is no classifier.
-        OptionError: no methods, or an option of a method that is not asked for.
+        ShapeError: images are not `b c h w`, more than 64 heatmaps are asked for, the model returns no row of scores
+            for each image, or classes are not as many.
+        OptionError: no methods, an option of a method that is not asked for, or scores that may be logits or
+            probabilities.
         LayerError, DtypeError, DeviceError: as `attribute`.
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
@@ -66,27 +81,30 @@ def attributions(
     cells = len(images) * len(methods) * (1 if targets is None or isinstance(targets, int) else len(set(targets)))
     if cells > _CELLS:
         raise ShapeError(f"{cells} heatmaps are more than a sheet of {_CELLS} can show; give fewer images or methods.")
+    more: dict[str, Any] = {"additional_forward_args": additional_forward_args, "keywords": keywords}
+    known = answered(model, images, said=answer, named=bool(classes) or targets is not None, **more)
+    names = known.names(classes)
     why = reasons(
         model,
         images,
         methods,
         targets,
+        answer=known,
         layer=layer,
         baselines=baselines,
         options=options,
         faithful=faithful,
-        additional_forward_args=additional_forward_args,
-        keywords=keywords,
+        **more,
     )
     columns = [_Column("", rgb(unit_images(images, value_range).clamp(0, 1)), [""] * len(images))]
     for reason in why.methods:
         overlays = overlay(images, _shares(reason), scale=_UNIT, value_range=value_range)
         for k in range(overlays.shape[1]):
             heading = reason.method + (" (!)" if reason.unmoved else "")
-            heading += "" if targets is None else f": {_name(int(why.classes[0, k]), classes)}"
+            heading += "" if targets is None else f": {names[int(why.classes[0, k])]}"
             captions = _captions(reason.worth[k]) if reason.worth else [""] * len(images)
             columns.append(_Column(heading, overlays[:, k], captions))
-    answers = [_answer(why, i, classes) for i in range(len(images))]
+    answers = [_answer(why, i, names) for i in range(len(images))]
     return Sheet(
         torch.stack([column.cells for column in columns], dim=1).flatten(0, 1),
         Legend(_UNIT, "RdBu_r", notes=_notes(why, faithful, targets is None)),
@@ -110,14 +128,11 @@ def _shares(reason: Reason) -> Tensor:
     return (reason.heatmaps / (reason.reach or 1.0)).clamp(-1, 1)
 
 
-def _name(target: int, classes: Sequence[str]) -> str:
-    return classes[target] if classes else f"class {target}"
-
-
-def _answer(why: Reasons, image: int, classes: Sequence[str]) -> str:
-    """The class predicted, and its probability."""
+def _answer(why: Reasons, image: int, names: Sequence[str]) -> str:
+    """The class predicted, and its probability; or the highest figure."""
     k = int(why.predicted[image])
-    return f"{_name(k, classes)} {100 * float(why.probabilities[image, k]):.0f} %"
+    value = float(why.probabilities[image, k])
+    return f"{names[k]} {number(value) if why.answer.kind == 'figures' else f'{100 * value:.0f} %'}"
 
 
 def _captions(worth: Faithfulness) -> list[str]:
@@ -130,11 +145,12 @@ def _notes(why: Reasons, faithful: bool, predicted: bool) -> tuple[str, ...]:
     notes = [
         "in shares of each method's own range, which is the same for all images and classes and holds 99.5 % of its "
         "values; what is beyond is drawn as ±1",
-        *(["the class explained is the one predicted"] if predicted else []),
+        *([_EXPLAINED[why.answer.kind]] if predicted else []),
     ]
     if faithful:
+        what = "figure" if why.answer.kind == "figures" else "class's probability"
         notes.append(
-            "ins, del: area under the class's probability while pixels are put in or taken out, most important first; "
+            f"ins, del: area under the {what} while pixels are put in or taken out, most important first; "
             "in brackets in random order. A good map has a high ins and a low del"
         )
     if unmoved := sorted(reason.method for reason in why.methods if reason.unmoved):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
+from torch_featviz.model.answer import named_both
 from torch_featviz.picture import Picture, Scale, Sheet, paint
 
 
@@ -14,7 +15,7 @@ def confusion(counts: Tensor | Sequence[Sequence[int]], classes: Sequence[str], 
 
     Args:
         counts: `n n` whole numbers; rows are the true classes, columns the predicted ones.
-        classes: their `n` names.
+        classes: their `n` names; of two classes also that of the second alone.
         title: above everything, before the accuracy.
     Raises:
         ShapeError: `counts` is not square, or does not fit `classes`.
@@ -25,6 +26,7 @@ def confusion(counts: Tensor | Sequence[Sequence[int]], classes: Sequence[str], 
         'Accuracy 87.5 % (7 of 8)'
     """
     table = torch.as_tensor(counts).detach().cpu()
+    classes = named_both(classes) if table.shape == (2, 2) else classes
     n = len(classes)
     if tuple(table.shape) != (n, n) or not n:
         raise ShapeError(f"counts must be 'n n' for {n} classes, got shape {tuple(table.shape)}.")

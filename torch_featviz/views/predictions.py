@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
-from torch_featviz.model.answer import chances
+from torch_featviz.model.answer import LABELS, Answer, Kind, answer_of, end_of, scores_of
+from torch_featviz.model.labels import labels_of
 from torch_featviz.picture import Chart, Legend, Picture, count, rgb
 from torch_featviz.picture.images import ValueRange, unit_image
 from torch_featviz.picture.scale import as_float
@@ -22,11 +24,12 @@ _RIGHT, _WRONG, _BAR = "#1b6e3c", "#b3261e", "#7d97b8"
 
 def predictions(
     images: Tensor,
-    logits: Tensor,
+    logits: Any,
     classes: Sequence[str],
     *,
     k: int = 3,
-    targets: Tensor | Sequence[int] | None = None,
+    targets: Tensor | Sequence[int] | Sequence[str] | None = None,
+    answer: Kind | None = None,
     value_range: ValueRange = "unit",
     title: str = "",
 ) -> Picture:
@@ -34,17 +37,21 @@ def predictions(
 
     Args:
         images: `b c h w`, one or three channels.
-        logits: `b n`, as the model returned them: before any softmax, or probabilities already.
-        classes: the `n` names.
+        logits: what the model returned: `b n`, or `b` or `b 1`, of two classes. Rows that lie within 0 and 1 and sum
+            to 1 are probabilities already, and shown as they are.
+        classes: the `n` names; of a single logit or probability two, or the one that it speaks for.
         k: classes shown per image.
-        targets: `b` true classes, by number.
+        targets: `b` true classes, as a data set gives them: numbers, names or one-hot rows.
+        answer: what `logits` are, where values do not tell: `"logits"`, `"probabilities"`, or, of labels that may be
+            true together, `"label_logits"` or `"label_probabilities"`.
         value_range: what the values of images mean: `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`, or a function
             that brings them to 0 to 1, such as a card's `denormalize`.
         title: above everything.
     Raises:
-        DtypeError: images or logits are not tensors of real values.
+        DtypeError: images or logits are not tensors of real values, or a target is no class.
         ShapeError: numbers of images, logits, classes and targets do not agree, or there are too many images.
-        OptionError: `k` is below 1, a target has no name, or there is no such range.
+        OptionError: `k` is below 1, a target has no name, there is no such range, or values within 0 and 1 may be
+            logits as well as probabilities.
     Example:
         >>> picture = predictions(torch.rand(2, 1, 8, 8), torch.randn(2, 3), ["a", "b", "c"], targets=[0, 1])
         >>> len(picture.figure().axes)
@@ -52,55 +59,78 @@ def predictions(
     """
     from matplotlib.figure import Figure  # noqa: PLC0415  no matplotlib on import
 
-    truth = _check(images, logits, classes, k, targets)
-    probabilities = chances(as_float(logits)).cpu()
+    scores = _check(images, logits, classes, k)
     units = torch.stack([unit_image(image, value_range) for image in images])
+    said = answer_of(scores, len(images), said=answer, ended=partial(end_of, scores))
+    probabilities, names, truth = _read(said, classes, targets)
     pictures = rgb(units).permute(0, 2, 3, 1).cpu().numpy()
-    k, b = min(k, len(classes)), len(pictures)
+    shown = [len(names) - 1] if len(classes) == 1 else list(range(len(names)))
+    k, b = min(k, len(shown)), len(pictures)
     across = min(b, 1 if b == 1 else 2 if b <= 6 else 3 if b <= 15 else 4)
     down = -(-b // across)
     figure = Figure(figsize=(4.6 * across, max(1.9, 0.5 + 0.42 * k) * down), dpi=100)
     figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.1)
     if title:
         figure.suptitle(title, x=0.01, ha="left", weight="bold")
-    if marks := Legend(counts=count(units)).marks():
-        figure.supxlabel(", ".join(words for _, words in marks), fontsize=9)
+    notes = [words for _, words in Legend(counts=count(units)).marks()]
+    notes += ["each label for itself: several may be true"] if said.kind in LABELS else []
+    if notes:
+        figure.supxlabel(", ".join(notes), fontsize=9)
     grid = figure.add_gridspec(down, 2 * across, width_ratios=[1, 1.5] * across)
     for i in range(b):
         row, column = divmod(i, across)
         picture = figure.add_subplot(grid[row, 2 * column])
         picture.imshow(pictures[i], interpolation="nearest")
         picture.set_axis_off()
-        best = probabilities[i].topk(k)
-        bars = list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
-        _bars(figure.add_subplot(grid[row, 2 * column + 1]), bars, classes, truth[i] if truth else None)
+        best = probabilities[i].topk(len(names)).indices.tolist()
+        bars = [(each, float(probabilities[i, each])) for each in best if each in shown][:k]
+        axes = figure.add_subplot(grid[row, 2 * column + 1])
+        _bars(axes, bars, names, None if truth is None else (truth[i], truth[i] == best[0]))
     return Chart(figure)
 
 
-def _check(images: Tensor, logits: Tensor, classes: Sequence[str], k: int, targets: object) -> list[int]:
-    """The targets as numbers, once everything is known to fit."""
-    if not (isinstance(images, Tensor) and isinstance(logits, Tensor)):
+def _check(images: Tensor, logits: Any, classes: Sequence[str], k: int) -> Tensor:
+    """The scores, `b n`, once everything is known to fit."""
+    if not isinstance(images, Tensor):
         raise DtypeError(f"images and logits must be tensors, got {type(images)} and {type(logits)}.")
     if images.dim() != 4 or not 1 <= len(images) <= LIMIT:
         raise ShapeError(f"images must be 'b c h w' with b from 1 to {LIMIT}, got shape {tuple(images.shape)}.")
-    if tuple(logits.shape) != (len(images), len(classes)):
-        expected = (len(images), len(classes))
-        raise ShapeError(f"logits must be {expected} (images, classes), got shape {tuple(logits.shape)}.")
-    if len(classes) < 2:
-        raise ShapeError(f"logits must be of two classes or more, got {len(classes)}; one has nothing to compare with.")
+    try:
+        scores = scores_of(logits, len(images))
+    except DtypeError as error:
+        raise DtypeError(f"images and logits must be tensors, got {type(images)} and {type(logits)}.") from error
+    except ShapeError as error:
+        raise _unfit(images, classes, logits) from error
+    as_float(scores)
+    if len(classes) not in ((1, 2) if scores.shape[1] == 1 else (scores.shape[1],)):
+        raise _unfit(images, classes, scores)
     if k < 1:
         raise OptionError(f"k must be at least 1, got {k}.")
+    return scores
+
+
+def _unfit(images: Tensor, classes: Sequence[str], logits: Any) -> ShapeError:
+    expected = (len(images), len(classes))
+    return ShapeError(f"logits must be {expected} (images, classes), got shape {tuple(getattr(logits, 'shape', ()))}.")
+
+
+def _read(answer: Answer, classes: Sequence[str], targets: Any) -> tuple[Tensor, tuple[str, ...], list[int] | None]:
+    """Probabilities, the names of their columns, and the true classes."""
+    if answer.kind == "figures":
+        raise OptionError(
+            "figures are no probabilities of classes, which is what predictions() shows; leave answer= out."
+        )
+    names, count = answer.names(classes), len(answer.scores)
     if targets is None:
-        return []
-    truth = [int(t) for t in torch.as_tensor(targets).flatten()]
-    if len(truth) != len(images):
-        raise ShapeError(f"targets must hold {len(images)} classes, one per image, got {len(truth)}.")
-    if not all(0 <= t < len(classes) for t in truth):
-        raise OptionError(f"targets must be from 0 to {len(classes) - 1}, got {truth}.")
-    return truth
+        return answer.values.detach().cpu(), names, None
+    truth = labels_of(targets, count, names=names, what="target", hint="give a class number or name").tolist()
+    if not all(0 <= each < len(names) for each in truth):
+        raise OptionError(f"targets must be from 0 to {len(names) - 1}, got {truth}.")
+    return answer.values.detach().cpu(), names, truth
 
 
-def _bars(axes: "Axes", bars: list[tuple[int, float]], classes: Sequence[str], truth: int | None) -> None:
+def _bars(axes: "Axes", bars: list[tuple[int, float]], classes: Sequence[str], truth: tuple[int, bool] | None) -> None:
+    """The most probable classes; `truth` is the true class, and whether it is the most probable of all."""
     axes.set_axis_off()
     axes.set_xlim(0, 1)
     axes.set_ylim(len(bars) - 0.35, -0.75)
@@ -108,14 +138,15 @@ def _bars(axes: "Axes", bars: list[tuple[int, float]], classes: Sequence[str], t
         axes.set_title("✗ logits are not finite", loc="left", fontsize=10, color=_WRONG)
         return
     if truth is not None:
-        right = bars[0][0] == truth
-        said = "✓ right" if right else f"✗ wrong, it is {_short(classes[truth], 20)}"
+        true, right = truth
+        said = "✓ right" if right else f"✗ wrong, it is {_short(classes[true], 20)}"
         axes.set_title(said, loc="left", fontsize=10, color=_RIGHT if right else _WRONG, weight="bold")
     for y, (index, chance) in enumerate(bars):
-        color = _RIGHT if index == truth else _BAR
+        is_true = truth is not None and index == truth[0]
+        color = _RIGHT if is_true else _BAR
         axes.barh(y, 1, height=0.28, color="0.93")
         axes.barh(y, chance, height=0.28, color=color)
-        name = _short(classes[index], 26) + (" ✓" if index == truth else "")
+        name = _short(classes[index], 26) + (" ✓" if is_true else "")
         axes.text(0, y - 0.22, name, fontsize=9, va="bottom")
         axes.text(1, y - 0.22, f"{100 * chance:.1f} %", fontsize=9, va="bottom", ha="right")
 

@@ -1,19 +1,22 @@
 """What the images of each class look like."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from torch_featviz.errors import OptionError, ShapeError
+from torch_featviz.model.labels import items_of, label_of, pair_of
 from torch_featviz.picture import Legend, Picture, Sheet, count, rgb
 from torch_featviz.picture.images import ValueRange, unit_image
 
+Label: TypeAlias = int | str
+
 
 def samples(
-    dataset: Iterable[tuple[Any, Any]] | Dataset[tuple[Any, Any]],
+    dataset: Iterable[Any] | Dataset[Any],
     *,
     n: int = 8,
     classes: Sequence[str] | None = None,
@@ -23,15 +26,19 @@ def samples(
     """The first images of each class, a class a row.
 
     Args:
-        dataset: pairs of an image (`h w`, `1 h w`, `3 h w`, or a Pillow image) and its class as a number.
-            It is read until each class has `n`, or to its end; `dataset.targets` is used where there is one.
+        dataset: pairs of an image (`h w`, `1 h w`, `3 h w`, or a Pillow image) and its class: a number, a one-hot
+            vector, or a name; or dictionaries that call them `image` and `label`. It is read until each class has
+            `n`, or to its end. `dataset.targets` only says where to look: each image stands under the label that comes
+            with it.
         n: images per class.
-        classes: their names; default `dataset.classes`, else the numbers that occur.
+        classes: their names; default `dataset.classes`, where no `target_transform` changes what they stand for, else
+            the numbers or names that occur.
         value_range: what the values of tensors mean: `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`, or a function
             that brings them to 0 to 1, such as a card's `denormalize`.
         title: above everything.
     Raises:
         ShapeError: the dataset is empty, or images are not of one size.
+        DtypeError: an item is no pair, or its label no class, such as a mask; it is named.
         OptionError: `n` is below 1, a class has no name, or there is no such range.
     Example:
         >>> samples([(torch.zeros(8, 8), 0), (torch.ones(8, 8), 1)], classes=["black", "white"]).pixels.shape
@@ -39,12 +46,12 @@ def samples(
     """
     if n < 1:
         raise OptionError(f"n must be at least 1, got {n}.")
-    names = classes if classes is not None else getattr(dataset, "classes", None)
+    names = classes if classes is not None else _own_names(dataset)
     found = _collect(dataset, n, names)
     if not found:
         raise ShapeError("the dataset holds no image of these classes; samples needs at least one.")
-    labels = list(names) if names is not None else [str(i) for i in sorted(found)]
-    numbers = list(range(len(labels))) if names is not None else sorted(found)
+    numbers: list[Label] = [*range(len(names))] if names is not None else sorted(found)
+    labels = list(names) if names is not None else [str(i) for i in numbers]
     images = {i: [unit_image(image, value_range) for image in found.get(i, [])] for i in numbers}
     sizes = sorted({tuple(image.shape[1:]) for row in images.values() for image in row})
     if len(sizes) > 1:
@@ -59,26 +66,77 @@ def samples(
     return Sheet(rgb(units), legend, title=title, ncols=columns, rows=tuple(labels), empty=empty)
 
 
-def _collect(dataset: Any, n: int, names: Sequence[str] | None) -> dict[int, list[Any]]:
-    """The first `n` images of each class; where the classes are listed, others are not even loaded."""
-    found: dict[int, list[Any]] = {}
-    targets = getattr(dataset, "targets", None)
-    if targets is not None and hasattr(dataset, "__getitem__"):
-        source: Iterable[tuple[Any, Any]] = ((index, target) for index, target in enumerate(targets))
-    else:
-        targets, source = None, dataset
-    for image, target in source:
-        number = int(target)
-        if names is not None and not 0 <= number < len(names):
-            raise OptionError(f"class {number} has no name: {len(names)} classes are named; give all of them.")
-        row = found.setdefault(number, [])
+def _own_names(dataset: Any) -> Sequence[str] | None:
+    """The data set's names of its classes, if its labels are still numbers of these."""
+    names, change = getattr(dataset, "classes", None), getattr(dataset, "target_transform", None)
+    if names is None or change is None:
+        return names
+    try:
+        same = all(_known(change(i), i, names) == i for i in range(len(names)))
+    except Exception:  # a function that takes other things than numbers of classes
+        return None
+    return names if same else None
+
+
+def _collect(dataset: Any, n: int, names: Sequence[str] | None) -> dict[Label, list[Any]]:
+    """The first `n` images of each class by the labels that come with them; others are not loaded, where targets that
+    are listed prove right."""
+    found = _by_targets(dataset, n, names)
+    return _in_order(dataset, n, names) if found is None else found
+
+
+def _by_targets(dataset: Any, n: int, names: Sequence[str] | None) -> dict[Label, list[Any]] | None:
+    """The images at which `dataset.targets` points; None where there are no targets, or an item has another label."""
+    targets: Any = getattr(dataset, "targets", None)
+    change = getattr(dataset, "target_transform", None)
+    if not hasattr(targets, "__iter__") or not hasattr(dataset, "__getitem__"):
+        return None
+    found: dict[Label, list[Any]] = {}
+    for i, target in enumerate(targets):
+        try:
+            expected = _known(target if change is None else change(target), i, names)
+        except Exception:  # what an item's own label is, is read from the item
+            return None
+        row = found.setdefault(expected, [])
         if len(row) < n:
-            row.append(dataset[image][0] if targets is not None else image)
-        elif names is not None and len(found) == len(names) and all(len(r) == n for r in found.values()):
+            image, label = pair_of(dataset[i], f"item {i}")
+            if _known(label, i, names) != expected:
+                return None
+            row.append(image)
+        elif _full(found, n, names):
             break
     return found
 
 
-def _missing(labels: Sequence[str], numbers: Sequence[int], images: dict[int, list[Tensor]]) -> tuple[str, ...]:
+def _in_order(dataset: Any, n: int, names: Sequence[str] | None) -> dict[Label, list[Any]]:
+    found: dict[Label, list[Any]] = {}
+    for i, item in enumerate(items_of(dataset)):
+        image, label = pair_of(item, f"item {i}")
+        known = _known(label, i, names)
+        if any(type(known) is not type(other) for other in found):
+            raise OptionError(
+                f"the label of item {i} is {known!r}, and earlier ones are {[*found][:3]}; give classes=."
+            )
+        row = found.setdefault(known, [])
+        if len(row) < n:
+            row.append(image)
+        elif _full(found, n, names):
+            break
+    return found
+
+
+def _known(value: Any, number: int, names: Sequence[str] | None) -> Label:
+    """A label, which has a name if any have."""
+    label = label_of(value, f"the label of item {number}", names)
+    if names is not None and not 0 <= int(label) < len(names):
+        raise OptionError(f"class {label} has no name: {len(names)} classes are named; give all of them.")
+    return label
+
+
+def _full(found: dict[Label, list[Any]], n: int, names: Sequence[str] | None) -> bool:
+    return names is not None and len(found) == len(names) and all(len(row) == n for row in found.values())
+
+
+def _missing(labels: Sequence[str], numbers: Sequence[Label], images: dict[Label, list[Tensor]]) -> tuple[str, ...]:
     none = [label for label, i in zip(labels, numbers, strict=True) if not images[i]]
     return (f"no example of: {', '.join(none)}",) if none else ()

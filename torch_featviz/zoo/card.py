@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from torch_featviz.errors import FeatvizError, OptionError, ShapeError, WeightsError
+from torch_featviz.model.answer import KINDS, Kind
 
 from .images import as_batch, read_image, to_channels, to_size
 from .weights import State, fetch_state, put_state, read_state
@@ -35,8 +36,11 @@ class ModelCard:
         weights: address of a trained state dict, or the path of its file, or what returns it.
         resize: shorter side before the middle is cut out; `None` squeezes the whole picture to size.
         rename: turns a key of an old weights file into the net's own.
+        answer: what the outputs are: `"logits"` or `"probabilities"` of classes of which one is true, `"label_logits"`
+            or `"label_probabilities"` of labels that may be true together, or `"figures"`; default: told by their
+            values and how the net makes them.
     Raises:
-        OptionError: sizes or statistics that cannot be.
+        OptionError: sizes, statistics or an answer that cannot be.
     Example:
         >>> card = ModelCard("tiny", lambda: nn.Conv2d(3, 4, 3), (3, 8, 8), mean=(0.5,), std=(0.25,))
         >>> card.build()(card.preprocess(torch.rand(3, 20, 30))).shape
@@ -55,6 +59,7 @@ class ModelCard:
     weights: str | Path | Callable[[], State] | None = None
     resize: int | None = None
     rename: Callable[[str], str] | None = None
+    answer: Kind | None = None
 
     def __post_init__(self) -> None:
         given = self.input_size
@@ -63,6 +68,8 @@ class ModelCard:
         for what, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, self.input_size[0]):
                 raise OptionError(f"{what} must have 1 or {self.input_size[0]} values, got {values}.")
+        if self.answer is not None and self.answer not in KINDS:
+            raise OptionError(f"answer must be one of {', '.join(KINDS)}, got {self.answer!r}.")
         if min(self.std) <= 0:
             raise OptionError(f"std must be above 0, got {self.std}.")
 

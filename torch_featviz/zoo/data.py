@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset
 
 from torch_featviz.capture import Moments
 from torch_featviz.errors import DtypeError, FileError, OptionError, ShapeError, WeightsError
+from torch_featviz.model.labels import image_of, items_of
 
 from .marks import draw_mark
 
@@ -210,11 +211,8 @@ def channel_stats(data: Dataset[Any] | Iterable[Any]) -> tuple[Tensor, Tensor]:
 
 def _images(data: Dataset[Any] | Iterable[Any]) -> Iterator[Tensor]:
     """Each item as `b c h w` float64; a data set is asked by number, since not all can be iterated."""
-    items: Iterable[Any] = data  # type: ignore[assignment]
-    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
-        items = map(data.__getitem__, range(len(data)))  # type: ignore[arg-type]
-    for item in items:
-        image = item[0] if isinstance(item, (tuple, list)) else item
+    for item in items_of(data):
+        image = image_of(item)
         if not isinstance(image, Tensor):
             raise DtypeError(f"items must be tensors, got {type(image).__name__}; pass transform=to_tensor.")
         if image.ndim not in (3, 4) or not image.numel():

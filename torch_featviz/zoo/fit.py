@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from math import isfinite, nan
+from functools import partial
+from math import isfinite
 from typing import Any
 
 import torch
@@ -18,15 +19,20 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from torch_featviz.errors import FeatvizError, OptionError, ShapeError
+from torch_featviz.model.answer import Answer, Kind, answer_of, end_of, ending, scores_of
+from torch_featviz.model.inputs import Inputs
+from torch_featviz.model.labels import labels_of, pair_of
 
 Loader = DataLoader[Any]
 Augment = Callable[[Tensor], Tensor]
 Around = Callable[[], AbstractContextManager[object]]
 
+_HINT = "a row of scores for each image, 'b n', is needed"
+
 
 @dataclass(frozen=True)
 class TrainingCurves:
-    """One number per epoch in each field; validation is NaN where there was none."""
+    """One number per epoch in each field; those of validation are empty where there was none."""
 
     train_loss: tuple[float, ...] = ()
     train_accuracy: tuple[float, ...] = ()
@@ -40,7 +46,8 @@ class Evaluation:
     """How a classifier does on a loader.
 
     `loss` is the mean cross entropy, `accuracy` is in [0, 1], `confusion` is `n n` int64 with a row per true
-    class and a column per answer, `logits` is `b n` in the loader's order.
+    class and a column per answer (2 by 2 for a single logit or probability), `logits` is `b n` in the loader's order,
+    as the model returned them.
     """
 
     loss: float
@@ -64,8 +71,9 @@ def fit(
     """Train in place by cross entropy; the model's train and eval flags are put back afterwards.
 
     Args:
-        model: gives `b n` logits, trained on the device where its first parameter is.
-        train_loader: yields inputs and int64 labels.
+        model: gives `b n` logits or probabilities, or a single one for two classes; trained on the device where its
+            first parameter is.
+        train_loader: yields inputs and labels: numbers of classes, or one-hot rows.
         valid_loader: measured after every epoch, never learnt from.
         epochs: times through the loader.
         lr: highest rate of a one-cycle schedule with AdamW.
@@ -75,7 +83,8 @@ def fit(
         progress: a bar on stderr with loss and accuracy as they are.
     Raises:
         OptionError: fewer than one epoch, or a rate that is not above 0.
-        ShapeError: the loader is empty.
+        ShapeError: the loader is empty, or the model returns no row of scores for each image.
+        DtypeError: a label is no class.
         FeatvizError: the loss is no longer finite.
     """
     if epochs < 1 or lr <= 0:
@@ -95,13 +104,13 @@ def fit(
             bar.set_description(f"epoch {epoch}/{epochs}", refresh=False)
             with _flags(model, training=True):
                 trained = _epoch(model, train_loader, bar, optimizer, schedule, augment=augment, around=around)
-            tested = evaluate(model, valid_loader) if valid_loader is not None else None
-            valid = (tested.loss, tested.accuracy) if tested else (nan, nan)
-            rows.append((*trained, *valid, time.perf_counter() - start))
+            valid = None if valid_loader is None else evaluate(model, valid_loader)
+            rows.append((*trained, *((valid.loss, valid.accuracy) if valid else ()), time.perf_counter() - start))
     finally:
         bar.close()
         optimizer.zero_grad()
-    return TrainingCurves(*zip(*rows, strict=True))
+    names = [name for name in TrainingCurves.__dataclass_fields__ if valid_loader is not None or "valid" not in name]
+    return TrainingCurves(**dict(zip(names, zip(*rows, strict=True), strict=True)))
 
 
 def _epoch(
@@ -117,11 +126,13 @@ def _epoch(
     """One pass; the mean loss and the accuracy while learning."""
     device = _device(model)
     loss_sum, right, seen = 0.0, 0, 0
-    for inputs, labels in loader:
+    kind: Kind | None = None  # judged by the first batch: what the scores are does not change
+    for inputs, labels in _batches(loader):
         images, truth = inputs.to(device), labels.to(device)
         with around():
-            logits = model(images if augment is None else augment(images))
-            loss = F.cross_entropy(logits, truth)
+            scores = scores_of(model(images if augment is None else augment(images)), len(truth), _HINT)
+            kind = kind or answer_of(scores, len(truth), ended=partial(end_of, scores), unsure="logits").kind
+            loss = _loss(Answer(scores, kind), _fitting(truth, Answer(scores, kind), seen))
             if not isfinite(value := loss.item()):
                 raise FeatvizError(f"the loss became {value}; lower lr, or look for NaN in the inputs.")
             optimizer.zero_grad()
@@ -130,7 +141,7 @@ def _epoch(
         if schedule is not None:
             schedule.step()
         loss_sum, seen = loss_sum + value * len(truth), seen + len(truth)
-        right += int((logits.argmax(1) == truth).sum())
+        right += int((Answer(scores.detach(), kind).values.argmax(1) == truth).sum())
         bar.set_postfix(loss=f"{loss_sum / seen:.3f}", accuracy=f"{right / seen:.3f}", refresh=False)
         bar.update()
     return loss_sum / seen, right / seen
@@ -141,23 +152,62 @@ def evaluate(model: nn.Module, loader: Loader) -> Evaluation:
     """Loss, accuracy and confusion in eval mode; the model's flags are put back afterwards.
 
     Args:
-        model: gives `b n` logits.
-        loader: yields inputs and int64 labels below `n`.
+        model: gives `b n` logits or probabilities, or a single one for two classes.
+        loader: yields inputs and labels below `n`: numbers of classes, or one-hot rows.
     Raises:
-        ShapeError: the loader is empty, or the logits are not `b n`.
+        ShapeError: the loader is empty, or the model returns no row of scores for each image.
+        DtypeError: a label is no class.
+        OptionError: a label is of a class that the model does not have.
     """
     device = _device(model)
+    batches, one = [], None
     with _flags(model, training=False):
-        batches = [(model(inputs.to(device)), labels.to(device)) for inputs, labels in loader]
-    if not batches:
-        raise ShapeError("loader must yield at least one batch, got none.")
-    logits, truth = (torch.cat(part) for part in zip(*batches, strict=True))
-    if logits.ndim != 2:
-        raise ShapeError(f"the model must give 'b n' logits, got shape {tuple(logits.shape)}.")
-    n, answer = logits.shape[1], logits.argmax(1)
-    confusion = torch.bincount(truth * n + answer, minlength=n * n).reshape(n, n)
-    accuracy = (answer == truth).double().mean().item()
-    return Evaluation(F.cross_entropy(logits, truth).item(), accuracy, confusion, logits)
+        for inputs, labels in _batches(loader):
+            images = inputs.to(device)
+            one = images[:1] if one is None else one
+            batches.append((scores_of(model(images), len(labels), _HINT), labels.to(device)))
+        if one is None:
+            raise ShapeError("loader must yield at least one batch, got none.")
+        scores, truth = (torch.cat(part) for part in zip(*batches, strict=True))
+        answer = answer_of(scores, len(scores), ended=partial(ending, model, Inputs(one)), unsure="logits")
+    truth, values = _fitting(truth, answer, 0), answer.values
+    n, said = values.shape[1], values.argmax(1)
+    confusion = torch.bincount(truth * n + said, minlength=n * n).reshape(n, n)
+    accuracy = (said == truth).double().mean().item()
+    return Evaluation(_loss(answer, truth).item(), accuracy, confusion, scores)
+
+
+def _batches(loader: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images, and the numbers of their classes."""
+    seen = 0
+    for i, batch in enumerate(loader):
+        inputs, labels = pair_of(batch, f"batch {i}")
+        yield inputs, labels_of(labels, len(inputs), first=seen)
+        seen += len(inputs)
+
+
+def _fitting(truth: Tensor, answer: Answer, first: int) -> Tensor:
+    """The labels, if the model has these classes."""
+    n = 2 if answer.binary else answer.scores.shape[1]
+    if len(beyond := ((truth < 0) | (truth >= n)).nonzero()):
+        i = int(beyond[0])
+        raise OptionError(
+            f"labels must be from 0 to {n - 1}, as the model's classes, got {int(truth[i])} of item {first + i}."
+        )
+    return truth
+
+
+def _loss(answer: Answer, truth: Tensor) -> Tensor:
+    """Mean cross entropy; of labels, of each against all others."""
+    scores = answer.scores
+    if answer.kind == "logits" and not answer.binary:
+        return F.cross_entropy(scores, truth)
+    if answer.kind == "logits":
+        return F.binary_cross_entropy_with_logits(scores[:, 0], truth.to(scores))
+    if answer.kind == "probabilities":
+        values = answer.values
+        return F.nll_loss(values.clamp(min=torch.finfo(values.dtype).tiny).log(), truth)
+    return F.binary_cross_entropy(answer.values, F.one_hot(truth, scores.shape[1]).to(answer.values))
 
 
 @contextmanager

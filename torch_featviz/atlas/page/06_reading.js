@@ -28,7 +28,9 @@ function renderSide() {
     ...shown.map((image) => h("figure", {}, side.figures.get(image).frame, h("figcaption", {}, named(DATA.images[image].name)))),
   );
   $("top").replaceChildren(...shown.flatMap(answerRows));
-  $("softmax").hidden = !DATA.softmax;
+  const squashed = DATA.softmax ? "softmax" : DATA.sigmoid ? "sigmoid" : null;
+  $("softmax").hidden = !squashed;
+  $("softmax").textContent = squashed && `${squashed} of what it returned`;
   $("answer").hidden = !shown.some((image) => DATA.images[image].top?.length);
   unread();
 }

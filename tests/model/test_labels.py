@@ -1,0 +1,139 @@
+"""Labels in all the forms in which data sets give them."""
+
+from enum import Enum, IntEnum
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torch.utils.data import Dataset, IterableDataset
+
+from torch_featviz.errors import DtypeError, OptionError, ShapeError
+from torch_featviz.model.labels import image_of, items_of, label_of, labels_of, pair_of
+
+
+class Pet(IntEnum):
+    CAT = 2
+
+
+class Word(str, Enum):
+    DOG = "dog"
+
+
+FORMS = {
+    "int": int,
+    "float": float,
+    "numpy": np.int64,
+    "array": lambda k: np.array(k, np.uint8),
+    "one of one": lambda k: np.array([k]),
+    "tensor": torch.tensor,
+    "half": lambda k: torch.tensor([[k]], dtype=torch.bfloat16),
+    "one-hot": lambda k: torch.eye(9)[k],
+    "one-hot list": lambda k: torch.eye(9)[k].tolist(),
+    "one-hot array": lambda k: np.eye(9, dtype=bool)[k],
+    "column": lambda k: torch.eye(9)[k][:, None],
+}
+
+
+@given(st.integers(0, 8), st.sampled_from([*FORMS]))
+def test_a_number_in_any_form(k, form):
+    assert label_of(FORMS[form](k), "item 0") == k
+
+
+def test_names_and_numbers_that_have_them():
+    assert label_of("dog", "item 0") == "dog"
+    assert label_of("dog", "item 0", ["cat", "dog"]) == 1
+    assert label_of(np.str_("dog"), "item 0", ["cat", "dog"]) == 1
+    assert label_of(Word.DOG, "item 0", ["cat", "dog"]) == 1
+    assert label_of(Pet.CAT, "item 0") == 2
+    assert label_of(True, "item 0") == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "words"),
+    [
+        (
+            torch.zeros(4, 4, dtype=torch.long),
+            DtypeError,
+            r"item 7 is of shape \(4, 4\), a mask or an image, and no class; give the data set a target_transform",
+        ),
+        (np.zeros((1, 4, 4)), DtypeError, r"of shape \(1, 4, 4\), a mask"),
+        (Image.new("L", (4, 4)), DtypeError, "item 7 is a Image, and no class"),
+        ({"boxes": 1, "labels": 2}, DtypeError, "item 7 is a dict of 'boxes', 'labels', and no class"),
+        (torch.tensor([0.0, 1.0, 1.0]), DtypeError, r"item 7 is \(0, 1, 1\), and not one class"),
+        (torch.tensor([0.25, 0.75]), DtypeError, r"item 7 is \(0\.25, 0\.75\), and not one class"),
+        ([0] * 20, DtypeError, r"\(0, 0, 0, 0, 0, 0, …\), and not one class"),
+        ([3, 5], DtypeError, r"\(3, 5\), and not one class"),
+        ([{"bbox": 1}, {"bbox": 2}], DtypeError, "a list of 2, and no class"),
+        ((), DtypeError, "a tuple of 0"),
+        (0.5, DtypeError, r"item 7 is 0\.5, and no class"),
+        (float("nan"), DtypeError, "item 7 is nan"),
+        (None, DtypeError, "item 7 is None, and no class"),
+        ("dgo", OptionError, "item 7 is 'dgo', which is none of the 3 classes; close: 'dog'"),
+        (torch.eye(2)[0], OptionError, "item 7 is one-hot of 2 classes, and 3 are named"),
+    ],
+)
+def test_what_is_no_class_says_which_and_what_to_do(value, error, words):
+    with pytest.raises(error, match=words):
+        label_of(value, "item 7", ["cat", "dog", "emu"])
+
+
+def test_batches():
+    numbers = torch.tensor([1, 0], dtype=torch.int32)
+    assert labels_of(numbers, 2).tolist() == [1, 0]
+    assert labels_of(numbers, 2).dtype == torch.int64
+    for values in (numbers[:, None], numbers.float(), [1, 0], np.array([1, 0]), torch.eye(3)[[1, 0]], (1, 0)):
+        assert labels_of(values, 2).tolist() == [1, 0]
+    assert labels_of(("b", "a"), 2, names="ab").tolist() == [1, 0]
+    assert labels_of(torch.tensor(1), 1).tolist() == [1]
+    assert labels_of(1, 1).tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "words"),
+    [
+        (torch.zeros(2, 4, 4), DtypeError, r"the label of item 10 is of shape \(4, 4\), a mask"),
+        (torch.tensor([[1.0, 0.0], [1.0, 1.0]]), DtypeError, r"the label of item 11 is \(1, 1\), and not one class"),
+        (("a", "b"), DtypeError, "the label of item 10 is 'a', a name, where numbers are needed"),
+        (torch.zeros(3), ShapeError, "items must hold 2 classes, one per image, got 3"),
+        ({"boxes": 1}, ShapeError, "got a dict of 'boxes'"),
+        ("ab", ShapeError, "got a str"),
+    ],
+)
+def test_batches_that_hold_no_classes(values, error, words):
+    with pytest.raises(error, match=words):
+        labels_of(values, 2, first=10)
+
+
+def test_items():
+    assert pair_of((1, 2, 3), "item 0") == (1, 2)
+    assert pair_of({"image": 1, "label": 2}, "item 0") == (1, 2)
+    assert pair_of({"pixel_values": 1, "labels": 2}, "item 0") == (1, 2)
+    assert [image_of(item) for item in ((1, 2), [1], {"img": 1, "x": 2}, 1)] == [1] * 4
+    for item, words in (
+        ({"image": 1, "caption": 2}, "item 3 is a dict of 'image', 'caption'; images are looked for under image"),
+        ({"photo": 1, "label": 2}, "classes under label, labels, target"),
+        (torch.zeros(2), "item 3 is a Tensor, and no pair"),
+        ((1,), r"item 3 is a tuple of 1, and no pair \(image, label\)"),
+    ):
+        with pytest.raises(DtypeError, match=words):
+            pair_of(item, "item 3")
+
+
+def test_a_data_set_that_cannot_be_iterated_is_asked_by_number():
+    class Few(Dataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, i):
+            return i  # and no IndexError
+
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter("abc")
+
+    assert [*items_of(Few())] == [0, 1, 2]
+    assert [*items_of(Stream())] == ["a", "b", "c"]
+    assert [*items_of([5])] == [5]

@@ -1,0 +1,162 @@
+"""What a data set gives: an image and its class, in whatever form; the one place where labels are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
+
+from torch_featviz.errors import DtypeError, OptionError, ShapeError
+
+_IMAGES = ("image", "img", "images", "pixel_values")  # in items that are dictionaries, as Hugging Face's are
+_LABELS = ("label", "labels", "target", "class")
+_HINT = "give the data set a target_transform that makes a class number of it"
+
+
+def items_of(data: Any) -> Iterable[Any]:
+    """The items of a data set or of any iterable, in order; a data set is asked by number, since not all can be
+    iterated."""
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset) and hasattr(data, "__len__"):
+        return map(data.__getitem__, range(len(data)))
+    return data  # type: ignore[no-any-return]
+
+
+def image_of(item: Any) -> Any:
+    """The image of an item, or the images of a batch: the first of a pair, what a dictionary calls so, or all of it."""
+    if isinstance(item, Mapping):
+        name = next((name for name in _IMAGES if name in item), None)
+        return item if name is None else item[name]
+    return item[0] if isinstance(item, (tuple, list)) and item else item
+
+
+def pair_of(item: Any, where: str) -> tuple[Any, Any]:
+    """The image of an item and its label as it is given, or the images and labels of a batch.
+
+    Args:
+        item: `(image, label, ...)`, or a dictionary with `image` and `label`.
+        where: which item, in words.
+    Raises:
+        DtypeError: it is neither.
+    """
+    if isinstance(item, Mapping):
+        label = next((name for name in _LABELS if name in item), None)
+        if label is None or (image := image_of(item)) is item:
+            keys = ", ".join(map(repr, item)) or "nothing"
+            raise DtypeError(
+                f"{where} is a dict of {keys}; images are looked for under {', '.join(_IMAGES)}, classes under "
+                f"{', '.join(_LABELS)}. Rename them, or give pairs (image, label)."
+            )
+        return image, item[label]
+    if isinstance(item, (tuple, list)) and len(item) > 1:
+        return item[0], item[1]
+    what = f"a {type(item).__name__}" + (f" of {len(item)}" if isinstance(item, (tuple, list)) else "")
+    raise DtypeError(f"{where} is {what}, and no pair (image, label).")
+
+
+def label_of(value: Any, where: str, names: Sequence[str] | None = None, hint: str = _HINT) -> int | str:
+    """The class in a label: its number, or its name where no names are known.
+
+    Args:
+        value: a whole number of any type, a one-hot vector, or a name.
+        where: whose label it is, in words.
+        names: of all classes, in order.
+        hint: what to do about anything else.
+    Raises:
+        DtypeError: it is no class, but a mask, a dictionary, several classes or nothing.
+        OptionError: `names` has no such name, or not as many as a one-hot vector has entries.
+    Example:
+        >>> label_of(torch.tensor([0.0, 1.0, 0.0]), "item 4"), label_of("dog", "item 5", ["cat", "dog"])
+        (1, 1)
+    """
+    shape = tuple(n for n in getattr(value, "shape", ()) if n != 1)
+    if len(shape) > 1:
+        what = f"of shape {tuple(value.shape)}, a mask or an image"
+        raise DtypeError(f"{where} is {what}, and no class; {hint}.")
+    plain = value.reshape(-1).tolist() if hasattr(value, "reshape") else value
+    while isinstance(plain, (list, tuple)) and len(plain) == 1:
+        plain = plain[0]
+    if isinstance(plain, str):
+        return plain if names is None else _number_of(plain, where, names)
+    if isinstance(plain, Real) and float(plain).is_integer():  # True, too
+        return int(float(plain))
+    if isinstance(plain, (list, tuple)) and plain and all(isinstance(each, Real) for each in plain):
+        return _hot(plain, where, names, hint)
+    raise DtypeError(f"{where} is {_what(plain)}, and no class; {hint}.")
+
+
+def labels_of(
+    values: Any,
+    count: int,
+    *,
+    first: int = 0,
+    names: Sequence[str] | None = None,
+    what: str = "item",
+    hint: str = _HINT,
+) -> Tensor:
+    """The classes of a batch, `b` int64, on the CPU or where they are.
+
+    Args:
+        values: as the data set gives them: numbers, one-hot rows, or names.
+        count: of images in the batch.
+        first: the number of the first of them.
+        names: of all classes, in order, where labels are names.
+        what: what each is called in errors.
+        hint: as for `label_of`.
+    Raises:
+        ShapeError: there are more or fewer.
+        DtypeError: one of them is no class.
+        OptionError: one has a name that `names` does not have.
+    Example:
+        >>> labels_of(torch.eye(3)[[2, 0]], 2)
+        tensor([2, 0])
+    """
+    numbers = isinstance(values, Tensor) and not values.is_floating_point() and not values.is_complex()
+    if numbers and values.shape == (count,):
+        numbered: Tensor = values.long()
+        return numbered
+    if isinstance(values, Tensor) and not values.dim():
+        values = values[None]
+    many = hasattr(values, "__len__") and not isinstance(values, (str, bytes, Mapping))
+    if count != (len(values) if many else 1) or isinstance(values, Mapping):
+        got = len(values) if many else _what(values)
+        raise ShapeError(f"{what}s must hold {count} classes, one per image, got {got}.")
+    rows = list(values) if many else [values]
+    owner = f"the label of {what} {{}}" if what == "item" else f"{what} {{}}"
+    found = [label_of(row, owner.format(first + i), names, hint) for i, row in enumerate(rows)]
+    for i, label in enumerate(found):
+        if isinstance(label, str):
+            raise DtypeError(f"{owner.format(first + i)} is {label!r}, a name, where numbers are needed; {hint}.")
+    return torch.tensor(found, device=values.device if isinstance(values, Tensor) else None, dtype=torch.int64)
+
+
+def _number_of(name: str, where: str, names: Sequence[str]) -> int:
+    if name in names:
+        return list(names).index(name)
+    close = ", ".join(map(repr, get_close_matches(name, names, 3, 0.5))) or "none"
+    raise OptionError(f"{where} is {name!r}, which is none of the {len(names)} classes; close: {close}.")
+
+
+def _hot(entries: Sequence[Any], where: str, names: Sequence[str] | None, hint: str) -> int:
+    """The place of the one entry that is 1."""
+    hot = [i for i, each in enumerate(entries) if each == 1]
+    if len(hot) != 1 or any(each not in (0, 1) for each in entries):
+        shown = ", ".join(f"{each:g}" for each in entries[:6]) + (", …" if len(entries) > 6 else "")
+        raise DtypeError(f"{where} is ({shown}), and not one class; {hint}.")
+    if names is not None and len(entries) != len(names):
+        raise OptionError(
+            f"{where} is one-hot of {len(entries)} classes, and {len(names)} are named; name all of them."
+        )
+    return hot[0]
+
+
+def _what(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "a dict of " + (", ".join(map(repr, value)) or "nothing")
+    if isinstance(value, (bool, int, float)) or value is None:
+        return repr(value)
+    return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, (list, tuple)) else "")
