@@ -224,7 +224,7 @@ def test_a_sheet_of_figures_and_of_labels():
         figures = net(IMAGES)[:, 0].tolist()
     sheet = attributions(net, IMAGES)
     assert labels_of(sheet) == [f"output {value:.3g}" for value in figures], "a figure is no probability"
-    assert "the highest output" in " ".join(sheet.legend.lines())
+    assert "the output, of several the highest" in " ".join(sheet.legend.lines())
     labels = net_of(3, nn.Sigmoid())
     with torch.no_grad():
         best = labels(IMAGES).max(1)

@@ -25,7 +25,7 @@ _EXPLAINED: dict[Kind, str] = {
     "probabilities": _CLASS,
     "label_logits": _LABEL,
     "label_probabilities": _LABEL,
-    "figures": "what is explained is the highest output",
+    "figures": "what is explained is the output, of several the highest",
 }
 
 
