@@ -50,7 +50,7 @@ def look(info: ModelCard, model: nn.Module, photo: Tensor, out: Path) -> None:
         fv.kernels(model, layer).save(out / f"{which}-kernels.png")
         title = f"{info.name} {layer}: the 64 maps with the highest values"
         fv.feature_maps(acts[layer][0], top=64, title=title).save(out / f"{which}-maps.png")
-    answer = fv.predictions(x, logits, info.classes, k=5, value_range=info.denormalize, title=f"{info.name} says")
+    answer = fv.predictions(x, logits, info.classes, k=5, card=info, title=f"{info.name} says")
     answer.save(out / "predictions.png")
     best = logits.softmax(1)[0].topk(5)
     for chance, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):

@@ -50,8 +50,7 @@ def explain(info: ModelCard, model: nn.Module, photo: Tensor, out: Path) -> None
         x,
         methods=METHODS,
         targets=best.indices.tolist(),
-        classes=info.classes,
-        value_range=info.denormalize,
+        card=info,
         title=f"Why {info.classes[int(best.indices[0])]}, and why {info.classes[int(best.indices[1])]}?",
     ).save(out / "why.png")
 
@@ -65,11 +64,12 @@ def excite(info: ModelCard, model: nn.Module, photo: Tensor, out: Path) -> None:
     field = fv.receptive_field(model, info.middle, x.shape[2:])
     down = project(model, x, info.middle, channels)
     print(f"  a unit of {info.middle} sees {field.size[0]}×{field.size[1]} pixels")
-    images = info.denormalize(x).clamp(0, 1).expand(len(channels), -1, -1, -1)
     scale = fv.Scale(symmetric=True, per="kernel", quantile=0.999)
     heat = down.values.sum(1, keepdim=True)
     fitted = scale.fit(heat)
-    cells = fv.overlay(images, (heat / fitted.vmax).clamp(-1, 1), scale=fv.Scale(symmetric=True, vmin=-1, vmax=1))
+    shares = (heat / fitted.vmax).clamp(-1, 1)
+    photos = x.expand(len(channels), -1, -1, -1)
+    cells = fv.overlay(photos, shares, scale=fv.Scale(symmetric=True, vmin=-1, vmax=1), card=info)
     how = "the deconvnet" if down.method == "deconvnet" else "guided backpropagation"
     note = f"by {how}, summed over colours; the 0.1 % beyond a map's scale are drawn at its end"
     Sheet(

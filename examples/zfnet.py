@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"  {level}: {layer}, whose units see {field.size[0]}×{field.size[1]} pixels")
             best = fv.top_patches(model, DataLoader(images, batch_size=16), layer, progress=sys.stderr.isatty())
             strongest = best.values[:, 0].argsort(descending=True)[: options.channels].sort().values.tolist()
-            sheet = fv.exemplars(best, strongest, value_range=info.denormalize)
+            sheet = fv.exemplars(best, strongest, card=info)
             sheet.save(options.out / f"{level}.png")
     except fv.FeatvizError as error:
         print(f"zfnet: {error}", file=sys.stderr)

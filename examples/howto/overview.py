@@ -26,7 +26,7 @@ fv.overview(model, cat, blocks, title="A cat, block by block: mean over channels
 
 with torch.no_grad():
     logits = model(cat)
-fv.predictions(cat, logits, info.classes, k=5, value_range=info.denormalize)
+fv.predictions(cat, logits, info.classes, k=5, card=info)
 
 # %%
 # From the shell: ``featviz overview efficientnet_lite0 --image cat.jpg``.

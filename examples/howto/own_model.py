@@ -60,7 +60,7 @@ images = card.preprocess(photo)
 with torch.no_grad():
     logits = model(images)
 title = "An untrained network guesses"
-fv.predictions(images, logits, card.classes, value_range=card.denormalize, title=title)
+fv.predictions(images, logits, card.classes, card=card, title=title)
 
 # %%
 # From here on it is like any other network.

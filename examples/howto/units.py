@@ -28,7 +28,7 @@ images = [square for name in ("chelsea", "astronaut", "coffee") for square in sq
 layer = "_blocks.2._expand_conv"
 best = fv.top_patches(model, DataLoader(images, batch_size=16), layer, k=9)
 strongest = best.values[:, 0].topk(6).indices.tolist()
-fv.exemplars(best, strongest, value_range=info.denormalize)
+fv.exemplars(best, strongest, card=info)
 
 # %%
 # Left the patches, right what in them excites the unit: mid-grey is 0. Each channel has found edges of its own slant,

@@ -19,8 +19,7 @@ fv.attributions(
     cat,
     methods=["gradcam", "integrated_gradients"],
     options={"integrated_gradients": {"n_steps": 16}},
-    classes=info.classes,
-    value_range=info.denormalize,
+    card=info,
     title="What speaks for an Egyptian cat?",
 )
 

@@ -14,7 +14,7 @@ from torch_featviz.bench import Added, Overhead, Ratio
 from torch_featviz.cli import commands
 from torch_featviz.inspect import summary
 from torch_featviz.picture import Sheet
-from torch_featviz.zoo import TrainingCurves, card, read_image
+from torch_featviz.zoo import TrainingCurves, card
 
 
 @pytest.fixture
@@ -299,7 +299,7 @@ def test_atlas_is_given_all_that_was_typed(page, drawing, tmp_path, capsys):
     assert capsys.readouterr().out == f"{out}\n"
     known = card("xo")
     assert not page["model"].training
-    expected = torch.cat([known.preprocess(read_image(path)) for path in (drawing, other)])
+    expected = torch.cat([known.preprocess(path) for path in (drawing, other)])
     assert torch.equal(page["images"], expected)
     assert page["card"] == replace(known, name="xo (untrained)")
     assert page["names"] == ["drawing.png", "b.png"]

@@ -85,7 +85,7 @@ def test_resize_cuts_out_the_middle():
         (torch.rand(8, 8), ShapeError, r"'c h w' or 'b c h w' and not empty, got shape \(8, 8\)"),
         (torch.rand(3, 0, 8), ShapeError, "not empty"),
         (torch.rand(2, 8, 8), ShapeError, "takes 3 channels, got an image with 2"),
-        (torch.zeros(3, 8, 8, dtype=torch.uint8), DtypeError, "got torch.uint8"),
+        (torch.zeros(3, 8, 8, dtype=torch.int64), DtypeError, "bytes or of floats in .*, got torch.int64"),
         ("none.png", FileError, "no image file 'none.png'"),
         (7, DtypeError, "a PIL image or a file, got int"),
         (torch.full((3, 8, 8), 255.0), OptionError, "got 255 to 255; divide bytes by 255"),

@@ -14,7 +14,7 @@ from torch_featviz.model.answer import Answer, Kind, answer_of, ending, scores_o
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated
-from torch_featviz.picture import rgb
+from torch_featviz.picture import Legend, count, rgb
 
 from .pack import Blobs
 
@@ -69,7 +69,7 @@ def put_images(
 
     Args:
         blobs: where the pictures go.
-        units: `b 3 h w` in [0, 1].
+        units: `b 3 h w`; what is not within 0 and 1 is marked, and counted for each image.
         names: of the images, or none.
         answer: to them.
         classes: their names; may be empty.
@@ -81,5 +81,12 @@ def put_images(
     for i, pixels in enumerate(rgb(units)):
         name = names[i] if names else f"image {i}"
         top = [{"class": k, "name": known[k], "probability": float(values[i, k])} for k in order[i]]
-        found.append({"name": name, "picture": blobs.picture(pixels, f"the image {name}"), "top": top})
+        picture = blobs.picture(pixels, f"the image {name}")
+        found.append({"name": name, "picture": picture, "clipped": marks_of(units[i : i + 1]), "top": top})
     return found
+
+
+def marks_of(units: Tensor) -> list[dict[str, str]]:
+    """The colours reserved for what is not within 0 and 1, where they are used, and how many pixels each marks."""
+    marks = Legend(counts=count(units)).marks()
+    return [{"color": "#{:02x}{:02x}{:02x}".format(*color), "words": words} for color, words in marks]

@@ -7,9 +7,9 @@ import html
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ from torch_featviz.inspect.walk import Walk, walk
 from torch_featviz.model.answer import Answer, Kind
 from torch_featviz.model.inputs import Inputs, check_images
 from torch_featviz.picture import reserved
-from torch_featviz.picture.color import lut
-from torch_featviz.picture.images import ValueRange, unit_images
+from torch_featviz.picture.color import Counts, lut
+from torch_featviz.picture.images import ValueRange, clipped, unit_images
 from torch_featviz.zoo import ModelCard
 
 from .answer import answered, no_reasons, put_images
@@ -120,8 +120,9 @@ def atlas(
         model: any module; it is untouched.
         images: `b c h w`, as the model takes them; a few.
         card: names the model and its classes, and says what the values of images mean.
-        value_range: what they mean: `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`, or a function that brings them
-            to 0 to 1; default the card's `denormalize`, without a card `"unit"`.
+        value_range: what they mean: `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`, `{"mean": ..., "std": ...}`,
+            or a function that brings them to 0 to 1; default the card's. Without a card, what is not within 0 and 1 is
+            refused unless `"unit"` is declared.
         names: of the images, such as their files'.
         loader: images of a data set, as for `top_patches`: what else moves the channels.
         methods: of attribution, as `attribute` knows them; default Grad-CAM, if the model returns a row of scores for
@@ -155,9 +156,11 @@ def atlas(
     """
     _check(images, names, targets, megabytes)
     check_projection(projection)
-    if value_range is None:
-        value_range = "unit" if card is None else card.denormalize
-    to_unit = _to_unit(value_range, images)
+    to_unit = partial(_units, value_range=value_range, card=card)
+    units = to_unit(images)
+    counts, hints = clipped(units, value_range, card)
+    if value_range is None and card is None and counts != Counts():
+        raise OptionError(_refused(images))
     limit = (MEGABYTES if megabytes is None else megabytes) * 1e6
     name = card.name if card is not None else type(model).__name__
     names = [str(each) for each in names]
@@ -169,7 +172,7 @@ def atlas(
     classes: Sequence[str] = () if card is None else card.classes
     said, left_out = answered(model, inputs, seen, answer, named=bool(classes) or targets is not None)
     classes = _fitting(classes, said, left_out)
-    shown = put_images(blobs, to_unit(images), names, said, classes)
+    shown = put_images(blobs, units, names, said, classes)
     asked: dict[str, Any] = {"methods": methods, "targets": targets}
     unasked = methods is None and targets is None
     why: list[dict[str, Any]] = []
@@ -178,9 +181,9 @@ def atlas(
     else:
         why, told = put_why(blobs, model, inputs, said, classes, **asked, baselines=baselines, progress=progress)
     left_out = told + left_out
-    units: dict[str, Any] = {}
+    patches: dict[str, Any] = {}
     if loader is not None:
-        units, told = put_units(blobs, model, seen.layers, loader, to_unit, projection=projection, progress=progress)
+        patches, told = put_units(blobs, model, seen.layers, loader, to_unit, projection=projection, progress=progress)
         left_out += told
     learning = None
     if training is not None:
@@ -199,12 +202,13 @@ def atlas(
         "palettes": {"signed": _palette("RdBu_r"), "positive": _palette("viridis")},
         "reserved": {"signed": _reserved("RdBu_r"), "positive": _reserved("viridis")},
         "images": shown,
+        "range": list(hints),
         "answer": None if said is None else "value" if said.kind == "figures" else "probability",
         "softmax": said is not None and said.squashed == "softmax",
         "sigmoid": said is not None and said.squashed == "sigmoid",
         "answered_by": _answering(seen, said),
         "classes": list(classes),
-        "layers": [{**layer, "units": units.get(layer["name"])} for layer in layers],
+        "layers": [{**layer, "units": patches.get(layer["name"])} for layer in layers],
         "why": why,
         "learning": learning,
         "left_out": left_out,
@@ -241,24 +245,21 @@ def _check(images: Tensor, names: Sequence[str], targets: Sequence[int] | None, 
         raise OptionError(f"megabytes must be a number of {_LEAST:g} or more, got {megabytes}.")
 
 
-def _to_unit(value_range: ValueRange, images: Tensor) -> Callable[[Tensor], Tensor]:
-    """From images as the model takes them to red, green and blue within 0 and 1; other channels become their mean."""
-    if value_range == "unit":
-        low, high = (float(end) for end in images.aminmax())
-        if not (low >= -1e-3 and high <= 1 + 1e-3):
-            raise OptionError(
-                f"images must lie in [0, 1], got {low:.4g} to {high:.4g}; give value_range=, or the mean and std they "
-                "were normalised with: card=ModelCard(name, build, input_size, mean=..., std=...)."
-            )
-    declared = "unit" if callable(value_range) else value_range
+def _refused(images: Tensor) -> str:
+    low, high = (float(end) for end in images.aminmax())
+    return (
+        f"images must lie in [0, 1], got {low:.4g} to {high:.4g}; give value_range=, or the mean and std they were "
+        "normalised with: value_range={'mean': ..., 'std': ...}, or card=. value_range='unit' marks what is beyond."
+    )
 
-    def to_unit(given: Tensor) -> Tensor:
-        units = value_range(given) if callable(value_range) else given
-        if units.shape[1] not in (1, 3):
-            units = units.mean(1, keepdim=True)
-        return unit_images(units, declared).cpu().clamp(0, 1)
 
-    return to_unit
+def _units(images: Tensor, value_range: ValueRange | None, card: ModelCard | None) -> Tensor:
+    """Images as the model takes them on the unit range, `b 3 h w`; channels other than 1 or 3 become their mean."""
+    if images.shape[1] not in (1, 3):
+        to_unit = value_range if value_range is not None or card is None else card.denormalize
+        images = (to_unit(images) if callable(to_unit) else images).mean(1, keepdim=True)
+        value_range, card = ("unit" if callable(to_unit) else to_unit), None
+    return unit_images(images, value_range, card).cpu()
 
 
 def _left(limit: float, blobs: Blobs, seen: Walk, names: list[str]) -> float:

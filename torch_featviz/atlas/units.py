@@ -16,6 +16,7 @@ from torch_featviz.picture import enlarge, rgb
 from torch_featviz.survey import Patches, read_patches, top_patches
 from torch_featviz.views.exemplars import signed_units
 
+from .answer import marks_of
 from .layers import MODEL, peaks_of, strongest
 from .pack import Blobs
 
@@ -43,7 +44,7 @@ def put_units(
         model: as it was given.
         layers: of the walk.
         loader: as for `top_patches`; it is read once for all layers, and the images chosen once more.
-        to_unit: from images as the model takes them to red, green and blue within 0 and 1.
+        to_unit: from images as the model takes them to red, green and blue on the unit range.
         projection: as in `TopPatches.patches`.
         progress: show a bar.
     """
@@ -75,12 +76,14 @@ def _units(blobs: Blobs, patches: Patches, to_unit: _ToUnit) -> dict[str, Any]:
         inside = patches.inside[n, : len(values), None]
         signed = signed_units(patches.projections[n, : len(values)])
         alt, cosine = f"channel {channel} of {patches.layer}", float(patches.cosine[n])
+        pixels = torch.where(inside, to_unit(patches.images[n, : len(values)]), 0)
         units[str(channel)] = {
             "values": values,
             "images": patches.numbers[n, : len(values)].tolist(),
+            "clipped": marks_of(pixels),
             "cosine": None if math.isnan(cosine) else cosine,
             "patches": blobs.picture(
-                _strip(to_unit(patches.images[n, : len(values)]), inside),
+                _strip(pixels, inside),
                 f"patches that move {alt} most, the highest first",
                 lossy=True,
             ),
@@ -96,7 +99,7 @@ def _units(blobs: Blobs, patches: Patches, to_unit: _ToUnit) -> dict[str, Any]:
 
 def _strip(units: Tensor, inside: Tensor) -> Tensor:
     """`k 3 h w -> 3 side (k side)`: cells next to each other, the longer side of each at most the largest."""
-    colors = torch.where(inside, rgb(units.clamp(0, 1)), _NOTHING).to(torch.uint8)
+    colors = torch.where(inside, rgb(units), _NOTHING).to(torch.uint8)
     side = max(colors.shape[2:])
     if side > _SIDE:
         sizes = [max(1, round(n * _SIDE / side)) for n in colors.shape[2:]]

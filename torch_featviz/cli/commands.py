@@ -123,9 +123,7 @@ def why(on: Given) -> Picture:
         methods=on.arguments.method or ["gradcam"],
         targets=on.classes(),
         layer=on.arguments.layer,
-        classes=on.card.classes,
-        answer=on.card.answer,
-        value_range=on.card.denormalize,
+        card=on.card,
         title=f"{on.name} on {_said(on.names())}: what speaks for (red) and against (blue)",
     )
 
@@ -134,8 +132,7 @@ def units(on: Given) -> Picture:
     """What moves each channel of a layer most."""
     layer = on.layer(on.card.high)
     best = top_patches(on.model, on.loader(), layer, progress=sys.stderr.isatty())
-    shown: dict[str, Any] = {"projection": on.arguments.projection, "value_range": on.card.denormalize}
-    return _named(on, views.exemplars(best, on.arguments.channels, **shown))
+    return _named(on, views.exemplars(best, on.arguments.channels, projection=on.arguments.projection, card=on.card))
 
 
 def atlas(on: Given) -> Saved:

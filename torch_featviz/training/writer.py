@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from torch_featviz.picture import Picture
+from torch_featviz.warn import warn
 
 from .sinks import Record, Sink
-from .warn import warn
 
 ROOM = 8  # steps that wait to be written
 PATIENCE = 10.0  # seconds that the training waits for room, once; then it goes on without

@@ -11,14 +11,17 @@ from torch import Tensor, nn
 from torch_featviz.errors import ShapeError
 from torch_featviz.explain import Faithfulness, Reason, Reasons, reasons
 from torch_featviz.explain.reasons import answered
-from torch_featviz.model.answer import Kind
+from torch_featviz.model.answer import Answer, Kind
 from torch_featviz.model.inputs import check_images
-from torch_featviz.picture import Legend, Picture, Scale, Sheet, number, overlay, rgb
-from torch_featviz.picture.images import ValueRange, unit_images
+from torch_featviz.picture import Legend, Picture, Scale, Sheet, count, number, rgb
+from torch_featviz.picture.color import total_of
+from torch_featviz.picture.images import ValueRange, clipped, unit_images
+from torch_featviz.picture.overlay import laid
+from torch_featviz.zoo import ModelCard
 
 _CELLS = 64
 _SIDE = 200  # pixels, about, of a cell
-_UNIT = Scale(symmetric=True, vmin=-1, vmax=1)
+_UNIT, _CMAP = Scale(symmetric=True, vmin=-1, vmax=1), "RdBu_r"
 _CLASS, _LABEL = "the class explained is the one predicted", "the label explained is the most probable one"
 _EXPLAINED: dict[Kind, str] = {
     "logits": _CLASS,
@@ -38,7 +41,8 @@ def attributions(
     layer: str | None = None,
     classes: Sequence[str] = (),
     answer: Kind | None = None,
-    value_range: ValueRange = "unit",
+    value_range: ValueRange | None = None,
+    card: ModelCard | None = None,
     baselines: Tensor | float | None = None,
     options: Mapping[str, Mapping[str, object]] | None = None,
     faithful: bool = True,
@@ -57,8 +61,9 @@ def attributions(
         classes: names, in the order of the outputs; of a single logit or probability two, or the one it speaks for.
         answer: what the model's scores are, as for `attribute`; default: told by their values and how the model makes
             them. One figure for each image is a logit if classes are named, and else itself.
-        value_range: what the values of images mean: `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`, or a function
-            that brings them to 0 to 1, such as a card's `denormalize`.
+        value_range: what the values of images mean: `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`,
+            `{"mean": ..., "std": ...}`, or a function that brings them to 0 to 1; default the card's, or `"unit"`.
+        card: of the model, if images are as it takes them; what `classes` and `answer` leave out is the card's.
         baselines: what a pixel is when there is nothing, for the methods that ask and for measuring: a value, or a
             tensor that can be expanded to the images; default as in `attribute` and `faithfulness`.
         options: for each method by its name, as `attribute` takes them.
@@ -69,8 +74,8 @@ def attributions(
     Raises:
         ShapeError: images are not `b c h w`, more than 64 heatmaps are asked for, the model returns no row of scores
             for each image, or classes are not as many.
-        OptionError: no methods, an option of a method that is not asked for, or scores that may be logits or
-            probabilities.
+        OptionError: no methods, an option of a method that is not asked for, no such range or card, or scores that may
+            be logits or probabilities.
         LayerError, DtypeError, DeviceError: as `attribute`.
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
@@ -82,8 +87,11 @@ def attributions(
     if cells > _CELLS:
         raise ShapeError(f"{cells} heatmaps are more than a sheet of {_CELLS} can show; give fewer images or methods.")
     more: dict[str, Any] = {"additional_forward_args": additional_forward_args, "keywords": keywords}
-    known = answered(model, images, said=answer, named=bool(classes) or targets is not None, **more)
-    names = known.names(classes)
+    units = unit_images(images, value_range, card)
+    published = () if card is None else card.classes
+    said = card.answer if answer is None and card is not None else answer
+    known = answered(model, images, said=said, named=bool(classes or published) or targets is not None, **more)
+    names = _names(known, classes, published)
     why = reasons(
         model,
         images,
@@ -96,9 +104,12 @@ def attributions(
         faithful=faithful,
         **more,
     )
-    columns = [_Column("", rgb(unit_images(images, value_range).clamp(0, 1)), [""] * len(images))]
+    counts, hints = clipped(units, value_range, card)
+    columns = [_Column("", rgb(units, _CMAP), [""] * len(images))]
     for reason in why.methods:
-        overlays = overlay(images, _shares(reason), scale=_UNIT, value_range=value_range)
+        shares = _shares(reason)
+        counts = total_of([counts, count(_UNIT(shares).flatten(0, 1)[:, None])])
+        overlays = laid(units, shares, scale=_UNIT, cmap=_CMAP)
         for k in range(overlays.shape[1]):
             heading = reason.method + (" (!)" if reason.unmoved else "")
             heading += "" if targets is None else f": {names[int(why.classes[0, k])]}"
@@ -107,7 +118,7 @@ def attributions(
     answers = [_answer(why, i, names) for i in range(len(images))]
     return Sheet(
         torch.stack([column.cells for column in columns], dim=1).flatten(0, 1),
-        Legend(_UNIT, "RdBu_r", notes=_notes(why, faithful, targets is None)),
+        Legend(_UNIT, _CMAP, counts, (*_notes(why, faithful, targets is None), *hints)),
         title=title or "What speaks for the answer (red) and against it (blue)",
         ncols=len(columns),
         columns=tuple(column.heading for column in columns),
@@ -121,6 +132,16 @@ class _Column(NamedTuple):
     heading: str
     cells: Tensor
     captions: list[str]
+
+
+def _names(known: Answer, classes: Sequence[str], published: Sequence[str]) -> tuple[str, ...]:
+    """Those given; else those published with a card, if they are of this model's outputs."""
+    try:
+        return known.names(classes or published)
+    except ShapeError:
+        if classes:
+            raise
+        return known.names()
 
 
 def _shares(reason: Reason) -> Tensor:

@@ -12,7 +12,7 @@ from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.explain.deconvnet import PROJECTIONS
 from torch_featviz.picture import Legend, Picture, Scale, Sheet, count, grid_columns, number, rgb, tile
 from torch_featviz.picture.color import total_of
-from torch_featviz.picture.images import ValueRange, unit_images
+from torch_featviz.picture.images import Card, ValueRange, clipped, unit_images
 from torch_featviz.survey import Patches, TopPatches
 
 SHOWN, HITS = 16, 9
@@ -36,7 +36,8 @@ def exemplars(
     channels: int | Sequence[int] | None = None,
     *,
     projection: str | None = None,
-    value_range: ValueRange = "unit",
+    value_range: ValueRange | None = None,
+    card: Card | None = None,
     title: str = "",
 ) -> Picture:
     """For each channel a block of the image patches that move it most, and to its right a block of what does it.
@@ -53,12 +54,13 @@ def exemplars(
         best: from `top_patches`, or the patches of some of its channels.
         channels: which ones; default the first 16, or those of the patches given.
         projection: `"deconvnet"` or `"guided_backprop"`; default: what suits the network, as in `deconvnet`.
-        value_range: what the values of images mean: `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`, or a function
-            that brings them to 0 to 1, such as a card's `denormalize`.
+        value_range: what the values of images mean: `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`,
+            `{"mean": ..., "std": ...}`, or a function that brings them to 0 to 1; default the card's, or `"unit"`.
+        card: of the model, if images are as it takes them.
         title: above everything; default names the layer.
     Raises:
-        OptionError: there is no such channel, projection or range, or channels or another projection are named beside
-            patches that are chosen already.
+        OptionError: there is no such channel, projection, range or card, or channels or another projection are named
+            beside patches that are chosen already.
         ShapeError: images have other than one or three channels.
     Example:
         >>> from torch_featviz.survey import top_patches
@@ -71,13 +73,14 @@ def exemplars(
         raise ShapeError(f"images of 1 or 3 channels can be drawn, these have {colors}.")
     patches = _patches(best, channels, projection)
     images = patches.images[:, :HITS].flatten(0, 1)
-    units = unit_images(images, value_range)
+    units = unit_images(images, value_range, card)
     projections = patches.projections[:, :HITS].flatten(0, 1)
     signed = signed_units(projections).expand(-1, 3, -1, -1)
     inside = patches.inside[:, :HITS].flatten(0, 1)[:, None]
     n, hits = len(patches.channels), min(HITS, patches.inside.shape[1])
     pairs = [_blocks(x, inside, hits) for x in (units, signed)]
-    counts = total_of(count(torch.where(inside, x, 0)) for x in (units, signed))
+    counts, hints = clipped(torch.where(inside, units, 0), value_range, card)
+    counts = total_of([counts, count(torch.where(inside, signed, 0))])
     gone = ~(patches.values > 0).any(1)
     dead = gone.tolist()
     cells = torch.stack(pairs, 1)
@@ -86,7 +89,7 @@ def exemplars(
     whole = bool(patches.inside[~gone, :HITS].all())
     return Sheet(
         cells.flatten(0, 1),
-        Legend(counts=counts, notes=_notes(patches, hits, whole, sum(dead))),
+        Legend(counts=counts, notes=(*_notes(patches, hits, whole, sum(dead)), *hints)),
         title=title or _title(patches),
         ncols=2 * min(grid_columns(n, 0.6), max(1, _WIDEST // (2 * zoom * cells.shape[-1]))),
         labels=tuple(words for i in range(n) for words in _labels(patches, i, hits)),

@@ -2,27 +2,41 @@
 
 import math
 
+import torch
 from torch import Tensor
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
-from torch_featviz.picture import Picture, Scale, Sheet, number, paint
+from torch_featviz.picture import Legend, Picture, Scale, Sheet, number, paint, rgb
+from torch_featviz.picture.images import Card, ValueRange, clipped, unit_image
 
 LIMIT = 64
 
 
-def pixels(image: Tensor, *, scale: Scale | None = None, decimals: int = 2, title: str = "") -> Picture:
+def pixels(
+    image: Tensor,
+    *,
+    scale: Scale | None = None,
+    value_range: ValueRange | None = None,
+    card: Card | None = None,
+    decimals: int = 2,
+    title: str = "",
+) -> Picture:
     """Every value of a small image, written on its colour, with row and column numbers.
 
     Args:
         image: `h w` or `1 h w`, or `3 h w` for red, green and blue, which are written below each other.
         scale: how values become colours; default: bytes are 0 to 255, red, green and blue as floats are
             0 to 1, anything else goes from its lowest value to its highest.
+        value_range: colours as those of an image of that range, instead of `scale`; what is written stays as it is.
+            `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`, `{"mean": ..., "std": ...}`, or a function that brings
+            images to 0 to 1; default the card's.
+        card: of the model, if the image is as it takes it.
         decimals: digits after the point for floats.
         title: above everything.
     Raises:
         ShapeError: `image` has other axes, is empty, or is too large to be read.
         DtypeError: `image` is not a tensor of real values.
-        OptionError: `decimals` is negative.
+        OptionError: `decimals` is negative, there is no such range or card, or one is given beside `scale`.
     Example:
         >>> pixels(torch.eye(3)).pixels.shape
         torch.Size([3, 5, 5])
@@ -40,11 +54,17 @@ def pixels(image: Tensor, *, scale: Scale | None = None, decimals: int = 2, titl
             f"at most {LIMIT} × {LIMIT} values can be read, got {height} × {width}; "
             f"crop it with image[..., :{LIMIT}, :{LIMIT}]."
         )
-    if scale is None:
-        unit = Scale(vmin=0, vmax=1) if channels == 3 and planes.is_floating_point() else Scale()
-        scale = Scale(vmin=0, vmax=255) if str(planes.dtype) == "torch.uint8" else unit
+    declared = value_range is not None or card is not None
+    if declared and scale is not None:
+        raise OptionError("scale= and value_range= or card= both say how values become colours; give one of them.")
     cells = planes.permute(1, 2, 0).reshape(height * width, channels, 1, 1)
-    colors, legend = paint(cells, scale, cmap=None if scale.symmetric else "gray")
+    if declared or (scale is None and channels == 3 and planes.is_floating_point()):
+        units = unit_image(planes, value_range, card).permute(1, 2, 0).reshape(-1, 3, 1, 1)
+        counts, hints = clipped(units, value_range, card)
+        colors, legend = rgb(units), Legend(counts=counts, notes=hints)
+    else:
+        scale = scale or (Scale(vmin=0, vmax=255) if planes.dtype == torch.uint8 else Scale())
+        colors, legend = paint(cells, scale, cmap=None if scale.symmetric else "gray")
     values = cells.flatten(1).tolist()
     return Sheet(
         colors,

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from functools import partial
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,9 +12,10 @@ from torch import Tensor
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.model.answer import LABELS, Answer, Kind, answer_of, end_of, scores_of
 from torch_featviz.model.labels import labels_of
-from torch_featviz.picture import Chart, Legend, Picture, count, rgb
-from torch_featviz.picture.images import ValueRange, unit_image
+from torch_featviz.picture import Chart, Legend, Picture, rgb
+from torch_featviz.picture.images import ValueRange, clipped, unit_image
 from torch_featviz.picture.scale import as_float
+from torch_featviz.zoo import ModelCard
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +32,8 @@ def predictions(
     k: int = 3,
     targets: Tensor | Sequence[int] | Sequence[str] | None = None,
     answer: Kind | None = None,
-    value_range: ValueRange = "unit",
+    value_range: ValueRange | None = None,
+    card: ModelCard | None = None,
     title: str = "",
 ) -> Picture:
     """Each image with its most probable classes; right and wrong are told by sign, word and colour.
@@ -44,14 +47,15 @@ def predictions(
         targets: `b` true classes, as a data set gives them: numbers, names or one-hot rows.
         answer: what `logits` are, where values do not tell: `"logits"`, `"probabilities"`, or, of labels that may be
             true together, `"label_logits"` or `"label_probabilities"`.
-        value_range: what the values of images mean: `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`, or a function
-            that brings them to 0 to 1, such as a card's `denormalize`.
+        value_range: what the values of images mean: `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`,
+            `{"mean": ..., "std": ...}`, or a function that brings them to 0 to 1; default the card's, or `"unit"`.
+        card: of the model, if images are as it takes them; default of `answer`, too.
         title: above everything.
     Raises:
         DtypeError: images or logits are not tensors of real values, or a target is no class.
         ShapeError: numbers of images, logits, classes and targets do not agree, or there are too many images.
-        OptionError: `k` is below 1, a target has no name, there is no such range, or values within 0 and 1 may be
-            logits as well as probabilities.
+        OptionError: `k` is below 1, a target has no name, there is no such range or card, or values within 0 and 1 may
+            be logits as well as probabilities.
     Example:
         >>> picture = predictions(torch.rand(2, 1, 8, 8), torch.randn(2, 3), ["a", "b", "c"], targets=[0, 1])
         >>> len(picture.figure().axes)
@@ -60,7 +64,9 @@ def predictions(
     from matplotlib.figure import Figure  # noqa: PLC0415  no matplotlib on import
 
     scores = _check(images, logits, classes, k)
-    units = torch.stack([unit_image(image, value_range) for image in images])
+    units = torch.stack([unit_image(image, value_range, card) for image in images])
+    counts, hints = clipped(units, value_range, card)
+    answer = card.answer if answer is None and card is not None else answer
     said = answer_of(scores, len(images), said=answer, ended=partial(end_of, scores))
     probabilities, names, truth = _read(said, classes, targets)
     pictures = rgb(units).permute(0, 2, 3, 1).cpu().numpy()
@@ -72,10 +78,11 @@ def predictions(
     figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.1)
     if title:
         figure.suptitle(title, x=0.01, ha="left", weight="bold")
-    notes = [words for _, words in Legend(counts=count(units)).marks()]
+    notes = [words for _, words in Legend(counts=counts).marks()]
     notes += ["each label for itself: several may be true"] if said.kind in LABELS else []
     if notes:
-        figure.supxlabel(", ".join(notes), fontsize=9)
+        lines = [line for part in (", ".join(notes), *hints) for line in wrap(part, 60 * across)]
+        figure.supxlabel("\n".join(lines), fontsize=9)
     grid = figure.add_gridspec(down, 2 * across, width_ratios=[1, 1.5] * across)
     for i in range(b):
         row, column = divmod(i, across)

@@ -9,8 +9,8 @@ from torch.utils.data import Dataset
 
 from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.model.labels import items_of, label_of, pair_of
-from torch_featviz.picture import Legend, Picture, Sheet, count, rgb
-from torch_featviz.picture.images import ValueRange, unit_image
+from torch_featviz.picture import Legend, Picture, Sheet, rgb
+from torch_featviz.picture.images import Card, ValueRange, clipped, unit_image
 
 Label: TypeAlias = int | str
 
@@ -20,7 +20,8 @@ def samples(
     *,
     n: int = 8,
     classes: Sequence[str] | None = None,
-    value_range: ValueRange = "unit",
+    value_range: ValueRange | None = None,
+    card: Card | None = None,
     title: str = "",
 ) -> Picture:
     """The first images of each class, a class a row.
@@ -33,13 +34,14 @@ def samples(
         n: images per class.
         classes: their names; default `dataset.classes`, where no `target_transform` changes what they stand for, else
             the numbers or names that occur.
-        value_range: what the values of tensors mean: `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`, or a function
-            that brings them to 0 to 1, such as a card's `denormalize`.
+        value_range: what the values of tensors mean: `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`,
+            `{"mean": ..., "std": ...}`, or a function that brings them to 0 to 1; default the card's, or `"unit"`.
+        card: of the model, if images are as it takes them.
         title: above everything.
     Raises:
         ShapeError: the dataset is empty, or images are not of one size.
         DtypeError: an item is no pair, or its label no class, such as a mask; it is named.
-        OptionError: `n` is below 1, a class has no name, or there is no such range.
+        OptionError: `n` is below 1, a class has no name, or there is no such range or card.
     Example:
         >>> samples([(torch.zeros(8, 8), 0), (torch.ones(8, 8), 1)], classes=["black", "white"]).pixels.shape
         torch.Size([3, 17, 8])
@@ -52,7 +54,7 @@ def samples(
         raise ShapeError("the dataset holds no image of these classes; samples needs at least one.")
     numbers: list[Label] = [*range(len(names))] if names is not None else sorted(found)
     labels = list(names) if names is not None else [str(i) for i in numbers]
-    images = {i: [unit_image(image, value_range) for image in found.get(i, [])] for i in numbers}
+    images = {i: [unit_image(image, value_range, card) for image in found.get(i, [])] for i in numbers}
     sizes = sorted({tuple(image.shape[1:]) for row in images.values() for image in row})
     if len(sizes) > 1:
         raise ShapeError(f"images must be of one size, got {sizes[0]} and {sizes[-1]}; add a Resize transform.")
@@ -62,7 +64,8 @@ def samples(
         [(images[i][j] if j < len(images[i]) else blank).cpu() for i in numbers for j in range(columns)]
     )
     empty = frozenset(k * columns + j for k, i in enumerate(numbers) for j in range(len(images[i]), columns))
-    legend = Legend(counts=count(units), notes=_missing(labels, numbers, images))
+    counts, hints = clipped(units, value_range, card)
+    legend = Legend(counts=counts, notes=(*_missing(labels, numbers, images), *hints))
     return Sheet(rgb(units), legend, title=title, ncols=columns, rows=tuple(labels), empty=empty)
 
 

@@ -58,6 +58,9 @@ def names() -> list[str]:
 def card(name: str) -> ModelCard:
     """The card of a net by its name: one of `names()`, `torchvision:NAME` or `timm:NAME`.
 
+    Those of torchvision and timm may name their weights, too: `torchvision:resnet50.IMAGENET1K_V1`,
+    `timm:resnet18.a1_in1k`. Their `preprocess` is the transform that was published with the weights.
+
     Raises:
         OptionError: no such net; the nearest names are told.
         MissingError: timm is asked for and not installed.

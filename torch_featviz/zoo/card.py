@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -13,10 +14,8 @@ from torch import Tensor, nn
 from torch_featviz.errors import FeatvizError, OptionError, ShapeError, WeightsError
 from torch_featviz.model.answer import KINDS, Kind
 
-from .images import as_batch, read_image, to_channels, to_size
+from .images import as_given, as_unit, check_strip, open_image, to_size
 from .weights import State, fetch_state, put_state, read_state
-
-_SPARE = 3  # times the size needed, that a large file is read at: what is shrunk before is not told from what is not
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,8 @@ class ModelCard:
         answer: what the outputs are: `"logits"` or `"probabilities"` of classes of which one is true, `"label_logits"`
             or `"label_probabilities"` of labels that may be true together, or `"figures"`; default: told by their
             values and how the net makes them.
+        transform: the published one, instead of `resize`, `mean` and `std`: from a PIL image, or `b c h w` bytes or
+            floats in [0, 1], to what the net is fed; such as `ResNet18_Weights.DEFAULT.transforms()` of torchvision.
     Raises:
         OptionError: sizes, statistics or an answer that cannot be.
     Example:
@@ -60,6 +61,7 @@ class ModelCard:
     resize: int | None = None
     rename: Callable[[str], str] | None = None
     answer: Kind | None = None
+    transform: Callable[[Any], Tensor] | None = None
 
     def __post_init__(self) -> None:
         given = self.input_size
@@ -96,26 +98,37 @@ class ModelCard:
         return model.eval()
 
     def preprocess(self, image: Tensor | Image.Image | str | Path) -> Tensor:
-        """What the net is fed, normalised `b c h w`, out of an image.
+        """What the net is fed, normalised `b c h w`, out of an image: by the published transform, where there is one.
 
         Args:
-            image: a file, a PIL image, or a tensor `c h w` or `b c h w` in [0, 1]. Of a large file only as much is
-                kept in memory as the net's size needs.
+            image: a file, a PIL image, or a tensor `c h w` or `b c h w`, of bytes or of floats in [0, 1].
         Raises:
             FileError: there is no such file, or it is no image.
             DtypeError: anything else.
-            ShapeError: another rank, empty, too thin, or channels that cannot become the net's.
-            OptionError: values outside [0, 1].
+            ShapeError: another rank, empty, too thin, or channels that cannot become the net's; or the transform makes
+                another size than `input_size`.
+            OptionError: floats outside [0, 1].
         """
-        channels, height, width = self.input_size
         if isinstance(image, (str, Path)):
-            pixels = read_image(image, at_least=_SPARE * (self.resize or max(height, width)) or None)
+            opened = open_image(image)
             try:
-                return self.preprocess(pixels)
+                return self.preprocess(opened)
             except FeatvizError as error:
                 raise type(error)(f"{str(image)!r}: {error}") from error
-        images = to_channels(as_batch(image), channels)
-        return self.normalize(to_size(images, (height, width), self.resize) if height else images)
+        channels, *size = self.input_size
+        given, sides = as_given(image, channels), (size[0], size[1])
+        if self.resize is not None and sides != (0, 0):
+            check_strip(given, sides, self.resize)
+        if self.transform is None:
+            return self.normalize(as_unit(to_size(given, sides, self.resize) if sides != (0, 0) else given))
+        fed = self.transform(given)
+        fed = fed[None] if fed.ndim == 3 else fed
+        if sides != (0, 0) and fed.shape[1:] != self.input_size:
+            raise ShapeError(
+                f"the transform of {self.name!r} makes {tuple(fed.shape[1:])}, and its input_size is "
+                f"{self.input_size}; change both."
+            )
+        return fed
 
     def normalize(self, images: Tensor) -> Tensor:
         """Unit range to the net's range: `(x - mean) / std`, for `c h w` or `b c h w`.

@@ -28,30 +28,36 @@ def torchvision_card(name: str) -> ModelCard:
     """The card of a torchvision classification net; nothing is downloaded or allocated.
 
     Args:
-        name: as in `torchvision.models`, for example `"resnet18"`.
+        name: as in `torchvision.models`, for example `"resnet18"`; or with the name of its weights, where it has
+            several, `"resnet50.IMAGENET1K_V1"`. Without it they are those that torchvision calls its default.
     Raises:
-        OptionError: torchvision has no such net; the nearest names are told.
+        OptionError: torchvision has no such net or weights; the nearest names are told.
     Example:
         >>> torchvision_card("resnet18").low
         'conv1'
     """
     from torchvision import models  # type: ignore[import-untyped]  # noqa: PLC0415  slow to import
 
-    known = models.list_models(module=models)
-    if name not in known:
-        close = ", ".join(repr(n) for n in get_close_matches(name, known, 3, 0.4))
+    known, (net, _, tag) = models.list_models(module=models), name.partition(".")
+    if net not in known:
+        close = ", ".join(repr(n) for n in get_close_matches(net, known, 3, 0.4))
         raise OptionError(
-            f"no model {name!r} in torchvision; close: {close or 'none'}. All: torchvision.models.list_models()."
+            f"no model {net!r} in torchvision; close: {close or 'none'}. All: torchvision.models.list_models()."
         )
-    weights: Any = models.get_model_weights(name)["DEFAULT"].value
+    published: Any = models.get_model_weights(net)
+    if tag and tag not in published.__members__:
+        raise OptionError(
+            f"no weights {tag!r} of {net!r} in torchvision; there are {', '.join(published.__members__)}."
+        )
+    weights = published[tag or "DEFAULT"].value
     preset = weights.transforms()
-    build = partial(models.get_model, name, weights=None, **_OPTIONS.get(name, {}))
+    build = partial(models.get_model, net, weights=None, **_options(net, weights))
     low, middle, high = landmarks(build)
     return ModelCard(
         name=name if name == "alexnet" else PREFIX + name,
         build=build,
         input_size=(3, preset.crop_size[0], preset.crop_size[0]),
-        classes=tuple(weights.meta["categories"]),
+        classes=tuple(weights.meta["categories"] or ()),
         mean=tuple(preset.mean),
         std=tuple(preset.std),
         low=low,
@@ -60,7 +66,14 @@ def torchvision_card(name: str) -> ModelCard:
         weights=weights.url,
         resize=preset.resize_size[0],
         rename=_modern_key if name.startswith("densenet") else None,
+        transform=preset,
     )
+
+
+def _options(name: str, weights: Any) -> dict[str, Any]:
+    """How the net that these weights fit is built."""
+    size = {"image_size": weights.meta["min_size"][0]} if name.startswith("vit_") else {}
+    return {**_OPTIONS.get(name, {}), **size}
 
 
 class _Weightless(TorchFunctionMode):

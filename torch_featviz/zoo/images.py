@@ -1,14 +1,13 @@
-"""Image files and PIL images to unit-range tensors, and the few shapes a net may ask of them."""
+"""Image files and PIL images, and the few shapes a net may ask of them."""
 
 from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
@@ -20,28 +19,38 @@ Mode = Literal["L", "RGB"]
 _STRIP = 100  # times the size wanted, before the cut: more would fill the memory to show next to nothing
 
 
-def read_image(path: str | Path, mode: Mode = "RGB", *, at_least: int | None = None) -> Tensor:
+def read_image(path: str | Path, mode: Mode = "RGB") -> Tensor:
     """An image file as `c h w`, float32 in [0, 1], turned as its EXIF tag says.
 
     Args:
         path: any file Pillow can read. Transparent parts become white paper; colours of 16 bits lose the lower 8.
         mode: `"RGB"` for 3 channels, `"L"` for 1.
-        at_least: pixels that the shorter side keeps at least while a large picture is shrunk, each block of pixels to
-            its mean, before it becomes floats; None never shrinks.
     Raises:
         FileError: there is no such file, or it is not an image, or it is cut short.
         OptionError: another mode.
     Example:
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
-        ...     Image.new("L", (900, 600)).save(f"{folder}/a.png")
-        ...     read_image(f"{folder}/a.png", "L", at_least=290).shape
-        torch.Size([1, 300, 450])
+        ...     Image.new("L", (9, 6)).save(f"{folder}/a.png")
+        ...     read_image(f"{folder}/a.png", "L").shape
+        torch.Size([1, 6, 9])
+    """
+    return from_pil(open_image(path), mode)
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """An image file as Pillow has it, upright.
+
+    Raises:
+        FileError: there is no such file, or it is not an image, or it is cut short.
     """
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
+        with warnings.catch_warnings(), Image.open(path) as opened:
             warnings.simplefilter("ignore")  # of Pillow: what it can read is shown, and what it cannot is an error
-            return from_pil(_loaded(image, at_least), mode)
+            image: Image.Image = opened
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)  # and not a copy, which it would make of upright ones too
+            return image
     except FileNotFoundError:
         raise FileError(f"no image file {str(path)!r}.") from None
     except UnidentifiedImageError:
@@ -52,26 +61,6 @@ def read_image(path: str | Path, mode: Mode = "RGB", *, at_least: int | None = N
         raise FileError(
             f"cannot read image {str(path)!r}: {getattr(error, 'strerror', None) or why(error)}."
         ) from error
-
-
-def _loaded(image: Image.Image, at_least: int | None) -> Image.Image:
-    """The picture upright, and shrunk where it may be."""
-    if at_least is not None and min(image.size) >= 2 * at_least:
-        scale = min(image.size) // at_least
-        drafted = image.draft(None, (image.width // scale, image.height // scale))  # of a JPEG less is decoded
-        image.load()
-        box = drafted[1] if drafted else (0, 0, *image.size)  # of a JPEG the last column may be part of a pixel
-        scale = int(min(box[2:])) // at_least
-        image = _averaging(image).resize((round(box[2] / scale), round(box[3] / scale)), Image.Resampling.BOX, box)
-    ImageOps.exif_transpose(image, in_place=True)  # and not a copy, which it would make of upright ones too
-    return image
-
-
-def _averaging(image: Image.Image) -> Image.Image:
-    """In a mode whose values have means: palettes have none, and of 16 bits only newer Pillows make any."""
-    if image.mode in ("1", "P"):
-        return image.convert("RGBA" if image.has_transparency_data else "RGB")
-    return image.convert("I") if image.mode.startswith("I") else image
 
 
 def from_pil(image: Image.Image, mode: Mode = "RGB") -> Tensor:
@@ -85,37 +74,63 @@ def from_pil(image: Image.Image, mode: Mode = "RGB") -> Tensor:
     """
     if mode not in ("L", "RGB"):
         raise OptionError(f"mode must be 'L' or 'RGB', got {mode!r}.")
-    if image.mode.startswith(("I", "F")):  # 16-bit greys, which convert() would clip to white
+    if _is_deep(image):
         deep = np.asarray(image, dtype=np.float32) / (1 if image.mode == "F" else 65535)
         grey = torch.from_numpy(deep).clamp(0, 1)[None]
         return grey if mode == "L" else grey.expand(3, -1, -1).clone()
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    pixels = np.array(image.convert(mode), dtype=np.float32) / 255
+    pixels = np.array(_on_paper(image, mode), dtype=np.float32) / 255
     return torch.from_numpy(pixels).reshape(image.height, image.width, -1).permute(2, 0, 1).contiguous()
 
 
-def as_batch(image: Tensor | Image.Image) -> Tensor:
-    """One image or a batch as `b c h w`, with its range checked and not guessed.
+def _is_deep(image: Image.Image) -> bool:
+    """Whether these are greys of 16 bits or floats, which `convert` would clip to white."""
+    return image.mode.startswith(("I", "F"))
 
+
+def _on_paper(image: Image.Image, mode: Mode) -> Image.Image:
+    """In that mode, with white where it is transparent."""
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return image if image.mode == mode else image.convert(mode)  # which would copy it
+
+
+def as_given(image: Tensor | Image.Image, channels: int) -> Tensor | Image.Image:
+    """An image as published transforms take it, its values untouched: a PIL image, or a tensor with these channels.
+
+    Returns:
+        PIL in mode `"L"` or `"RGB"`; else `b channels h w`, uint8 or floats in [0, 1].
     Raises:
-        DtypeError: not a PIL image or a floating tensor.
-        ShapeError: not `c h w` or `b c h w`, or empty.
-        OptionError: values outside [0, 1].
+        DtypeError: no PIL image, and no tensor of bytes or floats.
+        ShapeError: not `c h w` or `b c h w`, or empty, or there is no usual way to that many channels.
+        OptionError: floats outside [0, 1].
     """
     if isinstance(image, Image.Image):
+        if channels in (1, 3) and not _is_deep(image):
+            return _on_paper(image, "L" if channels == 1 else "RGB")
         image = from_pil(image)
-    if not isinstance(image, Tensor) or not image.is_floating_point():
+    if not isinstance(image, Tensor) or not (image.is_floating_point() or image.dtype == torch.uint8):
         kind = image.dtype if isinstance(image, Tensor) else type(image).__name__
-        raise DtypeError(f"image must be a float tensor in [0, 1] a PIL image or a file, got {kind}.")
+        raise DtypeError(f"image must be a tensor of bytes or of floats in [0, 1], a PIL image or a file, got {kind}.")
     batch = image[None] if image.ndim == 3 else image
     if batch.ndim != 4 or not batch.numel():
         raise ShapeError(f"image must be 'c h w' or 'b c h w' and not empty, got shape {tuple(image.shape)}.")
-    low, high = (float(v) for v in batch.aminmax())
-    if not (low >= -1e-3 and high <= 1 + 1e-3):
-        raise OptionError(f"image must lie in [0, 1], got {low:.4g} to {high:.4g}; divide bytes by 255.")
-    return batch
+    if batch.is_floating_point():
+        batch = batch if batch.dtype == torch.float64 else batch.float()
+        low, high = (float(v) for v in batch.detach().aminmax())
+        if not (low >= -1e-3 and high <= 1 + 1e-3):
+            raise OptionError(
+                f"image must lie in [0, 1], got {low:.4g} to {high:.4g}; divide bytes by 255, or give them as uint8; "
+                "what is normalised already goes to the model as it is."
+            )
+    return to_channels(batch, channels)
+
+
+def as_unit(image: Tensor | Image.Image) -> Tensor:
+    """What `as_given` returned, as `b c h w` floats in [0, 1]."""
+    if isinstance(image, Image.Image):
+        return from_pil(image, "L" if image.mode == "L" else "RGB")[None]
+    return image if image.is_floating_point() else image.float() / 255
 
 
 def to_channels(images: Tensor, channels: int) -> Tensor:
@@ -130,29 +145,36 @@ def to_channels(images: Tensor, channels: int) -> Tensor:
     if have == 1:
         return images.expand(-1, channels, -1, -1)
     if (have, channels) == (3, 1):
-        return torch.einsum("bchw,c->bhw", images, images.new_tensor([0.299, 0.587, 0.114]))[:, None]
+        values = images if images.is_floating_point() else images.float()
+        grey = torch.einsum("bchw,c->bhw", values, values.new_tensor([0.299, 0.587, 0.114]))[:, None]
+        return grey if images.is_floating_point() else grey.round().to(images.dtype)
     raise ShapeError(f"the model takes {channels} channels, got an image with {have}.")
 
 
-def to_size(images: Tensor, size: tuple[int, int], shorter: int | None) -> Tensor:
-    """`b c h w -> b c *size`, antialiased: squeezed whole, or shorter side first and the middle cut out.
+def check_strip(image: Tensor | Image.Image, size: tuple[int, int], shorter: int) -> None:
+    """Raise ShapeError where an image is so long and thin that the middle is a vanishing part of it."""
+    height, width = _sides(image)
+    if max(height, width) / min(height, width) * shorter**2 > _STRIP * size[0] * size[1]:
+        raise ShapeError(f"an image of {height}×{width} is too thin to cut {size[0]}×{size[1]} from; crop it first.")
+
+
+def to_size(image: Tensor | Image.Image, size: tuple[int, int], shorter: int | None) -> Any:
+    """Antialiased, by torchvision: squeezed whole, or shorter side first and the middle cut out.
 
     Args:
+        image: what `as_given` returned.
         size: height and width wanted.
         shorter: length of the shorter side before the cut; `None` squeezes the whole picture.
-    Raises:
-        ShapeError: a strip so long and thin that the middle is a vanishing part of it.
     """
-    height, width = images.shape[-2:]
-    target = size
+    from torchvision.transforms import functional as F  # type: ignore[import-untyped]  # noqa: PLC0415  slow to import
+
+    target = list(size)
     if shorter is not None:
-        scale = shorter / min(height, width)
-        target = (max(size[0], round(height * scale)), max(size[1], round(width * scale)))
-        if target[0] * target[1] > _STRIP * size[0] * size[1]:
-            raise ShapeError(
-                f"an image of {height}×{width} is too thin to cut {size[0]}×{size[1]} from; crop it first."
-            )
-    if target != (height, width):
-        images = F.interpolate(images, target, mode="bilinear", antialias=True, align_corners=False)
-    top, left = ((t - s) // 2 for t, s in zip(target, size, strict=True))
-    return images[..., top : top + size[0], left : left + size[1]]
+        sides = _sides(image)
+        target = [max(want, int(shorter * side / min(sides))) for want, side in zip(size, sides, strict=True)]
+    return F.center_crop(F.resize(image, target, antialias=True), list(size))
+
+
+def _sides(image: Tensor | Image.Image) -> tuple[int, int]:
+    height, width = (image.height, image.width) if isinstance(image, Image.Image) else image.shape[-2:]
+    return height, width

@@ -7,6 +7,9 @@ from functools import lru_cache, partial
 from math import floor
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from torch_featviz.errors import OptionError, WeightsError
 from torch_featviz.optional import needs
 
@@ -31,20 +34,32 @@ def timm_card(name: str) -> ModelCard:
     config = _config(timm, name)
     build = partial(timm.create_model, name)
     low, middle, high = landmarks(build)
-    side = min(config.input_size[1:])
+    data = timm.data.resolve_data_config(pretrained_cfg=config.to_dict())
+    side = min(data["input_size"][1:])
     return ModelCard(
         name=PREFIX + name,
         build=build,
-        input_size=config.input_size,
+        input_size=data["input_size"],
         classes=_classes(timm, config),
-        mean=config.mean,
-        std=config.std,
+        mean=data["mean"],
+        std=data["std"],
         low=low,
         middle=middle,
         high=high,
         weights=partial(_pretrained, timm, name) if config.has_weights else None,
-        resize=None if config.crop_mode == "squash" else floor(side / config.crop_pct),
+        resize=None if data["crop_mode"] == "squash" else floor(side / data["crop_pct"]),
+        transform=partial(_transformed, timm.data.create_transform(**data, is_training=False)),
     )
+
+
+def _transformed(published: Any, image: Any) -> Tensor:
+    """What timm's own transform makes of an image; bytes are given to it as PIL images, since it takes no others."""
+    if not isinstance(image, Tensor) or image.is_floating_point():
+        made: Tensor = published(image)
+        return made
+    from torchvision.transforms.functional import to_pil_image  # type: ignore[import-untyped]  # noqa: PLC0415
+
+    return torch.stack([published(to_pil_image(each)) for each in image]).to(image.device)
 
 
 def _config(timm: Any, name: str) -> Any:

@@ -19,14 +19,28 @@ function framed(image, target) {
   return { frame, img, box, size };
 }
 
+/** How many pixels of a picture are drawn in the colours reserved for what is beyond its range. */
+function marks(clipped = []) {
+  return clipped.map(({ color, words }) => {
+    const patch = h("span", { class: "swatch" });
+    patch.style.background = color;
+    return h("div", { class: "clipped" }, patch, words);
+  });
+}
+
 function renderSide() {
   const shown = imagesNow();
   $("images").hidden = DATA.images.length < 2;
   for (const radio of $("images").querySelectorAll("input")) radio.checked = radio.value === state.image;
   side.figures = new Map(shown.map((image) => [image, framed(image, narrow.matches ? 112 : 240)]));
   $("pictures").replaceChildren(
-    ...shown.map((image) => h("figure", {}, side.figures.get(image).frame, h("figcaption", {}, named(DATA.images[image].name)))),
+    ...shown.map((image) => {
+      const { name, clipped } = DATA.images[image];
+      return h("figure", {}, side.figures.get(image).frame, h("figcaption", {}, named(name)), ...marks(clipped));
+    }),
   );
+  $("range").hidden = !DATA.range?.length;
+  $("range").textContent = (DATA.range ?? []).join(" ");
   $("top").replaceChildren(...shown.flatMap(answerRows));
   const squashed = DATA.softmax ? "softmax" : DATA.sigmoid ? "sigmoid" : null;
   $("softmax").hidden = !squashed;

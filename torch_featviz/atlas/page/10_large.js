@@ -206,5 +206,5 @@ function fillExemplars(layer, channel) {
   for (const each of values.children) each.style.width = `${wide}px`;
   $("exemplars").replaceChildren(h("h3", {}, "What else moves it"),
     h("p", { class: "quiet" }, `The ${found.values.length} patches of ${layer.units.seen.toLocaleString("en")} images with the highest values; ${projected(layer, found)}`),
-    h("div", { class: "surround scroll strips", tabindex: "0", role: "group", "aria-label": "Patches, projections and values" }, strip(found.patches), strip(found.projections), values));
+    h("div", { class: "surround scroll strips", tabindex: "0", role: "group", "aria-label": "Patches, projections and values" }, strip(found.patches), strip(found.projections), values), ...marks(found.clipped));
 }
