@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+import warnings
 import zlib
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -199,6 +200,24 @@ def test_learning_out_of_a_folder(tmp_path):
     expected = watch.history.values("3.weight", "update_ratio").tolist()
     assert curves["3", "update ÷ weight"] == pytest.approx(expected, rel=1e-5)
     assert learning["findings"] == [{"step": f.step, "kind": f.kind, "text": f.text} for f in watch.findings]
+
+
+def test_a_curve_says_nan_where_it_was_and_nothing_where_there_was_none(tmp_path):
+    model, loss = net().train(), nn.CrossEntropyLoss()
+    model[3].requires_grad_(False)
+    optimizer = torch.optim.SGD((each for each in model.parameters() if each.requires_grad), 0.1)
+    with warnings.catch_warnings(), Monitor(model, every=1, to=tmp_path) as watch:
+        warnings.simplefilter("ignore", fv.errors.FindingWarning)
+        for scale in (1.0, torch.nan):
+            with watch.step():
+                loss(model(torch.rand(8, 3, 14, 14) * scale), torch.randint(4, (8,))).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+    data = atlas(net(), torch.rand(1, 3, 14, 14), training=tmp_path).data
+    curves = {(curve["layer"], curve["what"]): curve["values"] for curve in data["learning"]["curves"]}
+    assert curves["3", "spread of its values (standard deviation)"][1] == "nan"
+    assert ("0", "norm of the weight's gradient") in curves
+    assert ("3", "norm of the weight's gradient") not in curves, "it is frozen"
 
 
 def test_no_training_there(tmp_path):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from torch_featviz.errors import LayerError, OptionError
 from torch_featviz.training import Bins, History, LayerFigures, ParameterFigures, Sample
+from torch_featviz.views import curves
 
 
 def sample(step, **layers):
@@ -48,6 +49,17 @@ def test_values_by_name():
     assert repr(history) == "History(3 samples, steps 0 to 9)"
     assert history[1].step == 7
     assert [each.step for each in history[1:]] == [7, 9]
+
+
+def test_what_there_was_not_is_no_nan():
+    history = History()
+    for step, mean in ((0, 2.0), (5, None), (9, float("nan"))):
+        history.append(sample(step) if mean is None else sample(step, conv=mean))
+    assert str(history.line("conv", "mean")) == "[2.0, None, nan]"
+    assert history.line("conv.weight", "grad_norm") == [None] * 3
+    lines = {"mean": history.line("conv", "mean"), "gradient": history.line("conv.weight", "grad_norm")}
+    (axes,) = curves({"conv": lines}).figure().axes
+    assert [words.get_text() for words in axes.texts] == ["mean NaN"]
 
 
 def test_what_is_not_there():

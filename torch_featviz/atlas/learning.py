@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -103,7 +102,7 @@ def _curves(history: History, steps: list[int]) -> list[dict[str, Any]]:
             name = layer if figure in ("std", "zero_share") else f"{layer}.weight"
             if name != layer and name not in parameters:
                 continue
-            values = history.values(name, figure)[rows].tolist()
-            shown = [value if math.isfinite(value) else None for value in values]
-            found.append({"layer": layer, "what": what, "values": shown})
+            line = history.line(name, figure)
+            if any(line[row] is not None for row in rows):  # no optimizer moves what is frozen
+                found.append({"layer": layer, "what": what, "values": [line[row] for row in rows]})
     return found

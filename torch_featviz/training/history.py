@@ -153,7 +153,7 @@ class History(Thinned[Sample]):
         return [sample.step for sample in self]
 
     def values(self, name: str, figure: str) -> NDArray[np.float64]:
-        """One figure of a layer or parameter at each of the steps, float64; NaN where there was none.
+        """One figure of a layer or parameter at each of the steps, float64; NaN also where there was none.
 
         Args:
             name: of a layer or a parameter.
@@ -162,11 +162,19 @@ class History(Thinned[Sample]):
             LayerError: no sample has that name.
             OptionError: it has no such figure.
         """
+        return np.array([np.nan if value is None else value for value in self.line(name, figure)])
+
+    def line(self, name: str, figure: str) -> list[float | None]:
+        """The same as `curves` draws it: None where there was none, and NaN where the figure was NaN.
+
+        Raises:
+            LayerError, OptionError: as of `values`.
+        """
         found = [sample.layers.get(name) or sample.parameters.get(name) for sample in self]
         if not any(found):
             known = sorted({each for sample in self for each in (*sample.layers, *sample.parameters)})
             raise LayerError(f"nothing was seen of {name!r}; there are {', '.join(known) or 'no samples yet'}.")
-        return np.array([np.nan if each is None else _number(each, figure) for each in found])
+        return [None if each is None else _number(each, figure) for each in found]
 
     def __repr__(self) -> str:
         steps = self.steps
@@ -180,10 +188,10 @@ def lines(text: bytes) -> Iterator[tuple[bytes, dict[str, Any]]]:
             yield line, json.loads(line)
 
 
-def _number(figures: LayerFigures | ParameterFigures, figure: str) -> float:
+def _number(figures: LayerFigures | ParameterFigures, figure: str) -> float | None:
     value = getattr(figures, figure, figures)
     if value is None:
-        return np.nan
+        return None
     if not isinstance(value, (int, float)):
         kind = type(figures)
         numbers = [name for name, what in kind.__annotations__.items() if "Bins" not in what]

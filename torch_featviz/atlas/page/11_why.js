@@ -31,7 +31,7 @@ async function renderWhy() {
   const empty = values.every((value) => value === 0);
   $("why-says").replaceChildren(...(empty ? [h("p", { class: "mark" }, EMPTY)] : faithfulnessWords(chosen.faithfulness)));
   const odd = oddCounts([values]);
-  $("why-legend").replaceChildren(...legend(chosen.scale, `${chosen.title}: red speaks for the class, blue against it; one scale for all classes and images`, odd));
+  $("why-legend").replaceChildren(...legend(chosen.scale, `${chosen.title}: red speaks for ${DATA.answer === "value" ? "a higher value" : "the class"}, blue against it; one scale for all classes and images`, odd));
   $("why-stage").replaceChildren(reasonStage(chosen, values));
 }
 
