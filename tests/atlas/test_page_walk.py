@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from torch import nn
 
 import torch_featviz as fv
 
@@ -273,3 +274,46 @@ def test_answers_and_facts(look, made):
     values = made.values["0"][1]
     wanted = (values.mean(), values.std(unbiased=False), values.min(), values.max())
     assert [float(each) for each in row[:4]] == pytest.approx([float(each) for each in wanted], rel=5e-3)
+
+
+class Turned(nn.Module):
+    """Its map has the image's columns for rows, from the last to the first."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(5)
+        self.conv = nn.Conv2d(3, 2, (3, 2), stride=2)
+
+    def forward(self, x):
+        return self.conv(x.transpose(2, 3).flip(2))
+
+
+def test_a_map_with_axes_swapped_and_flipped_lies_over_the_image_as_it_sees_it(look, tmp_path):
+    net, images = Turned(), torch.rand(1, 3, 12, 21)
+    values, seen = net(images)[0].detach(), fv.receptive_field(net, "conv", (12, 21))
+    assert seen.map_size == tuple(values.shape[1:]) == (10, 6)
+    file = fv.atlas(net, images).save(tmp_path / "turned.html")
+    page = look("layer=conv&sort=channel", file)
+    for row, column in ((0, 0), (7, 2)):
+        hover(page, 1, row, column, (10, 6))
+        assert close(shown(page), values[1, row, column])
+        (top, bottom), (left, right) = seen.box(row, column)
+        assert f"rows {top}–{bottom - 1}, columns {left}–{right - 1} of" in page.inner_text("#sees")
+    pixels = "c => [...new Uint32Array(c.getContext('2d').getImageData(0, 0, c.width, c.height).data.buffer)]"
+    upright = torch.tensor(page.locator('#maps [data-place="1"] canvas').evaluate(pixels)).view(10, 6)
+    large = look("layer=conv&sort=channel&map=1", file)
+    over = large.locator("#stages canvas")
+    assert torch.tensor(over.evaluate(pixels)).view(6, 10).equal(upright.flip(0).T)
+    image = large.locator("#stages img").bounding_box()
+    zoom = image["width"] / 21
+    for place in ((0, 0), (9, 5), (3, 1)):
+        (top, bottom), (left, right) = seen.box(*place)
+        large.mouse.move(image["x"] + (left + right) / 2 * zoom, image["y"] + (top + bottom) / 2 * zoom)
+        assert f"row {place[0]}, column {place[1]} of layer" in large.inner_text("#place")
+        assert close(shown(large), values[(1, *place)])
+    large.locator("#stages .frame").focus()
+    row, column = divmod(int(values[1].argmax()), 6)
+    for key, step in (("ArrowRight", (-1, 0)), ("ArrowDown", (0, 1)), ("ArrowLeft", (1, 0)), ("ArrowUp", (0, -1))):
+        large.keyboard.press(key)  # to the right in the image is up in the map
+        row, column = min(9, max(0, row + step[0])), min(5, max(0, column + step[1]))
+        assert f"row {row}, column {column} of layer" in large.inner_text("#place")

@@ -189,7 +189,7 @@ def test_a_file_that_is_not_of_this_pass(tmp_path):
     with pytest.raises(FileError, match="holds no state of top_patches"):
         top_patches(net, loader(images), LAYER, resume=file)
     torch.save({"format": "torch_featviz top patches 1", "what": {"layer": LAYER}, "state": {}}, file)
-    with pytest.raises(FileError, match=r"another version of torch_featviz \(format 1, this one reads 2\); delete it"):
+    with pytest.raises(FileError, match=r"another version of torch_featviz \(format 1, this one reads 3\); delete it"):
         top_patches(net, loader(images), LAYER, resume=file)
 
 

@@ -189,10 +189,11 @@ def _field(layer: Layer, known: dict[Any, Any]) -> dict[str, Any] | None:
     seen = layer.field
     if seen is None or len(seen.input_size) != 2:
         return None
-    key = (seen.map_size, seen.size, seen.stride, seen.start, seen.kind)
+    key = (seen.map_size, seen.size, seen.stride, seen.start, seen.kind, seen.along)
     if None in (*seen.stride, *seen.start) or key not in known:
         rows, columns = spans(seen)
         stride = None if None in seen.stride else list(seen.stride)
-        known[key] = {"kind": seen.kind, "size": list(seen.size), "stride": stride, "rows": rows, "columns": columns}
+        told = {"kind": seen.kind, "size": list(seen.size), "stride": stride, "along": list(seen.along)}
+        known[key] = {**told, "rows": rows, "columns": columns}
     found: dict[str, Any] = known[key]
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -13,11 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torch_featviz.errors import DtypeError, LayerError, OptionError, ShapeError
+from torch_featviz.inspect.receptive import Tracer, channels_at
 from torch_featviz.model.inputs import Inputs, check_images
-from torch_featviz.model.layers import layer_name
+from torch_featviz.model.layers import layer_name, resolve
 from torch_featviz.model.run import one_call, run_looking_at, run_until
 from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated
+from torch_featviz.torch_private import Convolution
 
 from .explained import chunks, rows_at_once
 from .rectify import Rectify, graph_of, refuse_others, word_of
@@ -75,10 +78,11 @@ def deconvnet(
     Args:
         model: any module, wrapped or compiled, too; its layers or functions may rectify, also in place.
         images: `b c h w`, as the model takes them.
-        layer: its output is a map `b k h w`; it runs once. For the deconvnet, before or after its rectifier makes no
-            difference.
-        units: one for each image, or any number for a single image: `(channel, row, column)`, or a channel alone for
-            the place where it is strongest. A unit at or below 0 has a projection of zeros.
+        layer: its output is a map, `b k h w` or with its axes in another order, such as `b h w k`; it runs once. For
+            the deconvnet, before or after its rectifier makes no difference.
+        units: one for each image, or any number for a single image: `(channel, row, column)`, the place in the order
+            of the map's own axes, or a channel alone for the place where it is strongest. A unit at or below 0 has a
+            projection of zeros.
         projection: `"deconvnet"` or `"guided_backprop"`; default: the deconvnet where, in a run of the first image, a
             max pool lies on the way from the layer to the image, else guided backpropagation. `explain.project` says
             which it was.
@@ -149,11 +153,11 @@ def project(
     inputs = Inputs.of(images, additional_forward_args, keywords)
     with isolated():
         inputs = inputs.copied()
-        net, at = one_call(twin(model), name)
-        shape, switches = _first_look(net, inputs.rows(slice(1)), at, name)
+        shape, channels, switches = _first_look(model, inputs.rows(slice(1)), name)
         _check_units(asked, shape, name)
         method = projection or ("deconvnet" if switches else "guided_backprop")
         guided = method == "guided_backprop"
+        net, at = one_call(twin(model), name, channels)
         up = _UpTo(net, at, name, guided=guided, overwrite=pooling == "overwrite" and not guided)
         if len(images) == 1:
             inputs = inputs.rows(torch.zeros(len(asked), dtype=torch.long, device=images.device))
@@ -323,21 +327,25 @@ def _refuse_pools(output: Tensor) -> None:
             )
 
 
-def _first_look(net: nn.Module, one: Inputs, layer: str, name: str) -> tuple[torch.Size, bool]:
-    """`k h w` of what the layer returns, and whether switches lie on its way to the image.
+def _first_look(model: nn.Module, one: Inputs, name: str) -> tuple[torch.Size, int, bool]:
+    """`k h w` of what the layer returns, the axis of `k`, and whether switches lie on its way to the image.
 
     The whole network runs, for a layer may run again after its first time; autograd's part ends at the layer.
     """
+    (module,) = resolve(model, name).values()
+    net, layer = one_call(twin(model), name)
     image = one.images.detach().clone().requires_grad_()
+    tracer = None if isinstance(module, Convolution) else Tracer(image)
 
-    def look(output: Any) -> tuple[torch.Size, bool]:
+    def look(output: Any) -> tuple[torch.Size, int, bool]:
         torch.set_grad_enabled(False)
         if not isinstance(output, Tensor) or output.dim() != 4 or len(output) != 1:
             what = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
             raise ShapeError(f"layer {name!r} returns {what} for one image, no map 'b k h w'; give a convolution.")
-        return output.shape[1:], switched(output, image)
+        axis = 1 if tracer is None else channels_at(output.shape, tracer.read(output), module)
+        return output.movedim(axis, 1).shape[1:], axis, switched(output, image)
 
-    with torch.enable_grad():
+    with torch.enable_grad(), tracer or nullcontext():
         return run_looking_at(net, layer, one.at(image, slice(None)), look)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch_featviz.capture.reduce.moments import Moments, Whole
 from torch_featviz.model.kinds import call_of
 
-from .receptive import ReceptiveField
+from .receptive import ReceptiveField, interval
 
 
 @dataclass(eq=False)
@@ -93,16 +93,13 @@ def figures_of(values: Tensor) -> Whole:
 
 
 def spans(seen: ReceptiveField) -> Iterator[list[tuple[int, int]]]:
-    """For each axis of the map what each of its places sees; one interval where all see the same."""
+    """For each axis of the input what is seen of it, in order of the coordinate of the map that moves along it.
+
+    One interval where all places see the same.
+    """
     if not seen.map_size:
         yield from ([(0, n)] for n in seen.input_size)
         return
-    origin = [0] * len(seen.map_size)
-    for axis, places in enumerate(seen.map_size):
-        intervals = []
-        for place in range(places):
-            origin[axis] = place
-            low, high = seen.box(*origin)[axis]
-            intervals.append((low, high))
-        origin[axis] = 0
+    for table in seen._tables:
+        intervals = [interval(row) for row in table]
         yield intervals[:1] if len(set(intervals)) == 1 else intervals

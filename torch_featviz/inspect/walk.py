@@ -12,7 +12,7 @@ from torch_featviz.capture import capture
 from torch_featviz.errors import DtypeError, LayerError, ShapeError
 from torch_featviz.model.answer import scores_of
 from torch_featviz.model.inputs import Inputs
-from torch_featviz.model.kinds import CHANNELS_FIRST, call_of, is_channelwise, is_positive, moves_only
+from torch_featviz.model.kinds import CHANNELS_FIRST, CHANNELS_LAST, call_of, is_channelwise, is_positive, moves_only
 from torch_featviz.model.layers import Layers
 from torch_featviz.model.run import run
 from torch_featviz.model.twin import twin
@@ -22,7 +22,7 @@ from torch_featviz.torch_private import PADS, Convolution
 
 from .layer import Layer
 from .measure import PARAMETRIZATIONS, Measured, measured, works
-from .receptive import Tracer, described
+from .receptive import Trace, Tracer, channels_at, described
 
 
 @dataclass
@@ -115,6 +115,7 @@ def _calls(net: nn.Module, inputs: Inputs, layers: Layers, values: bool) -> tupl
     images = inputs.images
     sizes = tuple(images.shape[2:])
     tracer = Tracer(images) if _is_map(images) else None
+    traced: list[tuple[Layer, Trace]] = []
 
     def look(output: Any) -> Layer:
         if isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
@@ -126,9 +127,8 @@ def _calls(net: nn.Module, inputs: Inputs, layers: Layers, values: bool) -> tupl
             return Layer("", None, why_not=f"it returns shape {shape}, not one row for each image", shape=shape)
         call = Layer("", None, shape=shape)
         if tracer is not None:
-            trace = tracer.read(output)
-            call.rows_at = tuple(axis.dim for axis in trace.axes)
-            call.field = described("", sizes, shape, trace)
+            traced.append((call, tracer.read(output)))
+            call.rows_at = traced[-1][1].dims
         if values:  # figures later: a number read here may steer the network
             call.values = output.clone()
         return call
@@ -142,6 +142,8 @@ def _calls(net: nn.Module, inputs: Inputs, layers: Layers, values: bool) -> tupl
     for name, call in records.items():
         call.name, call.module, call.order = name, modules.get(name.partition("#")[0]), len(calls)
         calls.append(call)
+    for call, trace in traced:
+        call.field = described(call.name, sizes, call.shape, trace, channels_at(call.shape, trace, call.module))
     return calls, output, records.not_run
 
 
@@ -175,7 +177,7 @@ def _channels_at(layer: Layer, before: list[Layer]) -> int:
     axes, rest = len(layer.shape), {1, 2, 3} - set(layer.rows_at)
     if axes == 4 and len(rest) == 1:
         return rest.pop()
-    if isinstance(layer.module, (nn.Linear, nn.LayerNorm, nn.MultiheadAttention)):
+    if isinstance(layer.module, CHANNELS_LAST):
         return axes - 1
     if isinstance(layer.module, (Convolution, *CHANNELS_FIRST)):
         return 1

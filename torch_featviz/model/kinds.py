@@ -9,6 +9,7 @@ from torch_featviz.torch_private import ACTIVATIONS, DROPOUTS, NORMS, PADS, POOL
 _NORMS = (*NORMS, nn.GroupNorm, nn.LocalResponseNorm)
 _MIXING = ("MultiheadAttention", "Softmax", "LogSoftmax", "Softmin", "Softmax2d", "GLU")
 CHANNELS_FIRST = (*POOLS, *_NORMS)  # layers that take `b k ...`, as convolutions do
+CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.MultiheadAttention)  # layers that take `b ... k`
 _ACTIVE = tuple(getattr(nn, name) for name in ACTIVATIONS if name not in _MIXING)
 
 _POSITIVE = (nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Hardsigmoid, nn.Softplus, nn.Softmax, nn.Softmax2d)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch_featviz.errors import DeviceError, DtypeError, FeatvizError, LayerError, OptionError, ShapeError
 
 from .inputs import Inputs
-from .layers import layer_name, resolve
+from .layers import layer_name, resolve, split_call
 from .values import tensors
 
 T = TypeVar("T")
@@ -175,46 +175,52 @@ def check_once(layer: str, times: int) -> None:
         raise LayerError(f"layer {layer!r} ran {times} times in one forward; name one of its calls: {names}{more}.")
 
 
-def one_call(net: nn.Module, layer: str | nn.Module) -> tuple[nn.Module, str]:
+def one_call(net: nn.Module, layer: str | nn.Module, channels_at: int = 1) -> tuple[nn.Module, str]:
     """The network and the name by which one call of one of its layers can be looked at.
 
     Args:
-        net: a copy (`twin`), which is changed where a call is named.
+        net: a copy (`twin`), which is changed where a call is named, or channels are elsewhere.
         layer: a name, also as `capture` gives it to one of several calls, `'relu#2'`; or the module.
+        channels_at: the axis of what it returns that its channels are on; it is looked at as `b c ...`.
     Returns:
-        `net` and the name; of a numbered call a network around `net`, in which that call is a layer of its own.
+        `net` and the name; where a call is named, or channels are elsewhere, a network around `net`, in which that is
+        a layer of its own.
     Raises:
         LayerError: no such layer, or several are meant.
     """
     name = layer_name(net, layer)
-    base, _, call = name.partition("#")
-    if not call:
+    base, number = split_call(name)
+    if number is None and channels_at == 1:
         return net, name
-    numbered = _NumberedCall(net, base, int(call))
-    return numbered, numbered.name_of_call
+    called = _Called(net, base, number, channels_at)
+    return called, called.name_of_call
 
 
-class _NumberedCall(nn.Module):
-    """A network in which the n-th call of one layer is a layer, `call`."""
+class _Called(nn.Module):
+    """A network in which what a layer returns, at its n-th call or at all, is that of a layer `call`, as `b c ...`."""
 
     name_of_call = "call"
 
-    def __init__(self, net: nn.Module, layer: str, number: int) -> None:
+    def __init__(self, net: nn.Module, layer: str, number: int | None, channels_at: int) -> None:
         super().__init__()
         self.net = net
         self.call = nn.Identity()
-        self.layer, self.number = layer, number
+        self.layer, self.number, self.channels_at = layer, number, channels_at
         self.calls = 0
         _module_of(net, layer).register_forward_hook(self._count)
 
     def _count(self, _module: nn.Module, _inputs: Any, output: Any) -> Any:
         self.calls += 1
-        return self.call(output) if self.calls == self.number else None
+        if self.number not in (None, self.calls):
+            return None
+        if self.channels_at == 1:
+            return self.call(output)
+        return self.call(output.movedim(self.channels_at, 1)).movedim(1, self.channels_at)
 
     def forward(self, *args: Any, **keywords: Any) -> Any:
         self.calls = 0
         output = self.net(*args, **keywords)
-        if self.calls < self.number:
+        if self.number is not None and self.calls < self.number:
             times = f"{self.calls} times" if self.calls != 1 else "once"
             raise LayerError(f"layer {self.layer!r} ran {times} in one forward; it has no call {self.number}.")
         return output

@@ -69,7 +69,7 @@ class Patches:
 
 
 class Hit(NamedTuple):
-    """One of a channel's highest values: which it is, the unit's channel, row and column, its image and its value."""
+    """One of a channel's highest values: which it is, the unit's channel and place, its image and its value."""
 
     rank: int
     unit: tuple[int, int, int]
@@ -115,6 +115,7 @@ def read_crops(
         for hit in hits:
             wanted.setdefault(hit.image, []).append((layer, hit))
     crops: dict[str, list[tuple[Hit, Crop]]] = {layer: [] for layer in layers}
+    axes = {layer: seen.channels_at for layer, (seen, _) in layers.items()}
     device = device_of(model)
     methods: dict[str, str] = {}  # by layer, that of its first hits
     for numbers, images in _blocks(source, sorted(wanted)):
@@ -123,7 +124,7 @@ def read_crops(
             for layer, hit in wanted[number]:
                 hits_of.setdefault(layer, []).append((row, hit))
         on_device = images.to(device)
-        _check_same(model, on_device, hits_of)
+        _check_same(model, on_device, hits_of, axes)
         for layer, rows in hits_of.items():
             for part in chunks(len(rows), _ROWS):
                 batch = on_device[[row for row, _ in rows[part]]]
@@ -143,10 +144,12 @@ def _blocks(source: Source, numbers: list[int]) -> Iterator[tuple[list[int], Ten
         yield numbers[part], torch.stack(list(islice(images, part.stop - part.start)))
 
 
-def _check_same(model: nn.Module, images: Tensor, hits: Mapping[str, list[tuple[int, Hit]]]) -> None:
+def _check_same(
+    model: nn.Module, images: Tensor, hits: Mapping[str, list[tuple[int, Hit]]], axes: Mapping[str, int]
+) -> None:
     """Raise OptionError unless the images move their units as in the first pass."""
     with isolated(), torch.no_grad():
-        net, names = addressed(twin(model), list(hits))
+        net, names = addressed(twin(model), list(hits), axes)
         with capture(net, list(names.values()), stop=True) as acts:
             net(images.clone())
         values = [acts[names[layer]][row][hit.unit].double().cpu() for layer, rows in hits.items() for row, hit in rows]
@@ -173,7 +176,11 @@ def _at(field: ReceptiveField, place: Span, axis: int) -> int:
 
     Where fields have no one distance, or all see the whole image, units are taken to lie on an even grid.
     """
-    return round(place[axis] * (field.stride[axis] or field.input_size[axis] / field.map_size[axis]))
+    along = field.along[axis]
+    coordinate = axis if along is None else along
+    step = field.stride[axis] or field.input_size[axis] / field.map_size[coordinate]
+    first, last = field.box(0, 0)[axis], field.box(*(n - 1 for n in field.map_size))[axis]
+    return round(place[coordinate] * (step if field.stride[axis] or first <= last else -step))
 
 
 def sides_of(field: ReceptiveField, size: Span, boxes: Sequence[Box]) -> Span:

@@ -15,7 +15,7 @@ from torch_featviz.errors import FileError, OptionError
 from torch_featviz.files import write_whole
 
 EVERY = 100  # batches between two writes
-_KIND, _VERSION = "torch_featviz top patches", 2  # 1 held one layer
+_KIND, _VERSION = "torch_featviz top patches", 3  # 1 held one layer, 2 had the second axis for that of channels
 
 
 def weights_of(model: nn.Module) -> int:

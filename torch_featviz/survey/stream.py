@@ -13,7 +13,9 @@ from tqdm import tqdm
 
 from torch_featviz.capture import TopK, capture
 from torch_featviz.errors import OptionError, ShapeError
-from torch_featviz.model.layers import split_call
+from torch_featviz.inspect.receptive import ReceptiveField, Trace, Tracer, channels_at, described
+from torch_featviz.model.inputs import placement
+from torch_featviz.model.layers import resolve, split_call
 from torch_featviz.model.run import check_once, one_call
 from torch_featviz.model.twin import twin
 
@@ -31,7 +33,7 @@ class TopValues(NamedTuple):
     positions: Tensor
     seen: int
     size: Size  # `c h w` of each image
-    width: int  # of the map
+    field: ReceptiveField
 
 
 class FirstPass:
@@ -43,24 +45,28 @@ class FirstPass:
         self.model, self.source, self.checkpoint = model, source, checkpoint
         self.k = k
         self.tops = {layer: TopK(k) for layer in layers}
-        self.widths: dict[str, int] = {}
+        self.fields: dict[str, ReceptiveField] = {}
         self.size: Size = (0, 0, 0)
         self.batches = 0  # done
         if checkpoint is not None and (state := checkpoint.read()) is not None:
-            self.batches, self.widths = state["batches"], state["widths"]
+            self.batches = state["batches"]
             self.size = (state["size"][0], state["size"][1], state["size"][2])
             for layer, top in self.tops.items():
                 top._state = tuple(state["tops"][layer]) or None
 
     def run(self, progress: bool) -> None:
         """Read all batches that are left."""
-        (net, names), device = addressed(twin(self.model), list(self.tops)), device_of(self.model)
-        before = dict(self.tops)  # what an earlier run left
+        device, before = device_of(self.model), dict(self.tops)  # what an earlier run left
         batches = self.source.batches(self.batches)
-        if not self.batches and (first := next(batches, None)) is not None and len(first):
+        if any(self.size):
+            self.fields = fields_of(self.model, list(self.tops), torch.rand((1, *self.size), **placement(self.model)))
+        elif (first := next(batches, None)) is not None:
             self.size = (first.shape[1], first.shape[2], first.shape[3])
-            self.widths = _map_widths(net, names, first[:1].to(device))
+            if len(first):
+                self.fields = fields_of(self.model, list(self.tops), first[:1].to(device, copy=True))
             batches = chain([first], batches)
+        axes = {layer: seen.channels_at for layer, seen in self.fields.items()}
+        net, names = addressed(twin(self.model), list(self.tops), axes)
         bar = tqdm(batches, total=self.source.total(), initial=self.batches, disable=not progress, unit="batch")
         with capture(net, list(names.values()), into=TopK(self.k), stop=True) as stats:
             for images in bar:
@@ -82,7 +88,7 @@ class FirstPass:
                 joined.merge(stats[names[layer]])
         if self.checkpoint is not None:
             tops = {layer: list(top.cpu()._state or ()) for layer, top in self.tops.items()}
-            state = {"batches": self.batches, "size": list(self.size), "widths": self.widths, "tops": tops}
+            state = {"batches": self.batches, "size": list(self.size), "tops": tops}
             self.checkpoint.write(state)
 
     def _check_size(self, images: Tensor) -> None:
@@ -104,7 +110,7 @@ class FirstPass:
 
     def _of_rank(self, layer: str, top: TopK) -> TopValues:
         numbers = self.source.numbers(top.images)
-        return TopValues(top.values, numbers, top.positions, top.seen, self.size, self.widths[layer])
+        return TopValues(top.values, numbers, top.positions, top.seen, self.size, self.fields[layer])
 
 
 def _merged(parts: list[TopValues], k: int) -> TopValues:
@@ -121,42 +127,53 @@ def _merged(parts: list[TopValues], k: int) -> TopValues:
     heights = values.masked_fill(absent, -torch.inf).gather(1, order)
     order = order.gather(1, heights.argsort(dim=1, descending=True, stable=True))[:, :k]
     values, images, positions = (column.gather(1, order) for column in (values, images, positions))
-    return TopValues(values, images, positions, sum(part.seen for part in parts), parts[0].size, parts[0].width)
+    return TopValues(values, images, positions, sum(part.seen for part in parts), parts[0].size, parts[0].field)
 
 
-def addressed(net: nn.Module, layers: Sequence[str]) -> tuple[nn.Module, dict[str, str]]:
-    """A network in which each layer, also a numbered call (`'relu#2'`), can be captured, and its name there.
+def addressed(
+    net: nn.Module, layers: Sequence[str], channels: Mapping[str, int] | None = None
+) -> tuple[nn.Module, dict[str, str]]:
+    """A network in which each layer, also a numbered call (`'relu#2'`), can be captured as `b c ...`; its name there.
 
     Args:
-        net: a copy (`twin`), which is changed where a call is named.
+        net: a copy (`twin`), which is changed where a call is named, or channels are elsewhere.
         layers: full names.
+        channels: the axis of each layer's channels; default 1.
     """
     names = {layer: layer for layer in layers}
     for layer in layers:
-        if split_call(layer)[1] is not None:
-            net, name = one_call(net, names[layer])
+        axis = (channels or {}).get(layer, 1)
+        if split_call(layer)[1] is not None or axis != 1:
+            net, name = one_call(net, names[layer], axis)
             names = {other: f"net.{inner}".rstrip(".") for other, inner in names.items()} | {layer: name}
     return net, names
 
 
-def _map_widths(net: nn.Module, names: Mapping[str, str], image: Tensor) -> dict[str, int]:
-    """The width of each layer's map; each must run once and return `b c h w`."""
-    with capture(net, list(names.values()), into=_shape_of) as shapes:
+def fields_of(model: nn.Module, layers: Sequence[str], image: Tensor) -> dict[str, ReceptiveField]:
+    """What the units of some layers see of an image `1 c h w`; each layer must run once and return maps.
+
+    Raises:
+        LayerError: a layer does not run exactly once.
+        ShapeError: a layer returns no map.
+    """
+    net, names = addressed(twin(model), layers)
+    tracer = Tracer(image)
+
+    def look(output: object) -> tuple[tuple[int, ...], Trace] | None:
+        return (tuple(output.shape), tracer.read(output)) if isinstance(output, Tensor) else None
+
+    with capture(net, list(names.values()), into=look) as calls, tracer:
         net(image)
-    widths = {}
+    fields = {}
     for layer, name in names.items():
-        calls = [shape for key, shape in shapes.items() if key.partition("#")[0] == name]
-        check_once(layer, len(calls))
-        (shape,) = calls
-        if shape is None or len(shape) != 4:
-            what = "no tensor" if shape is None else f"shape {shape}"
+        seen = [call for key, call in calls.items() if key.partition("#")[0] == name]
+        check_once(layer, len(seen))
+        if seen[0] is None or len(seen[0][0]) != 4:
+            what = "no tensor" if seen[0] is None else f"shape {seen[0][0]}"
             raise ShapeError(f"layer {layer!r} returns {what}, no map 'b c h w'; give a convolution or what follows.")
-        widths[layer] = shape[3]
-    return widths
-
-
-def _shape_of(output: object) -> tuple[int, ...] | None:
-    return tuple(output.shape) if isinstance(output, Tensor) else None
+        (shape, trace), (module,) = seen[0], resolve(model, layer).values()
+        fields[layer] = described(layer, tuple(image.shape[2:]), shape, trace, channels_at(shape, trace, module))
+    return fields
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias, overload
 
@@ -15,7 +14,7 @@ from torch import distributed as dist
 
 from torch_featviz.errors import OptionError
 from torch_featviz.explain.deconvnet import check_projection
-from torch_featviz.inspect.receptive import ReceptiveField, receptive_field
+from torch_featviz.inspect.receptive import ReceptiveField
 from torch_featviz.model.layers import Layer, layer_name, resolve, split_call
 from torch_featviz.model.untouched import isolated
 
@@ -35,7 +34,9 @@ class TopPatches:
     Args:
         values: `c k`, the highest value of the map, highest first, float64; NaN where there are fewer images than `k`.
         images: `c k`, the image's number in the data set; -1 where there are fewer.
-        places: `c k 2`, row and column of that value; -1 where there are fewer.
+        places: `c k 2`, where in the map that value is, in the order of the map's own axes, as the layer returns them:
+            row and column, or column and row where the network swaps the two; -1 where there are fewer. What a place
+            sees of the image, `receptive_field(...).box(*place)` tells.
         dead: channels that were above 0 in no image.
         seen: how many images there were.
         layer: its full name.
@@ -53,6 +54,7 @@ class TopPatches:
     size: tuple[int, int, int]
     model: nn.Module = field(repr=False)
     source: Source = field(repr=False)
+    _field: ReceptiveField = field(repr=False)
     # of the channels read last, by the projection asked for
     _crops: dict[tuple[str | None, int], list[Crop]] = field(default_factory=dict, init=False, repr=False)
 
@@ -85,10 +87,6 @@ class TopPatches:
     def _unread(self, channels: tuple[int, ...], projection: str | None) -> list[Hit]:
         """The hits of those channels whose crops are not kept."""
         return [hit for c in dict.fromkeys(channels) if (projection, c) not in self._crops for hit in self._hits(c)]
-
-    @cached_property
-    def _field(self) -> ReceptiveField:
-        return receptive_field(self.model, self.layer, self.size[1:], channels=self.size[0])
 
     def _assembled(self, channels: tuple[int, ...], projection: str | None) -> Patches:
         """The crops of these channels, on one size."""
@@ -157,8 +155,9 @@ def top_patches(
         model: any module that takes `b c h w` and calls the layer once.
         loader: yields `images` or `(images, ...)`, all of one size: a DataLoader that does not shuffle, or any iterable
             of batches, which has to be iterable twice for `patches`.
-        layer: one that returns maps `b c h w` and runs once, by name or itself, or one of its calls (`"relu#2"`); or a
-            list of such, in which globs and types stand for several.
+        layer: one that returns maps and runs once, by name or itself, or one of its calls (`"relu#2"`); or a list of
+            such, in which globs and types stand for several. Maps are `b c h w`, or have their axes in another order
+            (`b h w c`, rows and columns swapped or flipped): which axis is which is told by where the image went.
         k: images for each channel.
         resume: a file to keep how far the pass has come; if there is one, the pass goes on from there. Each rank of a
             distributed run has its own, with the rank in its name.
@@ -245,10 +244,11 @@ def _names(model: nn.Module, layers: Any) -> list[str]:
 
 
 def _result(name: str, top: TopValues, model: nn.Module, source: Source) -> TopPatches:
-    places = torch.stack([top.positions // top.width, top.positions % top.width], -1)
+    width = top.field.map_size[1]
+    places = torch.stack([top.positions // width, top.positions % width], -1)
     places[top.images < 0] = -1
     dead = tuple((~(top.values > 0).any(1)).nonzero().flatten().tolist())
-    return TopPatches(top.values, top.images, places, dead, top.seen, name, top.size, model, source)
+    return TopPatches(top.values, top.images, places, dead, top.seen, name, top.size, model, source, top.field)
 
 
 def _of_rank(path: Path) -> Path:

@@ -66,11 +66,11 @@ function answerRow({ name, probability }, whole) {
   return h("li", {}, named(name), h("span", { class: "number" }, text), h("span", { class: "track" }, bar));
 }
 
-/** The part of the image that the unit at (row, column) sees: [[top, bottom], [left, right]], or null. */
+/** The part of the image that the unit at (row, column) of a map sees: [[top, bottom], [left, right]], or null. */
 function seenBy(field, row, column) {
   if (!field) return null;
-  const pick = (spans, at) => spans[spans.length === 1 ? 0 : at];
-  const box = [pick(field.rows, row), pick(field.columns, column)];
+  const pick = (spans, axis) => spans[spans.length === 1 ? 0 : [row, column][field.along[axis]]];
+  const box = [pick(field.rows, 0), pick(field.columns, 1)];
   return box.every(Boolean) ? box : null;
 }
 

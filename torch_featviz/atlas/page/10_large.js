@@ -118,9 +118,34 @@ function fillLarge(place) {
   fillExemplars(layer, channel);
 }
 
-function stageNote({ field }) {
-  const place = field?.stride ? "laid where its units look" : "stretched over the image";
+function stageNote(layer) {
+  const place = (layer.field?.stride ? "laid where its units look" : "stretched over the image") + (lying(layer).turned ? ", turned as the image is" : "");
   return `The map is ${place}. Tab into it, and the arrow keys go from unit to unit.`;
+}
+
+/** How a map lies over the image, whose rows and columns the network may have swapped or flipped: its height and width
+    there, the place in the map of each cell and the other way round, and what the cells see. */
+function lying({ maps, field }) {
+  const swapped = field?.along[0] === 1 || field?.along[1] === 0;
+  const [height, width] = swapped ? [maps.width, maps.height] : [maps.height, maps.width];
+  const sides = [field?.rows ?? [], field?.columns ?? []];
+  const flipped = sides.map((spans) => {
+    const seen = spans.filter(([low, high]) => high > low);
+    return seen.length > 1 && seen[0][0] > seen.at(-1)[0];
+  });
+  const turn = ([row, column]) => [flipped[0] ? height - 1 - row : row, flipped[1] ? width - 1 - column : column];
+  const placeOf = (cell) => (swapped ? turn(cell).reverse() : turn(cell));
+  const cellOf = ([row, column]) => turn(swapped ? [column, row] : [row, column]);
+  const spans = sides.map((side, axis) => (flipped[axis] ? [...side].reverse() : side));
+  return { height, width, placeOf, cellOf, spans, turned: swapped || flipped.some(Boolean) };
+}
+
+/** The values of a map in the order of the cells over the image. */
+function overImage(plane, maps, { height, width, placeOf }) {
+  return plane.map((_, i) => {
+    const [row, column] = placeOf([Math.floor(i / width), i % width]);
+    return plane[row * maps.width + column];
+  });
 }
 
 /** Where along one side of the input the cells of a map lie, in input pixels: [start, size of a cell]. */
@@ -134,27 +159,28 @@ function stage(place, n) {
   const { layer, loaded } = walk;
   const { maps, field } = layer;
   const { image, plane } = loaded[n];
+  const lie = lying(layer);
   const { frame, box, size } = framed(image, Math.max(200, Math.min(480, (walk.room - 60) / loaded.length)));
   const canvas = h("canvas", { class: "over" });
-  paint(canvas, plane(place), maps, scaleOf(place));
-  const sides = [[maps.height, size[0], DATA.input.at(-2), field?.rows, 0], [maps.width, size[1], DATA.input.at(-1), field?.columns, 1]];
+  paint(canvas, overImage(plane(place), maps, lie), lie, scaleOf(place));
+  const sides = [[lie.height, size[0], DATA.input.at(-2), lie.spans[0], 0], [lie.width, size[1], DATA.input.at(-1), lie.spans[1], 1]];
   const lay = sides.map(([cells, pixels, whole, spans, axis]) =>
-    laid(spans ?? [], field?.size[axis], field?.stride?.[axis], cells, whole).map((length) => (length * pixels) / whole));
+    laid(spans, field?.size[axis], Math.abs(field?.stride?.[axis] ?? 0), cells, whole).map((length) => (length * pixels) / whole));
   canvas.style.top = `${lay[0][0]}px`;
   canvas.style.left = `${lay[1][0]}px`;
-  resize(canvas, lay[0][1] * maps.height, lay[1][1] * maps.width);
+  resize(canvas, lay[0][1] * lie.height, lay[1][1] * lie.width);
   canvas.style.opacity = state.alpha;
   frame.insertBefore(canvas, box);
   const label = `Channel ${maps.channels[place]} over ${DATA.images[image].name}; arrow keys go from unit to unit`;
   Object.entries({ tabindex: "0", role: "application", "aria-label": label }).forEach((each) => frame.setAttribute(...each));
   const show = (seen) => drawBox(box, size, seen);
   const overUnit = (event) => {
-    const at = unitAt(event, canvas, maps);
-    if (at) show(readUnit(place, n, ...at));
+    const cell = unitAt(event, canvas, lie);
+    if (cell) show(readUnit(place, n, ...lie.placeOf(cell)));
   };
   pointed(frame, overUnit, () => (show(null), unread()));
   frame.addEventListener("focus", () => show(readPeak(place, n)));
-  frame.addEventListener("keydown", (event) => moveCursor(event, place, n, show));
+  frame.addEventListener("keydown", (event) => moveCursor(event, place, n, show, lie));
   return h("figure", {}, frame, h("figcaption", {}, named(DATA.images[image].name)));
 }
 
@@ -167,12 +193,12 @@ function moved(event, [row, column], { height, width }) {
   return [within(row + move[0], height), within(column + move[1], width)];
 }
 
-/** Arrow keys inside a map. */
-function moveCursor(event, place, n, show) {
-  const next = moved(event, [cursor.row, cursor.column], walk.layer.maps);
+/** Arrow keys inside a map, which lies as it is, or over the image. */
+function moveCursor(event, place, n, show, lie = lying({ maps: walk.layer.maps })) {
+  const next = moved(event, lie.cellOf([cursor.row, cursor.column]), lie);
   if (!next) return;
-  [cursor.row, cursor.column] = next;
-  show(readUnit(place, n, ...next, true));
+  [cursor.row, cursor.column] = lie.placeOf(next);
+  show(readUnit(place, n, cursor.row, cursor.column, true));
 }
 
 /** The filter that made a map: the layer's own, or that of the layer before it whose channels these are. */

@@ -7,16 +7,16 @@ How much is used is the effective receptive field of Luo et al. 2016.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.model.inputs import Inputs, placement
-from torch_featviz.model.layers import layer_name
+from torch_featviz.model.kinds import CHANNELS_LAST
+from torch_featviz.model.layers import layer_name, resolve
 from torch_featviz.model.run import one_call, run_looking_at
 from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated
@@ -33,18 +33,27 @@ _SAMPLES = 8
 class ReceptiveField:
     """What the units of one layer see of an input of one size.
 
-    Away from borders unit `i` sees `[start + i * stride, start + i * stride + size)` along each axis.
+    A unit's place, and `map_size`, are in the order of the map's axes, as the layer returns them. All that is said of
+    the input (`size`, `stride`, `start`, the intervals of a box) is in the order of the input's axes, rows before
+    columns. Where a network swaps axes the two differ, and `along` tells how.
+
+    Away from borders, with `p = place[along[i]]`, a unit sees `[start[i] + p * stride[i], start[i] + p * stride[i] +
+    size[i])` of axis `i` of the input.
 
     Args:
         layer: its name.
         input_size: of the input, `h w` (or `l`, or `d h w`).
-        map_size: of the layer's map, likewise; empty where the layer returns no map.
+        map_size: of the layer's map, without images and channels; empty where the layer returns no map.
         size: of the field; where it differs from unit to unit, of the largest.
-        stride: from one unit's field to the next; None where that differs, 0 where all see the same.
+        stride: from one unit's field to the next, below 0 where the map is flipped; None where that differs, 0 where
+            all see the same.
         start: of the first unit's field, negative in the padding; None where there is no one stride.
         kind: `"exact"`, all of a box is seen; `"hull"`, the box is the smallest around what is seen, which has holes
             (dilation) or is a union of several boxes (branches); `"whole"`, the layer, or something on the way, looks
             at everything (linear, flatten, global pooling, squeeze and excitation), or cannot be told.
+        along: for each axis of the input, which coordinate of a place moves along it: `(0, 1)`, or `(1, 0)` where rows
+            and columns are swapped; None where none does.
+        channels_at: the axis of the layer's output that its channels are on: 1 of `b c h w`, 3 of `b h w c`.
         effective: mean absolute gradient of the middle unit, `h w`, if asked for.
     """
 
@@ -55,17 +64,31 @@ class ReceptiveField:
     stride: tuple[int | None, ...]
     start: tuple[int | None, ...]
     kind: Kind
+    along: tuple[int | None, ...] = ()
+    channels_at: int = 1
     effective: Tensor | None = field(default=None, repr=False)
     _tables: tuple[Table, ...] = field(default=(), repr=False)
 
     def box(self, *place: int) -> Box:
-        """What the unit at `place` sees, one half-open interval an axis, clipped to the input.
+        """What the unit at `place` sees, one half-open interval for each axis of the input, clipped to it.
 
         A unit that sees nothing but padding has empty intervals, `(0, 0)`.
 
+        Args:
+            place: of the unit in the layer's map, in the order of the map's axes.
         Raises:
             ShapeError: the layer is no map, or has other axes.
             OptionError: the map has no such place.
+        Example:
+            >>> class Turned(nn.Module):  # columns before rows
+            ...     def __init__(self):
+            ...         super().__init__()
+            ...         self.conv = nn.Conv2d(3, 4, 5)
+            ...     def forward(self, x):
+            ...         return self.conv(x.transpose(2, 3))
+            >>> seen = receptive_field(Turned(), "conv", (20, 30))
+            >>> seen.map_size, seen.along, seen.box(25, 0)
+            ((26, 16), (1, 0), ((0, 5), (25, 30)))
         """
         if not self.map_size:
             raise ShapeError(f"layer {self.layer!r} returns no map, its units have no place; name a convolution.")
@@ -74,10 +97,9 @@ class ReceptiveField:
         if not all(0 <= i < n for i, n in zip(place, self.map_size, strict=True)):
             last = tuple(n - 1 for n in self.map_size)
             raise OptionError(f"no unit {place} in {self.layer!r}, whose map is {_by(self.map_size)}; last is {last}.")
-        rows = [np.flatnonzero(table[min(i, len(table) - 1)]) for i, table in zip(place, self._tables, strict=True)]
-        if not all(map(len, rows)):
-            return tuple((0, 0) for _ in rows)
-        return tuple((int(row[0]), int(row[-1]) + 1) for row in rows)
+        places = [0 if i is None else place[i] for i in self.along]
+        found = tuple(interval(table[i]) for table, i in zip(self._tables, places, strict=True))
+        return found if all(low < high for low, high in found) else tuple((0, 0) for _ in found)
 
 
 def receptive_field(
@@ -116,6 +138,7 @@ def receptive_field(
     """
     sizes = _checked(input_size, channels)
     name = layer_name(model, layer)
+    (module,) = resolve(model, name).values()
     with isolated():
         net, at = one_call(twin(model), name)
         image = torch.rand((1, channels or _channels(net), *sizes), **placement(net))
@@ -129,32 +152,53 @@ def receptive_field(
                 if error.__cause__ is None:  # not of the model's own forward
                     raise
                 raise ShapeError(f"{error} Give input_size= and channels= as it takes them.") from error
-        gradients = _effective(net, at, inputs, name) if effective else None
-    return described(name, sizes, tuple(shape), trace, gradients)
+        seen = described(name, sizes, tuple(shape), trace, channels_at(shape, trace, module))
+        return replace(seen, effective=_effective(net, at, inputs, seen)) if effective else seen
 
 
 def described(
-    name: str, sizes: tuple[int, ...], shape: tuple[int, ...], trace: Trace, effective: Tensor | None = None
+    name: str, sizes: tuple[int, ...], shape: tuple[int, ...], trace: Trace, channels: int = 1
 ) -> ReceptiveField:
-    """What a `Tracer` read of a layer's output of this shape, for an input of these sizes."""
+    """What a `Tracer` read of a layer's output of this shape, for an input of these sizes.
+
+    Args:
+        channels: the axis of the output's channels.
+    """
+    trace = trace.pooled([0, channels])  # what varies with the channel is seen by all of them together
     tables = tuple(axis.table for axis in trace.axes)
     holes = any(has_holes(table) for table in tables)
     kind: Kind = "whole" if trace.level == WHOLE else "exact" if trace.level == EXACT and not holes else "hull"
     steps = [axis.steps for axis in trace.axes]
-    map_size: tuple[int, ...] = ()
-    if len(shape) == len(sizes) + 2:
-        map_size = tuple(shape[i + 2 if axis.dim is None else axis.dim] for i, axis in enumerate(trace.axes))
+    places = [d for d in range(1, len(shape)) if d != channels] if len(shape) == len(sizes) + 2 else []
     return ReceptiveField(
         layer=name,
         input_size=sizes,
-        map_size=map_size,
+        map_size=tuple(shape[d] for d in places),
         size=tuple(s.size if s else widest(table) for s, table in zip(steps, tables, strict=True)),
         stride=tuple(s.stride if s else None for s in steps),
         start=tuple(s.start if s else None for s in steps),
         kind=kind,
-        effective=effective,
+        along=tuple(places.index(d) if d in places else None for d in trace.dims),
+        channels_at=channels,
         _tables=tables,
     )
+
+
+def interval(seen: Table) -> tuple[int, int]:
+    """From the first position that is seen to behind the last; `(0, 0)` where none is."""
+    (at,) = seen.nonzero()
+    return (int(at[0]), int(at[-1]) + 1) if len(at) else (0, 0)
+
+
+def channels_at(shape: Sequence[int], trace: Trace, module: nn.Module | None) -> int:
+    """The axis of a layer's channels: the one along which no axis of the image lies.
+
+    Where several are left, something on the way having looked at everything, it is told by what the layer is.
+    """
+    left = [d for d in range(1, len(shape)) if d not in trace.dims]
+    if isinstance(module, CHANNELS_LAST) and len(shape) - 1 in left:
+        return len(shape) - 1
+    return 1 if 1 in left or not left else left[-1]
 
 
 def _map(output: Any, name: str) -> Tensor:
@@ -163,19 +207,21 @@ def _map(output: Any, name: str) -> Tensor:
     return output
 
 
-def _effective(net: nn.Module, layer: str, inputs: Inputs, name: str) -> Tensor:
+def _effective(net: nn.Module, layer: str, inputs: Inputs, seen: ReceptiveField) -> Tensor:
     """Mean |gradient| of the middle unit, summed over its channels, over a few images of noise: `...`."""
     total = torch.zeros(inputs.images.shape[2:])
     for _ in range(_SAMPLES):
         image = torch.randn_like(inputs.images).requires_grad_()
         copied = inputs.copied()
         unit = run_looking_at(
-            net, layer, copied.at(image, slice(None)), lambda output: _map(output, name).clone()
+            net, layer, copied.at(image, slice(None)), lambda output: _map(output, seen.layer).clone()
         )  # a clone, lest the network goes on in place
-        for n in unit.shape[2:] if unit.dim() == image.dim() else ():
+        if seen.map_size:
+            unit = unit.movedim(seen.channels_at, 1)
+        for n in seen.map_size:
             unit = unit.select(2, n // 2)
         if not unit.requires_grad:
-            raise OptionError(f"no gradient reaches layer {name!r}; leave effective= out.")
+            raise OptionError(f"no gradient reaches layer {seen.layer!r}; leave effective= out.")
         (gradient,) = torch.autograd.grad(unit.sum(), image, materialize_grads=True)
         total += gradient.abs().mean((0, 1)).float().cpu()
     return total / _SAMPLES

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from math import prod
 from operator import mul
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch_featviz.inspect.receptive import windows
 from torch_featviz.torch_private import tree_leaves
 
-from .reach import HULL, Axis, Steps, Table, Trace, aligned, differ, join, join_axis
+from .reach import EXACT, HULL, Axis, Steps, Trace, aligned, differ, join, join_axis
 from .windows import Call, Rule, each
 
 
@@ -93,6 +94,12 @@ def _permuted(call: Call) -> Trace:
     return call.trace.moved({d: i for i, d in enumerate(order)})
 
 
+def _rotated(call: Call) -> Trace:
+    turns, (a, b) = call["k"] % 4, call.dims("dims")
+    trace = call.trace.flipped({1: [b], 2: [a, b], 3: [a]}.get(turns, []))
+    return trace.moved({d: {a: b, b: a}.get(d, d) for d in range(call.x.dim())}) if turns % 2 else trace
+
+
 def _unsqueezed(call: Call) -> Trace:
     ndim = call.x.dim()
     at = call["dim"] % (ndim + 1)
@@ -136,28 +143,28 @@ def _expanded(call: Call) -> Trace:
     return call.trace.spread(call.outputs[0].shape, call.x.dim())
 
 
-def _chosen(call: Call, dim: int, places: Table, steps: Steps | None = None) -> Trace:
+def _chosen(call: Call, dim: int, numbers: Sequence[int]) -> Trace:
     """Only these places of one dimension."""
-    if call.trace.of(dim) is None and call.trace.uneven:
-        return call.trace.with_axes(call.trace.axes, HULL)
-    axes = [axis.through(places, steps) if axis.dim == dim else axis for axis in call.trace.axes]
-    return call.trace.with_axes(axes)
+    trace = call.trace
+    if trace.of(dim) is None:
+        return trace.with_axes(trace.axes, HULL if trace.uneven else EXACT)
+    strides = {b - a for a, b in pairwise(numbers)} or {1}
+    steps = Steps(1, strides.pop(), numbers[0]) if len(numbers) and len(strides) == 1 else None
+    places = np.eye(call.x.shape[dim], dtype=bool)[list(numbers)]
+    return trace.with_axes([axis.through(places, steps) if axis.dim == dim else axis for axis in trace.axes])
 
 
 def _sliced(call: Call) -> Trace:
     (dim,) = call.dims()
-    n = call.x.shape[dim]
-    start, end, step = slice(call["start"], call["end"], call["step"]).indices(n)
-    return _chosen(call, dim, np.eye(n, dtype=bool)[start:end:step], Steps(1, step, start))
+    return _chosen(call, dim, range(call.x.shape[dim])[call["start"] : call["end"] : call["step"]])
 
 
 def _selected(call: Call) -> Trace:
     (dim,) = call.dims()
-    trace = _chosen(call, dim, np.eye(call.x.shape[dim], dtype=bool)[[call["index"]]])
+    trace = _chosen(call, dim, [call["index"] % call.x.shape[dim]])
+    axes = [Axis(None, a.table, a.steps if a.whole else None) if a.dim == dim else a for a in trace.axes]
     kept = [d for d in range(call.x.dim()) if d != dim]
-    return Trace(tuple(a.at(None) if a.dim == dim else a for a in trace.axes), trace.level).moved(
-        {d: i for i, d in enumerate(kept)}
-    )
+    return Trace(tuple(axes), trace.level).moved({d: i for i, d in enumerate(kept)})
 
 
 def _split(call: Call) -> list[Trace]:
@@ -165,18 +172,17 @@ def _split(call: Call) -> list[Trace]:
     found, start = [], 0
     for part in call.outputs:
         end = start + part.shape[dim]
-        found.append(_chosen(call, dim, np.eye(call.x.shape[dim], dtype=bool)[start:end], Steps(1, 1, start)))
+        found.append(_chosen(call, dim, range(start, end)))
         start = end
     return found
 
 
 def _flipped(call: Call) -> Trace:
-    trace = call.trace
-    axes = [
-        axis.through(np.eye(len(axis.table))[::-1] > 0) if axis.dim in call.dims("dims") else axis
-        for axis in trace.axes
-    ]
-    return trace.with_axes(axes)
+    return call.trace.flipped(call.dims("dims"))
+
+
+def _channels_shuffled(call: Call) -> Trace:
+    return call.trace.pooled([1])
 
 
 def _rolled(call: Call) -> Trace:
@@ -191,12 +197,23 @@ def _rolled(call: Call) -> Trace:
 
 
 def _indexed(call: Call) -> Trace:
-    """Known numbers of channels, as in `x[:, [2, 0]]`."""
+    """Known numbers along one dimension, as in `x[:, [2, 0]]`."""
     indices = call["indices"]
     asked = [d for d, index in enumerate(indices) if index is not None]
-    if len(asked) != 1 or indices[asked[0]].dim() != 1 or call.trace.of(asked[0]) is not None:
+    if len(asked) != 1 or indices[asked[0]].dim() != 1:
         return call.trace.lost()
-    return _chosen(call, asked[0], np.eye(1, dtype=bool))
+    return _taken(call, asked[0], indices[asked[0]])
+
+
+def _index_selected(call: Call) -> Trace:
+    (dim,) = call.dims()
+    return _taken(call, dim, call["index"].reshape(-1))
+
+
+def _taken(call: Call, dim: int, index: Tensor) -> Trace:
+    """These places of one dimension, by number or by a mask."""
+    masks = index.dtype in (torch.bool, torch.uint8)
+    return _chosen(call, dim, (index.nonzero().flatten() if masks else index % call.x.shape[dim]).tolist())
 
 
 def _cat(call: Call) -> Trace:
@@ -239,8 +256,8 @@ def _stack(call: Call) -> Trace:
 
 RULES: dict[str, Rule] = {
     **windows.RULES,
-    **each(_same, "clone detach alias _to_copy lift_fresh native_dropout dropout channel_shuffle contiguous"),
-    **each(_same, "native_channel_shuffle bernoulli"),
+    **each(_same, "clone detach alias _to_copy lift_fresh native_dropout dropout contiguous bernoulli"),
+    **each(_channels_shuffled, "channel_shuffle native_channel_shuffle"),
     **each(_copied, "copy"),
     **each(_pointwise, "_prelu_kernel hardswish hardtanh relu6 rrelu_with_noise log_sigmoid_forward"),
     **each(_batch_norm, "native_batch_norm cudnn_batch_norm miopen_batch_norm _native_batch_norm_legit"),
@@ -250,6 +267,7 @@ RULES: dict[str, Rule] = {
     **each(_along, "_softmax _log_softmax _safe_softmax cumsum cumprod logcumsumexp glu sort"),
     **each(_reduced, "mean sum amax amin max min linalg_vector_norm norm var std logsumexp prod all any argmax argmin"),
     **each(_permuted, "permute transpose t"),
+    **each(_rotated, "rot90"),
     **each(_unsqueezed, "unsqueeze"),
     **each(_squeezed, "squeeze"),
     **each(_viewed, "view _unsafe_view _reshape_alias reshape"),
@@ -261,6 +279,7 @@ RULES: dict[str, Rule] = {
     **each(_flipped, "flip"),
     **each(_rolled, "roll"),
     **each(_indexed, "index"),
+    **each(_index_selected, "index_select"),
     **each(_cat, "cat"),
     **each(_stack, "stack"),
 }

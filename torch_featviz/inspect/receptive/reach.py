@@ -19,7 +19,10 @@ EXACT, HULL, WHOLE = range(3)
 
 
 class Steps(NamedTuple):
-    """Place `i` sees `[start + i * stride, start + i * stride + size)`, borders left out of account."""
+    """Place `i` sees `[start + i * stride, start + i * stride + size)`, borders left out of account.
+
+    Where the map runs against the input, `stride` is negative.
+    """
 
     size: int
     stride: int
@@ -60,8 +63,9 @@ class Axis:
         if steps is None or self.steps is None:
             return Axis(self.dim, table, self.steps if self.whole else None)
         size, stride, start = self.steps
-        onward = Steps(size + (steps.size - 1) * stride, stride * steps.stride, start + steps.start * stride)
-        return Axis(self.dim, table, onward)
+        across = (steps.size - 1) * stride  # from the first place in the window to the last
+        first = start + steps.start * stride + min(0, across)
+        return Axis(self.dim, table, Steps(size + abs(across), stride * steps.stride, first))
 
     @property
     def whole(self) -> bool:
@@ -96,6 +100,16 @@ class Trace:
         sizes = [axis.table.shape[1] for axis in self.axes]
         return Trace(tuple(Axis(None, np.ones((1, n), dtype=bool), Steps(n, 0, 0)) for n in sizes), WHOLE)
 
+    def blurred(self) -> Trace:
+        """Each axis still lies along its dimension, but everything may be seen from everywhere."""
+        axes = [Axis(a.dim, np.ones_like(a.table), Steps(a.table.shape[1], 0, 0)) for a in self.axes]
+        return self.with_axes(axes, WHOLE)
+
+    @property
+    def dims(self) -> tuple[int | None, ...]:
+        """For each axis of the input, the dimension along which it moves."""
+        return tuple(axis.dim for axis in self.axes)
+
     def of(self, dim: int) -> int | None:
         """Number of the axis that moves along `dim`."""
         return next((i for i, axis in enumerate(self.axes) if axis.dim == dim), None)
@@ -115,6 +129,15 @@ class Trace:
     def pooled(self, dims: Sequence[int]) -> Trace:
         """Along these dimensions each place depends on all."""
         return self.moved({axis.dim: axis.dim for axis in self.axes if axis.dim is not None and axis.dim not in dims})
+
+    def flipped(self, dims: Sequence[int]) -> Trace:
+        """These dimensions run backwards."""
+        axes = list(self.axes)
+        for i, axis in enumerate(axes):
+            n = len(axis.table)
+            if axis.dim in dims and n > 1:
+                axes[i] = axis.through(np.eye(n, dtype=bool)[::-1], Steps(1, -1, n - 1))
+        return self.with_axes(axes)
 
     def spread(self, shape: Sequence[int], ndim: int) -> Trace:
         """Broadcast from `ndim` dimensions to `shape`."""
@@ -143,7 +166,8 @@ def join(traces: Sequence[Trace]) -> Trace:
     if len(traces) == 1:
         return traces[0]
     if not aligned(traces):
-        return traces[0].lost()
+        places = {dim for trace in traces for dim in trace.dims} - {None}
+        return next((trace.blurred() for trace in traces if set(trace.dims) == places), traces[0].lost())
     columns = list(zip(*(trace.axes for trace in traces), strict=True))
     axes = tuple(join_axis(column) for column in columns)
     uneven = any(trace.uneven for trace in traces)

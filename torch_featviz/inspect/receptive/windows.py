@@ -117,7 +117,7 @@ def shuffled(call: Call) -> Trace:
             return np.eye(n, dtype=bool).repeat(out // n, 0), None
         return sliding(n, out, size=n // out, stride=n // out)
 
-    return call.trace.windows(first, _tables(call, 2, table))
+    return call.trace.pooled([first - 1]).windows(first, _tables(call, 2, table))
 
 
 def _tables(call: Call, m: int, make: Callable[[int, int, int], Window]) -> list[Window]:
