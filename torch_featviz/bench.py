@@ -213,7 +213,8 @@ def overhead(
             result = forward()
             calls, held = len(acts), _bytes_held(acts, [result, inputs, *model.parameters(), *model.buffers()])
         if not calls:
-            raise LayerError(f"no captured layer ran in this forward: {', '.join(acts.not_run)}.")
+            absent = ", ".join(acts.not_run) or "they are never called, though their weights are used"
+            raise LayerError(f"no captured layer ran in this forward: {absent}.")
         del acts, result
 
         def bare() -> float:

@@ -45,6 +45,7 @@ POOLS = (_AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _LPPoolNd, _MaxPool
 
 CALL = "_call_impl"  # what `module(...)` runs: hooks and forward
 COMPILED_CALL = "_compiled_call_impl"  # what it runs instead after `module.compile()`
+CONV_FORWARD = "_conv_forward"  # what the forward of a convolution hands its weight to
 ORIGINAL = "_orig_mod"  # the module that `torch.compile(module)` wraps
 PACKED = "_packed_params"  # the weights of a quantised layer
 GUARDS = "_guards_fn"  # the checks of a program that `torch.export` made

@@ -154,3 +154,30 @@ def test_the_demo_card_names_what_it_is():
         first["multiply_adds"] / sum(each["multiply_adds"] or 0 for each in layers.values())
     )
     assert first["field"]["rows"][1] == (1, 4)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*")
+def test_kernels_are_those_that_the_layer_computes_with():
+    class Adapter(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.base_layer, self.down, self.up = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 2, 3), nn.Conv2d(2, 8, 1)
+
+        def forward(self, x):
+            return self.base_layer(x) + self.up(self.down(x))
+
+    model = nn.Sequential(
+        Adapter(), nn.utils.weight_norm(nn.Conv2d(8, 4, 3)), nn.Flatten(), nn.Linear(4 * 100, 2)
+    ).eval()
+    with torch.no_grad():
+        model[1].weight_g.mul_(3)
+    blobs, layers, _ = put(model, torch.rand(1, 3, 14, 14))
+    kernels = layers["0"]["kernels"]
+    delta = torch.einsum("kr,rchw->kchw", model[0].up.weight[:, :, 0, 0], model[0].down.weight)
+    close(numbers(blobs, kernels["blob"], kernels["exponent"]), (model[0].base_layer.weight + delta).flatten())
+    assert kernels["notes"] == ["adapter added"]
+    kernels = layers["1"]["kernels"]
+    v = model[1].weight_v
+    weight = model[1].weight_g * v / v.flatten(1).norm(dim=1)[:, None, None, None]
+    close(numbers(blobs, kernels["blob"], kernels["exponent"]), weight.flatten())
+    assert kernels["notes"] == ["weight norm"]

@@ -563,3 +563,38 @@ def test_scripted_parts_are_refused():
     with pytest.raises(LayerError, match=r"a max pool .* is called out of reach"):
         deconvnet(pooled, IMAGES, "2", [0], pooling="overwrite")
     deconvnet(pooled, IMAGES, "2", [0])
+
+
+class Standardised(nn.Conv2d):
+    """Weight standardisation by a batch norm of the weight, as timm writes it."""
+
+    def standardised(self):
+        rows = self.weight.reshape(1, self.out_channels, -1)
+        return F.batch_norm(rows, None, None, training=True, momentum=0.0).reshape_as(self.weight)
+
+    def forward(self, x):
+        return F.conv2d(x, self.standardised(), self.bias, self.stride, self.padding)
+
+
+@pytest.mark.parametrize("pooling", ["sum", "overwrite"])
+def test_a_batch_norm_of_a_weight_mixes_no_images(pooling):
+    def chain(kind):
+        return nn.Sequential(kind(3, 6, 3), nn.ReLU(), nn.MaxPool2d(3, 2), kind(6, 4, 3, padding=1), nn.ReLU()).eval()
+
+    made, plain = seeded(lambda: chain(Standardised)), seeded(lambda: chain(nn.Conv2d))
+    for own, other in zip(made, plain, strict=True):
+        if isinstance(own, nn.Conv2d):
+            other.weight.data = own.standardised().detach()
+    images = noise(2, 3, 15, 17)
+    expected = deconvnet(plain, images, "4", [1, 3], pooling=pooling)
+    assert expected.abs().sum() > 0
+    torch.testing.assert_close(deconvnet(made, images, "4", [1, 3], pooling=pooling), expected)
+
+
+def test_one_of_the_maps_by_keyword_is_still_refused():
+    class Mixing(nn.Conv2d):
+        def forward(self, x):
+            return F.batch_norm(input=super().forward(x), running_mean=None, running_var=None, training=True)
+
+    with pytest.raises(LayerError, match="a batch norm has no running statistics"):
+        deconvnet(nn.Sequential(Mixing(3, 4, 3)), noise(1, 3, 9, 9), "0", [0])

@@ -1,6 +1,7 @@
 """Films: what each frame shows is what the network had then, and all frames are on one scale."""
 
 import io
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -209,3 +210,63 @@ def test_another_layer_in_the_same_place_begins_a_film_anew(tmp_path):
             model(torch.ones(1, 1, 8, 8))
     assert watch.film("0").steps == [2]
     assert watch.film("0").save(tmp_path / "strip.png").exists()
+
+
+class Adapter(nn.Module):
+    """A frozen convolution, and two that learn beside it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 3, 3).requires_grad_(False)
+        self.down, self.up = nn.Conv2d(1, 1, 3, bias=False), nn.Conv2d(1, 3, 1, bias=False)
+
+    def forward(self, x):
+        return self.conv(x) + self.up(self.down(x))
+
+    def kernel(self):
+        return (self.conv.weight + self.up.weight * self.down.weight).detach().clone()
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*")
+def test_frames_are_of_what_the_layer_computes_with_after_the_step(tmp_path):
+    model = nn.Sequential(Adapter(), nn.utils.weight_norm(nn.Conv2d(3, 2, 3)), nn.Flatten(), nn.Linear(2 * 16, 2))
+    model.append(nn.utils.parametrizations.spectral_norm(nn.Linear(2, 2)))
+    watch = Monitor(model, every=1, to=tmp_path / "run")
+    optimizer = torch.optim.SGD([each for each in model.parameters() if each.requires_grad], 0.5)
+    adapted, normed = [], []
+    for x in torch.randn(3, 5, 1, 8, 8):
+        with watch.step():
+            model(x).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        adapted.append(model[0].kernel())
+        v = model[1].weight_v.detach()
+        normed.append(model[1].weight_g.detach() * v / v.flatten(1).norm(dim=1)[:, None, None, None])
+    watch.close()
+    for layer, weights in {"0": adapted, "1": normed}.items():
+        film = watch.film(layer)
+        assert not torch.equal(weights[0], weights[-1])
+        scale = Scale(symmetric=True).fit(*weights)
+        for sheet, weight in zip(film._sheets, weights, strict=True):
+            off = (sheet.pixels.int() - kernels(weight, scale=scale).pixels.int()).abs()
+            assert off.max() <= 1  # of 255: rounding
+    assert "adapter added" in watch.film("0")._sheets[0].legend.notes
+    assert watch.film("1")._sheets[0].legend.notes[0] == "weight norm"
+
+
+@pytest.mark.filterwarnings("ignore:.*spectral_norm.*")
+@pytest.mark.parametrize("norm", [nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm])
+def test_a_monitor_changes_no_training_under_spectral_norm(norm):
+    states = []
+    for looked_at in (True, False):
+        torch.manual_seed(3)
+        model = nn.Sequential(norm(nn.Conv2d(1, 3, 3)), nn.Flatten(), nn.Linear(3 * 36, 2))
+        watch = Monitor(model, every=1)
+        optimizer = torch.optim.SGD(model.parameters(), 0.01)
+        for x in torch.randn(3, 5, 1, 8, 8):
+            with watch.step() if looked_at else nullcontext():
+                model(x).square().mean().backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        states.append(model.state_dict())
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())

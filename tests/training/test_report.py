@@ -11,7 +11,7 @@ from torch_featviz.capture import Histogram
 from torch_featviz.errors import ShapeError
 from torch_featviz.training import Bins, History, LayerFigures, Monitor, ParameterFigures, Sample
 from torch_featviz.training.figures import bins_of
-from torch_featviz.training.report import _weight_of, on_one_grid, report
+from torch_featviz.training.report import on_one_grid, report, weight_of
 
 
 def binned(values, bins=8):
@@ -145,11 +145,11 @@ def test_the_weights_gradient_is_not_the_biases(wrap):
     with watch.step():
         net(torch.ones(1, 1, 4, 4)).sum().backward()
         optimizer.step()
-    name = _weight_of(watch.history, "")
+    name = weight_of(watch.history, "")
     assert "weight" in name
     assert watch.history[0].parameters[name].size == 18
 
 
 def test_a_layer_without_a_weight_has_no_row_of_gradients():
     history = history_of(sample(0, {"conv": (1.0, 0, 0)}, weights=False))
-    assert _weight_of(history, "conv") is None
+    assert weight_of(history, "conv") is None

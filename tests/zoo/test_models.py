@@ -9,6 +9,7 @@ from torch import nn
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.zoo import FOUR_EDGES, SOBEL_X, SOBEL_Y, VERTICAL_EDGE, FilterBank, card, names
 from torch_featviz.zoo.cifar import CifarCNN
+from torch_featviz.zoo.imagenet import landmarks_of
 from torch_featviz.zoo.xo import XONet, xo, xo_deep, xo_nopool, xo_wide
 
 
@@ -171,3 +172,13 @@ def test_the_four_edges():
 def test_filter_bank_refuses(filters, error, match):
     with pytest.raises(error, match=match):
         FilterBank(filters)
+
+
+def test_the_landmarks_of_an_adapted_network_are_the_adapted_layers():
+    class Lora(nn.Module):
+        def __init__(self, base_layer):
+            super().__init__()
+            self.base_layer, self.lora_A, self.lora_B = base_layer, nn.Conv2d(3, 1, 3), nn.Conv2d(1, 4, 1)
+
+    net = nn.Sequential(Lora(nn.Conv2d(3, 4, 3)), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3))
+    assert landmarks_of(net) == ("0", "2", "3")

@@ -111,7 +111,7 @@ def _layer(blobs: Blobs, layer: Layer, seen: Walk, limit: _Limit, fields: dict[A
         "scale": None,
         "maps": None,
         "fed_by": layer.fed_by,
-        "kernels": None if layer.kernels is None else _kernels(blobs, layer.kernels, layer.groups, peaks, limit),
+        "kernels": None if layer.kernels is None else _kernels(blobs, layer, layer.kernels, peaks, limit),
         "units": None,
     }
     if values is None or peaks is None:
@@ -168,7 +168,7 @@ def _maps(blobs: Blobs, values: Tensor, peaks: Tensor, limit: _Limit) -> dict[st
     return {**found, "columns": kept, "columns_of": of} if tokens else found
 
 
-def _kernels(blobs: Blobs, weight: Tensor, groups: int, peaks: Tensor | None, limit: _Limit) -> dict[str, Any]:
+def _kernels(blobs: Blobs, layer: Layer, weight: Tensor, peaks: Tensor | None, limit: _Limit) -> dict[str, Any]:
     if peaks is None or len(peaks) != len(weight):
         peaks = weight.abs().flatten(1).amax(1).nan_to_num(0)
     kept = strongest(peaks, _Part(weight, filters=True).kept(limit))
@@ -176,7 +176,8 @@ def _kernels(blobs: Blobs, weight: Tensor, groups: int, peaks: Tensor | None, li
     reach = float(Scale(symmetric=True).fit(weight).vmax or 0)
     return {
         "shape": list(weight.shape),
-        "groups": groups,
+        "groups": layer.groups,
+        "notes": list(layer.kernel_notes),
         "filters": kept,
         "scale": {"symmetric": True, "vmin": -reach, "vmax": reach},
         "exponent": exponent,

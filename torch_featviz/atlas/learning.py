@@ -15,7 +15,7 @@ from torch_featviz.training import History
 from torch_featviz.training.findings import Finding
 from torch_featviz.training.frames import KINDS
 from torch_featviz.training.history import FIGURES, lines
-from torch_featviz.training.report import report
+from torch_featviz.training.report import report, weight_of
 
 from .pack import Blobs, fair_shares
 
@@ -95,12 +95,11 @@ def _curves(history: History, steps: list[int]) -> list[dict[str, Any]]:
     """Figures of each layer, and of its weight, at the steps shown."""
     rows = [i for i, step in enumerate(history.steps) if step in set(steps)]
     layers = list(dict.fromkeys(name for sample in history for name in sample.layers))
-    parameters = {name for sample in history for name in sample.parameters}
     found = []
     for layer in layers:
         for figure, what in _CURVES.items():
-            name = layer if figure in ("std", "zero_share") else f"{layer}.weight"
-            if name != layer and name not in parameters:
+            name = layer if figure in ("std", "zero_share") else weight_of(history, layer)
+            if name is None:
                 continue
             line = history.line(name, figure)
             if any(line[row] is not None for row in rows):  # no optimizer moves what is frozen

@@ -26,9 +26,14 @@ class _Recorded(Mapping[str, Any]):
 
     @property
     def not_run(self) -> list[str]:
-        """Captured layers that the latest forward did not call, in model order."""
-        ran = {record[0] for record in self._recorder.latest()}
-        return [name for name in self._recorder.names if name not in ran] + self._recorder.functions.unmatched
+        """Captured layers that did nothing in the latest forward, in model order.
+
+        A layer that is not called, but whose weights another module computes with, as an attention does with those of
+        its projections, did something: it is in use, and returned nothing.
+        """
+        missing = self._recorder.not_called()
+        used = self._recorder.in_use(missing)
+        return [name for name in missing if name not in used] + self._recorder.functions.unmatched
 
     def _name(self, key: str) -> str:
         if not isinstance(key, str):
@@ -55,6 +60,8 @@ class _Recorded(Mapping[str, Any]):
             return LayerError(f"layer {key!r} was not captured; {near(key, names)}list(acts) has all that ran.")
         calls = [k for k in ran if k.partition("#")[0] == layer]
         if not calls:
+            if layer in self._recorder.in_use(self._recorder.not_called()):
+                return unreturned(layer)
             close = near(layer, self._recorder.functions.seen)
             return LayerError(f"layer {layer!r} {self._recorder.why_absent} {close}not_run lists all such layers.")
         return LayerError(f"layer {layer!r} ran {len(calls)} times: take one of {', '.join(map(repr, calls))}.")
@@ -166,3 +173,13 @@ def _describe(value: Any) -> str:
         return f"{' '.join(map(str, value.shape)) or 'scalar'}, {str(value.dtype).removeprefix('torch.')}"
     shapes = map_tensors(lambda tensor: tuple(tensor.shape), value)
     return f"{type(value).__name__} {shapes}"
+
+
+def unreturned(layer: str) -> LayerError:
+    """The error about a layer that is in use, but returns nothing."""
+    parent = layer.rpartition(".")[0]
+    owner = f"layer {parent!r}" if parent else "the model"
+    return LayerError(
+        f"layer {layer!r} is never called and returns nothing: other code, as a rule that of {owner}, computes with "
+        f"its weights; capture {parent!r} instead."
+    )

@@ -16,9 +16,11 @@ from weakref import WeakKeyDictionary, ref
 import torch
 from torch import Tensor, nn
 
+from torch_featviz.model.use import Reading, Reads
 from torch_featviz.model.values import map_tensors, tensors
-from torch_featviz.torch_private import TorchDispatchMode, schema_of, storage_id, unmapped
+from torch_featviz.torch_private import schema_of, storage_id, unmapped
 
+from .asked import Scope
 from .eager import eager
 
 Record: TypeAlias = tuple[Any, Any, Any]  # layer, what it returned, the version of each tensor in that
@@ -42,13 +44,14 @@ class Overwriting:
     """What one block knows of the outputs that the model overwrites.
 
     Args:
-        model: whose forwards these are.
+        scope: of what these are the forwards.
         setting: of the capture; what was learnt holds for one setting.
         detach: whether an output about to be overwritten is copied even in a forward that is watched.
     """
 
-    def __init__(self, model: nn.Module, setting: Hashable, *, detach: bool) -> None:
-        self._model = ref(model)
+    def __init__(self, scope: Scope, setting: Hashable, *, detach: bool) -> None:
+        self._model = ref(scope.model)
+        self._names = scope.names
         self._setting = setting
         self._detach = detach
         self._key: Hashable = None  # what was learnt holds for it
@@ -79,7 +82,7 @@ class Overwriting:
             copied = self._known[key] = _learnt.get(model, {}).get(key)
         if copied is None:
             self._watch = Watch(records, copies=self._detach)
-            return BeforeWrites(self._watch.before_write)
+            return BeforeWrites(self._watch.before_write, Reads(model, self._names))
         self.copied = copied
         self.known = None if _INTERLEAVED in copied else copied
         return None
@@ -139,7 +142,7 @@ class Overwriting:
 
     def close(self) -> None:
         """Let go of modules."""
-        self._modules = {}
+        self._modules, self._names = {}, {}
 
     def _learn(self, names: Iterable[str]) -> None:
         model = self._model()
@@ -148,17 +151,12 @@ class Overwriting:
         _learnt.setdefault(model, {})[self._key] = self.copied
 
 
-class BeforeWrites(TorchDispatchMode):
-    """Calls `notice(tensor)` just before any operator writes to `tensor`."""
+class BeforeWrites(Reading):
+    """Calls `notice(tensor)` just before any operator writes to `tensor`, and tells `reads` of all that it is given."""
 
-    def __init__(self, notice: Callable[[Tensor], None]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+    def __init__(self, notice: Callable[[Tensor], None], reads: Reads) -> None:
+        super().__init__(reads)
         self.notice = notice
-
-    @classmethod
-    def ignore_compile_internals(cls) -> bool:
-        """Compiled parts of the model are not to run uncompiled because of this mode."""
-        return True
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -170,6 +168,7 @@ class BeforeWrites(TorchDispatchMode):
                     written = args[position] if position < len(args) else kwargs.get(argument.name)
                     for tensor in tensors(written):
                         self.notice(tensor)
+        self.reads.see((*args, *kwargs.values()))
         return func(*args, **kwargs)
 
 

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
 
 from torch_featviz.errors import LayerError
-from torch_featviz.model.layers import Layers, canonical, check_module, listed
+from torch_featviz.model.layers import Layers, canonical, check_module, listed, resolve, split_call
 from torch_featviz.model.values import map_tensors
 from torch_featviz.torch_private import DISABLING_TAKES_A_REASON
 
+from .activations import unreturned
 from .session import Capture
 
 
@@ -77,9 +78,12 @@ class FeatureExtractor(_Transparent):
 def _extract(extractor: FeatureExtractor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     with Capture(extractor.module, extractor.layers, detach=False) as acts:
         extractor.module(*args, **kwargs)
-    for name in acts.not_run:
-        if name in extractor._asked:
-            raise LayerError(f"layer {name!r} did not run; the forward never called it.")
+    if missing := extractor._asked.difference(split_call(key)[0] for key in acts):
+        for name in acts.not_run:
+            if name in missing:
+                raise LayerError(f"layer {name!r} did not run; the forward never called it.")
+        for name in filter(missing.__contains__, resolve(extractor.module, extractor.layers)):
+            raise unreturned(name)
     return dict(acts)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from torch_featviz.errors import LayerError
+from torch_featviz.model.use import Reading, Reads, in_use, is_known
 from torch_featviz.torch_private import in_backward
 
 from .asked import FunctionCalls, Scope
@@ -53,7 +54,7 @@ class Recorder:
         self.keeper = Keeper(into, detach=detach, channels_last=scope.channels_last)
         self.records = Records(scope.names, keeps=keeps, detach=detach)
         self.calls = self.records.calls  # within one step of the taps, which append to it
-        self.overwriting = Overwriting(scope.model, self.setting, detach=detach)
+        self.overwriting = Overwriting(scope, self.setting, detach=detach)
         self.leftovers = Leftovers()
         self.stopping = Stopping(stop)
         self.functions = FunctionCalls()
@@ -63,6 +64,8 @@ class Recorder:
         self.by_reference = type(self) is Recorder and not stop and into is None
         self._module_names = scope.names
         self._thread = 0  # that runs the model now
+        self._looked = False  # whether a forward was, for what is read of layers that are not called
+        self._reads: Reads | None = None  # of the forward that is under way
 
     @property
     def needs_eager(self) -> bool:
@@ -90,7 +93,23 @@ class Recorder:
         if self.by_reference and not self.leftovers.entered and self.overwriting.known is not None:
             self.records.may_tell_modules()
             self.careful = self.overwriting.modules(self.layers)
-        return NOTHING if watch is None else watch
+        if watch is None:
+            return self.look()
+        self._reads = watch.reads
+        return watch
+
+    @eager
+    def look(self) -> AbstractContextManager[Any]:
+        """Of the first whole forward of a model it is noted which layers are in use without being called."""
+        if self._looked or self.stopping.active:
+            return NOTHING
+        model = self.model()
+        assert model is not None, "a model in whose forward we are is alive"
+        self._looked = is_known(model)
+        if self._looked:
+            return NOTHING
+        self._reads = Reads(model, self._module_names)
+        return Reading(self._reads)
 
     @eager
     def refuse_another_thread(self) -> None:
@@ -116,6 +135,8 @@ class Recorder:
         if unseen != ():  # mostly there are none
             self.records.copy_shared(unseen, self.keeper.copy)
         self.overwriting.end()
+        if self._reads is not None and not self.stopping.active:
+            self._reads.end()
 
     @eager
     def leave(self) -> None:
@@ -125,6 +146,7 @@ class Recorder:
         self.keeper.fence()
         self.careful = EVERYTHING
         self.overwriting.leave()
+        self._reads = None
 
     @eager
     def record_of(self, module: nn.Module, output: Any) -> None:
@@ -231,6 +253,17 @@ class Recorder:
             self.records.append(name, self.keeper.out_of_graph(value), relaid=relaid)
 
     # Reading
+
+    def not_called(self) -> list[str]:
+        """Captured layers of which the latest forward recorded nothing, in model order."""
+        ran = {record[0] for record in self.latest()}
+        return [name for name in self.names if name not in ran]
+
+    def in_use(self, uncalled: list[str]) -> set[str]:
+        """Those of them whose weights another module computes with."""
+        model = self.model()
+        called = set(self.names).difference(uncalled)
+        return in_use(model, called, uncalled) if model is not None and uncalled else set()
 
     def latest(self) -> list[Record]:
         """The records of the latest forward."""

@@ -47,8 +47,9 @@ def capture(
         model: any `nn.Module`; compiled or not, before or inside the block; may be wrapped in
             DistributedDataParallel, FSDP2, or DataParallel on one device.
         layers: names, globs (`*` also crosses dots), module types, module objects, one or several of them; None for
-            all leaves, and all convolutions and linear layers. A wrapper's prefix (`module.`, `_orig_mod.`) may be
-            given or left out. The name of one call, `'relu#2'`, stands for its layer, all of whose calls are kept.
+            all leaves, and, whatever is in them, all convolutions, linear layers, attentions and adapters. A wrapper's
+            prefix (`module.`, `_orig_mod.`) may be given or left out. The name of one call, `'relu#2'`, stands for its
+            layer, all of whose calls are kept.
         into: what becomes of an output. None keeps those of the latest forward; `Ring(n)` those of the last n;
             `ToCPU()` copies; `Moments()`, `Histogram()` and `TopK()`, or a list of them, keep figures and no outputs; a
             function keeps what it returns, given a layer's output.

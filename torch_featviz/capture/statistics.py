@@ -13,8 +13,8 @@ from torch_featviz.errors import DtypeError, LayerError
 from torch_featviz.model.layers import canonical, near
 from torch_featviz.torch_private import in_graph_pool
 
+from .activations import unreturned
 from .asked import Scope, call_name
-from .eager import NOTHING
 from .recorder import Recorder
 from .reduce import Reducer, across_ranks
 
@@ -38,7 +38,7 @@ class Reduction(Recorder):
 
     def begin(self) -> AbstractContextManager[Any]:
         self.start()
-        return NOTHING
+        return self.look()
 
     def keep(self, name: str, output: Any, copy: bool) -> None:  # noqa: ARG002 - it is looked at now
         if not isinstance(output, Tensor):
@@ -84,9 +84,10 @@ class Statistics(Mapping[str, Any]):
 
     @property
     def not_run(self) -> list[str]:
-        """Captured layers of which nothing was seen, in model order."""
+        """Captured layers that did nothing, in model order; see `Activations.not_run`."""
         empty = [name for name, reducer in self._reducers.items() if reducer.empty]
-        return empty + self._recorder.functions.unmatched
+        used = self._recorder.in_use(empty)
+        return [name for name in empty if name not in used] + self._recorder.functions.unmatched
 
     def merged(self, group: dist.ProcessGroup | None = None) -> dict[str, Any]:
         """The same of the data of all ranks of a distributed run; see `across_ranks`. Every rank has to call this."""
@@ -103,6 +104,8 @@ class Statistics(Mapping[str, Any]):
         if name not in reducers:
             raise LayerError(f"layer {layer!r} was not captured; {near(layer, reducers)}list(stats) has all that ran.")
         if reducers[name].empty:
+            if self._recorder.in_use([name]):
+                raise unreturned(name)
             close = near(name, self._recorder.functions.seen)
             raise LayerError(f"layer {layer!r} did not run; {close}not_run lists all such layers.")
         return reducers[name]

@@ -261,10 +261,12 @@ class _Down(Rectify):
             x, *rest = args or (kwargs.pop("input"),)
             return _Straight.apply(x, lambda y: func(y, *rest, **kwargs))
         if name == "batch_norm" and (args[5] if len(args) > 5 else kwargs.get("training", False)):
-            raise LayerError(
-                "a batch norm has no running statistics (track_running_stats=False?), so that the rows of a batch "
-                "would mix; name a layer before it, or give the model running statistics."
-            )
+            x = args[0] if args else kwargs["input"]
+            if x.requires_grad:  # else of a weight, as weight standardisation does, and no images are mixed
+                raise LayerError(
+                    "a batch norm has no running statistics (track_running_stats=False?), so that the rows of a batch "
+                    "would mix; name a layer before it, or give the model running statistics."
+                )
         if self.overwrite and name.removesuffix("_with_indices").removeprefix("adaptive_") in _POOLS:
             return _overwritten(name, args, kwargs)
         return super().__torch_function__(func, types, args, kwargs)

@@ -35,6 +35,7 @@ class Layer:
         positive: nothing is below 0, by the layer's nature or that of the layer it takes its channels from.
         kernels: `k c h w`.
         groups: of the kernels.
+        kernel_notes: what is in the kernels, such as an adapter.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Layer:
     positive: bool = False
     kernels: Tensor | None = None
     groups: int = 1
+    kernel_notes: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from torch_featviz.model.held import base_of
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.run import hooked, run
 
@@ -25,9 +26,9 @@ class Measured(NamedTuple):
 
 
 def works(module: nn.Module) -> bool:
-    """Whether a module computes something itself, and not only by the modules in it."""
+    """Whether a module computes something itself, and not only by the modules in it; an adapter adds to one of them."""
     inside = any(name != PARAMETRIZATIONS for name, _ in module.named_children())
-    return not inside or any(True for _ in module.parameters(recurse=False))
+    return not inside or any(True for _ in module.parameters(recurse=False)) or base_of(module) is not None
 
 
 def measured(net: nn.Module, one: Inputs) -> Measured:

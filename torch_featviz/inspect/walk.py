@@ -17,7 +17,7 @@ from torch_featviz.model.layers import Layers
 from torch_featviz.model.run import run
 from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated
-from torch_featviz.model.weights import planes_of
+from torch_featviz.model.weights import has_kernel, kernel_of
 from torch_featviz.torch_private import PADS, Convolution
 
 from .layer import Layer
@@ -74,7 +74,8 @@ def walk(model: nn.Module, inputs: Inputs, layers: Layers = None, *, values: boo
     modules = dict(net.named_modules())
     if layers is None:
         calls = _without_blocks([call for call in calls if _computes(call)])
-        absent = [name for name in absent if name in modules and works(modules[name]) and not _is_read(name, modules)]
+        working = {name for name, module in modules.items() if works(module)}
+        absent = [name for name in absent if name in working and PARAMETRIZATIONS not in name.split(".")]
     if not calls:
         raise LayerError(f"{type(net).__name__} has no layer that ran.")
     for i, call in enumerate(calls):
@@ -166,12 +167,6 @@ def _without_blocks(calls: list[Layer]) -> list[Layer]:
     return kept
 
 
-def _is_read(name: str, modules: dict[str, nn.Module]) -> bool:
-    """Whether another module reads the weights of this one, which never runs itself."""
-    owner = modules.get(name.rpartition(".")[0])
-    return isinstance(owner, nn.MultiheadAttention) or PARAMETRIZATIONS in name.split(".")
-
-
 def _channels_at(layer: Layer, before: list[Layer]) -> int:
     """The axis of a layer's channels, from where the image went, what the layer is, or the layers before it."""
     axes, rest = len(layer.shape), {1, 2, 3} - set(layer.rows_at)
@@ -211,7 +206,7 @@ def _describe(calls: list[Layer], costs: Measured) -> None:
             counted = costs.multiply_adds[call.layer][at : at + 1] if call.layer not in costs.uncounted else []
             call.multiply_adds = counted[0] if counted else None
             call.parameters = 0 if at else sum(parameter.numel() for parameter in call.module.parameters())
-            call.kernels, call.groups = _kernels(call.module)
+            _put_kernels(call)
         inherited = source is not None and source.positive and "norm" not in call.kind.lower()
         by_nature = is_positive(call.module, call_of(call.name)) or inherited
         call.positive = by_nature and not any(figures.min < 0 for figures in call.figures)  # as log-sigmoid gives
@@ -230,11 +225,16 @@ def _source_of_call(name: str, done: dict[str, Layer]) -> Layer | None:
     return done[own[-1]] if own else done[before]
 
 
-def _kernels(module: nn.Module) -> tuple[Tensor | None, int]:
-    weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor) or weight.dim() != 4:
-        return None, 1
-    return planes_of(module)[0].detach().float().cpu(), int(getattr(module, "groups", 1))
+def _put_kernels(call: Layer) -> None:
+    """What a layer with two-dimensional kernels computes with, where that can be known."""
+    if call.module is None or not has_kernel(call.module):
+        return
+    try:
+        found = kernel_of(call.module)
+    except LayerError:  # it makes other kernels for each input, say
+        return
+    if found.weight.dim() == 4:
+        call.kernels, call.groups, call.kernel_notes = found.weight.float().cpu(), found.groups, found.notes
 
 
 def _input(images: Tensor, taken: set[str], values: bool) -> Layer:

@@ -15,6 +15,8 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch_featviz.errors import DtypeError, LayerError, OptionError
 from torch_featviz.torch_private import ORIGINAL, PACKED, Convolution, is_optimized
 
+from .held import base_of, reads_weights
+
 Layer: TypeAlias = str | type[nn.Module] | nn.Module
 Layers: TypeAlias = Layer | Iterable[Layer] | None
 _WEIGHTED = (Convolution, nn.Linear)
@@ -46,8 +48,9 @@ def names_of(model: nn.Module) -> dict[nn.Module, str]:
 
 
 def survey(model: nn.Module) -> tuple[dict[nn.Module, str], dict[str, nn.Module]]:
-    """`names_of(model)`, and of these the leaves by name: modules without layers in them, and all convolutions and
-    linear layers, which may have a padding in them."""
+    """`names_of(model)`, and of these the leaves by name: modules without layers in them; and, whatever is in them, all
+    convolutions and linear layers, adapters of a layer, and what computes with the weights of a layer in it that it
+    never calls, as attention does."""
     names: dict[nn.Module, str] = {}
     leaves: dict[str, nn.Module] = {}
     _walk(unwrap(model), "", names, leaves)
@@ -72,7 +75,7 @@ def _walk(module: nn.Module, name: str, names: dict[nn.Module, str], leaves: dic
             leaves[dotted] = child
         elif (inner := unwrap(child)) not in names:
             _walk(inner, prefix + part, names, leaves)
-    if leaf or isinstance(module, _WEIGHTED):
+    if leaf or isinstance(module, _WEIGHTED) or reads_weights(module) or base_of(module) is not None:
         leaves[name] = module
 
 
@@ -110,7 +113,8 @@ def resolve(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
     Args:
         model: any module, wrapped (DDP, DataParallel, torch.compile) or not.
         layers: names, globs (`*` also crosses dots), module types, module objects, one or several;
-            None for all leaves, and all convolutions and linear layers. A wrapper's prefix may be given or left out.
+            None for all leaves, and, whatever is in them, all convolutions, linear layers, attentions and adapters. A
+            wrapper's prefix may be given or left out.
 
     Raises:
         LayerError: something in `layers` is no layer of `model`; close names are given.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -13,7 +14,7 @@ from torch_featviz.explain.attribute import explain
 from torch_featviz.inspect.activations import activations
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.layers import Layers
-from torch_featviz.model.weights import planes_of
+from torch_featviz.model.weights import has_kernel, planes_of
 from torch_featviz.picture import Scale, Sheet
 from torch_featviz.views import feature_maps, kernels
 
@@ -37,11 +38,13 @@ class Frame:
     Args:
         values: kernels `k c h w`, maps `b c h w`, or heatmaps `b 1 h w`; on the CPU, float32.
         shape: of all that there was.
+        notes: for the legend.
     """
 
     step: int
     values: Tensor
     shape: tuple[int, ...]
+    notes: tuple[str, ...] = ()
 
     def draw(self, name: str, scale: Scale) -> Sheet:
         """As a sheet; `name` is `"kernels/<layer>"`, `"maps/<layer>"` or `"why/<method>"`."""
@@ -61,7 +64,7 @@ class Frame:
             )
             left_out = f"{shown[1]} of {there[1]} maps and {shown[0]} of {there[0]} images shown"
         assert isinstance(sheet, Sheet)
-        notes = (*((left_out,) if shown != there else ()), *sheet.legend.notes)
+        notes = (*((left_out,) if shown != there else ()), *self.notes, *sheet.legend.notes)
         what = f"Why, by {layer}" if kind == "why" else f"{kind.capitalize()} of {layer or 'the model'}"
         title = f"{what}, step {self.step:,}: {of}"
         return replace(sheet, title=title, legend=replace(sheet.legend, notes=notes))
@@ -104,37 +107,47 @@ class Frames:
         return Film([frame.step for frame in self._held], [frame.draw(self.name, scale) for frame in self._held])
 
 
-def kernels_now(layers: Mapping[str, nn.Module]) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
-    """A copy of the kernels that are shown, `k c h w`, and the shape of all, of layers that have some."""
-    found = {}
+class Seen(NamedTuple):
+    """What is drawn of one step, where it is: values, the shape of all of which they are a part, and notes."""
+
+    values: Tensor
+    shape: tuple[int, ...]
+    notes: tuple[str, ...] = ()
+
+
+def kernels_now(layers: Mapping[str, nn.Module]) -> dict[str, Seen]:
+    """A copy of the kernels that are shown, `k c h w`, of layers that have some: those that they compute with now."""
+    drawn = {}
     for name, layer in layers.items():
-        try:
-            weight, _ = planes_of(layer)
-        except LayerError:
+        if not has_kernel(layer):
             continue
-        if weight.is_floating_point():
-            filters, channels = weight.shape[:2]
-            most = (FILTERS, channels) if channels in (1, 3) else (TABLE, TABLE)
-            shown = weight[: most[0], : most[1]].float().clone()
-            found[name] = (shown, (filters, channels, *weight.shape[2:]))
-    return found
+        try:
+            found = planes_of(layer, filters=TABLE)
+            if found.weight.shape[1] in (1, 3):
+                found = planes_of(layer, filters=FILTERS)
+        except LayerError:  # it makes other kernels for each input, say
+            continue
+        if found.weight.is_floating_point():
+            shown = found.weight[:, :TABLE].float().clone()
+            drawn[name] = Seen(shown, (found.filters, *found.weight.shape[1:]), found.notes)
+    return drawn
 
 
-def maps_now(model: nn.Module, layers: Layers, probe: Inputs) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
-    """The feature maps of `probe` in evaluation mode, `b c h w`, and the shape of all, of layers that have some."""
+def maps_now(model: nn.Module, layers: Layers, probe: Inputs) -> dict[str, Seen]:
+    """The feature maps of `probe` in evaluation mode, `b c h w`, of layers that have some."""
     drawn = {}
     for name, maps in activations(model, probe, layers).items():
         if isinstance(maps, Tensor) and maps.dim() == 4 and maps.shape[2] * maps.shape[3] > 1:
             images = max(1, min(IMAGES, VALUES // maps[0, 0].numel()))
             channels = max(1, min(MAPS, VALUES // (images * maps[0, 0].numel())))
-            drawn[name] = (maps[:images, :channels].float(), tuple(maps.shape))
+            drawn[name] = Seen(maps[:images, :channels].float(), tuple(maps.shape))
     return drawn
 
 
-def why_now(model: nn.Module, method: str, probe: Inputs) -> tuple[Tensor, tuple[int, ...]]:
-    """What in the probe speaks for the answer to it, `b 1 h w`, and the shape of all."""
+def why_now(model: nn.Module, method: str, probe: Inputs) -> Seen:
+    """What in the probe speaks for the answer to it, `b 1 h w`."""
     heatmaps = explain(model, probe, method=method).heatmaps[:, None]
-    return heatmaps[:IMAGES], tuple(heatmaps.shape)
+    return Seen(heatmaps[:IMAGES], tuple(heatmaps.shape))
 
 
 def check_scales(scales: Mapping[str, Scale], layers: Mapping[str, nn.Module]) -> None:

@@ -24,7 +24,7 @@ from torch_featviz.warn import warn
 from .figures import layer_figures, parameter_figures, range_of
 from .film import Film
 from .findings import Finding, Findings
-from .frames import Frame, Frames, check_scales, kernels_now, maps_now, why_now
+from .frames import Frame, Frames, Seen, check_scales, kernels_now, maps_now, why_now
 from .history import History, Sample
 from .report import report
 from .sinks import Record, sinks_for
@@ -44,7 +44,7 @@ class Monitor:
 
     Args:
         model: any module, in any mode, compiled or wrapped, as `capture` takes it.
-        layers: as in `capture`; default: all convolutions, linear layers and bounded activations (tanh, sigmoid,
+        layers: as in `capture`; default: all convolutions, linear layers, adapters, bounded activations (tanh, sigmoid,
             their hard forms, softsign), or all leaves where there is none.
         every: look at the first of every so many steps.
         probe: a fixed batch of inputs: images, a tuple of positional arguments, or a mapping of keywords, images first.
@@ -263,14 +263,14 @@ class Monitor:
         moves = [tensor for move in updates.moves.values() for tensor in move if isinstance(tensor, Tensor)]
         histograms = [move.histogram for move in updates.moves.values()]
         pictured = self._pictured()
-        values = [values for values, _ in pictured.values()]
+        values = [part.values for part in pictured.values()]
         read = iter(read_together([*seen.values(), *histograms], [*norms.values(), *moves, *values]))
         after = {name: float(next(read)) for name in norms}
         came = {
             name: [next(read) if isinstance(part, Tensor) else part for part in move]
             for name, move in updates.moves.items()
         }
-        frames = {name: Frame(step, next(read).float(), shape) for name, (_, shape) in pictured.items()}
+        frames = {name: Frame(step, next(read).float(), part.shape, part.notes) for name, part in pictured.items()}
         layers = {name: layer_figures(range_of(watched.layers[name]), *several) for name, several in seen.items()}
         parameters = {
             name: parameter_figures(watched.parameters[name], norm, came.get(name), rows=name in watched.by_outputs)
@@ -278,8 +278,8 @@ class Monitor:
         }
         return Sample(step, layers, parameters), frames
 
-    def _pictured(self) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
-        """What is drawn of this step, where it is: values, and the shape of all of which they are a part."""
+    def _pictured(self) -> dict[str, Seen]:
+        """What is drawn of this step."""
         layers = self._watched.layers
         found = {f"kernels/{name}": each for name, each in kernels_now(layers).items()}
         if self._probe is not None:

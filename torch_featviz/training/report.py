@@ -94,7 +94,7 @@ def _in_lines(findings: Sequence[Finding]) -> list[str]:
 
 
 def _columns(history: History, layers: list[str]) -> list[_Column]:
-    weights = {layer: _weight_of(history, layer) for layer in layers}
+    weights = {layer: weight_of(history, layer) for layer in layers}
     learnt = {layer: name for layer, name in weights.items() if name}
     dead = {}
     for layer in layers:
@@ -113,7 +113,7 @@ def _columns(history: History, layers: list[str]) -> list[_Column]:
     return columns
 
 
-def _weight_of(history: History, layer: str) -> str | None:
+def weight_of(history: History, layer: str) -> str | None:
     """The parameter that is a layer's weight, also where it is computed from another (weight and spectral norm)."""
     start = f"{layer}." if layer else ""
     names = [name.removeprefix(start) for name in history[-1].parameters if name.startswith(start)]

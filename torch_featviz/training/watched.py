@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from torch_featviz.capture import Histogram, Moments, capture
 from torch_featviz.errors import LayerError
+from torch_featviz.model.held import base_of
 from torch_featviz.model.layers import Layers, resolve, unwrap
 
 from .figures import range_of
@@ -19,7 +20,8 @@ class Watched:
 
     Args:
         model: any module.
-        asked: as in `capture`; None for all convolutions, linear layers and bounded activations, or else all leaves.
+        asked: as in `capture`; None for all convolutions, linear layers, adapters and bounded activations, or else all
+            leaves.
         bins: of histograms.
     Raises:
         LayerError: a layer that `model` does not have.
@@ -62,5 +64,5 @@ class Watched:
         if self._asked is not None:
             return self._asked
         modules = list(unwrap(self._model).modules())
-        chosen = [each for each in modules if isinstance(each, _LEARNT) or range_of(each)]
+        chosen = [each for each in modules if isinstance(each, _LEARNT) or range_of(each) or base_of(each) is not None]
         return chosen or [each for each in modules if not (list(each.children()) or isinstance(each, _NO_TENSOR))]

@@ -22,13 +22,19 @@ def kernels(
     Filters of three channels are drawn in colour, mid-grey being 0; filters of one channel in signed colours;
     deeper ones as a table, a filter a row and an input channel a column.
 
+    Drawn is what the layer computes with now, in evaluation mode: weight norm, spectral norm, pruning,
+    parametrizations, weight standardisation, an adapter (LoRA) and quantisation are in it, and the legend says so. A
+    layer that is not plainly a convolution with its `weight` is copied, and the copy is run on made-up input; the
+    network never is.
+
     Args:
-        model_or_weight: a model, a convolution, or a weight `k c h w` (`k c w` for one dimension).
+        model_or_weight: a model, a convolution or an adapter around one, or a weight `k c h w` (`k c w` for one
+            dimension).
         layer: the layer's name in the model; may be left out for a convolution or a weight.
         scale: how values become colours; default `Scale(symmetric=True)`, one for the layer.
         limit: rows and columns of the table that are shown at most; the legend says what is left out.
     Raises:
-        LayerError: there is no such layer, or it has no kernels that can be drawn.
+        LayerError: there is no such layer, or it has no kernels that can be drawn; the error says why.
         ShapeError: the weight is not `k c h w`, or is empty.
         OptionError: `limit` is below 1.
     Example:
@@ -37,7 +43,7 @@ def kernels(
     """
     if limit < 1:
         raise OptionError(f"limit must be at least 1, got {limit}.")
-    weight, notes = planes_of(model_or_weight, layer)
+    weight, _, _, notes = planes_of(model_or_weight, layer)
     filters, channels, height, width = weight.shape
     title = f"Kernels of {layer}" if layer else "Kernels"
     title += f": {filters} filters of {channels}×{height}×{width}"

@@ -13,6 +13,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from torch_featviz.errors import OptionError
+from torch_featviz.model.held import base_of
 
 from .card import ModelCard
 
@@ -96,12 +97,21 @@ def landmarks(build: Callable[[], nn.Module]) -> tuple[str, str, str]:
 
 def landmarks_of(model: nn.Module) -> tuple[str, str, str]:
     """The same, of a net that is built already."""
+    adapted = {part for module in model.modules() if base_of(module) is not None for part in module.modules()}
     convs = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d) and not name.lower().startswith("aux")
+        if _is_conv(module)
+        and (module not in adapted or base_of(module) is not None)
+        and not name.lower().startswith("aux")
     ] or [""]
     return convs[0], convs[len(convs) // 2], convs[-1]
+
+
+def _is_conv(module: nn.Module) -> bool:
+    """Whether a module is a convolution over two dimensions, or an adapter around one."""
+    base = base_of(module)
+    return isinstance(module, nn.Conv2d) if base is None else _is_conv(base)
 
 
 def _modern_key(key: str) -> str:

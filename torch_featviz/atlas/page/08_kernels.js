@@ -132,9 +132,10 @@ function renderKernels() {
   const how = inRgb(layerNow()) ? "each filter in red, green and blue, where mid-grey is 0"
     : channels === 1 ? "one plane each" : `a row is a filter, a column an input channel${ofGroup(kernels)}; open a map to see its filter alone`;
   const groups = kernels.groups > 1 ? `, in ${kernels.groups} groups` : "";
+  const inIt = kernels.notes.map((note) => `, ${note}`).join("");
   $("kernels").replaceChildren(
     h("h3", { tabindex: "-1" }, "Kernels"),
-    h("p", { class: "quiet" }, `${out} filters of ${channels}×${height}×${width}${groups}${kept}: ${how}.`),
+    h("p", { class: "quiet" }, `${out} filters of ${channels}×${height}×${width}${groups}${kept}${inIt}: ${how}.`),
     h("div", { class: "legend" }, ...kernelLegend(layerNow())),
     kernelSheet(layerNow()),
   );
