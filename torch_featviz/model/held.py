@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dis
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from inspect import unwrap
 from itertools import permutations, takewhile
 from types import CodeType
@@ -44,30 +44,35 @@ def base_of(module: nn.Module) -> nn.Module | None:
     if (base := children.get(_BASE)) is not None:
         return base
     layers = [child for child in children.values() if isinstance(child, _WEIGHTED)]
-    own = [p for p in module._parameters.values() if p is not None and not is_lazy(p) and p.dim() > 1]
+    own = module._parameters
     if not layers or len(layers) + len(own) < 3:
         return None
-    for layer in layers:
-        beside = [other for child in layers if child is not layer for other in child._parameters.values()]
-        others = [p for p in beside if p is not None and not is_lazy(p) and p.dim() > 1]
-        if any(_multiply_to(layer, *pair) for pair in permutations((*own, *others), 2)):
+    beside = _matrices(own)
+    by_layer = [_matrices(layer._parameters) for layer in layers]
+    for layer, its in zip(layers, by_layer, strict=True):
+        others = [*beside, *(size for sizes in by_layer if sizes is not its for size in sizes)]
+        if any(
+            rank == inner and _fits(layer, rows, rank, columns)
+            for (rows, rank), (inner, columns) in permutations(others, 2)
+        ):
             return layer
     return None
 
 
-def _multiply_to(layer: nn.Module, left: Tensor, right: Tensor) -> bool:
-    """Whether the matrix product of two weights has the size of a layer's, and a lower rank."""
+def _matrices(parameters: Mapping[str, Tensor | None]) -> list[tuple[int, int]]:
+    """Rows and columns of the parameters that are no vectors, each with its first axis against all others."""
+    weights = [p for p in parameters.values() if p is not None and not is_lazy(p) and p.dim() > 1 and len(p)]
+    return [(len(p), p.numel() // len(p)) for p in weights]
+
+
+def _fits(layer: nn.Module, rows: int, rank: int, columns: int) -> bool:
+    """Whether the product of `rows × rank` and `rank × columns` has the size of a layer's weight, and a lower rank."""
     if isinstance(layer, Convolution):
-        rows, columns = layer.out_channels, layer.in_channels * math.prod(layer.kernel_size)
+        outputs, inputs = layer.out_channels, layer.in_channels * math.prod(layer.kernel_size)
     else:
-        rows, columns = layer.out_features, layer.in_features  # type: ignore[assignment]
-    rank = len(right)
-    sizes = (
-        rows * columns,
-        rows * columns // getattr(layer, "groups", 1),
-    )  # over all channels, or a group's
-    fits = rank and left.numel() == len(left) * rank and len(left) * right.numel() // rank in sizes
-    return bool(fits) and rank < min(rows, columns)
+        outputs, inputs = layer.out_features, layer.in_features  # type: ignore[assignment]
+    sizes = (outputs * inputs, outputs * inputs // getattr(layer, "groups", 1))  # over all channels, or a group's
+    return rows * columns in sizes and rank < min(outputs, inputs)
 
 
 def reads_weights(module: nn.Module) -> bool:

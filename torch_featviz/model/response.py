@@ -138,7 +138,7 @@ class _Asked:
         if len(calls) == 1 and _returns(output, calls[0]) and _same(calls[0].given, self.noise):
             with torch.no_grad(), again:
                 self.net(torch.zeros_like(self.noise))
-            if len(again.calls) == 1 and torch.equal(_nan_free(again.calls[0].weight), _nan_free(calls[0].weight)):
+            if len(again.calls) == 1 and _equal(again.calls[0].weight, calls[0].weight):
                 return _handed_over(calls[0], filters)
             raise LayerError(f"a {self.kind}, which makes another kernel for each input")
         geometry = self._geometry(calls, output)
@@ -321,8 +321,9 @@ def _by_groups(full: Tensor, groups: int, outputs: int) -> tuple[Tensor, int]:
     return (own, groups) if int(own.count_nonzero()) == int(split.count_nonzero()) else (full, 1)
 
 
-def _nan_free(weight: Tensor) -> Tensor:
-    return weight.nan_to_num()
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two weights are the same, NaN being like NaN."""
+    return torch.equal(one, other) or torch.equal(one.nan_to_num(), other.nan_to_num())
 
 
 def _guesses(net: nn.Module) -> Iterator[_Geometry]:
