@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from functools import wraps
 from inspect import signature
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any, TypeAlias
 
 import torch
@@ -209,6 +209,11 @@ def skip_in_dynamo(code: CodeType) -> None:
 def dynamo_wraps(function: Any) -> Any:
     """The function that `torch.compile` or `torch.compiler.disable` wrapped in `function`; None if neither did."""
     return getattr(function, "_torchdynamo_orig_callable", None)
+
+
+def runs_dynamo(frame: FrameType) -> bool:
+    """Whether a frame of the stack is one of Dynamo's own: what it calls is compiled code, or code kept from it."""
+    return str(frame.f_globals.get("__name__")).startswith("torch._dynamo.")
 
 
 def is_of_dynamo(error: BaseException) -> bool:

@@ -27,13 +27,14 @@ def clone(value: Any) -> Any:
 def hooked(model: nn.Module, call: Callable[[], Any]) -> tuple[Any, list[tuple[str, Any]]]:
     """What `call()` returns, and a clone of what every leaf call of `model` returned, in order.
 
-    A convolution is a leaf, too, if there is a padding in it.
+    A convolution is a leaf, too, if there is a padding in it, and so is an attention.
     """
+    kinds = ("Conv2dStaticSamePadding", "MultiheadAttention", "ShiftedWindowAttention")
     seen: list[tuple[str, Any]] = []
     handles = [
         module.register_forward_hook(lambda _m, _i, output, name=name: seen.append((name, clone(output))))
         for name, module in model.named_modules()
-        if not list(module.children()) or type(module).__name__ == "Conv2dStaticSamePadding"
+        if not list(module.children()) or type(module).__name__ in kinds
     ]
     try:
         return call(), seen

@@ -158,7 +158,7 @@ class LowRank(nn.Module):
 def test_low_rank_layers():
     model = network()
     model[4] = LowRank(model[4])
-    compare(model.eval(), ["0", "1", "2", "3", "4.base_layer", "4.down", "4.up"])
+    compare(model.eval(), ["0", "1", "2", "3", "4.base_layer", "4.down", "4.up", "4"])
     with capture(model, "4") as acts:
         output = model(X)
     assert torch.equal(acts["4"], output)

@@ -15,10 +15,12 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from torch import Tensor, nn
 
-from torch_featviz.torch_private import CALL, TorchDispatchMode
+from torch_featviz.torch_private import CALL, TorchDispatchMode, runs_dynamo
 
 from .held import read_in
 from .layers import names_of
+
+_OURS = ("torch_featviz.", "functools")
 
 _read: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()  # layers that were found to be in use, uncalled
 _whole: WeakSet[nn.Module] = WeakSet()  # models of which a forward was looked at from its beginning to its end
@@ -58,9 +60,13 @@ class Reads:
             del self._holders[id(parameter)]
 
     def _is_called(self, modules: list[nn.Module]) -> bool:
-        """Whether a call of one of these is under way."""
+        """Whether a call of one of these is under way, or may be, in compiled code that has no calls any more."""
         frame: FrameType | None = sys._getframe(1)
+        while frame is not None and (runs_dynamo(frame) or str(frame.f_globals.get("__name__")).startswith(_OURS)):
+            frame = frame.f_back  # until the operator's own
         while frame is not None:
+            if runs_dynamo(frame):
+                return True
             if frame.f_code.co_name == CALL:
                 caller = frame.f_locals.get("self")
                 if any(caller is module for module in modules):
