@@ -35,7 +35,15 @@ fv.exemplars(best, strongest, card=info)
 # in a cat, an astronaut and a cup of coffee. With a folder of thousands of images, the same takes one pass, in constant
 # memory: ``fv.zoo.ImageFiles("FOLDER", info.preprocess)`` is a dataset for the loader.
 #
-# One unit of one image is :func:`~torch_featviz.deconvnet` alone. It is signed, in the shape of the image:
+# A deconvnet would know a patch by the switches of max pools alone. This network has none: its deconvnet projects one
+# unit alike from every patch, so that the default here is guided backpropagation, as the title says. The legend says
+# how far that depends on the patch, by the cosine between the projections of a channel. The deconvnet, with its figure:
+
+fv.exemplars(best, strongest, projection="deconvnet", value_range=info.denormalize)
+
+# %%
+# One unit of one image is :func:`~torch_featviz.deconvnet` alone, by the same rule. It is signed, in the shape of the
+# image:
 
 cat = images[:1]
 down = fv.deconvnet(model, torch.stack(cat), layer, strongest[:1])

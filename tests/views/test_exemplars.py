@@ -210,3 +210,6 @@ def test_single_large_pixels_do_not_make_the_others_grey():
     assert units[0, 0, 0, 0] == 1
     assert units[0, 0, 0, 1] == torch.inf
     assert (signed_units(0 * torch.ones(1, 3, 4, 4)) == 0.5).all()
+    small, large = (top_patches(nn.Conv2d(1, 1, side), [torch.rand(3, 1, 40, 40)], "", k=2) for side in (31, 32))
+    assert not notes_of(exemplars(small), "0.1 %")
+    assert notes_of(exemplars(large), "each on its own scale, with the 0.1 % beyond it at its end")

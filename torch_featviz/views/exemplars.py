@@ -148,9 +148,10 @@ def _notes(patches: Patches, hits: int, whole: bool, dead: int) -> tuple[str, ..
     shown = len(patches.channels)
     lines = [f"left: the {hits} patches with the highest values, row by row; value: of the first and of the last"]
     if patches.method:
+        beyond = ", with the 0.1 % beyond it at its end" * (patches.projections[0, 0].numel() * (1 - _SHARE) >= 1)
         lines.append(
-            "right: the same, projected back to the pixels from that one unit by "
-            f"{_PAPERS[patches.method]}; mid-grey is 0, each on its own scale, with what exceeds it (0.1 %) at its end"
+            f"right: the same, projected back to the pixels from that one unit by {_PAPERS[patches.method]}; "
+            f"mid-grey is 0, each on its own scale{beyond}"
         )
         lines += _dependence(patches, hits)
     if not whole:
