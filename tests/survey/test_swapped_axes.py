@@ -12,6 +12,7 @@ from torch_featviz import Scale, deconvnet, exemplars, receptive_field, top_patc
 from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.picture import rgb, untile
 from torch_featviz.survey import read_patches
+from torch_featviz.survey.patches import looks_at
 
 SIZES = [(17, 17), (12, 21), (23, 13)]
 K = 3
@@ -179,3 +180,15 @@ def test_tokens_are_no_map():
         top_patches(net, [images], "end")
     with pytest.raises(ShapeError, match="layer 'end' returns no map, its units have no place"):
         receptive_field(net, "end", (12, 21), channels=1).box(0, 0)
+
+
+@pytest.mark.parametrize("turn", [lambda x: x, lambda x: x.flip(3), lambda x: x.flip(2).transpose(2, 3)])
+def test_where_a_unit_looks_without_one_stride(turn):
+    """What stands between a unit's box and where it looks is the same for all units, but for rounding."""
+    net = Net(lambda m, x: turn(F.interpolate(x, scale_factor=1.5)))
+    seen = receptive_field(net, "end", (12, 16), channels=1)
+    assert seen.stride == (None, None)
+    for axis in (0, 1):
+        places = [(i, j) for i in range(seen.map_size[0]) for j in range(seen.map_size[1])]
+        apart = [seen.box(*place)[axis][0] - looks_at(seen, place, axis) for place in places]
+        assert max(apart) - min(apart) <= 1

@@ -165,13 +165,13 @@ def _crop(field: ReceptiveField, hit: Hit, image: Tensor, projection: Tensor, by
     place = hit.unit[1:]
     down, across = field.box(*place)
     where = (slice(None), slice(*down), slice(*across))
-    corner = (down[0] - _at(field, place, 0), across[0] - _at(field, place, 1))
+    corner = (down[0] - looks_at(field, place, 0), across[0] - looks_at(field, place, 1))
     return Crop(
         hit.rank, (down, across), image[where].clone(), projection[where].clone(), corner, by.method, by.switches
     )
 
 
-def _at(field: ReceptiveField, place: Span, axis: int) -> int:
+def looks_at(field: ReceptiveField, place: Span, axis: int) -> int:
     """Where along an axis of the image a unit looks, but for a constant that all units share.
 
     Where fields have no one distance, or all see the whole image, units are taken to lie on an even grid.

@@ -70,7 +70,7 @@ function renderFacts(layer) {
     ["shape", shapeOf(layer)],
     ["parameters", layer.parameters === null ? null : (layer.parameters ?? 0).toLocaleString("en")],
     ["compute", !layer.multiply_adds ? null : `${count(layer.multiply_adds)} multiply-adds${layer.share === null ? "" : `, ${percent(layer.share)} of all`}`],
-    ["a unit sees", layer.field ? `${sight(layer.field)}${layer.field.stride && layer.field.kind !== "whole" ? `, every ${times(layer.field.stride)}` : ""}` : null],
+    ["a unit sees", layer.field ? `${sight(layer.field)}${layer.field.stride && layer.field.kind !== "whole" ? `, every ${times(layer.field.stride.map(Math.abs))}` : ""}` : null],
     ["dead", layer.dead === null ? null : `${percent(layer.dead)} of channels: nothing above 0 in ${DATA.images.length > 1 ? "any image" : "this image"}`],
     ["channels from", layer.fed_by],
   ]);
