@@ -101,6 +101,13 @@ def test_what_watches_a_layer_is_captured_only_if_it_is_named():
     ]
 
 
+def test_what_nobody_can_call_is_no_leaf():
+    net = nn.Sequential(nn.ReLU())
+    net.none, net.empty = nn.ModuleDict(), nn.ParameterDict({"scale": torch.ones(1)})
+    assert list(resolve(net, None)) == ["0"]
+    assert list(resolve(net, "empty")) == ["empty"]
+
+
 def test_a_shared_module_is_known_by_its_first_name_and_found_by_all():
     shared = nn.Linear(2, 2)
     net = nn.Sequential(shared, nn.ReLU(), shared)

@@ -533,6 +533,16 @@ def test_half_precision_and_inference_mode():
     assert inside.shape == (8, 4, 3, 3)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
+@pytest.mark.parametrize("transposed", [False, True])
+def test_of_scripted_layers(transposed):
+    conv = nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2) if transposed else nn.Conv2d(4, 6, 3, stride=2, groups=2)
+    net = torch.jit.script(nn.Sequential(conv, nn.ReLU()))
+    assert planes_of(net, "0").weight.equal(kernel_of(conv).weight)
+    with pytest.raises(LayerError, match="these have: '0'"):
+        planes_of(net, "1")
+
+
 # Refusals
 
 

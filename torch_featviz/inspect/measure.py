@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from torch_featviz.model.held import base_of
 from torch_featviz.model.inputs import Inputs
+from torch_featviz.model.layers import WITHOUT_FORWARD
 from torch_featviz.model.run import hooked, run
 
 from .compute import counting
@@ -27,6 +28,8 @@ class Measured(NamedTuple):
 
 def works(module: nn.Module) -> bool:
     """Whether a module computes something itself, and not only by the modules in it; an adapter adds to one of them."""
+    if type(module) in WITHOUT_FORWARD:
+        return False
     inside = any(name != PARAMETRIZATIONS for name, _ in module.named_children())
     return not inside or any(True for _ in module.parameters(recurse=False)) or base_of(module) is not None
 

@@ -75,6 +75,13 @@ def _fits(layer: nn.Module, rows: int, rank: int, columns: int) -> bool:
     return rows * columns in sizes and rank < min(outputs, inputs)
 
 
+def weight_of(module: nn.Module) -> Tensor | None:
+    """The parameter `weight` that a module itself holds; a scripted one holds it in another way."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return dict(module.named_parameters(recurse=False)).get("weight")
+    return module._parameters.get("weight")
+
+
 def reads_weights(module: nn.Module) -> bool:
     """Whether the forward of `module` computes with the weights of a layer in it, and never calls that layer.
 

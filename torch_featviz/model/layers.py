@@ -20,6 +20,7 @@ from .held import base_of, reads_weights
 Layer: TypeAlias = str | type[nn.Module] | nn.Module
 Layers: TypeAlias = Layer | Iterable[Layer] | None
 _WEIGHTED = (Convolution, nn.Linear)
+WITHOUT_FORWARD = frozenset((nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict))  # nobody calls them
 _FEW = 25  # names that an error message may hold
 _WRAPPER_PARTS = ("module", ORIGINAL)
 _PARTS = ("parametrizations", PACKED, "activation_post_process", "weight_fake_quant")
@@ -72,7 +73,8 @@ def _walk(module: nn.Module, name: str, names: dict[nn.Module, str], leaves: dic
             continue
         if not child._modules:  # most are leaves: spare them the call
             names[child] = dotted = prefix + part
-            leaves[dotted] = child
+            if type(child) not in WITHOUT_FORWARD:
+                leaves[dotted] = child
         elif (inner := unwrap(child)) not in names:
             _walk(inner, prefix + part, names, leaves)
     if leaf or isinstance(module, _WEIGHTED) or reads_weights(module) or base_of(module) is not None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch_featviz.errors import FeatvizError, LayerError
 from torch_featviz.torch_private import Convolution, TorchDispatchMode
 
+from .held import weight_of
 from .twin import twin
 from .untouched import isolated
 
@@ -336,7 +337,7 @@ def _guess(module: nn.Module) -> _Geometry | None:
     """The input that a layer takes by what it tells of itself, or by the shape of its weight."""
     if isinstance(module, nn.Linear):
         return _Geometry(module.in_features, (), (), (), ())
-    weight = None if isinstance(module, Convolution) else module._parameters.get("weight")
+    weight = None if isinstance(module, Convolution) else weight_of(module)
     if weight is None and not isinstance(module, Convolution):
         return None
     kernel = tuple(module.kernel_size) if weight is None else tuple(weight.shape[2:])  # type: ignore[arg-type]
@@ -344,14 +345,18 @@ def _guess(module: nn.Module) -> _Geometry | None:
         return None
     axes = len(kernel)
     groups = getattr(module, "groups", 1)
-    channels = module.in_channels if weight is None else weight.shape[1] * groups
+    transposed = bool(getattr(module, "transposed", False))
+    if weight is None:
+        channels = module.in_channels
+    else:
+        channels = len(weight) if transposed else weight.shape[1] * groups
     return _Geometry(
         int(channels),  # type: ignore[arg-type]
         kernel,
         _numbers(getattr(module, "stride", None), axes, _STRIDE),
         _numbers(getattr(module, "dilation", None), axes, 1),
         _numbers(getattr(module, "padding", None), axes, 0),
-        bool(getattr(module, "transposed", False)),
+        transposed,
         groups if isinstance(groups, int) else 1,
     )
 

@@ -19,7 +19,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch_featviz.errors import FeatvizError, LayerError, ShapeError
 from torch_featviz.torch_private import CONV_FORWARD, Convolution
 
-from .held import base_of
+from .held import base_of, weight_of
 from .layers import names_of, resolve, unwrap
 from .response import by_filters, response
 from .twin import twin
@@ -92,7 +92,7 @@ def has_kernel(module: nn.Module) -> bool:
         return True
     if (base := base_of(module)) is not None:
         return has_kernel(base)
-    weight = packed if (packed := _unpacked(module)) is not None else module._parameters.get("weight")
+    weight = packed if (packed := _unpacked(module)) is not None else weight_of(module)
     return weight is not None and not is_lazy(weight) and weight.dim() in (3, 4) and weight.numel() > 0
 
 
@@ -212,7 +212,7 @@ def _adapter_notes(weight: Tensor, base: nn.Module, filters: int | None) -> tupl
 
 def _is_stored(weight: Tensor | None, module: nn.Module) -> bool:
     """Whether what a layer handed to a convolution is the parameter that it holds."""
-    stored = module._parameters.get("weight")
+    stored = weight_of(module)
     return weight is not None and stored is not None and torch.equal(weight, stored.detach())
 
 
