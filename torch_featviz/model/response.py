@@ -346,12 +346,9 @@ def _guess(module: nn.Module) -> _Geometry | None:
     axes = len(kernel)
     groups = getattr(module, "groups", 1)
     transposed = bool(getattr(module, "transposed", False))
-    if weight is None:
-        channels = module.in_channels
-    else:
-        channels = len(weight) if transposed else weight.shape[1] * groups
+    given = None if weight is None else len(weight) if transposed else weight.shape[1] * groups
     return _Geometry(
-        int(channels),  # type: ignore[arg-type]
+        int(module.in_channels if given is None else given),  # type: ignore[arg-type]
         kernel,
         _numbers(getattr(module, "stride", None), axes, _STRIDE),
         _numbers(getattr(module, "dilation", None), axes, 1),
