@@ -21,6 +21,7 @@ ANSWERS = {
     "which map does the answer depend on?": "explain.cam:last_map",
     "which axes are images, channels, places?": "inspect.walk:walk",
     "how does an image become what the model takes?": "zoo.card:ModelCard",
+    "what do the values of an image mean?": "picture.images:unit_images, picture.images:clipped",
 }
 
 # What may be called or written -> in which files.

@@ -280,3 +280,24 @@ def test_a_frame_of_a_notebook(look, browser, made):
     assert frame.locator("#layer-name").inner_text() == "3"
     assert wrong == []
     page.close()
+
+
+def test_pixels_beyond_the_range_are_counted_beside_the_image(look, tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    images = torch.rand(2, 3, 8, 8)
+    images[0, :, 0, :3], images[0, 1, 5, 5] = 2.0, -1.0
+    made = atlas(net, images, value_range="unit", names=["odd", "fine"], loader=[images])
+    page = look("", save(made, tmp_path))
+    assert page.locator("#pictures .clipped").all_inner_texts() == [
+        "3 px above the images' range",
+        "1 px below the images' range",
+    ]
+    swatch = page.locator("#pictures .swatch").first
+    assert swatch.evaluate("each => getComputedStyle(each).backgroundColor") == "rgb(0, 0, 255)"
+    assert page.locator("#range").inner_text().startswith("images hold −1 to 2, and value_range='unit' is 0 to 1")
+    page.get_by_role("radio", name="fine").check()
+    assert page.locator("#pictures .clipped").count() == 0
+    channel = next(key for key, unit in made.data["layers"][1]["units"]["channels"].items() if unit["clipped"])
+    page = look(f"layer=0&map={channel}", tmp_path / "odd.html")
+    assert "the images' range" in page.locator("#exemplars .clipped").first.inner_text()

@@ -5,6 +5,7 @@ import io
 import re
 import warnings
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -86,7 +87,7 @@ def of_atlas(given, **declared):
 
 
 def _said(text, cells, cmap="gray"):
-    words = re.findall(r"[\d,]+ px \w+ the scale|[\d,]+ px [^\s,;]+", text)
+    words = re.findall(r"[\d,]+ px \w+ the images' range|[\d,]+ px [^\s,;]+", text)
     return [(None, each) for each in words], [text], cells, reserved(cmap)
 
 
@@ -159,7 +160,7 @@ def test_what_is_beyond_the_range_is_marked_and_counted(name, declared):
         "card": (card, {"card": CARD}),
     }[declared]
     marks, lines, cells, colors = DRAWN[name](given, **options)
-    assert [words for _, words in marks] == ["3 px above the scale", "2 px below the scale"]
+    assert [words for _, words in marks] == ["3 px above the images' range", "2 px below the images' range"]
     for reason, places in (("over", OVER), ("under", UNDER)):
         hit = (cells == torch.tensor(colors[reason])[:, None, None]).all(1)
         assert int(hit.sum()) == len(places)
@@ -234,19 +235,36 @@ def test_one_count_for_a_pixel_and_the_order_of_reasons():
     units[0, :, 0, 2] = torch.tensor([-inf, 3.0, -2.0])
     units[0, :, 1, 0] = torch.tensor([2.0, 0.5, -2.0])
     units[0, :, 1, 1] = torch.tensor([0.1, 0.5, -2.0])
-    expected = ["1 px NaN", "1 px +∞", "1 px −∞", "1 px above the scale", "1 px below the scale"]
+    expected = ["1 px NaN", "1 px +∞", "1 px −∞", "1 px above the images' range", "1 px below the images' range"]
     assert [words for _, words in views.samples([(units[0], 0)]).legend.marks()] == expected
-    with pytest.warns(FeatvizWarning, match=re.escape(", ".join(expected) + " in the images; images hold −2 to 3, ")):
+    with pytest.warns(FeatvizWarning, match=re.escape(", ".join(expected) + "; images hold −2 to 3, ")):
         drawn = overlay(units, torch.zeros(1, 2, 3))
     order = list(reserved("RdBu_r").values())
     assert [tuple(drawn[0, :, i // 3, i % 3].tolist()) for i in range(5)] == order
-    with pytest.warns(FeatvizWarning, match="1 px NaN in the images.$"):
+    with pytest.warns(FeatvizWarning, match="^overlay marks 1 px NaN.$"):
         overlay(torch.full((1, 1, 1, 2), 0.5).index_fill(3, torch.tensor([0]), nan), torch.zeros(1, 1, 2))
 
 
 def test_a_heatmap_that_is_clipped_itself_hides_the_mark():
     heat = torch.tensor([[[0.0, 9.0, float("nan")]]])
-    with pytest.warns(FeatvizWarning, match="3 px above the scale in the images"):
+    with pytest.warns(FeatvizWarning, match="3 px above the images' range"):
         drawn = overlay(torch.full((1, 1, 1, 3), 2.0), heat, scale=Scale(vmin=0, vmax=1), value_range="unit")
     colors = reserved("viridis")
     assert [tuple(drawn[0, :, 0, i].tolist()) for i in range(3)] == [colors["over"], colors["over"], colors["nan"]]
+
+
+def test_a_card_names_the_classes_of_its_own_model_and_says_what_the_scores_are():
+    given = CARD.normalize(images().clamp(0, 1))
+    quick = {"faithful": False, "methods": ["saliency"]}
+    drawn = views.attributions(SMALL, given, card=CARD, **quick)
+    assert {label.partition(" ")[0] for label in drawn.labels} <= {"first", "second", ""}
+    named = views.attributions(SMALL, given, card=CARD, classes=["mine", "yours"], **quick)
+    assert {label.partition(" ")[0] for label in named.labels} <= {"mine", "yours", ""}
+    other = replace(CARD, classes=("a", "b", "c"))  # the head is another than the card's
+    unnamed = views.attributions(SMALL, given, card=other, **quick)
+    assert {label.partition(" ")[0] for label in unnamed.labels} == {"class", ""}
+    half = torch.tensor([[0.5, 0.25], [0.25, 0.5]])
+    labels = replace(CARD, answer="label_probabilities")
+    assert "several may be true" in views.predictions(given, half, ["a", "b"], card=labels).figure().get_supxlabel()
+    told = views.predictions(given, half, ["a", "b"], card=labels, answer="logits").figure().get_supxlabel()
+    assert "several may be true" not in told

@@ -104,7 +104,7 @@ def test_pixels_outside_the_declared_range_are_counted():
     images[0, 0, 0, 0], images[0, 0, 0, 1] = 3.0, float("nan")
     words = predictions(images, torch.randn(1, 3), NAMES).figure().get_supxlabel()
     first, *hint = words.splitlines()
-    assert first == "1 px NaN, 1 px above the scale"
+    assert first == "1 px NaN, 1 px above the images' range"
     assert "declare theirs, by card=" in " ".join(hint)
 
 

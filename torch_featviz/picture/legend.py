@@ -13,7 +13,8 @@ from torch_featviz.picture.text import FAINT, INK, PAPER, Color, Pixels, line_he
 SIZE = 12
 BAR = (240, 12)
 _SWATCH = 12
-_WORDS = {"nan": "NaN", "posinf": "+∞", "neginf": "−∞", "over": "above the scale", "under": "below the scale"}
+OF_IMAGES = "the images' range"
+_WORDS = {"nan": "NaN", "posinf": "+∞", "neginf": "−∞", "over": "above", "under": "below"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +26,14 @@ class Legend:
         cmap: its colour map; None where colours are the picture's own.
         counts: pixels drawn in a reserved colour.
         notes: further lines, such as what was left out.
+        bounds: what counted values are above or below; default the scale, or without one the range of the images.
     """
 
     scale: Scale | None = None
     cmap: str | None = None
     counts: Counts = field(default_factory=Counts)
     notes: tuple[str, ...] = ()
+    bounds: str = ""
 
     def ticks(self) -> list[tuple[float, str]]:
         """Where on the bar (0 to 1) stands which number."""
@@ -55,8 +58,10 @@ class Legend:
     def marks(self) -> list[tuple[Color, str]]:
         """The reserved colours in use, with their counts."""
         colors = reserved(self.cmap or "viridis")
+        bounds = self.bounds or ("the scale" if self.scale is not None else OF_IMAGES)
+        words = {why: f"{word} {bounds}" if why in ("over", "under") else word for why, word in _WORDS.items()}
         counted = [(reason, getattr(self.counts, reason)) for reason in colors]
-        return [(colors[reason], f"{n:,} px {_WORDS[reason]}") for reason, n in counted if n]
+        return [(colors[reason], f"{n:,} px {words[reason]}") for reason, n in counted if n]
 
 
 def draw(legend: Legend, limit: int) -> Pixels:

@@ -69,7 +69,8 @@ def overlay(
     units = unit_images(images, value_range, card)
     counts, hints = clipped(units, value_range, card)
     if marks := Legend(counts=counts).marks():
-        warn("; ".join([", ".join(words for _, words in marks) + " in the images", *hints]) + ".")
+        counted = ", ".join(words for _, words in marks)
+        warn("; ".join([f"overlay marks {counted}", *hints]) + ".")
     return laid(units, heatmaps, alpha=alpha, scale=scale, cmap=cmap, gray=gray, contours=contours)
 
 

@@ -16,6 +16,7 @@ from torch_featviz.model.inputs import check_images
 from torch_featviz.picture import Legend, Picture, Scale, Sheet, count, number, rgb
 from torch_featviz.picture.color import total_of
 from torch_featviz.picture.images import ValueRange, clipped, unit_images
+from torch_featviz.picture.legend import OF_IMAGES
 from torch_featviz.picture.overlay import laid
 from torch_featviz.zoo import ModelCard
 
@@ -118,7 +119,7 @@ def attributions(
     answers = [_answer(why, i, names) for i in range(len(images))]
     return Sheet(
         torch.stack([column.cells for column in columns], dim=1).flatten(0, 1),
-        Legend(_UNIT, _CMAP, counts, (*_notes(why, faithful, targets is None), *hints)),
+        Legend(_UNIT, _CMAP, counts, (*_notes(why, faithful, targets is None), *hints), OF_IMAGES),
         title=title or "What speaks for the answer (red) and against it (blue)",
         ncols=len(columns),
         columns=tuple(column.heading for column in columns),

@@ -74,14 +74,14 @@ def predictions(
     k, b = min(k, len(shown)), len(pictures)
     across = min(b, 1 if b == 1 else 2 if b <= 6 else 3 if b <= 15 else 4)
     down = -(-b // across)
-    figure = Figure(figsize=(4.6 * across, max(1.9, 0.5 + 0.42 * k) * down), dpi=100)
+    notes = [words for _, words in Legend(counts=counts).marks()]
+    notes += ["each label for itself: several may be true"] if said.kind in LABELS else []
+    lines = [line for part in (", ".join(notes), *hints) for line in wrap(part, 60 * across)]
+    figure = Figure(figsize=(4.6 * across, max(1.9, 0.5 + 0.42 * k) * down + 0.16 * len(lines)), dpi=100)
     figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.1)
     if title:
         figure.suptitle(title, x=0.01, ha="left", weight="bold")
-    notes = [words for _, words in Legend(counts=counts).marks()]
-    notes += ["each label for itself: several may be true"] if said.kind in LABELS else []
-    if notes:
-        lines = [line for part in (", ".join(notes), *hints) for line in wrap(part, 60 * across)]
+    if lines:
         figure.supxlabel("\n".join(lines), fontsize=9)
     grid = figure.add_gridspec(down, 2 * across, width_ratios=[1, 1.5] * across)
     for i in range(b):
