@@ -278,23 +278,22 @@ def _kind(
     if said is None and not several and not named:
         return "figures"
     known = scores.detach()[~scores.detach().isnan().any(1)].double()  # a broken row says nothing of the others
-    slack = max(_SLACK, torch.finfo(scores.dtype).eps if scores.is_floating_point() else 0)
-    within = bool(len(known)) and bool(((known >= -slack) & (known <= 1 + slack)).all())
+    within = bool(len(known)) and bool(((known >= -_SLACK) & (known <= 1 + _SLACK)).all())
     if said is not None:
-        _check_said(said, known, within, slack)
+        _check_said(said, known, within)
         return said
-    return _judged(known, slack, ended, unsure) if within else "logits"
+    return _judged(known, ended, unsure) if within else "logits"
 
 
-def _judged(known: Tensor, slack: float, ended: Callable[[], End | None] | None, unsure: Kind | None) -> Kind:
+def _judged(known: Tensor, ended: Callable[[], End | None] | None, unsure: Kind | None) -> Kind:
     """Of rows that lie within 0 and 1."""
     several = known.shape[1] > 1
     off = float((known.sum(1) - 1).abs().max()) if several else torch.inf
-    end = ended() if off > slack and ended is not None else None
+    end = ended() if off > _SLACK and ended is not None else None
     if end is not None:
         alone: Kind = "label_probabilities" if several else "probabilities"
         return "logits" if end == "linear" else alone if end == "sigmoid" else "probabilities"
-    if off <= max(slack, _ROUNDED):
+    if off <= _ROUNDED:
         return "probabilities"
     if unsure is not None:
         return unsure
@@ -305,7 +304,7 @@ def _judged(known: Tensor, slack: float, ended: Callable[[], End | None] | None,
     raise OptionError(f"scores lie {where}: logits or probabilities? Say so with {words}.")
 
 
-def _check_said(said: Kind, known: Tensor, within: bool, slack: float) -> None:
+def _check_said(said: Kind, known: Tensor, within: bool) -> None:
     if said not in KINDS:
         raise OptionError(f"answer must be one of {', '.join(KINDS)}, got {said!r}.")
     if not said.endswith("probabilities") or not len(known):
@@ -314,7 +313,7 @@ def _check_said(said: Kind, known: Tensor, within: bool, slack: float) -> None:
         other = said.replace("probabilities", "logits")
         raise OptionError(f"answer={said!r}, but scores lie {_ends(known)}; {other!r} may lie outside 0 to 1.")
     most = float(known.sum(1).max())
-    if said == "probabilities" and known.shape[1] > 1 and most > 1 + max(slack, _ROUNDED):
+    if said == "probabilities" and known.shape[1] > 1 and most > 1 + _ROUNDED:
         raise OptionError(
             f"answer='probabilities', but a row sums to {most:.3g}; say 'label_probabilities' of labels that may be "
             "true together."
