@@ -91,6 +91,8 @@ def test_light_grey_is_where_there_is_nothing():
         for piece, there in zip(pieces, inside, strict=True):
             assert (piece[:, ~there] == 225).all()
     assert "light grey: beyond the image's border, or no patch" in sheet.legend.notes
+    raised = exemplars(best, value_range=lambda x: x + 2)  # which would raise what is beyond the border, too
+    assert raised.legend.counts.over == int(inside.sum())
 
 
 def test_sixteen_channels_and_nine_hits_at_most():

@@ -1,12 +1,16 @@
 """Every picture with images declares their range in one way: by a name, or by a function to 0 and 1."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from torch_featviz.atlas import atlas
 from torch_featviz.errors import OptionError
-from torch_featviz.picture import overlay
+from torch_featviz.picture import Counts, count, overlay
 from torch_featviz.picture.images import unit_images
 from torch_featviz.survey import top_patches
 from torch_featviz.views import attributions, exemplars, predictions, samples
@@ -44,12 +48,17 @@ def test_a_name_and_a_function_for_the_same_range_draw_the_same(name, net):
         PICTURES[name](net, images, "float")
 
 
-def test_what_a_card_normalises_is_not_clipped_on_the_way_back():
+@given(st.tuples(*[st.floats(0.01, 0.99)] * 3), st.tuples(*[st.floats(0.01, 2)] * 3))
+def test_what_a_card_normalises_is_not_clipped_on_the_way_back(mean, std):
+    """Whatever normalising and back rounds."""
+    known = replace(CARD, mean=mean, std=std)
     corners = torch.tensor([0.0, 1.0]).expand(1, 3, 2, 2)
-    units = unit_images(CARD.normalize(corners), CARD.denormalize)
-    assert units.equal(corners)
-    far = unit_images(CARD.normalize(corners * 3), CARD.denormalize)
-    assert far.max() > 2.9, "what is outside stays outside, to be marked"
+    for options in ((known.denormalize,), ({"mean": mean, "std": std},), (None, known)):
+        units = unit_images(known.normalize(corners), *options)
+        assert count(units) == Counts()
+        assert (units - corners).abs().max() < 1e-5
+        far = unit_images(known.normalize(corners * 1.001), *options)
+        assert far.max() > 1.0005, "what is outside stays outside, to be marked"
 
 
 def test_a_page_takes_the_range_of_its_card(net):
