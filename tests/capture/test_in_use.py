@@ -125,6 +125,17 @@ def test_a_weight_that_is_shared_with_a_layer_that_runs_tells_nothing_of_the_oth
     assert acts.not_run == ["decoder"]
 
 
+def test_a_shared_weight_that_is_also_read_by_itself():
+    class Both(Tied):
+        def forward(self, x):
+            return F.linear(self.encoder(x), self.decoder.weight)
+
+    model = Both().eval()
+    with torch.no_grad(), capture(model) as acts:
+        model(torch.randn(3, 6))
+    assert acts.not_run == []
+
+
 def test_a_branch_that_is_not_taken_did_not_run():
     model, x = Branches().eval(), torch.randn(3, 6)
     for left in (True, False, True):
@@ -217,7 +228,15 @@ def test_what_is_called_or_only_asked_for_its_dtype_makes_no_leaf():
         def start(self):
             nn.init.zeros_(self.inner.weight)
 
+    class AsksOnly(Asks):
+        def forward(self, x):
+            x = x.to(self.embed.weight.dtype).to(self.embed.weight.device)
+            for part in self.children():
+                x = part(x)
+            return x
+
     assert not reads_weights(Asks())
+    assert not reads_weights(AsksOnly())
     assert list(resolve(nn.Sequential(Asks(), nn.TransformerEncoderLayer(4, 2)), None)) == [
         *("0.embed", "0.inner.0", "1.self_attn.out_proj", "1.self_attn", "1.linear1", "1.dropout", "1.linear2"),
         *("1.norm1", "1.norm2", "1.dropout1", "1.dropout2"),
