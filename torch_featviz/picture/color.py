@@ -155,9 +155,11 @@ def rgb(unit: Tensor, cmap: str = "gray") -> Tensor:
 
 def count(unit: Tensor) -> Counts:
     """How many pixels of `n c h w` are not within 0 and 1, by reason; a pixel counts once, as it is drawn."""
+    found, totals = odd(unit), [0] * len(REASONS)
+    if not found:
+        return Counts()
     left = torch.ones_like(unit[:, :1], dtype=torch.bool)
-    totals = [0] * len(REASONS)
-    for i, off in odd(unit):
+    for i, off in found:
         hit = off.any(1, keepdim=True) & left
         totals[i], left = int(hit.sum()), left & ~hit
     return Counts(*totals)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,10 +69,12 @@ def overlay(
     _check(images)
     units = unit_images(images, value_range, card)
     counts, hints = clipped(units, value_range, card)
-    if marks := Legend(counts=counts).marks():
+    marks = Legend(counts=counts).marks()
+    if marks:
         counted = ", ".join(words for _, words in marks)
         warn("; ".join([f"overlay marks {counted}", *hints]) + ".")
-    return laid(units, heatmaps, alpha=alpha, scale=scale, cmap=cmap, gray=gray, contours=contours)
+    shown: dict[str, Any] = {"alpha": alpha, "scale": scale, "cmap": cmap, "gray": gray, "contours": contours}
+    return laid(units, heatmaps, marked=bool(marks), **shown)
 
 
 def laid(
@@ -83,8 +86,12 @@ def laid(
     cmap: str | None = None,
     gray: bool = True,
     contours: Sequence[float] = (),
+    marked: bool = True,
 ) -> Tensor:
-    """The same over images `b 3 H W` on the unit range, for a picture that counts what lies beyond it in its legend."""
+    """The same over images `b 3 H W` on the unit range, for a picture that counts what lies beyond it in its legend.
+
+    Where nothing does, `marked=False` saves a look.
+    """
     heatmaps, several = _match(units, as_float(heatmaps))
     scale = (scale or Scale(symmetric=True)).fit(heatmaps if several else heatmaps[:, 0])
     if not several:
@@ -98,7 +105,8 @@ def laid(
     for part in (slice(start, start + size) for start in range(0, len(units), size)):
         under = _under(units[part], 1 - alpha, gray)[:, None]
         rows = rows_of(_of(scale, part)(heatmaps[part]), cmap)
-        words[part] = _marked(_mixed(under, rows, cmap, alpha), units[part], rows, cmap)
+        mixed = _mixed(under, rows, cmap, alpha)
+        words[part] = _marked(mixed, units[part], rows, cmap) if marked else mixed
     if contours:
         words.masked_fill_(_outlines(heatmaps, contours), 0)
     result = words[..., None].view(torch.uint8)[..., :3].movedim(-1, 2)
