@@ -79,7 +79,7 @@ def exemplars(
     inside = patches.inside[:, :HITS].flatten(0, 1)[:, None]
     n, hits = len(patches.channels), min(HITS, patches.inside.shape[1])
     pairs = [_blocks(x, inside, hits) for x in (units, signed)]
-    counts, hints = clipped(units, value_range, card)
+    counts, hints = clipped(torch.where(inside, units, 0), value_range, card)
     counts = total_of([counts, count(torch.where(inside, signed, 0))])
     gone = ~(patches.values > 0).any(1)
     dead = gone.tolist()
