@@ -15,6 +15,7 @@ from torch_featviz.atlas.layers import put_layers
 from torch_featviz.atlas.pack import Blobs
 from torch_featviz.bench import paired, settled
 from torch_featviz.inspect.walk import walk
+from torch_featviz.model.inputs import Inputs
 from torch_featviz.zoo import card
 
 MEGABYTES = {"alexnet": 12, "torchvision:resnet50": 25}
@@ -49,19 +50,20 @@ def test_size(pages, name):
 def test_seeing_all_layers_costs_a_few_forwards():
     info = card("alexnet")
     model, images = info.build().eval(), torch.randn(1, *info.input_size)
+    inputs = Inputs(images)
 
     def forward():
         with torch.no_grad():
             model(images)
 
-    found = settled(lambda: paired(lambda: walk(model, images), forward, rounds=15), lambda each: each.within(FORWARDS))
+    found = settled(lambda: paired(lambda: walk(model, inputs), forward, rounds=15), lambda each: each.within(FORWARDS))
     print(f"\nseeing all layers of AlexNet: {found} forwards")
     assert found.within(FORWARDS)
 
 
 def test_encoding_costs_little_more_than_deflating():
     info = card("alexnet")
-    seen = walk(info.build().eval(), torch.randn(1, *info.input_size))
+    seen = walk(info.build().eval(), Inputs(torch.randn(1, *info.input_size)))
     blobs = Blobs()
     layers, _ = put_layers(blobs, seen, 24e6)
     values = [

@@ -82,6 +82,9 @@ def storage_id(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
+view_as = torch.Tensor._make_subclass  # (class, tensor, requires_grad): the same memory as a tensor of a class
+
+
 def tensors_on(storage: UntypedStorage) -> int | None:
     """How many tensors hold this memory; None where PyTorch does not tell."""
     count = getattr(torch._C, "_storage_Use_Count", None)

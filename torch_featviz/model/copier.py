@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch_featviz.errors import DtypeError, FeatvizError
 from torch_featviz.torch_private import COMPILED_CALL
 
-from .layers import unwrap
+from .layers import inside, unwrap
 from .objects import IMMUTABLE, ObjectCopier
 
 _CONTAINERS = {name: type(value) for name, value in vars(nn.Module()).items() if isinstance(value, (dict, set))}
+_PARTS = frozenset({"_parameters", "_buffers", "_modules"})
 # What these modules of PyTorch do about copies is meant for saving, and loses hooks; their __dict__ is all that counts.
 _COPIED_BY_DICT = ("torch.nn.", "torch.ao.", "torch.fx.")
 # A capture puts things into modules, which no copy is to have. Given a module's __dict__, and what of it is copied,
@@ -42,6 +43,7 @@ def copied(model: nn.Module, tensor: Callable[[Tensor], Tensor]) -> nn.Module:
 class _Kind(NamedTuple):
     """What is to be known of a class of modules."""
 
+    wraps: bool  # it is a wrapper around a model
     own_way: bool  # it says how it is copied, or is a container of Python, too
     saves: bool  # it says what of it is saved, as Lightning does to leave its trainer out
     slots: list[MemberDescriptorType]
@@ -70,16 +72,18 @@ class _ModelCopier(ObjectCopier):
         self.alive += modules
         self.alive += tensors
         self.parts = frozenset(map(id, self.alive))
+        memo, copied_tensor = self.memo, self.copied_tensor
         with suppress(Exception):  # it is met again where the module is known that holds the tensor
             for tensor in tensors:
-                if id(tensor) not in self.memo:
-                    self.memo[id(tensor)] = self.copied_tensor(tensor)
+                if id(tensor) not in memo:
+                    memo[id(tensor)] = copied_tensor(tensor)
         late = []  # when what they hold is known
         for module in modules:
-            if self._kind(module).own_way:
+            kind = self._kind(module)
+            if kind.wraps or kind.own_way:
                 late.append(module)
             else:
-                self.of(module)
+                memo[id(module)] = self._empty(module)
         for module in late:
             self.of(module)
         self._fill_all()
@@ -90,11 +94,16 @@ class _ModelCopier(ObjectCopier):
         return self.copied_tensor(tensor)
 
     def module(self, module: nn.Module) -> nn.Module:
-        if (inner := unwrap(module)) is not module:
-            unwrapped: nn.Module = self.of(inner)
+        kind = self._kind(module)
+        if kind.wraps:
+            unwrapped: nn.Module = self.of(unwrap(module))
             return unwrapped
-        if self._kind(module).own_way:
+        if kind.own_way:
             return self._in_its_own_way(module)
+        return self._empty(module)
+
+    def _empty(self, module: nn.Module) -> nn.Module:
+        """A copy that is to be filled."""
         other = object.__new__(type(module))  # the class's own __new__ may want arguments, or return the module itself
         self.unfilled.append((module, other))
         return other
@@ -102,7 +111,7 @@ class _ModelCopier(ObjectCopier):
     def _kind(self, module: nn.Module) -> _Kind:
         kind = type(module)
         if kind not in self.kinds:
-            self.kinds[kind] = _kind_of(kind)
+            self.kinds[kind] = _kind_of(kind, wraps=inside(module) is not None)
         return self.kinds[kind]
 
     def _fill_all(self) -> None:
@@ -110,7 +119,7 @@ class _ModelCopier(ObjectCopier):
             self._fill(*self.unfilled.pop())
 
     def _fill(self, module: nn.Module, other: nn.Module) -> None:
-        kind, of, name = self._kind(module), self.of, "__getstate__"
+        kind, of, memo, name = self.kinds[type(module)], self.of, self.memo, "__getstate__"
         try:
             state, filled = (_saved(module), {}) if kind.saves else (vars(module), vars(other))
             for clean in cleaners:
@@ -121,6 +130,10 @@ class _ModelCopier(ObjectCopier):
                     filled[name] = value
                 elif name in _CONTAINERS and not value:  # most of all that there is
                     filled[name] = _CONTAINERS[name]()
+                elif name in _PARTS and type(value) is dict:  # most of the rest, and mostly copied already
+                    memo[id(value)] = filled[name] = {
+                        key: memo[id(part)] if id(part) in memo else of(part) for key, part in value.items()
+                    }
                 elif name != COMPILED_CALL:  # of module.compile(): it would run the model itself
                     filled[name] = of(value)
             for slot in kind.slots:
@@ -190,11 +203,11 @@ def _saved(module: nn.Module) -> dict[str, Any]:
     return state
 
 
-def _kind_of(kind: type) -> _Kind:
+def _kind_of(kind: type, *, wraps: bool) -> _Kind:
     own_way = not all(_usual(kind, name) for name in ("__deepcopy__", "__reduce__", "__reduce_ex__"))
     own = [vars(base) for base in kind.__mro__ if "__slots__" in vars(base)]
     slots = [slot for attributes in own for slot in attributes.values() if isinstance(slot, MemberDescriptorType)]
-    return _Kind(own_way or issubclass(kind, (dict, list)), not _usual(kind, "__getstate__"), slots)
+    return _Kind(wraps, own_way or issubclass(kind, (dict, list)), not _usual(kind, "__getstate__"), slots)
 
 
 def _usual(kind: type, name: str) -> bool:

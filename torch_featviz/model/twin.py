@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from torch_featviz.errors import LayerError
+from torch_featviz.torch_private import view_as
 
 from .copier import copied
 from .layers import check_module
@@ -49,8 +50,10 @@ def twin_on_meta(model: nn.Module) -> nn.Module:
 
 def _shared(model: nn.Module, tensor: Tensor) -> Tensor:
     """A view of a parameter, which wants no gradient; a copy of any other tensor."""
-    if type(tensor) is nn.Parameter and not tensor.is_inference():  # most of them
-        view = nn.Parameter(tensor, requires_grad=False)
+    if type(tensor) is Tensor:
+        return tensor.clone()
+    if type(tensor) is nn.Parameter and not tensor.is_inference():
+        view = view_as(nn.Parameter, tensor, False)  # as nn.Parameter() goes about it
     elif is_lazy(tensor):
         raise _lazy(model, tensor)
     elif not isinstance(tensor, nn.Parameter):
