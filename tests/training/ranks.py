@@ -3,6 +3,7 @@
 import copy
 import json
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -86,6 +87,7 @@ def main(out):
                 train(model, watch, part)
             said["again"] = watch.history.steps[-2:]
         (out / f"{name}{rank}.json").write_text(json.dumps(said))
+    time.sleep(0.3)  # torch 2.6 waits for ever for threads that have not let go of their tensors yet
     dist.destroy_process_group()
 
 
