@@ -270,7 +270,17 @@ def test_a_model_that_is_watched_does_what_it_does_alone(name, fails):
 
 
 WITHOUT_MODEL = {
-    *("Activations", "Atlas", "Attribution", "Faithfulness", "FeatvizError", "NonFinite", "ReceptiveField", "Summary"),
+    *(
+        "Activations",
+        "Atlas",
+        "Attribution",
+        "Faithfulness",
+        "FeatvizError",
+        "Layout",
+        "NonFinite",
+        "ReceptiveField",
+        "Summary",
+    ),
     *("GridTiler", "KernelNormalizer", "ModelCard", "Picture", "Scale", "TopPatches", "Patches", "Reason", "Reasons"),
     "Projections",
     *("channel_stats", "confusion", "curves", "effective_field", "errors", "feature_maps", "normalize", "overlay"),

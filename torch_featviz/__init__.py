@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # what is here and in __all__ can be had; at run time it is f
     from .errors import FeatvizError
     from .explain import Attribution, Faithfulness, attribute, deconvnet, faithfulness
     from .inspect import NonFinite, ReceptiveField, Summary, first_nonfinite, receptive_field, shapes, summary
-    from .model import layer_names
+    from .model import Layout, layer_names
     from .picture import GridTiler, KernelNormalizer, Picture, Scale, normalize, overlay, tile, untile
     from .survey import TopPatches, top_patches
     from .training import Monitor
@@ -43,6 +43,7 @@ __all__ = [
     "GridTiler",
     "Histogram",
     "KernelNormalizer",
+    "Layout",
     "ModelCard",
     "Moments",
     "Monitor",

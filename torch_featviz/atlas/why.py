@@ -90,7 +90,7 @@ def _entries(blobs: Blobs, reason: Reason, why: Reasons, names: Sequence[str]) -
                 "class": k,
                 "name": known[k],
                 "probability": None if figures else float(why.probabilities[i, k]),
-                "layer": reason.layer or None,
+                "layer": reason.where or None,
                 "blob": blobs.numbers(heatmaps[i, column], exponent),
                 "exponent": exponent,
                 "height": heatmaps.shape[2],

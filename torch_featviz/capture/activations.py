@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -10,10 +9,13 @@ from torch import Tensor
 
 from torch_featviz.errors import LayerError
 from torch_featviz.model.layers import canonical, near
+from torch_featviz.model.layout import Layout
 from torch_featviz.model.values import map_tensors
 
 from .asked import call_name
 from .inplace import Record
+from .layouts import layout_in
+from .noting import numbered
 from .recorder import Recorder
 
 
@@ -94,6 +96,20 @@ class Activations(_Recorded):
         records = self._recorder.latest()
         return [self._read(records, i, name) for i, record in enumerate(records) if record[0] == name]
 
+    def layout(self, key: str) -> Layout:
+        """Where images, channels and places are in what a call returned, for `feature_maps(..., layout=...)`.
+
+        A copy of the model runs once more.
+
+        Raises:
+            LayerError: there is no such call, it is a functional call, or the model ran in compiled code around it.
+        """
+        self[key]  # says what is wrong with a name
+        model, given = self._recorder.model(), self._recorder.given
+        if model is None or given is None:
+            raise LayerError(f"the layout of {key!r} is not known any more; give a Layout(grid=...) of it.")
+        return layout_in(model, given, self._name(key))
+
     def __getitem__(self, key: str) -> Any:
         index = self._index()
         if key not in index:
@@ -159,13 +175,7 @@ class Recent(_Recorded):
 
 def _keys(records: list[Record]) -> dict[str, int]:
     """The position of each call: under its layer's name, or, of several calls, under names with numbers."""
-    total = Counter(name for name, _, _ in records)
-    seen: Counter[str] = Counter()
-    positions = {}
-    for position, (name, _, _) in enumerate(records):
-        seen[name] += 1
-        positions[name if total[name] == 1 else f"{name}#{seen[name]}"] = position
-    return positions
+    return {key: position for position, key in enumerate(numbered([name for name, _, _ in records]))}
 
 
 def _describe(value: Any) -> str:

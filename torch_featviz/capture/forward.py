@@ -55,7 +55,7 @@ def _captured(
 ) -> Any:
     """Run and record the model's own forward. Nothing tells when its caller writes to the memory of `unseen`."""
     try:
-        with recorder.begin():
+        with recorder.begin((args, kwargs)):
             try:
                 output = call(*args, **kwargs)
             except Stopped:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Hashable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Hashable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from torch_featviz.errors import DtypeError, ShapeError
 from torch_featviz.model.values import tensors
 from torch_featviz.torch_private import in_backward
 
 from .asked import Scope
+from .channels import ChannelAxes
 from .eager import Uncompiled
 from .recorder import Recorder
 from .reduce import Reducer
@@ -32,7 +34,7 @@ class Gradients(Recorder):
         self.counted = 0  # of any captured layer
         self.orders: list[int] = []  # of each record: which call it belongs to
 
-    def begin(self) -> AbstractContextManager[Any]:
+    def begin(self, given: Any) -> AbstractContextManager[Any]:  # noqa: ARG002 - for reducers
         self.start()
         self.run += 1
         self.orders = []
@@ -89,7 +91,23 @@ class ReducedGradients(Gradients):
     def __init__(self, scope: Scope, setting: Hashable, *, into: Reducer) -> None:
         super().__init__(scope, setting)
         self.reducers = {name: into.fresh() for name in scope.layers}
+        self.left_out: dict[str, str] = {}
+        self.axes = ChannelAxes(scope.model, needed=into.asks_for_channels)
         self._fresh = into.fresh
+
+    @contextmanager
+    def begin(self, given: Any) -> Iterator[None]:
+        with super().begin(given), self.axes.begin(self.reducers, given):
+            yield
+
+    def record(self, name: str, output: Any) -> None:
+        for part in tensors(output):
+            self.axes.note(name, part)
+        super().record(name, output)
+
+    def leave(self) -> None:
+        super().leave()
+        self.axes.end()
 
     def admit(self, name: str, globs: Iterable[str] = ()) -> None:
         super().admit(name, globs)
@@ -98,4 +116,8 @@ class ReducedGradients(Gradients):
     def keep_gradient(self, call: _Call, latest: int) -> None:
         gradient = call.got[latest]
         assert gradient is not None, "it is the one that has just arrived"
-        self.reducers[call.name].update(gradient)
+        if call.name not in self.left_out:
+            try:
+                self.reducers[call.name].update(gradient, self.axes.of(call.name, gradient.dim()))
+            except (DtypeError, ShapeError) as error:
+                self.left_out[call.name] = str(error)

@@ -11,11 +11,12 @@ from .activations import Activations, Recent
 from .asked import Scope
 from .gradients import Gradients, ReducedGradients
 from .keep import Ring, ToCPU
+from .noting import Note, Noting
 from .recorder import Recorder
 from .reduce import Reducer, Several
 from .statistics import Reduction, Statistics
 
-Into: TypeAlias = Reducer | Sequence[Reducer] | Ring | ToCPU | Callable[[Any], Any] | None
+Into: TypeAlias = Reducer | Sequence[Reducer] | Ring | ToCPU | Note | Callable[[Any], Any] | None
 
 
 def recorder_for(into: Into, of: str, *, detach: bool, stop: bool) -> Callable[[Scope, Hashable], tuple[Recorder, Any]]:
@@ -31,11 +32,13 @@ def recorder_for(into: Into, of: str, *, detach: bool, stop: bool) -> Callable[[
         raise OptionError("stop=True ends the forward before there is an output to call backward() on.")
     if isinstance(into, (list, tuple)):
         into = Several(*into)
-    if isinstance(into, type) or not (into is None or isinstance(into, (Reducer, Ring)) or callable(into)):
+    if isinstance(into, type) or not (into is None or isinstance(into, (Reducer, Ring, Note)) or callable(into)):
         known = "Moments(), Histogram(), TopK(), a list of these, Ring(n), ToCPU(), or a function"
         raise OptionError(f"into is one of {known}; got {into!r}.")
 
     def make(scope: Scope, setting: Hashable) -> tuple[Recorder, Any]:
+        if isinstance(into, Note):
+            return Noting(scope, setting, into), into
         if isinstance(into, Reducer):
             if gradients:
                 reduced = ReducedGradients(scope, setting, into=into)

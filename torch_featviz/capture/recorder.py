@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from torch_featviz.errors import LayerError
 from torch_featviz.model.use import Reading, Reads, in_use, is_known
+from torch_featviz.model.values import map_tensors
 from torch_featviz.torch_private import in_backward
 
 from .asked import FunctionCalls, Scope
 from .eager import NOTHING, eager
 from .inplace import EVERYTHING, Everything, Overwriting, Record, versions_of
 from .keep import Keeper
+from .layouts import on_meta
 from .leftovers import Leftovers
 from .records import Records
 from .stopping import Stopping
@@ -58,6 +60,7 @@ class Recorder:
         self.leftovers = Leftovers()
         self.stopping = Stopping(stop)
         self.functions = FunctionCalls()
+        self.given: Any = None  # arguments of the latest forward; once the block is over without their values
         self.open = True
         self.running = False
         self.careful: frozenset[nn.Module] | Everything = EVERYTHING
@@ -86,8 +89,10 @@ class Recorder:
     # The forward that is under way
 
     @eager
-    def begin(self) -> AbstractContextManager[Any]:
-        """A forward of the whole model begins; the caller enters what is returned for its length."""
+    def begin(self, given: Any) -> AbstractContextManager[Any]:
+        """A forward of the whole model begins, given these arguments; the caller enters what is returned for its
+        length."""
+        self.given = given
         self.start()
         watch = self.overwriting.begin(self.records.calls, self.names, always_watch=self.functions.captured)
         if self.by_reference and not self.leftovers.entered and self.overwriting.known is not None:
@@ -283,6 +288,7 @@ class Recorder:
         """The block is over: let go of modules and of the autograd graph."""
         self.latest()
         self.open = False
+        self.given = map_tensors(on_meta, self.given)
         self.layers, self._module_names = {}, {}
         self.careful = EVERYTHING
         self.overwriting.close()

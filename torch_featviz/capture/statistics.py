@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from torch_featviz.errors import DtypeError, LayerError
+from torch_featviz.errors import DtypeError, LayerError, ShapeError
 from torch_featviz.model.layers import canonical, near
 from torch_featviz.torch_private import in_graph_pool
 
 from .activations import unreturned
 from .asked import Scope, call_name
+from .channels import ChannelAxes
+from .eager import NOTHING
+from .gradients import ReducedGradients
 from .recorder import Recorder
 from .reduce import Reducer, across_ranks
+from .reduce.reducer import has_figures
 
 
 class Reduction(Recorder):
@@ -27,6 +31,8 @@ class Reduction(Recorder):
     def __init__(self, scope: Scope, setting: Hashable, *, into: Reducer, stop: bool = False) -> None:
         super().__init__(scope, (setting, type(into)), stop=stop)
         self.reducers = {name: into.fresh() for name in scope.layers}
+        self.left_out: dict[str, str] = {}  # layers without figures, and why
+        self.axes = ChannelAxes(scope.model, needed=into.asks_for_channels)
         self._fresh = into.fresh
 
     def admit(self, name: str, globs: Iterable[str] = ()) -> None:
@@ -34,16 +40,29 @@ class Reduction(Recorder):
         self.reducers[name] = self._fresh()
 
     def taker(self, name: str) -> _Taker:
-        return _Taker(self, self.reducers[name])
+        return _Taker(self, self.reducers[name], self.axes.by_number(name))
 
-    def begin(self) -> AbstractContextManager[Any]:
+    def begin(self, given: Any) -> AbstractContextManager[Any]:
         self.start()
-        return self.look()
+        around = [mode for mode in (self.axes.begin(self.reducers, given), self.look()) if mode is not NOTHING]
+        return around[0] if len(around) == 1 else _all(around) if around else NOTHING
+
+    def leave(self) -> None:
+        super().leave()
+        self.axes.end()
 
     def keep(self, name: str, output: Any, copy: bool) -> None:  # noqa: ARG002 - it is looked at now
-        if not isinstance(output, Tensor):
-            raise DtypeError(f"statistics are of tensors; layer {name!r} returned a {type(output).__name__}.")
-        self.reducers[name].update(output)
+        if name in self.left_out:
+            return
+        first = first_tensor(output)
+        if first is None:
+            self.left_out[name] = f"it returned a {type(output).__name__}"
+            return
+        self.axes.note(name, first)
+        try:
+            self.reducers[name].update(first, self.axes.of(name, first.dim()))
+        except (DtypeError, ShapeError) as error:  # which are no reason to stop a training
+            self.left_out[name] = str(error)
 
     def seen(self, names: Collection[str]) -> list[Any]:
         return [self.reducers[name]._state for name in names]
@@ -56,36 +75,64 @@ class Reduction(Recorder):
                     setattr(reducer, key, tuple(tensor.clone() for tensor in value))
 
 
+@contextmanager
+def _all(modes: list[AbstractContextManager[Any]]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for mode in modes:
+            stack.enter_context(mode)
+        yield
+
+
 class _Taker:
     """One layer's part in a compiled graph: the arithmetic of its reducer."""
 
-    __slots__ = ("recorder", "reducer")
+    __slots__ = ("axes", "recorder", "reducer")
 
-    def __init__(self, recorder: Reduction, reducer: Reducer) -> None:
+    def __init__(self, recorder: Reduction, reducer: Reducer, axes: tuple[int, ...]) -> None:
         self.recorder = recorder
         self.reducer = reducer
+        self.axes = axes
 
     def take(self, _module: nn.Module, name: str, output: Any) -> None:
-        self.reducer.update(output)
+        first = first_tensor(output)
+        if first is None or not has_figures(first):
+            self.recorder.left_out[name] = "it returned no dense tensor of real numbers"
+        else:
+            self.reducer.update(first, self.axes[first.dim()] if first.dim() < len(self.axes) else 1)
         if self.recorder.leftovers.catches:
             self.recorder.stopping.ran(name)
+
+
+def first_tensor(output: Any) -> Tensor | None:
+    """A tensor, or the first one of several, as recurrent layers and attentions return them."""
+    if isinstance(output, (tuple, list)) and output:
+        output = output[0]
+    return output if isinstance(output, Tensor) else None
 
 
 class Statistics(Mapping[str, Any]):
     """The reducer of each layer that ran, by layer name, in model order.
 
-    All calls of a layer, in all forwards of the block, go into one. Readable inside the block and after it.
+    All calls of a layer, in all forwards of the block, go into one. Readable inside the block and after it. Of several
+    tensors that a layer returns the first one counts. Layers of which no figures can be kept (complex or sparse
+    tensors, dictionaries) never stop a forward: `left_out` names them.
     """
 
-    def __init__(self, recorder: Recorder, reducers: dict[str, Reducer]) -> None:
+    def __init__(self, recorder: Reduction | ReducedGradients, reducers: dict[str, Reducer]) -> None:
         self._recorder = recorder
         self._reducers = reducers
         self.capture: object = None  # whose block is open
 
     @property
+    def left_out(self) -> dict[str, str]:
+        """Layers that ran and of which no figures are kept, and why."""
+        return dict(self._recorder.left_out)
+
+    @property
     def not_run(self) -> list[str]:
         """Captured layers that did nothing, in model order; see `Activations.not_run`."""
-        empty = [name for name, reducer in self._reducers.items() if reducer.empty]
+        left_out = self._recorder.left_out
+        empty = [name for name, reducer in self._reducers.items() if reducer.empty and name not in left_out]
         used = self._recorder.in_use(empty)
         return [name for name in empty if name not in used] + self._recorder.functions.unmatched
 
@@ -103,6 +150,8 @@ class Statistics(Mapping[str, Any]):
             name = call_name(model, layer)
         if name not in reducers:
             raise LayerError(f"layer {layer!r} was not captured; {near(layer, reducers)}list(stats) has all that ran.")
+        if name in self._recorder.left_out:
+            raise LayerError(f"layer {layer!r} has no figures: {self._recorder.left_out[name]}")
         if reducers[name].empty:
             if self._recorder.in_use([name]):
                 raise unreturned(name)
@@ -111,7 +160,8 @@ class Statistics(Mapping[str, Any]):
         return reducers[name]
 
     def __iter__(self) -> Iterator[str]:
-        return (name for name, reducer in self._reducers.items() if not reducer.empty)
+        left_out = self._recorder.left_out
+        return (name for name, reducer in self._reducers.items() if not reducer.empty and name not in left_out)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -120,4 +170,5 @@ class Statistics(Mapping[str, Any]):
         lines = [f"  {name}: {reducer!r}" for name, reducer in self.items()]
         if missing := self.not_run:
             lines.append(f"  did not run: {', '.join(missing)}")
+        lines += [f"  {name} is left out: {why}" for name, why in self.left_out.items()]
         return "\n".join([f"Statistics, {len(self)} layers", *lines])

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from torch_featviz.errors import OptionError, ShapeError
+from torch_featviz.errors import LayerError, OptionError, ShapeError
+from torch_featviz.inspect.cut import AnswerMap, answer_map, map_of, remembered
 from torch_featviz.model.answer import KINDS, Kind, Target
 from torch_featviz.model.inputs import Inputs, check_images
-from torch_featviz.model.layers import layer_name
+from torch_featviz.model.layers import layer_name, names_of
 from torch_featviz.model.run import one_call
 from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated, seed_all
 
-from .cam import last_map
+from .cam import MODES
 from .explained import Explained, chunks, rows_at_once
 from .methods import Job, method_of
 
-_MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
+OneOrMore: TypeAlias = str | nn.Module | Sequence[str | nn.Module] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +37,8 @@ class Attribution:
             signed, in the method's own units and never rescaled, so that images and classes can be compared.
         classes: the class explained for each image, `b`; None where the target is no class.
         method: its name.
-        layer: the layer looked at; empty where there is none.
+        layers: those looked at, in order of execution; empty where there are none.
+        where: the same in words, with what became of tokens, and how several were joined.
         target: as it was given.
         options: likewise.
         inputs: what the model was given.
@@ -47,11 +49,17 @@ class Attribution:
     heatmaps: Tensor
     classes: Tensor | None
     method: str
-    layer: str = ""
+    layers: tuple[str, ...] = ()
+    where: str = ""
     target: Target = None
     options: dict[str, Any] = field(default_factory=dict)
     inputs: Inputs | None = field(default=None, repr=False)
     answer: Kind | None = None
+
+    @property
+    def layer(self) -> str:
+        """The layers in one word, joined by `+`; empty where there are none."""
+        return "+".join(self.layers)
 
 
 def attribute(
@@ -60,7 +68,7 @@ def attribute(
     *,
     target: Target = None,
     method: str = "gradcam",
-    layer: str | nn.Module | None = None,
+    layer: OneOrMore = None,
     answer: Kind | None = None,
     additional_forward_args: Any = None,
     keywords: Mapping[str, Any] | None = None,
@@ -84,8 +92,11 @@ def attribute(
         method: one of `saliency`, `input_x_gradient`, `integrated_gradients`, `smoothgrad`, `deep_lift`,
             `gradient_shap`, `guided_backprop`, `deconvolution`, `occlusion`, `feature_ablation`, `lrp`,
             `layer_activation`, `gradcam`, `hirescam`, `layercam`, `guided_gradcam`.
-        layer: for the last five, by its name, or that of one of its calls (`"relu#2"`); default: the convolution that
-            runs last and still has a map.
+        layer: for the last five, by its name, or that of one of its calls (`"relu#2"`), or of a functional call, as
+            `capture(ops=True)` gives it (`"cat"`). Several, in a list, are joined: each map divided by its own largest
+            magnitude, then the larger value. Default: the latest map through which all passes that the answer knows of
+            the image, and at more than one place of which its gradient is not 0; of a transformer the tokens that enter
+            its last block. Several are joined where only together they are that.
         answer: what the model's scores are: `"logits"`, `"probabilities"`, `"label_logits"` or `"label_probabilities"`
             (of labels that may be true together), or `"figures"` (no probabilities at all); default: told by their
             values and how the model makes them.
@@ -108,7 +119,7 @@ def attribute(
         DeviceError: the inputs are on another device than the model.
         ShapeError: images are empty or of a shape that the model refuses, the layer returns no map, target does not
             fit, or the rows of what the model returns are not the images.
-        LayerError: no such layer, or one that the method has no rule for.
+        LayerError: no such layer, one that the method has no rule for, or no map through which the answer passes.
         OptionError: no such method, option, answer or class, `forward` takes other inputs, or no gradient reaches the
             output.
     Example:
@@ -137,7 +148,7 @@ def explain(
     *,
     target: Target = None,
     method: str = "gradcam",
-    layer: str | nn.Module | None = None,
+    layer: OneOrMore = None,
     answer: Kind | None = None,
     seed: int = 0,
     internal_batch_size: int | None = None,
@@ -156,13 +167,16 @@ def explain(
         raise OptionError(f"answer must be one of {', '.join(KINDS)}, got {answer!r}.")
     if internal_batch_size is not None and internal_batch_size < 1:
         raise OptionError(f"internal_batch_size must be at least 1, got {internal_batch_size}.")
-    name = layer_name(model, layer) if layer is not None else ""
+    names = _names(model, layer)
     given, count = inputs, len(inputs.images)
     with isolated(seed):
         inputs, net = given.copied(), twin(model)
-        if known.layered and not name:
-            name = last_map(net, inputs.rows(slice(1)))
-        net, at = one_call(net, name) if name else (net, "")
+        where, at = AnswerMap((), ()), ""
+        if known.layered:
+            one = Explained(net, inputs.rows(slice(1)), _part_of(target, slice(1), count))
+            where = _named(model, one, names) if names else _answer_map(model, one)
+        if len(where.layers) == 1 and where.layers[0].partition("#")[0] in names_of(net).values():
+            net, at = one_call(net, where.layers[0])
         rows = internal_batch_size or rows_at_once(net, inputs.rows(slice(1)), count * known.rows(options))
         explained, wanted = Explained(net, inputs, target, answer), _as_many(target, count)
         per_image = {"feature_mask"} | ({"baselines"} if method != "gradient_shap" else set())  # there they are samples
@@ -173,13 +187,46 @@ def explain(
                 seed_all(seed)
             explained.inputs, explained.target = inputs.rows(part), _part_of(wanted, part, count)
             here = {k: _part_of(v, part, count) if k in per_image else v for k, v in options.items()}
-            parts.append(known.run(Job(explained, at, here, rows)).detach())
+            parts.append(known.run(Job(explained, where, at, here, rows)).detach())
             if explained.classes is not None:
                 classes.append(explained.classes)
         attributions = torch.cat(parts)
         heatmaps = heatmaps_of(attributions, inputs.images)
     every = torch.cat(classes) if classes else None
-    return Attribution(attributions, heatmaps, every, method, name, target, options, given, answer)
+    return Attribution(attributions, heatmaps, every, method, where.layers, str(where), target, options, given, answer)
+
+
+def _names(model: nn.Module, layer: OneOrMore) -> list[str]:
+    """The names asked for; of a functional call as it was given, since it is known once it runs."""
+    entries = [] if layer is None else [layer] if isinstance(layer, (str, nn.Module)) else list(layer)
+    if layer is not None and not entries:
+        raise OptionError("layer= names no layer; leave it out for the map that the answer depends on.")
+    names = []
+    for entry in entries:
+        try:
+            names.append(layer_name(model, entry))
+        except LayerError:
+            if not isinstance(entry, str):
+                raise
+            names.append(entry)  # of a functional call, perhaps
+    return names
+
+
+def _answer_map(model: nn.Module, one: Explained) -> AnswerMap:
+    """The map that the answer of one image depends on."""
+    target = one.target
+    kind = getattr(target, "__code__", target) if callable(target) else "class"
+    return remembered(model, one.inputs, kind, lambda: answer_map(one.model, one.inputs, one.figures))
+
+
+def _named(model: nn.Module, one: Explained, names: list[str]) -> AnswerMap:
+    """The layers of these names, or functional calls."""
+    try:
+        return remembered(model, one.inputs, tuple(names), lambda: map_of(one.model, one.inputs, names))
+    except LayerError:
+        for name in names:
+            layer_name(model, name)  # which says what is close to a name that is no layer's
+        raise
 
 
 def _as_many(target: Target, n: int) -> Target:
@@ -203,5 +250,5 @@ def heatmaps_of(attributions: Tensor, images: Tensor) -> Tensor:
     """Attributions summed over channels, at the size of the images: `b c ... -> b ...`, float32, sign kept."""
     maps = attributions.detach().float().sum(1, keepdim=True)
     if maps.shape[2:] != images.shape[2:]:
-        maps = F.interpolate(maps, images.shape[2:], mode=_MODES[images.dim() - 2])
+        maps = F.interpolate(maps, images.shape[2:], mode=MODES[images.dim() - 2])
     return maps[:, 0]

@@ -1,46 +1,69 @@
-"""Class activation maps: a layer's maps, weighted by what the figure owes them; one forward and half a backward."""
+"""Class activation maps: a layer's maps, weighted by what the figure owes them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.nn import functional as F
 
-from torch_featviz.capture import capture
+from torch_featviz.capture.noting import Note, numbered
+from torch_featviz.capture.session import Capture
 from torch_featviz.errors import LayerError, ShapeError
-from torch_featviz.model.inputs import Inputs
-from torch_featviz.model.run import check_once, graph_from, run
+from torch_featviz.inspect.cut import AnswerMap
+from torch_featviz.model.layout import Layout
+from torch_featviz.model.run import check_once, graph_from
 
 from .explained import Explained
 
 Reshape = Callable[[Tensor], Tensor]
+MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}  # of interpolation, by axes of places
 
 
-def cam(explained: Explained, layer: str, kind: str, reshape_transform: Reshape | None = None) -> Tensor:
+def cam(
+    explained: Explained,
+    where: AnswerMap,
+    kind: str,
+    reshape_transform: Reshape | None = None,
+    *,
+    at: str = "",
+) -> Tensor:
     """Maps of one layer as evidence, signed: `b c ... -> b 1 ...` at the layer's own resolution.
+
+    Of several layers each map is brought to the size of the images and divided by its own largest magnitude; of these
+    the larger value counts.
 
     Args:
         explained: the model, its inputs and its target.
-        layer: name of a layer that runs once.
+        where: the layers, each of which runs once, and their layouts.
         kind: `"gradcam"`: maps times the mean of their gradient (Selvaraju et al. 2017, eq. 1 and 2, before the
             ReLU); `"hirescam"`: times the gradient (Draelos & Carin 2020); `"layercam"`: times its positive part
             (Jiang et al. 2021); `"layer_activation"`: the maps themselves, `b k ...`.
-        reshape_transform: makes maps `b k ...` of what the layer returns, such as tokens.
+        reshape_transform: makes maps `b k ...` of what the layer returns, instead of its layout.
+        at: the name of a single layer in `explained.model`, where the graph may begin; empty where it has none.
     Raises:
-        LayerError: the layer does not run exactly once.
-        ShapeError: what the layer returns is no map.
+        LayerError: a layer does not run exactly once, or the maps themselves are asked for of several.
+        ShapeError: what a layer returns is no map.
     """
-    maps, gradients = _maps_and_gradients(explained, layer, kind != "layer_activation")
-    if reshape_transform is not None:
-        maps, gradients = reshape_transform(maps), reshape_transform(gradients)
-    if maps.dim() != explained.inputs.images.dim():
-        raise ShapeError(
-            f"layer {layer!r} returns shape {tuple(maps.shape)}, no map like the images'; give a convolution, or "
-            "reshape_transform= to make maps of it."
-        )
-    if kind == "layer_activation":
-        return maps
+    backward = kind != "layer_activation"
+    if not backward and len(where.layers) > 1:
+        raise LayerError(f"{kind} is of one layer, got {', '.join(where.layers)}; maps of several cannot be joined.")
+    pairs = [_from_layer(explained, at, backward)] if at else _from_image(explained, where.layers, backward)
+    evidence = []
+    for layer, layout, (values, gradient) in zip(where.layers, where.layouts, pairs, strict=True):
+        make = reshape_transform or (lambda tensor, name=layer, known=layout: _maps(tensor, name, known))  # type: ignore[misc]
+        maps = make(values)
+        if maps.dim() != explained.inputs.images.dim():
+            raise _no_map(layer, values)
+        evidence.append(weighed(maps, make(gradient), kind) if backward else maps)
+    return evidence[0] if len(evidence) == 1 else joined(evidence, explained.inputs.images.shape[2:])
+
+
+def weighed(maps: Tensor, gradients: Tensor, kind: str) -> Tensor:
+    """Maps `b k ...` times what the method makes of their gradients, summed over channels: `b 1 ...`."""
     if kind == "gradcam":
         gradients = gradients.flatten(2).mean(2).view(*gradients.shape[:2], *[1] * (maps.dim() - 2))
     elif kind == "layercam":
@@ -48,7 +71,32 @@ def cam(explained: Explained, layer: str, kind: str, reshape_transform: Reshape 
     return (gradients * maps).sum(1, keepdim=True)
 
 
-def _maps_and_gradients(explained: Explained, layer: str, backward: bool) -> tuple[Tensor, Tensor]:
+def joined(maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+    """Several maps `b 1 ...` as one of this size: each divided by its own largest magnitude, then the larger value."""
+    mode = MODES[len(size)]
+    scaled = []
+    for values in maps:
+        largest = values.abs().flatten(1).amax(1).clamp(min=torch.finfo(values.dtype).tiny)
+        values = values / largest.view(-1, *[1] * (values.dim() - 1))  # noqa: PLW2901
+        scaled.append(F.interpolate(values, tuple(size), mode=mode))
+    return torch.stack(scaled).amax(0)
+
+
+def _maps(values: Tensor, layer: str, layout: Layout) -> Tensor:
+    try:
+        return layout.maps(values)
+    except ShapeError as error:
+        raise _no_map(layer, values) from error
+
+
+def _no_map(layer: str, values: Tensor) -> ShapeError:
+    return ShapeError(
+        f"layer {layer!r} returns shape {tuple(values.shape)}, no map like the images'; give a convolution, or "
+        "reshape_transform= to make maps of it."
+    )
+
+
+def _from_layer(explained: Explained, layer: str, backward: bool) -> tuple[Tensor, Tensor]:
     """What a layer returns, and the gradient of the figures; the graph begins at the layer."""
     with graph_from(explained.model, layer) as leaves, torch.set_grad_enabled(backward):
         figures = explained.score(explained.inputs.images) if backward else explained.settle()
@@ -60,20 +108,26 @@ def _maps_and_gradients(explained: Explained, layer: str, backward: bool) -> tup
     return maps.detach(), gradients
 
 
-def last_map(net: nn.Module, inputs: Inputs) -> str:
-    """The call of a convolution that ends last and whose output is larger than one place.
+def _from_image(explained: Explained, layers: Sequence[str], backward: bool) -> list[tuple[Tensor, Tensor]]:
+    """The same of several layers, and of functional calls: the graph begins at the images."""
+    images = explained.inputs.images.detach().clone().requires_grad_(backward)
+    wanted, seen = {name.partition("#")[0] for name in layers}, list[tuple[str, Tensor, GradientEdge | None]]()
 
-    Args:
-        net: a twin.
-        inputs: of one image.
-    Raises:
-        LayerError: there is none.
-    """
-    kinds = tuple({type(m) for m in net.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d))})
-    if kinds:
-        with torch.no_grad(), capture(net, list(kinds), into=lambda output: output.shape) as shapes:
-            run(net, inputs)
-        for name, shape in reversed(list(shapes.items())):
-            if shape.numel() > shape[0] * shape[1]:
-                return str(name)
-    raise LayerError(f"{type(net).__name__} has no convolution whose output is a map; name a layer.")
+    def look(name: str, output: Any) -> None:
+        if name in wanted:
+            if not isinstance(output, Tensor):
+                raise ShapeError(f"layer {name!r} returns a {type(output).__name__}, no map; give a convolution.")
+            edge = get_gradient_edge(output) if output.requires_grad else None
+            seen.append((name, output.detach().clone(), edge))  # before the network goes on in place
+
+    with Capture(explained.model, sorted(wanted), ops=True, into=Note(look)), torch.set_grad_enabled(backward):
+        figures = explained.figures(explained.answer(images)) if backward else explained.settle()
+    calls = dict(zip(numbered([name for name, _, _ in seen]), seen, strict=True))
+    for name in layers:
+        check_once(name, 1 if name in calls else sum(call[0] == name for call in seen))
+    maps = [calls[name][1] for name in layers]
+    edges = [edge for name in layers if (edge := calls[name][2]) is not None]
+    if not backward or figures is None or len(edges) < len(maps):
+        return [(values, values) for values in maps]
+    gradients = torch.autograd.grad(figures.sum(), edges, materialize_grads=True)
+    return list(zip(maps, gradients, strict=True))

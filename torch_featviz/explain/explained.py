@@ -68,9 +68,13 @@ class Explained(nn.Module):
 
     def score(self, images: Tensor) -> Tensor:
         """The figure of each image, `b`, with its graph; `classes` is set on the way."""
-        output = self.answer(images)
-        self.classes = classes_of(self.target, output, len(images), self.said)
-        return self.differentiable(figures(output, self.target, self.classes, len(images), self.said))
+        return self.figures(self.answer(images))
+
+    def figures(self, output: Any) -> Tensor:
+        """The same of what the model returned for them."""
+        count = len(self.inputs.images)
+        self.classes = classes_of(self.target, output, count, self.said)
+        return self.differentiable(figures(output, self.target, self.classes, count, self.said))
 
     def forward(self, images: Tensor, numbers: Tensor | None = None) -> Tensor:
         """What Captum chooses its target from: `b k`, or `b` where there is nothing to choose."""

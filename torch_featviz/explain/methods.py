@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from torch_featviz.errors import LayerError, OptionError
+from torch_featviz.inspect.cut import AnswerMap
 from torch_featviz.model.layers import names_of
 from torch_featviz.model.run import hooked, run
 
@@ -29,7 +30,8 @@ class Job(NamedTuple):
     """One call of a method, on no more images than the memory holds."""
 
     explained: Explained
-    layer: str
+    where: AnswerMap  # the layers looked at
+    at: str  # a single one of them in `explained.model`
     options: Options
     rows: int  # that may run at once
 
@@ -172,7 +174,7 @@ def _rectified(job: Job, *, guided: bool) -> Tensor:
 
 
 def _guided_gradcam(job: Job) -> Tensor:
-    maps = cam(job.explained, job.layer, "gradcam").clamp(min=0)
+    maps = cam(job.explained, job.where, "gradcam", at=job.at).clamp(min=0)
     mode = job.options.get("interpolate_mode", "nearest")
     return F.interpolate(maps, job.images.shape[2:], mode=mode) * _rectified(job, guided=True)
 
@@ -268,7 +270,7 @@ def _refuse_functions(explained: Explained, kinds: tuple[type[nn.Module], ...]) 
 
 def _cam(kind: str) -> Run:
     def run(job: Job) -> Tensor:
-        return cam(job.explained, job.layer, kind, **job.options)
+        return cam(job.explained, job.where, kind, at=job.at, **job.options)
 
     return run
 

@@ -19,7 +19,7 @@ from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated
 from torch_featviz.picture import Scale
 
-from .attribute import attribute
+from .attribute import OneOrMore, attribute
 from .faithfulness import Faithfulness, faithfulness
 from .methods import LAYERED, method_of
 
@@ -32,13 +32,15 @@ class Reason:
 
     Args:
         method: its name.
-        layer: the layer looked at; empty where there is none.
+        layer: the layers looked at, joined by `+`; empty where there are none.
+        where: the same in words, with what became of tokens.
         heatmaps: `b k h w`, of each image for each of its classes, signed, in the method's own units.
         worth: the figures of each of the `k` classes; empty where they were not asked for.
     """
 
     method: str
     layer: str
+    where: str
     heatmaps: Tensor
     worth: tuple[Faithfulness, ...]
 
@@ -116,7 +118,7 @@ def reasons(
     *,
     likeliest: int = 1,
     answer: Answer | Kind | None = None,
-    layer: str | None = None,
+    layer: OneOrMore = None,
     baselines: Tensor | float | None = None,
     options: Mapping[str, Mapping[str, object]] | None = None,
     faithful: bool = True,
@@ -172,11 +174,11 @@ def reasons(
         columns = [attribute(model, images, method=method, target=target, **given) for target in classes.unbind(1)]
         worth = [faithfulness(model, images, why, stages=1, baselines=nothing) for why in columns] if faithful else []
         heatmaps = torch.stack([why.heatmaps for why in columns], dim=1)
-        results.append(Reason(method, columns[0].layer, heatmaps, tuple(worth)))
+        results.append(Reason(method, columns[0].layer, columns[0].where, heatmaps, tuple(worth)))
     return Reasons(answer, classes, tuple(results))
 
 
-def _check(methods: Sequence[str], targets: list[int] | None, layer: str | None, options: Mapping[str, object]) -> None:
+def _check(methods: Sequence[str], targets: list[int] | None, layer: OneOrMore, options: Mapping[str, object]) -> None:
     if isinstance(methods, str) or not methods or targets == []:
         raise OptionError(f"methods and targets must name at least one each, got {methods=} and {targets=}.")
     if foreign := sorted(set(options) - set(methods)):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from torch import Tensor, nn
 
 from torch_featviz.capture.reduce.moments import Moments, Whole
 from torch_featviz.model.kinds import call_of
+from torch_featviz.model.layout import Layout
 
 from .receptive import ReceptiveField, interval
 
@@ -27,7 +28,7 @@ class Layer:
         why_not: why there are no values.
         shape: of the first tensor that it returned, whichever axis its channels are on; empty where there is none.
         channels_at: that axis.
-        rows_at: the axes along which the image's rows and columns lie, where known.
+        layout: where images, channels and places are in what it returned, where that is known.
         field: what its places see of the image; None where it returned no tensor with a row for each image.
         multiply_adds: of this call, for one image; None where they are not known.
         parameters: of the layer, at its first call.
@@ -45,7 +46,7 @@ class Layer:
     why_not: str = ""
     shape: tuple[int, ...] = ()
     channels_at: int = 1
-    rows_at: tuple[int | None, ...] = ()
+    layout: Layout | None = None
     field: ReceptiveField | None = None
     multiply_adds: int | None = None
     parameters: int = 0
@@ -76,10 +77,15 @@ class Layer:
         return 0 if self.values is None else self.values.shape[-1 if self.values.dim() == 3 else 1]
 
     @property
-    def is_map(self) -> bool:
-        """Whether its values lie on the image's rows and columns; of a functional call that has to be known."""
-        places_known = bool(self.rows_at) and None not in self.rows_at
-        return self.values is not None and self.values.dim() == 4 and (self.module is not None or places_known)
+    def maps(self) -> Tensor | None:
+        """Its values on the image's rows and columns, `b k h w`, tokens without a place left out; None where they do
+        not lie there, or, of a functional call, where that is not known."""
+        if self.values is None or self.layout is None:
+            return None
+        if self.layout.tokens is not None and len(self.layout.grid) == 2 and self.values.dim() == 3:
+            return replace(self.layout, images=0, tokens=1, channels=2, heads=None).maps(self.values)
+        known = len(self.layout.places) == 2 if self.layout.known else self.module is not None
+        return self.values if self.values.dim() == 4 and known else None
 
     @cached_property
     def figures(self) -> list[Whole]:

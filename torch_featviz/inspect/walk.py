@@ -14,6 +14,7 @@ from torch_featviz.model.answer import scores_of
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.kinds import CHANNELS_FIRST, CHANNELS_LAST, call_of, is_channelwise, is_positive, moves_only
 from torch_featviz.model.layers import Layers
+from torch_featviz.model.layout import Layout, LayoutTracer
 from torch_featviz.model.run import run
 from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated
@@ -117,6 +118,7 @@ def _calls(net: nn.Module, inputs: Inputs, layers: Layers, values: bool) -> tupl
     sizes = tuple(images.shape[2:])
     tracer = Tracer(images) if _is_map(images) else None
     traced: list[tuple[Layer, Trace]] = []
+    layouts = LayoutTracer(images)
 
     def look(output: Any) -> Layer:
         if isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
@@ -126,17 +128,16 @@ def _calls(net: nn.Module, inputs: Inputs, layers: Layers, values: bool) -> tupl
             return Layer("", None, why_not=f"it returns {_what(output)}", shape=shape)
         if output.dim() < 2 or len(output) != len(images) or not output.numel():
             return Layer("", None, why_not=f"it returns shape {shape}, not one row for each image", shape=shape)
-        call = Layer("", None, shape=shape)
+        call = Layer("", None, shape=shape, layout=layouts.layout(output) or Layout(channels=None, tokens=None))
         if tracer is not None:
             traced.append((call, tracer.read(output)))
-            call.rows_at = traced[-1][1].dims
         if values:  # figures later: a number read here may steer the network
             call.values = output.clone()
         return call
 
     everything = layers is None
     block = capture(net, ["*", ""] if everything else layers, ops=everything, into=look)
-    with block as records, tracer or torch.no_grad():
+    with block as records, tracer or torch.no_grad(), layouts:
         output = run(net, inputs)
     modules = dict(net.named_modules())
     calls: list[Layer] = []
@@ -169,9 +170,9 @@ def _without_blocks(calls: list[Layer]) -> list[Layer]:
 
 def _channels_at(layer: Layer, before: list[Layer]) -> int:
     """The axis of a layer's channels, from where the image went, what the layer is, or the layers before it."""
-    axes, rest = len(layer.shape), {1, 2, 3} - set(layer.rows_at)
-    if axes == 4 and len(rest) == 1:
-        return rest.pop()
+    axes = len(layer.shape)
+    if layer.layout is not None and layer.layout.channels:
+        return layer.layout.channels % axes
     if isinstance(layer.module, CHANNELS_LAST):
         return axes - 1
     if isinstance(layer.module, (Convolution, *CHANNELS_FIRST)):

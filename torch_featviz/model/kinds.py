@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from torch import nn
 
-from torch_featviz.torch_private import ACTIVATIONS, DROPOUTS, NORMS, PADS, POOLS
+from torch_featviz.torch_private import ACTIVATIONS, DROPOUTS, NORMS, PADS, POOLS, Convolution
 
 _NORMS = (*NORMS, nn.GroupNorm, nn.LocalResponseNorm)
 _MIXING = ("MultiheadAttention", "Softmax", "LogSoftmax", "Softmin", "Softmax2d", "GLU")
 CHANNELS_FIRST = (*POOLS, *_NORMS)  # layers that take `b k ...`, as convolutions do
 CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.MultiheadAttention)  # layers that take `b ... k`
+_CHANNELS_LAST = (*CHANNELS_LAST, nn.Embedding, nn.RNNBase, nn.Bilinear)
 _ACTIVE = tuple(getattr(nn, name) for name in ACTIVATIONS if name not in _MIXING)
 
 _POSITIVE = (nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Hardsigmoid, nn.Softplus, nn.Softmax, nn.Softmax2d)
@@ -53,6 +54,19 @@ def is_channelwise(module: nn.Module | None, call: str = "") -> bool:
     if module is None:
         return call.rstrip("_()") in _CHANNELWISE_CALLS
     return isinstance(module, (*POOLS, *_NORMS, *_ACTIVE, *PADS, *DROPOUTS, nn.Identity, nn.Upsample))
+
+
+def channels_last_of(model: nn.Module) -> dict[str, bool]:
+    """Whether each layer, by name, has its channels on the last axis, by its kind; of kinds that say nothing the layer
+    registered before it decides."""
+    last, answers = False, {}
+    for name, module in model.named_modules():
+        if isinstance(module, _CHANNELS_LAST):
+            last = True
+        elif isinstance(module, (Convolution, *CHANNELS_FIRST)):
+            last = False
+        answers[name] = last
+    return answers
 
 
 def is_positive(module: nn.Module | None, call: str) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from torch_featviz.errors import ShapeError
-from torch_featviz.explain import Faithfulness, Reason, Reasons, reasons
+from torch_featviz.explain import Faithfulness, OneOrMore, Reason, Reasons, reasons
 from torch_featviz.explain.reasons import answered
 from torch_featviz.model.answer import Answer, Kind
 from torch_featviz.model.inputs import check_images
@@ -39,7 +39,7 @@ def attributions(
     *,
     methods: Sequence[str] = ("gradcam",),
     targets: Sequence[int] | int | None = None,
-    layer: str | None = None,
+    layer: OneOrMore = None,
     classes: Sequence[str] = (),
     answer: Kind | None = None,
     value_range: ValueRange | None = None,
@@ -58,7 +58,8 @@ def attributions(
         images: `b c h w`, as the model takes them, one or three channels.
         methods: names that `attribute` knows.
         targets: the classes to explain, each for every image; default the one predicted for each.
-        layer: for methods of one layer; default the last convolution with a map.
+        layer: for methods of one layer, as for `attribute`; default the map that the answer depends on. The legend
+            names it.
         classes: names, in the order of the outputs; of a single logit or probability two, or the one it speaks for.
         answer: what the model's scores are, as for `attribute`; default: told by their values and how the model makes
             them. One figure for each image is a logit if classes are named, and else itself.
@@ -164,7 +165,9 @@ def _captions(worth: Faithfulness) -> list[str]:
 
 
 def _notes(why: Reasons, faithful: bool, predicted: bool) -> tuple[str, ...]:
+    looked_at = sorted({f"{reason.method}: {reason.where}" for reason in why.methods if reason.where})
     notes = [
+        *([f"layer looked at, {'; '.join(looked_at)}"] if looked_at else []),
         "in shares of each method's own range, which is the same for all images and classes and holds 99.5 % of its "
         "values; what is beyond is drawn as ±1",
         *([_EXPLAINED[why.answer.kind]] if predicted else []),

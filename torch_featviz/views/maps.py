@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
+from torch_featviz.model.layout import Layout
 from torch_featviz.picture import Picture, Scale, Sheet, grid_columns, paint
 from torch_featviz.picture.scale import as_float
 
@@ -15,6 +16,7 @@ from torch_featviz.picture.scale import as_float
 def feature_maps(
     maps: Tensor | Mapping[str, Tensor],
     *,
+    layout: Layout | None = None,
     top: int | None = None,
     scale: Scale | None = None,
     ncols: int | None = None,
@@ -28,6 +30,8 @@ def feature_maps(
     Args:
         maps: `c h w`, one image's output of a layer; or such outputs of the same layer by name, as in
             `{"circle": a, "cross": b}`, which are drawn next to each other, channel by channel.
+        layout: where the places are in one image's tokens `n c`, or maps `h w c`, as in `acts.layout(name)` or
+            `Layout(grid=(14, 14), prefix=1)`; default: maps are `c h w`.
         top: so many channels with the highest values, highest first; default all, in order.
         scale: how values become colours; default `Scale(symmetric=True)`; for maps after a ReLU pass
             `Scale(vmin=0)`.
@@ -41,6 +45,8 @@ def feature_maps(
         torch.Size([3, 11, 17])
     """
     named = dict(maps) if isinstance(maps, Mapping) else {"": maps}
+    if layout is not None:
+        named = {name: _folded(x, layout) for name, x in named.items()}
     stack = _stack(named)
     channels, inputs, height, width = stack.shape
     for name, value in (("top", top), ("ncols", ncols)):
@@ -74,6 +80,14 @@ def feature_maps(
         columns=tuple(named) if isinstance(maps, Mapping) else (),
         group=inputs,
     )
+
+
+def _folded(values: Any, layout: Layout) -> Any:
+    """Maps `c h w` of one image's values in this layout; what is wrong with them is said later."""
+    if not isinstance(values, Tensor):
+        return values
+    image = layout.images or 0
+    return layout.maps(values.unsqueeze(image))[0]
 
 
 def _stack(named: dict[str, Tensor]) -> Tensor:

@@ -56,7 +56,7 @@ def overview(
         raise ShapeError(f"images must be one image '1 c h w', got shape {tuple(images.shape)}; take images[:1].")
     seen = walk(model, Inputs.of(images, additional_forward_args, keywords), layers)
     calls = seen.layers[1:]
-    means = {call.name: call.values[0].mean(0) for call in calls if call.values is not None and call.is_map}
+    means = {call.name: call.maps[0].mean(0) for call in calls if call.maps is not None}
     without = [call.name for call in calls if call.name not in means]
     if not means:
         raise LayerError(f"none of {', '.join(map(repr, without))} returned maps '1 c h w'.")

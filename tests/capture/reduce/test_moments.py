@@ -5,7 +5,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
+from torch_featviz.capture import capture
 from torch_featviz.capture.reduce import moment_sums, reducer
 from torch_featviz.capture.reduce import moments as moments_module
 from torch_featviz.capture.reduce.moments import Moments
@@ -230,3 +232,55 @@ def test_blocks_of_very_different_size(first, then):
     kept = np.where(np.isfinite(torch.cat(parts).transpose(0, 1).flatten(1).numpy()), values, np.nan)
     np.testing.assert_allclose(moments.std.numpy(), np.nanstd(kept, axis=1), rtol=1e-5)
     np.testing.assert_allclose(moments.mean.numpy(), np.nanmean(kept, axis=1), rtol=1e-4, atol=1e-6 * then)
+
+
+class Mixed(nn.Module):
+    """Maps, maps with their channels last, and tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.act, self.flat = nn.Conv2d(3, 4, 2, 2), nn.LayerNorm(4), nn.GELU(), nn.Linear(4, 5)
+
+    def forward(self, x):
+        x = self.norm(self.conv(x).permute(0, 2, 3, 1))
+        return self.flat(self.act(x.flatten(1, 2)))
+
+
+def test_channels_are_found_from_where_the_images_went():
+    net, images = Mixed(), torch.randn(2, 3, 8, 12)
+    with torch.no_grad(), capture(net, into=Moments()) as stats, capture(net) as acts:
+        net(images)
+        net(images)
+    for name, axis in {"conv": 1, "norm": 3, "act": 2, "flat": 2}.items():
+        expected = acts[name].movedim(axis, 0).flatten(1).double().mean(1)
+        assert torch.allclose(stats[name].mean, expected, atol=1e-6), name
+
+
+def test_what_has_no_figures_is_named_and_stops_nothing():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.mix = nn.Linear(3, 3), nn.Linear(3, 3, dtype=torch.cfloat)
+            self.lstm, self.named = nn.LSTM(3, 4), Named()
+
+        def forward(self, x):
+            y = self.mix(self.a(x).to(torch.cfloat)).abs()
+            return self.named(self.lstm(y)[0])["out"]
+
+    class Named(nn.Module):
+        def forward(self, x):
+            return {"out": x}
+
+    net = Net()
+    with capture(net, into=Moments()) as stats:
+        net(torch.randn(5, 2, 3)).sum().backward()
+    assert list(stats) == ["a", "lstm"]
+    assert stats["lstm"].mean.shape == (4,)
+    assert stats.not_run == []
+    assert stats.left_out == {
+        "mix": "figures are kept of dense tensors of real numbers, got torch.complex64.",
+        "named": "it returned a dict",
+    }
+    assert "mix is left out: figures are kept" in repr(stats)
+    with pytest.raises(LayerError, match="layer 'mix' has no figures: figures are kept of dense tensors"):
+        stats["mix"]

@@ -84,7 +84,7 @@ class Histogram(Reducer):
         """How many values were -inf."""
         return int(self._read()[2][self.bins + 2])
 
-    def _arrange(self, output: Tensor) -> Tensor:
+    def _arrange(self, output: Tensor, channels: int) -> Tensor:  # noqa: ARG002 - all are counted together
         return output if _compiled_for_cpu(output) else self._flat(output)
 
     def _flat(self, output: Tensor) -> Tensor:

@@ -30,8 +30,9 @@ class Moments(Reducer):
     """Per-channel figures of everything a layer returned.
 
     Args:
-        dim: the axis of channels; 1 for `b c h w` and `b c`, -1 for `b tokens c`. An output that has no such axis
-            (a scalar, or one axis where dim is 1) is one channel.
+        dim: the axis of channels: 1 for `b c h w` and `b c`, -1 for `b tokens c`; default: where a capture found
+            them, from where the images went, and else 1. An output that has no such axis (a scalar, or one axis where
+            it is 1) is one channel.
 
     Each figure has one value per channel, on the CPU. NaN and infinities are counted, and left out of the other
     figures; a channel with no finite value has NaN for mean, std, min and max.
@@ -55,9 +56,9 @@ class Moments(Reducer):
 
     tensors = 2
 
-    def __init__(self, dim: int = 1) -> None:
+    def __init__(self, dim: int | None = None) -> None:
         super().__init__()
-        if not isinstance(dim, int) or isinstance(dim, bool):
+        if dim is not None and (not isinstance(dim, int) or isinstance(dim, bool)):
             raise OptionError(f"dim must be an integer, the axis of channels, got {dim!r}.")
         self.dim = dim
 
@@ -137,14 +138,19 @@ class Moments(Reducer):
     def _summary(self) -> str:
         return super()._summary() if self._state is None else f"{self._state[0].shape[-1]} channels"
 
-    def _arrange(self, output: Tensor) -> Tensor:
+    @property
+    def asks_for_channels(self) -> bool:
+        return self.dim is None
+
+    def _arrange(self, output: Tensor, channels: int) -> Tensor:
         """As `outer c rows cols`, a view wherever strides allow; the order of values within a channel is free."""
-        if not -output.ndim <= self.dim < output.ndim:
+        dim = channels if self.dim is None else self.dim
+        if not -output.ndim <= dim < output.ndim:
             if output.ndim > 1:
-                raise ShapeError(f"no axis {self.dim} in an output of shape {tuple(output.shape)}; choose another dim.")
+                raise ShapeError(f"no axis {dim} in an output of shape {tuple(output.shape)}; choose another dim.")
             values = output.reshape(1, 1, 1, -1)
         else:
-            dim = self.dim % output.ndim
+            dim = dim % output.ndim
             if dim == output.ndim - 1:
                 values = output.reshape(-1, output.shape[-1]).t()[None, :, None]
             else:

@@ -40,9 +40,14 @@ class Reducer(ABC):
     def settings(self) -> dict[str, Any]:
         """The constructor's arguments, by name."""
 
+    @property
+    def asks_for_channels(self) -> bool:
+        """Whether `update` has to be told the axis of channels, unless that is 1."""
+        return False
+
     @abstractmethod
-    def _arrange(self, output: Tensor) -> Tensor:
-        """`output`, which is not empty, as the view that `_add` expects."""
+    def _arrange(self, output: Tensor, channels: int) -> Tensor:
+        """`output`, which is not empty, as the view that `_add` expects; `channels` is the axis of channels."""
 
     @abstractmethod
     def _add(self, values: Tensor) -> tuple[Tensor, ...]:
@@ -61,16 +66,19 @@ class Reducer(ABC):
         """An empty reducer of this kind with these settings."""
         return type(self)(**self.settings)
 
-    def update(self, output: Tensor) -> None:
+    def update(self, output: Tensor, channels: int = 1) -> None:
         """Add one output.
 
+        Args:
+            output: what a layer returned.
+            channels: the axis of channels, for figures of channels that were not given one.
         Raises:
             DtypeError: not a dense tensor of real numbers.
             ShapeError: too few axes, or another number of channels than before.
         """
         values = _real(output)
         if values.numel():
-            self._state = self._add(self._arrange(values))
+            self._state = self._add(self._arrange(values, channels))
             self._host = None
 
     def merge(self: R, other: R) -> None:
@@ -186,11 +194,16 @@ def _real(output: Any) -> Tensor:
     """`output` outside of any graph, as float32, or as float64 where that could lose digits."""
     if not isinstance(output, Tensor):
         raise DtypeError(f"figures are kept of tensors, got {type(output).__name__}; capture layers that return one.")
-    if output.is_complex() or output.layout != torch.strided or output.is_quantized:
+    if not has_figures(output):
         kind = output.dtype if output.is_complex() or output.is_quantized else output.layout
         raise DtypeError(f"figures are kept of dense tensors of real numbers, got {kind}.")
     narrow = output.is_floating_point() and output.dtype != torch.float64
     return output.detach().to(torch.float32 if narrow else wide(output.device))
+
+
+def has_figures(output: Tensor) -> bool:
+    """Whether it is a dense tensor of real numbers."""
+    return not (output.is_complex() or output.layout != torch.strided or output.is_quantized)
 
 
 def wide(device: torch.device) -> torch.dtype:

@@ -34,6 +34,7 @@ class Several(Reducer):
         if not parts or not all(isinstance(part, Reducer) for part in parts):
             raise OptionError(f"several figures are reducers such as Moments() and Histogram(), got {list(parts)!r}.")
         self._parts = [part.fresh() for part in parts]
+        self._channels = 1  # of the output that is being added
 
     @property
     def tensors(self) -> int:  # type: ignore[override]
@@ -69,7 +70,12 @@ class Several(Reducer):
         ends = list(itertools.accumulate(part.tensors for part in self._parts))
         return [tuple(tensors[end - part.tensors : end]) for end, part in zip(ends, self._parts, strict=True)]
 
-    def _arrange(self, output: Tensor) -> Tensor:
+    @property
+    def asks_for_channels(self) -> bool:
+        return any(part.asks_for_channels for part in self._parts)
+
+    def _arrange(self, output: Tensor, channels: int) -> Tensor:
+        self._channels = channels
         return output
 
     def _add(self, values: Tensor) -> tuple[Tensor, ...]:
@@ -77,7 +83,7 @@ class Several(Reducer):
         after: list[Tensor] = []
         for part, state in zip(self._parts, before, strict=True):
             part._state = state
-            after += part._add(part._arrange(values))
+            after += part._add(part._arrange(values, self._channels))
             part._state = None
         return tuple(after)
 

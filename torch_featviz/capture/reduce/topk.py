@@ -23,9 +23,10 @@ class TopK(Reducer):
     Args:
         k: how many images per channel.
 
-    Takes outputs `b c ...`. An image counts once per channel, with the first of its largest values. Images are
-    numbered from 0 in the order seen; where two are equal, the earlier comes first. NaN counts as -inf here. Columns
-    beyond the number of images seen hold NaN, image -1 and position -1.
+    Takes outputs `b c ...`; a capture knows which axis the channels are on, of tokens `b n c` the last. An image counts
+    once per channel, with the first of its largest values. Images are numbered from 0 in the order seen; where two are
+    equal, the earlier comes first. NaN counts as -inf here. Columns beyond the number of images seen hold NaN, image
+    -1 and position -1.
 
     Raises:
         OptionError: `k` is not an integer of at least 1.
@@ -80,9 +81,14 @@ class TopK(Reducer):
     def _summary(self) -> str:
         return super()._summary() if self._state is None else f"{self._state[0].shape[-1]} channels"
 
-    def _arrange(self, output: Tensor) -> Tensor:
+    @property
+    def asks_for_channels(self) -> bool:
+        return True
+
+    def _arrange(self, output: Tensor, channels: int) -> Tensor:
         if output.ndim < 2:
             raise ShapeError(f"outputs must be 'b c ...', got shape {tuple(output.shape)}; capture another layer.")
+        output = output.movedim(channels, 1)
         if self._state is not None:
             same_channels(self._state[0].shape[0], output.shape[1])
         return output.flatten(2) if output.ndim > 2 else output[:, :, None]

@@ -1,63 +1,22 @@
-"""Operators that look through windows: convolutions, pools, padding, resizing; and `Call`, one call of any."""
+"""Operators that look through windows: convolutions, pools, padding, resizing."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor
+
+from torch_featviz.model import follow
 
 from .reach import Steps, Table, Trace, bins, sliding
 
 Window = tuple[Table, Steps | None]
 
 
-@dataclass(frozen=True, eq=False)
-class Call:
-    """One call of an operator.
-
-    Args:
-        function: the ATen operator.
-        name: its name, without the underscore of its variant in place.
-        given: its arguments by name, with defaults.
-        traces: of those arguments that depend on the model's input, by `id`.
-        outputs: tensors it returned.
-    """
-
-    function: Any
-    name: str
-    given: dict[str, Any]
-    traces: dict[int, Trace]
-    outputs: list[Tensor]
-
-    def __getitem__(self, name: str) -> Any:
-        return self.given[name]
-
-    @property
-    def x(self) -> Tensor:
-        """The first tensor."""
-        return next(value for value in self.given.values() if isinstance(value, Tensor))
-
-    @property
-    def trace(self) -> Trace:
-        return self.traces[id(self.x)]
-
-    def numbers(self, name: str, count: int, default: int = 0) -> list[int]:
-        """An argument of one number for each dimension; one number stands for all."""
-        value = self.given.get(name, default)
-        listed = list(value) if isinstance(value, (list, tuple)) else [value]
-        return listed * count if len(listed) == 1 else listed
-
-    def dims(self, name: str = "dim") -> list[int]:
-        """Dimensions named by an argument, counted from the front; all where there are none."""
-        value = self.given.get(name)
-        value = range(self.x.dim()) if value is None or value == [] else value
-        return [d % self.x.dim() for d in ([value] if isinstance(value, int) else value)]
-
-
+Call: TypeAlias = follow.Call[Trace]
 Rule = Callable[[Call], Trace | list[Trace]]
 
 

@@ -1,0 +1,49 @@
+"""The layout of a captured output, by one more forward of a copy, on zeros of the shapes that the model was given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torch_featviz.errors import LayerError
+from torch_featviz.model.inputs import placement
+from torch_featviz.model.layers import resolve, split_call
+from torch_featviz.model.layout import Layout, LayoutTracer
+from torch_featviz.model.run import hooked
+from torch_featviz.model.twin import twin
+from torch_featviz.model.untouched import isolated
+from torch_featviz.model.values import map_tensors, tensors
+
+
+def on_meta(tensor: Tensor) -> Tensor:
+    """Its shape and dtype, without its values."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+
+
+def layout_in(model: nn.Module, given: Any, key: str) -> Layout:
+    """Where images, channels and places are in what one call of a layer returns.
+
+    Args:
+        model: whose forward was captured.
+        given: its arguments, positional and by name.
+        key: as the capture has it, `"relu#2"` for one of several calls.
+    Raises:
+        LayerError: it is a functional call, or does not depend on the inputs.
+    """
+    name, call = split_call(key)
+    with isolated(), torch.no_grad():
+        net = twin(model)
+        device = placement(net)["device"]
+        args, kwargs = map_tensors(lambda tensor: torch.zeros(tensor.shape, dtype=tensor.dtype, device=device), given)
+        tracer, layouts = LayoutTracer(*tensors((args, kwargs))), list[Layout | None]()
+        (module,) = resolve(net, name).values()
+        note = lambda _module, _inputs, output: layouts.append(tracer.layout(output))
+        with hooked([module], after=note), tracer:
+            net(*args, **kwargs)
+    number = (call or 1) - 1
+    layout = layouts[number] if number < len(layouts) else None
+    if layout is None:
+        raise LayerError(f"what {key!r} returned does not depend on the model's inputs; give a Layout(...) of it.")
+    return layout

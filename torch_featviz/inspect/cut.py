@@ -1,0 +1,254 @@
+"""The map that an answer depends on: the latest one through which all of it passes.
+
+A tensor is a *cut* if every way from the image to the answer leads through it: the dominators of autograd's graph. The
+latest cut that is a map, and at more than one place of which the answer's gradient is not 0, is the map of Grad-CAM: of
+a network with branches the one where they have come together, of a transformer that is read out at its class token the
+tokens that enter its last block.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from torch_featviz.capture.noting import Note, numbered
+from torch_featviz.capture.session import Capture
+from torch_featviz.errors import LayerError, OptionError, ShapeError
+from torch_featviz.model.inputs import Inputs
+from torch_featviz.model.kinds import call_of, moves_only
+from torch_featviz.model.layout import Layout, LayoutTracer
+from torch_featviz.model.run import check_once, run
+from torch_featviz.model.values import tensors
+
+_Edge: TypeAlias = tuple[Any, int]  # a node of autograd's graph, and the number of its output
+
+
+@dataclass(frozen=True)
+class AnswerMap:
+    """One map, or several that only together are a cut.
+
+    Args:
+        layers: their names in order of execution; also of functional calls, as `capture(ops=True)` gives them.
+        layouts: where images, channels and places are in what each of them returns.
+    """
+
+    layers: tuple[str, ...]
+    layouts: tuple[Layout, ...]
+
+    def __str__(self) -> str:
+        """In words.
+
+        Example:
+            >>> str(AnswerMap(("blocks.2",), (Layout((4, 4), prefix=1),)))
+            'blocks.2, tokens as 4 × 4, 1 without a place'
+        """
+        return " and ".join(map(_in_words, self.layers, self.layouts)) + (
+            ": each by its own maximum, then the larger" if len(self.layers) > 1 else ""
+        )
+
+
+def _in_words(layer: str, layout: Layout) -> str:
+    if layout.tokens is None or not layout.grid:
+        return layer
+    words = f"{layer}, tokens as {' × '.join(map(str, layout.grid))}"
+    without = layout.prefix + layout.suffix
+    return f"{words}, {without} without a place" if without else words
+
+
+_known: WeakKeyDictionary[nn.Module, dict[Hashable, AnswerMap]] = WeakKeyDictionary()
+
+
+def remembered(model: nn.Module, inputs: Inputs, question: Hashable, ask: Callable[[], AnswerMap]) -> AnswerMap:
+    """`ask()`, once for each `question` about a model of these modules and inputs of this shape."""
+    modules = tuple(map(id, model.modules()))
+    given = (inputs.images, *tensors((inputs.args, dict(inputs.keywords))))
+    shapes = tuple(tuple(tensor.shape[1:]) for tensor in given)
+    answers = _known.setdefault(model, {})
+    key = (hash(modules), shapes, question)
+    if key not in answers:
+        answers[key] = ask()
+    return answers[key]
+
+
+def map_of(net: nn.Module, inputs: Inputs, layers: Sequence[str]) -> AnswerMap:
+    """The layouts of what these layers return, by one forward of one image.
+
+    Args:
+        net: a twin.
+        inputs: of one image.
+        layers: names of layers or of functional calls, of single calls (`"relu#2"`), too.
+    Raises:
+        LayerError: one of them did not run, or ran several times and no call is named.
+    """
+    tracer = LayoutTracer(inputs.images)
+    bare = [name.partition("#")[0] for name in layers]
+    calls = any(name not in dict(net.named_modules()) for name in bare)
+
+    def look(output: Any) -> list[Layout]:
+        layout = tracer.layout(output) or Layout(channels=None, tokens=None)
+        if not layout.grid and layout.channels in (None, 1) and isinstance(output, Tensor) and output.dim() >= 3:
+            return [Layout(tuple(output.shape[2:]), channels=1, tokens=None, places=tuple(range(2, output.dim())))]
+        return [layout]
+
+    with torch.no_grad(), Capture(net, bare, ops=calls, into=look) as found:
+        with tracer:
+            run(net, inputs)
+        for name, layer in zip(layers, bare, strict=True):
+            if name == layer:
+                check_once(layer, len(found.calls(layer)))
+        return AnswerMap(tuple(layers), tuple(found[name][0] for name in layers))
+
+
+def answer_map(net: nn.Module, inputs: Inputs, figure: Callable[[Any], Tensor]) -> AnswerMap:
+    """The latest map through which all that the answer knows of the image passes; one forward and one backward.
+
+    Args:
+        net: a twin.
+        inputs: of one image.
+        figure: makes one number of what the network returns.
+    Raises:
+        OptionError: no gradient reaches the answer, or all of it is 0.
+        LayerError: there is no such map.
+    """
+    image = inputs.images.detach().clone().requires_grad_()
+    tracer, seen = LayoutTracer(image), list[tuple[str, _Edge, Layout]]()
+
+    def look(name: str, output: Any) -> None:
+        layout = tracer.layout(output) if isinstance(output, Tensor) and output.requires_grad else None
+        known = layout is not None and layout.is_map and layout.channels is not None
+        edge = get_gradient_edge(output) if known else None
+        seen.append((name, (edge.node, edge.output_nr) if edge else (None, 0), layout or Layout()))
+
+    with torch.enable_grad(), Capture(net, ["*", ""], ops=True, into=Note(look)):
+        with tracer:
+            output = run(net, inputs.at(image, slice(None)))
+        answer = figure(output).sum()
+    maps = _maps(seen, {name for name, _ in net.named_modules()})
+    graph = _Graph(get_gradient_edge(answer), get_gradient_edge(image))
+    edges: Any = [*(GradientEdge(*edge) for edge in maps), image]
+    gradients = torch.autograd.grad(answer, edges, allow_unused=True)
+    if gradients[-1] is None or not bool(gradients[-1].any()):
+        raise OptionError(
+            f"the gradient of the answer of {type(net).__name__} is 0 everywhere, as in a network whose head was "
+            "filled with zeros and never trained; there is nothing to explain."
+        )
+    pairs = zip(maps.items(), gradients, strict=False)
+    live = {edge: found for (edge, found), gradient in pairs if _live(found, gradient)}
+    for edge in graph.cuts:
+        if edge in live and edge[0] is not graph.end:
+            return _as_result([live[edge]])
+    if several := graph.latest_of(set(live)):
+        return _as_result([found for edge, found in live.items() if edge in several])
+    raise LayerError(
+        f"{type(net).__name__} has no map through which its answer passes; name a layer, of which featviz layers and "
+        "layer_names(model) list all."
+    )
+
+
+_Found: TypeAlias = tuple[str, Layout]
+
+
+def _as_result(found: list[_Found]) -> AnswerMap:
+    return AnswerMap(tuple(name for name, _ in found), tuple(layout for _, layout in found))
+
+
+def _maps(seen: Sequence[tuple[str, _Edge, Layout]], modules: set[str]) -> dict[_Edge, _Found]:
+    """All maps that layers and calls returned, by where they are in autograd's graph; of one, its last name.
+
+    What a functional call only moves is another one's map, whose name says more.
+    """
+    maps: dict[_Edge, _Found] = {}
+    for full, (name, edge, layout) in zip(numbered([name for name, _, _ in seen]), seen, strict=True):
+        if name and edge[0] is not None and (name in modules or not moves_only(call_of(name))):
+            maps.pop(edge, None)
+            maps[edge] = (full, layout)
+    return maps
+
+
+def _live(found: _Found, gradient: Tensor | None) -> bool:
+    """Whether the answer depends on more than one of its places."""
+    if gradient is None:
+        return False
+    try:
+        return int((found[1].maps(gradient) != 0).any(1).sum()) > 1
+    except ShapeError:
+        return False
+
+
+class _Graph:
+    """What of autograd's graph lies between an answer and an image.
+
+    Args:
+        answer: where it begins.
+        image: where it ends.
+    """
+
+    def __init__(self, answer: GradientEdge, image: GradientEdge) -> None:
+        self.root = answer.node
+        self.end = image.node
+        self.order = _sorted(self.root)
+        self.leads: set[Any] = {self.end}  # nodes from which there is a way to the image
+        for node in reversed(self.order):
+            if any(following in self.leads for following, _ in node.next_functions):
+                self.leads.add(node)
+
+    def following(self, node: Any) -> list[_Edge]:
+        """The edges to nodes before this one from which there is a way to the image."""
+        return [(other, number) for other, number in node.next_functions if other in self.leads]
+
+    @property
+    def cuts(self) -> list[_Edge]:
+        """What every way to the image leads through, from the answer on."""
+        arrived: dict[Any, set[int]] = defaultdict(set)
+        waiting: dict[Any, int] = defaultdict(int)
+        under_way, cuts = 0, []
+        for node in self.order:
+            if node not in self.leads:
+                continue
+            under_way -= waiting[node]
+            if not under_way and len(arrived[node]) == 1:
+                cuts.append((node, *arrived[node]))
+            for other, number in self.following(node):
+                arrived[other].add(number)
+                waiting[other] += 1
+                under_way += 1
+        return cuts
+
+    def latest_of(self, edges: set[_Edge]) -> set[_Edge]:
+        """The first of `edges` on each way to the image; none where a way leads past all of them."""
+        first: set[_Edge] = set()
+        pending, seen = [self.root], {self.root}
+        while pending:
+            for other, number in self.following(pending.pop()):
+                if other is self.end:
+                    return set()
+                if (other, number) in edges:
+                    first.add((other, number))
+                elif other not in seen:
+                    seen.add(other)
+                    pending.append(other)
+        return first
+
+
+def _sorted(root: Any) -> list[Any]:
+    """All nodes, each before those that it leads to."""
+    order, seen = [], {root}
+    pending = [(root, iter(root.next_functions))]
+    while pending:
+        node, rest = pending[-1]
+        for following, _ in rest:
+            if following is not None and following not in seen:
+                seen.add(following)
+                pending.append((following, iter(following.next_functions)))
+                break
+        else:
+            pending.pop()
+            order.append(node)
+    return order[::-1]

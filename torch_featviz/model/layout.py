@@ -1,0 +1,152 @@
+"""Where images, channels and places lie in a tensor: known from where the image went, never guessed from sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from torch import Tensor
+
+from torch_featviz.errors import OptionError, ShapeError
+
+from .axes import CHANNELS, IMAGES, UNKNOWN, Axes, Axis, start
+from .follow import Call, Follower
+from .operators import axes_of_outputs
+from .values import tensors
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where images, channels and places lie in a layer's output.
+
+    A map has an axis for the image's rows and one for its columns (`places`); in a sequence of tokens both lie along
+    one axis (`tokens`), place after place, behind `prefix` tokens that have no place, such as a class token.
+
+    Args:
+        grid: how many places there are along each axis of the image, `(rows, columns)`; empty where there are none.
+        prefix: tokens in front of those that have a place.
+        suffix: tokens behind them.
+        images: the axis with an entry for each image; None where there is none.
+        channels: the axis of channels, likewise.
+        tokens: the axis of tokens, likewise.
+        places: the axes of a map, in the order of the image's: rows, columns.
+        heads: the axis of attention heads, likewise.
+    Raises:
+        OptionError: a size below 1, or a number of tokens below 0.
+    Example:
+        >>> Layout(grid=(2, 3), prefix=1).maps(torch.arange(7.0).reshape(1, 7, 1))
+        tensor([[[[1., 2., 3.],
+                  [4., 5., 6.]]]])
+    """
+
+    grid: tuple[int, ...] = ()
+    prefix: int = 0
+    suffix: int = 0
+    images: int | None = 0
+    channels: int | None = -1
+    tokens: int | None = 1
+    places: tuple[int, ...] = ()
+    heads: int | None = None
+
+    def __post_init__(self) -> None:
+        if any(size < 1 for size in self.grid) or self.prefix < 0 or self.suffix < 0:
+            raise OptionError(f"a grid has sizes of at least 1 and a prefix no fewer than 0 tokens, got {self}.")
+
+    @property
+    def known(self) -> bool:
+        """Whether anything is known besides the axis of images."""
+        return bool(self.grid) or self.channels is not None
+
+    @property
+    def is_map(self) -> bool:
+        """Whether its places are known, and more than one."""
+        return prod(self.grid) > 1
+
+    def maps(self, values: Tensor) -> Tensor:
+        """The same values as maps `b k h w` (or `b k l`, ...), without the tokens that have no place.
+
+        Raises:
+            ShapeError: they do not fit this layout, or it has no places.
+        """
+        if not self.grid:
+            raise ShapeError(f"shape {tuple(values.shape)} has no places; give layout=Layout(grid=(rows, columns)).")
+        axes = [axis for axis in (self.images, self.channels, *(self.places or (self.tokens,))) if axis is not None]
+        ndim = values.dim()
+        if {axis % ndim for axis in axes if -ndim <= axis < ndim} != set(range(ndim)) or len(axes) != ndim:
+            raise ShapeError(f"{self} is no layout of shape {tuple(values.shape)}.")
+        values = values.permute(axes)
+        if not self.places:
+            count = values.shape[2]
+            if count != self.prefix + prod(self.grid) + self.suffix:
+                raise ShapeError(
+                    f"{count} tokens are not {self.prefix} + {' × '.join(map(str, self.grid))} + {self.suffix}; "
+                    "give layout=Layout(grid=(rows, columns), prefix=...)."
+                )
+            values = values[:, :, self.prefix : count - self.suffix]
+        elif values.shape[2:] != self.grid:
+            raise ShapeError(f"{self} is no layout of shape {tuple(values.shape)}.")
+        return values.reshape(*values.shape[:2], *self.grid)
+
+
+def layout_of(axes: Axes) -> Layout:
+    """The layout of a tensor with these axes."""
+    kinds = [axis.kind for axis in axes]
+    images = kinds.index(IMAGES) if IMAGES in kinds else None
+    made = [i for i, kind in enumerate(kinds) if kind == CHANNELS]
+    newest = max((axes[i].factors[-1].source for i in made), default=0)
+    digits = sorted((axes[i].factors[-1].inner, i) for i in made if axes[i].factors[-1].source == newest)
+    channels = digits[0][1] if digits else None
+    heads = digits[1][1] if len(digits) == 2 else None
+    ones = [i for i, axis in enumerate(axes) if axis.size == 1 and axis.kind == UNKNOWN]
+    if images is None and ones and ones[0] == 0:  # one image, or
+        images = ones.pop(0)
+    if channels is None and ones:  # one channel, after a view that left such axes out
+        channels = ones[0]
+    along = [_places(axis) for axis in axes]
+    flat = [i for i, axis in enumerate(axes) if len(along[i]) > 1 or (along[i] and (axis.before or axis.after))]
+    single = {along[i][0]: i for i in range(len(axes)) if len(along[i]) == 1 and i not in flat}
+    if len(flat) == 1 and not single:
+        axis = axes[flat[0]]
+        grid = tuple(factor.size for factor in axis.factors)
+        return Layout(grid, axis.before, axis.after, images, channels, flat[0], (), heads)
+    if not flat and single:
+        order = [single[k] for k in sorted(single)]
+        return Layout(tuple(axes[i].size for i in order), 0, 0, images, channels, None, tuple(order), heads)
+    return Layout((), 0, 0, images, channels, None, (), heads)
+
+
+def _places(axis: Axis) -> tuple[int, ...]:
+    """The axes of the image that lie along this one, whole and in their order."""
+    kinds = tuple(factor.kind for factor in axis.factors)
+    if not axis.whole or not all(isinstance(kind, int) for kind in kinds) or len(set(kinds)) < len(kinds):
+        return ()
+    return tuple(int(kind) for kind in kinds)
+
+
+class LayoutTracer(Follower[Axes]):
+    """While on, follows the axes of the images through all that is computed of them.
+
+    Args:
+        images: `b c ...`, what the model is about to be given; or several tensors.
+    """
+
+    def __init__(self, *images: Tensor) -> None:
+        super().__init__()
+        for tensor in images:
+            self.put(tensor, start(tensor.shape))
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Compiled parts of the model are not to run uncompiled because of this mode."""
+        return True
+
+    def follow(self, call: Call[Axes]) -> Sequence[Axes]:
+        return axes_of_outputs(call)
+
+    def layout(self, value: Any) -> Layout | None:
+        """Of the first tensor in what a layer returned; None where it has none, or does not depend on the images."""
+        tensor = next(iter(tensors(value)), None)
+        axes = None if tensor is None else self.known(tensor)
+        return None if axes is None else layout_of(axes)
