@@ -233,8 +233,11 @@ def test_transformers_by_their_tokens():
     assert found.attributions.shape == (2, 1, 4, 4)
     assert found.heatmaps.shape == (2, 16, 16)
     assert found.heatmaps.any()
-    with pytest.raises(ShapeError, match=r"returns shape \(2, 17, 8\), no map like the images'"):
-        attribute(net, images, layer=layer)
+    folded = attribute(net, images, target=3, layer=layer)
+    torch.testing.assert_close(folded.attributions, found.attributions)
+    assert folded.where == f"{layer}, tokens as 4 × 4, 1 without a place"
+    default = attribute(net, images, target=3)
+    assert default.layers == ("encoder.layers.encoder_layer_0",), "the tokens that enter the last block"
 
 
 @pytest.mark.parametrize("kind", ["module", "functional", "in place", "method", "clamp"])
@@ -302,10 +305,10 @@ def test_in_bfloat16(method):
         ({"method": "cam"}, OptionError, "no method 'cam'; there are saliency"),
         ({"method": "saliency", "n_steps": 3}, OptionError, "saliency has no option 'n_steps'; it takes abs"),
         ({"method": "saliency", "layer": "0"}, OptionError, "saliency looks at no layer"),
-        ({"target": 3}, OptionError, r"target must be from 0 to 2, got \[3, 3, 3, 3\]"),
+        ({"target": 3}, OptionError, r"target must be from 0 to 2, got \[3\]"),
         ({"target": [0, 1]}, ShapeError, "one class or 4"),
         ({"target": 0.5}, DtypeError, "target must be a class number"),
-        ({"target": lambda output: output}, ShapeError, r"must return 'b' figures, one for each image, got \(4, 3\)"),
+        ({"target": lambda output: output}, ShapeError, r"must return 'b' figures, one for each image, got \(1, 3\)"),
         ({"target": lambda output: 1.0}, DtypeError, "must return a tensor 'b' of floats, got float"),
         ({"layer": "8"}, ShapeError, r"layer '8' returns shape \(4, 3\), no map"),
         ({"layer": "nope"}, LayerError, "no layer 'nope'"),
@@ -375,7 +378,7 @@ def test_lrp_names_the_layer_that_is_called_twice():
 
 
 def test_models_that_cannot_be_explained():
-    with pytest.raises(LayerError, match="has no convolution whose output is a map; name a layer"):
+    with pytest.raises(LayerError, match="has no map through which its answer passes; name a layer"):
         attribute(nn.Sequential(nn.Flatten(), nn.Linear(128, 2)), IMAGES)
     with pytest.raises(LayerError, match="layer '0' of Sequential is lazy and was never called"):
         attribute(nn.Sequential(nn.LazyConv2d(2, 3)), IMAGES)

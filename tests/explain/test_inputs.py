@@ -121,9 +121,14 @@ def test_a_call_is_named_as_capture_names_it(call):
     torch.testing.assert_close(why.attributions, expected.detach())
 
 
-def test_the_default_is_the_last_call_and_a_plain_name_says_which_there_are():
+def test_the_default_is_of_both_calls_and_a_plain_name_says_which_there_are():
     net = Siamese()
-    assert attribute(net, PAIRS).layer == "conv#2"
+    why = attribute(net, PAIRS)
+    assert why.layers == ("conv.relu#1", "conv.relu#2"), "of which none alone is all that the answer sees"
+    parts = [attribute(net, PAIRS, layer=layer).attributions for layer in why.layers]
+    parts = [part / part.abs().amax((1, 2, 3), keepdim=True) for part in parts]
+    parts = [torch.nn.functional.interpolate(part, (9, 9), mode="bilinear") for part in parts]
+    torch.testing.assert_close(why.attributions, torch.maximum(*parts))
     with pytest.raises(LayerError, match=r"'conv' ran 2 times .*; name one of its calls: 'conv#1', 'conv#2'"):
         attribute(net, PAIRS, layer="conv")
     with pytest.raises(LayerError, match="'conv' ran 2 times in one forward; it has no call 3"):

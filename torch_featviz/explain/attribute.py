@@ -173,7 +173,7 @@ def explain(
         inputs, net = given.copied(), twin(model)
         where, at = AnswerMap((), ()), ""
         if known.layered:
-            one = Explained(net, inputs.rows(slice(1)), _part_of(target, slice(1), count))
+            one = Explained(net, inputs.rows(slice(1)), _part_of(_as_many(target, count), slice(1), count))
             where = _named(model, one, names) if names else _answer_map(model, one)
         if len(where.layers) == 1 and where.layers[0].partition("#")[0] in names_of(net).values():
             net, at = one_call(net, where.layers[0])
