@@ -101,8 +101,7 @@ def map_of(net: nn.Module, inputs: Inputs, layers: Sequence[str]) -> AnswerMap:
         with tracer:
             run(net, inputs)
         for name, layer in zip(layers, bare, strict=True):
-            if name == layer:
-                check_once(layer, len(found.calls(layer)))
+            check_once(name, len(found.calls(layer)))
         return AnswerMap(tuple(layers), tuple(found[name][0] for name in layers))
 
 

@@ -166,13 +166,20 @@ def graph_from(net: nn.Module, layer: str) -> Iterator[list[Tensor]]:
 
 
 def check_once(layer: str, times: int) -> None:
-    """Raise LayerError unless a layer ran once."""
+    """Raise LayerError unless a layer ran once, or, of a name with the number of a call, often enough."""
+    layer, call = split_call(layer)
     if times == 0:
         raise LayerError(f"layer {layer!r} did not run; the forward never called it.")
-    if times > 1:
+    if call is not None and call > times:
+        raise LayerError(f"layer {layer!r} ran {_times(times)} in one forward; it has no call {call}.")
+    if call is None and times > 1:
         names = ", ".join(f"'{layer}#{call}'" for call in range(1, min(times, 4) + 1))
         more = ", ..." if times > 4 else ""
         raise LayerError(f"layer {layer!r} ran {times} times in one forward; name one of its calls: {names}{more}.")
+
+
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"{number} times"
 
 
 def one_call(net: nn.Module, layer: str | nn.Module, channels_at: int = 1) -> tuple[nn.Module, str]:
@@ -221,8 +228,7 @@ class _Called(nn.Module):
         self.calls = 0
         output = self.net(*args, **keywords)
         if self.number is not None and self.calls < self.number:
-            times = f"{self.calls} times" if self.calls != 1 else "once"
-            raise LayerError(f"layer {self.layer!r} ran {times} in one forward; it has no call {self.number}.")
+            check_once(f"{self.layer}#{self.number}", self.calls)
         return output
 
 
