@@ -18,7 +18,7 @@ ANSWERS = {
     "is a layer in use that is not called?": "model.use:in_use",
     "what is the answer?": "model.answer:answer_of, model.answer:classes_of, model.answer:figures",
     "which class is an item of?": "model.labels:label_of, model.labels:labels_of",
-    "which map does the answer depend on?": "explain.cam:last_map",
+    "which map does the answer depend on?": "inspect.cut:answer_map",
     "which axes are images, channels, places?": "inspect.walk:walk",
     "how does an image become what the model takes?": "zoo.card:ModelCard",
     "what do the values of an image mean?": "picture.images:unit_images, picture.images:clipped",

@@ -492,6 +492,6 @@ def test_a_model_of_several_inputs():
     for i, shown in enumerate(page.data["images"]):
         for entry in shown["top"]:
             assert entry["probability"] == pytest.approx(float(expected[i, entry["class"]]), abs=1e-6)
-    assert {entry["layer"] for entry in page.data["why"]} == {"conv"}
+    assert {entry["layer"] for entry in page.data["why"]} == {"conv.relu"}
     with pytest.raises(fv.errors.OptionError, match=r"Fusion\.forward\(self, image, meta, \*, scale\)"):
         atlas(net, images)

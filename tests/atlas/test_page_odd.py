@@ -254,7 +254,7 @@ def test_bars_of_two_images_are_read_each(look, large):
 def test_a_heatmap_of_zeros_says_that_it_is_empty(look, tmp_path):
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     nn.init.zeros_(net[4].weight)
-    page = look("view=why", save(atlas(net, torch.rand(1, 3, 8, 8), methods=["gradcam"]), tmp_path))
+    page = look("view=why", save(atlas(net, torch.rand(1, 3, 8, 8), methods=["saliency"]), tmp_path))
     assert "nothing in the image speaks for or against" in page.inner_text("#why-says")
     assert "All values are 0" in page.inner_text("#why-legend")
 

@@ -26,7 +26,7 @@ def test_each_class_of_each_method_as_if_it_were_alone():
     with torch.no_grad():
         torch.testing.assert_close(why.probabilities, net(IMAGES).softmax(1))
     assert why.predicted.tolist() == net(IMAGES).argmax(1).tolist()
-    assert [(reason.method, reason.layer) for reason in why.methods] == [("gradcam", "0"), ("occlusion", "")]
+    assert [(reason.method, reason.layer) for reason in why.methods] == [("gradcam", "1"), ("occlusion", "")]
     extra = {"gradcam": {}, "occlusion": {**options["occlusion"], "baselines": baselines.expand_as(IMAGES)}}
     for reason in why.methods:
         for k, target in enumerate((2, 0)):

@@ -89,8 +89,6 @@ def _channels_in(parts: list[_Part], total: int, small: int) -> int:
 
 
 def _shown(layer: Layer) -> Tensor | None:
-    if layer.maps is not None:
-        return layer.maps
     return layer.values if layer.values is not None and layer.values.dim() <= 4 else None
 
 

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from .asked import Scope
-from .eager import NOTHING
+from .eager import NOTHING, eager
 from .recorder import Recorder
 
 
@@ -33,10 +33,12 @@ class Noting(Recorder):
         self.by_reference = False
         self._note = note
 
+    @eager
     def begin(self, given: Any) -> AbstractContextManager[Any]:  # noqa: ARG002 - nothing is kept
         self.start()
         return NOTHING
 
+    @eager
     def record(self, name: str, output: Any) -> None:
         if self.open and self.running:
             self._note.look(name, output)

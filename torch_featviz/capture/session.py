@@ -128,11 +128,8 @@ class Capture:
                 raise OptionError("stop=True with ops=True needs names: a glob may mean calls that are yet to come.")
         else:
             self._layers = choose(model, names, leaves, layers)
-        counts = isinstance(into, (Reducer, list, tuple))
-        if stop or counts:
+        if stop or isinstance(into, (Reducer, list, tuple)):
             refuse_calls(layers)
-        if counts and layers is None:  # statistics are of tensors, and these return several
-            self._layers = {name: m for name, m in self._layers.items() if not isinstance(m, nn.MultiheadAttention)}
         self._every = every
         self._make = recorder_for(into, of, detach=detach, stop=stop)
         self._open: list[_Opened] = []

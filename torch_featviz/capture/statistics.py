@@ -16,7 +16,7 @@ from torch_featviz.torch_private import in_graph_pool
 from .activations import unreturned
 from .asked import Scope, call_name
 from .channels import ChannelAxes
-from .eager import NOTHING
+from .eager import NOTHING, eager
 from .gradients import ReducedGradients
 from .recorder import Recorder
 from .reduce import Reducer, across_ranks
@@ -42,15 +42,18 @@ class Reduction(Recorder):
     def taker(self, name: str) -> _Taker:
         return _Taker(self, self.reducers[name], self.axes.by_number(name))
 
+    @eager
     def begin(self, given: Any) -> AbstractContextManager[Any]:
         self.start()
         around = [mode for mode in (self.axes.begin(self.reducers, given), self.look()) if mode is not NOTHING]
         return around[0] if len(around) == 1 else _all(around) if around else NOTHING
 
+    @eager
     def leave(self) -> None:
         super().leave()
         self.axes.end()
 
+    @eager
     def keep(self, name: str, output: Any, copy: bool) -> None:  # noqa: ARG002 - it is looked at now
         if name in self.left_out:
             return

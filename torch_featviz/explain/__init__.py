@@ -1,6 +1,6 @@
 """Model and images in, evidence out: why the model decided, and what excites its units."""
 
-from .attribute import Attribution, OneOrMore, attribute
+from .attribute import Attribution, attribute
 from .deconvnet import Projections, deconvnet, project
 from .faithfulness import Faithfulness, faithfulness
 from .methods import METHODS
@@ -10,7 +10,6 @@ __all__ = [
     "METHODS",
     "Attribution",
     "Faithfulness",
-    "OneOrMore",
     "Projections",
     "Reason",
     "Reasons",

@@ -15,7 +15,7 @@ from torch_featviz.capture.session import Capture
 from torch_featviz.errors import LayerError, ShapeError
 from torch_featviz.inspect.cut import AnswerMap
 from torch_featviz.model.layout import Layout
-from torch_featviz.model.run import check_once, graph_from
+from torch_featviz.model.run import check_call, check_once, graph_from
 
 from .explained import Explained
 
@@ -124,7 +124,7 @@ def _from_image(explained: Explained, layers: Sequence[str], backward: bool) -> 
         figures = explained.figures(explained.answer(images)) if backward else explained.settle()
     calls = dict(zip(numbered([name for name, _, _ in seen]), seen, strict=True))
     for name in layers:
-        check_once(name, 1 if name in calls else sum(call[0] == name for call in seen))
+        check_call(name, sum(call[0] == name.partition("#")[0] for call in seen))
     maps = [calls[name][1] for name in layers]
     edges = [edge for name in layers if (edge := calls[name][2]) is not None]
     if not backward or figures is None or len(edges) < len(maps):

@@ -24,7 +24,7 @@ from torch_featviz.errors import LayerError, OptionError, ShapeError
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.kinds import call_of, moves_only
 from torch_featviz.model.layout import Layout, LayoutTracer
-from torch_featviz.model.run import check_once, run
+from torch_featviz.model.run import check_call, run
 from torch_featviz.model.values import tensors
 
 _Edge: TypeAlias = tuple[Any, int]  # a node of autograd's graph, and the number of its output
@@ -101,7 +101,7 @@ def map_of(net: nn.Module, inputs: Inputs, layers: Sequence[str]) -> AnswerMap:
         with tracer:
             run(net, inputs)
         for name, layer in zip(layers, bare, strict=True):
-            check_once(name, len(found.calls(layer)))
+            check_call(name, len(found.calls(layer)))
         return AnswerMap(tuple(layers), tuple(found[name][0] for name in layers))
 
 

@@ -166,20 +166,23 @@ def graph_from(net: nn.Module, layer: str) -> Iterator[list[Tensor]]:
 
 
 def check_once(layer: str, times: int) -> None:
-    """Raise LayerError unless a layer ran once, or, of a name with the number of a call, often enough."""
-    layer, call = split_call(layer)
+    """Raise LayerError unless a layer ran once."""
     if times == 0:
         raise LayerError(f"layer {layer!r} did not run; the forward never called it.")
-    if call is not None and call > times:
-        raise LayerError(f"layer {layer!r} ran {_times(times)} in one forward; it has no call {call}.")
-    if call is None and times > 1:
+    if times > 1:
         names = ", ".join(f"'{layer}#{call}'" for call in range(1, min(times, 4) + 1))
         more = ", ..." if times > 4 else ""
         raise LayerError(f"layer {layer!r} ran {times} times in one forward; name one of its calls: {names}{more}.")
 
 
-def _times(number: int) -> str:
-    return "once" if number == 1 else f"{number} times"
+def check_call(name: str, times: int) -> None:
+    """The same of a name that may have the number of a call, `'relu#2'`: then the layer has to run as often."""
+    layer, call = split_call(name)
+    if call is None or not times:
+        check_once(layer, times)
+    elif call > times:
+        ran = "once" if times == 1 else f"{times} times"
+        raise LayerError(f"layer {layer!r} ran {ran} in one forward; it has no call {call}.")
 
 
 def one_call(net: nn.Module, layer: str | nn.Module, channels_at: int = 1) -> tuple[nn.Module, str]:
@@ -228,7 +231,7 @@ class _Called(nn.Module):
         self.calls = 0
         output = self.net(*args, **keywords)
         if self.number is not None and self.calls < self.number:
-            check_once(f"{self.layer}#{self.number}", self.calls)
+            check_call(f"{self.layer}#{self.number}", self.calls)
         return output
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from torch_featviz.errors import ShapeError
-from torch_featviz.explain import Faithfulness, OneOrMore, Reason, Reasons, reasons
+from torch_featviz.explain import Faithfulness, Reason, Reasons, reasons
+from torch_featviz.explain.attribute import OneOrMore
 from torch_featviz.explain.reasons import answered
 from torch_featviz.model.answer import Answer, Kind
 from torch_featviz.model.inputs import check_images

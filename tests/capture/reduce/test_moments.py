@@ -204,7 +204,7 @@ def test_what_is_refused():
     with pytest.raises(OptionError, match=r"dim must be an integer, the axis of channels, got 1\.5"):
         Moments(1.5)
     moments = Moments()
-    with pytest.raises(LayerError, match=r"Moments\(dim=1, nothing seen yet\): run the model before reading"):
+    with pytest.raises(LayerError, match=r"Moments\(dim=None, nothing seen yet\): run the model before reading"):
         _ = moments.mean
     with pytest.raises(DtypeError, match="figures are kept of tensors, got tuple"):
         moments.update((torch.zeros(2),))
@@ -217,7 +217,7 @@ def test_what_is_refused():
     moments.update(torch.zeros(2, 4))
     with pytest.raises(ShapeError, match="must agree in their channels, got 5 after 4"):
         moments.update(torch.zeros(2, 5))
-    assert repr(moments) == "Moments(dim=1, 4 channels)"
+    assert repr(moments) == "Moments(dim=None, 4 channels)"
 
 
 @pytest.mark.parametrize(("first", "then"), [(1e-20, 1e20), (1e20, 1e-20), (1e-3, 1e6), (1.0, 3e38), (1e-30, 1e-5)])

@@ -39,7 +39,7 @@ def test_parts_are_told():
     assert repr(Several(Moments(), Histogram(8))).count("nothing seen yet") == 2
     several = Several(Moments(), Histogram(8))
     several.update(torch.zeros(1, 3))
-    assert repr(several) == "Several(Moments(dim=1, 3 channels), Histogram(bins=8, symmetric=False))"
+    assert repr(several) == "Several(Moments(dim=None, 3 channels), Histogram(bins=8, symmetric=False))"
 
 
 def test_what_is_refused():
