@@ -20,7 +20,7 @@ function framed(image, target) {
 }
 
 /** How many pixels of a picture are drawn in the colours reserved for what is beyond its range. */
-function marks(clipped = []) {
+function clippedWords(clipped = []) {
   return clipped.map(({ color, words }) => {
     const patch = h("span", { class: "swatch" });
     patch.style.background = color;
@@ -36,7 +36,7 @@ function renderSide() {
   $("pictures").replaceChildren(
     ...shown.map((image) => {
       const { name, clipped } = DATA.images[image];
-      return h("figure", {}, side.figures.get(image).frame, h("figcaption", {}, named(name)), ...marks(clipped));
+      return h("figure", {}, side.figures.get(image).frame, h("figcaption", {}, named(name)), ...clippedWords(clipped));
     }),
   );
   $("range").hidden = !DATA.range?.length;

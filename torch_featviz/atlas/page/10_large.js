@@ -134,14 +134,14 @@ function lying({ maps, field }) {
     return seen.length > 1 && seen[0][0] > seen.at(-1)[0];
   });
   const turn = ([row, column]) => [flipped[0] ? height - 1 - row : row, flipped[1] ? width - 1 - column : column];
-  const placeOf = (cell) => (swapped ? turn(cell).reverse() : turn(cell));
-  const cellOf = ([row, column]) => turn(swapped ? [column, row] : [row, column]);
-  const spans = sides.map((side, axis) => (flipped[axis] ? [...side].reverse() : side));
-  return { height, width, placeOf, cellOf, spans, turned: swapped || flipped.some(Boolean) };
+  const placeOf = (cell) => (swapped ? turn(cell).toReversed() : turn(cell));
+  const cellAt = ([row, column]) => turn(swapped ? [column, row] : [row, column]);
+  const spans = sides.map((seen, axis) => (flipped[axis] ? seen.toReversed() : seen));
+  return { height, width, placeOf, cellAt, spans, turned: swapped || flipped.some(Boolean) };
 }
 
 /** The values of a map in the order of the cells over the image. */
-function overImage(plane, maps, { height, width, placeOf }) {
+function overImage(plane, maps, { width, placeOf }) {
   return plane.map((_, i) => {
     const [row, column] = placeOf([Math.floor(i / width), i % width]);
     return plane[row * maps.width + column];
@@ -195,7 +195,7 @@ function moved(event, [row, column], { height, width }) {
 
 /** Arrow keys inside a map, which lies as it is, or over the image. */
 function moveCursor(event, place, n, show, lie = lying({ maps: walk.layer.maps })) {
-  const next = moved(event, lie.cellOf([cursor.row, cursor.column]), lie);
+  const next = moved(event, lie.cellAt([cursor.row, cursor.column]), lie);
   if (!next) return;
   [cursor.row, cursor.column] = lie.placeOf(next);
   show(readUnit(place, n, cursor.row, cursor.column, true));
@@ -232,5 +232,5 @@ function fillExemplars(layer, channel) {
   for (const each of values.children) each.style.width = `${wide}px`;
   $("exemplars").replaceChildren(h("h3", {}, "What else moves it"),
     h("p", { class: "quiet" }, `The ${found.values.length} patches of ${layer.units.seen.toLocaleString("en")} images with the highest values; ${projected(layer, found)}`),
-    h("div", { class: "surround scroll strips", tabindex: "0", role: "group", "aria-label": "Patches, projections and values" }, strip(found.patches), strip(found.projections), values), ...marks(found.clipped));
+    h("div", { class: "surround scroll strips", tabindex: "0", role: "group", "aria-label": "Patches, projections and values" }, strip(found.patches), strip(found.projections), values), ...clippedWords(found.clipped));
 }
