@@ -135,9 +135,9 @@ function lying({ maps, field }) {
   });
   const turn = ([row, column]) => [flipped[0] ? height - 1 - row : row, flipped[1] ? width - 1 - column : column];
   const placeOf = (cell) => (swapped ? turn(cell).toReversed() : turn(cell));
-  const cellAt = ([row, column]) => turn(swapped ? [column, row] : [row, column]);
+  const overOf = ([row, column]) => turn(swapped ? [column, row] : [row, column]);
   const spans = sides.map((seen, axis) => (flipped[axis] ? seen.toReversed() : seen));
-  return { height, width, placeOf, cellAt, spans, turned: swapped || flipped.some(Boolean) };
+  return { height, width, placeOf, overOf, spans, turned: swapped || flipped.some(Boolean) };
 }
 
 /** The values of a map in the order of the cells over the image. */
@@ -195,7 +195,7 @@ function moved(event, [row, column], { height, width }) {
 
 /** Arrow keys inside a map, which lies as it is, or over the image. */
 function moveCursor(event, place, n, show, lie = lying({ maps: walk.layer.maps })) {
-  const next = moved(event, lie.cellAt([cursor.row, cursor.column]), lie);
+  const next = moved(event, lie.overOf([cursor.row, cursor.column]), lie);
   if (!next) return;
   [cursor.row, cursor.column] = lie.placeOf(next);
   show(readUnit(place, n, cursor.row, cursor.column, true));
