@@ -8,9 +8,12 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from torch_featviz.errors import OptionError, ShapeError
+from torch_featviz.capture import capture
+from torch_featviz.errors import LayerError, OptionError, ShapeError
+from torch_featviz.explain import attribute
 from torch_featviz.model.axes import start, viewed
 from torch_featviz.model.layout import Layout, LayoutTracer, layout_of
+from torch_featviz.views import feature_maps
 
 
 def traced(function, *shape):
@@ -168,3 +171,24 @@ def test_values_that_do_not_fit(layout, shape, message):
 def test_layouts_that_mean_nothing(options):
     with pytest.raises(OptionError, match="a grid has sizes of at least 1"):
         Layout(**options)
+
+
+def test_the_layout_of_what_was_captured_draws_its_tokens():
+    net, images = Attention("sdpa").eval(), torch.rand(2, 3, 8, 12)
+    with torch.no_grad(), capture(net, ["embed", "norm"]) as acts:
+        net(images)
+    assert acts.layout("embed") == Layout((2, 3), **MAP)
+    layout = acts.layout("norm")
+    assert layout == Layout((2, 3), prefix=1, suffix=1, channels=2)
+    tokens = acts["norm"][0]
+    by_hand = tokens[1:-1].T.reshape(8, 2, 3)
+    assert torch.equal(feature_maps(tokens, layout=layout).pixels, feature_maps(by_hand).pixels)
+    with pytest.raises(LayerError, match="layer 'nope' was not captured"):
+        acts.layout("nope")
+
+
+def test_no_layers_at_all_are_no_default():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(2))
+    net(torch.rand(1, 3, 8, 8))
+    with pytest.raises(OptionError, match="layer= names no layer; leave it out"):
+        attribute(net, torch.rand(1, 3, 8, 8), layer=[])

@@ -60,6 +60,18 @@ class Call(Generic[T]):
         value = range(self.x.dim()) if value is None or value == [] else value
         return [d % self.x.dim() for d in ([value] if isinstance(value, int) else value)]
 
+    def order(self) -> list[int]:
+        """Of permute, transpose and t: which dimension of the first tensor each one of the output is."""
+        ndim = self.x.dim()
+        if self.name == "permute":
+            return self.dims("dims")
+        order = list(range(ndim))
+        if self.name == "t":
+            return order[::-1]
+        a, b = self["dim0"] % ndim, self["dim1"] % ndim
+        order[a], order[b] = b, a
+        return order
+
 
 class Follower(TorchDispatchMode, Generic[T]):
     """While on, follows all that depends on the tensors that were `put`."""

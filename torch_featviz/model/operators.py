@@ -38,10 +38,9 @@ def _fits(axes: Axes, output: Tensor) -> bool:
 
 def unknown_of(call: Call, output: Tensor) -> Axes:
     """Nothing but that there may be an entry for each image."""
-    some = next(iter(call.traces.values()))
     first = [axes[0] for axes in call.traces.values() if axes and axes[0].kind == IMAGES and axes[0].whole]
     axes = [unknown(size) for size in output.shape]
-    if first and axes and first[0].size == axes[0].size and some:
+    if first and axes and first[0].size == axes[0].size:
         axes[0] = first[0]
     return tuple(axes)
 
@@ -136,16 +135,7 @@ def _reduced(call: Call) -> Axes:
 
 
 def _permuted(call: Call) -> Axes:
-    ndim = call.x.dim()
-    order = list(range(ndim))
-    if call.name == "permute":
-        order = call.dims("dims")
-    elif call.name == "t":
-        order.reverse()
-    else:
-        a, b = call["dim0"] % ndim, call["dim1"] % ndim
-        order[a], order[b] = b, a
-    return tuple(call.trace[d] for d in order)
+    return tuple(call.trace[d] for d in call.order())
 
 
 def _viewed(call: Call) -> Axes:

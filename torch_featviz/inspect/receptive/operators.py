@@ -7,13 +7,13 @@ from dataclasses import replace
 from itertools import accumulate, pairwise
 from math import prod
 from operator import mul
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from torch_featviz.inspect.receptive import windows
+from torch_featviz.model.operators import is_pointwise
 from torch_featviz.torch_private import tree_leaves
 
 from .reach import EXACT, HULL, Axis, Steps, Trace, aligned, differ, join, join_axis
@@ -23,18 +23,12 @@ from .windows import Call, Rule, each
 def follow(call: Call) -> list[Trace]:
     """What each output sees."""
     some = next(iter(call.traces.values()))
-    rule = _pointwise if _is_pointwise(call.function) else RULES.get(call.name)
+    rule = _pointwise if is_pointwise(call.function) else RULES.get(call.name)
     rest = len(call.outputs)
     if rule is None or (rule not in (_pointwise, _copied, _cat, _stack, _linear) and set(call.traces) != {id(call.x)}):
         return [some.lost()] * rest
     found = rule(call)
     return found if isinstance(found, list) else [found, *[some.lost()] * (rest - 1)]
-
-
-def _is_pointwise(function: Any) -> bool:
-    name, _, overload = str(function).removeprefix("aten.").rpartition(".")
-    plain = getattr(getattr(torch.ops.aten, name.rstrip("_"), None), overload, function)
-    return torch.Tag.pointwise in function.tags or torch.Tag.pointwise in plain.tags
 
 
 def _pointwise(call: Call) -> Trace:
@@ -82,16 +76,7 @@ def _reduced(call: Call) -> Trace:
 
 
 def _permuted(call: Call) -> Trace:
-    ndim = call.x.dim()
-    order = list(range(ndim))
-    if call.name == "permute":
-        order = call.dims("dims")
-    elif call.name == "t":
-        order.reverse()
-    else:
-        a, b = call["dim0"] % ndim, call["dim1"] % ndim
-        order[a], order[b] = b, a
-    return call.trace.moved({d: i for i, d in enumerate(order)})
+    return call.trace.moved({d: i for i, d in enumerate(call.order())})
 
 
 def _rotated(call: Call) -> Trace:
