@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from torch_featviz.errors import LayerError, OptionError
+from torch_featviz.errors import LayerError, OptionError, ShapeError
 from torch_featviz.explain import attribute
 from torch_featviz.inspect.cut import AnswerMap, answer_map
 from torch_featviz.model.inputs import Inputs
@@ -215,3 +215,16 @@ def test_words():
     assert str(AnswerMap((), ())) == ""
     assert str(found(Transformer())) == "blocks.1, tokens as 4 × 6, 1 without a place"
     assert str(found(Towers())) == "fine.relu and coarse.relu: each by its own maximum, then the larger"
+
+
+def test_a_map_that_was_turned_round_is_not_drawn_as_if_it_lay_on_the_image():
+    class Turned(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = conv(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.head(self.conv(x.flip(2, 3)).relu().mean((2, 3)))
+
+    with pytest.raises(ShapeError, match=r"layer 'conv' returns shape .*, no map like the images'"):
+        attribute(Turned(), torch.rand(1, 3, 8, 8), layer="conv")

@@ -96,6 +96,19 @@ def test_tokens_keep_their_places_through_attention(how, images):
     assert torch.equal(layout.maps(output)[0, :, 1, 2], output[0, 6])
 
 
+@pytest.mark.parametrize(
+    ("function", "back"),
+    [
+        (lambda x: x.roll((1, -2), (2, 3)), lambda x: x.roll((-1, 2), (2, 3))),
+        (lambda x: x.flip(3), lambda x: x.flip(3)),
+        (lambda x: x.flip(2).roll(1, 2), lambda x: x.roll(-1, 2).flip(2)),
+    ],
+)
+def test_what_is_rolled_or_flipped_is_not_where_the_image_has_it(function, back):
+    assert traced(function, 2, 3, 8, 12)[1].grid != (8, 12)
+    assert traced(lambda x: back(function(x)), 2, 3, 8, 12)[1] == Layout((8, 12), **MAP)
+
+
 def test_windows_are_put_back():
     """As in Swin: windows of 2 × 2 places, rolled, attended, and put back."""
 

@@ -93,7 +93,7 @@ def map_of(net: nn.Module, inputs: Inputs, layers: Sequence[str]) -> AnswerMap:
 
     def look(output: Any) -> list[Layout]:
         layout = tracer.layout(output) or Layout(channels=None, tokens=None)
-        if not layout.grid and layout.channels in (None, 1) and isinstance(output, Tensor) and output.dim() >= 3:
+        if isinstance(output, Tensor) and output.dim() >= 3 and tracer.lost_places(output):
             return [Layout(tuple(output.shape[2:]), channels=1, tokens=None, places=tuple(range(2, output.dim())))]
         return [layout]
 

@@ -8,7 +8,7 @@ again give the axis back, whatever happened in between.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from math import prod
 from typing import TypeAlias
@@ -31,6 +31,8 @@ class Factor:
         inner: the product of the digits to the right of it.
         extent: of the whole axis.
         source: which channels they are.
+        shift: how far the axis was rolled.
+        flipped: whether it runs the other way round.
     """
 
     kind: Kind
@@ -38,6 +40,13 @@ class Factor:
     inner: int = 1
     extent: int = 0
     source: int = 0
+    shift: int = 0
+    flipped: bool = False
+
+    @property
+    def in_place(self) -> bool:
+        """Whether each entry is where it was on the image."""
+        return not (self.shift or self.flipped)
 
     @property
     def whole(self) -> bool:
@@ -47,12 +56,11 @@ class Factor:
     def split(self, outer: int) -> tuple[Factor, Factor]:
         """Its first digit, which takes `outer` values, and the rest."""
         rest = self.size // outer
-        first = Factor(self.kind, outer, self.inner * rest, self.extent, self.source)
-        return first, Factor(self.kind, rest, self.inner, self.extent, self.source)
+        return replace(self, size=outer, inner=self.inner * rest), replace(self, size=rest)
 
     def continues(self, other: Factor) -> bool:
         """Whether `other`, to the right of it, is its next digit."""
-        same = (self.kind, self.extent, self.source) == (other.kind, other.extent, other.source)
+        same = replace(self, size=0, inner=0) == replace(other, size=0, inner=0)
         return same and self.kind != UNKNOWN and self.inner == other.inner * other.size
 
 
@@ -91,9 +99,21 @@ class Axis:
             return self
         if len(self.factors) == 1 and not (self.before or self.after):
             (factor,) = self.factors
-            if factor.whole or factor.kind == CHANNELS:
+            if (factor.whole and factor.in_place) or factor.kind == CHANNELS:
                 return whole(factor.kind, size, factor.source)
         return unknown(size)
+
+    def moved(self, *, by: int = 0, flipped: bool = False) -> Axis:
+        """The same axis rolled by so many entries, or flipped; of channels that says nothing."""
+        if self.kind == CHANNELS or self.size == 1:
+            return self
+        if len(self.factors) != 1 or self.before or self.after or not self.whole:
+            return unknown(self.size)
+        (factor,) = self.factors
+        if flipped and factor.shift:
+            return unknown(self.size)
+        by = -by if factor.flipped else by
+        return Axis((replace(factor, shift=(factor.shift + by) % factor.size, flipped=factor.flipped != flipped),))
 
 
 Axes: TypeAlias = tuple[Axis, ...]
@@ -177,7 +197,7 @@ def _merged(factors: Sequence[Factor]) -> tuple[Factor, ...]:
     for factor in factors:
         if merged and merged[-1].continues(factor):
             last = merged.pop()
-            factor = Factor(last.kind, last.size * factor.size, factor.inner, last.extent, last.source)  # noqa: PLW2901
+            factor = replace(factor, size=last.size * factor.size)  # noqa: PLW2901
         merged.append(factor)
     return tuple(merged)
 

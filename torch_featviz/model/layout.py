@@ -120,7 +120,12 @@ def layout_of(axes: Axes) -> Layout:
 def _places(axis: Axis) -> tuple[int, ...]:
     """The axes of the image that lie along this one, whole and in their order."""
     kinds = tuple(factor.kind for factor in axis.factors)
-    if not axis.whole or not all(isinstance(kind, int) for kind in kinds) or len(set(kinds)) < len(kinds):
+    if (
+        not axis.whole
+        or not all(factor.in_place for factor in axis.factors)
+        or not all(isinstance(kind, int) for kind in kinds)
+        or len(set(kinds)) < len(kinds)
+    ):
         return ()
     return tuple(int(kind) for kind in kinds)
 
@@ -144,6 +149,11 @@ class LayoutTracer(Follower[Axes]):
 
     def follow(self, call: Call[Axes]) -> Sequence[Axes]:
         return axes_of_outputs(call)
+
+    def lost_places(self, tensor: Tensor) -> bool:
+        """Whether nothing is known of any axis behind the first two, rather than that it holds no places."""
+        axes = self.known(tensor)
+        return axes is None or all(axis.kind == UNKNOWN and len(axis.factors) < 2 for axis in axes[2:])
 
     def layout(self, value: Any) -> Layout | None:
         """Of the first tensor in what a layer returned; None where it has none, or does not depend on the images."""

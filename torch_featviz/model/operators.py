@@ -138,6 +138,19 @@ def _permuted(call: Call) -> Axes:
     return tuple(call.trace[d] for d in call.order())
 
 
+def _rolled(call: Call) -> Axes:
+    if not call["dims"]:
+        return unknown_of(call, call.outputs[0])
+    dims = call.dims("dims")
+    shifts = dict(zip(dims, call.numbers("shifts", len(dims)), strict=True))
+    return tuple(axis.moved(by=shifts[d]) if d in shifts else axis for d, axis in enumerate(call.trace))
+
+
+def _flipped(call: Call) -> Axes:
+    dims = call.dims("dims")
+    return tuple(axis.moved(flipped=True) if d in dims else axis for d, axis in enumerate(call.trace))
+
+
 def _viewed(call: Call) -> Axes:
     return viewed(call.trace, call.outputs[0].shape)
 
@@ -301,7 +314,7 @@ RULES: dict[str, Rule] = {
     **_each(_same, "cudnn_batch_norm miopen_batch_norm _batch_norm_with_update _batch_norm_no_update batch_norm"),
     **_each(_same, "native_layer_norm _fused_rms_norm native_group_norm instance_norm layer_norm group_norm"),
     **_each(_same, "_softmax _log_softmax softmax log_softmax _safe_softmax native_dropout dropout cumsum cumprod"),
-    **_each(_same, "clone contiguous alias detach lift_fresh _to_copy to copy_to _conj constant roll flip"),
+    **_each(_same, "clone contiguous alias detach lift_fresh _to_copy to copy_to _conj constant"),
     **_each(_same, "quantize_per_tensor quantize_per_channel dequantize fake_quantize_per_tensor_affine"),
     **_each(_same, "fake_quantize_per_tensor_affine_cachemask quantize_per_tensor_dynamic renorm bernoulli"),
     **_each(_same, "channel_shuffle native_channel_shuffle zero fill hardtanh prelu _prelu_kernel rrelu_with_noise"),
@@ -317,6 +330,8 @@ RULES: dict[str, Rule] = {
     **_each(_reduced, "mean sum amax amin var std var_mean std_mean max min prod logsumexp norm linalg_vector_norm"),
     **_each(_reduced, "argmax argmin any all median"),
     **_each(_permuted, "permute transpose t swapaxes"),
+    **_each(_rolled, "roll"),
+    **_each(_flipped, "flip"),
     **_each(_viewed, "view _unsafe_view reshape _reshape_alias flatten"),
     **_each(_unsqueezed, "unsqueeze"),
     **_each(_squeezed, "squeeze"),
