@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, UntypedStorage, nn
 from torch._C import _functorch
 from torch._compile import _disable_dynamo
+from torch.multiprocessing import reductions
 from torch.nn.modules import module as _module
 from torch.nn.modules.activation import __all__ as _activation_names
 from torch.nn.modules.batchnorm import _NormBase
@@ -82,6 +83,7 @@ def storage_id(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
+StorageWeakRef = reductions.StorageWeakRef  # while it is held no other memory gets the identifier; the values may go
 view_as = torch.Tensor._make_subclass  # (class, tensor, requires_grad): the same memory as a tensor of a class
 
 

@@ -118,15 +118,32 @@ def test_small_layers_are_whole_unless_there_are_too_many():
     assert len(layers["3"]["maps"]["channels"]) < 3
 
 
-def test_tokens_are_one_plane():
-    class Tokens(nn.Module):
-        def forward(self, x):
-            return x.flatten(2).transpose(1, 2) * 2
+class Tokens(nn.Module):
+    """Places as tokens behind one without a place, whose order may be lost."""
 
-    model, images = nn.Sequential(nn.Conv2d(3, 8, 4, 4), Tokens()).eval(), torch.rand(1, 3, 16, 16)
+    def __init__(self, mixed):
+        super().__init__()
+        self.mixed = mixed
+
+    def forward(self, x):
+        tokens = torch.cat([torch.zeros(len(x), 1, x.shape[1]), x.flatten(2).transpose(1, 2)], 1)
+        return (tokens.sort(1).values if self.mixed else tokens) * 2
+
+
+def test_tokens_lie_where_their_places_do():
+    model, images = nn.Sequential(nn.Conv2d(3, 8, 4, 4), Tokens(False)).eval(), torch.rand(1, 3, 16, 24)
     blobs, layers, _ = put(model, images)
     maps = layers["1"]["maps"]
-    assert (maps["form"], maps["height"], maps["width"], maps["columns_of"]) == ("tokens", 16, 8, 8)
+    assert (maps["form"], maps["height"], maps["width"], maps["of"], maps["apart"]) == ("maps", 4, 6, 8, 1)
+    close(numbers(blobs, maps["blobs"][0], maps["exponent"]), 2 * model[0](images)[0].flatten())
+
+
+def test_tokens_without_places_are_one_plane():
+    model, images = nn.Sequential(nn.Conv2d(3, 8, 4, 4), Tokens(True)).eval(), torch.rand(1, 3, 16, 16)
+    blobs, layers, _ = put(model, images)
+    maps = layers["1"]["maps"]
+    assert (maps["form"], maps["height"], maps["width"], maps["columns_of"]) == ("tokens", 17, 8, 8)
+    assert "apart" not in maps
     close(numbers(blobs, maps["blobs"][0], maps["exponent"]), model(images)[0].flatten())
 
 

@@ -136,7 +136,7 @@ def test_tokens_are_one_matrix(look, tmp_path):
     assert "token" in page.inner_text("#place")
 
 
-def test_each_map_of_a_vision_transformer_is_a_matrix_of_tokens(look, expect, tmp_path):
+def test_tokens_of_a_vision_transformer_are_maps(look, tmp_path):
     torch.manual_seed(0)
     sizes = {"image_size": 8, "patch_size": 4, "num_layers": 2, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 16}
     net = VisionTransformer(num_classes=3, **sizes).eval()
@@ -150,13 +150,13 @@ def test_each_map_of_a_vision_transformer_is_a_matrix_of_tokens(look, expect, tm
     blocks = [f"encoder.layers.encoder_layer_{n}.{part}" for n in (0, 1) for part in ("ln_1", "mlp.0", "mlp.3")]
     for name in blocks:
         page = look(f"layer={name}", file)
-        tokens = values[name][0]
-        assert tokens.dim() == 2
-        page.locator("#maps canvas").focus()
-        for key in ("ArrowUp",) * 5 + ("ArrowLeft",) * 16 + ("ArrowDown", "ArrowDown", "ArrowRight"):
-            page.keyboard.press(key)
-        assert page.inner_text("#place").startswith("token 2, channel 1 of")
-        assert float(page.inner_text("#value")) == pytest.approx(float(tokens[2, 1]), rel=1e-3, abs=1e-6)
+        assert page.inner_text("#maps-note").startswith("Tokens as 2×2 places; 1 without a place is not drawn.")
+        assert page.locator("#maps .map").count() == values[name].shape[-1]
+        page.locator("#maps .map", has_text="1 ·").first.wait_for()
+        box = page.locator('#maps .map[data-place="1"] canvas').bounding_box()
+        page.mouse.move(box["x"] + box["width"] / 4, box["y"] + 3 * box["height"] / 4)
+        assert page.inner_text("#place").startswith("channel 1, row 1, column 0 of")
+        assert float(page.inner_text("#value")) == pytest.approx(float(values[name][0, 3, 1]), rel=1e-3, abs=1e-6)
         page.context.close()
 
 

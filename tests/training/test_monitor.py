@@ -530,12 +530,29 @@ def test_parameters_that_are_no_floats_have_no_figures():
     assert "1.weight" in watch.history[0].parameters
 
 
-def test_by_default_only_layers_of_which_there_are_figures():
+def test_of_a_recurrent_layer_the_first_tensor_counts():
     net = nn.Sequential(nn.LayerNorm(3), nn.LSTM(3, 4))
     watch = Monitor(net, every=1)
+    x = torch.randn(2, 1, 3)
     with watch.step():
-        net(torch.randn(2, 1, 3))
-    assert list(watch.history[0].layers) == ["0"]
+        output, _ = net(x)
+    layers = watch.history[0].layers
+    assert list(layers) == ["0", "1"]
+    assert layers["1"].mean == pytest.approx(output.mean().item(), abs=1e-6)
+
+
+def test_layers_without_figures_are_named_once():
+    class Named(nn.Module):
+        def forward(self, x):
+            return {"x": x}
+
+    net = nn.Sequential(nn.Linear(2, 2), Named())
+    watch = Monitor(net, "*", every=1)
+    with pytest.warns(FeatvizWarning, match="layer '1' is left out of the monitor: it returned a dict"), watch.step():
+        net(torch.ones(1, 2))
+    with watch.step():
+        net(torch.ones(1, 2))
+    assert list(watch.history[0].layers) == list(watch.history[1].layers) == ["0"]
 
 
 def test_a_model_may_hold_its_monitor():

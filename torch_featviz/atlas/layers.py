@@ -65,7 +65,7 @@ class _Limit(NamedTuple):
 
 
 class _Part:
-    """Maps `b k h w`, tokens `b t k`, a row `b k`, or filters `k c h w`: what can be cut by channels."""
+    """What `_shown` gives, or filters `k c h w`: what can be cut by channels."""
 
     def __init__(self, values: Tensor, filters: bool = False) -> None:
         self.channels = len(values) if filters else values.shape[-1 if values.dim() == 3 else 1]
@@ -89,7 +89,10 @@ def _channels_in(parts: list[_Part], total: int, small: int) -> int:
 
 
 def _shown(layer: Layer) -> Tensor | None:
-    return layer.values if layer.values is not None and layer.values.dim() <= 4 else None
+    """Maps `b k h w`, tokens whose places are not known `b t k`, or a row `b k`."""
+    if layer.values is None or layer.values.dim() > 4:
+        return None
+    return layer.maps if layer.values.dim() == 3 and layer.maps is not None else layer.values
 
 
 def _layer(blobs: Blobs, layer: Layer, seen: Walk, limit: _Limit, fields: dict[Any, Any]) -> dict[str, Any]:
@@ -119,7 +122,10 @@ def _layer(blobs: Blobs, layer: Layer, seen: Walk, limit: _Limit, fields: dict[A
         return {**found, "why_not": layer.why_not or axes}
     if values.dim() == 4 or (layer.positive and values.dim() == 2):
         found["dead"] = float((peaks <= 0).double().mean())
-    return {**found, "scale": _scale(values, layer.positive), "maps": _maps(blobs, values, peaks, limit)}
+    maps = _maps(blobs, values, peaks, limit)
+    if layer.layout is not None and values is not layer.values:
+        maps["apart"] = layer.layout.prefix + layer.layout.suffix
+    return {**found, "scale": _scale(values, layer.positive), "maps": maps}
 
 
 def _stats(figures: Whole) -> dict[str, float]:

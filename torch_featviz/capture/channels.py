@@ -37,6 +37,7 @@ class ChannelAxes:
         self._needed = needed
         self._last: dict[str, bool] | None = None  # by kind
         self._tracer: LayoutTracer | None = None
+        self._asked: frozenset[str] = frozenset()
 
     @eager
     def begin(self, names: Iterable[str], given: Any) -> AbstractContextManager[Any]:
@@ -44,16 +45,22 @@ class ChannelAxes:
         model, self._tracer = self._model(), None
         if not self._needed or model is None or torch.is_inference_mode_enabled():
             return NOTHING
-        asked, followed = frozenset(names), _followed.setdefault(model, set())
-        if asked in followed:
+        self._asked = frozenset(names)
+        if self._asked in _followed.get(model, ()):
             return NOTHING
-        followed.add(asked)
         self._tracer = LayoutTracer(*tensors(given))
         return self._tracer
 
     @eager
-    def end(self) -> None:
-        """The forward is over."""
+    def finish(self) -> None:
+        """The forward came to its end, and need not be followed again."""
+        model = self._model()
+        if self._tracer is not None and model is not None:
+            _followed.setdefault(model, set()).add(self._asked)
+
+    @eager
+    def leave(self) -> None:
+        """The forward is over, also where it raised."""
         self._tracer = None
 
     @eager

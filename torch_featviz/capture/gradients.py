@@ -105,9 +105,13 @@ class ReducedGradients(Gradients):
             self.axes.note(name, part)
         super().record(name, output)
 
+    def end(self, unseen: Iterable[Tensor] = ()) -> None:
+        super().end(unseen)
+        self.axes.finish()
+
     def leave(self) -> None:
         super().leave()
-        self.axes.end()
+        self.axes.leave()
 
     def admit(self, name: str, globs: Iterable[str] = ()) -> None:
         super().admit(name, globs)

@@ -49,9 +49,14 @@ class Reduction(Recorder):
         return around[0] if len(around) == 1 else _all(around) if around else NOTHING
 
     @eager
+    def end(self, unseen: Iterable[Tensor] = ()) -> None:
+        super().end(unseen)
+        self.axes.finish()
+
+    @eager
     def leave(self) -> None:
         super().leave()
-        self.axes.end()
+        self.axes.leave()
 
     @eager
     def keep(self, name: str, output: Any, copy: bool) -> None:  # noqa: ARG002 - it is looked at now

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
-from torch_featviz.torch_private import TorchDispatchMode, schema_of, storage_id, tree_leaves
+from torch_featviz.torch_private import StorageWeakRef, TorchDispatchMode, schema_of, storage_id, tree_leaves
 
 T = TypeVar("T")
 _CONSTANT = (
@@ -79,7 +79,7 @@ class Follower(TorchDispatchMode, Generic[T]):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.traces: dict[_Key, T] = {}
-        self.storages: dict[int, Any] = {}  # kept, lest another tensor be given the place of a freed one
+        self.storages: dict[int, Any] = {}  # weakly, lest another tensor be taken for a freed one
         self.blind = False  # a value has left the tensors, and may come back by any way
 
     def follow(self, call: Call[T]) -> Sequence[T]:
@@ -94,7 +94,8 @@ class Follower(TorchDispatchMode, Generic[T]):
         """This is known of `tensor` from now on."""
         key = key_of(tensor)
         if key is not None:
-            self.storages[key[0]] = tensor.untyped_storage()
+            if key[0] not in self.storages:
+                self.storages[key[0]] = StorageWeakRef(tensor.untyped_storage())
             self.traces[key] = trace
 
     def known(self, tensor: Tensor) -> T | None:

@@ -44,7 +44,7 @@ class FirstPass:
     ) -> None:
         self.model, self.source, self.checkpoint = model, source, checkpoint
         self.k = k
-        self.tops = {layer: TopK(k) for layer in layers}
+        self.tops = {layer: TopK(k, dim=1) for layer in layers}
         self.fields: dict[str, ReceptiveField] = {}
         self.size: Size = (0, 0, 0)
         self.batches = 0  # done
@@ -68,7 +68,7 @@ class FirstPass:
         axes = {layer: seen.channels_at for layer, seen in self.fields.items()}
         net, names = addressed(twin(self.model), list(self.tops), axes)
         bar = tqdm(batches, total=self.source.total(), initial=self.batches, disable=not progress, unit="batch")
-        with capture(net, list(names.values()), into=TopK(self.k), stop=True) as stats:
+        with capture(net, list(names.values()), into=TopK(self.k, dim=1), stop=True) as stats:
             for images in bar:
                 if len(images):
                     self._check_size(images)

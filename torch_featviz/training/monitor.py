@@ -67,7 +67,8 @@ class Monitor:
         FileError: the folder holds something else.
     Warns:
         FindingWarning: each finding, once.
-        FeatvizWarning: a sink fails, or steps that were there already are replaced.
+        FeatvizWarning: a sink fails, steps that were there already are replaced, or a layer has no figures (it returns
+            a dictionary, say), each once.
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
         >>> optimizer, watch = torch.optim.SGD(net.parameters(), 0.1), Monitor(net, every=2)
@@ -117,6 +118,7 @@ class Monitor:
         sinks = sinks_for(to) if first else []
         self._writer = Writer(sinks) if sinks else None
         self._tells = first
+        self._named: set[str] = set()  # layers of which it was told that there are no figures
         self._step, self._open = 0, False
         if probe is not None:
             self._pictured()  # what is wrong with it is said now, and not in the training
@@ -237,6 +239,10 @@ class Monitor:
     def _look(self, step: int, stats: Statistics, updates: Updates) -> None:
         """Everything of one step, after one transfer: into the history, the films, the findings and the sinks."""
         sample, frames = self._sample(step, stats, updates)
+        without = {name: why for name, why in stats.left_out.items() if name not in self._named}
+        self._named |= without.keys()
+        for name, why in without.items() if self._tells else ():
+            warn(f"layer {name!r} is left out of the monitor: {why}")
         if late := self.history.cut_from(step):
             for each in self._frames.values():
                 each.cut_from(step)

@@ -12,7 +12,6 @@ from torch_featviz.model.layers import Layers, resolve, unwrap
 from .figures import range_of
 
 _LEARNT = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-_NO_TENSOR = (nn.RNNBase, nn.MultiheadAttention)  # return a tuple, of which there are no figures
 
 
 class Watched:
@@ -65,4 +64,4 @@ class Watched:
             return self._asked
         modules = list(unwrap(self._model).modules())
         chosen = [each for each in modules if isinstance(each, _LEARNT) or range_of(each) or base_of(each) is not None]
-        return chosen or [each for each in modules if not (list(each.children()) or isinstance(each, _NO_TENSOR))]
+        return chosen or [each for each in modules if not list(each.children())]

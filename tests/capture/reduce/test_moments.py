@@ -256,6 +256,24 @@ def test_channels_are_found_from_where_the_images_went():
         assert torch.allclose(stats[name].mean, expected, atol=1e-6), name
 
 
+def test_a_forward_that_raised_told_nothing_of_channels():
+    class Late(Mixed):
+        fail = True
+
+        def forward(self, x):
+            if self.fail:
+                raise ValueError
+            return super().forward(x)
+
+    net, images = Late(), torch.randn(2, 3, 8, 12)
+    with torch.no_grad(), capture(net, into=Moments()) as stats, capture(net) as acts:
+        with pytest.raises(ValueError, match="^$"):
+            net(images)
+        net.fail = False
+        net(images)
+    assert torch.allclose(stats["act"].mean, acts["act"].movedim(2, 0).flatten(1).double().mean(1), atol=1e-6)
+
+
 def test_what_has_no_figures_is_named_and_stops_nothing():
     class Net(nn.Module):
         def __init__(self):

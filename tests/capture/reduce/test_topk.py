@@ -72,16 +72,30 @@ def test_compiled_equals_eager_in_two_graphs(backend, streams):
     check(top, torch.cat(outputs) * 2, 6)
 
 
+@pytest.mark.parametrize("dim", [1, 2, -1])
+def test_a_given_axis_of_channels(dim):
+    values, top = torch.randn(4, 3, 5), TopK(2, dim)
+    top.update(values, 1)
+    expected = values.movedim(dim, 1).amax(2).sort(0, descending=True)
+    assert torch.equal(top.values, expected.values[:2].t().double())
+    assert torch.equal(top.images, expected.indices[:2].t())
+
+
 @pytest.mark.parametrize("k", [0, -1, 2.0, True])
 def test_what_is_refused(k):
     with pytest.raises(OptionError, match=f"k must be an integer, 1 or more, got {k}"):
         TopK(k)
-    with pytest.raises(LayerError, match=r"TopK\(k=9, nothing seen yet\)"):
+    with pytest.raises(LayerError, match=r"TopK\(k=9, dim=None, nothing seen yet\)"):
         _ = TopK().values
     with pytest.raises(ShapeError, match=r"outputs must be 'b c \.\.\.', got shape \(3,\)"):
         TopK().update(torch.zeros(3))
+    for dim in (0, 3, -3):
+        with pytest.raises(ShapeError, match=f"no channels on axis {dim} of shape"):
+            TopK(dim=dim).update(torch.zeros(2, 3, 4))
+    with pytest.raises(OptionError, match="dim must be an integer"):
+        TopK(dim="channels")
     top = TopK()
     top.update(torch.zeros(2, 3, 4))
     with pytest.raises(ShapeError, match="must agree in their channels, got 2 after 3"):
         top.update(torch.zeros(2, 2, 4))
-    assert repr(top) == "TopK(k=9, 3 channels)"
+    assert repr(top) == "TopK(k=9, dim=None, 3 channels)"

@@ -115,7 +115,8 @@ function fillGrid({ maps }) {
   const kept = maps.channels.length < maps.of ? `${maps.channels.length} of ${maps.of} kept: those that fire most. ` : "";
   const beside = walk.loaded.length > 1 ? `Left: ${DATA.images[walk.loaded[0].image].name}; right: ${DATA.images[walk.loaded[1].image].name}. ` : "";
   const dead = walk.loaded[0].peaks.some(({ value }) => !(value > 0)) ? " × : nothing above 0." : "";
-  titleMaps(`${maps.of} feature map${maps.of === 1 ? "" : "s"}`, `${kept}${beside}Below each its number and its highest value.${dead}`);
+  const tokens = maps.apart === undefined ? "" : `Tokens as ${maps.height}×${maps.width} places${maps.apart ? `; ${maps.apart} without a place ${maps.apart === 1 ? "is" : "are"} not drawn` : ""}. `;
+  titleMaps(`${maps.of} feature map${maps.of === 1 ? "" : "s"}`, `${tokens}${kept}${beside}Below each its number and its highest value.${dead}`);
   $("maps").className = "surround grid";
   $("maps").replaceChildren(...walk.order.slice(0, FIRST).map((i) => cellOf(maps, i)));
   rove();

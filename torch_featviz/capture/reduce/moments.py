@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from torch_featviz.errors import OptionError, ShapeError
+from torch_featviz.errors import ShapeError
 
 from .moment_sums import added, blocks, frame, moved, part
-from .reducer import Reducer, eager_on_cpu, same_channels
+from .reducer import Reducer, checked_dim, eager_on_cpu, same_channels
 
 
 class Whole(NamedTuple):
@@ -58,9 +58,7 @@ class Moments(Reducer):
 
     def __init__(self, dim: int | None = None) -> None:
         super().__init__()
-        if dim is not None and (not isinstance(dim, int) or isinstance(dim, bool)):
-            raise OptionError(f"dim must be an integer, the axis of channels, got {dim!r}.")
-        self.dim = dim
+        self.dim = checked_dim(dim)
 
     @property
     def settings(self) -> dict[str, Any]:

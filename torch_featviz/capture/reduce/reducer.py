@@ -18,6 +18,17 @@ R = TypeVar("R", bound="Reducer")
 BLOCK = 2**18  # values; several passes over one block stay within a core's cache
 
 
+def checked_dim(dim: Any) -> int | None:
+    """The axis of channels as it was given, or None for where a capture finds it.
+
+    Raises:
+        OptionError: it is neither.
+    """
+    if dim is not None and (not isinstance(dim, int) or isinstance(dim, bool)):
+        raise OptionError(f"dim must be an integer, the axis of channels, got {dim!r}.")
+    return dim
+
+
 class Reducer(ABC):
     """Takes a layer's outputs one by one and keeps figures of them, never the outputs.
 

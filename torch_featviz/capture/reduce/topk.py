@@ -9,7 +9,7 @@ from torch import Tensor
 
 from torch_featviz.errors import OptionError, ShapeError
 
-from .reducer import Reducer, same_channels
+from .reducer import Reducer, checked_dim, same_channels
 
 _INF = float("inf")
 
@@ -22,14 +22,15 @@ class TopK(Reducer):
 
     Args:
         k: how many images per channel.
+        dim: the axis of channels, behind that of images; default: where a capture found them, of tokens `b n c` the
+            last, and else 1.
 
-    Takes outputs `b c ...`; a capture knows which axis the channels are on, of tokens `b n c` the last. An image counts
-    once per channel, with the first of its largest values. Images are numbered from 0 in the order seen; where two are
-    equal, the earlier comes first. NaN counts as -inf here. Columns beyond the number of images seen hold NaN, image
-    -1 and position -1.
+    Takes outputs `b c ...`. An image counts once per channel, with the first of its largest values. Images are numbered
+    from 0 in the order seen; where two are equal, the earlier comes first. NaN counts as -inf here. Columns beyond the
+    number of images seen hold NaN, image -1 and position -1.
 
     Raises:
-        OptionError: `k` is not an integer of at least 1.
+        OptionError: `k` is not an integer of at least 1, or `dim` is no integer.
         LayerError: a figure is read before any output was seen.
 
     Example:
@@ -41,16 +42,16 @@ class TopK(Reducer):
 
     tensors = 5
 
-    def __init__(self, k: int = 9) -> None:
+    def __init__(self, k: int = 9, dim: int | None = None) -> None:
         super().__init__()
         if not isinstance(k, int) or isinstance(k, bool) or k < 1:
             raise OptionError(f"k must be an integer, 1 or more, got {k!r}.")
-        self.k = k
+        self.k, self.dim = k, checked_dim(dim)
 
     @property
     def settings(self) -> dict[str, Any]:
         """The constructor's arguments, by name."""
-        return {"k": self.k}
+        return {"k": self.k, "dim": self.dim}
 
     @property
     def values(self) -> Tensor:
@@ -83,12 +84,15 @@ class TopK(Reducer):
 
     @property
     def asks_for_channels(self) -> bool:
-        return True
+        return self.dim is None
 
     def _arrange(self, output: Tensor, channels: int) -> Tensor:
         if output.ndim < 2:
             raise ShapeError(f"outputs must be 'b c ...', got shape {tuple(output.shape)}; capture another layer.")
-        output = output.movedim(channels, 1)
+        dim = channels if self.dim is None else self.dim
+        if dim == 0 or not -output.ndim < dim < output.ndim:
+            raise ShapeError(f"no channels on axis {dim} of shape {tuple(output.shape)}; choose another dim.")
+        output = output.movedim(dim, 1)
         if self._state is not None:
             same_channels(self._state[0].shape[0], output.shape[1])
         return output.flatten(2) if output.ndim > 2 else output[:, :, None]

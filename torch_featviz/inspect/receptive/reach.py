@@ -59,7 +59,7 @@ class Axis:
 
     def through(self, places: Table, steps: Steps | None = None) -> Axis:
         """Seen through an operator, whose own outputs see these places (`outputs places`)."""
-        table = (places.astype(np.float32) @ self.table.astype(np.float32)).astype(bool)
+        table = _any_of(self.table, places)
         if steps is None or self.steps is None:
             return Axis(self.dim, table, self.steps if self.whole else None)
         size, stride, start = self.steps
@@ -71,6 +71,19 @@ class Axis:
     def whole(self) -> bool:
         """Whether all places see the same, by pooling."""
         return self.steps == Steps(self.table.shape[1], 0, 0)
+
+
+def _any_of(table: Table, places: Table) -> Table:
+    """Each output sees what any of its places sees.
+
+    As a product of matrices it would wake the threads of NumPy's BLAS, which then wait beside PyTorch's own.
+    """
+    rows, columns = places.nonzero()
+    seen, first = np.unique(rows, return_index=True)
+    found = np.zeros((len(places), table.shape[1]), dtype=bool)
+    if len(seen):
+        found[seen] = np.logical_or.reduceat(table[columns], first, axis=0)
+    return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,199 @@
+"""Does the default heatmap lie where the answer is? Small networks of twelve families learn the colour of a spot.
+
+pip install -e '.[timm]' && python benchmarks/spots.py spots.png
+
+The spot is all that tells the classes apart, and its place is known. For each family the sheet shows images, the
+heatmaps of the default layer, and those of the map before it; printed is the share of images whose largest heat lies on
+the spot (the "pointing game", Zhang et al. 2018), give or take a cell of the map.
+"""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torchvision import models
+from torchvision.models import googlenet, mobilenetv3, resnet, swin_transformer
+
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch_featviz as fv
+from torch_featviz.inspect.walk import walk
+from torch_featviz.model.inputs import Inputs
+
+SIDE, SPOT = 96, 20  # pixels
+_SHOWN = 4  # images of a family on the sheet
+COLOURS = torch.tensor([[1.0, 0.2, 0.2], [0.2, 0.9, 0.2], [0.25, 0.35, 1.0], [0.95, 0.85, 0.1]])
+CLASSES = len(COLOURS)
+
+
+class Spots(NamedTuple):
+    """Images with a spot each.
+
+    Args:
+        images: `b 3 h w`, 0 to 1 less 0.5.
+        classes: `b`, numbers of colours.
+        corners: `b 2`, row and column of the upper left corner.
+    """
+
+    images: Tensor
+    classes: Tensor
+    corners: Tensor
+
+
+def spots(count: int, seed: int) -> Spots:
+    """Grey clouds with one coloured, striped spot each."""
+    generator = torch.Generator().manual_seed(seed)
+    clouds = F.interpolate(torch.rand(count, 1, 12, 12, generator=generator), (SIDE, SIDE), mode="bicubic")
+    images = (0.3 + 0.4 * clouds + 0.1 * torch.randn(count, 3, SIDE, SIDE, generator=generator)).clamp(0, 1)
+    classes = torch.randint(CLASSES, (count,), generator=generator)
+    corners = torch.randint(SIDE - SPOT + 1, (count, 2), generator=generator)
+    stripes = 0.75 + 0.25 * (torch.arange(SPOT) % 4 < 2).float()
+    for image, colour, (row, column) in zip(images, classes.tolist(), corners.tolist(), strict=True):
+        image[:, row : row + SPOT, column : column + SPOT] = COLOURS[colour][:, None, None] * stripes
+    return Spots(images - 0.5, classes, corners)
+
+
+class Inception(nn.Module):
+    """The beginning of a GoogLeNet, narrow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 5, 4, 2, bias=False), nn.BatchNorm2d(16), nn.ReLU())
+        self.inception1 = googlenet.Inception(16, 8, 8, 12, 4, 8, 4)
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        self.inception2 = googlenet.Inception(32, 16, 12, 24, 6, 16, 8)
+        self.fc = nn.Linear(64, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.inception2(self.pool(self.inception1(self.stem(x))))
+        return self.fc(x.mean((2, 3)))
+
+
+def _resnet() -> nn.Module:
+    net = models.ResNet(resnet.BasicBlock, [1, 1, 1, 1], num_classes=CLASSES)
+    net.layer4 = nn.Identity()
+    net.fc = nn.Linear(256, CLASSES)
+    return net
+
+
+def _mobilenet() -> nn.Module:
+    rows = [(16, 3, 32, 16, True, "RE", 2, 1), (16, 3, 64, 24, False, "HS", 2, 1), (24, 5, 72, 32, True, "HS", 1, 1)]
+    setting = [mobilenetv3.InvertedResidualConfig(*row, 1.0) for row in rows]
+    return models.MobileNetV3(setting, 128, num_classes=CLASSES, dropout=0)
+
+
+def _timm(name: str, **options: object) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        import timm  # noqa: PLC0415
+
+        net: nn.Module = timm.create_model(name, num_classes=CLASSES, **options)
+        return net
+
+    return build
+
+
+FAMILIES: dict[str, Callable[[], nn.Module]] = {
+    "ResNet": _resnet,
+    "VGG": lambda: models.VGG(
+        models.vgg.make_layers([16, "M", 32, "M", 48, "M", 64], batch_norm=True), num_classes=CLASSES, dropout=0
+    ),
+    "GoogLeNet": Inception,
+    "DenseNet": lambda: models.DenseNet(12, (3, 3, 3), 24, num_classes=CLASSES),
+    "SqueezeNet": lambda: models.SqueezeNet("1_1", num_classes=CLASSES, dropout=0),
+    "ShuffleNet": lambda: models.ShuffleNetV2([1, 2, 1], [16, 32, 48, 64, 96], num_classes=CLASSES),
+    "MobileNetV3": _mobilenet,
+    "EfficientNet": _timm("test_efficientnet"),
+    "ConvNeXt": _timm("test_convnext"),
+    "Swin": lambda: models.SwinTransformer(
+        [4, 4], 24, [2, 2, 2], [2, 4, 8], [4, 4], stochastic_depth_prob=0, num_classes=CLASSES,
+        block=swin_transformer.SwinTransformerBlock,
+    ),
+    "ViT": lambda: models.VisionTransformer(SIDE, 8, 4, 4, 48, 96, num_classes=CLASSES),
+    "MaxViT": _timm("test_maxvit", img_size=SIDE),
+}  # fmt: skip
+
+
+def learn(name: str, *, steps: int = 400, batch: int = 32) -> tuple[nn.Module, float]:
+    """A network of this family that knows the colours, and the share of new images that it is right on."""
+    torch.manual_seed(0)
+    net = FAMILIES[name]()
+    optimizer = torch.optim.AdamW(net.parameters(), 2e-3)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, 1.0, 20)
+    rights: list[float] = []
+    for step in range(steps):
+        given = spots(batch, step)
+        answers = net(given.images)
+        F.cross_entropy(answers, given.classes).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        rights.append(float((answers.argmax(1) == given.classes).double().mean()))
+        if step >= 60 and min(rights[-12:]) == 1:
+            break
+    net.eval()
+    new = spots(128, 10**6)
+    with torch.no_grad():
+        return net, float((net(new.images).argmax(1) == new.classes).double().mean())
+
+
+def hits(heatmaps: Tensor, given: Spots, cell: float) -> Tensor:
+    """Whether the largest heat of each image lies on its spot, give or take a cell: `b`."""
+    at = heatmaps.flatten(1).argmax(1)
+    places = torch.stack([at // SIDE, at % SIDE], 1)
+    return ((places >= given.corners - cell) & (places < given.corners + SPOT + cell)).all(1)
+
+
+def before(net: nn.Module, image: Tensor, layer: str) -> str | None:
+    """The module that returned a map last before `layer` did, and not the same one."""
+    seen = walk(net, Inputs.of(image))
+    last = next((call for call in seen.layers if call.name == layer), None)
+    order = float("inf") if last is None else last.order
+    inside = f"{layer}."
+    names = [
+        call.name
+        for call in seen.layers[1:]
+        if call.maps is not None and call.module is not None and call.order < order and not call.name.startswith(inside)
+    ]
+    return names[-1] if names else None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="a PNG")
+    parser.add_argument("--families", nargs="*", default=list(FAMILIES))
+    given = parser.parse_args()
+    warnings.simplefilter("ignore")
+    new = spots(128, 10**6)
+    figure = Figure((1.1 * 3 * _SHOWN + 2, 1.15 * len(given.families) + 0.4), layout="constrained")
+    axes = figure.subplots(len(given.families), 3 * _SHOWN, squeeze=False)
+    for row, name in zip(axes, given.families, strict=True):
+        net, right = learn(name)
+        found = fv.attribute(net, new.images)
+        earlier = before(net, new.images[:1], found.layer)
+        there = float(hits(found.heatmaps, new, SIDE / 8).double().mean())
+        print(f"{name}: {right:.1%} right, {there:.1%} on the spot; {found.where}; before it {earlier}", flush=True)
+        images = new.images[:_SHOWN] + 0.5
+        heats = [found.heatmaps[:_SHOWN]]
+        heats += [fv.attribute(net, new.images[:_SHOWN], layer=earlier).heatmaps] if earlier else []
+        drawn = [images, *(fv.overlay(images, heat, scale=fv.Scale(symmetric=True, per="kernel")) for heat in heats)]
+        for i in range(_SHOWN):
+            for ax, pictures in zip(row[3 * i : 3 * i + 3], drawn, strict=False):
+                ax.imshow(pictures[i].permute(1, 2, 0).numpy())
+        row[0].set_ylabel(f"{name}\n{there:.0%}", fontsize=8)
+        for ax, title in zip(row, ("image", found.layer, earlier or ""), strict=False):
+            ax.set_title(title, fontsize=6)
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+    figure.savefig(given.out, dpi=120)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""Ask the same six questions of models of torchvision, timm and transformers, and hold each answer against another way.
+
+pip install -e '.[timm,transformers]' && python benchmarks/sweep.py --out benchmarks/sweep.md
+
+Each model is looked at in a process of its own, for so many seconds at most, without weights: all works offline. Rows
+are written as they are known, and a sweep that was ended goes on where it was.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from datetime import date
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.sweep_models import Subject, subjects
+
+QUESTIONS = {
+    "capture": "what each layer returned, to the bit, as hooks of our own see it",
+    "heatmap": "the map that a class's score depends on: gradients are cut there and at all that comes later",
+    "overview": "the layers drawn, each as the image lies",
+    "kernels": "those drawn, as one delta for each tap finds them",
+    "summary": "layers, parameters, shapes and calls",
+    "shapes": "of each layer, without computing one",
+}
+TWELVE = (
+    "torchvision:squeezenet1_1",
+    "torchvision:mobilenet_v3_small",
+    "torchvision:googlenet",
+    "torchvision:lraspp_mobilenet_v3_large",
+    "timm:test_vit",
+    "timm:test_convnext",
+    "timm:test_resnet",
+    "timm:test_maxvit",
+    "transformers:Swin",
+    "transformers:Dinov2WithRegisters",
+    "transformers:ConvNext",
+    "transformers:PoolFormer",
+)  # that CI looks at
+GIB = 2**30
+
+
+def look(subject: Subject, answer: Any) -> None:
+    """In a process of its own: all checks of one model."""
+    import warnings  # noqa: PLC0415
+
+    import torch  # noqa: PLC0415
+
+    from benchmarks.sweep_checks import look_at  # noqa: PLC0415
+    from benchmarks.sweep_models import build  # noqa: PLC0415
+
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    built = build(subject.name)
+    parameters = sum(parameter.numel() for parameter in built.net.parameters())
+    found = {check: finding._asdict() for check, finding in look_at(built).items()}
+    answer.send({"parameters": parameters, "size": list(built.images.shape[1:]), "found": found})
+
+
+def row(subject: Subject, limit: float, context: Any) -> dict[str, Any]:
+    """What came of one model, or why nothing did."""
+    ours, theirs = context.Pipe(duplex=False)
+    began = perf_counter()
+    process = context.Process(target=look, args=(subject, theirs))
+    process.start()
+    theirs.close()
+    known: dict[str, Any] = {}
+    try:
+        if ours.poll(limit):
+            known = ours.recv()
+        else:
+            known = {"failed": f"not done after {limit:.0f} s"}
+    except EOFError:
+        process.join()
+        known = {"failed": f"ended with {process.exitcode}"}
+    finally:
+        process.kill()
+        process.join()
+    return {"name": subject.name, "family": subject.family, "seconds": round(perf_counter() - began, 1), **known}
+
+
+def sweep(wanted: Sequence[Subject], rows: Path, *, limit: float, total: float, processes: int) -> list[dict[str, Any]]:
+    """Rows of all that are wanted, those that are in the file already first."""
+    known = {entry["name"]: entry for entry in _read(rows)}
+    ends, lock = perf_counter() + total, threading.Lock()
+    context: Any = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torchvision", "timm", "transformers", "benchmarks.sweep_checks"])
+
+    def one(subject: Subject) -> None:
+        if subject.name in known or perf_counter() > ends:
+            return
+        entry = row(subject, limit, context)
+        with lock, rows.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+            known[subject.name] = entry
+            print(_line(entry), flush=True)
+
+    rows.parent.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(processes) as pool:
+        for done in as_completed([pool.submit(one, subject) for subject in wanted]):
+            done.result()
+    return [known[subject.name] for subject in wanted if subject.name in known]
+
+
+def _read(rows: Path) -> Iterator[dict[str, Any]]:
+    if rows.exists():
+        yield from map(json.loads, rows.read_text().splitlines())
+
+
+def _line(entry: dict[str, Any]) -> str:
+    if "failed" in entry:
+        return f"{entry['name']}: {entry['failed']}"
+    said = [f"{check} {found['state']}: {found['text']}" for check, found in entry["found"].items()]
+    wrong = [text for text, found in zip(said, entry["found"].values(), strict=True) if found["state"] == "wrong"]
+    return f"{entry['name']} ({entry['seconds']} s): {'; '.join(wrong) or 'nothing wrong'}"
+
+
+def faults(entries: Iterable[dict[str, Any]]) -> list[str]:
+    """What is wrong, and of which model."""
+    lines = []
+    for entry in entries:
+        if "failed" in entry:
+            lines.append(f"{entry['name']}: {entry['failed']}")
+        for check, found in entry.get("found", {}).items():
+            if found["state"] == "wrong":
+                lines.append(f"{entry['name']}, {check}: {found['text']}")
+            if found["grown"] > 2 * GIB:
+                lines.append(f"{entry['name']}, {check}: takes {found['grown'] / GIB:.1f} GiB")
+    return lines
+
+
+def table(entries: Sequence[dict[str, Any]]) -> str:
+    """All rows as a page of Markdown."""
+    import timm  # noqa: PLC0415
+    import torch  # noqa: PLC0415
+    import torchvision  # noqa: PLC0415
+    import transformers  # noqa: PLC0415
+
+    versions = (f"{package.__name__} {package.__version__}" for package in (torch, torchvision, timm, transformers))
+    libraries = Counter(entry["name"].partition(":")[0] for entry in entries)
+    wrong = faults(entries)
+    refused = [
+        f"{entry['name']}, {check}: {found['text']}"
+        for entry in entries
+        for check, found in entry.get("found", {}).items()
+        if found["state"] == "refused"
+    ]
+    lines = [
+        "# Six questions to each of many models",
+        "",
+        f"`python benchmarks/sweep.py --out benchmarks/sweep.md`, {date.today()}, Python {platform.python_version()}, "
+        f"{', '.join(versions)}, on a CPU, without weights.",
+        "",
+        *(f"- **{check}**: {asked}." for check, asked in QUESTIONS.items()),
+        "",
+        f"{len(entries)} models ({', '.join(f'{n} of {name}' for name, n in libraries.items())}); "
+        f"{len(wrong)} wrong answers, {len(refused)} refusals with a reason. 'GiB' is the most memory that any answer "
+        "took beside the model's weights.",
+        "",
+        f"| model | family | parameters | input | {' | '.join(QUESTIONS)} | GiB | s |",
+        f"|---|---|--:|---|{'---|' * len(QUESTIONS)}--:|--:|",
+        *map(_row, entries),
+        "",
+        "## Wrong",
+        "",
+        *([f"- {line}" for line in wrong] or ["None."]),
+        "",
+        "## Refused",
+        "",
+        *([f"- {line}" for line in refused] or ["None."]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _row(entry: dict[str, Any]) -> str:
+    if "failed" in entry:
+        cells = [entry["name"], entry["family"], "", "", f"**{entry['failed']}**"]
+        return f"| {' | '.join([*cells, *[''] * len(QUESTIONS), str(entry['seconds'])])} |"
+    found = entry["found"]
+    texts = [
+        found[check]["text"] if found[check]["state"] == "right" else f"**{found[check]['state']}**"
+        for check in QUESTIONS
+    ]
+    grown = max(finding["grown"] for finding in found.values()) / GIB
+    size = "×".join(map(str, entry["size"]))
+    cells = [entry["name"], entry["family"], f"{entry['parameters']:,}", size, *texts, f"{grown:.2f}"]
+    return f"| {' | '.join([*cells, str(entry['seconds'])])} |"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="of models, such as timm:test_vit; default all")
+    parser.add_argument("--twelve", action="store_true", help="the twelve that CI looks at")
+    parser.add_argument("--rows", type=Path, default=Path("build/sweep.jsonl"), help="kept here as they are known")
+    parser.add_argument("--out", type=Path, help="the table, as Markdown")
+    parser.add_argument("--limit", type=float, default=120, help="seconds for one model")
+    parser.add_argument("--total", type=float, default=3600, help="seconds after which no other model is begun")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    given = parser.parse_args()
+    every = subjects()
+    names = TWELVE if given.twelve else tuple(given.names) or tuple(subject.name for subject in every)
+    known = {subject.name: subject for subject in every}
+    if unknown := [name for name in names if name not in known]:
+        parser.error(f"no such model: {', '.join(unknown)}")
+    entries = sweep(
+        [known[name] for name in names], given.rows, limit=given.limit, total=given.total, processes=given.processes
+    )
+    if given.out:
+        given.out.write_text(table(entries))
+    wrong = faults(entries)
+    print("\n".join(wrong) or f"nothing wrong in {len(entries)} models")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

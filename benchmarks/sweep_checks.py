@@ -1,0 +1,453 @@
+"""What `benchmarks/sweep.py` asks of one model, each answer held against one that is found in another way.
+
+The other ways use hooks, gradients and impulses of their own, and nothing of `torch_featviz`.
+"""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import gc
+import re
+import resource
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+import torch_featviz as fv
+from torch_featviz.errors import FeatvizError, LayerError
+
+from benchmarks.sweep_models import Built
+
+CHECKS = ("capture", "heatmap", "overview", "kernels", "summary", "shapes")
+_ONE_D, _TWO_D = (nn.Conv1d, nn.ConvTranspose1d), (nn.Conv2d, nn.ConvTranspose2d)
+FUNCTIONAL = "(a functional call)"
+_KERNELS, _CHANNELS = 8, 3  # layers of a model whose kernels are looked at, and channels of each
+
+
+class Wrong(Exception):
+    """What was answered is not so."""
+
+
+class Finding(NamedTuple):
+    """How a model came out of one check.
+
+    Args:
+        state: `right`, `refused` with a reason, or `wrong`.
+        text: what was answered, or the reason.
+        grown: bytes of memory that the answer took at most.
+    """
+
+    state: str
+    text: str
+    grown: int = 0
+
+
+def look_at(built: Built) -> dict[str, Finding]:
+    """All checks of one model."""
+    seen = _Witness.of(built)
+    return {name: _judged(globals()[f"_{name}"], built, seen) for name in CHECKS}
+
+
+def _judged(check: Callable[[Built, _Witness], str], built: Built, seen: _Witness) -> Finding:
+    memory = Memory()
+    try:
+        state, text = "right", check(built, seen)
+    except Wrong as error:
+        state, text = "wrong", str(error)
+    except FeatvizError as error:
+        state, text = "refused", str(error)
+    except Exception as error:  # noqa: BLE001 - any other is a fault, and has to be in the table
+        state, text = "wrong", f"{type(error).__name__}: {error}"
+    return Finding(state, " ".join(text.split())[:300], memory.grown())
+
+
+class Memory:
+    """How far a process grows from here on, where Linux tells."""
+
+    def __init__(self) -> None:
+        gc.collect()
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+        self._before = self._status("VmRSS")
+
+    def grown(self) -> int:
+        """Bytes, at most, since."""
+        return max(0, self._status("VmHWM") - self._before)
+
+    @staticmethod
+    def _status(entry: str) -> int:
+        with suppress(OSError):
+            found = re.search(rf"{entry}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+            return int(found[1]) * 1024 if found else 0
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+# Capture, beside hooks of our own
+
+
+@dataclass
+class _Witness:
+    """What each layer returned at each of its calls, as hooks saw it.
+
+    Args:
+        output: of the model.
+        calls: of each layer, in order.
+    """
+
+    output: Any
+    calls: dict[str, list[Any]]
+
+    @classmethod
+    def of(cls, built: Built) -> _Witness:
+        calls: dict[str, list[Any]] = {}
+        with ExitStack() as stack, torch.no_grad():
+            for name, module in built.net.named_modules():
+                calls[name] = []
+                hook = lambda _module, _given, output, kept=calls[name]: kept.append(_copied(output))  # noqa: E731
+                stack.callback(module.register_forward_hook(hook).remove)
+            torch.manual_seed(1)
+            output = _copied(built())
+        return cls(output, {name: kept for name, kept in calls.items() if kept and name})
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of what each layer returned first."""
+        first = {name: next(_tensors(kept[0]), None) for name, kept in self.calls.items()}
+        return {name: tuple(tensor.shape) for name, tensor in first.items() if tensor is not None}
+
+
+def _copied(value: Any) -> Any:
+    return [tensor.detach().clone() for tensor in _tensors(value)]
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """All in a value, whatever it is."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _tensors(part)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _tensors(part)
+    elif hasattr(value, "__dict__") and not isinstance(value, nn.Module):
+        yield from _tensors(list(vars(value).values()))
+
+
+def _capture(built: Built, seen: _Witness) -> str:
+    before = {name: len(module._forward_hooks) for name, module in built.net.named_modules()}
+    with torch.no_grad(), fv.capture(built.net, "*") as acts:
+        torch.manual_seed(1)
+        output = built()
+    if not _same(_copied(output), seen.output):
+        raise Wrong("the model returned something else")
+    names = [name for name in seen.calls if name in {key.partition("#")[0] for key in acts}]
+    if missing := sorted(set(seen.calls) - set(names)):
+        raise Wrong(f"not captured: {_list(missing)}")
+    wrong = [name for name in names if not _same([_copied(value) for value in acts.calls(name)], seen.calls[name])]
+    if wrong:
+        raise Wrong(f"other values: {_list(wrong)}")
+    if before != {name: len(module._forward_hooks) for name, module in built.net.named_modules()}:
+        raise Wrong("hooks were left")
+    return f"{sum(map(len, seen.calls.values()))} calls"
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether tensors have the same bits, at any depth; nan is nan."""
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    if one.is_quantized:
+        return torch.equal(one.int_repr(), other.int_repr())
+    return torch.allclose(one, other, 0, 0, equal_nan=True) if one.is_floating_point() else torch.equal(one, other)
+
+
+# The map that a heatmap is drawn from, beside gradients that are cut
+
+
+def _heatmap(built: Built, seen: _Witness) -> str:
+    if not built.classes:
+        found = fv.attribute(built.net, built.images, additional_forward_args=built.args, keywords=built.keywords)
+        raise Wrong(f"drew {found.layer} of what is no class")
+    graph = _Graph(built, [])
+    try:
+        found = fv.attribute(built.net, built.images, additional_forward_args=built.args, keywords=built.keywords)
+    except FeatvizError as error:
+        if not graph.reaches(set()):
+            return "no gradient, as is said"
+        raise Wrong(str(error)) from error
+    if any(name.partition("#")[0] not in seen.calls for name in found.layers):
+        graph = _Graph(built, [n for n in found.layers if n.partition("#")[0] not in seen.calls])
+    chosen = [graph.number(name) for name in found.layers]
+    if graph.reaches(set(chosen)):
+        raise Wrong(f"{found.where}: the answer passes beside it")
+    if dead := [name for name, i in zip(found.layers, chosen, strict=True) if not graph.live(i)]:
+        raise Wrong(f"{_list(dead)}: one place at most")
+    nodes = [graph.noted[i].node for i in chosen]
+    for i, noted in enumerate(graph.noted[max(chosen) + 1 :], max(chosen) + 1):
+        if noted.name != FUNCTIONAL and noted.node not in nodes and graph.live(i) and not graph.reaches({i}):
+            raise Wrong(f"{found.where}, but {noted.name} {noted.shape} is later")
+    if len(chosen) > 1:
+        for i in chosen:
+            if not graph.reaches(set(chosen) - {i}):
+                raise Wrong(f"{found.where}: {graph.noted[i].name} is not needed")
+    return found.where
+
+
+class _Noted(NamedTuple):
+    name: str
+    node: Any  # of autograd's graph, as it was then
+    shape: tuple[int, ...]
+    memory: int
+
+
+class _Graph:
+    """One forward whose gradients can be cut at any layer, any number of times.
+
+    Args:
+        built: the model.
+        calls: names of functional calls that are asked for, too.
+    """
+
+    def __init__(self, built: Built, calls: list[str]) -> None:
+        self.noted: list[_Noted] = []
+        self._cut: set[int] = set()
+        self._gradients: dict[int, Tensor] = {}
+        self._image = built.images.clone().requires_grad_()
+        acts: Mapping[str, Any] = {}
+        with ExitStack() as stack:
+            for name, module in built.net.named_modules():
+                hook = lambda _module, _given, output, name=name: self.note(name, output)  # noqa: E731
+                stack.callback(module.register_forward_hook(hook).remove)
+            if calls:
+                stack.enter_context(_Functions(self))
+                acts = stack.enter_context(fv.capture(built.net, [name.partition("#")[0] for name in calls], ops=True))
+            output = built.net(self._image, *built.args, **built.keywords)
+        self._captured = {name: next(_tensors(acts[name])) for name in calls}
+        rows = next(tensor for tensor in _tensors(output) if tensor.dim() == 2)
+        self._answer = rows[0, rows[0].argmax()]
+        self.reaches(set())
+
+    def note(self, name: str, output: Any) -> None:
+        """Keep what a call returned, and a way to cut its gradient."""
+        tensor = next((t for t in _tensors(output) if t.requires_grad), None)
+        if tensor is None or not name or tensor.grad_fn is None:
+            return
+        number = len(self.noted)
+        self.noted.append(_Noted(name, tensor.grad_fn, tuple(tensor.shape), tensor.data_ptr()))
+
+        def cut(gradient: Tensor) -> Tensor | None:
+            if not self._cut:
+                self._gradients[number] = gradient
+            return torch.zeros_like(gradient) if number in self._cut else None
+
+        tensor.register_hook(cut)
+
+    def reaches(self, cut: set[int]) -> bool:
+        """Whether any gradient of the answer comes to the image where it is cut at these."""
+        self._cut = cut
+        (gradient,) = torch.autograd.grad(self._answer, self._image, retain_graph=True, allow_unused=True)
+        return gradient is not None and bool(gradient.any())
+
+    def number(self, name: str) -> int:
+        """Of a call by its name, as capture gives it."""
+        if name in self._captured:
+            kept = self._captured[name]
+            same = [(noted.memory, noted.shape) == (kept.data_ptr(), tuple(kept.shape)) for noted in self.noted]
+            if not any(same):
+                raise Wrong(f"{name} is not among the calls of this forward")
+            return len(same) - 1 - same[::-1].index(True)
+        layer, _, call = name.partition("#")
+        return [i for i, noted in enumerate(self.noted) if noted.name == layer][int(call or 1) - 1]
+
+    def live(self, i: int) -> bool:
+        """Whether the answer depends on more than one of its places, whichever axis its channels are on."""
+        gradient = self._gradients.get(i)
+        if gradient is None or gradient.dim() not in (3, 4) or len(gradient) != 1:
+            return False
+        on = gradient[0] != 0
+        return int(on.any(0).sum()) > 1 and int(on.any(-1).sum()) > 1
+
+
+class _Functions(TorchFunctionMode):
+    """Notes what functional calls return."""
+
+    def __init__(self, graph: _Graph) -> None:
+        super().__init__()
+        self._graph = graph
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if isinstance(output, Tensor):
+            self._graph.note(FUNCTIONAL, output)
+        return output
+
+
+# Overview, beside what becomes of a corner of the image
+
+
+def _overview(built: Built, seen: _Witness) -> str:
+    picture = fv.overview(
+        built.net, built.images, additional_forward_args=built.args or None, keywords=built.keywords or None
+    )
+    drawn = [_Cell.of(label) for label in picture.labels]
+    high, wide = built.images.shape[2:]
+    for cell in drawn:
+        rows, columns = cell.size
+        # A map of half the image has half its rows and half its columns, give or take what padding adds.
+        if abs(rows / high - columns / wide) > 4 / min(high, wide) + 0.15 * rows / high or cell.size > (high, wide):
+            raise Wrong(f"{cell.name} is drawn as {rows}×{columns} of {high}×{wide}")
+    return f"{len(drawn)} maps"
+
+
+class _Cell(NamedTuple):
+    name: str
+    size: tuple[int, int]
+
+    @classmethod
+    def of(cls, label: str) -> _Cell:
+        found = re.fullmatch(r"(\S+)  (\d+)×(\d+)  ±.*", label)
+        if found is None:
+            raise Wrong(f"a cell is called {label!r}")
+        return cls(found[1], (int(found[2]), int(found[3])))
+
+
+# Kernels, beside impulses
+
+
+def _kernels(built: Built, seen: _Witness) -> str:
+    kinds: dict[Any, str] = {}
+    for name, module in built.net.named_modules():
+        if isinstance(module, _TWO_D) and name in seen.calls:
+            kinds.setdefault(_kind(module), name)
+    refused = []
+    for name in list(kinds.values())[:_KERNELS]:
+        layer = built.net.get_submodule(name)
+        try:
+            weight = _drawn(built.net, name)
+        except LayerError as error:
+            refused.append(f"{name}: {error}")
+            continue
+        expected = impulses(layer, _CHANNELS)
+        got = weight[:, : expected.shape[1]]
+        if got.shape != expected.shape:
+            raise Wrong(f"{name}: {tuple(got.shape)} drawn, {tuple(expected.shape)} answered")
+        off = float((got - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
+        if off > 1e-4:
+            raise Wrong(f"{name}: {off:.2g} of the largest away from its impulse response")
+    if refused:
+        raise LayerError(_list(refused))
+    return f"{min(len(kinds), _KERNELS)} kinds"
+
+
+def _drawn(net: nn.Module, name: str) -> Tensor:
+    """The kernels that `fv.kernels` draws."""
+    from torch_featviz.model.weights import planes_of  # noqa: PLC0415
+
+    fv.kernels(net, name, limit=2)
+    return planes_of(net, name).weight.detach().float()
+
+
+def _kind(layer: nn.Module) -> tuple[Any, ...]:
+    words = ("kernel_size", "stride", "padding", "dilation", "padding_mode", "output_padding")
+    return (type(layer), *(getattr(layer, word, None) for word in words), layer.groups > 1)
+
+
+def impulses(layer: nn.Module, channels: int) -> Tensor:
+    """What a convolution answers to one 1 among zeros, for each tap: `k c h w`, by filters, of the first channels.
+
+    Args:
+        layer: of two dimensions, in whatever kind and configuration; it is copied.
+        channels: how many of each group, at most.
+    """
+    layer = copy.deepcopy(layer).eval().double()
+    rows, columns = layer.kernel_size
+    dilation, stride = layer.dilation, layer.stride
+    groups, each = layer.groups, layer.in_channels // layer.groups
+    reach = [d * (k - 1) + 1 for d, k in zip(dilation, layer.kernel_size, strict=True)]
+    transposed = isinstance(layer, nn.ConvTranspose2d)
+    # Far enough from the edge that no padding, of whatever mode, comes into it.
+    sizes = [3 * r + 4 * s for r, s in zip(reach, stride, strict=True)]
+    size = [s + s % 2 for s in sizes]
+    quiet = torch.zeros(1, layer.in_channels, *size, dtype=torch.double)
+    taps = []
+    with torch.no_grad():
+        still = layer(quiet)
+        middle = [n // 2 for n in (size if transposed else still.shape[2:])]
+        for c in range(min(channels, each)):
+            for i in range(rows):
+                for j in range(columns):
+                    given = quiet.clone()
+                    if transposed:  # an input place writes to stride · place − padding + dilation · tap
+                        given[0, c::each, middle[0], middle[1]] = 1
+                        at = [
+                            middle[axis] * stride[axis] - layer.padding[axis] + dilation[axis] * tap
+                            for axis, tap in enumerate((i, j))
+                        ]
+                    else:  # an output place reads from stride · place − padding + dilation · tap
+                        before = _before(layer, reach)
+                        y, x = (
+                            middle[axis] * stride[axis] - before[axis] + dilation[axis] * tap
+                            for axis, tap in enumerate((i, j))
+                        )
+                        given[0, c::each, y, x] = 1
+                        at = middle
+                    taps.append((layer(given) - still)[0, :, at[0], at[1]])
+    answered = torch.stack(taps, 1)
+    assert answered.shape[0] == layer.out_channels
+    return answered.unflatten(1, (min(channels, each), rows, columns)).float()
+
+
+def _before(layer: nn.Module, reach: list[int]) -> list[int]:
+    """How much a convolution pads above and to the left."""
+    if layer.padding == "same":
+        return [(r - 1) // 2 for r in reach]
+    return [0, 0] if layer.padding == "valid" else list(layer.padding)
+
+
+# Summary and shapes, beside what hooks saw
+
+
+def _summary(built: Built, seen: _Witness) -> str:
+    found = fv.summary(
+        built.net, built.images, additional_forward_args=built.args or None, keywords=built.keywords or None
+    )
+    parameters = sum(parameter.numel() for parameter in built.net.parameters())
+    if found.parameters != parameters:
+        raise Wrong(f"{found.parameters:,} parameters of {parameters:,}")
+    calls = {name: len(kept) for name, kept in seen.calls.items()}
+    for layer in found.layers:
+        if layer.name and layer.shape != seen.shapes.get(layer.name, ()):
+            raise Wrong(f"{layer.name} returns {seen.shapes.get(layer.name)}, not {layer.shape}")
+        if layer.name and layer.calls != calls.get(layer.name, 0):
+            raise Wrong(f"{layer.name} is called {calls.get(layer.name, 0)} times, not {layer.calls}")
+    if not str(found):
+        raise Wrong("it prints nothing")
+    return f"{len(found.layers)} layers"
+
+
+def _shapes(built: Built, seen: _Witness) -> str:
+    found = fv.shapes(built.net, built.images, *built.args, keywords=built.keywords or None)
+    for key, value in found.items():
+        size = value
+        while not isinstance(size, torch.Size) and isinstance(size, (dict, list, tuple)) and size:
+            size = next(iter(size.values() if isinstance(size, dict) else size))
+        name, _, call = key.partition("#")
+        expected = next(_tensors(seen.calls[name][int(call or 1) - 1]), None)
+        if expected is not None and tuple(size) != tuple(expected.shape):
+            raise Wrong(f"{key} returns {tuple(expected.shape)}, not {tuple(size)}")
+    return f"{len(found)} calls"
+
+
+def _list(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

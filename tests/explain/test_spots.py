@@ -1,0 +1,16 @@
+"""Small networks of twelve families learn the colour of a spot; the default heatmap lies on it."""
+
+import pytest
+
+from benchmarks.spots import FAMILIES, SIDE, hits, learn, spots
+from torch_featviz.explain import attribute
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_heat_is_on_the_spot(family):
+    net, right = learn(family)
+    assert right >= 0.98
+    new = spots(200, 10**7)
+    found = attribute(net, new.images)
+    assert hits(found.heatmaps, new, SIDE / 8).double().mean() >= 0.95, found.where
