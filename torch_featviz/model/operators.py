@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from torch_featviz.torch_private import tree_leaves
+from torch_featviz.torch_private import schema_of, tree_leaves
 
 from . import follow
 from .axes import CHANNELS, IMAGES, Axes, Axis, channels, joined, unknown, viewed, whole
@@ -45,8 +45,15 @@ def unknown_of(call: Call, output: Tensor) -> Axes:
     return tuple(axes)
 
 
+_UNTAGGED = frozenset(  # pointwise, but not tagged as such by ATen in every release
+    "_prelu_kernel prelu rrelu_with_noise hardswish hardtanh relu6 mish log_sigmoid_forward floor_divide".split()
+)
+
+
 def is_pointwise(function: Any) -> bool:
     """Whether each entry of the output is made of the entries in its place."""
+    if schema_of(function).name.rpartition("::")[2].rstrip("_") in _UNTAGGED:
+        return True
     tags = getattr(function, "tags", ())
     name, _, overload = str(function).removeprefix("aten.").rpartition(".")
     plain = getattr(getattr(torch.ops.aten, name.rstrip("_"), None), overload, function)
@@ -317,7 +324,7 @@ RULES: dict[str, Rule] = {
     **_each(_same, "clone contiguous alias detach lift_fresh _to_copy to copy_to _conj constant"),
     **_each(_same, "quantize_per_tensor quantize_per_channel dequantize fake_quantize_per_tensor_affine"),
     **_each(_same, "fake_quantize_per_tensor_affine_cachemask quantize_per_tensor_dynamic renorm bernoulli"),
-    **_each(_same, "channel_shuffle native_channel_shuffle zero fill hardtanh prelu _prelu_kernel rrelu_with_noise"),
+    **_each(_same, "channel_shuffle native_channel_shuffle zero fill"),
     **_each(_resized, "max_pool1d max_pool2d max_pool3d max_pool2d_with_indices max_pool3d_with_indices avg_pool1d"),
     **_each(_resized, "avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool1d"),
     **_each(_resized, "adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d glu"),

@@ -244,7 +244,6 @@ RULES: dict[str, Rule] = {
     **each(_same, "clone detach alias _to_copy lift_fresh native_dropout dropout contiguous bernoulli"),
     **each(_channels_shuffled, "channel_shuffle native_channel_shuffle"),
     **each(_copied, "copy"),
-    **each(_pointwise, "_prelu_kernel hardswish hardtanh relu6 rrelu_with_noise log_sigmoid_forward"),
     **each(_batch_norm, "native_batch_norm cudnn_batch_norm miopen_batch_norm _native_batch_norm_legit"),
     **each(_batch_norm, "_native_batch_norm_legit_no_training _batch_norm_no_update"),
     **each(_layer_norm, "native_layer_norm _fused_rms_norm"),
