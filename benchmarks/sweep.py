@@ -77,10 +77,7 @@ def row(subject: Subject, limit: float, context: Any) -> dict[str, Any]:
     theirs.close()
     known: dict[str, Any] = {}
     try:
-        if ours.poll(limit):
-            known = ours.recv()
-        else:
-            known = {"failed": f"not done after {limit:.0f} s"}
+        known = ours.recv() if ours.poll(limit) else {"failed": f"not done after {limit:.0f} s"}
     except EOFError:
         process.join()
         known = {"failed": f"ended with {process.exitcode}"}

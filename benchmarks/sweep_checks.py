@@ -13,6 +13,7 @@ import resource
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,14 +22,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 import torch_featviz as fv
-from torch_featviz.errors import FeatvizError, LayerError
-
 from benchmarks.sweep_models import Built
+from torch_featviz.errors import FeatvizError, LayerError
 
 CHECKS = ("capture", "heatmap", "overview", "kernels", "summary", "shapes")
 _ONE_D, _TWO_D = (nn.Conv1d, nn.ConvTranspose1d), (nn.Conv2d, nn.ConvTranspose2d)
 FUNCTIONAL = "(a functional call)"
 _KERNELS, _CHANNELS = 8, 3  # layers of a model whose kernels are looked at, and channels of each
+_LARGEST = 5_000_000  # weights of such a layer
 
 
 class Wrong(Exception):
@@ -63,9 +64,9 @@ def _judged(check: Callable[[Built, _Witness], str], built: Built, seen: _Witnes
         state, text = "wrong", str(error)
     except FeatvizError as error:
         state, text = "refused", str(error)
-    except Exception as error:  # noqa: BLE001 - any other is a fault, and has to be in the table
+    except Exception as error:
         state, text = "wrong", f"{type(error).__name__}: {error}"
-    return Finding(state, " ".join(text.split())[:300], memory.grown())
+    return Finding(state, " ".join(text.split())[:600], memory.grown())
 
 
 class Memory:
@@ -112,11 +113,11 @@ class _Witness:
         with ExitStack() as stack, torch.no_grad():
             for name, module in built.net.named_modules():
                 calls[name] = []
-                hook = lambda _module, _given, output, kept=calls[name]: kept.append(_copied(output))  # noqa: E731
+                hook = lambda _module, _given, output, kept=calls[name]: kept.append(_copied(output))
                 stack.callback(module.register_forward_hook(hook).remove)
             torch.manual_seed(1)
             output = _copied(built())
-        return cls(output, {name: kept for name, kept in calls.items() if kept and name})
+        return cls(output, {name: kept for name, kept in calls.items() if kept})
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -139,8 +140,6 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, (list, tuple)):
         for part in value:
             yield from _tensors(part)
-    elif hasattr(value, "__dict__") and not isinstance(value, nn.Module):
-        yield from _tensors(list(vars(value).values()))
 
 
 def _capture(built: Built, seen: _Witness) -> str:
@@ -150,8 +149,8 @@ def _capture(built: Built, seen: _Witness) -> str:
         output = built()
     if not _same(_copied(output), seen.output):
         raise Wrong("the model returned something else")
-    names = [name for name in seen.calls if name in {key.partition("#")[0] for key in acts}]
-    if missing := sorted(set(seen.calls) - set(names)):
+    names = [name for name in filter(None, seen.calls) if name in {key.partition("#")[0] for key in acts}]
+    if missing := sorted(set(seen.calls) - {*names, ""}):
         raise Wrong(f"not captured: {_list(missing)}")
     wrong = [name for name in names if not _same([_copied(value) for value in acts.calls(name)], seen.calls[name])]
     if wrong:
@@ -191,11 +190,11 @@ def _heatmap(built: Built, seen: _Witness) -> str:
     chosen = [graph.number(name) for name in found.layers]
     if graph.reaches(set(chosen)):
         raise Wrong(f"{found.where}: the answer passes beside it")
-    if dead := [name for name, i in zip(found.layers, chosen, strict=True) if not graph.live(i)]:
+    if dead := [name for name, i in zip(found.layers, chosen, strict=True) if not graph.live(i, surely=False)]:
         raise Wrong(f"{_list(dead)}: one place at most")
-    nodes = [graph.noted[i].node for i in chosen]
+    before = {noted.node for noted in graph.noted[: max(chosen) + 1]}  # which may be handed on later
     for i, noted in enumerate(graph.noted[max(chosen) + 1 :], max(chosen) + 1):
-        if noted.name != FUNCTIONAL and noted.node not in nodes and graph.live(i) and not graph.reaches({i}):
+        if noted.name != FUNCTIONAL and noted.node not in before and graph.live(i) and not graph.reaches({i}):
             raise Wrong(f"{found.where}, but {noted.name} {noted.shape} is later")
     if len(chosen) > 1:
         for i in chosen:
@@ -227,7 +226,7 @@ class _Graph:
         acts: Mapping[str, Any] = {}
         with ExitStack() as stack:
             for name, module in built.net.named_modules():
-                hook = lambda _module, _given, output, name=name: self.note(name, output)  # noqa: E731
+                hook = lambda _module, _given, output, name=name: self.note(name, output)
                 stack.callback(module.register_forward_hook(hook).remove)
             if calls:
                 stack.enter_context(_Functions(self))
@@ -270,13 +269,17 @@ class _Graph:
         layer, _, call = name.partition("#")
         return [i for i, noted in enumerate(self.noted) if noted.name == layer][int(call or 1) - 1]
 
-    def live(self, i: int) -> bool:
-        """Whether the answer depends on more than one of its places, whichever axis its channels are on."""
+    def live(self, i: int, *, surely: bool = True) -> bool:
+        """Whether the answer depends on more than one of its places; surely, whichever axis its channels are on.
+
+        Of tokens that means three, since one of them may have no place.
+        """
         gradient = self._gradients.get(i)
-        if gradient is None or gradient.dim() not in (3, 4) or len(gradient) != 1:
+        if gradient is None or gradient.dim() not in (3, 4, 5) or len(gradient) != 1:
             return False
         on = gradient[0] != 0
-        return int(on.any(0).sum()) > 1 and int(on.any(-1).sum()) > 1
+        counts = int(on.any(0).sum()), int(on.any(-1).sum())
+        return min(counts) > 1 + (gradient.dim() == 3) if surely else max(counts) > 1
 
 
 class _Functions(TorchFunctionMode):
@@ -296,7 +299,7 @@ class _Functions(TorchFunctionMode):
 # Overview, beside what becomes of a corner of the image
 
 
-def _overview(built: Built, seen: _Witness) -> str:
+def _overview(built: Built, _: _Witness) -> str:
     picture = fv.overview(
         built.net, built.images, additional_forward_args=built.args or None, keywords=built.keywords or None
     )
@@ -305,7 +308,7 @@ def _overview(built: Built, seen: _Witness) -> str:
     for cell in drawn:
         rows, columns = cell.size
         # A map of half the image has half its rows and half its columns, give or take what padding adds.
-        if abs(rows / high - columns / wide) > 4 / min(high, wide) + 0.15 * rows / high or cell.size > (high, wide):
+        if abs(rows / high - columns / wide) > 4 / min(high, wide) + 0.15 * rows / high:
             raise Wrong(f"{cell.name} is drawn as {rows}×{columns} of {high}×{wide}")
     return f"{len(drawn)} maps"
 
@@ -327,9 +330,13 @@ class _Cell(NamedTuple):
 
 def _kernels(built: Built, seen: _Witness) -> str:
     kinds: dict[Any, str] = {}
+    large = 0
     for name, module in built.net.named_modules():
-        if isinstance(module, _TWO_D) and name in seen.calls:
-            kinds.setdefault(_kind(module), name)
+        if isinstance(module, _TWO_D) and name in seen.calls and _kind(module) not in kinds:
+            if module.in_channels * module.out_channels * prod(module.kernel_size) > _LARGEST * module.groups:
+                large += 1
+            else:
+                kinds[_kind(module)] = name
     refused = []
     for name in list(kinds.values())[:_KERNELS]:
         layer = built.net.get_submodule(name)
@@ -347,7 +354,7 @@ def _kernels(built: Built, seen: _Witness) -> str:
             raise Wrong(f"{name}: {off:.2g} of the largest away from its impulse response")
     if refused:
         raise LayerError(_list(refused))
-    return f"{min(len(kinds), _KERNELS)} kinds"
+    return f"{min(len(kinds), _KERNELS)} kinds" + (f", {large} too large to try" if large and not kinds else "")
 
 
 def _drawn(net: nn.Module, name: str) -> Tensor:
@@ -371,48 +378,41 @@ def impulses(layer: nn.Module, channels: int) -> Tensor:
         channels: how many of each group, at most.
     """
     layer = copy.deepcopy(layer).eval().double()
-    rows, columns = layer.kernel_size
-    dilation, stride = layer.dilation, layer.stride
-    groups, each = layer.groups, layer.in_channels // layer.groups
-    reach = [d * (k - 1) + 1 for d, k in zip(dilation, layer.kernel_size, strict=True)]
-    transposed = isinstance(layer, nn.ConvTranspose2d)
+    each = layer.in_channels // layer.groups
+    reach = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
     # Far enough from the edge that no padding, of whatever mode, comes into it.
-    sizes = [3 * r + 4 * s for r, s in zip(reach, stride, strict=True)]
-    size = [s + s % 2 for s in sizes]
+    size = [3 * r + 4 * s for r, s in zip(reach, layer.stride, strict=True)]
     quiet = torch.zeros(1, layer.in_channels, *size, dtype=torch.double)
-    taps = []
     with torch.no_grad():
         still = layer(quiet)
+        answered = lambda given: layer(given) - still
+        transposed = isinstance(layer, nn.ConvTranspose2d)
         middle = [n // 2 for n in (size if transposed else still.shape[2:])]
+        # Where the first tap of the middle place lies: of a convolution the first row that it sees, and of a transposed
+        # one the first row that it writes to.
+        starts = []
+        for axis, at in enumerate(middle):
+            lines = [quiet.clone() for _ in range(size[axis])]
+            for n, line in enumerate(lines):
+                line.select(axis + 2, n).fill_(1)
+            moved = answered(torch.cat(lines)).abs().amax(1)  # line, row, column
+            seen = moved.select(axis + 1, at).amax(1) if not transposed else moved[at].amax(1 - axis)
+            starts.append(int((seen > 1e-12).nonzero()[0]))
+        taps = [
+            [start + d * tap for start, d, tap in zip(starts, layer.dilation, (i, j), strict=True)]
+            for i in range(layer.kernel_size[0])
+            for j in range(layer.kernel_size[1])
+        ]
+        rows = []
         for c in range(min(channels, each)):
-            for i in range(rows):
-                for j in range(columns):
-                    given = quiet.clone()
-                    if transposed:  # an input place writes to stride · place − padding + dilation · tap
-                        given[0, c::each, middle[0], middle[1]] = 1
-                        at = [
-                            middle[axis] * stride[axis] - layer.padding[axis] + dilation[axis] * tap
-                            for axis, tap in enumerate((i, j))
-                        ]
-                    else:  # an output place reads from stride · place − padding + dilation · tap
-                        before = _before(layer, reach)
-                        y, x = (
-                            middle[axis] * stride[axis] - before[axis] + dilation[axis] * tap
-                            for axis, tap in enumerate((i, j))
-                        )
-                        given[0, c::each, y, x] = 1
-                        at = middle
-                    taps.append((layer(given) - still)[0, :, at[0], at[1]])
-    answered = torch.stack(taps, 1)
-    assert answered.shape[0] == layer.out_channels
-    return answered.unflatten(1, (min(channels, each), rows, columns)).float()
-
-
-def _before(layer: nn.Module, reach: list[int]) -> list[int]:
-    """How much a convolution pads above and to the left."""
-    if layer.padding == "same":
-        return [(r - 1) // 2 for r in reach]
-    return [0, 0] if layer.padding == "valid" else list(layer.padding)
+            for y, x in [middle] if transposed else taps:
+                rows.append(quiet.clone())
+                rows[-1][0, c::each, y, x] = 1
+        answers = torch.cat([answered(torch.cat(rows[n : n + 64])) for n in range(0, len(rows), 64)])
+    if transposed:
+        found = torch.stack([answers[:, :, y, x] for y, x in taps], 2)  # channel, filter, tap
+        return found.transpose(0, 1).unflatten(2, layer.kernel_size).float()
+    return answers[:, :, middle[0], middle[1]].t().unflatten(1, (-1, *layer.kernel_size)).float()
 
 
 # Summary and shapes, beside what hooks saw
@@ -427,8 +427,8 @@ def _summary(built: Built, seen: _Witness) -> str:
         raise Wrong(f"{found.parameters:,} parameters of {parameters:,}")
     calls = {name: len(kept) for name, kept in seen.calls.items()}
     for layer in found.layers:
-        if layer.name and layer.shape != seen.shapes.get(layer.name, ()):
-            raise Wrong(f"{layer.name} returns {seen.shapes.get(layer.name)}, not {layer.shape}")
+        if layer.name and layer.shape != (expected := seen.shapes.get(layer.name, ())):
+            raise Wrong(f"{layer.name} returns {expected}, not {layer.shape}")
         if layer.name and layer.calls != calls.get(layer.name, 0):
             raise Wrong(f"{layer.name} is called {calls.get(layer.name, 0)} times, not {layer.calls}")
     if not str(found):

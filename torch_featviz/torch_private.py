@@ -83,7 +83,7 @@ def storage_id(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
-StorageWeakRef = reductions.StorageWeakRef  # while it is held no other memory gets the identifier; the values may go
+StorageWeakRef: Any = reductions.StorageWeakRef  # no other memory gets its identifier; the values may go
 view_as = torch.Tensor._make_subclass  # (class, tensor, requires_grad): the same memory as a tensor of a class
 
 

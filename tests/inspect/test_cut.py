@@ -115,7 +115,53 @@ class Towers(nn.Module):
         return self.heads[0](F.relu(self.fine(x)).mean((2, 3))) + self.heads[1](F.relu(self.coarse(x)).mean((2, 3)))
 
 
+class Crossed(nn.Module):
+    """A class token of one branch that attends to the tokens of another, as in CrossViT; both answer."""
+
+    def __init__(self):
+        super().__init__()
+        self.fine, self.coarse = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(3, 8, 8, 8)
+        self.norm, self.q, self.k, self.v = nn.LayerNorm(8), nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        fine = self.norm(self.fine(x).flatten(2).transpose(1, 2))
+        query, key, value = self.q(fine[:, :1]), self.k(fine), self.v(fine)
+        return self.head((query @ key.transpose(1, 2)).softmax(-1) @ value)[:, 0] + self.head(
+            self.coarse(x).mean((2, 3))
+        )
+
+
+class Merging(nn.Module):
+    """Patches of four places put among the channels by a view, as timm's Swin does it."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.merge, self.norm, self.head = conv(3, 4), nn.Linear(16, 6), nn.LayerNorm(6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = self.stem(x).permute(0, 2, 3, 1)
+        b, h, w, c = x.shape
+        x = x.reshape(b, h // 2, 2, w // 2, 2, c).permute(0, 1, 3, 4, 2, 5).flatten(3)
+        return self.head(self.norm(self.merge(x)).mean((1, 2)))
+
+
+class Hard(nn.Module):
+    """Every activation after which the map was once lost."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = conv(3, 4), conv(4, 4), nn.Linear(4, 3)
+        self.hard, self.log = nn.Hardswish(inplace=True), nn.LogSigmoid()
+
+    def forward(self, x):
+        return self.head(self.log(self.second(self.hard(self.first(x)))).mean((2, 3)))
+
+
 NETS = {
+    "patches merged": (Merging, ("norm",)),
+    "tokens beside a map": (Crossed, ("norm", "coarse")),
+    "hard activations": (Hard, ("log",)),
     "residual": (Residual, ("last",)),
     "branches": (Branches, ("a.cat",)),
     "gate": (Gate, ("stem.mul",)),
@@ -209,6 +255,20 @@ def test_it_is_sought_once():
     calls.clear()
     attribute(net, torch.rand(2, 3, 20, 20), target=0)
     assert len(calls) == 2, "images of another size are another question"
+
+
+def test_the_figures_of_two_callables_may_depend_on_two_maps():
+    class Scales(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fine, self.coarse = conv(3, 2), conv(3, 2, stride=2)
+
+        def forward(self, x):
+            return {"fine": self.fine(x), "coarse": self.coarse(x)}
+
+    net, images = Scales().eval(), torch.rand(1, 3, 16, 24)
+    for scale in ("fine", "coarse", "fine"):
+        assert attribute(net, images, target=lambda output: output[scale].sum((1, 2, 3))).layer == scale  # noqa: B023
 
 
 def test_words():

@@ -483,3 +483,14 @@ def test_refusals():
     flat = Function(lambda m, x: torch.round(m.a(x)).detach(), a=conv(2, 1, 1, 3))
     with pytest.raises(OptionError, match=r"no gradient reaches layer 'end'"):
         receptive_field(flat, "end", (9, 9), effective=True)
+
+
+def test_an_operator_of_the_same_name_with_other_arguments_sees_everything():
+    class Concatenated(nn.Module):
+        def forward(self, x):
+            return torch.ops.test_receptive.cat([x, x])
+
+    with torch.library._scoped_library("test_receptive", "DEF") as library:
+        library.define("cat(Tensor[] parts) -> Tensor")
+        library.impl("cat", lambda parts: torch.ops.aten.cat(parts, 1), "CompositeExplicitAutograd")
+        assert receptive_field(nn.Sequential(nn.Conv2d(3, 4, 3), Concatenated()), "1", (8, 8)).kind == "whole"

@@ -90,3 +90,12 @@ def test_inputs_by_name_and_none_at_all():
         shapes(Named(), (2, 3, 8, 8))
     with pytest.raises(OptionError, match="shapes needs the size of each input"):
         shapes(Named())
+
+
+def test_numbers_are_handed_on():
+    class Repeated(nn.Module):
+        def forward(self, x, times, mode="ones"):
+            return torch.cat([x] * times, 1) if mode == "ones" else x
+
+    assert shapes(Repeated(), (2, 3), layers="", keywords={"times": 4})[""] == (2, 12)
+    assert shapes(Repeated(), (2, 3), layers="", keywords={"times": 4, "mode": "none"})[""] == (2, 3)

@@ -51,11 +51,41 @@ def test_one_function(function, layout):
     assert found == layout, output.shape
 
 
-def test_patches_are_no_places():
-    """Digits of rows and columns: the outer ones are a grid of patches, the inner ones among the channels."""
-    output, layout = traced(lambda x: rearrange(x, "b c (h p) (w q) -> b (h w) (p q c)", p=4, q=4), 2, 3, 8, 12)
-    assert output.shape == (2, 6, 48)
-    assert not layout.is_map
+MERGED, DEEP = "b c (h p) (w q) -> b h w (p q c)", "b c (h p) (w q) -> b (p q c) h w"
+AGAIN = "b (h p) (w q) c -> b h w (p q c)"
+
+
+@pytest.mark.parametrize(
+    ("function", "layout"),
+    [
+        (lambda x: rearrange(x, MERGED, p=4, q=4), Layout((2, 3), **LAST)),
+        (lambda x: rearrange(x, "b c (h p) (w q) -> b (h w) (p q c)", p=4, q=4), Layout((2, 3), channels=2)),
+        (lambda x: nn.Linear(12, 5)(rearrange(x, MERGED, p=2, q=2)), Layout((4, 6), **LAST)),
+        (lambda x: nn.Linear(12, 5)(rearrange(x, MERGED, p=2, q=2)).flatten(1, 2), Layout((4, 6), channels=2)),
+        (lambda x: nn.Conv2d(12, 4, 2, 2)(rearrange(x, DEEP, p=2, q=2)), Layout((2, 3), **MAP)),
+        (lambda x: rearrange(nn.GELU()(rearrange(x, MERGED, p=2, q=2)), AGAIN, p=2, q=2), Layout((2, 3), **LAST)),
+    ],
+)  # fmt: skip
+def test_patches_whose_entries_are_channels_lie_on_a_grid(function, layout):
+    """The first digits of rows and columns are the places of a coarser map."""
+    output, found = traced(function, 2, 3, 8, 12)
+    assert found == layout, output.shape
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "b c (h p) (w q) -> b h p w q c",
+        "b c (h p) (w q) -> (b h w) (p q) c",
+        "b c (h p) (w q) -> b (h w) (p q) c",
+        "b c (h p) (w q) -> b (p q) (h w c)",
+        "b c (h p) (w q) -> b c p q (h w)",
+        "b c (h p) (w q) -> b (h w p q) c",
+    ],
+)
+def test_windows_are_no_map(pattern):
+    output, layout = traced(lambda x: rearrange(x, pattern, p=4, q=4), 2, 3, 8, 12)
+    assert not layout.is_map, output.shape
 
 
 class Attention(nn.Module):

@@ -77,6 +77,8 @@ def test_all_pointwise_functions_keep_places_and_channels():
     assert not lost
 
 
-@pytest.mark.parametrize("function", [partial(F.dropout, p=0.5), F.rrelu, nn.Dropout2d(0.5)], ids=str)
+@pytest.mark.parametrize(
+    "function", [partial(F.dropout, p=0.5), F.rrelu, nn.Dropout2d(0.5)], ids=["dropout", "rrelu", "channels"]
+)
 def test_so_do_those_that_draw_lots(function):
     assert followed(function)

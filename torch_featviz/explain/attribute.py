@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -213,10 +214,9 @@ def _names(model: nn.Module, layer: OneOrMore) -> list[str]:
 
 
 def _answer_map(model: nn.Module, one: Explained) -> AnswerMap:
-    """The map that the answer of one image depends on."""
-    target = one.target
-    kind = getattr(target, "__code__", target) if callable(target) else "class"
-    return remembered(model, one.inputs, kind, lambda: answer_map(one.model, one.inputs, one.figures))
+    """The map that the answer of one image depends on; that of a callable's figure may be another at each call."""
+    seek = partial(answer_map, one.model, one.inputs, one.figures)
+    return seek() if callable(one.target) else remembered(model, one.inputs, "class", seek)
 
 
 def _named(model: nn.Module, one: Explained, names: list[str]) -> AnswerMap:

@@ -1,16 +1,18 @@
 """The map that an answer depends on: the latest one through which all of it passes.
 
-A tensor is a *cut* if every way from the image to the answer leads through it: the dominators of autograd's graph. The
-latest cut that is a map, and at more than one place of which the answer's gradient is not 0, is the map of Grad-CAM: of
-a network with branches the one where they have come together, of a transformer that is read out at its class token the
-tokens that enter its last block.
+A tensor is a *cut* if every way from the answer to the image in autograd's graph leads through it. The latest cut that
+is a map, and at more than one place of which the answer's gradient is not 0, is the map of Grad-CAM: of a network with
+branches the one where they have come together, of a transformer that is read out at its class token the tokens that
+enter its last block. Where no map is a cut alone, the fewest are taken that together are one.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from math import inf
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -121,7 +123,7 @@ def answer_map(net: nn.Module, inputs: Inputs, figure: Callable[[Any], Tensor]) 
 
     def look(name: str, output: Any) -> None:
         layout = tracer.layout(output) if isinstance(output, Tensor) and output.requires_grad else None
-        known = layout is not None and layout.is_map and layout.channels is not None
+        known = layout is not None and layout.is_map and None not in (layout.images, layout.channels)
         edge = get_gradient_edge(output) if known else None
         seen.append((name, (edge.node, edge.output_nr) if edge else (None, 0), layout or Layout()))
 
@@ -140,11 +142,8 @@ def answer_map(net: nn.Module, inputs: Inputs, figure: Callable[[Any], Tensor]) 
         )
     pairs = zip(maps.items(), gradients, strict=False)
     live = {edge: found for (edge, found), gradient in pairs if _live(found, gradient)}
-    for edge in graph.cuts:
-        if edge in live and edge[0] is not graph.end:
-            return _as_result([live[edge]])
-    if several := graph.latest_of(set(live)):
-        return _as_result([found for edge, found in live.items() if edge in several])
+    if chosen := graph.latest_cut(live.keys()):
+        return _as_result([found for edge, found in live.items() if edge in chosen])
     raise LayerError(
         f"{type(net).__name__} has no map through which its answer passes; name a layer, of which featviz layers and "
         "layer_names(model) list all."
@@ -202,38 +201,37 @@ class _Graph:
         """The edges to nodes before this one from which there is a way to the image."""
         return [(other, number) for other, number in node.next_functions if other in self.leads]
 
-    @property
-    def cuts(self) -> list[_Edge]:
-        """What every way to the image leads through, from the answer on."""
-        arrived: dict[Any, set[int]] = defaultdict(set)
-        waiting: dict[Any, int] = defaultdict(int)
-        under_way, cuts = 0, []
-        for node in self.order:
-            if node not in self.leads:
-                continue
-            under_way -= waiting[node]
-            if not under_way and len(arrived[node]) == 1:
-                cuts.append((node, *arrived[node]))
-            for other, number in self.following(node):
-                arrived[other].add(number)
-                waiting[other] += 1
-                under_way += 1
-        return cuts
+    def latest_cut(self, edges: Collection[_Edge]) -> set[_Edge]:
+        """The fewest of `edges` that every way to the image leads through, and of such sets the one next to the answer.
 
-    def latest_of(self, edges: set[_Edge]) -> set[_Edge]:
-        """The first of `edges` on each way to the image; none where a way leads past all of them."""
-        first: set[_Edge] = set()
-        pending, seen = [self.root], {self.root}
-        while pending:
-            for other, number in self.following(pending.pop()):
-                if other is self.end:
-                    return set()
-                if (other, number) in edges:
-                    first.add((other, number))
-                elif other not in seen:
-                    seen.add(other)
-                    pending.append(other)
-        return first
+        Empty where a way leads past all of them. This is a minimal cut by augmenting ways (Ford & Fulkerson 1956), of a
+        network in which only `edges` are narrow: one way each.
+        """
+        room: dict[Any, dict[Any, float]] = defaultdict(dict)  # of nodes and edges: what is left from each to the next
+        for node in self.order:
+            for edge in self.following(node):
+                room[node][edge], room[edge][edge[0]] = inf, 1 if edge in edges and edge[0] is not self.end else inf
+                room[edge].setdefault(node, 0)
+                room[edge[0]].setdefault(edge, 0)
+        while True:
+            came: dict[Any, Any] = {self.root: None}  # from where
+            pending = deque([self.root])
+            while pending and self.end not in came:
+                at = pending.popleft()
+                for to, left in room[at].items():
+                    if left and to not in came:
+                        came[to] = at
+                        pending.append(to)
+            if self.end not in came:
+                return {edge for edge in edges if edge in came and edge[0] not in came}
+            way = [self.end]
+            while came[way[-1]] is not None:
+                way.append(came[way[-1]])
+            if all(room[at][to] == inf for to, at in pairwise(way)):
+                return set()
+            for to, at in pairwise(way):
+                room[at][to] -= 1
+                room[to][at] += 1
 
 
 def _sorted(root: Any) -> list[Any]:

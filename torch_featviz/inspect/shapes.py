@@ -22,7 +22,7 @@ def shapes(
     model: nn.Module,
     *inputs: Sequence[int] | Tensor,
     layers: Layers = None,
-    keywords: Mapping[str, Sequence[int] | Tensor] | None = None,
+    keywords: Mapping[str, Sequence[int] | Tensor | float | str | None] | None = None,
 ) -> dict[str, Any]:
     """What shape each layer returns, in order of execution, for inputs of the given sizes.
 
@@ -34,7 +34,7 @@ def shapes(
         inputs: for each positional argument its size, of the dtype of the model's first floating parameter; or a
             tensor where the dtype is another (token ids, say).
         layers: as for `capture`; None for all leaves.
-        keywords: for each argument by name the same.
+        keywords: for each argument by name the same; a number, a string or None is given to the model as it is.
 
     Returns:
         Layer name to `torch.Size`; tuples and dicts of sizes where a layer returns tuples and dicts.
@@ -51,7 +51,8 @@ def shapes(
     net = twin_on_meta(model)
     dtype = placement(net)["dtype"]
     arguments = [_argument(size, dtype) for size in inputs]
-    named = {name: _argument(size, dtype) for name, size in (keywords or {}).items()}
+    plain = (int, float, str, type(None))
+    named = {name: it if isinstance(it, plain) else _argument(it, dtype) for name, it in (keywords or {}).items()}
     if not arguments and not named:
         raise OptionError("shapes needs the size of each input, such as shapes(model, (1, 3, 224, 224)).")
     given = Inputs(arguments[0], tuple(arguments[1:]), named) if arguments else Inputs.of_batch(named)

@@ -18,6 +18,7 @@ from torch_featviz.model.layout import Layout, LayoutTracer
 from torch_featviz.model.run import run
 from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated
+from torch_featviz.model.values import tensors
 from torch_featviz.model.weights import has_kernel, kernel_of
 from torch_featviz.torch_private import PADS, Convolution
 
@@ -123,8 +124,9 @@ def _calls(net: nn.Module, inputs: Inputs, layers: Layers, values: bool) -> tupl
     def look(output: Any) -> Layer:
         if isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
             output = output[0]
-        shape = tuple(output.shape) if isinstance(output, Tensor) else ()
-        if not isinstance(output, Tensor) or not output.is_floating_point():
+        shape = next((tuple(tensor.shape) for tensor in tensors(output)), ())
+        quantised = isinstance(output, Tensor) and output.is_quantized
+        if not isinstance(output, Tensor) or not (output.is_floating_point() or quantised):
             return Layer("", None, why_not=f"it returns {_what(output)}", shape=shape)
         if output.dim() < 2 or len(output) != len(images) or not output.numel():
             return Layer("", None, why_not=f"it returns shape {shape}, not one row for each image", shape=shape)
@@ -132,7 +134,7 @@ def _calls(net: nn.Module, inputs: Inputs, layers: Layers, values: bool) -> tupl
         if tracer is not None:
             traced.append((call, tracer.read(output)))
         if values:  # figures later: a number read here may steer the network
-            call.values = output.clone()
+            call.values = output.dequantize() if quantised else output.clone()
         return call
 
     everything = layers is None

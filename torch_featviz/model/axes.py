@@ -53,6 +53,11 @@ class Factor:
         """Whether it is no mere digit."""
         return self.size == self.extent
 
+    @property
+    def outermost(self) -> bool:
+        """Whether it is the whole axis, or its first digit: the same places, fewer of them."""
+        return self.size * self.inner == self.extent
+
     def split(self, outer: int) -> tuple[Factor, Factor]:
         """Its first digit, which takes `outer` values, and the rest."""
         rest = self.size // outer
@@ -93,13 +98,18 @@ class Axis:
         """Whether it is made of whole axes."""
         return bool(self.factors) and all(factor.whole for factor in self.factors)
 
+    @property
+    def outermost(self) -> bool:
+        """Whether it is made of whole axes, or their first digits."""
+        return bool(self.factors) and all(factor.outermost for factor in self.factors)
+
     def resized(self, size: int) -> Axis:
         """The same axis with another number of entries, as a pool or a slice leaves it."""
         if size == self.size:
             return self
         if len(self.factors) == 1 and not (self.before or self.after):
             (factor,) = self.factors
-            if (factor.whole and factor.in_place) or factor.kind == CHANNELS:
+            if (factor.outermost and factor.in_place) or factor.kind == CHANNELS:
                 return whole(factor.kind, size, factor.source)
         return unknown(size)
 
@@ -107,7 +117,7 @@ class Axis:
         """The same axis rolled by so many entries, or flipped; of channels that says nothing."""
         if self.kind == CHANNELS or self.size == 1:
             return self
-        if len(self.factors) != 1 or self.before or self.after or not self.whole:
+        if len(self.factors) != 1 or self.before or self.after or not self.factors[0].outermost:
             return unknown(self.size)
         (factor,) = self.factors
         if flipped and factor.shift:

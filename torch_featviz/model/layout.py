@@ -11,7 +11,7 @@ from torch import Tensor
 
 from torch_featviz.errors import OptionError, ShapeError
 
-from .axes import CHANNELS, IMAGES, UNKNOWN, Axes, Axis, start
+from .axes import CHANNELS, IMAGES, UNKNOWN, Axes, Axis, Factor, start
 from .follow import Call, Follower
 from .operators import axes_of_outputs
 from .values import tensors
@@ -72,6 +72,8 @@ class Layout:
         """
         if not self.grid:
             raise ShapeError(f"shape {tuple(values.shape)} has no places; give layout=Layout(grid=(rows, columns)).")
+        if self.images is None:
+            raise ShapeError(f"in shape {tuple(values.shape)} the images have no axis of their own.")
         axes = [axis for axis in (self.images, self.channels, *(self.places or (self.tokens,))) if axis is not None]
         ndim = values.dim()
         if {axis % ndim for axis in axes if -ndim <= axis < ndim} != set(range(ndim)) or len(axes) != ndim:
@@ -94,9 +96,9 @@ def layout_of(axes: Axes) -> Layout:
     """The layout of a tensor with these axes."""
     kinds = [axis.kind for axis in axes]
     images = kinds.index(IMAGES) if IMAGES in kinds else None
-    made = [i for i, kind in enumerate(kinds) if kind == CHANNELS]
-    newest = max((axes[i].factors[-1].source for i in made), default=0)
-    digits = sorted((axes[i].factors[-1].inner, i) for i in made if axes[i].factors[-1].source == newest)
+    made = {i: factor for i, axis in enumerate(axes) if (factor := _channels(axis)) is not None}
+    newest = max((factor.source for factor in made.values()), default=0)
+    digits = sorted((factor.inner, i) for i, factor in made.items() if factor.source == newest)
     channels = digits[0][1] if digits else None
     heads = digits[1][1] if len(digits) == 2 else None
     ones = [i for i, axis in enumerate(axes) if axis.size == 1 and axis.kind == UNKNOWN]
@@ -107,6 +109,10 @@ def layout_of(axes: Axes) -> Layout:
     along = [_places(axis) for axis in axes]
     flat = [i for i, axis in enumerate(axes) if len(along[i]) > 1 or (along[i] and (axis.before or axis.after))]
     single = {along[i][0]: i for i in range(len(axes)) if len(along[i]) == 1 and i not in flat}
+    lie = {kind for i in (*flat, *single.values()) for kind in along[i]}
+    twice = any(_holds(axes[i], lie) for i in range(len(axes)) if i not in (*flat, *single.values(), channels))
+    if twice:
+        return Layout((), 0, 0, images, channels, None, (), heads)
     if len(flat) == 1 and not single:
         axis = axes[flat[0]]
         grid = tuple(factor.size for factor in axis.factors)
@@ -117,11 +123,24 @@ def layout_of(axes: Axes) -> Layout:
     return Layout((), 0, 0, images, channels, None, (), heads)
 
 
+def _channels(axis: Axis) -> Factor | None:
+    """What of an axis is channels; beside them may be digits of places, as where patches of a map are merged."""
+    own = [factor for factor in axis.factors if factor.kind == CHANNELS]
+    rest = [factor for factor in axis.factors if factor.kind != CHANNELS]
+    merged = all(isinstance(factor.kind, int) and not factor.outermost for factor in rest)
+    return own[-1] if own and merged and not (rest and len(own) > 1) else None
+
+
+def _holds(axis: Axis, kinds: set[int]) -> bool:
+    """Whether some of the same axes of the image lie along this one, too."""
+    return any(factor.kind in kinds for factor in axis.factors)
+
+
 def _places(axis: Axis) -> tuple[int, ...]:
-    """The axes of the image that lie along this one, whole and in their order."""
+    """The axes of the image that lie along this one, whole or but for their last digits, and in their order."""
     kinds = tuple(factor.kind for factor in axis.factors)
     if (
-        not axis.whole
+        not axis.outermost
         or not all(factor.in_place for factor in axis.factors)
         or not all(isinstance(kind, int) for kind in kinds)
         or len(set(kinds)) < len(kinds)

@@ -45,9 +45,10 @@ def unknown_of(call: Call, output: Tensor) -> Axes:
     return tuple(axes)
 
 
-_UNTAGGED = frozenset(  # pointwise, but not tagged as such by ATen in every release
-    "_prelu_kernel prelu rrelu_with_noise hardswish hardtanh relu6 mish log_sigmoid_forward floor_divide".split()
-)
+_UNTAGGED = {  # pointwise, but not tagged as such in every release
+    *("_prelu_kernel", "prelu", "rrelu_with_noise", "hardswish", "hardtanh", "relu6", "mish", "log_sigmoid_forward"),
+    *("floor_divide", "add", "add_relu", "add_scalar", "mul", "mul_relu", "mul_scalar", "leaky_relu", "elu", "celu"),
+}
 
 
 def is_pointwise(function: Any) -> bool:
@@ -85,7 +86,8 @@ def _convolved(call: Call) -> Axes:
     first, _, *places = call.trace
     shape = call.outputs[0].shape
     new = zip(places, shape[2:], strict=True)
-    return (first, channels(shape[1]), *(axis.resized(size) if axis.whole else unknown(size) for axis, size in new))
+    places = [axis.resized(size) if axis.outermost else unknown(size) for axis, size in new]
+    return (first, channels(shape[1]), *places)
 
 
 def _weighed(call: Call) -> Axes:

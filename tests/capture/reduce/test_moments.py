@@ -267,7 +267,7 @@ def test_a_forward_that_raised_told_nothing_of_channels():
 
     net, images = Late(), torch.randn(2, 3, 8, 12)
     with torch.no_grad(), capture(net, into=Moments()) as stats, capture(net) as acts:
-        with pytest.raises(ValueError, match="^$"):
+        with pytest.raises(ValueError, match=r"^$"):
             net(images)
         net.fail = False
         net(images)

@@ -27,7 +27,10 @@ def follow(call: Call) -> list[Trace]:
     rest = len(call.outputs)
     if rule is None or (rule not in (_pointwise, _copied, _cat, _stack, _linear) and set(call.traces) != {id(call.x)}):
         return [some.lost()] * rest
-    found = rule(call)
+    try:
+        found = rule(call)
+    except (LookupError, TypeError, ValueError, StopIteration):  # another operator of that name, with other arguments
+        return [some.lost()] * rest
     return found if isinstance(found, list) else [found, *[some.lost()] * (rest - 1)]
 
 
