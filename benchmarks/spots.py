@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torchvision import models
-from torchvision.models import googlenet, mobilenetv3, resnet, swin_transformer
+from torchvision.models import mobilenetv3, resnet, swin_transformer
+from torchvision.models.googlenet import Inception
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -32,6 +33,7 @@ SIDE, SPOT = 96, 20  # pixels
 _SHOWN = 4  # images of a family on the sheet
 COLOURS = torch.tensor([[1.0, 0.2, 0.2], [0.2, 0.9, 0.2], [0.25, 0.35, 1.0], [0.95, 0.85, 0.1]])
 CLASSES = len(COLOURS)
+RATES = {"SqueezeNet": 5e-4}  # of learning, where there are no norms
 
 
 class Spots(NamedTuple):
@@ -61,15 +63,15 @@ def spots(count: int, seed: int) -> Spots:
     return Spots(images - 0.5, classes, corners)
 
 
-class Inception(nn.Module):
+class GoogLeNet(nn.Module):
     """The beginning of a GoogLeNet, narrow."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, 16, 5, 4, 2, bias=False), nn.BatchNorm2d(16), nn.ReLU())
-        self.inception1 = googlenet.Inception(16, 8, 8, 12, 4, 8, 4)
+        self.inception1 = Inception(16, 8, 8, 12, 4, 8, 4)
         self.pool = nn.MaxPool2d(3, 2, 1)
-        self.inception2 = googlenet.Inception(32, 16, 12, 24, 6, 16, 8)
+        self.inception2 = Inception(32, 16, 12, 24, 6, 16, 8)
         self.fc = nn.Linear(64, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -81,6 +83,19 @@ def _resnet() -> nn.Module:
     net = models.ResNet(resnet.BasicBlock, [1, 1, 1, 1], num_classes=CLASSES)
     net.layer4 = nn.Identity()
     net.fc = nn.Linear(256, CLASSES)
+    return net
+
+
+def _vgg() -> nn.Module:
+    net = models.VGG(models.vgg.make_layers([16, "M", 32, "M", 48, "M", 64], batch_norm=True))
+    net.avgpool = nn.AdaptiveAvgPool2d(6)
+    net.classifier = nn.Sequential(nn.Linear(64 * 36, 64), nn.ReLU(), nn.Linear(64, CLASSES))
+    return net
+
+
+def _squeezenet() -> nn.Module:
+    net = models.SqueezeNet("1_1", num_classes=CLASSES)
+    net.classifier = nn.Sequential(nn.Conv2d(512, CLASSES, 1), nn.AdaptiveAvgPool2d(1))  # without the ReLU, which dies
     return net
 
 
@@ -102,12 +117,10 @@ def _timm(name: str, **options: object) -> Callable[[], nn.Module]:
 
 FAMILIES: dict[str, Callable[[], nn.Module]] = {
     "ResNet": _resnet,
-    "VGG": lambda: models.VGG(
-        models.vgg.make_layers([16, "M", 32, "M", 48, "M", 64], batch_norm=True), num_classes=CLASSES, dropout=0
-    ),
-    "GoogLeNet": Inception,
+    "VGG": _vgg,
+    "GoogLeNet": GoogLeNet,
     "DenseNet": lambda: models.DenseNet(12, (3, 3, 3), 24, num_classes=CLASSES),
-    "SqueezeNet": lambda: models.SqueezeNet("1_1", num_classes=CLASSES, dropout=0),
+    "SqueezeNet": _squeezenet,
     "ShuffleNet": lambda: models.ShuffleNetV2([1, 2, 1], [16, 32, 48, 64, 96], num_classes=CLASSES),
     "MobileNetV3": _mobilenet,
     "EfficientNet": _timm("test_efficientnet"),
@@ -125,7 +138,7 @@ def learn(name: str, *, steps: int = 400, batch: int = 32) -> tuple[nn.Module, f
     """A network of this family that knows the colours, and the share of new images that it is right on."""
     torch.manual_seed(0)
     net = FAMILIES[name]()
-    optimizer = torch.optim.AdamW(net.parameters(), 2e-3)
+    optimizer = torch.optim.AdamW(net.parameters(), RATES.get(name, 2e-3))
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, 1.0, 20)
     rights: list[float] = []
     for step in range(steps):
@@ -144,9 +157,9 @@ def learn(name: str, *, steps: int = 400, batch: int = 32) -> tuple[nn.Module, f
         return net, float((net(new.images).argmax(1) == new.classes).double().mean())
 
 
-def hits(heatmaps: Tensor, given: Spots, cell: float) -> Tensor:
-    """Whether the largest heat of each image lies on its spot, give or take a cell: `b`."""
-    at = heatmaps.flatten(1).argmax(1)
+def hits(found: fv.Attribution, given: Spots) -> Tensor:
+    """Whether the largest heat of each image lies on its spot, give or take a cell of the layer's map: `b`."""
+    at, cell = found.heatmaps.flatten(1).argmax(1), SIDE / found.attributions.shape[-1]
     places = torch.stack([at // SIDE, at % SIDE], 1)
     return ((places >= given.corners - cell) & (places < given.corners + SPOT + cell)).all(1)
 
@@ -178,7 +191,7 @@ def main() -> None:
         net, right = learn(name)
         found = fv.attribute(net, new.images)
         earlier = before(net, new.images[:1], found.layer)
-        there = float(hits(found.heatmaps, new, SIDE / 8).double().mean())
+        there = float(hits(found, new).double().mean())
         print(f"{name}: {right:.1%} right, {there:.1%} on the spot; {found.where}; before it {earlier}", flush=True)
         images = new.images[:_SHOWN] + 0.5
         heats = [found.heatmaps[:_SHOWN]]

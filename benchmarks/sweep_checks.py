@@ -13,6 +13,7 @@ import resource
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +30,7 @@ CHECKS = ("capture", "heatmap", "overview", "kernels", "summary", "shapes")
 _ONE_D, _TWO_D = (nn.Conv1d, nn.ConvTranspose1d), (nn.Conv2d, nn.ConvTranspose2d)
 FUNCTIONAL = "(a functional call)"
 _KERNELS, _CHANNELS = 8, 3  # layers of a model whose kernels are looked at, and channels of each
-_LARGEST = 5_000_000  # weights of such a layer
+_LARGEST, _ENTRIES = 5_000_000, 2**24  # weights of such a layer, and numbers that it is given at once
 
 
 class Wrong(Exception):
@@ -378,41 +379,46 @@ def impulses(layer: nn.Module, channels: int) -> Tensor:
         channels: how many of each group, at most.
     """
     layer = copy.deepcopy(layer).eval().double()
-    each = layer.in_channels // layer.groups
+    each, transposed = layer.in_channels // layer.groups, isinstance(layer, nn.ConvTranspose2d)
     reach = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-    # Far enough from the edge that no padding, of whatever mode, comes into it.
-    size = [3 * r + 4 * s for r, s in zip(reach, layer.stride, strict=True)]
+    # Far enough from the edge that no padding, of whatever mode, comes into the middle.
+    size = [r + 4 * s for r, s in zip(reach, layer.stride, strict=True)]
     quiet = torch.zeros(1, layer.in_channels, *size, dtype=torch.double)
+
+    def answers(places: list[tuple[Any, ...]], read: Callable[[Tensor], Tensor]) -> Tensor:
+        """Of a 1 at each of these, what is read of the answers; some at a time."""
+        found, part = [], max(1, _ENTRIES // quiet.numel())
+        for start in range(0, len(places), part):
+            given = quiet.repeat(len(places[start : start + part]), 1, 1, 1)
+            for one, at in zip(given, places[start : start + part], strict=True):
+                one[at] = 1
+            found.append(read(layer(given) - still))
+        return torch.cat(found)
+
     with torch.no_grad():
         still = layer(quiet)
-        answered = lambda given: layer(given) - still
-        transposed = isinstance(layer, nn.ConvTranspose2d)
         middle = [n // 2 for n in (size if transposed else still.shape[2:])]
-        # Where the first tap of the middle place lies: of a convolution the first row that it sees, and of a transposed
-        # one the first row that it writes to.
-        starts = []
-        for axis, at in enumerate(middle):
-            lines = [quiet.clone() for _ in range(size[axis])]
-            for n, line in enumerate(lines):
-                line.select(axis + 2, n).fill_(1)
-            moved = answered(torch.cat(lines)).abs().amax(1)  # line, row, column
-            seen = moved.select(axis + 1, at).amax(1) if not transposed else moved[at].amax(1 - axis)
-            starts.append(int((seen > 1e-12).nonzero()[0]))
+        every = slice(None)
+        if transposed:  # where the middle place writes to
+            (written,) = answers([(every, *middle)], lambda answer: answer.abs().amax(1))
+            starts = [int((written.amax(1 - axis) > 1e-12).nonzero()[0]) for axis in (0, 1)]
+        else:  # from where the middle place reads
+            read = lambda answer: answer[:, :, middle[0], middle[1]].abs().amax(1)
+            down = answers([(every, row) for row in range(size[0])], read)
+            across = answers([(every, every, column) for column in range(size[1])], read)
+            starts = [int((seen > 1e-12).nonzero()[0]) for seen in (down, across)]
         taps = [
-            [start + d * tap for start, d, tap in zip(starts, layer.dilation, (i, j), strict=True)]
-            for i in range(layer.kernel_size[0])
-            for j in range(layer.kernel_size[1])
+            tuple(start + d * tap for start, d, tap in zip(starts, layer.dilation, ij, strict=True))
+            for ij in product(*map(range, layer.kernel_size))
         ]
-        rows = []
-        for c in range(min(channels, each)):
-            for y, x in [middle] if transposed else taps:
-                rows.append(quiet.clone())
-                rows[-1][0, c::each, y, x] = 1
-        answers = torch.cat([answered(torch.cat(rows[n : n + 64])) for n in range(0, len(rows), 64)])
-    if transposed:
-        found = torch.stack([answers[:, :, y, x] for y, x in taps], 2)  # channel, filter, tap
-        return found.transpose(0, 1).unflatten(2, layer.kernel_size).float()
-    return answers[:, :, middle[0], middle[1]].t().unflatten(1, (-1, *layer.kernel_size)).float()
+        chosen = [slice(c, None, each) for c in range(min(channels, each))]  # of each group
+        if transposed:
+            rows, columns = ([at[axis] for at in taps] for axis in (0, 1))
+            found = answers([(c, *middle) for c in chosen], lambda answer: answer[:, :, rows, columns]).transpose(0, 1)
+        else:
+            places = [(c, *at) for c in chosen for at in taps]
+            found = answers(places, lambda answer: answer[:, :, middle[0], middle[1]]).t()
+    return found.reshape(len(found), len(chosen), *layer.kernel_size).float()
 
 
 # Summary and shapes, beside what hooks saw

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -114,16 +115,10 @@ def test_a_refusal_where_there_is_a_gradient_is_seen(built, monkeypatch):
     assert sweep_checks.look_at(built)["heatmap"][:2] == ("right", "no gradient, as is said")
 
 
-def test_a_strip_is_seen(monkeypatch, built):
-    overview = fv.overview
-
-    def turned(net, images, **options):
-        return overview(nn.Sequential(nn.Flatten(2), nn.Unflatten(2, (8, 192))), images)
-
-    monkeypatch.setattr(fv, "overview", turned)
-    found = sweep_checks.look_at(built)["overview"]
-    assert found.state == "wrong"
-    assert "is drawn as 8×192 of 32×48" in found.text
+@pytest.mark.parametrize("size", ["8×192", "24×16", "16×8"])
+def test_a_strip_is_seen(monkeypatch, built, size):
+    monkeypatch.setattr(fv, "overview", lambda *_, **__: SimpleNamespace(labels=("a  16×24  ±1", f"b  {size}  ±0.5")))
+    assert sweep_checks.look_at(built)["overview"][:2] == ("wrong", f"b is drawn as {size} of 32×48")
 
 
 def test_another_kernel_is_seen(built, monkeypatch):
