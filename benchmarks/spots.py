@@ -17,10 +17,12 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
+from timm.models import VisionTransformer, create_model
 from torch import Tensor, nn
 from torchvision import models
-from torchvision.models import mobilenetv3, resnet, swin_transformer
+from torchvision.models import convnext, mobilenetv3, resnet, swin_transformer
 from torchvision.models.googlenet import Inception
+from torchvision.models.regnet import BlockParams
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -32,16 +34,16 @@ from torch_featviz.model.inputs import Inputs
 SIDE, SPOT = 96, 20  # pixels
 _SHOWN = 4  # images of a family on the sheet
 COLOURS = torch.tensor([[1.0, 0.2, 0.2], [0.2, 0.9, 0.2], [0.25, 0.35, 1.0], [0.95, 0.85, 0.1]])
-CLASSES = len(COLOURS)
+CLASSES = len(COLOURS) + 1  # the last: there is no spot
 RATES = {"SqueezeNet": 5e-4}  # of learning, where there are no norms
 
 
 class Spots(NamedTuple):
-    """Images with a spot each.
+    """Images with a spot each, or without.
 
     Args:
         images: `b 3 h w`, 0 to 1 less 0.5.
-        classes: `b`, numbers of colours.
+        classes: `b`, numbers of colours; one more where there is no spot.
         corners: `b 2`, row and column of the upper left corner.
     """
 
@@ -50,16 +52,17 @@ class Spots(NamedTuple):
     corners: Tensor
 
 
-def spots(count: int, seed: int) -> Spots:
-    """Grey clouds with one coloured, striped spot each."""
+def spots(count: int, seed: int, *, without: bool = False) -> Spots:
+    """Grey clouds with a coloured, striped spot each; or some without, lest a class be what the others are not."""
     generator = torch.Generator().manual_seed(seed)
     clouds = F.interpolate(torch.rand(count, 1, 12, 12, generator=generator), (SIDE, SIDE), mode="bicubic")
     images = (0.3 + 0.4 * clouds + 0.1 * torch.randn(count, 3, SIDE, SIDE, generator=generator)).clamp(0, 1)
-    classes = torch.randint(CLASSES, (count,), generator=generator)
+    classes = torch.randint(CLASSES if without else CLASSES - 1, (count,), generator=generator)
     corners = torch.randint(SIDE - SPOT + 1, (count, 2), generator=generator)
     stripes = 0.75 + 0.25 * (torch.arange(SPOT) % 4 < 2).float()
     for image, colour, (row, column) in zip(images, classes.tolist(), corners.tolist(), strict=True):
-        image[:, row : row + SPOT, column : column + SPOT] = COLOURS[colour][:, None, None] * stripes
+        if colour < len(COLOURS):
+            image[:, row : row + SPOT, column : column + SPOT] = COLOURS[colour][:, None, None] * stripes
     return Spots(images - 0.5, classes, corners)
 
 
@@ -102,17 +105,7 @@ def _squeezenet() -> nn.Module:
 def _mobilenet() -> nn.Module:
     rows = [(16, 3, 32, 16, True, "RE", 2, 1), (16, 3, 64, 24, False, "HS", 2, 1), (24, 5, 72, 32, True, "HS", 1, 1)]
     setting = [mobilenetv3.InvertedResidualConfig(*row, 1.0) for row in rows]
-    return models.MobileNetV3(setting, 128, num_classes=CLASSES, dropout=0)
-
-
-def _timm(name: str, **options: object) -> Callable[[], nn.Module]:
-    def build() -> nn.Module:
-        import timm  # noqa: PLC0415
-
-        net: nn.Module = timm.create_model(name, num_classes=CLASSES, **options)
-        return net
-
-    return build
+    return models.MobileNetV3(setting, 128, num_classes=CLASSES, dropout=0, norm_layer=nn.BatchNorm2d)
 
 
 FAMILIES: dict[str, Callable[[], nn.Module]] = {
@@ -123,14 +116,18 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
     "SqueezeNet": _squeezenet,
     "ShuffleNet": lambda: models.ShuffleNetV2([1, 2, 1], [16, 32, 48, 64, 96], num_classes=CLASSES),
     "MobileNetV3": _mobilenet,
-    "EfficientNet": _timm("test_efficientnet"),
-    "ConvNeXt": _timm("test_convnext"),
+    "EfficientNet": lambda: create_model("test_efficientnet", num_classes=CLASSES),
+    "ConvNeXt": lambda: models.ConvNeXt(
+        [convnext.CNBlockConfig(24, 48, 1), convnext.CNBlockConfig(48, None, 1)], num_classes=CLASSES, layer_scale=0.1
+    ),
     "Swin": lambda: models.SwinTransformer(
-        [4, 4], 24, [2, 2, 2], [2, 4, 8], [4, 4], stochastic_depth_prob=0, num_classes=CLASSES,
+        [4, 4], 32, [2, 2], [2, 4], [4, 4], stochastic_depth_prob=0, num_classes=CLASSES,
         block=swin_transformer.SwinTransformerBlock,
     ),
-    "ViT": lambda: models.VisionTransformer(SIDE, 8, 4, 4, 48, 96, num_classes=CLASSES),
-    "MaxViT": _timm("test_maxvit", img_size=SIDE),
+    "ViT": lambda: VisionTransformer(
+        *(SIDE, 8, 3, CLASSES), "avg", embed_dim=48, depth=3, num_heads=4, mlp_ratio=2, class_token=False
+    ),
+    "RegNet": lambda: models.RegNet(BlockParams([1, 1], [32, 64], [16, 16], [1, 1], [2, 2], 0.25), num_classes=CLASSES),
 }  # fmt: skip
 
 
@@ -142,14 +139,14 @@ def learn(name: str, *, steps: int = 400, batch: int = 32) -> tuple[nn.Module, f
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, 1.0, 20)
     rights: list[float] = []
     for step in range(steps):
-        given = spots(batch, step)
+        given = spots(batch, step, without=True)
         answers = net(given.images)
         F.cross_entropy(answers, given.classes).backward()
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
         rights.append(float((answers.argmax(1) == given.classes).double().mean()))
-        if step >= 60 and min(rights[-12:]) == 1:
+        if step >= 100 and min(rights[-30:]) == 1:
             break
     net.eval()
     new = spots(128, 10**6)
@@ -165,17 +162,13 @@ def hits(found: fv.Attribution, given: Spots) -> Tensor:
 
 
 def before(net: nn.Module, image: Tensor, layer: str) -> str | None:
-    """The module that returned a map last before `layer` did, and not the same one."""
-    seen = walk(net, Inputs.of(image))
-    last = next((call for call in seen.layers if call.name == layer), None)
-    order = float("inf") if last is None else last.order
-    inside = f"{layer}."
-    names = [
-        call.name
-        for call in seen.layers[1:]
-        if call.maps is not None and call.module is not None and call.order < order and not call.name.startswith(inside)
-    ]
-    return names[-1] if names else None
+    """The module that returned another map last before this one."""
+    calls = [call for call in walk(net, Inputs.of(image)).layers[1:] if call.maps is not None]
+    at = next((i for i, call in enumerate(calls) if call.name == layer), None)
+    if at is None:  # a container, which returns what the last layer in it does, or a layer that does nothing
+        at = max((i for i, call in enumerate(calls) if call.name.startswith(f"{layer}.")), default=len(calls) - 1)
+    earlier = [call.name for call in calls[:at] if call.module is not None]
+    return earlier[-1] if earlier else None
 
 
 def main() -> None:

@@ -57,10 +57,10 @@ def look_at(built: Built) -> dict[str, Finding]:
     return {name: _judged(globals()[f"_{name}"], built, seen) for name in CHECKS}
 
 
-def _judged(check: Callable[[Built, _Witness], str], built: Built, seen: _Witness) -> Finding:
+def _judged(check: Callable[[Built, _Witness, Memory], str], built: Built, seen: _Witness) -> Finding:
     memory = Memory()
     try:
-        state, text = "right", check(built, seen)
+        state, text = "right", check(built, seen, memory)
     except Wrong as error:
         state, text = "wrong", str(error)
     except FeatvizError as error:
@@ -79,11 +79,18 @@ class Memory:
             ctypes.CDLL(None).malloc_trim(0)
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
-        self._before = self._status("VmRSS")
+        self._before, self._grown = self._status("VmRSS"), 0
+
+    def stop(self) -> None:
+        """What comes now is not counted."""
+        self._grown = self._grown or self._since()
 
     def grown(self) -> int:
-        """Bytes, at most, since."""
-        return max(0, self._status("VmHWM") - self._before)
+        """Bytes, at most, until it was stopped or until now."""
+        return self._grown or self._since()
+
+    def _since(self) -> int:
+        return max(1, self._status("VmHWM") - self._before)
 
     @staticmethod
     def _status(entry: str) -> int:
@@ -143,11 +150,12 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(part)
 
 
-def _capture(built: Built, seen: _Witness) -> str:
+def _capture(built: Built, seen: _Witness, memory: Memory) -> str:
     before = {name: len(module._forward_hooks) for name, module in built.net.named_modules()}
     with torch.no_grad(), fv.capture(built.net, "*") as acts:
         torch.manual_seed(1)
         output = built()
+    memory.stop()
     if not _same(_copied(output), seen.output):
         raise Wrong("the model returned something else")
     names = [name for name in filter(None, seen.calls) if name in {key.partition("#")[0] for key in acts}]
@@ -175,19 +183,22 @@ def _same(one: Any, other: Any) -> bool:
 # The map that a heatmap is drawn from, beside gradients that are cut
 
 
-def _heatmap(built: Built, seen: _Witness) -> str:
-    if not built.classes:
-        found = fv.attribute(built.net, built.images, additional_forward_args=built.args, keywords=built.keywords)
-        raise Wrong(f"drew {found.layer} of what is no class")
-    graph = _Graph(built, [])
+def _heatmap(built: Built, seen: _Witness, memory: Memory) -> str:
+    refusal, found = None, None
     try:
         found = fv.attribute(built.net, built.images, additional_forward_args=built.args, keywords=built.keywords)
     except FeatvizError as error:
-        if not graph.reaches(set()):
-            return "no gradient, as is said"
-        raise Wrong(str(error)) from error
-    if any(name.partition("#")[0] not in seen.calls for name in found.layers):
-        graph = _Graph(built, [n for n in found.layers if n.partition("#")[0] not in seen.calls])
+        refusal = error
+    memory.stop()
+    if not built.classes:
+        if refusal is None:
+            raise Wrong("drew what is of no class")
+        raise refusal
+    if found is None:
+        if _Graph(built, []).reaches(set()):
+            raise Wrong(str(refusal))
+        return "no gradient, as is said"
+    graph = _Graph(built, [name for name in found.layers if name.partition("#")[0] not in seen.calls])
     chosen = [graph.number(name) for name in found.layers]
     if graph.reaches(set(chosen)):
         raise Wrong(f"{found.where}: the answer passes beside it")
@@ -240,7 +251,7 @@ class _Graph:
 
     def note(self, name: str, output: Any) -> None:
         """Keep what a call returned, and a way to cut its gradient."""
-        tensor = next((t for t in _tensors(output) if t.requires_grad), None)
+        tensor = output if isinstance(output, Tensor) and output.requires_grad else None
         if tensor is None or not name or tensor.grad_fn is None:
             return
         number = len(self.noted)
@@ -300,10 +311,11 @@ class _Functions(TorchFunctionMode):
 # Overview, beside what becomes of a corner of the image
 
 
-def _overview(built: Built, _: _Witness) -> str:
+def _overview(built: Built, _: _Witness, memory: Memory) -> str:
     picture = fv.overview(
         built.net, built.images, additional_forward_args=built.args or None, keywords=built.keywords or None
     )
+    memory.stop()
     drawn = [_Cell.of(label) for label in picture.labels]
     high, wide = built.images.shape[2:]
     for cell in drawn:
@@ -329,7 +341,7 @@ class _Cell(NamedTuple):
 # Kernels, beside impulses
 
 
-def _kernels(built: Built, seen: _Witness) -> str:
+def _kernels(built: Built, seen: _Witness, memory: Memory) -> str:
     kinds: dict[Any, str] = {}
     large = 0
     for name, module in built.net.named_modules():
@@ -343,6 +355,7 @@ def _kernels(built: Built, seen: _Witness) -> str:
         layer = built.net.get_submodule(name)
         try:
             weight = _drawn(built.net, name)
+            memory.stop()
         except LayerError as error:
             refused.append(f"{name}: {error}")
             continue
@@ -385,13 +398,13 @@ def impulses(layer: nn.Module, channels: int) -> Tensor:
     size = [r + 4 * s for r, s in zip(reach, layer.stride, strict=True)]
     quiet = torch.zeros(1, layer.in_channels, *size, dtype=torch.double)
 
-    def answers(places: list[tuple[Any, ...]], read: Callable[[Tensor], Tensor]) -> Tensor:
-        """Of a 1 at each of these, what is read of the answers; some at a time."""
+    def answers(places: list[tuple[Any, ...]], read: Callable[[Tensor], Tensor], *, noise: bool = False) -> Tensor:
+        """Of a 1 at each of these, or of noise there, what is read of the answers; some at a time."""
         found, part = [], max(1, _ENTRIES // quiet.numel())
         for start in range(0, len(places), part):
             given = quiet.repeat(len(places[start : start + part]), 1, 1, 1)
             for one, at in zip(given, places[start : start + part], strict=True):
-                one[at] = 1
+                one[at] = torch.rand_like(one[at]) if noise else 1
             found.append(read(layer(given) - still))
         return torch.cat(found)
 
@@ -400,12 +413,12 @@ def impulses(layer: nn.Module, channels: int) -> Tensor:
         middle = [n // 2 for n in (size if transposed else still.shape[2:])]
         every = slice(None)
         if transposed:  # where the middle place writes to
-            (written,) = answers([(every, *middle)], lambda answer: answer.abs().amax(1))
+            (written,) = answers([(every, *middle)], lambda answer: answer.abs().amax(1), noise=True)
             starts = [int((written.amax(1 - axis) > 1e-12).nonzero()[0]) for axis in (0, 1)]
         else:  # from where the middle place reads
             read = lambda answer: answer[:, :, middle[0], middle[1]].abs().amax(1)
-            down = answers([(every, row) for row in range(size[0])], read)
-            across = answers([(every, every, column) for column in range(size[1])], read)
+            down = answers([(every, row) for row in range(size[0])], read, noise=True)
+            across = answers([(every, every, column) for column in range(size[1])], read, noise=True)
             starts = [int((seen > 1e-12).nonzero()[0]) for seen in (down, across)]
         taps = [
             tuple(start + d * tap for start, d, tap in zip(starts, layer.dilation, ij, strict=True))
@@ -424,10 +437,11 @@ def impulses(layer: nn.Module, channels: int) -> Tensor:
 # Summary and shapes, beside what hooks saw
 
 
-def _summary(built: Built, seen: _Witness) -> str:
+def _summary(built: Built, seen: _Witness, memory: Memory) -> str:
     found = fv.summary(
         built.net, built.images, additional_forward_args=built.args or None, keywords=built.keywords or None
     )
+    memory.stop()
     parameters = sum(parameter.numel() for parameter in built.net.parameters())
     if found.parameters != parameters:
         raise Wrong(f"{found.parameters:,} parameters of {parameters:,}")
@@ -442,8 +456,9 @@ def _summary(built: Built, seen: _Witness) -> str:
     return f"{len(found.layers)} layers"
 
 
-def _shapes(built: Built, seen: _Witness) -> str:
+def _shapes(built: Built, seen: _Witness, memory: Memory) -> str:
     found = fv.shapes(built.net, built.images, *built.args, keywords=built.keywords or None)
+    memory.stop()
     for key, value in found.items():
         size = value
         while not isinstance(size, torch.Size) and isinstance(size, (dict, list, tuple)) and size:

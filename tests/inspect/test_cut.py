@@ -158,7 +158,21 @@ class Hard(nn.Module):
         return self.head(self.log(self.second(self.hard(self.first(x)))).mean((2, 3)))
 
 
+class LateToken(Transformer):
+    """Its class token joins the places before the last block, as in PVT: what goes round the norm there is no image's."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.Sequential(Block(), Block())
+        self.last = Block()
+
+    def forward(self, x):
+        x = self.blocks(self.embed(x).flatten(2).transpose(1, 2))
+        return self.head(self.norm(self.last(torch.cat([self.token.expand(len(x), -1, -1), x], 1)))[:, 0])
+
+
 NETS = {
+    "a late class token": (LateToken, ("last.norm1",)),
     "patches merged": (Merging, ("norm",)),
     "tokens beside a map": (Crossed, ("norm", "coarse")),
     "hard activations": (Hard, ("log",)),

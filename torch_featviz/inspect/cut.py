@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Hashable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from math import inf
 from typing import Any, TypeAlias
@@ -132,18 +134,20 @@ def answer_map(net: nn.Module, inputs: Inputs, figure: Callable[[Any], Tensor]) 
             output = run(net, inputs.at(image, slice(None)))
         answer = figure(output).sum()
     maps = _maps(seen, {name for name, _ in net.named_modules()})
-    graph = _Graph(get_gradient_edge(answer), get_gradient_edge(image))
-    edges: Any = [*(GradientEdge(*edge) for edge in maps), image]
-    gradients = torch.autograd.grad(answer, edges, allow_unused=True)
-    if gradients[-1] is None or not bool(gradients[-1].any()):
+    graph, live = _Graph(get_gradient_edge(answer), get_gradient_edge(image)), set[_Edge]()
+    with ExitStack() as hooks:  # gradients are looked at as they come by, and not kept
+        for edge, found in maps.items():
+            note = partial(_note, live, edge, found)
+            hooks.callback(edge[0].register_prehook(note).remove)
+        (gradient,) = torch.autograd.grad(answer, image, allow_unused=True, retain_graph=True)
+    if gradient is None or not bool(gradient.any()):
         raise OptionError(
             f"the gradient of the answer of {type(net).__name__} is 0 everywhere, as in a network whose head was "
             "filled with zeros and never trained; there is nothing to explain."
         )
-    pairs = zip(maps.items(), gradients, strict=False)
-    live = {edge: found for (edge, found), gradient in pairs if _live(found, gradient)}
-    if chosen := graph.latest_cut(live.keys()):
-        return _as_result([found for edge, found in live.items() if edge in chosen])
+    if chosen := graph.latest_cut(live):
+        order = [edge for edge in maps if edge in live]
+        return _as_result([maps[edge] for edge in _latest_within(chosen, order, maps, answer, image)])
     raise LayerError(
         f"{type(net).__name__} has no map through which its answer passes; name a layer, of which featviz layers and "
         "layer_names(model) list all."
@@ -170,14 +174,45 @@ def _maps(seen: Sequence[tuple[str, _Edge, Layout]], modules: set[str]) -> dict[
     return maps
 
 
-def _live(found: _Found, gradient: Tensor | None) -> bool:
-    """Whether the answer depends on more than one of its places."""
+def _note(live: set[_Edge], edge: _Edge, found: _Found, gradients: tuple[Tensor | None, ...]) -> None:
+    """Put an edge among those where the answer depends on more than one place of the map, if it does."""
+    gradient = gradients[edge[1]]
     if gradient is None:
-        return False
-    try:
-        return int((found[1].maps(gradient) != 0).any(1).sum()) > 1
-    except ShapeError:
-        return False
+        return
+    with suppress(ShapeError):
+        if int((found[1].maps(gradient) != 0).any(1).sum()) > 1:
+            live.add(edge)
+
+
+def _latest_within(
+    chosen: set[_Edge], order: list[_Edge], maps: dict[_Edge, _Found], answer: Tensor, image: Tensor
+) -> list[_Edge]:
+    """The chosen maps in their order; or a later one, past which nothing of the image comes to the answer.
+
+    A residual goes round the norm before an attention; but of a class token that is still the same for all images, it
+    brings nothing of the image.
+    """
+    found = [edge for edge in order if edge in chosen]
+    layout = maps[found[0]][1]
+    if len(found) > 1 or not layout.prefix + layout.suffix:
+        return found
+    later = order[order.index(found[0]) + 1 :]
+    here, *there = (GradientEdge(*edge) for edge in (*found, *later))
+    whole, *parts = torch.autograd.grad(answer, [here, *there], retain_graph=True)
+    for edge, way, part in reversed(list(zip(later, there, parts, strict=True))):
+        (by,) = _grad(way, here, part)
+        past = whole if by is None else whole - by
+        past = torch.where(past.abs() > 1e-5 * whole.abs().max(), past, 0)
+        if layout.maps(past).any():  # in places
+            continue
+        (reached,) = _grad(here, image, past)
+        if reached is None or not bool(reached.any()):
+            return [edge]
+    return found
+
+
+def _grad(of: GradientEdge, to: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    return torch.autograd.grad([of], [to], [gradient], allow_unused=True, retain_graph=True)
 
 
 class _Graph:
