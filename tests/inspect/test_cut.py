@@ -159,7 +159,7 @@ class Hard(nn.Module):
 
 
 class LateToken(Transformer):
-    """Its class token joins the places before the last block, as in PVT: what goes round the norm there is no image's."""
+    """Its class token joins before the last block, as in PVT: what goes round the norm there is of no image."""
 
     def __init__(self):
         super().__init__()
