@@ -6,10 +6,11 @@ Nothing else in the package names a private part of PyTorch; a test holds that.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from functools import wraps
 from inspect import signature
 from types import CodeType, FrameType
-from typing import Any, TypeAlias
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, UntypedStorage, nn
@@ -69,6 +70,9 @@ def any_global_hook() -> bool:
         return bool(ask())
     return any(getattr(_module, name, None) for name in _GLOBAL_HOOKS)
 
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # Autograd and storages
 
@@ -140,22 +144,26 @@ def schema_of(operator: Any) -> Any:
     return operator._schema
 
 
-class TorchDispatchMode(_TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """A mode whose `__torch_dispatch__` sees every operator, and which Dynamo does not compile.
+def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
+    """The same function, which Dynamo does not compile, nor what it calls.
 
-    PyTorch 2.9 and later would import Dynamo for that, which takes seconds. Here it is kept out where it was imported.
+    PyTorch imports Dynamo for that, which takes seconds. Here it is kept out where it was imported.
     """
+    disabled = _disable_dynamo(function, recursive=True)  # imports Dynamo when it is called
+
+    @wraps(function)
+    def either(*args: P.args, **kwargs: P.kwargs) -> R:
+        return (disabled if dynamo_is_imported() else function)(*args, **kwargs)
+
+    return either
+
+
+class TorchDispatchMode(_TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """A mode whose `__torch_dispatch__` sees every operator, and is not compiled."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)  # type: ignore[no-untyped-call]
-        dispatch = cls.__torch_dispatch__
-        disabled = _disable_dynamo(dispatch, recursive=True)  # imports Dynamo when it is called
-
-        @wraps(dispatch)
-        def either(*args: Any, **kwargs: Any) -> Any:
-            return (disabled if dynamo_is_imported() else dispatch)(*args, **kwargs)
-
-        cls.__torch_dispatch__ = either  # type: ignore[method-assign]
+        cls.__torch_dispatch__ = uncompiled(cls.__torch_dispatch__)  # type: ignore[method-assign]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:

@@ -152,8 +152,9 @@ def test_tokens_of_a_vision_transformer_are_maps(look, tmp_path):
         page = look(f"layer={name}", file)
         assert page.inner_text("#maps-note").startswith("Tokens as 2×2 places; 1 without a place is not drawn.")
         assert page.locator("#maps .map").count() == values[name].shape[-1]
-        page.locator("#maps .map", has_text="1 ·").first.wait_for()
-        box = page.locator('#maps .map[data-place="1"] canvas').bounding_box()
+        cell = page.locator('#maps .map[data-place="1"] canvas')
+        cell.scroll_into_view_if_needed()
+        box = cell.bounding_box()
         page.mouse.move(box["x"] + box["width"] / 4, box["y"] + 3 * box["height"] / 4)
         assert page.inner_text("#place").startswith("channel 1, row 1, column 0 of")
         assert float(page.inner_text("#value")) == pytest.approx(float(values[name][0, 3, 1]), rel=1e-3, abs=1e-6)

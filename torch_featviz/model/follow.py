@@ -8,7 +8,14 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
-from torch_featviz.torch_private import StorageWeakRef, TorchDispatchMode, schema_of, storage_id, tree_leaves
+from torch_featviz.torch_private import (
+    StorageWeakRef,
+    TorchDispatchMode,
+    schema_of,
+    storage_id,
+    tree_leaves,
+    uncompiled,
+)
 
 T = TypeVar("T")
 _CONSTANT = (
@@ -90,6 +97,7 @@ class Follower(TorchDispatchMode, Generic[T]):
         """`tensor` was written to in place."""
         self.put(tensor, trace)
 
+    @uncompiled
     def put(self, tensor: Tensor, trace: T) -> None:
         """This is known of `tensor` from now on."""
         key = key_of(tensor)
