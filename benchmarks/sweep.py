@@ -29,7 +29,7 @@ from benchmarks.sweep_models import Subject, subjects
 QUESTIONS = {
     "capture": "what each layer returned, to the bit, as hooks of our own see it",
     "heatmap": "the map that a class's score depends on: gradients are cut there and at all that comes later",
-    "overview": "the layers drawn, each as the image lies",
+    "overview": "the layers drawn, each in the proportions of the image",
     "kernels": "those drawn, as one delta for each tap finds them",
     "summary": "layers, parameters, shapes and calls",
     "shapes": "of each layer, without computing one",

@@ -1,6 +1,7 @@
 """What `benchmarks/sweep.py` asks of one model, each answer held against one that is found in another way.
 
-The other ways use hooks, gradients and impulses of their own, and nothing of `torch_featviz`.
+The other ways are hooks, gradients that are cut, impulses, and how a map has to lie; of `torch_featviz` they take only
+the names that it gives to functional calls.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from benchmarks.sweep_models import Built
 from torch_featviz.errors import FeatvizError, LayerError
 
 CHECKS = ("capture", "heatmap", "overview", "kernels", "summary", "shapes")
-_ONE_D, _TWO_D = (nn.Conv1d, nn.ConvTranspose1d), (nn.Conv2d, nn.ConvTranspose2d)
+_TWO_D = (nn.Conv2d, nn.ConvTranspose2d)
 FUNCTIONAL = "(a functional call)"
 _KERNELS, _CHANNELS = 8, 3  # layers of a model whose kernels are looked at, and channels of each
 _LARGEST, _ENTRIES = 5_000_000, 2**24  # weights of such a layer, and numbers that it is given at once
@@ -308,7 +309,7 @@ class _Functions(TorchFunctionMode):
         return output
 
 
-# Overview, beside what becomes of a corner of the image
+# Overview, beside the image's own proportions
 
 
 def _overview(built: Built, _: _Witness, memory: Memory) -> str:
@@ -372,7 +373,7 @@ def _kernels(built: Built, seen: _Witness, memory: Memory) -> str:
 
 
 def _drawn(net: nn.Module, name: str) -> Tensor:
-    """The kernels that `fv.kernels` draws."""
+    """The kernels that `fv.kernels` draws, as numbers: a picture of them has colours only."""
     from torch_featviz.model.weights import planes_of  # noqa: PLC0415
 
     fv.kernels(net, name, limit=2)
