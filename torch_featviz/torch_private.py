@@ -6,6 +6,7 @@ Nothing else in the package names a private part of PyTorch; a test holds that.
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
 from functools import wraps
 from inspect import signature
@@ -31,7 +32,7 @@ from torch.nn.modules.pooling import (
     _MaxPoolNd,
 )
 from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
-from torch.utils._python_dispatch import TorchDispatchMode as _TorchDispatchMode
+from torch.utils import _python_dispatch as _dispatch
 from torch.utils._pytree import tree_leaves as tree_leaves  # noqa: PLC0414
 
 # Kinds of layers
@@ -158,7 +159,7 @@ def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
     return either
 
 
-class TorchDispatchMode(_TorchDispatchMode):  # type: ignore[no-untyped-call]
+class TorchDispatchMode(_dispatch.TorchDispatchMode):  # type: ignore[no-untyped-call]
     """A mode whose `__torch_dispatch__` sees every operator, and is not compiled."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -172,8 +173,53 @@ class TorchDispatchMode(_TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __enter__(self) -> TorchDispatchMode:
         if dynamo_is_imported():
             skip_in_dynamo(type(self).__torch_dispatch__.__code__)
-        super().__enter__()  # type: ignore[no-untyped-call]
+        with _flags.lock:
+            if not _flags.modes:
+                _flags.read()
+            super().__enter__()  # type: ignore[no-untyped-call]
+            _flags.modes.append(self)
         return self
+
+    def __exit__(self, *error: object) -> None:
+        with _flags.lock:
+            _flags.modes.remove(self)
+            super().__exit__(*error)  # type: ignore[no-untyped-call]
+            _flags.write()
+
+
+class _Flags:
+    """Whether a dispatch mode is on: PyTorch's flags, one for all threads. While they are set, Dynamo compiles nothing.
+
+    A mode of PyTorch's puts back, at its end, what it found at its beginning. Of two threads whose modes overlap, the
+    one that ends last so leaves Dynamo off for good. Here the flags are told from the modes that are on.
+    """
+
+    KINDS: tuple[tuple[str, Callable[[Any], bool]], ...] = (
+        ("_is_in_torch_dispatch_mode", lambda _mode: True),
+        ("_is_in_non_infra_torch_dispatch_mode", lambda mode: not mode.is_infra_mode()),
+        ("_is_in_any_mode_without_ignore_compile_internals", lambda mode: not mode.ignore_compile_internals()),
+    )
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.modes: list[TorchDispatchMode] = []  # of this package, in all threads
+        self._before: dict[str, bool] = {}
+
+    def read(self) -> None:
+        """No mode of this package is on."""
+        self._before = {name: getattr(_dispatch, name) for name, _ in self.KINDS if hasattr(_dispatch, name)}
+
+    def write(self) -> None:
+        """A mode has ended."""
+        for name, counts in self.KINDS:
+            if name in self._before:  # the last one is not in torch 2.6
+                setattr(_dispatch, name, self._before[name] or any(map(counts, self.modes)))
+        tell = getattr(_dispatch, "set_is_in_mode_without_ignore_compile_internals", None)
+        if tell is not None:  # it is also kept in C++
+            tell(_dispatch._is_in_any_mode_without_ignore_compile_internals)
+
+
+_flags = _Flags()
 
 
 # Modes for functions

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from torch_featviz.capture import Moments, capture, session
 from torch_featviz.errors import LayerError
+from torch_featviz.inspect import summary
 
 X = torch.randn(2, 3, 6, 6)
 
@@ -98,6 +100,51 @@ def test_captures_of_one_thread_may_nest_while_another_captures_another_model():
     for model, value in zip(models, expected, strict=True):
         assert torch.equal(model[0][0](X), value)
         assert not any("forward" in vars(module) for module in model.modules())
+
+
+CALLED, GO_ON = (threading.Event(), threading.Event()), (threading.Event(), threading.Event())
+
+
+class Turns(nn.Module):
+    """Tells that it was called, and waits until it may go on."""
+
+    def __init__(self, i):
+        super().__init__()
+        self.i = i
+
+    def forward(self, x):
+        CALLED[self.i].set()
+        assert GO_ON[self.i].wait(10)
+        return x + 1
+
+
+def gradients(model, x):
+    with capture(model, of="grad"):
+        model(x)
+
+
+@pytest.mark.parametrize("last", [0, 1])
+@pytest.mark.parametrize("look", [summary, gradients])
+def test_what_two_threads_look_at_leaves_dynamo_on(look, last):
+    """PyTorch's dispatch modes and its stance are told by flags for all threads; each puts back what it found."""
+
+    def compiled_frames():
+        torch._dynamo.reset()
+        counter = CompileCounterWithBackend("eager")
+        torch.compile(lambda x: x.sin() + 1, backend=counter)(X)
+        return counter.frame_count
+
+    assert compiled_frames() == 1
+    for event in (*CALLED, *GO_ON):
+        event.clear()
+    threads = [threading.Thread(target=look, args=(Turns(i), X)) for i in range(2)]
+    for thread, called in zip(threads, CALLED, strict=True):
+        thread.start()
+        assert called.wait(10)
+    for i in (1 - last, last):
+        GO_ON[i].set()
+        threads[i].join()
+    assert compiled_frames() == 1
 
 
 def test_two_threads_may_not_run_the_model_at_once_in_one_block():

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from threading import RLock
 from types import CodeType
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 
@@ -54,21 +55,34 @@ def uncompiled() -> AbstractContextManager[Any]:
 
 
 class Uncompiled:
-    """`torch.compiler.set_stance("force_eager")`, which no interrupt can leave set.
+    """`torch.compiler.set_stance("force_eager")`, which no interrupt can leave set, nor blocks of several threads.
 
-    A stance is in force as soon as the object is made; `extend` keeps it before Python looks for interrupts again.
+    The stance is one for all threads: the first block to begin sets it, and the last one to end puts back what was.
+    A stance is in force as soon as the object is made; Python looks for no interrupt before it is kept.
     """
 
-    def __init__(self) -> None:
-        self._stances: list[Any] = []
+    _lock = RLock()
+    _blocks: ClassVar[list[Uncompiled]] = []
+    _stances: ClassVar[list[Any]] = []
 
     def __enter__(self) -> None:
         try:
-            self._stances.extend(map(_set_stance, ["force_eager"]))
+            with self._lock:
+                self._blocks.append(self)
+                if len(self._blocks) == 1:
+                    self._stances[:] = map(_set_stance, ["force_eager"])
         except BaseException:
             self.__exit__()
             raise
 
     def __exit__(self, *error: object) -> None:
-        for stance in self._stances:
-            stance.__exit__(None, None, None)
+        try:
+            with self._lock:
+                if self in self._blocks:
+                    self._blocks.remove(self)
+        finally:
+            with self._lock:
+                if not self._blocks:
+                    for stance in self._stances:
+                        stance.__exit__(None, None, None)
+                    self._stances.clear()
