@@ -172,7 +172,8 @@ class TorchDispatchMode(_dispatch.TorchDispatchMode):  # type: ignore[no-untyped
 
     def __enter__(self) -> TorchDispatchMode:
         if dynamo_is_imported():
-            skip_in_dynamo(type(self).__torch_dispatch__.__code__)
+            for function in (type(self).__torch_dispatch__, type(self).__exit__, _flags.read, _flags.write):
+                skip_in_dynamo(function.__code__)
         with _flags.lock:
             if not _flags.modes:
                 _flags.read()
