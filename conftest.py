@@ -12,6 +12,8 @@ settings.register_profile("full", max_examples=300, deadline=None)  # --hypothes
 settings.load_profile("quick")
 
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # its pool of processes takes longer to start than it saves
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported: kernels run on the CPU
 if "PYTEST_XDIST_WORKER" in os.environ:  # threads of several would wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of what the tests start
     torch.set_num_threads(1)

@@ -13,21 +13,35 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, kineto_available, profile
 
+from torch_featviz.model.copier import copied
 from torch_featviz.model.layers import Layers
-from torch_featviz.model.values import tensors
+from torch_featviz.model.values import map_tensors, tensors
+from torch_featviz.torch_private import UNKNOWN_VALUES, FakeTensorMode, TorchDispatchMode, returns_views
 
 from .capture import Activations, capture
 from .capture.inplace import memory_of
+from .capture.reduce import launching
 from .errors import LayerError, OptionError
 from .model.untouched import Kept
 
-__all__ = ["Added", "Overhead", "Ratio", "added", "overhead", "paired", "peak_memory", "settled"]
+__all__ = [
+    "Added",
+    "Launches",
+    "Overhead",
+    "Ratio",
+    "added",
+    "launches",
+    "overhead",
+    "paired",
+    "peak_memory",
+    "settled",
+]
 
 T = TypeVar("T")
 
@@ -239,6 +253,132 @@ def overhead(
         peak_over_bare=None if peak is None or bare_peak is None else peak - bare_peak,
         device=str(device),
     )
+
+
+class Launches(NamedTuple):
+    """What a capture adds to a forward on a GPU, in launches.
+
+    Attributes:
+        bare: kernels, copies and fills of the forward alone.
+        added: those that come on top of it.
+        waits: how often the CPU waits for the device because of the capture.
+    """
+
+    bare: int
+    added: int
+    waits: int
+
+
+def launches(model: nn.Module, inputs: Any, layers: Layers = None, **options: Any) -> Launches:
+    """Count what capturing `layers` adds to one forward of `model` on a GPU, also where there is none.
+
+    On a GPU by the profiler (which has not been run yet). Elsewhere a copy of the model runs whose tensors say that
+    they are on a GPU and hold no values: each operator counts as one launch, unless it returns a view or unwritten
+    memory; a few of PyTorch's launch several kernels. The count is the same on all machines, and can stand in a test.
+    The second forward of the block counts; the first is watched, and costs more.
+
+    Args:
+        inputs: the model's argument, or a tuple of its arguments.
+        layers: as for `capture`.
+        options: as for `capture`.
+    Raises:
+        LayerError: `model` has no such layer.
+        OptionError: without a GPU, the forward itself depends on values that are not there.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True))
+        >>> launches(net, torch.zeros(1, 3, 8, 8))  # a copy, before the ReLU writes
+        Launches(bare=2, added=1, waits=0)
+    """
+    arguments = inputs if isinstance(inputs, tuple) else (inputs,)
+    on_gpu = any(tensor.is_cuda for tensor in (*tensors(arguments), *model.parameters()))
+    with Kept(model).restored(), (_profiled if on_gpu else _on_fake_gpu)(model, arguments) as (net, given, counted):
+        bare = counted(lambda: net(*given))
+        with capture(net, layers, **options):
+            net(*given)
+            inside = counted(lambda: net(*given))
+    return Launches(bare.launches, inside.launches - bare.launches, inside.waits - bare.waits)
+
+
+class _Counted(NamedTuple):
+    launches: int
+    waits: int
+
+
+_Counting: TypeAlias = tuple[nn.Module, Any, Callable[[Callable[[], object]], _Counted]]
+_WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
+
+
+@contextmanager
+def _profiled(model: nn.Module, arguments: tuple[Any, ...]) -> Iterator[_Counting]:
+    def counted(call: Callable[[], object]) -> _Counted:
+        torch.cuda.synchronize()
+        with _quiet_profiler(), profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+            call()
+        events = seen.events() or []
+        on_device = [event for event in events if event.device_type.name == "CUDA"]
+        return _Counted(len(on_device), sum(event.name in _WAITS for event in events))
+
+    model(*arguments)
+    yield model, arguments, counted
+
+
+@contextmanager
+def _on_fake_gpu(model: nn.Module, arguments: tuple[Any, ...]) -> Iterator[_Counting]:
+    def counted(call: Callable[[], object]) -> _Counted:
+        with counter:
+            counter.launches = counter.waits = 0
+            call()
+        return _Counted(counter.launches, counter.waits)
+
+    counter = _Counter()
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake, launching.counting(counter.launched):
+
+        def on_gpu(tensor: Tensor) -> Tensor:
+            empty = fake.from_tensor(tensor.detach()).to("cuda")
+            return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+
+        try:
+            yield copied(model, on_gpu, evaluates=False), map_tensors(on_gpu, arguments), counted
+        except UNKNOWN_VALUES as error:
+            raise OptionError(
+                f"without a GPU there are no values that this forward could depend on: {error}"
+            ) from error
+
+
+class _Counter(TorchDispatchMode):
+    """Counts the operators that launch something on a GPU, and those that wait for one."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.launches = self.waits = 0
+
+    def launched(self) -> None:
+        """A kernel of this package, or a table that is sent to it."""
+        self.launches += 1
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = list(tensors((args, kwargs)))
+        if func is torch.ops.aten._local_scalar_dense.default:
+            self.waits += given[0].is_cuda
+        result = func(*args, **(kwargs or {}))
+        touched = [*given, *tensors(result)]
+        if any(tensor.is_cuda for tensor in touched) and not (returns_views(func) or _name(func) in _LAUNCH_NOTHING):
+            self.launches += 1
+            self.waits += any(tensor.device.type == "cpu" for tensor in tensors(result))
+        return result
+
+
+def _name(operator: Any) -> str:
+    return str(operator).split(".")[1]
+
+
+_LAUNCH_NOTHING = {  # they make or change what describes memory, and write none
+    *("empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided"),
+    *("_unsafe_view", "_reshape_alias", "device", "set_", "resize_", "record_stream"),
+}
 
 
 def peak_memory(call: Callable[[], object], *, device: str | torch.device = "cpu") -> int | None:

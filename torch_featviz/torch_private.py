@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, UntypedStorage, nn
 from torch._C import _functorch
 from torch._compile import _disable_dynamo
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+from torch._subclasses.fake_tensor import FakeTensorMode as FakeTensorMode  # noqa: PLC0414
 from torch.multiprocessing import reductions
 from torch.nn.modules import module as _module
 from torch.nn.modules.activation import __all__ as _activation_names
@@ -145,6 +147,13 @@ def schema_of(operator: Any) -> Any:
     return operator._schema
 
 
+def returns_views(operator: Any) -> bool:
+    """Whether all that an operator returns lies in memory that it was given, and it writes nothing."""
+    schema = schema_of(operator)
+    returned = [each.alias_info for each in schema.returns]
+    return not schema.is_mutable and bool(returned) and all(each is not None for each in returned)
+
+
 def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
     """The same function, which Dynamo does not compile, nor what it calls.
 
@@ -222,6 +231,8 @@ class _Flags:
 
 _flags = _Flags()
 
+
+UNKNOWN_VALUES = (DataDependentOutputException, DynamicOutputShapeException)  # of a tensor that has none
 
 # Modes for functions
 

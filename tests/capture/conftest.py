@@ -130,6 +130,27 @@ def figures(reducer: Any) -> dict[str, Any]:
     return {name: torch.as_tensor(getattr(reducer, name)) for name in names}
 
 
+def check_moments(moments: Any, columns: Any) -> None:
+    """Against `columns`: one float64 array per channel, of all values."""
+    for i, values in enumerate(columns):
+        finite = values[np.isfinite(values)]
+        assert moments.count[i] == finite.size
+        assert moments.nan[i] == np.isnan(values).sum()
+        assert moments.inf[i] == np.isinf(values).sum()
+        assert moments.zero_share[i] == pytest.approx((values == 0).mean(), rel=1e-15)
+        if not finite.size:
+            assert torch.stack([moments.mean, moments.std, moments.min, moments.max])[:, i].isnan().all()
+            assert not moments.dead[i]
+            continue
+        assert moments.min[i] == finite.min()
+        assert moments.max[i] == finite.max()
+        assert moments.dead[i] == (finite.max() <= 0)
+        peak = np.abs(finite).max() or 1.0  # else float64 itself cannot square 1e-200
+        std = (finite / peak).std() * peak if np.ptp(finite) else 0.0
+        assert float(moments.std[i]) == pytest.approx(std, rel=1e-5, abs=1e-30)
+        assert float(moments.mean[i]) == pytest.approx(finite.mean(), rel=1e-12, abs=1e-6 * std)
+
+
 def agree(a: Any, b: Any, rtol: float = 0.0, atol: float = 0.0) -> None:
     """Raise unless all figures of both are equal."""
     a, b = figures(a), figures(b)
@@ -141,4 +162,12 @@ def agree(a: Any, b: Any, rtol: float = 0.0, atol: float = 0.0) -> None:
 
 @pytest.fixture(scope="session")
 def streams() -> SimpleNamespace:
-    return SimpleNamespace(batches=batches, as_float=as_float, fed=fed, figures=figures, agree=agree, compiled=compiled)
+    return SimpleNamespace(
+        batches=batches,
+        as_float=as_float,
+        fed=fed,
+        figures=figures,
+        agree=agree,
+        compiled=compiled,
+        check_moments=check_moments,
+    )

@@ -62,6 +62,7 @@ class Recorder:
         self.functions = FunctionCalls()
         self.given: Any = None  # arguments of the latest forward; once the block is over without their values
         self.open = True
+        self.handed_out = False  # whether somebody may look at what changes with the next forward
         self.running = False
         self.careful: frozenset[nn.Module] | Everything = EVERYTHING
         self.by_reference = type(self) is Recorder and not stop and into is None
@@ -258,6 +259,9 @@ class Recorder:
             self.records.append(name, self.keeper.out_of_graph(value), relaid=relaid)
 
     # Reading
+
+    def settle(self) -> None:
+        """What is still under way is done; for figures that wait."""
 
     def not_called(self) -> list[str]:
         """Captured layers of which the latest forward recorded nothing, in model order."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
@@ -18,13 +20,20 @@ from .asked import Scope, call_name
 from .channels import ChannelAxes
 from .eager import NOTHING, eager
 from .gradients import ReducedGradients
+from .inplace import versions_of
 from .recorder import Recorder
-from .reduce import Reducer, across_ranks
+from .reduce import Reducer, across_ranks, launching
 from .reduce.reducer import has_figures
+from .reduce.tables import Figures, Tables
+from .reduce.together import BUDGET, Together
 
 
 class Reduction(Recorder):
-    """Gives each output to its layer's reducer at once, and keeps nothing else."""
+    """Gives each output to its layer's reducer, and keeps nothing else.
+
+    On a CPU at once. Where each launch of a kernel costs more than what it computes, outputs wait by reference until
+    the forward ends; those that the network is known to overwrite do not wait, or as a copy.
+    """
 
     by_version = False
 
@@ -33,11 +42,18 @@ class Reduction(Recorder):
         self.reducers = {name: into.fresh() for name in scope.layers}
         self.left_out: dict[str, str] = {}  # layers without figures, and why
         self.axes = ChannelAxes(scope.model, needed=into.asks_for_channels)
-        self._fresh = into.fresh
+        self._into = into
+        self._together: dict[torch.device, Together] = {}  # by where outputs are
+        self._device: dict[str, torch.device] = {}  # of each layer's outputs
+        self._bytes = 0  # that wait
+        self._settled = 0  # changes that reducers know
+        self.handed_out = False  # whether somebody may hold reducers, and looks at them after the next forward
+        device = next((parameter.device for parameter in scope.model.parameters()), torch.device("cpu"))
+        self.by_version = self._waits = Figures.takes(into) and launching.available(device)
 
     def admit(self, name: str, globs: Iterable[str] = ()) -> None:
         super().admit(name, globs)
-        self.reducers[name] = self._fresh()
+        self.reducers[name] = self._into.fresh()
 
     def taker(self, name: str) -> _Taker:
         return _Taker(self, self.reducers[name], self.axes.by_number(name))
@@ -45,21 +61,40 @@ class Reduction(Recorder):
     @eager
     def begin(self, given: Any) -> AbstractContextManager[Any]:
         self.start()
-        around = [mode for mode in (self.axes.begin(self.reducers, given), self.look()) if mode is not NOTHING]
+        watch = self.overwriting.begin(self.calls, self.names, always_watch=False) if self._waits else None
+        if watch is not None:
+            self._reads = watch.reads
+        around = [self.axes.begin(self.reducers, given), watch or self.look()]
+        around = [mode for mode in around if mode is not NOTHING]
         return around[0] if len(around) == 1 else _all(around) if around else NOTHING
 
     @eager
     def end(self, unseen: Iterable[Tensor] = ()) -> None:
+        if unseen != ():
+            self._flush()
         super().end(unseen)
         self.axes.finish()
 
     @eager
     def leave(self) -> None:
+        if self.handed_out:
+            self.settle()
+        self._flush()
         super().leave()
         self.axes.leave()
 
     @eager
-    def keep(self, name: str, output: Any, copy: bool) -> None:  # noqa: ARG002 - it is looked at now
+    def enter_whole(self) -> None:
+        self._take_at_once()
+        super().enter_whole()
+
+    @eager
+    def enter_part(self, inputs: Any) -> None:
+        self._take_at_once()
+        super().enter_part(inputs)
+
+    @eager
+    def keep(self, name: str, output: Any, copy: bool) -> None:
         if name in self.left_out:
             return
         first = first_tensor(output)
@@ -67,10 +102,90 @@ class Reduction(Recorder):
             self.left_out[name] = f"it returned a {type(output).__name__}"
             return
         self.axes.note(name, first)
+        if self._waits and self._device.setdefault(name, first.device) != first.device:
+            self._take_at_once()
+        if self._waits and launching.available(first.device):
+            self._wait(name, first, copy)
+            return
         try:
             self.reducers[name].update(first, self.axes.of(name, first.dim()))
         except (DtypeError, ShapeError) as error:  # which are no reason to stop a training
             self.left_out[name] = str(error)
+
+    def _wait(self, name: str, output: Tensor, copy: bool) -> None:
+        """Have an output wait; with `copy` it will be overwritten."""
+        if copy and self.running and output.nbytes <= _SMALL:
+            output, copy = output.detach().clone(), False
+        self.overwriting.holds(output, len(self.calls))
+        self.calls.append((name, output, versions_of(output)))
+        self._bytes += output.nbytes
+        if copy or self._bytes > BUDGET:
+            self._read()
+        if not self.running:
+            self._flush()
+
+    def _read(self) -> None:
+        """Read what waits."""
+        self._bytes, calls = 0, self.calls.copy()
+        if not self.overwriting.watching:
+            self.calls.clear()
+        else:  # a record keeps its position
+            self.calls[:] = [(name, None, None) for name, _, _ in calls]
+        for name, output, version in calls:
+            if output is None or name in self.left_out:
+                continue
+            if versions_of(output) != version:
+                self.left_out[name] = "an output was overwritten, which the first forward did not do; capture it anew."
+                self.overwriting.changed(name)
+                continue
+            try:
+                self._of(output.device).add(name, output, self.axes.of(name, output.dim()))
+            except (DtypeError, ShapeError) as error:
+                self.left_out[name] = str(error)
+        for together in self._together.values():
+            together.read()
+
+    def _flush(self) -> None:
+        """Have all that waits in the figures."""
+        if self._waits:
+            self._read()
+            for together in self._together.values():
+                together.flush()
+
+    def settle(self, *, last: bool = False) -> None:
+        self._flush()
+        changes = sum(together.changes for together in self._together.values())
+        if changes != self._settled:
+            self._settled = changes
+            for together in self._together.values():
+                together.settle(self.reducers, last=last)
+
+    def _take_at_once(self) -> None:
+        """Nothing waits from now on: compiled code adds to the reducers itself, say."""
+        if self._waits:
+            self.settle(last=True)
+            self._waits = False
+            self._together.clear()
+
+    def _of(self, device: torch.device) -> Together:
+        if device not in self._together:
+            self._together[device] = Together(self._tables(device))
+        return self._together[device]
+
+    def _tables(self, device: torch.device) -> Tables:
+        """As an earlier block left them, which captured the same."""
+        model = self.model()
+        assert model is not None, "a model in whose forward we are is alive"
+        known, key = _known.setdefault(model, {}), (self.setting, repr(self._into), device)
+        if key not in known:
+            if len(known) == _KEPT:
+                known.clear()
+            known[key] = Tables(self._into, device)
+        return known[key]
+
+    def close(self) -> None:
+        self._take_at_once()
+        super().close()
 
     def seen(self, names: Collection[str]) -> list[Any]:
         return [self.reducers[name]._state for name in names]
@@ -81,6 +196,11 @@ class Reduction(Recorder):
             for key, value in vars(reducer).items():
                 if isinstance(value, tuple) and any(isinstance(t, Tensor) and in_graph_pool(t) for t in value):
                     setattr(reducer, key, tuple(tensor.clone() for tensor in value))
+
+
+_known: WeakKeyDictionary[nn.Module, dict[Hashable, Tables]] = WeakKeyDictionary()
+_KEPT = 8  # of each model
+_SMALL = 2**20  # bytes that are copied sooner than read apart
 
 
 @contextmanager
@@ -134,12 +254,13 @@ class Statistics(Mapping[str, Any]):
     @property
     def left_out(self) -> dict[str, str]:
         """Layers that ran and of which no figures are kept, and why."""
+        self._recorder.settle()
         return dict(self._recorder.left_out)
 
     @property
     def not_run(self) -> list[str]:
         """Captured layers that did nothing, in model order; see `Activations.not_run`."""
-        left_out = self._recorder.left_out
+        left_out = self.left_out
         empty = [name for name, reducer in self._reducers.items() if reducer.empty and name not in left_out]
         used = self._recorder.in_use(empty)
         return [name for name in empty if name not in used] + self._recorder.functions.unmatched
@@ -158,17 +279,18 @@ class Statistics(Mapping[str, Any]):
             name = call_name(model, layer)
         if name not in reducers:
             raise LayerError(f"layer {layer!r} was not captured; {near(layer, reducers)}list(stats) has all that ran.")
-        if name in self._recorder.left_out:
-            raise LayerError(f"layer {layer!r} has no figures: {self._recorder.left_out[name]}")
+        if name in (left_out := self.left_out):
+            raise LayerError(f"layer {layer!r} has no figures: {left_out[name]}")
         if reducers[name].empty:
             if self._recorder.in_use([name]):
                 raise unreturned(name)
             close = near(name, self._recorder.functions.seen)
             raise LayerError(f"layer {layer!r} did not run; {close}not_run lists all such layers.")
+        self._recorder.handed_out = True
         return reducers[name]
 
     def __iter__(self) -> Iterator[str]:
-        left_out = self._recorder.left_out
+        left_out = self.left_out
         return (name for name, reducer in self._reducers.items() if not reducer.empty and name not in left_out)
 
     def __len__(self) -> int:

@@ -29,15 +29,16 @@ _COPIED_BY_DICT = ("torch.nn.", "torch.ao.", "torch.fx.")
 cleaners: list[Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]] = []
 
 
-def copied(model: nn.Module, tensor: Callable[[Tensor], Tensor]) -> nn.Module:
-    """A copy of `model` in which `tensor(t)` stands for each tensor `t`.
+def copied(model: nn.Module, tensor: Callable[[Tensor], Tensor], *, evaluates: bool = True) -> nn.Module:
+    """A copy of `model` in which `tensor(t)` stands for each tensor `t`; wrappers (compiled, DDP) are taken off.
 
-    It is in evaluation mode, wrappers (compiled, DDP) are taken off, and no layer works in place.
+    Args:
+        evaluates: the copy is in evaluation mode, and no layer of it works in place; else it does as the model does.
 
     Raises:
         DtypeError: an attribute cannot be copied; the error names it and its module.
     """
-    return _ModelCopier(model, tensor).run()
+    return _ModelCopier(model, tensor, evaluates=evaluates).run()
 
 
 class _Kind(NamedTuple):
@@ -52,9 +53,9 @@ class _Kind(NamedTuple):
 class _ModelCopier(ObjectCopier):
     """One copy of one model."""
 
-    def __init__(self, model: nn.Module, tensor: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, model: nn.Module, tensor: Callable[[Tensor], Tensor], *, evaluates: bool) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.evaluates = model, evaluates
         self.copied_tensor = tensor
         self.unfilled: list[tuple[nn.Module, nn.Module]] = []  # modules, and their copies that are still empty
         self.kinds: dict[type, _Kind] = {}
@@ -143,7 +144,7 @@ class _ModelCopier(ObjectCopier):
             name = "__setstate__"
             if kind.saves:
                 other.__setstate__(filled)  # type: ignore[no-untyped-call]
-            if id(module) in self.parts:  # a layer that is held in a plain list keeps its mode
+            if self.evaluates and id(module) in self.parts:  # a layer that is held in a plain list keeps its mode
                 _to_evaluate(other)
         except FeatvizError:
             raise

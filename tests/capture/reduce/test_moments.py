@@ -14,27 +14,6 @@ from torch_featviz.capture.reduce.moments import Moments
 from torch_featviz.errors import DtypeError, LayerError, OptionError, ShapeError
 
 
-def check(moments, columns):
-    """`columns`: one float64 array per channel, of all values."""
-    for i, values in enumerate(columns):
-        finite = values[np.isfinite(values)]
-        assert moments.count[i] == finite.size
-        assert moments.nan[i] == np.isnan(values).sum()
-        assert moments.inf[i] == np.isinf(values).sum()
-        assert moments.zero_share[i] == pytest.approx((values == 0).mean(), rel=1e-15)
-        if not finite.size:
-            assert torch.stack([moments.mean, moments.std, moments.min, moments.max])[:, i].isnan().all()
-            assert not moments.dead[i]
-            continue
-        assert moments.min[i] == finite.min()
-        assert moments.max[i] == finite.max()
-        assert moments.dead[i] == (finite.max() <= 0)
-        peak = np.abs(finite).max() or 1.0  # else float64 itself cannot square 1e-200
-        std = (finite / peak).std() * peak if np.ptp(finite) else 0.0
-        assert float(moments.std[i]) == pytest.approx(std, rel=1e-5, abs=1e-30)
-        assert float(moments.mean[i]) == pytest.approx(finite.mean(), rel=1e-12, abs=1e-6 * std)
-
-
 def check_whole(moments, values):
     """`values`: one float64 array of all channels."""
     finite, whole = values[np.isfinite(values)], moments.whole
@@ -77,7 +56,7 @@ def test_equals_numpy_over_all_data(streams, data):
         with pytest.raises(LayerError, match="nothing seen yet"):
             _ = moments.mean
         return
-    check(moments, np.moveaxis(together, dim, 0).reshape(together.shape[dim], -1))
+    streams.check_moments(moments, np.moveaxis(together, dim, 0).reshape(together.shape[dim], -1))
 
 
 @given(data=st.data())
@@ -90,7 +69,7 @@ def test_any_split_and_any_merge_give_the_same(streams, data):
     if torch.cat(outputs).numel():
         columns = np.moveaxis(streams.as_float(outputs), 1, 0).reshape(outputs[0].shape[1], -1)
         for moments in (one, many, first):
-            check(moments, columns)
+            streams.check_moments(moments, columns)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -101,7 +80,7 @@ def test_outputs_larger_than_a_block(layout, shape, odd, streams, monkeypatch):
     output = (torch.randn(shape) * 1e-2 + 1e4).contiguous(memory_format=layout)
     if odd:
         output[0, 1, 0, 0] = torch.nan
-    check(streams.fed(Moments(), [output, output + 1]), _columns(torch.cat([output, output + 1])))
+    streams.check_moments(streams.fed(Moments(), [output, output + 1]), _columns(torch.cat([output, output + 1])))
 
 
 def _columns(output):
@@ -128,27 +107,31 @@ def test_a_constant_has_no_spread(value, streams):
 )
 def test_hard_numbers(outputs, message, streams):
     output = torch.tensor(outputs)[None, None]
-    check(streams.fed(Moments(), [output]), output[0].double().numpy())
+    streams.check_moments(streams.fed(Moments(), [output]), output[0].double().numpy())
     parts = list(output.split(100, dim=2))
-    check(streams.fed(Moments(), parts), output[0].double().numpy())
+    streams.check_moments(streams.fed(Moments(), parts), output[0].double().numpy())
 
 
 def test_a_leap_too_far_for_float32(monkeypatch, streams):
     """Found where looking is free; where it is not, the spread is said to be infinite, never something else."""
     parts = [torch.randn(1, 1, 90), torch.randn(1, 1, 90)]
     parts[1][0, 0, 80] = 1e30
-    check(streams.fed(Moments(), parts), torch.cat(parts, 2)[0].double().numpy())
-    check(streams.compiled(Moments(), parts, "aot_eager")[0], torch.cat(parts, 2)[0].double().numpy() * 2)
+    streams.check_moments(streams.fed(Moments(), parts), torch.cat(parts, 2)[0].double().numpy())
+    streams.check_moments(
+        streams.compiled(Moments(), parts, "aot_eager")[0], torch.cat(parts, 2)[0].double().numpy() * 2
+    )
     for module in (moments_module, moment_sums):
         monkeypatch.setattr(module, "eager_on_cpu", lambda values: False)
     assert streams.fed(Moments(), parts).std.tolist() == [torch.inf]
 
 
 def test_one_channel_where_there_is_no_axis(streams):
-    check(streams.fed(Moments(), [torch.tensor(3.0), torch.tensor([5.0, -1.0])]), np.array([[3.0, 5.0, -1.0]]))
+    streams.check_moments(
+        streams.fed(Moments(), [torch.tensor(3.0), torch.tensor([5.0, -1.0])]), np.array([[3.0, 5.0, -1.0]])
+    )
     tokens = torch.randn(2, 7, 3)
-    check(streams.fed(Moments(dim=-1), [tokens]), tokens.double().numpy().reshape(-1, 3).T)
-    check(streams.fed(Moments(dim=0), [tokens]), tokens.double().numpy().reshape(2, -1))
+    streams.check_moments(streams.fed(Moments(dim=-1), [tokens]), tokens.double().numpy().reshape(-1, 3).T)
+    streams.check_moments(streams.fed(Moments(dim=0), [tokens]), tokens.double().numpy().reshape(2, -1))
 
 
 def test_counts_are_exact_beyond_float32(streams):
@@ -177,7 +160,7 @@ def test_compiled_equals_eager_in_two_graphs(shape, odd, backend, streams):
             outputs[2 * i].view(-1)[i::7] = value
     moments, graphs = streams.compiled(Moments(), outputs, backend)
     assert graphs == 2
-    check(moments, _columns(torch.cat(outputs) * 2))
+    streams.check_moments(moments, _columns(torch.cat(outputs) * 2))
     streams.agree(moments, streams.fed(Moments(), [output * 2 for output in outputs]), rtol=1e-5, atol=1e-5)
 
 

@@ -140,20 +140,29 @@ class Moments(Reducer):
     def asks_for_channels(self) -> bool:
         return self.dim is None
 
+    def axis(self, output: Tensor, channels: int) -> int | None:
+        """The axis of channels of `output`, from 0; None where it is one channel.
+
+        Raises:
+            ShapeError: it has no such axis.
+        """
+        dim = channels if self.dim is None else self.dim
+        if -output.ndim <= dim < output.ndim:
+            return dim % output.ndim
+        if output.ndim > 1:
+            raise ShapeError(f"no axis {dim} in an output of shape {tuple(output.shape)}; choose another dim.")
+        return None
+
     def _arrange(self, output: Tensor, channels: int) -> Tensor:
         """As `outer c rows cols`, a view wherever strides allow; the order of values within a channel is free."""
-        dim = channels if self.dim is None else self.dim
-        if not -output.ndim <= dim < output.ndim:
-            if output.ndim > 1:
-                raise ShapeError(f"no axis {dim} in an output of shape {tuple(output.shape)}; choose another dim.")
+        dim = self.axis(output, channels)
+        if dim is None:
             values = output.reshape(1, 1, 1, -1)
+        elif dim == output.ndim - 1:
+            values = output.reshape(-1, output.shape[-1]).t()[None, :, None]
         else:
-            dim = dim % output.ndim
-            if dim == output.ndim - 1:
-                values = output.reshape(-1, output.shape[-1]).t()[None, :, None]
-            else:
-                start = output.flatten(0, dim - 1) if dim else output[None]
-                values = start.flatten(2, -2) if start.ndim > 3 else start[:, :, None]
+            start = output.flatten(0, dim - 1) if dim else output[None]
+            values = start.flatten(2, -2) if start.ndim > 3 else start[:, :, None]
         if self._state is not None:
             same_channels(self._state[0].shape[1], values.shape[1])
         return values

@@ -87,7 +87,7 @@ class Reducer(ABC):
             DtypeError: not a dense tensor of real numbers.
             ShapeError: too few axes, or another number of channels than before.
         """
-        values = _real(output)
+        values = real(output)
         if values.numel():
             self._state = self._add(self._arrange(values, channels))
             self._host = None
@@ -201,7 +201,7 @@ def _as_integers(tensor: Tensor) -> Tensor:
     return flat.view(torch.int64)
 
 
-def _real(output: Any) -> Tensor:
+def real(output: Any) -> Tensor:
     """`output` outside of any graph, as float32, or as float64 where that could lose digits."""
     if not isinstance(output, Tensor):
         raise DtypeError(f"figures are kept of tensors, got {type(output).__name__}; capture layers that return one.")

@@ -86,13 +86,21 @@ class TopK(Reducer):
     def asks_for_channels(self) -> bool:
         return self.dim is None
 
-    def _arrange(self, output: Tensor, channels: int) -> Tensor:
+    def axis(self, output: Tensor, channels: int) -> int:
+        """The axis of channels of `output`, from 1.
+
+        Raises:
+            ShapeError: it has no such axis, or none of images.
+        """
         if output.ndim < 2:
             raise ShapeError(f"outputs must be 'b c ...', got shape {tuple(output.shape)}; capture another layer.")
         dim = channels if self.dim is None else self.dim
         if dim == 0 or not -output.ndim < dim < output.ndim:
             raise ShapeError(f"no channels on axis {dim} of shape {tuple(output.shape)}; choose another dim.")
-        output = output.movedim(dim, 1)
+        return dim % output.ndim
+
+    def _arrange(self, output: Tensor, channels: int) -> Tensor:
+        output = output.movedim(self.axis(output, channels), 1)
         if self._state is not None:
             same_channels(self._state[0].shape[0], output.shape[1])
         return output.flatten(2) if output.ndim > 2 else output[:, :, None]

@@ -1,0 +1,330 @@
+"""Figures of many layers from few launches, by interpreted kernels: against NumPy, and reducers one by one."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from torch_featviz.capture import capture
+from torch_featviz.capture.reduce import Histogram, Moments, Several, TopK, launching, together
+from torch_featviz.capture.reduce.tables import Figures, Tables, geometry
+from torch_featviz.capture.reduce.together import Together
+from torch_featviz.errors import FeatvizWarning, LayerError, ShapeError
+
+pytestmark = [
+    pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are compiled here, and not interpreted"),
+    pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning"),  # NumPy's, in the interpreter
+    pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning"),
+]
+CPU = torch.device("cpu")
+
+
+def few(examples):
+    """An interpreted kernel takes milliseconds a tile."""
+    return settings(max_examples=max(examples, settings().max_examples // 10), deadline=None)
+
+
+def kept(into, outputs, *, at_once=False, channels=1):
+    """Reducers by layer name that have seen `outputs`, by layer name."""
+    reducers, figures = {name: into.fresh() for name in outputs}, Together(Tables(into, CPU))
+    for i in range(max(map(len, outputs.values()))):
+        for name, several in outputs.items():
+            if i < len(several):
+                figures.add(name, several[i], channels)
+        if not at_once:
+            figures.flush()
+    figures.settle(reducers)
+    return reducers
+
+
+@st.composite
+def layouts(draw, outputs):
+    """The same values, otherwise in memory: channels last, every second value of a larger tensor, or turned round."""
+    how = draw(st.sampled_from(["as they are", "channels last", "strided", "turned"]))
+    if how == "channels last":
+        return [output.movedim(1, -1).contiguous().movedim(-1, 1) if output.dim() > 2 else output for output in outputs]
+    if how == "strided":
+        return [torch.stack([output, output], -1)[..., 0] for output in outputs]
+    if how == "turned":
+        return [output.transpose(0, -1).contiguous().transpose(0, -1) for output in outputs]
+    return outputs
+
+
+@few(6)
+@given(data=st.data(), at_once=st.booleans())
+def test_moments_equal_numpy(streams, data, at_once):
+    outputs = data.draw(layouts(data.draw(streams.batches(2, 5))))
+    dim = data.draw(st.integers(1, outputs[0].dim() - 1))
+    figures = kept(Moments(dim), {"a": outputs}, at_once=at_once)["a"]
+    values = streams.as_float(outputs)
+    if values.size:
+        streams.check_moments(figures, np.moveaxis(values, dim, 0).reshape(values.shape[dim], -1))
+    else:
+        assert figures.empty
+
+
+@few(6)
+@given(data=st.data(), bins=st.sampled_from([2, 10, 64]), symmetric=st.booleans(), at_once=st.booleans())
+def test_histograms_equal_those_of_one_output_after_the_other(streams, data, bins, symmetric, at_once):
+    outputs = data.draw(layouts(data.draw(streams.batches(2, 5))))
+    into = Histogram(bins, symmetric)
+    figures = kept(into, {"a": outputs}, at_once=at_once)["a"]
+    assert figures.empty is not any(output.numel() for output in outputs)
+    if not figures.empty:
+        streams.agree(figures, streams.fed(into, outputs))
+
+
+@few(6)
+@given(data=st.data(), k=st.sampled_from([1, 3, 9]), at_once=st.booleans())
+def test_top_images_equal_those_of_one_output_after_the_other(streams, data, k, at_once):
+    outputs = data.draw(streams.batches(2, 5))
+    if data.draw(st.booleans()):  # many ties
+        outputs = [output.clamp(0, 1).round() if output.dtype != torch.bool else output for output in outputs]
+    outputs = data.draw(layouts(outputs))
+    figures = kept(TopK(k), {"a": outputs}, at_once=at_once)["a"]
+    if any(output.numel() for output in outputs):
+        streams.agree(figures, streams.fed(TopK(k), outputs))
+
+
+@few(3)
+@given(data=st.data())
+def test_several_layers_at_once(streams, data):
+    into = Several(Moments(), Histogram(8), TopK(2))
+    outputs = {name: data.draw(layouts(data.draw(streams.batches(2, 4)))) for name in "abc"}
+    got = kept(into, outputs, at_once=True)
+    for name, several in outputs.items():
+        if any(output.numel() for output in several):
+            streams.agree(got[name], streams.fed(into, several), rtol=2e-6, atol=1e-6)
+
+
+def test_more_than_one_tile_of_everything(streams):
+    into = Several(Moments(), Histogram(), TopK(9))
+    shapes = {"wide": (3, 70, 5, 7), "high": (2, 3, 15, 20), "many": (70, 2, 3, 3), "vectors": (66, 40)}
+    outputs = {name: [torch.randn(shape) * 3 + 100 for _ in range(2)] for name, shape in shapes.items()}
+    outputs["last"] = [each.to(memory_format=torch.channels_last) for each in outputs["wide"]]
+    for name, reducer in kept(into, outputs).items():
+        streams.agree(reducer, streams.fed(into, outputs[name]), rtol=2e-6, atol=2e-6)
+
+
+def test_the_same_bits_each_time(streams):
+    outputs = {"a": [torch.randn(3, 40, 12, 12) for _ in range(2)]}
+    streams.agree(*(kept(Several(Moments(), Histogram()), outputs)["a"] for _ in range(2)))
+
+
+@pytest.mark.parametrize("mean", [1e4, 1e-20, -3e30])
+def test_a_mean_far_from_zero_costs_no_digits(streams, mean):
+    outputs = [(torch.randn(4, 33, 12, 12).double() * 1e-3 * abs(mean) + mean).float() for _ in range(3)]
+    values = streams.as_float(outputs)
+    streams.check_moments(kept(Moments(), {"a": outputs})["a"], np.moveaxis(values, 1, 0).reshape(33, -1))
+
+
+def test_channels_on_another_axis(streams):
+    output = torch.randn(3, 7, 5)
+    into = Several(Moments(), TopK(2))
+    tokens = kept(into, {"a": [output]}, channels=2)["a"]
+    streams.agree(tokens, streams.fed(into, [output.movedim(2, 1)]), rtol=2e-6, atol=1e-7)
+    alone = kept(Moments(), {"a": [torch.randn(9)], "b": [torch.tensor(2.0)]})
+    assert [reducer.mean.shape for reducer in alone.values()] == [(1,), (1,)]
+
+
+def test_layers_that_come_later(streams):
+    into, figures = (
+        Several(Moments(), Histogram(8), TopK(2)),
+        Together(Tables(Several(Moments(), Histogram(8), TopK(2)), CPU)),
+    )
+    outputs = {name: torch.randn(2, i + 1, 3) for i, name in enumerate("abcd")}
+    for names in ("a", "ba", "cab", "d"):
+        for name in names:
+            figures.add(name, outputs[name])
+        figures.flush()
+    reducers = {name: into.fresh() for name in "abcd"}
+    figures.settle(reducers)
+    for name, times in zip("abcd", (3, 2, 1, 1), strict=True):
+        streams.agree(reducers[name], streams.fed(into, [outputs[name]] * times), rtol=2e-6, atol=1e-7)
+
+
+def test_what_was_given_out_does_not_change():
+    figures, reducers = Together(Tables(Moments(), CPU)), {"a": Moments()}
+    figures.add("a", torch.ones(2, 3))
+    figures.settle(reducers)
+    state = reducers["a"]._state
+    figures.add("a", torch.zeros(2, 3))
+    figures.flush()
+    assert state[1][0].tolist() == [2, 2, 2]
+
+
+def test_which_figures_it_takes():
+    class Other(Moments):
+        pass
+
+    for into in (Moments(), Histogram(252), TopK(), Several(Moments(-1), Histogram(), TopK(3, -1))):
+        assert Figures.takes(into)
+    for into in (Other(), Histogram(254), Several(Moments(1), TopK(3, 2)), Several(Moments(), Moments())):
+        assert not Figures.takes(into)
+
+
+@pytest.mark.parametrize(
+    ("into", "shapes"),
+    [(Moments(), [(2, 3), (2, 4)]), (TopK(), [(2, 3), (2, 4)]), (TopK(), [(3,)]), (Moments(4), [(2, 3)])],
+)
+def test_shapes_that_do_not_fit(into, shapes):
+    figures, reducer = Together(Tables(into, CPU)), into.fresh()
+    for shape in shapes[:-1]:
+        figures.add("a", torch.zeros(shape))
+        reducer.update(torch.zeros(shape))
+    with pytest.raises(ShapeError) as expected:
+        reducer.update(torch.zeros(shapes[-1]))
+    with pytest.raises(ShapeError) as got:
+        figures.add("a", torch.zeros(shapes[-1]))
+    assert str(got.value) == str(expected.value)
+
+
+@given(data=st.data())
+def test_geometry_reaches_every_value(data):
+    shape = data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=5))
+    axis = data.draw(st.one_of(st.none(), st.integers(0, len(shape) - 1)))
+    order = data.draw(st.permutations(range(len(shape))))
+    output = torch.arange(np.prod(shape)).reshape([shape[i] for i in order]).permute(*np.argsort(order).tolist())
+    images = data.draw(st.booleans()) and axis not in (None, 0)
+    seen = geometry(output.shape, output.stride(), axis, images=images)
+    if seen is None:
+        return
+    strides = (seen.by_image, seen.by_channel, seen.by_place)
+    got = torch.as_strided(output, seen[:3], strides)
+    if axis is None:
+        assert got.flatten().sort().values.tolist() == list(range(output.numel()))
+        return
+    expected = output.movedim(axis, 0).reshape(shape[axis], -1)
+    assert got.movedim(1, 0).flatten(1).sort().values.equal(expected.sort().values)
+    if images:
+        assert got.equal(output.movedim(axis, 1).flatten(2) if output.dim() > 2 else output.unsqueeze(2))
+
+
+# In a capture
+
+
+@pytest.fixture
+def _waiting(monkeypatch):
+    """As on a GPU: outputs wait."""
+    monkeypatch.setattr(launching, "available", lambda _device: True)
+
+
+class Overwrites(nn.Module):
+    """Layers that are overwritten in place, one called twice, one not at all, one that changes its mind."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.relu = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True)
+        self.twice, self.never, self.last = nn.Conv2d(4, 4, 1), nn.Linear(2, 2), nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.relu(self.norm(self.conv(x)))
+        x = self.twice(x)
+        x += 1
+        x = self.twice(x).mean((2, 3))
+        return self.last(x)
+
+
+@pytest.mark.usefixtures("_waiting")
+@pytest.mark.parametrize("small", [0, together.BUDGET], ids=["read at once", "copied"])
+@pytest.mark.parametrize("budget", [0, together.BUDGET])
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_captured_figures_are_those_of_what_layers_returned(streams, hooked, monkeypatch, small, budget, mode):
+    monkeypatch.setattr("torch_featviz.capture.statistics._SMALL", small)
+    monkeypatch.setattr("torch_featviz.capture.statistics.BUDGET", budget)
+    model, into = Overwrites().eval(), [Moments(), Histogram(8), TopK(2)]
+    inputs = [torch.randn(2, 3, 6, 6) for _ in range(3)]
+    with mode():
+        _, seen = hooked(model, lambda: [model(x.clone()) for x in inputs])
+        with capture(model, into=into) as stats:
+            for x in inputs:
+                model(x.clone())
+    assert stats.not_run == ["never"]
+    assert stats.left_out == {}
+    for name, got in stats.items():
+        expected = streams.fed(Several(*into), [output for layer, output in seen if layer == name])
+        streams.agree(got, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.usefixtures("_waiting")
+def test_reading_within_the_block_and_after_a_forward_that_raised():
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Flatten(), nn.Linear(8, 2))
+    with capture(model, into=Moments()) as stats:
+        model(torch.randn(3, 1, 2, 2))
+        figures = stats["0"]
+        assert figures.count.tolist() == [12, 12]
+        model(torch.randn(3, 1, 2, 2))
+        assert figures.count.tolist() == [24, 24]
+        with pytest.raises(RuntimeError):
+            model(torch.randn(3, 1, 3, 3))
+        assert figures.count.tolist() == [51, 51]
+        model[0](torch.randn(1, 1, 2, 2))
+        assert stats["0"].count.tolist() == [55, 55]
+    assert stats["2"].count.tolist() == [6, 6]
+
+
+class Changes(nn.Module):
+    """Overwrites what a layer returned, but not in its first forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.calls = nn.Conv2d(1, 2, 1), 0
+
+    def forward(self, x):
+        x = self.conv(x)
+        self.calls += 1
+        return x.mul_(2) if self.calls > 1 else x
+
+
+@pytest.mark.usefixtures("_waiting")
+def test_an_output_that_was_overwritten_unseen_is_left_out():
+    model, x = Changes(), torch.randn(1, 1, 2, 2)
+    with torch.no_grad():
+        with capture(model, "conv", into=Moments()) as stats:
+            model(x)
+            model(x)
+        assert "was overwritten" in stats.left_out["conv"]
+        with pytest.raises(LayerError, match="has no figures: an output was overwritten"):
+            stats["conv"]
+        with capture(model, "conv", into=Moments()) as stats:
+            model(x)
+        assert torch.allclose(stats["conv"].mean, model.conv(x).mean((0, 2, 3)).double(), atol=1e-6)
+
+
+@pytest.mark.usefixtures("_waiting")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize("part", [False, True])
+def test_compiled_code_adds_to_the_figures_itself(streams, part):
+    model, x = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Flatten()), torch.randn(3, 1, 2, 2)
+    fast = nn.Sequential(model[0], torch.compile(model[1], backend="eager"), model[2]) if part else model
+    if not part:
+        fast = torch.compile(model, backend="eager")
+    with torch.no_grad(), capture(fast, into=Moments()) as stats:
+        fast(x)
+        model(x)
+        fast(x)
+    for name, output in (("0", model[0](x)), ("2", model(x))):
+        streams.agree(stats[name], streams.fed(Moments(), [output] * 3), rtol=1e-5, atol=1e-6)
+
+
+def test_where_no_kernel_runs_it_is_said_once(monkeypatch):
+    def fail(*_arguments, **_constants):
+        raise RuntimeError("no C compiler")
+
+    monkeypatch.setattr(launching, "launch", fail)
+    monkeypatch.setattr(torch, "zeros", lambda *_, **__: None)
+    launching._runs.cache_clear()
+    with pytest.warns(FeatvizWarning, match="Triton runs no kernel here: no C compiler"):
+        assert not launching.available(torch.device("cuda"))
+    assert not launching.available(torch.device("cuda"))
+    launching._runs.cache_clear()
+
+
+def test_importing_the_package_imports_no_triton():
+    code = "import sys, torch_featviz; print('triton' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

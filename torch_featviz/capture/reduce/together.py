@@ -1,0 +1,191 @@
+"""Figures of many layers from a handful of launches, where each launch costs more than the arithmetic in it.
+
+Outputs wait by reference; then one kernel reads all of them once, and others add what it found to the states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import launching
+from .histogram import Histogram
+from .moments import Moments
+from .reducer import Reducer, has_figures, real
+from .tables import CHANNELS, KINDS, LANES, SELECTED, WIDE, Folding, Item, Items, Reading, Tables, power_of_two
+
+BUDGET = 2**26  # bytes that may wait
+_BINNED, _TOPS = ("extremes", "place", "counts"), ("values", "images", "positions")
+_KEYS = {"best": -(2**63), "where": 2**62}  # and what they are while empty
+
+
+class Together:
+    """The figures of many layers.
+
+    Args:
+        tables: of these layers, also from an earlier time.
+    """
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables, self._figures = tables, tables.figures
+        self._waiting: list[Tensor] = []
+        self._items: list[Item] = []
+        self._bytes = 0
+        self._read: list[tuple[Reading, Items]] = []  # and not folded yet
+        self._read_layers: set[int] = set()
+        self._wide = False  # what was read
+        self._states: dict[str, Tensor] = {}
+        self._scratch: dict[str, Tensor] = {}
+        self._seen: dict[int, int] = {}  # images of each layer that ran
+        self.changes = 0
+
+    def add(self, name: str, output: Tensor, channels: int = 1) -> None:
+        """An output of layer `name`, with channels on that axis; it must not change before `flush`.
+
+        Raises:
+            DtypeError, ShapeError: as `Reducer.update` does.
+        """
+        if output.dtype not in KINDS or not has_figures(output):
+            output = real(output)
+        if output.numel():
+            output, item = self._tables.item(name, output, channels)
+            self._waiting.append(output)
+            self._items.append(item)
+            self._bytes += output.nbytes
+            if self._bytes > BUDGET:
+                self.read()
+
+    def read(self) -> None:
+        """Read all that waits, which may then change."""
+        waiting, items = self._waiting, self._items
+        self._waiting, self._items, self._bytes = [], [], 0
+        wide = [item.kind == WIDE for item in items]
+        for which in (False, True):
+            if which in wide:
+                chosen = [i for i, each in enumerate(wide) if each is which]
+                self._read_now([waiting[i] for i in chosen], tuple([items[i] for i in chosen]), wide=which)
+
+    def flush(self) -> None:
+        """Add all that waits, or was read, to the figures."""
+        self.read()
+        self._fold()
+
+    def settle(self, reducers: Mapping[str, Reducer], *, last: bool = False) -> None:
+        """Give each layer's reducer the figures so far; with `last` nothing is added to them any more."""
+        self.flush()
+        states = self._states if last else {name: state.clone() for name, state in self._states.items()}
+        for name, layer in self._tables.layers.items():
+            if layer not in self._seen:
+                continue
+            found: list[Tensor] = []
+            channels = self._tables.span(layer)
+            for part in self._figures.parts:
+                if isinstance(part, Moments):
+                    found += [states["sums"][:, channels], states["totals"][:, channels]]
+                elif isinstance(part, Histogram):
+                    bins = states["counts"][layer, : self._figures.bins + 3]
+                    found += [states["extremes"][layer], states["place"][layer], bins]
+                else:
+                    seen = torch.full_like(states["totals"][0, 0], self._seen[layer])
+                    found += [states["totals"][2, channels], *(states[each][:, channels] for each in _TOPS), seen]
+            reducers[name]._state, reducers[name]._host = tuple(found), None
+
+    def _read_now(self, outputs: list[Tensor], items: Items, *, wide: bool) -> None:
+        layers = {item.layer for item in items}
+        if self._read and (wide is not self._wide or not layers.isdisjoint(self._read_layers)):
+            self._fold()
+        self._wide = wide
+        reading, figures = self._tables.reading(items), self._figures
+        before, rows = sum(each.number for each, _ in self._read), sum(each.best for each, _ in self._read)
+        self._read.append((reading, items))
+        self._read_layers |= layers
+        found = self._of_tiles(before, before + reading.number)
+        tops = [self._keys(name, rows, rows + reading.best) for name in _KEYS] if figures.k else [found[0]] * 2
+        pointers = np.array(launching.pointers(outputs), dtype=np.int64)
+        moving = launching.upload(pointers, self._tables.device)
+        arguments = (moving, reading.items, reading.tiles, *found, *tops, figures.bins)
+        constants = {"NB": figures.padded_bins, "SYMMETRIC": figures.symmetric, "WIDE": wide, "num_warps": 8}
+        kept = {"CHANNELS": figures.per_channel, "HISTOGRAM": figures.bins > 0, "TOP": int(figures.k > 0)}
+        launching.launch("read", reading.number, *arguments, **constants, **kept)
+        if wide and figures.k:
+            kept = {"CHANNELS": False, "HISTOGRAM": False, "TOP": 2}
+            launching.launch("read", reading.number, *arguments, **constants, **kept)
+
+    def _fold(self) -> None:
+        read, self._read, self._read_layers = self._read, [], set()
+        if not read:
+            return
+        self.changes += 1
+        self._make_room()
+        folding, figures, states = self._tables.folding(read), self._figures, self._states
+        tiles, layers, width = len(folding.owners), len(self._tables.layers), self._tables.width
+        floats, counts, ends, local = self._of_tiles(0, tiles)
+        if figures.per_channel:
+            arguments = (folding.folds, floats, counts, states["sums"], states["totals"], width)
+            launching.launch("fold_channels", len(folding.folds), *arguments, G=64)
+        if figures.bins:
+            constants = {"NB": figures.padded_bins, "SYMMETRIC": figures.symmetric}
+            old = [states[name] for name in _BINNED]
+            new = [torch.empty_like(state) for state in old]
+            launching.launch("place_bins", layers, folding.spans, ends, old[0], *new, figures.bins, **constants, G=256)
+            several = (folding.owners, tiles, ends, local, *old[1:], *new[1:], figures.bins)
+            launching.launch("add_counts", tiles + layers, *several, **constants)
+            states.update(zip(_BINNED, new, strict=True))
+        self._select(folding, [item for _, items in read for item in items])
+
+    def _select(self, folding: Folding, items: list[Item]) -> None:
+        before = np.empty(len(items), dtype=np.int64)  # images
+        for i, item in enumerate(items):
+            before[i] = self._seen.get(item.layer, 0)
+            self._seen[item.layer] = int(before[i]) + item.geometry.images
+        if not folding.rounds:
+            return
+        keys, tops = [self._scratch[name] for name in _KEYS], [self._states[name] for name in _TOPS]
+        numbers = launching.upload(before, self._tables.device)
+        constants = {"KP": power_of_two(self._figures.k), "N": SELECTED, "LANES": LANES, "WIDE": self._wide}
+        for table in folding.rounds:
+            arguments = (table, numbers, *keys, *tops, self._figures.k, self._tables.width)
+            launching.launch("select", len(table), *arguments, **constants)
+
+    def _make_room(self) -> None:
+        """Have states of all layers, also of those that came since."""
+        for name, (shape, axis, _, _) in self._figures.states(len(self._tables.layers), self._tables.width).items():
+            held, empty = self._states.get(name), self._tables.empty()[name]
+            if held is None:
+                self._states[name] = empty if name in _BINNED else empty.clone()  # bins are written anew each time
+            elif held.shape[axis] != shape[axis]:
+                self._states[name] = torch.cat([held, empty.narrow(axis, 0, shape[axis] - held.shape[axis])], axis)
+
+    def _of_tiles(self, start: int, end: int) -> list[Tensor]:
+        """Where the figures of tiles from `start` are: of channels, counts of these, extremes, local bins."""
+        figures = self._figures
+        exact = torch.float64 if self._wide else torch.float32
+        found = []
+        for name, size, dtype in (
+            ("floats", 6 * CHANNELS * figures.per_channel, exact),
+            ("tile counts", CHANNELS * figures.per_channel, torch.int32),
+            ("ends", 2 * (figures.bins > 0), exact),
+            ("local", figures.padded_bins * (figures.bins > 0), torch.int32),
+        ):
+            found.append(self._held(name, start * size, max(1, end * size), dtype, None))
+        return found
+
+    def _keys(self, name: str, start: int, end: int) -> Tensor:
+        """Keys of the largest values, or where they are, from row `start`; `select` empties them."""
+        return self._held(name, start, end, torch.int64, _KEYS[name])
+
+    def _held(self, name: str, start: int, end: int, dtype: torch.dtype, fill: int | None) -> Tensor:
+        """Memory from `start` to `end` or beyond; what is before it stays."""
+        held = self._scratch.get(name)
+        if held is None or held.dtype != dtype or held.numel() < end:
+            device = self._tables.device
+            grown = torch.empty(end, dtype=dtype, device=device)
+            if fill is not None:
+                grown.fill_(fill)
+            if start and held is not None:
+                grown[:start] = held[:start]
+            held = self._scratch[name] = grown
+        return held[start:]
