@@ -22,7 +22,14 @@ from torch.profiler import ProfilerActivity, kineto_available, profile
 from torch_featviz.model.copier import copied
 from torch_featviz.model.layers import Layers
 from torch_featviz.model.values import map_tensors, tensors
-from torch_featviz.torch_private import UNKNOWN_VALUES, FakeTensorMode, TorchDispatchMode, returns_views
+from torch_featviz.torch_private import (
+    UNKNOWN_VALUES,
+    FakeTensor,
+    FakeTensorMode,
+    TorchDispatchMode,
+    returns_views,
+    unset_fake_temporarily,
+)
 
 from .capture import Activations, capture
 from .capture.inplace import memory_of
@@ -295,7 +302,7 @@ def launches(model: nn.Module, inputs: Any, layers: Layers = None, **options: An
     with Kept(model).restored(), (_profiled if on_gpu else _on_fake_gpu)(model, arguments) as (net, given, counted):
         bare = counted(lambda: net(*given))
         with capture(net, layers, **options):
-            net(*given)
+            counted(lambda: net(*given))
             inside = counted(lambda: net(*given))
     return Launches(bare.launches, inside.launches - bare.launches, inside.waits - bare.waits)
 
@@ -347,7 +354,10 @@ def _on_fake_gpu(model: nn.Module, arguments: tuple[Any, ...]) -> Iterator[_Coun
 
 
 class _Counter(TorchDispatchMode):
-    """Counts the operators that launch something on a GPU, and those that wait for one."""
+    """Counts the operators that launch something on a GPU, and those that wait for one.
+
+    What is copied from the GPU is zeros, with which the CPU then really computes.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -360,15 +370,28 @@ class _Counter(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        kwargs = kwargs or {}
         given = list(tensors((args, kwargs)))
+        makes = torch.device(kwargs.get("device") or "cpu").type
+        if makes == "cpu" and not any(isinstance(tensor, FakeTensor) for tensor in given):
+            with unset_fake_temporarily():
+                return func(*args, **kwargs)
         if func is torch.ops.aten._local_scalar_dense.default:
-            self.waits += given[0].is_cuda
-        result = func(*args, **(kwargs or {}))
-        touched = [*given, *tensors(result)]
-        if any(tensor.is_cuda for tensor in touched) and not (returns_views(func) or _name(func) in _LAUNCH_NOTHING):
-            self.launches += 1
-            self.waits += any(tensor.device.type == "cpu" for tensor in tensors(result))
+            self.launched()
+            self.waits += 1
+            return torch.zeros((), dtype=given[0].dtype).item()
+        result = func(*args, **kwargs)
+        if not (returns_views(func) or _name(func) in _LAUNCH_NOTHING):
+            self.launched()
+        if any(tensor.device.type == "cpu" for tensor in tensors(result)):
+            self.waits += 1
+            return map_tensors(_zeros, result)
         return result
+
+
+def _zeros(tensor: Tensor) -> Tensor:
+    with unset_fake_temporarily():
+        return torch.zeros(tensor.shape, dtype=tensor.dtype)
 
 
 def _name(operator: Any) -> str:

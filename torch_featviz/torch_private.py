@@ -18,7 +18,9 @@ from torch import Tensor, UntypedStorage, nn
 from torch._C import _functorch
 from torch._compile import _disable_dynamo
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+from torch._subclasses.fake_tensor import FakeTensor as FakeTensor  # noqa: PLC0414
 from torch._subclasses.fake_tensor import FakeTensorMode as FakeTensorMode  # noqa: PLC0414
+from torch._subclasses.fake_tensor import unset_fake_temporarily as unset_fake_temporarily  # noqa: PLC0414
 from torch.multiprocessing import reductions
 from torch.nn.modules import module as _module
 from torch.nn.modules.activation import __all__ as _activation_names

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from torch_featviz.capture import Histogram, Moments
+from torch_featviz.capture.reduce import Several
 
 from .history import Bins, LayerFigures, ParameterFigures
 
@@ -57,7 +58,12 @@ def parameter_figures(parameter: Tensor, norm: float, move: Sequence[Any] | None
     """Of a parameter whose norm is known, and the parts of its `Move`; `rows` where these are a layer's outputs."""
     if move is None:
         return ParameterFigures(parameter.numel(), norm)
-    histogram, grad, unreached, before, added = move
+    figures, unreached, grad, before, added = move
+    if isinstance(figures, Several):
+        moments, histogram = cast("tuple[Moments, Histogram]", tuple(figures))
+        unreached = (moments.zero_share == 1).sum() if parameter.dim() > 1 else None
+    else:
+        histogram = figures
     counted = rows and unreached is not None
     return ParameterFigures(
         parameter.numel(), norm, float(grad),

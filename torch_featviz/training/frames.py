@@ -116,7 +116,7 @@ class Seen(NamedTuple):
 
 
 def kernels_now(layers: Mapping[str, nn.Module]) -> dict[str, Seen]:
-    """A copy of the kernels that are shown, `k c h w`, of layers that have some: those that they compute with now."""
+    """The kernels that are shown, `k c h w`, of layers that have some: those that they compute with now."""
     drawn = {}
     for name, layer in layers.items():
         if not has_kernel(layer):
@@ -128,7 +128,7 @@ def kernels_now(layers: Mapping[str, nn.Module]) -> dict[str, Seen]:
         except LayerError:  # it makes other kernels for each input, say
             continue
         if found.weight.is_floating_point():
-            shown = found.weight[:, :TABLE].float().clone()
+            shown = found.weight[:, :TABLE].float()
             drawn[name] = Seen(shown, (found.filters, *found.weight.shape[1:]), found.notes)
     return drawn
 

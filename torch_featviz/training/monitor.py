@@ -29,7 +29,7 @@ from .history import History, Sample
 from .report import report
 from .sinks import Record, sinks_for
 from .sinks.folder import FolderSink
-from .updates import Updates, norm_of
+from .updates import Updates, norms_of
 from .watched import Watched
 from .writer import Writer
 
@@ -157,7 +157,7 @@ class Monitor:
                 return
             self._watched.refresh()
             raised = True
-            updates = Updates(self._watched.parameters, self._bins)
+            updates = Updates(self._watched.parameters, self._bins, self._watched.tables)
             try:
                 with updates, self._watched.capture as stats:
                     yield
@@ -265,12 +265,12 @@ class Monitor:
     def _sample(self, step: int, stats: Statistics, updates: Updates) -> tuple[Sample, dict[str, Frame]]:
         seen = dict(stats) if self._group is None else stats.merged(self._group)
         watched = self._watched
-        norms = {name: norm_of(whole(each)) for name, each in watched.parameters.items()}
+        norms = dict(zip(watched.parameters, norms_of([*map(whole, watched.parameters.values())]), strict=True))
         moves = [tensor for move in updates.moves.values() for tensor in move if isinstance(tensor, Tensor)]
-        histograms = [move.histogram for move in updates.moves.values()]
+        counts = [move.figures for move in updates.moves.values()]
         pictured = self._pictured()
         values = [part.values for part in pictured.values()]
-        read = iter(read_together([*seen.values(), *histograms], [*norms.values(), *moves, *values]))
+        read = iter(read_together([*seen.values(), *counts], [*norms.values(), *moves, *values]))
         after = {name: float(next(read)) for name in norms}
         came = {
             name: [next(read) if isinstance(part, Tensor) else part for part in move]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -9,8 +11,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from torch_featviz.capture import Histogram
+from torch_featviz.capture import Histogram, Moments
+from torch_featviz.capture.reduce import Reducer, Several, launching
 from torch_featviz.capture.reduce.reducer import wide
+from torch_featviz.capture.reduce.tables import Tables
+from torch_featviz.capture.reduce.together import Together
 from torch_featviz.model.values import whole
 
 _ROW = 4096  # so many values are summed in float32, which is many times faster than converting each
@@ -20,11 +25,11 @@ _SAFE = (1e-15, 1e18)
 class Move(NamedTuple):
     """What one parameter's gradient was, and how far it was moved; tensors of one number where the parameter is."""
 
-    histogram: Histogram  # of the gradient
-    grad: Tensor  # its norm
-    unreached: Tensor | None  # rows of it that are exactly 0; None of a vector
-    before: Tensor  # norm of the parameter
-    added: Tensor | None  # norm of the difference, once it is there
+    figures: Reducer  # of the gradient: a histogram, or `Moments` of its rows and a histogram
+    unreached: Tensor | None  # rows of it that are exactly 0; None of a vector, and where there are `Moments`
+    grad: Tensor | None = None  # its norm
+    before: Tensor | None = None  # norm of the parameter
+    added: Tensor | None = None  # norm of the difference, once it is there
 
 
 class Updates:
@@ -36,16 +41,18 @@ class Updates:
     Args:
         parameters: by name.
         bins: of the histogram of each gradient.
+        tables: of the gradients on each device, which are kept from one sample to the next.
 
     Sharded parameters (FSDP2) are gathered one at a time, so every rank has to be in such a context at once.
     """
 
-    def __init__(self, parameters: dict[str, Tensor], bins: int) -> None:
+    def __init__(self, parameters: dict[str, Tensor], bins: int, tables: dict[torch.device, Tables]) -> None:
         self._names: dict[int, list[str]] = {}  # several where layers share one
         for name, parameter in parameters.items():
             self._names.setdefault(id(parameter), []).append(name)
         self._bins = bins
-        self._before: dict[int, list[tuple[list[str], Tensor, Tensor, Move]]] = {}
+        self._known = tables
+        self._before: dict[int, list[_Moving]] = {}
         self.moves: dict[str, Move] = {}
 
     def __enter__(self) -> Updates:
@@ -78,27 +85,100 @@ class Updates:
 
     @torch.no_grad()
     def _measure(self, optimizer: Optimizer) -> None:
-        moving = []
         scale = getattr(optimizer, "grad_scale", None)  # of a GradScaler, which leaves unscaling to fused optimizers
+        moving = []
         for parameter in (each for group in optimizer.param_groups for each in group["params"]):
             names = self._names.get(id(parameter))
-            if names is None or parameter.grad is None or parameter.grad.is_sparse or not parameter.requires_grad:
-                continue
-            grad, now = whole(parameter.grad), whole(parameter)
-            if scale is not None:
-                grad = grad / scale
-            histogram = Histogram(self._bins, symmetric=True)
-            histogram.update(grad)
-            unreached = (grad.flatten(1) == 0).all(1).sum() if grad.dim() > 1 else None
-            seen = Move(histogram, norm_of(grad), unreached, norm_of(now), added=None)
-            moving.append((names, parameter, now.clone(), seen))
-        self._before[id(optimizer)] = moving
+            if names is not None and _learns(parameter):
+                grad = whole(parameter.grad)
+                moving.append((names, parameter, grad if scale is None else grad / scale, whole(parameter)))
+        grads, now = [grad for _, _, grad, _ in moving], [values for *_, values in moving]
+        figures = self._figures_of({names[0]: grad for names, _, grad, _ in moving})
+        norms, before, copies = norms_of(grads), norms_of(now), copies_of(now)
+        self._before[id(optimizer)] = [
+            _Moving(names, parameter, copy, figures[names[0]]._replace(grad=norm, before=size))
+            for (names, parameter, *_), copy, norm, size in zip(moving, copies, norms, before, strict=True)
+        ]
+
+    def _figures_of(self, grads: dict[str, Tensor]) -> dict[str, Move]:
+        """Of each gradient, by a name of its parameter."""
+        found: dict[str, Move] = {}
+        together: dict[torch.device, Together] = {}
+        for name, grad in grads.items():
+            if launching.available(grad.device):
+                if grad.device not in together:
+                    together[grad.device] = Together(self._tables(grad.device))
+                together[grad.device].add(name, grad, 0)
+                found[name] = Move(_of_rows(self._bins), None)
+            else:
+                histogram = Histogram(self._bins, symmetric=True)
+                histogram.update(grad)
+                found[name] = Move(histogram, (grad.flatten(1) == 0).all(1).sum() if grad.dim() > 1 else None)
+        for each in together.values():
+            each.settle({name: move.figures for name, move in found.items()}, last=True)
+        return found
+
+    def _tables(self, device: torch.device) -> Tables:
+        if device not in self._known:
+            self._known[device] = Tables(_of_rows(self._bins), device)
+        return self._known[device]
 
     @torch.no_grad()
     def _stepped(self, optimizer: Optimizer, *_: Any) -> None:
-        for names, parameter, before, seen in self._before.pop(id(optimizer), ()):
-            move = seen._replace(added=norm_of(before.sub_(whole(parameter))))
-            self.moves |= dict.fromkeys(names, move)
+        moved = self._before.pop(id(optimizer), [])
+        steps = differences([each.before for each in moved], [whole(each.parameter) for each in moved])
+        for each, added in zip(moved, norms_of(steps), strict=True):
+            self.moves |= dict.fromkeys(each.names, each.seen._replace(added=added))
+
+
+class _Moving(NamedTuple):
+    """A parameter that an optimizer is about to move."""
+
+    names: list[str]
+    parameter: Tensor
+    before: Tensor
+    seen: Move
+
+
+def _learns(parameter: Tensor) -> bool:
+    return parameter.grad is not None and not parameter.grad.is_sparse and parameter.requires_grad
+
+
+def _of_rows(bins: int) -> Several:
+    return Several(Moments(0), Histogram(bins, symmetric=True))
+
+
+def norms_of(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """`norm_of` each; of those on a GPU in a launch or two."""
+    return _together(tensors, partial(torch._foreach_norm, dtype=torch.float64), norm_of)
+
+
+def copies_of(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """A copy of each."""
+
+    def copies(several: list[Tensor]) -> list[Tensor]:
+        empty = [torch.empty_like(tensor) for tensor in several]
+        torch._foreach_copy_(empty, several)
+        return empty
+
+    return _together(tensors, copies, torch.clone)
+
+
+def differences(before: Sequence[Tensor], after: Sequence[Tensor]) -> list[Tensor]:
+    """`before - after`, in the memory of `before`."""
+    if any(tensor.is_cuda for tensor in before):
+        torch._foreach_sub_(list(before), list(after))
+        return list(before)
+    return [old.sub_(new) for old, new in zip(before, after, strict=True)]
+
+
+def _together(
+    tensors: Sequence[Tensor], of_many: Callable[[list[Tensor]], Sequence[Tensor]], of_one: Callable[[Tensor], Tensor]
+) -> list[Tensor]:
+    """One of the two of each: many launches are what costs on a GPU, and memory on a CPU."""
+    many = [tensor for tensor in tensors if tensor.is_cuda]
+    done = iter(of_many(many) if many else ())
+    return [next(done) if tensor.is_cuda else of_one(tensor) for tensor in tensors]
 
 
 def norm_of(tensor: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from itertools import islice
 from typing import Any, ClassVar, TypeVar
@@ -180,25 +180,45 @@ def read_together(reducers: Iterable[Reducer], tensors: Iterable[Tensor] = ()) -
     return list(arrived)
 
 
-def to_host(tensors: tuple[Tensor, ...]) -> list[Tensor]:
-    """Tensors of one device to the CPU, floats as float64 and integers as int64, in one transfer."""
-    packed = torch.cat([_as_integers(tensor) for tensor in tensors]).cpu()
+def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors of one device to the CPU, floats as float64 and integers as int64, in one transfer.
+
+    Where they are parts of one tensor, and most of it, that is copied as it is.
+    """
+    owners, shares = [tensor if tensor._base is None else tensor._base for tensor in tensors], dict[int, int]()
+    for owner, tensor in zip(owners, tensors, strict=True):
+        shares[id(owner)] = shares.get(id(owner), 0) + tensor.numel()
+    owners = [
+        owner if owner.is_contiguous() and 2 * shares[id(owner)] >= owner.numel() else tensor
+        for owner, tensor in zip(owners, tensors, strict=True)
+    ]
+    known = {id(owner): owner for owner in owners}
+    there = dict(zip(known, _packed_to_host([*known.values()]), strict=True))
     host: list[Tensor] = []
-    for tensor, piece in zip(tensors, torch.split(packed, [tensor.numel() for tensor in tensors]), strict=True):
-        if tensor.dtype == torch.float32:
-            piece = piece.int().view(torch.float32)  # noqa: PLW2901
-        elif tensor.dtype == torch.float64:
-            piece = piece.view(torch.float64)  # noqa: PLW2901
-        host.append(piece.to(torch.float64 if tensor.is_floating_point() else torch.int64).reshape(tensor.shape))
+    for owner, tensor in zip(owners, tensors, strict=True):
+        copy = there[id(owner)]
+        if owner is not tensor:
+            copy = copy.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset() - owner.storage_offset())
+        host.append(copy.double() if copy.is_floating_point() else copy)
     return host
 
 
-def _as_integers(tensor: Tensor) -> Tensor:
-    """The same bits as int64; those of float32 one by one, so that devices without float64 can do it."""
-    flat = tensor.reshape(-1)
-    if tensor.dtype == torch.float32:
-        return flat.view(torch.int32).long()
-    return flat.view(torch.int64)
+def _packed_to_host(tensors: list[Tensor]) -> list[Tensor]:
+    """Tensors of 32 or 64 bits, contiguous there."""
+    short = [tensor.reshape(-1).view(torch.int32) for tensor in tensors if tensor.dtype == torch.float32]
+    long = [tensor.reshape(-1).view(torch.int64) for tensor in tensors if tensor.dtype != torch.float32]
+    number = sum(map(len, short))
+    if number:  # in pairs, so that all is of one dtype
+        spare = next(each for each in short if len(each))[: number % 2]
+        long.append(torch.cat([*short, spare]).view(torch.int64))
+    packed = torch.cat(long).cpu() if long else torch.empty(0, dtype=torch.int64)
+    pairs = packed[len(packed) - (number + 1) // 2 :].view(torch.float32)
+    shorts, longs = iter(torch.split(pairs[:number], [*map(len, short)])), iter(torch.split(packed, [*map(len, long)]))
+    host: list[Tensor] = []
+    for tensor in tensors:
+        piece = next(shorts) if tensor.dtype == torch.float32 else next(longs)
+        host.append((piece.view(torch.float64) if tensor.dtype == torch.float64 else piece).view(tensor.shape))
+    return host
 
 
 def real(output: Any) -> Tensor:
