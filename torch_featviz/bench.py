@@ -348,9 +348,7 @@ def _on_fake_gpu(model: nn.Module, arguments: tuple[Any, ...]) -> Iterator[_Coun
         try:
             yield copied(model, on_gpu, evaluates=False), map_tensors(on_gpu, arguments), counted
         except UNKNOWN_VALUES as error:
-            raise OptionError(
-                f"without a GPU there are no values that this forward could depend on: {error}"
-            ) from error
+            raise OptionError(f"this forward depends on values, which only a GPU can tell: {error}") from error
 
 
 class _Counter(TorchDispatchMode):
@@ -379,7 +377,8 @@ class _Counter(TorchDispatchMode):
         if func is torch.ops.aten._local_scalar_dense.default:
             self.launched()
             self.waits += 1
-            return torch.zeros((), dtype=given[0].dtype).item()
+            with unset_fake_temporarily():
+                return torch.zeros((), dtype=given[0].dtype).item()
         result = func(*args, **kwargs)
         if not (returns_views(func) or _name(func) in _LAUNCH_NOTHING):
             self.launched()

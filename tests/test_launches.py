@@ -1,0 +1,116 @@
+"""How many launches a GPU would get from us, counted on tensors that only say they are on one."""
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from torch_featviz import bench
+from torch_featviz.bench import Launches, launches
+from torch_featviz.capture import Histogram, Moments, TopK
+from torch_featviz.capture.reduce import launching
+from torch_featviz.errors import LayerError, OptionError
+from torch_featviz.training import Monitor
+from torch_featviz.zoo import card
+
+KINDS = [nn.Conv2d, nn.Linear]
+
+
+@pytest.fixture(scope="module")
+def resnet50():
+    return torchvision.models.resnet50().eval()
+
+
+@pytest.mark.parametrize(
+    ("into", "most"), [(Moments(), 3), (Histogram(), 4), (TopK(), 5), ([Moments(), Histogram(), TopK()], 7)]
+)
+def test_figures_of_all_layers_of_resnet50(resnet50, into, most):
+    with torch.no_grad():
+        counted = launches(resnet50, torch.zeros(1, 3, 224, 224), KINDS, into=into)
+    assert counted.bare > 150
+    assert counted.added <= most
+    assert counted.waits == 0
+
+
+def test_two_more_for_each_layer_beyond_the_budget(resnet50):
+    x = torch.zeros(8, 3, 224, 224)  # 56 MB of the first layer alone would do
+    with torch.no_grad():
+        within = launches(resnet50, x[:1], KINDS, into=Moments()).added
+        beyond = launches(resnet50, x, KINDS, into=Moments()).added
+    assert within < beyond <= within + 2 * 53
+
+
+def test_by_reference_nothing_is_launched_but_copies_of_what_is_overwritten():
+    net = torchvision.models.alexnet().eval()
+    with torch.no_grad():
+        assert launches(net, torch.zeros(1, 3, 224, 224)).added == 7  # before each ReLU(inplace=True)
+    assert launches(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), torch.zeros(1, 3, 8, 8)) == Launches(2, 0, 0)
+
+
+def test_a_sampled_step_of_the_monitor():
+    """The backward is left out of both: autograd asks for a device that is there."""
+    images, labels = torch.zeros(8, 3, 32, 32), torch.zeros(8, dtype=torch.long)
+    net = card("cifar_cnn_large").build().train()
+    with bench._on_fake_gpu(net, (images, labels)) as (net, (images, labels), counted):
+        optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
+
+        def step():
+            nn.functional.cross_entropy(net(images), labels)
+            for parameter in net.parameters():
+                parameter.grad = torch.empty_like(parameter)
+            optimizer.step()
+            optimizer.zero_grad()
+
+        watch = Monitor(net, every=1)
+
+        def watched():
+            with watch.step():
+                step()
+
+        counted(step)
+        bare = counted(step)
+        counted(watched)
+        inside = counted(watched)
+    assert inside.launches - bare.launches <= 60
+    assert inside.waits - bare.waits == 1
+
+
+def test_what_is_counted():
+    class Odd(nn.Module):
+        def forward(self, x):
+            y = x.t().view(-1)[1:]  # views
+            z = torch.empty_like(y)  # and memory
+            z.copy_(y)
+            return (
+                z.sum().item() + z.cpu().sum().item()
+            )  # copy, sum, item, to the CPU; there two more, which do not count
+
+    counter = bench._Counter()
+    with bench._on_fake_gpu(Odd(), (torch.zeros(3, 3).t().contiguous().t(),)) as (net, given, counted):
+        assert counted(lambda: net(*given)) == (4, 2)
+        assert counter.launches == 0
+        with launching.counting(counter.launched):
+            launching.upload(np.zeros(2, dtype=np.int64), torch.device("cuda"))
+        assert counter.launches == 1
+    assert not launching._counts
+
+
+def test_errors():
+    with pytest.raises(LayerError, match="no layer 'x'"):
+        launches(nn.Sequential(nn.ReLU()), torch.zeros(1), "x")
+
+    class Picks(nn.Module):
+        def forward(self, x):
+            return x[x > 0]
+
+    with pytest.raises(OptionError, match="this forward depends on values, which only a GPU can tell"):
+        launches(Picks(), torch.zeros(3))
+
+
+def test_the_model_stays_as_it_was(resnet50, instance_state):
+    before, values = instance_state(resnet50), [tensor.clone() for tensor in resnet50.state_dict().values()]
+    launches(resnet50.train(), torch.zeros(2, 3, 64, 64), KINDS, into=Moments())
+    resnet50.eval()
+    assert instance_state(resnet50) == before
+    assert all(map(torch.equal, values, resnet50.state_dict().values()))
