@@ -9,8 +9,8 @@ from torch import nn
 from torch_featviz import bench
 from torch_featviz.bench import Launches, launches
 from torch_featviz.capture import Histogram, Moments, TopK
-from torch_featviz.capture.reduce import launching
 from torch_featviz.errors import LayerError, OptionError
+from torch_featviz.launching import gpu
 from torch_featviz.training import Monitor
 from torch_featviz.zoo import card
 
@@ -90,10 +90,10 @@ def test_what_is_counted():
     with bench._on_fake_gpu(Odd(), (torch.zeros(3, 3).t().contiguous().t(),)) as (net, given, counted):
         assert counted(lambda: net(*given)) == (4, 2)
         assert counter.launches == 0
-        with launching.counting(counter.launched):
-            launching.upload(np.zeros(2, dtype=np.int64), torch.device("cuda"))
+        with gpu.counting(counter.launched):
+            gpu.upload(np.zeros(2, dtype=np.int64), torch.device("cuda"))
         assert counter.launches == 1
-    assert not launching._counts
+    assert not gpu._counts
 
 
 def test_errors():

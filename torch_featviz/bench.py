@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, kineto_available, profile
 
+from torch_featviz.launching import gpu
 from torch_featviz.model.copier import copied
 from torch_featviz.model.layers import Layers
 from torch_featviz.model.values import map_tensors, tensors
@@ -33,7 +34,6 @@ from torch_featviz.torch_private import (
 
 from .capture import Activations, capture
 from .capture.inplace import memory_of
-from .capture.reduce import launching
 from .errors import LayerError, OptionError
 from .model.untouched import Kept
 
@@ -339,7 +339,7 @@ def _on_fake_gpu(model: nn.Module, arguments: tuple[Any, ...]) -> Iterator[_Coun
         return _Counted(counter.launches, counter.waits)
 
     counter = _Counter()
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake, launching.counting(counter.launched):
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake, gpu.counting(counter.launched):
 
         def on_gpu(tensor: Tensor) -> Tensor:
             empty = fake.from_tensor(tensor.detach()).to("cuda")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from torch_featviz.errors import DtypeError, LayerError, ShapeError
+from torch_featviz.launching import gpu
 from torch_featviz.model.layers import canonical, near
 from torch_featviz.torch_private import in_graph_pool
 
@@ -22,7 +23,7 @@ from .eager import NOTHING, eager
 from .gradients import ReducedGradients
 from .inplace import versions_of
 from .recorder import Recorder
-from .reduce import Reducer, across_ranks, launching
+from .reduce import Reducer, across_ranks
 from .reduce.reducer import has_figures
 from .reduce.tables import Figures, Tables
 from .reduce.together import BUDGET, Together
@@ -49,7 +50,7 @@ class Reduction(Recorder):
         self._settled = 0  # changes that reducers know
         self.handed_out = False  # whether somebody may hold reducers, and looks at them after the next forward
         device = next((parameter.device for parameter in scope.model.parameters()), torch.device("cpu"))
-        self.by_version = self._waits = Figures.takes(into) and launching.available(device)
+        self.by_version = self._waits = Figures.takes(into) and gpu.available(device)
 
     def admit(self, name: str, globs: Iterable[str] = ()) -> None:
         super().admit(name, globs)
@@ -104,7 +105,7 @@ class Reduction(Recorder):
         self.axes.note(name, first)
         if self._waits and self._device.setdefault(name, first.device) != first.device:
             self._take_at_once()
-        if self._waits and launching.available(first.device):
+        if self._waits and gpu.available(first.device):
             self._wait(name, first, copy)
             return
         try:

@@ -12,10 +12,11 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from torch_featviz.capture import Histogram, Moments
-from torch_featviz.capture.reduce import Reducer, Several, launching
+from torch_featviz.capture.reduce import Reducer, Several
 from torch_featviz.capture.reduce.reducer import wide
 from torch_featviz.capture.reduce.tables import Tables
 from torch_featviz.capture.reduce.together import Together
+from torch_featviz.launching import gpu
 from torch_featviz.model.values import whole
 
 _ROW = 4096  # so many values are summed in float32, which is many times faster than converting each
@@ -105,7 +106,7 @@ class Updates:
         found: dict[str, Move] = {}
         together: dict[torch.device, Together] = {}
         for name, grad in grads.items():
-            if launching.available(grad.device):
+            if gpu.available(grad.device):
                 if grad.device not in together:
                     together[grad.device] = Together(self._tables(grad.device))
                 together[grad.device].add(name, grad, 0)

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from torch_featviz.capture import capture
-from torch_featviz.capture.reduce import Histogram, Moments, Several, TopK, launching, together
+from torch_featviz.capture.reduce import Histogram, Moments, Several, TopK, together
 from torch_featviz.capture.reduce.tables import Figures, Tables, geometry
 from torch_featviz.capture.reduce.together import Together
 from torch_featviz.errors import FeatvizWarning, LayerError, ShapeError
+from torch_featviz.launching import Gpu, gpu
 
 pytestmark = [
     pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are compiled here, and not interpreted"),
@@ -211,7 +212,7 @@ def test_geometry_reaches_every_value(data):
 @pytest.fixture
 def _waiting(monkeypatch):
     """As on a GPU: outputs wait."""
-    monkeypatch.setattr(launching, "available", lambda _device: True)
+    monkeypatch.setattr(gpu, "available", lambda _device: True)
 
 
 class Overwrites(nn.Module):
@@ -316,13 +317,12 @@ def test_where_no_kernel_runs_it_is_said_once(monkeypatch):
     def fail(*_arguments, **_constants):
         raise RuntimeError("no C compiler")
 
-    monkeypatch.setattr(launching, "launch", fail)
+    other = Gpu()
+    monkeypatch.setattr(other, "launch", fail)
     monkeypatch.setattr(torch, "zeros", lambda *_, **__: None)
-    launching._runs.cache_clear()
     with pytest.warns(FeatvizWarning, match="Triton runs no kernel here: no C compiler"):
-        assert not launching.available(torch.device("cuda"))
-    assert not launching.available(torch.device("cuda"))
-    launching._runs.cache_clear()
+        assert not other.available(torch.device("cuda"))
+    assert not other.available(torch.device("cuda"))
 
 
 def test_importing_the_package_imports_no_triton():

@@ -198,7 +198,8 @@ def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
     for owner, tensor in zip(owners, tensors, strict=True):
         copy = there[id(owner)]
         if owner is not tensor:
-            copy = copy.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset() - owner.storage_offset())
+            start = copy.storage_offset() + tensor.storage_offset() - owner.storage_offset()
+            copy = copy.as_strided(tensor.shape, tensor.stride(), start)
         host.append(copy.double() if copy.is_floating_point() else copy)
     return host
 

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import launching
+from torch_featviz.launching import gpu
+
 from .histogram import Histogram
 from .moments import Moments
 from .reducer import Reducer, same_channels
@@ -283,7 +284,7 @@ class Tables:
         return [np.array(rows) for rows in rounds]
 
     def _uploaded(self, tables: list[np.ndarray]) -> list[Tensor]:
-        packed = launching.upload(np.concatenate([table.ravel() for table in tables]).astype(np.int64), self.device)
+        packed = gpu.upload(np.concatenate([table.ravel() for table in tables]).astype(np.int64), self.device)
         pieces = torch.split(packed, [table.size for table in tables])
         return [piece.view(table.shape) for piece, table in zip(pieces, tables, strict=True)]
 

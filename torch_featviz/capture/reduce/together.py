@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import launching
+from torch_featviz.launching import gpu
+
 from .histogram import Histogram
 from .moments import Moments
 from .reducer import Reducer, has_figures, real
 from .tables import CHANNELS, KINDS, LANES, SELECTED, WIDE, Folding, Item, Items, Reading, Tables, power_of_two
 
+_KERNELS = "capture.reduce.kernels:"
 BUDGET = 2**26  # bytes that may wait
 _BINNED, _TOPS = ("extremes", "place", "counts"), ("values", "images", "positions")
 _KEYS = {"best": -(2**63), "where": 2**62}  # and what they are while empty
@@ -104,15 +106,15 @@ class Together:
         self._read_layers |= layers
         found = self._of_tiles(before, before + reading.number)
         tops = [self._keys(name, rows, rows + reading.best) for name in _KEYS] if figures.k else [found[0]] * 2
-        pointers = np.array(launching.pointers(outputs), dtype=np.int64)
-        moving = launching.upload(pointers, self._tables.device)
+        pointers = np.array(gpu.pointers(outputs), dtype=np.int64)
+        moving = gpu.upload(pointers, self._tables.device)
         arguments = (moving, reading.items, reading.tiles, *found, *tops, figures.bins)
         constants = {"NB": figures.padded_bins, "SYMMETRIC": figures.symmetric, "WIDE": wide, "num_warps": 8}
         kept = {"CHANNELS": figures.per_channel, "HISTOGRAM": figures.bins > 0, "TOP": int(figures.k > 0)}
-        launching.launch("read", reading.number, *arguments, **constants, **kept)
+        gpu.launch(_KERNELS + "read", reading.number, *arguments, **constants, **kept)
         if wide and figures.k:
             kept = {"CHANNELS": False, "HISTOGRAM": False, "TOP": 2}
-            launching.launch("read", reading.number, *arguments, **constants, **kept)
+            gpu.launch(_KERNELS + "read", reading.number, *arguments, **constants, **kept)
 
     def _fold(self) -> None:
         read, self._read, self._read_layers = self._read, [], set()
@@ -125,14 +127,16 @@ class Together:
         floats, counts, ends, local = self._of_tiles(0, tiles)
         if figures.per_channel:
             arguments = (folding.folds, floats, counts, states["sums"], states["totals"], width)
-            launching.launch("fold_channels", len(folding.folds), *arguments, G=64)
+            gpu.launch(_KERNELS + "fold_channels", len(folding.folds), *arguments, G=64)
         if figures.bins:
             constants = {"NB": figures.padded_bins, "SYMMETRIC": figures.symmetric}
             old = [states[name] for name in _BINNED]
             new = [torch.empty_like(state) for state in old]
-            launching.launch("place_bins", layers, folding.spans, ends, old[0], *new, figures.bins, **constants, G=256)
+            gpu.launch(
+                _KERNELS + "place_bins", layers, folding.spans, ends, old[0], *new, figures.bins, **constants, G=256
+            )
             several = (folding.owners, tiles, ends, local, *old[1:], *new[1:], figures.bins)
-            launching.launch("add_counts", tiles + layers, *several, **constants)
+            gpu.launch(_KERNELS + "add_counts", tiles + layers, *several, **constants)
             states.update(zip(_BINNED, new, strict=True))
         self._select(folding, [item for _, items in read for item in items])
 
@@ -144,11 +148,11 @@ class Together:
         if not folding.rounds:
             return
         keys, tops = [self._scratch[name] for name in _KEYS], [self._states[name] for name in _TOPS]
-        numbers = launching.upload(before, self._tables.device)
+        numbers = gpu.upload(before, self._tables.device)
         constants = {"KP": power_of_two(self._figures.k), "N": SELECTED, "LANES": LANES, "WIDE": self._wide}
         for table in folding.rounds:
             arguments = (table, numbers, *keys, *tops, self._figures.k, self._tables.width)
-            launching.launch("select", len(table), *arguments, **constants)
+            gpu.launch(_KERNELS + "select", len(table), *arguments, **constants)
 
     def _make_room(self) -> None:
         """Have states of all layers, also of those that came since."""

@@ -1,0 +1,80 @@
+"""Where work is handed to a GPU: kernels, tables sent to it, and addresses of tensors.
+
+Each stands behind one method, so that launches can be counted where there is no GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .warn import warn
+
+
+class Gpu:
+    """All GPUs of this process, or tensors that only say they are on one."""
+
+    def __init__(self) -> None:
+        self._counts: list[Callable[[], None]] = []  # called for each launch instead of launching
+        self._runs: dict[torch.device, bool] = {}  # whether a kernel does
+
+    def available(self, device: torch.device) -> bool:
+        """Whether kernels of this package run on `device`, which is tried once.
+
+        Warns:
+            FeatvizWarning: Triton is here and runs nothing, for want of a C compiler, say.
+        """
+        if device.type != "cuda":
+            return False
+        if device not in self._runs and not self._counts:
+            self._runs[device] = find_spec("triton") is not None and self._try(device)
+        return bool(self._counts) or self._runs[device]
+
+    def launch(self, kernel: str, programs: int, *arguments: Any, **constants: Any) -> None:
+        """Run so many programs of a Triton kernel, which is told as `"capture.reduce.kernels:read"`."""
+        if self._counts:
+            self._counts[-1]()
+            return
+        file, _, name = kernel.partition(":")
+        function = getattr(import_module(f"{__package__}.{file}"), name)  # Triton takes a second to import
+        function[(programs,)](*arguments, **constants)
+
+    def upload(self, table: np.ndarray, device: torch.device) -> Tensor:
+        """A table in the device's memory; nothing waits for the copy."""
+        host = torch.from_numpy(table)
+        if self._counts:
+            self._counts[-1]()
+            return torch.empty(host.shape, dtype=host.dtype, device=device)
+        return host.clone() if device.type == "cpu" else host.pin_memory().to(device, non_blocking=True)
+
+    def pointers(self, tensors: Iterable[Tensor]) -> list[int]:
+        """Where each tensor begins."""
+        return [0 if self._counts else tensor.data_ptr() for tensor in tensors]
+
+    @contextmanager
+    def counting(self, count: Callable[[], None]) -> Iterator[None]:
+        """Within the block `count()` is called instead of launching, and every GPU is one that kernels run on."""
+        self._counts.append(count)
+        try:
+            yield
+        finally:
+            self._counts.pop()
+
+    def _try(self, device: torch.device) -> bool:
+        try:
+            tried = torch.zeros(1, dtype=torch.int64, device=device)
+            self.launch("capture.reduce.kernels:probe", 1, tried)
+            return bool(tried.item() == 1)
+        except Exception as error:  # whatever a compiler and a driver may raise
+            warn(f"figures are kept layer by layer, with many more launches, since Triton runs no kernel here: {error}")
+            return False
+
+
+gpu = Gpu()
