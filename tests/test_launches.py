@@ -10,7 +10,9 @@ from torch_featviz import bench
 from torch_featviz.bench import Launches, launches
 from torch_featviz.capture import Histogram, Moments, TopK
 from torch_featviz.errors import LayerError, OptionError
+from torch_featviz.explain import attribute
 from torch_featviz.launching import gpu
+from torch_featviz.picture import Scale, overlay
 from torch_featviz.training import Monitor
 from torch_featviz.zoo import card
 
@@ -74,6 +76,27 @@ def test_a_sampled_step_of_the_monitor():
         inside = counted(watched)
     assert inside.launches - bare.launches <= 60
     assert inside.waits - bare.waits == 1
+
+
+def test_an_overlay():
+    given = torch.zeros(16, 3, 224, 224), torch.zeros(16, 224, 224)
+    with bench._on_fake_gpu(nn.Identity(), given) as (_, (images, heatmaps), counted):
+        for value_range in (None, "imagenet", "byte"):
+            scale = Scale(symmetric=True, vmax=1.0)
+            found = counted(lambda: overlay(images, heatmaps, scale=scale, value_range=value_range))  # noqa: B023
+            assert found == (2, 0)  # a table of colours, and the kernel
+
+
+def test_gradcam(monkeypatch):
+    """The backward is left out of both: autograd asks for a device that is there."""
+    net = torchvision.models.resnet18().eval()
+    with bench._on_fake_gpu(net, (torch.zeros(16, 3, 224, 224),)) as (net, (images,), counted):
+        monkeypatch.setattr(torch.autograd, "grad", lambda _, maps, **__: [torch.empty_like(maps)])
+        counted(lambda: attribute(net, images, target=3, layer="layer4"))
+        bare = counted(lambda: net(images))
+        inside = counted(lambda: attribute(net, images, target=3, layer="layer4"))
+    assert inside.launches - bare.launches <= 8
+    assert inside.waits == 0
 
 
 def test_what_is_counted():

@@ -24,6 +24,7 @@ from torch_featviz.model.copier import copied
 from torch_featviz.model.layers import Layers
 from torch_featviz.model.values import map_tensors, tensors
 from torch_featviz.torch_private import (
+    READS_A_VALUE,
     UNKNOWN_VALUES,
     FakeTensor,
     FakeTensorMode,
@@ -374,7 +375,7 @@ class _Counter(TorchDispatchMode):
         if makes == "cpu" and not any(isinstance(tensor, FakeTensor) for tensor in given):
             with unset_fake_temporarily():
                 return func(*args, **kwargs)
-        if func is torch.ops.aten._local_scalar_dense.default:
+        if func is READS_A_VALUE:
             self.launched()
             self.waits += 1
             with unset_fake_temporarily():

@@ -5,7 +5,7 @@ Each stands behind one method, so that launches can be counted where there is no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
@@ -23,6 +23,7 @@ class Gpu:
 
     def __init__(self) -> None:
         self._counts: list[Callable[[], None]] = []  # called for each launch instead of launching
+        self._constants: dict[tuple[Hashable, torch.device], Tensor] = {}
         self._runs: dict[torch.device, bool] = {}  # whether a kernel does
 
     def available(self, device: torch.device) -> bool:
@@ -53,6 +54,14 @@ class Gpu:
             self._counts[-1]()
             return torch.empty(host.shape, dtype=host.dtype, device=device)
         return host.clone() if device.type == "cpu" else host.pin_memory().to(device, non_blocking=True)
+
+    def constant(self, key: Hashable, make: Callable[[], Tensor], device: torch.device) -> Tensor:
+        """What `make` returns, which is the same for one `key`, in the device's memory; copied there once."""
+        if self._counts:
+            return self.upload(make().numpy(), device)
+        if (key, device) not in self._constants:
+            self._constants[key, device] = make().to(device)
+        return self._constants[key, device]
 
     def pointers(self, tensors: Iterable[Tensor]) -> list[int]:
         """Where each tensor begins."""

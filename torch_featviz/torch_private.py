@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from inspect import signature
 from types import CodeType, FrameType
@@ -100,6 +100,30 @@ def tensors_on(storage: UntypedStorage) -> int | None:
     """How many tensors hold this memory; None where PyTorch does not tell."""
     count = getattr(torch._C, "_storage_Use_Count", None)
     return None if count is None else count(storage._cdata) - 1  # `storage` itself counts
+
+
+def viewed(tensor: Tensor) -> Tensor:
+    """The tensor that this one is a view of, where PyTorch keeps that; else itself."""
+    return tensor if tensor._base is None else tensor._base
+
+
+# Many tensors in one launch
+
+
+def copy_each(to: list[Tensor], of: list[Tensor]) -> None:
+    """Overwrite each of the first with its counterpart."""
+    torch._foreach_copy_(to, of)
+
+
+def subtract_each(tensors: list[Tensor], others: list[Tensor]) -> None:
+    """Subtract from each of the first its counterpart, in place."""
+    torch._foreach_sub_(tensors, others)
+
+
+def norm_each(tensors: list[Tensor]) -> Sequence[Tensor]:
+    """The Euclidean norm of each, float64."""
+    norms: Sequence[Tensor] = torch._foreach_norm(tensors, dtype=torch.float64) if tensors else ()
+    return norms
 
 
 # torch.func's wrappers
@@ -234,6 +258,7 @@ class _Flags:
 _flags = _Flags()
 
 
+READS_A_VALUE = torch.ops.aten._local_scalar_dense.default  # on the host, as item() does
 UNKNOWN_VALUES = (DataDependentOutputException, DynamicOutputShapeException)  # of a tensor that has none
 
 # Modes for functions

@@ -6,10 +6,11 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
+from torch_featviz.launching import gpu
 from torch_featviz.picture import Scale, overlay, reserved
 
 GRAY = np.array([0.299, 0.587, 0.114])
@@ -141,3 +142,40 @@ def test_scales_fitted_on_maps_or_on_one():
     images, heat = torch.rand(3, 3, 8, 8), torch.randn(3, 8, 8)
     fitted = overlay(images, heat, scale=Scale(symmetric=True, per="kernel").fit(heat))
     assert torch.equal(fitted, overlay(images, heat, scale=Scale(symmetric=True, per="kernel")))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the kernel is compiled here, and not interpreted")
+@pytest.mark.filterwarnings("ignore:overlay marks", "ignore:overflow:RuntimeWarning", "ignore:invalid:RuntimeWarning")
+@settings(max_examples=max(8, settings().max_examples // 10), deadline=None)
+@given(data=st.data())
+def test_the_kernel_draws_the_same(data):
+    """Every bit of it, interpreted."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    odd = np.array([np.nan, np.inf, -np.inf, 1.7, -0.3, 0.0, 1e30, -1e-30], np.float32)
+
+    def drawn(*shape):
+        values = rng.standard_normal(shape).astype(np.float32) * data.draw(st.sampled_from([1, 1e-30, 1e25]))
+        return torch.from_numpy(np.where(rng.random(shape) < 0.1, rng.choice(odd, shape), values))
+
+    batch, classes, height, width = (data.draw(st.integers(1, most)) for most in (2, 3, 20, 40))
+    images = drawn(batch, data.draw(st.sampled_from([1, 3])), height, width).abs().clamp(max=1.7)
+    heatmaps = drawn(batch, classes, height, width)
+    if data.draw(st.booleans()):
+        images, heatmaps = images.transpose(2, 3), heatmaps.transpose(2, 3)
+    scales = [Scale(symmetric=True, vmax=1.5), Scale(symmetric=True, vmax=0), Scale(vmin=-2, vmax=2e30)]
+    scales += [Scale(vmin=1e-30, vmax=2e-30), Scale(symmetric=True, per="kernel"), Scale(per="kernel")]
+    scale = data.draw(st.sampled_from(scales))
+    how = {
+        "alpha": data.draw(st.sampled_from([0.0, 0.3, 1.0])),
+        "gray": data.draw(st.booleans()),
+        "value_range": data.draw(st.sampled_from([None, "signed", lambda images: 1 - images])),
+        "contours": data.draw(st.sampled_from([(), (0.5,)])),
+    }
+    expected = overlay(images, heatmaps, scale=scale, **how)
+    launched = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gpu, "available", lambda _device: True)
+        launch = gpu.launch
+        patch.setattr(gpu, "launch", lambda *arguments, **constants: launched.append(launch(*arguments, **constants)))
+        assert torch.equal(overlay(images, heatmaps, scale=scale, **how), expected)
+    assert len(launched) == 1

@@ -191,9 +191,9 @@ def explain(
             parts.append(known.run(Job(explained, where, at, here, rows)).detach())
             if explained.classes is not None:
                 classes.append(explained.classes)
-        attributions = torch.cat(parts)
+        attributions = torch.cat(parts) if len(parts) > 1 else parts[0]
         heatmaps = heatmaps_of(attributions, inputs.images)
-    every = torch.cat(classes) if classes else None
+    every = torch.cat(classes) if len(classes) > 1 else classes[0] if classes else None
     return Attribution(attributions, heatmaps, every, method, where.layers, str(where), target, options, given, answer)
 
 
@@ -248,7 +248,8 @@ def _part_of(value: Any, part: slice, n: int) -> Any:
 
 def heatmaps_of(attributions: Tensor, images: Tensor) -> Tensor:
     """Attributions summed over channels, at the size of the images: `b c ... -> b ...`, float32, sign kept."""
-    maps = attributions.detach().float().sum(1, keepdim=True)
+    maps = attributions.detach().float()
+    maps = maps.sum(1, keepdim=True) if maps.shape[1] > 1 else maps
     if maps.shape[2:] != images.shape[2:]:
         maps = F.interpolate(maps, images.shape[2:], mode=MODES[images.dim() - 2])
     return maps[:, 0]

@@ -65,7 +65,10 @@ def cam(
 def weighed(maps: Tensor, gradients: Tensor, kind: str) -> Tensor:
     """Maps `b k ...` times what the method makes of their gradients, summed over channels: `b 1 ...`."""
     if kind == "gradcam":
-        gradients = gradients.flatten(2).mean(2).view(*gradients.shape[:2], *[1] * (maps.dim() - 2))
+        weights = gradients.flatten(2).mean(2)
+        if torch.get_float32_matmul_precision() == "highest":  # else a product of matrices may round to ten bits
+            return torch.bmm(weights[:, None], maps.flatten(2)).view(len(maps), 1, *maps.shape[2:])
+        gradients = weights.view(*weights.shape, *[1] * (maps.dim() - 2))
     elif kind == "layercam":
         gradients = gradients.clamp(min=0)
     return (gradients * maps).sum(1, keepdim=True)

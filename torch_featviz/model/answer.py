@@ -196,16 +196,17 @@ def classes_of(target: Target, output: Any, n: int, said: Kind | None = None) ->
     scores = scores_of(output, n)
     if target is None:
         return None if scores.shape[1] == 1 else scores.argmax(1)
-    chosen = torch.as_tensor(target, device=scores.device)
+    chosen = torch.as_tensor(target)  # on the CPU a look at it costs nothing
     if chosen.is_floating_point() or chosen.is_complex() or chosen.dtype == torch.bool:
         raise DtypeError(f"target must be a class number, or one for each image, got {target!r}.")
-    chosen = chosen.long().expand(n) if chosen.dim() == 0 else chosen.long()
-    if chosen.shape != (n,):
+    if chosen.dim() and chosen.shape != (n,):
         raise ShapeError(f"target must be one class or {n}, one for each image, got shape {tuple(chosen.shape)}.")
     last = 1 if is_binary(scores, said) else scores.shape[1] - 1
     if bool(((chosen < 0) | (chosen > last)).any()):
-        raise OptionError(f"target must be from 0 to {last}, got {chosen.tolist()}.")
-    return chosen
+        raise OptionError(f"target must be from 0 to {last}, got {chosen.expand(n).tolist()}.")
+    if chosen.dim():
+        return chosen.long().to(scores.device)
+    return torch.full((n,), int(chosen), device=scores.device)
 
 
 def columns(output: Any, rows: int, said: Kind | None = None) -> Tensor:
@@ -224,7 +225,8 @@ def figures(output: Any, target: Target, classes: Tensor | None, rows: int, said
     if not callable(target):
         if classes is None:
             return scores_of(output, rows)[:, 0]
-        return columns(output, rows, said).gather(1, classes[:, None])[:, 0]
+        each = columns(output, rows, said)
+        return each[:, target] if type(target) is int else each.gather(1, classes[:, None])[:, 0]
     made = target(output)
     if not isinstance(made, Tensor) or not made.is_floating_point():
         raise DtypeError(f"the target callable must return a tensor 'b' of floats, got {type(made).__name__}.")

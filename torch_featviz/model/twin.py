@@ -6,6 +6,7 @@ do that to, so that whatever happens the model itself was never touched.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 import torch
@@ -13,10 +14,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from torch_featviz.errors import LayerError
-from torch_featviz.torch_private import view_as
+from torch_featviz.torch_private import FakeTensor, view_as
 
 from .copier import copied
 from .layers import check_module
+from .values import copies_of
 
 
 def twin(model: nn.Module) -> nn.Module:
@@ -38,7 +40,9 @@ def twin(model: nn.Module) -> nn.Module:
     """
     check_module(model)
     with torch.inference_mode(False), torch.no_grad():
-        return copied(model, partial(_shared, model))
+        on_gpu = {id(buffer): buffer for buffer in model.buffers() if buffer.is_cuda and _is_plain(buffer)}
+        copies = dict(zip(on_gpu, copies_of([*on_gpu.values()]), strict=True))  # in one launch
+        return copied(model, partial(_shared, model, copies))
 
 
 def twin_on_meta(model: nn.Module) -> nn.Module:
@@ -48,10 +52,11 @@ def twin_on_meta(model: nn.Module) -> nn.Module:
         return copied(model, _on_meta)
 
 
-def _shared(model: nn.Module, tensor: Tensor) -> Tensor:
-    """A view of a parameter, which wants no gradient; a copy of any other tensor."""
-    if type(tensor) is Tensor:
-        return tensor.clone()
+def _shared(model: nn.Module, copies: Mapping[int, Tensor], tensor: Tensor) -> Tensor:
+    """A view of a parameter, which wants no gradient; a copy of any other tensor, which may be made already."""
+    if _is_plain(tensor):
+        copy = copies.get(id(tensor))
+        return tensor.clone() if copy is None else copy
     if type(tensor) is nn.Parameter and not tensor.is_inference():
         view = view_as(nn.Parameter, tensor, False)  # as nn.Parameter() goes about it
     elif is_lazy(tensor):
@@ -66,6 +71,11 @@ def _shared(model: nn.Module, tensor: Tensor) -> Tensor:
     if attributes := vars(tensor):  # scales of a quantised weight, say
         vars(view).update(attributes)
     return view
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether it is no parameter, nor of a class that may hold more than values."""
+    return type(tensor) is Tensor or (type(tensor) is FakeTensor and not isinstance(tensor, nn.Parameter))
 
 
 def _lazy(model: nn.Module, tensor: Tensor) -> LayerError:

@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from typing import Any
 
+import torch
 from torch import Tensor
+
+from torch_featviz.torch_private import copy_each
+
+
+def copies_of(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Detached copies; of those on a GPU all in a launch or two."""
+    several = [tensor.detach() for tensor in tensors if tensor.is_cuda and tensor.layout == torch.strided]
+    made = [torch.empty_like(tensor) for tensor in several]
+    if several:
+        copy_each(made, several)
+    done = iter(made)
+    return [
+        next(done) if tensor.is_cuda and tensor.layout == torch.strided else tensor.detach().clone()
+        for tensor in tensors
+    ]
 
 
 def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:

@@ -15,7 +15,7 @@ from torch_featviz.picture.text import number
 
 _SCALES = {"unit": Scale(vmin=0, vmax=1), "signed": Scale(vmin=-1, vmax=1), "byte": Scale(vmin=0, vmax=255)}
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-_ROUNDED = 1e-5  # as far as normalising and back, or resizing, may round a value out of the range
+ROUNDED = 1e-5  # as far as normalising and back, or resizing, may round a value out of the range
 RANGES = (*_SCALES, "imagenet")
 
 # What the values of images mean: one of RANGES, the mean and std they were normalised by, or a function to [0, 1].
@@ -74,9 +74,7 @@ def unit_images(images: Tensor, value_range: ValueRange | None = None, card: Car
         tensor([0.5000])
     """
     declared = _declared(value_range, card)
-    images = as_float(images)
-    if images.dim() != 4 or images.shape[1] not in (1, 3):
-        raise ShapeError(f"images must be 'b 1 h w' or 'b 3 h w', got shape {tuple(images.shape)}.")
+    images = _checked(images)
     if isinstance(declared, str) and declared in _SCALES:
         units = images if declared == "unit" else _SCALES[declared](images)
     elif callable(declared):
@@ -85,6 +83,31 @@ def unit_images(images: Tensor, value_range: ValueRange | None = None, card: Car
         mean, std = _statistics(_IMAGENET if isinstance(declared, str) else declared, images)
         units = images * std + mean
     return _snapped(units).expand(-1, 3, -1, -1)
+
+
+def affine_units(
+    images: Tensor, value_range: ValueRange | None = None, card: Card | None = None
+) -> tuple[Tensor, list[float]]:
+    """Images `b 3 h w`, and for each colour what to multiply with and then to add for the unit range.
+
+    No value is looked at, as `unit_images` does for what rounding puts out of the range.
+    """
+    declared = _declared(value_range, card)
+    images = _checked(images).expand(-1, 3, -1, -1)
+    if callable(declared):
+        return declared(images), [1.0] * 3 + [0.0] * 3
+    if isinstance(declared, str) and declared in _SCALES:
+        low, high = (float(end or 0) for end in (_SCALES[declared].vmin, _SCALES[declared].vmax))
+        return images, [1 / (high - low)] * 3 + [-low / (high - low)] * 3
+    mean, std = _statistics(_IMAGENET if isinstance(declared, str) else declared, torch.empty(0))
+    return images, [*std.expand(3, 1, 1).flatten().tolist(), *mean.expand(3, 1, 1).flatten().tolist()]
+
+
+def _checked(images: Tensor) -> Tensor:
+    images = as_float(images)
+    if images.dim() != 4 or images.shape[1] not in (1, 3):
+        raise ShapeError(f"images must be 'b 1 h w' or 'b 3 h w', got shape {tuple(images.shape)}.")
+    return images
 
 
 def clipped(
@@ -147,4 +170,4 @@ def _snapped(units: Tensor) -> Tensor:
     if bool((low >= 0) & (high <= 1)):
         return units
     near = units.clamp(0, 1)
-    return torch.where((units - near).abs() < _ROUNDED, near, units)
+    return torch.where((units - near).abs() < ROUNDED, near, units)

@@ -37,7 +37,13 @@ def _share(value: Any, share: Any) -> Any:
     return (value * share + 0.5).to(tl.int32)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=[
+        *("classes", "pixels", "width", "last"),
+        *("image_by_batch", "image_by_color", "image_by_row", "image_by_column"),
+        *("by_batch", "by_class", "by_row", "by_column"),
+    ]
+)
 def overlay(
     image: Any,
     heatmap: Any,
@@ -45,7 +51,6 @@ def overlay(
     table: Any,
     lows: Any,
     highs: Any,
-    numbers: Any,
     classes: Any,
     pixels: Any,
     width: Any,
@@ -62,11 +67,17 @@ def overlay(
     share: Any,
     last: Any,
     rounded: Any,
+    red_factor: Any,
+    green_factor: Any,
+    blue_factor: Any,
+    red_shift: Any,
+    green_shift: Any,
+    blue_shift: Any,
     OWN: tl.constexpr,
     SYMMETRIC: tl.constexpr,
     GRAY: tl.constexpr,
 ) -> None:
-    """`BLOCK` pixels of one heatmap over its image, a word each; `numbers` are factor and shift of each colour."""
+    """`BLOCK` pixels of one heatmap over its image, a word each; factor and shift bring colours to the unit range."""
     i = tl.program_id(0).to(tl.int64)
     blocks = tl.cdiv(pixels, BLOCK)
     map_number = i // blocks
@@ -75,9 +86,9 @@ def overlay(
     row, column = p // width, p % width
     batch = map_number // classes
     start = batch * image_by_batch + row * image_by_row + column * image_by_column
-    red = _unit(image, start, inside, tl.load(numbers), tl.load(numbers + 3), rounded)
-    green = _unit(image, start + image_by_color, inside, tl.load(numbers + 1), tl.load(numbers + 4), rounded)
-    blue = _unit(image, start + 2 * image_by_color, inside, tl.load(numbers + 2), tl.load(numbers + 5), rounded)
+    red = _unit(image, start, inside, red_factor, red_shift, rounded)
+    green = _unit(image, start + image_by_color, inside, green_factor, green_shift, rounded)
+    blue = _unit(image, start + 2 * image_by_color, inside, blue_factor, blue_shift, rounded)
     if GRAY:
         under = _share(red * 0.299 + green * 0.587 + blue * 0.114, share) * 0x10101
     else:

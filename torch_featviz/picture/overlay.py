@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
+from torch_featviz.launching import gpu
 from torch_featviz.picture.color import colors, is_diverging, lut, odd, reserved, rows_of
-from torch_featviz.picture.images import Card, ValueRange, clipped, unit_images
+from torch_featviz.picture.images import ROUNDED, Card, ValueRange, affine_units, clipped, unit_images
 from torch_featviz.picture.legend import Legend
 from torch_featviz.picture.scale import Scale, as_float
 from torch_featviz.warn import warn
 
+_PIXELS = 512  # of one program
+_UNIT = (1.0, 1.0, 1.0, 0.0, 0.0, 0.0)
 _BLOCK = 2**18  # values; several passes over so many stay within a core's cache
 _GRAY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601
 
@@ -38,7 +41,8 @@ def overlay(
 
     Heatmaps of several classes (`b k H W`) give `b k 3 H W`. All share one scale, so that images and classes can be
     compared; a brighter or redder colour always is a higher value. NaN and what the scale clips is drawn in the colours
-    reserved for it, and covers the image. So are pixels of the images beyond their range, which a warning counts.
+    reserved for it, and covers the image. So are pixels of the images beyond their range, which a warning counts; on a
+    GPU they are drawn so and not counted, since that would wait for it.
 
     Args:
         images: `b 1 H W` or `b 3 H W` in the declared range.
@@ -67,13 +71,16 @@ def overlay(
     if not 0 <= alpha <= 1:
         raise OptionError(f"alpha is the heatmap's opacity, from 0 to 1, got {alpha}.")
     _check(images)
+    shown: dict[str, Any] = {"alpha": alpha, "scale": scale, "cmap": cmap, "gray": gray, "contours": contours}
+    if gpu.available(images.device):
+        images, affine = affine_units(images, value_range, card)
+        return laid(images, heatmaps, affine=affine, **shown)
     units = unit_images(images, value_range, card)
     counts, hints = clipped(units, value_range, card)
     marks = Legend(counts=counts).marks()
     if marks:
         counted = ", ".join(words for _, words in marks)
         warn("; ".join([f"overlay marks {counted}", *hints]) + ".")
-    shown: dict[str, Any] = {"alpha": alpha, "scale": scale, "cmap": cmap, "gray": gray, "contours": contours}
     return laid(units, heatmaps, marked=bool(marks), **shown)
 
 
@@ -87,10 +94,11 @@ def laid(
     gray: bool = True,
     contours: Sequence[float] = (),
     marked: bool = True,
+    affine: Sequence[float] = _UNIT,
 ) -> Tensor:
     """The same over images `b 3 H W` on the unit range, for a picture that counts what lies beyond it in its legend.
 
-    Where nothing does, `marked=False` saves a look.
+    Where nothing does, `marked=False` saves a look. `affine` is what brings each colour to that range.
     """
     heatmaps, several = _match(units, as_float(heatmaps))
     scale = (scale or Scale(symmetric=True)).fit(heatmaps if several else heatmaps[:, 0])
@@ -100,17 +108,63 @@ def laid(
     if is_diverging(cmap) != scale.symmetric:
         kind = "a diverging" if scale.symmetric else "a sequential"
         raise OptionError(f"this scale needs {kind} map, got {cmap!r}; Scale(symmetric=True) declares signed data.")
-    size = len(units) if heatmaps.device.type != "cpu" else max(1, _BLOCK // heatmaps[0].numel())
+    look = _Look(scale, cmap, alpha, gray)
     words = torch.empty(heatmaps.shape, dtype=torch.int32, device=heatmaps.device)
+    if gpu.available(heatmaps.device) and heatmaps.dtype == torch.float32 and units.device == heatmaps.device:
+        _fuse(words, units, heatmaps, look, affine=affine)
+    else:
+        units = units if affine == _UNIT else units * _column(units, affine[:3]) + _column(units, affine[3:])
+        size = len(units) if heatmaps.device.type != "cpu" else max(1, _BLOCK // heatmaps[0].numel())
+        _lay(words, units, heatmaps, look, marked=marked, size=size)
+    if contours:
+        words.masked_fill_(_outlines(heatmaps, contours), 0)
+    result = words[..., None].view(torch.uint8)[..., :3].movedim(-1, 2)
+    return result if several else result[:, 0]
+
+
+def _column(units: Tensor, numbers: Sequence[float]) -> Tensor:
+    return torch.tensor(numbers, dtype=units.dtype, device=units.device)[:, None, None]
+
+
+class _Look(NamedTuple):
+    """How heatmaps are laid over images."""
+
+    scale: Scale
+    cmap: str
+    alpha: float
+    gray: bool
+
+
+def _fuse(words: Tensor, images: Tensor, heatmaps: Tensor, look: _Look, *, affine: Sequence[float]) -> None:
+    """Fill `words` by one kernel, which looks at each value once."""
+    scale, cmap, alpha, gray = look
+    batch, classes, height, width = heatmaps.shape
+    own = isinstance(scale.vmin, Tensor) or isinstance(scale.vmax, Tensor)
+    most = torch.finfo(torch.float32).max
+    if own:
+        ends = [torch.as_tensor(end).to(heatmaps).clamp(-most, most) for end in (scale.vmin, scale.vmax)]
+        ends, low, high = [end.expand(batch, classes, 1, 1).flatten() for end in ends], 0.0, 0.0
+    else:
+        ends = [words] * 2
+        low, high = (min(max(float(end or 0), -most), most) for end in (scale.vmin, scale.vmax))
+    table = gpu.constant((cmap, alpha), lambda: _table(cmap, alpha), heatmaps.device)
+    strides, ours = (images.stride(0), images.stride(1), *images.stride()[2:]), heatmaps.stride()
+    sizes = (classes, height * width, width)
+    rest = ((1 - alpha) * 255, _last(cmap), ROUNDED)
+    flags = {"OWN": own, "SYMMETRIC": scale.symmetric, "GRAY": gray}
+    programs = batch * classes * -(-height * width // _PIXELS)
+    arguments = (images, heatmaps, words, table, *ends, *sizes, *strides, *ours, low, high, *rest, *affine)
+    gpu.launch("picture.kernels:overlay", programs, *arguments, **flags)
+
+
+def _lay(words: Tensor, units: Tensor, heatmaps: Tensor, look: _Look, *, marked: bool, size: int) -> None:
+    """Fill `words`, so many images at a time."""
+    scale, cmap, alpha, gray = look
     for part in (slice(start, start + size) for start in range(0, len(units), size)):
         under = _under(units[part], 1 - alpha, gray)[:, None]
         rows = rows_of(_of(scale, part)(heatmaps[part]), cmap)
         mixed = _mixed(under, rows, cmap, alpha)
         words[part] = _marked(mixed, units[part], rows, cmap) if marked else mixed
-    if contours:
-        words.masked_fill_(_outlines(heatmaps, contours), 0)
-    result = words[..., None].view(torch.uint8)[..., :3].movedim(-1, 2)
-    return result if several else result[:, 0]
 
 
 # A pixel is one word with a byte for each colour: heatmap and image are mixed by one lookup and one sum. Each share is
@@ -124,17 +178,17 @@ def _last(cmap: str) -> int:
 
 
 @lru_cache
-def _table(cmap: str, alpha: float, device: torch.device) -> Tensor:
+def _table(cmap: str, alpha: float) -> Tensor:
     """The share that each row of `colors(cmap)` has in a pixel: `n` int32; reserved ones are all of it."""
     table = torch.from_numpy(colors(cmap)).double()
     room = 255 - int(torch.ones(1).mul_((1 - alpha) * 255).add_(0.5))  # as `_under` computes it
     table[: _last(cmap) + 1] = (table[: _last(cmap) + 1] * alpha).clamp(max=room)
-    return ((table + 0.5).floor().int() @ torch.tensor(_BYTES, dtype=torch.int32, device="cpu")).to(device)
+    return (table + 0.5).floor().int() @ torch.tensor(_BYTES, dtype=torch.int32, device="cpu")
 
 
 def _mixed(under: Tensor, rows: Tensor, cmap: str, alpha: float) -> Tensor:
     """Pixels `b k h w` of rows of colours and what lies below them; a reserved colour hides that."""
-    words = _table(cmap, alpha, rows.device).index_select(0, rows.flatten()).view(rows.shape)
+    words = _table(cmap, alpha).to(rows.device).index_select(0, rows.flatten()).view(rows.shape)
     return words.add_(under.where(rows <= _last(cmap), 0) if int(rows.max()) > _last(cmap) else under)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +16,8 @@ from torch_featviz.capture.reduce.reducer import wide
 from torch_featviz.capture.reduce.tables import Tables
 from torch_featviz.capture.reduce.together import Together
 from torch_featviz.launching import gpu
-from torch_featviz.model.values import whole
+from torch_featviz.model.values import copies_of, whole
+from torch_featviz.torch_private import norm_each, subtract_each
 
 _ROW = 4096  # so many values are summed in float32, which is many times faster than converting each
 _SAFE = (1e-15, 1e18)
@@ -150,36 +150,18 @@ def _of_rows(bins: int) -> Several:
 
 
 def norms_of(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """`norm_of` each; of those on a GPU in a launch or two."""
-    return _together(tensors, partial(torch._foreach_norm, dtype=torch.float64), norm_of)
-
-
-def copies_of(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """A copy of each."""
-
-    def copies(several: list[Tensor]) -> list[Tensor]:
-        empty = [torch.empty_like(tensor) for tensor in several]
-        torch._foreach_copy_(empty, several)
-        return empty
-
-    return _together(tensors, copies, torch.clone)
+    """`norm_of` each; of those on a GPU all in a launch or two."""
+    several = [tensor for tensor in tensors if tensor.is_cuda]
+    norms = iter(norm_each(several))
+    return [next(norms) if tensor.is_cuda else norm_of(tensor) for tensor in tensors]
 
 
 def differences(before: Sequence[Tensor], after: Sequence[Tensor]) -> list[Tensor]:
     """`before - after`, in the memory of `before`."""
     if any(tensor.is_cuda for tensor in before):
-        torch._foreach_sub_(list(before), list(after))
+        subtract_each([*before], [*after])
         return list(before)
     return [old.sub_(new) for old, new in zip(before, after, strict=True)]
-
-
-def _together(
-    tensors: Sequence[Tensor], of_many: Callable[[list[Tensor]], Sequence[Tensor]], of_one: Callable[[Tensor], Tensor]
-) -> list[Tensor]:
-    """One of the two of each: many launches are what costs on a GPU, and memory on a CPU."""
-    many = [tensor for tensor in tensors if tensor.is_cuda]
-    done = iter(of_many(many) if many else ())
-    return [next(done) if tensor.is_cuda else of_one(tensor) for tensor in tensors]
 
 
 def norm_of(tensor: Tensor) -> Tensor:

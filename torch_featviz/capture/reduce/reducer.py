@@ -13,6 +13,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from torch_featviz.errors import DtypeError, LayerError, OptionError, ShapeError
+from torch_featviz.torch_private import viewed
 
 R = TypeVar("R", bound="Reducer")
 BLOCK = 2**18  # values; several passes over one block stay within a core's cache
@@ -185,7 +186,7 @@ def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
 
     Where they are parts of one tensor, and most of it, that is copied as it is.
     """
-    owners, shares = [tensor if tensor._base is None else tensor._base for tensor in tensors], dict[int, int]()
+    owners, shares = [viewed(tensor) for tensor in tensors], dict[int, int]()
     for owner, tensor in zip(owners, tensors, strict=True):
         shares[id(owner)] = shares.get(id(owner), 0) + tensor.numel()
     owners = [
