@@ -154,6 +154,7 @@ CALLS = {
     "atlas": lambda net: fv.atlas(net, IMAGES[:1], loader=BATCHES, methods=["gradcam"]),
     "Monitor": monitored,
     "overhead": lambda net: bench.overhead(net, IMAGES, rounds=1),
+    "launches": lambda net: bench.launches(net, IMAGES),
     "kernels": lambda net: fv.kernels(net, "features.0"),
     "layer_names": fv.layer_names,
 }
@@ -285,7 +286,7 @@ WITHOUT_MODEL = {
     "Projections",
     *("channel_stats", "confusion", "curves", "effective_field", "errors", "feature_maps", "normalize", "overlay"),
     *("pixels", "predictions", "samples", "tile", "untile", "zoo", "METHODS", "read_patches"),
-    *("Added", "Overhead", "Ratio", "added", "paired", "peak_memory", "settled"),
+    *("Added", "Launches", "Overhead", "Ratio", "added", "paired", "peak_memory", "settled"),
     *("Bins", "History", "LayerFigures", "ParameterFigures", "Sample"),
 }
 

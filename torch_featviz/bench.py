@@ -340,10 +340,10 @@ def _on_fake_gpu(model: nn.Module, arguments: tuple[Any, ...]) -> Iterator[_Coun
         return _Counted(counter.launches, counter.waits)
 
     counter = _Counter()
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake, gpu.counting(counter.launched):
+    with FakeTensorMode(allow_non_fake_inputs=True), gpu.counting(counter.launched):
 
         def on_gpu(tensor: Tensor) -> Tensor:
-            empty = fake.from_tensor(tensor.detach()).to("cuda")
+            empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cuda")
             return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
 
         try:
