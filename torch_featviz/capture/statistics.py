@@ -24,6 +24,7 @@ from .gradients import ReducedGradients
 from .inplace import versions_of
 from .recorder import Recorder
 from .reduce import Reducer, across_ranks
+from .reduce.few import Few
 from .reduce.reducer import has_figures
 from .reduce.tables import Figures, Tables
 from .reduce.together import BUDGET, Together
@@ -49,6 +50,7 @@ class Reduction(Recorder):
         self._bytes = 0  # that wait
         self._settled = 0  # changes that reducers know
         self.handed_out = False  # whether somebody may hold reducers, and looks at them after the next forward
+        self._few = self._spare() if Few.takes(into) else None
         device = next((parameter.device for parameter in scope.model.parameters()), torch.device("cpu"))
         self.by_version = self._waits = Figures.takes(into) and gpu.available(device)
 
@@ -108,8 +110,12 @@ class Reduction(Recorder):
         if self._waits and gpu.available(first.device):
             self._wait(name, first, copy)
             return
+        axis = self.axes.of(name, first.dim())
         try:
-            self.reducers[name].update(first, self.axes.of(name, first.dim()))
+            if self._few is not None and self.running and self._few.takes_output(first):
+                self._few.add(name, first, axis)
+            else:
+                self.reducers[name].update(first, axis)
         except (DtypeError, ShapeError) as error:  # which are no reason to stop a training
             self.left_out[name] = str(error)
 
@@ -148,12 +154,16 @@ class Reduction(Recorder):
 
     def _flush(self) -> None:
         """Have all that waits in the figures."""
+        if self._few is not None:
+            self._few.flush()
         if self._waits:
             self._read()
             for together in self._together.values():
                 together.flush()
 
     def settle(self, *, last: bool = False) -> None:
+        if self._few is not None:
+            self._few.settle(self.reducers)
         self._flush()
         changes = sum(together.changes for together in self._together.values())
         if changes != self._settled:
@@ -175,17 +185,23 @@ class Reduction(Recorder):
 
     def _tables(self, device: torch.device) -> Tables:
         """As an earlier block left them, which captured the same."""
-        model = self.model()
-        assert model is not None, "a model in whose forward we are is alive"
-        known, key = _known.setdefault(model, {}), (self.setting, repr(self._into), device)
+        known, key = _known_of(self.model()), (self.setting, repr(self._into), device)
         if key not in known:
-            if len(known) == _KEPT:
-                known.clear()
             known[key] = Tables(self._into, device)
-        return known[key]
+        tables: Tables = known[key]
+        return tables
+
+    def _spare(self) -> Few:
+        """That of an earlier block, which captured the same, with its tables; no other block has it meanwhile."""
+        spare = _known_of(self.model()).pop((self.setting, repr(self._into)), None)
+        return spare or Few(self._into)
 
     def close(self) -> None:
         self._take_at_once()
+        self.settle()
+        if self._few is not None and (model := self.model()) is not None:
+            self._few.end_block()
+            _known_of(model)[self.setting, repr(self._into)], self._few = self._few, None
         super().close()
 
     def seen(self, names: Collection[str]) -> list[Any]:
@@ -199,9 +215,18 @@ class Reduction(Recorder):
                     setattr(reducer, key, tuple(tensor.clone() for tensor in value))
 
 
-_known: WeakKeyDictionary[nn.Module, dict[Hashable, Tables]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[nn.Module, dict[Hashable, Any]] = WeakKeyDictionary()
 _KEPT = 8  # of each model
 _SMALL = 2**20  # bytes that are copied sooner than read apart
+
+
+def _known_of(model: nn.Module | None) -> dict[Hashable, Any]:
+    """What earlier blocks left for later ones."""
+    assert model is not None, "a model in whose forward we are is alive"
+    known = _known.setdefault(model, {})
+    if len(known) > _KEPT:
+        known.clear()
+    return known
 
 
 @contextmanager

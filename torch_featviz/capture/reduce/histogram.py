@@ -107,8 +107,8 @@ class Histogram(Reducer):
         extremes, finite = _finite_extremes(values) if eager_on_cpu(values) else (_extremes(values), False)
         if state is None or not finite or bool((extremes < state[0]).any()):
             extremes = extremes if state is None else torch.minimum(extremes, state[0])
-            place = self._place(extremes)
-            before = self._empty(values) if state is None else self._moved(state, place)
+            place = self.place_of(extremes)
+            before = self._empty(values) if state is None else self.moved(state[1], state[2], place)
         else:
             extremes, place, before = state
         if finite:
@@ -119,29 +119,34 @@ class Histogram(Reducer):
 
     def _join(self, mine: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         extremes = torch.minimum(mine[0], other[0])
-        place = self._place(extremes)
-        return extremes, place, self._moved(mine, place) + self._moved(other, place)
+        place = self.place_of(extremes)
+        return extremes, place, self.moved(mine[1], mine[2], place) + self.moved(other[1], other[2], place)
 
-    def _place(self, extremes: Tensor) -> Tensor:
-        """The smallest width's exponent, and the number of the first bin, for values with these extremes."""
+    def place_of(self, extremes: Tensor) -> Tensor:
+        """The smallest width's exponent, and the number of the first bin, for values with these extremes: `2 ...`."""
         low, high = torch.where(extremes < _INF, extremes, 0.0)
         high = -high
         magnitude = torch.maximum(low.abs(), high.abs())
         share = magnitude / (self.bins // 2) if self.symmetric else high / self.bins - low / self.bins
         least = (exponent(magnitude) - _DIGITS).clamp(min=_NARROWEST)
-        tried = torch.maximum(exponent(share) + torch.arange(-1, 4, device=low.device), least)  # one of these it is
-        start, end = _number(low, tried), _number(high, tried)
+        some = exponent(share)[..., None] + torch.arange(-1, 4, device=low.device)  # one of these it is
+        tried = torch.maximum(some, least[..., None])
+        start, end = _number(low[..., None], tried), _number(high[..., None], tried)
         half = self.bins // 2
         fits = (start >= -half) & (end < half) if self.symmetric else end - start < self.bins
-        chosen = torch.where(fits, tried, tried.amax()).amin()
+        chosen = torch.where(fits, tried, tried.amax(-1, keepdim=True)).amin(-1)
         first = _number(low, chosen).long()
         return torch.stack([chosen, torch.full_like(first, -half) if self.symmetric else first])
 
-    def _counted(self, values: Tensor, place: Tensor) -> Tensor:
+    def slots(self, values: Tensor, place: Tensor) -> Tensor:
+        """Where in the counts each value belongs, int64; `place` is `2 ...`, as `values` or to be broadcast."""
         broken = torch.where(values > 0, self.bins + 1, torch.where(values < 0, self.bins + 2, self.bins))
         exact = values.to(wide(values.device))
         number = (_number(exact, place[0]) - place[1]).nan_to_num(0.0, 0.0, 0.0).long()
-        slot = torch.where(_finite(values), number, broken)
+        return torch.where(_finite(values), number, broken)
+
+    def _counted(self, values: Tensor, place: Tensor) -> Tensor:
+        slot = self.slots(values, place)
         return self._empty(values).scatter_add(0, slot, torch.ones_like(place[:1]).expand_as(slot))
 
     def _counted_finite(self, values: Tensor, width_exponent: int, first: int) -> Tensor:
@@ -152,13 +157,13 @@ class Histogram(Reducer):
         slots = number.sub_(first).to(torch.int16 if self.bins < 2**15 else torch.int32)
         return torch.bincount(slots, minlength=self.bins + 3)
 
-    def _moved(self, state: tuple[Tensor, ...], place: Tensor) -> Tensor:
-        """The counts, in bins that are as wide or wider."""
-        _, (width_exponent, first), counts = state
+    def moved(self, place: Tensor, counts: Tensor, new: Tensor) -> Tensor:
+        """The counts `... bins` of one place `2 ...`, at another, where bins are as wide or wider."""
+        (width, first), (new_width, new_first) = place[..., None], new[..., None]
         bins = torch.arange(self.bins + 3, device=counts.device)
-        wider = ((first + bins) >> (place[0] - width_exponent).clamp(0, 63)) - place[1]
+        wider = ((first + bins) >> (new_width - width).clamp(0, 63)) - new_first
         slot = torch.where(bins < self.bins, wider.clamp(0, self.bins - 1), bins)  # beyond the range are only zeros
-        return self._empty(counts).scatter_add(0, slot, counts)
+        return torch.zeros_like(counts).scatter_add(-1, slot, counts)
 
     def _empty(self, like: Tensor) -> Tensor:
         return torch.zeros(self.bins + 3, dtype=torch.int64, device=like.device)

@@ -93,3 +93,8 @@ class Several(Reducer):
             same_channels(ours[0].shape[-1], theirs[0].shape[-1])
             joined += part._join(ours, theirs)
         return tuple(joined)
+
+
+def parts_of(into: Reducer) -> list[Reducer]:
+    """The reducers in a list of them, or the one."""
+    return list(into._parts) if isinstance(into, Several) else [into]

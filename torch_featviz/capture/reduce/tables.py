@@ -18,8 +18,8 @@ from torch_featviz.launching import gpu
 
 from .histogram import Histogram
 from .moments import Moments
-from .reducer import Reducer, same_channels
-from .several import Several
+from .reducer import Reducer
+from .several import parts_of
 from .topk import TopK
 
 CHANNELS, PLACES = 32, 128  # of a tile
@@ -168,7 +168,7 @@ class Tables:
 
     def __init__(self, into: Reducer, device: torch.device) -> None:
         self.figures, self.device = Figures(into), device
-        self.layers: dict[str, int] = {}
+        self.layers: dict[tuple[str, int], int] = {}  # by name and channels
         self._first: list[int] = []  # channel of each layer, of so many
         self._channels: list[int] = []
         self._geometries: dict[Any, Geometry | None] = {}
@@ -186,7 +186,7 @@ class Tables:
         return slice(self._first[layer], self._first[layer] + self._channels[layer])
 
     def item(self, name: str, output: Tensor, channels: int) -> tuple[Tensor, Item]:
-        """The output, or a copy where its strides are odd, and what tables are made of.
+        """The output of layer `name`, or a copy where its strides are odd, and what tables are made of.
 
         Raises:
             ShapeError: as the reducers do.
@@ -200,14 +200,13 @@ class Tables:
             output = _channels_last(output.detach(), axis)
             seen = self.figures.geometry(output, axis)
             assert seen is not None, "all places follow each other"
-        layer = self.layers.get(name)
+        key_of_layer = (name, seen.channels if self.figures.per_channel else 1)
+        layer = self.layers.get(key_of_layer)
         if layer is None:
             layer, width = len(self.layers), self.width
-            self.layers[name] = layer
+            self.layers[key_of_layer] = layer
             self._first.append(width)
             self._channels.append(seen.channels)
-        elif self.figures.per_channel:
-            same_channels(self._channels[layer], seen.channels)
         return output, Item(layer, KINDS[output.dtype], seen)
 
     def empty(self) -> dict[str, Tensor]:
@@ -287,11 +286,6 @@ class Tables:
         packed = gpu.upload(np.concatenate([table.ravel() for table in tables]).astype(np.int64), self.device)
         pieces = torch.split(packed, [table.size for table in tables])
         return [piece.view(table.shape) for piece, table in zip(pieces, tables, strict=True)]
-
-
-def parts_of(into: Reducer) -> list[Reducer]:
-    """The reducers in a list of them, or the one."""
-    return list(into._parts) if isinstance(into, Several) else [into]
 
 
 def power_of_two(least: int) -> int:

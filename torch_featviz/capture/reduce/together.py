@@ -15,7 +15,7 @@ from torch_featviz.launching import gpu
 
 from .histogram import Histogram
 from .moments import Moments
-from .reducer import Reducer, has_figures, real
+from .reducer import Reducer, has_figures, real, same_channels
 from .tables import CHANNELS, KINDS, LANES, SELECTED, WIDE, Folding, Item, Items, Reading, Tables, power_of_two
 
 _KERNELS = "capture.reduce.kernels:"
@@ -38,6 +38,7 @@ class Together:
         self._bytes = 0
         self._read: list[tuple[Reading, Items]] = []  # and not folded yet
         self._read_layers: set[int] = set()
+        self._channels: dict[str, int] = {}  # of each layer
         self._wide = False  # what was read
         self._states: dict[str, Tensor] = {}
         self._scratch: dict[str, Tensor] = {}
@@ -54,6 +55,9 @@ class Together:
             output = real(output)
         if output.numel():
             output, item = self._tables.item(name, output, channels)
+            if self._figures.per_channel:
+                many = item.geometry.channels
+                same_channels(self._channels.setdefault(name, many), many)
             self._waiting.append(output)
             self._items.append(item)
             self._bytes += output.nbytes
@@ -79,7 +83,7 @@ class Together:
         """Give each layer's reducer the figures so far; with `last` nothing is added to them any more."""
         self.flush()
         states = self._states if last else {name: state.clone() for name, state in self._states.items()}
-        for name, layer in self._tables.layers.items():
+        for (name, _), layer in self._tables.layers.items():
             if layer not in self._seen:
                 continue
             found: list[Tensor] = []

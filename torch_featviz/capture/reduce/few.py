@@ -1,0 +1,215 @@
+"""Figures of many small outputs at once, on a CPU: what costs there is each call of an operator, not the arithmetic.
+
+Outputs are copied, and wait until the forward ends. All values of a channel then lie in a row of one matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .histogram import Histogram
+from .moments import Moments
+from .reducer import Reducer, has_figures, same_channels
+from .several import parts_of
+
+SMALL = 2**14  # values of an output that waits
+MANY = 2**20  # values that wait
+_WIDEST = 2**10  # row
+_KEPT = 64
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16)  # float64 may be too large to be squared in float64
+_INF = float("inf")
+_MISSING = torch.full((1,), torch.nan, dtype=torch.float64)
+
+
+class _Item(NamedTuple):
+    """One output, as far as tables depend on it."""
+
+    layer: int
+    outer: int
+    channels: int
+    inner: int
+
+
+@dataclass
+class _Table:
+    """Where the values of outputs of these layers and shapes are, once they follow each other."""
+
+    places: Tensor  # `rows width`; one behind the last value where there is none
+    channels: Tensor  # of each row, among those of all layers
+    layers: Tensor  # of each row
+    missing: Tensor  # how often there is no value in it
+
+
+class Few:
+    """The figures that `into` keeps, of many layers.
+
+    Args:
+        into: as it is given to a capture; one that `takes`.
+    """
+
+    def __init__(self, into: Reducer) -> None:
+        self._into = into
+        self._parts = parts_of(into)
+        self._moments = next((part for part in self._parts if isinstance(part, Moments)), None)
+        self._histogram = next((part for part in self._parts if isinstance(part, Histogram)), None)
+        self._layers: dict[tuple[str, int], int] = {}  # by name and channels
+        self._channels: dict[str, int] = {}  # of each layer that ran in this block
+        self._first = [0]  # channel of each layer, and how many there are
+        self._tables: dict[tuple[_Item, ...], _Table] = {}
+        self._waiting: list[Tensor] = []
+        self._items: list[_Item] = []
+        self._values = 0
+        self._sums: tuple[Tensor, Tensor] | None = None
+        self._bins: tuple[Tensor, Tensor, Tensor] | None = None
+        self._ran: set[int] = set()
+
+    @staticmethod
+    def takes(into: Reducer) -> bool:
+        """Whether these are figures that can be kept so."""
+        kinds = [type(part) for part in parts_of(into)]
+        return set(kinds) <= {Moments, Histogram} and len(set(kinds)) == len(kinds)
+
+    @staticmethod
+    def takes_output(output: Tensor) -> bool:
+        """Whether it is one of those that cost less together."""
+        small = output.device.type == "cpu" and 0 < output.numel() <= SMALL
+        return small and output.dtype in _FLOATS and has_figures(output)
+
+    def add(self, name: str, output: Tensor, channels: int = 1) -> None:
+        """An output of layer `name`, with channels on that axis.
+
+        Raises:
+            ShapeError: as `Reducer.update` does.
+        """
+        axis = channels if self._moments is None else self._moments.axis(output, channels)
+        shape = output.shape
+        if axis is None or self._moments is None:
+            outer, many, inner = 1, 1, output.numel()
+        else:
+            outer, many, inner = prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :])
+        same_channels(self._channels.setdefault(name, many), many)
+        layer = self._layers.get((name, many))
+        if layer is None:
+            layer = self._layers[name, many] = len(self._layers)
+            self._first.append(self._first[-1] + many)
+        self._waiting.append(output.detach().reshape(-1).to(torch.float64, copy=True))
+        self._items.append(_Item(layer, outer, many, inner))
+        self._values += output.numel()
+        if self._values > MANY:
+            self.flush()
+
+    def flush(self) -> None:
+        """Add all that waits to the figures."""
+        waiting, items = self._waiting, tuple(self._items)
+        self._waiting, self._items, self._values = [], [], 0
+        if not waiting:
+            return
+        if items not in self._tables:
+            if len(self._tables) == _KEPT:
+                self._tables.clear()
+            self._tables[items] = self._table(items)
+        table = self._tables[items]
+        self._ran.update(item.layer for item in items)
+        values = torch.cat([*waiting, _MISSING])[table.places]
+        finite = values.abs() < _INF
+        if self._moments is not None:
+            self._add_moments(table, values, finite)
+        if self._histogram is not None:
+            self._add_counts(self._histogram, table, values, finite)
+
+    def settle(self, reducers: Mapping[str, Reducer]) -> None:
+        """Add the figures so far to each layer's reducer, and begin anew."""
+        self.flush()
+        for (name, _), layer in self._layers.items() if self._ran else ():
+            if layer not in self._ran:
+                continue
+            channels, state = slice(self._first[layer], self._first[layer + 1]), list[Tensor]()
+            for part in self._parts:
+                if isinstance(part, Moments) and self._sums is not None:
+                    state += [figures[:, channels] for figures in self._sums]
+                elif self._bins is not None:
+                    extremes, place, counts = self._bins
+                    state += [extremes[:, layer], place[:, layer], counts[layer]]
+            seen = self._into.fresh()
+            seen._state = tuple(state)
+            reducers[name].merge(seen)
+        self._sums = self._bins = None
+        self._ran.clear()
+
+    def end_block(self) -> None:
+        """Another block may come, in which layers have other numbers of channels."""
+        self._channels.clear()
+
+    def _add_moments(self, table: _Table, values: Tensor, finite: Tensor) -> None:
+        sums, totals = self._sums = self._with_room_for_channels()
+        channels = table.channels
+        number, nan, zero = finite.sum(1), values.isnan().sum(1) - table.missing, (values == 0).sum(1)
+        mean = sums.new_zeros(2, sums.shape[1])
+        mean.index_add_(1, channels, torch.stack([torch.where(finite, values, 0.0).sum(1), number.double()]))
+        sums[0] = torch.where(totals[0] > 0, sums[0], mean[0] / mean[1].clamp(min=1))
+        distance = torch.where(finite, values - sums[0, channels, None], 0.0)
+        sums[1:3].index_add_(1, channels, torch.stack([distance.sum(1), (distance * distance).sum(1)]))
+        sums[3].scatter_reduce_(0, channels, torch.where(finite, values, _INF).amin(1), "amin")
+        sums[4].scatter_reduce_(0, channels, torch.where(finite, values, -_INF).amax(1), "amax")
+        infinite = values.shape[1] - table.missing - number - nan
+        totals.index_add_(1, channels, torch.stack([number, zero, nan, infinite]))
+
+    def _add_counts(self, histogram: Histogram, table: _Table, values: Tensor, finite: Tensor) -> None:
+        extremes, place, counts = self._with_room_for_bins(histogram)
+        extremes = extremes.clone()
+        for row, ends in enumerate((torch.where(finite, values, _INF), torch.where(finite, -values, _INF))):
+            extremes[row].scatter_reduce_(0, table.layers, ends.amin(1), "amin")
+        new_place = histogram.place_of(extremes)
+        counts = histogram.moved(place, counts, new_place)
+        slots = histogram.slots(values, new_place[:, table.layers, None]) + table.layers[:, None] * counts.shape[1]
+        counts += torch.bincount(slots.flatten(), minlength=counts.numel()).view(counts.shape)
+        counts[:, histogram.bins].index_add_(0, table.layers, -table.missing)
+        self._bins = extremes, new_place, counts
+
+    def _with_room_for_channels(self) -> tuple[Tensor, Tensor]:
+        """Sums and totals of all layers, also of those that came since."""
+        sums, totals = self._sums or (torch.empty(5, 0, dtype=torch.float64), torch.empty(4, 0, dtype=torch.int64))
+        more = self._first[-1] - sums.shape[1]
+        if not more:
+            return sums, totals
+        new = torch.zeros(5, more, dtype=torch.float64)
+        new[3], new[4] = _INF, -_INF
+        return torch.cat([sums, new], 1), torch.cat([totals, totals.new_zeros(4, more)], 1)
+
+    def _with_room_for_bins(self, histogram: Histogram) -> tuple[Tensor, Tensor, Tensor]:
+        """Extremes, places and counts of all layers."""
+        if self._bins is None:
+            empty = torch.empty(0, histogram.bins + 3, dtype=torch.int64)
+            self._bins = torch.empty(2, 0, dtype=torch.float64), torch.empty(2, 0, dtype=torch.int64), empty
+        extremes, place, counts = self._bins
+        more = len(self._layers) - len(counts)
+        if not more:
+            return extremes, place, counts
+        extremes = torch.cat([extremes, torch.full((2, more), _INF, dtype=torch.float64)], 1)
+        counts = torch.cat([counts, counts.new_zeros(more, counts.shape[1])])
+        return extremes, torch.cat([place, place.new_zeros(2, more)], 1), counts
+
+    def _table(self, items: tuple[_Item, ...]) -> _Table:
+        width = max(min(item.outer * item.inner, _WIDEST) for item in items)
+        total = sum(item.outer * item.channels * item.inner for item in items)
+        places, channels, layers, start = [], [], [], 0
+        for layer, outer, many, inner in items:
+            of_channel = start + np.arange(outer)[:, None] * many * inner + np.arange(inner)
+            each = of_channel.reshape(1, -1) + np.arange(many)[:, None] * inner
+            rows = -(-each.shape[1] // width)
+            padded = np.full((many, rows * width), total)
+            padded[:, : each.shape[1]] = each
+            places.append(padded.reshape(-1, width))
+            channels.append(np.repeat(self._first[layer] + np.arange(many), rows))
+            layers.append(np.full(many * rows, layer))
+            start += outer * many * inner
+        found = torch.from_numpy(np.concatenate(places))
+        owners, of_layers = (torch.from_numpy(np.concatenate(each)) for each in (channels, layers))
+        return _Table(found, owners, of_layers, (found == total).sum(1))
