@@ -29,7 +29,7 @@ from .history import History, Sample
 from .report import report
 from .sinks import Record, sinks_for
 from .sinks.folder import FolderSink
-from .updates import Updates, norms_of
+from .updates import Gradients, Updates, norms_of
 from .watched import Watched
 from .writer import Writer
 
@@ -105,10 +105,10 @@ class Monitor:
         check_module(model)
         self.every = every
         self.history = History(keep)
-        self._bins = bins
         self._model, self._why = model, why
         self._probe = None if probe is None else Inputs.of_batch(probe).copied()
         self._watched = Watched(model, layers, bins)
+        self._gradients = Gradients(bins)
         self._frames: dict[str, Frames] = {}
         self._scales = dict(scales or {})
         check_scales(self._scales, self._watched.layers)
@@ -157,7 +157,7 @@ class Monitor:
                 return
             self._watched.refresh()
             raised = True
-            updates = Updates(self._watched.parameters, self._bins, self._watched.tables)
+            updates = Updates(self._watched.parameters, self._gradients)
             try:
                 with updates, self._watched.capture as stats:
                     yield

@@ -12,6 +12,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from torch_featviz.capture import Histogram, Moments
 from torch_featviz.capture.reduce import Reducer, Several
+from torch_featviz.capture.reduce.few import Few
 from torch_featviz.capture.reduce.reducer import wide
 from torch_featviz.capture.reduce.tables import Tables
 from torch_featviz.capture.reduce.together import Together
@@ -33,6 +34,49 @@ class Move(NamedTuple):
     added: Tensor | None = None  # norm of the difference, once it is there
 
 
+class Gradients:
+    """Looks at the gradients of one step after the other.
+
+    Args:
+        bins: of the histogram of each.
+    """
+
+    def __init__(self, bins: int) -> None:
+        self._bins = bins
+        self._few = Few(self._histogram())
+        self._tables: dict[torch.device, Tables] = {}
+
+    def look(self, grads: dict[str, Tensor]) -> dict[str, Move]:
+        """What is known of each gradient, by a name of its parameter."""
+        found: dict[str, Move] = {}
+        together: dict[torch.device, Together] = {}
+        for name, grad in grads.items():
+            if gpu.available(grad.device):
+                if grad.device not in together:
+                    tables = self._tables.setdefault(grad.device, Tables(self._of_rows(), grad.device))
+                    together[grad.device] = Together(tables)
+                together[grad.device].add(name, grad, 0)
+                found[name] = Move(self._of_rows(), None)
+                continue
+            found[name] = Move(self._histogram(), (grad.flatten(1) == 0).all(1).sum() if grad.dim() > 1 else None)
+            if self._few.takes_output(grad):
+                self._few.add(name, grad)
+            else:
+                found[name].figures.update(grad)
+        figures = {name: move.figures for name, move in found.items()}
+        for each in together.values():
+            each.settle(figures, last=True)
+        self._few.settle(figures)
+        self._few.end_block()
+        return found
+
+    def _histogram(self) -> Histogram:
+        return Histogram(self._bins, symmetric=True)
+
+    def _of_rows(self) -> Several:
+        return Several(Moments(0), self._histogram())
+
+
 class Updates:
     """A context in which the next step of each parameter is measured: its gradient, and how far it moves.
 
@@ -41,18 +85,16 @@ class Updates:
 
     Args:
         parameters: by name.
-        bins: of the histogram of each gradient.
-        tables: of the gradients on each device, which are kept from one sample to the next.
+        gradients: looks at the gradients.
 
     Sharded parameters (FSDP2) are gathered one at a time, so every rank has to be in such a context at once.
     """
 
-    def __init__(self, parameters: dict[str, Tensor], bins: int, tables: dict[torch.device, Tables]) -> None:
+    def __init__(self, parameters: dict[str, Tensor], gradients: Gradients) -> None:
         self._names: dict[int, list[str]] = {}  # several where layers share one
         for name, parameter in parameters.items():
             self._names.setdefault(id(parameter), []).append(name)
-        self._bins = bins
-        self._known = tables
+        self._gradients = gradients
         self._before: dict[int, list[_Moving]] = {}
         self.moves: dict[str, Move] = {}
 
@@ -94,35 +136,12 @@ class Updates:
                 grad = whole(parameter.grad)
                 moving.append((names, parameter, grad if scale is None else grad / scale, whole(parameter)))
         grads, now = [grad for _, _, grad, _ in moving], [values for *_, values in moving]
-        figures = self._figures_of({names[0]: grad for names, _, grad, _ in moving})
+        figures = self._gradients.look({names[0]: grad for names, _, grad, _ in moving})
         norms, before, copies = norms_of(grads), norms_of(now), copies_of(now)
         self._before[id(optimizer)] = [
             _Moving(names, parameter, copy, figures[names[0]]._replace(grad=norm, before=size))
             for (names, parameter, *_), copy, norm, size in zip(moving, copies, norms, before, strict=True)
         ]
-
-    def _figures_of(self, grads: dict[str, Tensor]) -> dict[str, Move]:
-        """Of each gradient, by a name of its parameter."""
-        found: dict[str, Move] = {}
-        together: dict[torch.device, Together] = {}
-        for name, grad in grads.items():
-            if gpu.available(grad.device):
-                if grad.device not in together:
-                    together[grad.device] = Together(self._tables(grad.device))
-                together[grad.device].add(name, grad, 0)
-                found[name] = Move(_of_rows(self._bins), None)
-            else:
-                histogram = Histogram(self._bins, symmetric=True)
-                histogram.update(grad)
-                found[name] = Move(histogram, (grad.flatten(1) == 0).all(1).sum() if grad.dim() > 1 else None)
-        for each in together.values():
-            each.settle({name: move.figures for name, move in found.items()}, last=True)
-        return found
-
-    def _tables(self, device: torch.device) -> Tables:
-        if device not in self._known:
-            self._known[device] = Tables(_of_rows(self._bins), device)
-        return self._known[device]
 
     @torch.no_grad()
     def _stepped(self, optimizer: Optimizer, *_: Any) -> None:
@@ -145,10 +164,6 @@ def _learns(parameter: Tensor) -> bool:
     return parameter.grad is not None and not parameter.grad.is_sparse and parameter.requires_grad
 
 
-def _of_rows(bins: int) -> Several:
-    return Several(Moments(0), Histogram(bins, symmetric=True))
-
-
 def norms_of(tensors: Sequence[Tensor]) -> list[Tensor]:
     """`norm_of` each; of those on a GPU all in a launch or two."""
     several = [tensor for tensor in tensors if tensor.is_cuda]
@@ -167,7 +182,12 @@ def differences(before: Sequence[Tensor], after: Sequence[Tensor]) -> list[Tenso
 def norm_of(tensor: Tensor) -> Tensor:
     """The Euclidean norm, as if summed in float64."""
     tensor = tensor.detach()
-    if tensor.device.type == "cpu" and tensor.dtype == torch.float32 and tensor.is_contiguous():
+    if (
+        tensor.numel() > _ROW
+        and tensor.device.type == "cpu"
+        and tensor.dtype == torch.float32
+        and tensor.is_contiguous()
+    ):
         flat, end = tensor.view(-1), tensor.numel() // _ROW * _ROW
         whole, rest = flat[:end], flat[end:]
         parts = [torch.linalg.vector_norm(whole.view(-1, _ROW), dim=1)]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from torch_featviz.capture import Histogram, Moments, capture
-from torch_featviz.capture.reduce.tables import Tables
 from torch_featviz.errors import LayerError
 from torch_featviz.model.held import base_of
 from torch_featviz.model.layers import Layers, resolve, unwrap
@@ -30,7 +28,6 @@ class Watched:
 
     def __init__(self, model: nn.Module, asked: Layers, bins: int) -> None:
         self._model, self._asked, self._bins = model, asked, bins
-        self.tables: dict[torch.device, Tables] = {}  # of gradients
         self._find()
 
     def refresh(self) -> None:
@@ -47,7 +44,6 @@ class Watched:
     def _find(self) -> None:
         chosen = self._chosen()
         self.layers = resolve(self._model, chosen)
-        self.tables = {}
         self.capture = capture(self._model, chosen, into=[Moments(), Histogram(self._bins)])
         self._find_parameters()
 

@@ -186,6 +186,8 @@ def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
 
     Where they are parts of one tensor, and most of it, that is copied as it is.
     """
+    if all(tensor.device.type == "cpu" for tensor in tensors):
+        return [tensor.to(torch.float64 if tensor.is_floating_point() else torch.int64) for tensor in tensors]
     owners, shares = [viewed(tensor) for tensor in tensors], dict[int, int]()
     for owner, tensor in zip(owners, tensors, strict=True):
         shares[id(owner)] = shares.get(id(owner), 0) + tensor.numel()

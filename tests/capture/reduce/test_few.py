@@ -1,0 +1,124 @@
+"""Figures of many small outputs at once, against NumPy and the reducers one by one."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from torch_featviz.capture import capture
+from torch_featviz.capture.reduce import Histogram, Moments, Several, TopK, few
+from torch_featviz.capture.reduce.few import Few
+from torch_featviz.errors import ShapeError
+
+
+def kept(into, outputs, *, at_once=False, channels=1):
+    """Reducers by layer name that have seen `outputs`, by layer name: what `Few` refuses by themselves."""
+    reducers, figures = {name: into.fresh() for name in outputs}, Few(into)
+    for i in range(max(map(len, outputs.values()))):
+        for name, several in outputs.items():
+            if i < len(several):
+                if figures.takes_output(several[i]):
+                    figures.add(name, several[i], channels)
+                else:
+                    reducers[name].update(several[i], channels)
+        if not at_once:
+            figures.flush()
+    figures.settle(reducers)
+    return reducers
+
+
+@given(data=st.data(), at_once=st.booleans(), widest=st.sampled_from([1, 5, 1024]))
+def test_moments_equal_numpy(streams, data, at_once, widest):
+    outputs = data.draw(streams.batches(1, 5))
+    axes = outputs[0].dim()
+    dim = data.draw(st.integers(0, axes - 1) if axes > 1 else st.just(0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(few, "_WIDEST", widest)
+        figures = kept(Moments(dim), {"a": outputs if dim else outputs[:1]}, at_once=at_once)["a"]
+    values = streams.as_float(outputs if dim else outputs[:1])
+    if values.size:
+        streams.check_moments(figures, np.moveaxis(values, dim, 0).reshape(values.shape[dim], -1))
+
+
+@given(data=st.data(), bins=st.sampled_from([2, 10, 64]), symmetric=st.booleans(), at_once=st.booleans())
+def test_histograms_equal_those_of_one_output_after_the_other(streams, data, bins, symmetric, at_once):
+    outputs, into = data.draw(streams.batches(1, 5)), Histogram(bins, symmetric)
+    figures = kept(into, {"a": outputs}, at_once=at_once)["a"]
+    if not figures.empty:
+        streams.agree(figures, streams.fed(into, outputs))
+
+
+@given(data=st.data(), widest=st.sampled_from([3, 1024]))
+def test_several_layers_at_once_and_one_after_the_other(streams, data, widest):
+    into = Several(Moments(), Histogram(8))
+    outputs = {name: data.draw(streams.batches(2, 4)) for name in "abc"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(few, "_WIDEST", widest)
+        both = [kept(into, outputs, at_once=at_once) for at_once in (True, False)]
+    for name, several in outputs.items():
+        if any(output.numel() for output in several):
+            for got in both:
+                streams.agree(got[name], streams.fed(into, several), rtol=2e-6, atol=1e-6)
+
+
+def test_settled_in_between_and_layers_that_come_later(streams):
+    into, outputs = Several(Moments(), Histogram(8)), {name: torch.randn(3, i + 1, 2) for i, name in enumerate("abc")}
+    figures, reducers = Few(into), {name: into.fresh() for name in "abc"}
+    for names in ("a", "ba", "", "cab"):
+        for name in names:
+            figures.add(name, outputs[name])
+        figures.settle(reducers)
+    for name, times in zip("abc", (3, 2, 1), strict=True):
+        streams.agree(reducers[name], streams.fed(into, [outputs[name]] * times), rtol=1e-5, atol=1e-6)
+
+
+def test_what_it_takes():
+    assert all(map(Few.takes, (Moments(), Histogram(2000), Several(Moments(-1), Histogram()))))
+    assert not any(map(Few.takes, (TopK(), Several(Moments(), TopK()), Several(Moments(0), Moments(1)))))
+    assert Few.takes_output(torch.zeros(3, 2).bfloat16())
+    refused = torch.zeros(0), torch.zeros(3).double(), torch.zeros(3).long(), torch.zeros(2**15)
+    refused = *refused, torch.eye(3).to_sparse()
+    assert not any(map(Few.takes_output, (*refused, torch.zeros(3, device="meta"))))
+
+
+def test_shapes_that_do_not_fit_and_another_block():
+    figures = Few(Moments())
+    figures.add("a", torch.zeros(2, 3))
+    with pytest.raises(ShapeError, match=r"must agree in their channels, got 4 after 3\."):
+        figures.add("a", torch.zeros(2, 4))
+    figures.settle({"a": Moments()})
+    figures.end_block()
+    figures.add("a", torch.ones(2, 4))
+    figures.settle(now := {"a": Moments()})
+    assert now["a"].mean.tolist() == [1.0] * 4
+
+
+def test_in_a_capture_what_is_overwritten_is_right_and_large_outputs_are_mixed_with_small_ones(streams, hooked):
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(inplace=True), nn.BatchNorm2d(2), nn.Flatten())
+    inputs = [torch.randn(2, 1, size, size) for size in (4, 200, 4, 130)]
+    _, seen = hooked(model, lambda: [model[:3](x) for x in inputs])
+    model[2].reset_running_stats()
+    for _ in range(2):
+        with capture(model[:3], into=[Moments(), Histogram(8)]) as stats:
+            for x in inputs[:2]:
+                model[:3](x)
+            first = stats["0"][0]
+            count = first.count.tolist()
+            for x in inputs[2:]:
+                model[:3](x)
+            assert first is not stats["0"][0]
+            assert stats["0"][0].count[0] > count[0]
+        for name in "02":
+            outputs = [output for layer, output in seen if layer == name]
+            streams.agree(stats[name], streams.fed(Several(Moments(), Histogram(8)), outputs), rtol=1e-5, atol=1e-6)
+
+
+def test_a_layer_may_have_other_channels_in_the_next_block():
+    model = nn.Sequential(nn.Flatten(), nn.ReLU())
+    for size in (2, 3, 2):
+        with capture(model, into=Moments()) as stats:
+            model(torch.ones(4, size))
+            model(torch.ones(4, size))
+        assert stats["1"].count.tolist() == [8] * size
