@@ -145,6 +145,18 @@ def test_scales_fitted_on_maps_or_on_one():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the kernel is compiled here, and not interpreted")
+def test_the_kernel_rounds_halves_to_even(monkeypatch):
+    images, heatmaps = torch.zeros(1, 3, 1, 4), torch.tensor([[[0.5, 0.1, 0.9, 1.0]]])
+    scales = [Scale(vmin=0, vmax=1), Scale(symmetric=True, vmax=2.0)]  # 127.5 of 255, and 158.75 of 254
+    scales += [Scale(vmin=0, vmax=102), Scale(symmetric=True, vmax=127)]  # 1.25 of 255, and 127.5 of 254
+    expected = [overlay(images, heatmaps, scale=scale) for scale in scales]
+    monkeypatch.setattr(gpu, "available", lambda _device: True)
+    assert all(
+        torch.equal(overlay(images, heatmaps, scale=scale), made) for scale, made in zip(scales, expected, strict=True)
+    )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the kernel is compiled here, and not interpreted")
 @pytest.mark.filterwarnings("ignore:overlay marks", "ignore:overflow:RuntimeWarning", "ignore:invalid:RuntimeWarning")
 @settings(max_examples=max(8, settings().max_examples // 10), deadline=None)
 @given(data=st.data())

@@ -124,6 +124,21 @@ def test_a_mean_far_from_zero_costs_no_digits(streams, mean):
     streams.check_moments(kept(Moments(), {"a": outputs})["a"], np.moveaxis(values, 1, 0).reshape(33, -1))
 
 
+def test_a_tiny_negative_value_is_left_of_0(streams):
+    outputs = [torch.tensor([[-1e-45, 100.0, 3.0]]), torch.tensor([[-1e-45, 1.0, 0.0]])]
+    for symmetric in (False, True):
+        into = Histogram(4, symmetric)
+        streams.agree(kept(into, {"a": outputs})["a"], streams.fed(into, outputs))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_zeros_of_either_sign_are_equal(streams, dtype):
+    outputs = [torch.tensor([[[-1.0, -0.0]], [[0.0, -2.0]], [[-0.0, 0.0]]], dtype=dtype)]
+    top = kept(TopK(3), {"a": outputs})["a"]
+    assert top.images.tolist() == [[0, 1, 2]]
+    assert top.positions.tolist() == [[1, 0, 0]]
+
+
 def test_channels_on_another_axis(streams):
     output = torch.randn(3, 7, 5)
     into = Several(Moments(), TopK(2))
