@@ -2,6 +2,7 @@
 
 import gc
 import os
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -17,6 +18,10 @@ if not torch.cuda.is_available():
 if "PYTEST_XDIST_WORKER" in os.environ:  # threads of several would wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of what the tests start
     torch.set_num_threads(1)
+
+
+if find_spec("triton") is None:  # where PyTorch was built for the CPU alone
+    collect_ignore = ["torch_featviz/capture/reduce/kernels.py", "torch_featviz/picture/kernels.py"]
 
 
 @pytest.fixture(autouse=True)

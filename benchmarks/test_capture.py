@@ -28,6 +28,7 @@ BUDGET = {
     "every 100": 1.005,
     "stop": 1.05,
     "inference mode": 1.1,  # to the same under no_grad
+    "small": 1.5,  # to hooks
 }
 TORCHLENS = 20  # times less is added with ops=True
 
@@ -219,6 +220,28 @@ def test_moments_are_ahead_of_hooks_that_compute_the_same(benchmark):
         ratio = settled(lambda: paired(lambda: twin(x), lambda: net(x), rounds=9), lambda ratio: ratio.high < 1)
     print(f"\nMoments of all convolutions, eager: {ratio} of the forward with hooks that compute the same")
     assert ratio.within(1.0), str(ratio)
+
+
+def test_moments_of_many_small_layers(benchmark):
+    nets = [nn.Sequential(*(nn.Linear(4, 4) for _ in range(2 * LEAVES))).eval() for _ in range(2)]
+    x, figures = torch.randn(8, 4), {}
+
+    def summed_up(module, _inputs, output):
+        """With the fewest operators."""
+        variance, mean = torch.var_mean(output, 0, correction=0)
+        finite, zeros = output.isfinite().sum(0), (output == 0).sum(0)
+        figures[module] = mean, variance.sqrt(), output.amin(0), output.amax(0), zeros, finite
+
+    for layer in nets[0]:
+        layer.register_forward_hook(summed_up)
+    with capture(nets[1], into=Moments()):
+        benchmark.pedantic(nets[1], (x,), rounds=3)
+        ratio = settled(
+            lambda: paired(lambda: nets[1](x), lambda: nets[0](x), rounds=15),
+            lambda ratio: ratio.within(BUDGET["small"]),
+        )
+    print(f"\nMoments of {2 * LEAVES} layers of 4 features: {ratio} of hooks with the fewest operators for as much")
+    assert ratio.within(BUDGET["small"]), str(ratio)
 
 
 def test_calls_between_samples_cost_nothing(benchmark):

@@ -1,6 +1,7 @@
 """Overlays against matplotlib's colours and numpy's arithmetic."""
 
 import sys
+from importlib.util import find_spec
 
 import matplotlib
 import numpy as np
@@ -14,6 +15,9 @@ from torch_featviz.launching import gpu
 from torch_featviz.picture import Scale, overlay, reserved
 
 GRAY = np.array([0.299, 0.587, 0.114])
+interpreted = pytest.mark.skipif(
+    torch.cuda.is_available() or find_spec("triton") is None, reason="the kernel cannot be interpreted here"
+)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +148,7 @@ def test_scales_fitted_on_maps_or_on_one():
     assert torch.equal(fitted, overlay(images, heat, scale=Scale(symmetric=True, per="kernel")))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the kernel is compiled here, and not interpreted")
+@interpreted
 def test_the_kernel_rounds_halves_to_even(monkeypatch):
     images, heatmaps = torch.zeros(1, 3, 1, 4), torch.tensor([[[0.5, 0.1, 0.9, 1.0]]])
     scales = [Scale(vmin=0, vmax=1), Scale(symmetric=True, vmax=2.0)]  # 127.5 of 255, and 158.75 of 254
@@ -156,7 +160,7 @@ def test_the_kernel_rounds_halves_to_even(monkeypatch):
     )
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the kernel is compiled here, and not interpreted")
+@interpreted
 @pytest.mark.filterwarnings("ignore:overlay marks", "ignore:overflow:RuntimeWarning", "ignore:invalid:RuntimeWarning")
 @settings(max_examples=max(8, settings().max_examples // 10), deadline=None)
 @given(data=st.data())

@@ -17,6 +17,7 @@ from torch_featviz.capture.reduce.together import Together
 from torch_featviz.errors import FeatvizWarning, LayerError, ShapeError
 from torch_featviz.launching import Gpu, gpu
 
+pytest.importorskip("triton")
 pytestmark = [
     pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are compiled here, and not interpreted"),
     pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning"),  # NumPy's, in the interpreter
