@@ -1,192 +1,420 @@
-"""Capture on a GPU: no kernel and no synchronisation added, copies beside the forward, statistics near the bandwidth.
+"""What we cost on a GPU, beside what else a user would write, all in one process a section; at most four minutes.
 
-python benchmarks/gpu.py [--out benchmarks/gpu.md]
+python benchmarks/gpu.py [--out benchmarks/gpu.md] [--section NAME] [--device cuda]
+
+Each row is printed as it is known, and the table is written anew after each; a section that takes longer than its time
+is ended, and says so. `--device cpu` shows that the script runs, on networks that are smaller.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import json
+import subprocess
 import sys
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from datetime import date
 from pathlib import Path
+from time import monotonic
+from typing import Any
 
 import torch
+import torchvision
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from torch_featviz.bench import added, paired, peak_memory
-from torch_featviz.capture import Moments, ToCPU, capture
+import torch_featviz as fv
+from torch_featviz.bench import added, launches, paired
+from torch_featviz.capture import Histogram, Moments, ToCPU, TopK, capture
+from torch_featviz.training import Monitor
 from torch_featviz.zoo import card
 
-CASES = {"AlexNet": ("alexnet", (3, 224, 224)), "CifarCNN": ("cifar_cnn_large", (3, 32, 32))}
+SECONDS = {"values": 30, "by reference": 35, "figures": 45, "compiled": 45, "training": 45, "explaining": 40}
+LAYERS = [nn.Conv2d, nn.Linear]
+Row = tuple[str, str, str, bool]  # what, measured, asked for, whether it is met
+device = torch.device("cuda")
+small = False
 
 
 def main() -> int:
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--out", type=Path, default=Path("benchmarks/gpu.md"))
-    options = arguments.parse_args()
-    if not torch.cuda.is_available():
+    global device, small
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/gpu.md"))
+    parser.add_argument("--section", choices=SECONDS)
+    parser.add_argument("--device", default="cuda")
+    options = parser.parse_args()
+    device, small = torch.device(options.device), options.device == "cpu"
+    if device.type == "cuda" and not torch.cuda.is_available():
         print("no CUDA device here; this script measures nothing without one", file=sys.stderr)
         return 2
-    torch.backends.cudnn.benchmark = False
-    rows = []
-    with torch.no_grad():
-        for title, (name, size) in CASES.items():
-            for batch in (1, 128):
-                net = card(name).build().eval().cuda()
-                rows += [(f"{title}, batch {batch}", *row) for row in measured(net, torch.randn(batch, *size).cuda())]
-        rows += [("CUDA graphs", *row) for row in graphs()]
-    table = ["| what | | measured | asked for | |", "|---|---|---|---|---|"]
-    table += [f"| {' | '.join(map(str, row[:-1]))} | {'yes' if row[-1] else 'NO'} |" for row in rows]
-    device = torch.cuda.get_device_name()
-    head = f"# Capture on a GPU\n\n{device}, torch {torch.__version__}, {date.today()}, `python benchmarks/gpu.py`\n\n"
-    aside = options.out.with_suffix(".part")
-    aside.write_text(head + "\n".join(table) + "\n")
-    aside.replace(options.out)
-    print(options.out.read_text())
+    if options.section:
+        for row in SECTIONS[options.section]():
+            print(json.dumps(row), flush=True)
+        return 0
+    rows: list[Row] = []
+    for name, seconds in SECONDS.items():
+        for row in of_section(name, seconds):
+            rows.append(row)
+            print(" | ".join(map(str, row)), flush=True)
+            write(options.out, rows)
     return 0 if all(row[-1] for row in rows) else 1
 
 
-Row = tuple[str, str, str, bool]  # what, measured, asked for, whether it is met
-ROUNDS = 101
+def of_section(name: str, seconds: float) -> Iterator[Row]:
+    """The rows of a section, from a process of its own, until its time is over."""
+    command = [sys.executable, __file__, "--section", name, "--device", device.type]
+    end = monotonic() + seconds
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        with ExitStack() as stack:
+            timer = stack.enter_context(_killed_after(process, seconds))
+            for line in process.stdout:
+                with suppress(json.JSONDecodeError):
+                    what, measured, asked, met = json.loads(line)
+                    yield what, measured, asked, met
+        late = timer()
+    if late or process.returncode:
+        why = f"took longer than {seconds:.0f} s" if late and monotonic() >= end else "failed"
+        yield f"section {name!r}", why, "to its end", False
 
 
-def measured(net: nn.Module, x: Tensor) -> list[Row]:
-    """All rows of one network on one input."""
-    twin = copy.deepcopy(net, {id(tensor): tensor for tensor in net.state_dict(keep_vars=True).values()})
-    sums = [moments(net, twin, x, compiled=compiled) for compiled in (False, True)]
-    return [*by_reference(net, twin, x), *sums, to_cpu(net, twin, x)]
+class _killed_after:
+    """A context after whose time a process is killed; it yields what tells whether it was."""
+
+    def __init__(self, process: subprocess.Popen[str], seconds: float) -> None:
+        import threading  # noqa: PLC0415
+
+        self._late = False
+        self._timer = threading.Timer(seconds, self._kill, (process,))
+
+    def _kill(self, process: subprocess.Popen[str]) -> None:
+        self._late = True
+        process.kill()
+
+    def __enter__(self) -> Callable[[], bool]:
+        self._timer.start()
+        return lambda: self._late
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
 
 
-def by_reference(net: nn.Module, twin: nn.Module, x: Tensor) -> list[Row]:
-    """All leaves: kernels, synchronisations, memory and time, against the bare forward."""
-    in_place = sum(1 for module in net.modules() if getattr(module, "inplace", False))
-    bare, captured = finished(net, x), finished(twin, x)
-    with capture(twin) as acts:
-        for _ in range(3):
-            captured()
-        more = kernels(captured) - kernels(bare)
-        waits = synchronisation(lambda: twin(x))
-        held = sum({value.data_ptr(): value.nbytes for value in acts.values()}.values())
-        peak, alone = peak_memory(captured, device=x.device), peak_memory(bare, device=x.device)
-        ratio = paired(captured, bare, rounds=ROUNDS)
-    assert peak is not None
-    assert alone is not None
-    most = 1.01 * (alone + held)
-    return [
-        ("kernels added", str(more.total()), f"copies before {in_place} in-place layers", more.total() <= in_place),
-        ("synchronisations added", waits, "none", waits == "none"),
-        ("peak memory", f"{peak / 1e6:.1f} MB", f"at most {most / 1e6:.1f} MB", peak <= most),
-        ("time of all leaves by reference, to bare", str(ratio), "1.01", ratio.within(1.01)),
-    ]
+def write(path: Path, rows: list[Row]) -> None:
+    """The table so far, aside and then in its place."""
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "a CPU, to show that the script runs"
+    head = f"# On a GPU\n\n{name}, torch {torch.__version__}, {date.today()}, `python benchmarks/gpu.py`\n\n"
+    table = ["| what | measured | asked for | |", "|---|---|---|---|"]
+    table += [f"| {what} | {measured} | {asked} | {'yes' if met else 'NO'} |" for what, measured, asked, met in rows]
+    aside = path.with_suffix(".part")
+    aside.write_text(head + "\n".join(table) + "\n")
+    aside.replace(path)
 
 
-def moments(net: nn.Module, twin: nn.Module, x: Tensor, *, compiled: bool = False) -> Row:
-    """What `Moments` of all convolutions adds, over the time in which their outputs can be read once."""
-    with capture(net, nn.Conv2d) as acts:
-        net(x)
-        outputs = list(acts.values())
-    bare, other = (torch.compile(each, fullgraph=True) if compiled else each for each in (net, twin))
-    with capture(other, nn.Conv2d, into=Moments()):
-        for _ in range(3):
-            other(x)
-        summed, copied = added(finished(bare, x), finished(other, x), then(finished(bare, x), outputs), rounds=ROUNDS)
-    share = summed.median / (copied.median / 2)  # a copy reads and writes
-    way = "compiled" if compiled else "eager"
-    return (f"Moments of all convolutions, {way}, to reading their bytes", f"{share:.2f}", "1.5", share <= 1.5)
+# What is measured
 
 
-def to_cpu(net: nn.Module, twin: nn.Module, x: Tensor) -> Row:
-    """Whether copies to the CPU run beside the forward: together they take less than one after the other."""
-    with capture(net, nn.Conv2d) as acts:
-        net(x)
-        outputs = list(acts.values())
-    pinned = [torch.empty_like(output, device="cpu", pin_memory=True) for output in outputs]
-
-    def after() -> None:
-        net(x)
-        for target, output in zip(pinned, outputs, strict=True):
-            target.copy_(output, non_blocking=True)
-        torch.cuda.synchronize()
-
-    with capture(twin, nn.Conv2d, into=ToCPU()) as copies:
-        for _ in range(3):
-            twin(x)
-        torch.cuda.synchronize()
-        right = all(torch.equal(copy.cuda(), output) for copy, output in zip(copies.values(), outputs, strict=True))
-        ratio = paired(finished(twin, x), after, rounds=ROUNDS)
-    seen = f"{ratio}, {'right' if right else 'WRONG'}"
-    return ("ToCPU, to the forward and then the copies", seen, "below 1", right and ratio.high < 1)
-
-
-def graphs() -> list[Row]:
-    """With CUDA graphs, what was captured is still right after the next call."""
-    net = card("cifar_cnn_large").build().eval().cuda()
-    compiled = torch.compile(net, mode="reduce-overhead", fullgraph=True)
-    inputs = [torch.randn(8, 3, 32, 32, device="cuda") for _ in range(6)]
-    with capture(compiled, nn.Conv2d) as acts:
-        for x in inputs:
-            compiled(x)
-        kept = dict(acts)
-        compiled(torch.zeros_like(inputs[0]))
-    with capture(net, nn.Conv2d) as eager:
-        net(inputs[-1])
-    right = all(torch.allclose(kept[name], value, rtol=1e-3, atol=1e-3) for name, value in eager.items())
-    with capture(compiled, nn.Conv2d, into=Moments()) as stats:
-        for x in inputs:
-            compiled(x)
-    with capture(net, nn.Conv2d, into=Moments()) as expected:
-        for x in inputs:
+def values() -> Iterator[Row]:
+    """Whether what comes back is right."""
+    net, x = made("resnet50", 2)
+    with torch.no_grad():
+        seen = cloned(net, lambda: net(x), tuple(LAYERS))
+        with capture(net, LAYERS) as acts:
             net(x)
-    same = all(torch.allclose(stats[name].mean, expected[name].mean, atol=1e-3) for name in expected)
-    return [
-        ("captured values after the next call", "right" if right else "WRONG", "right", right),
-        ("Moments over six calls", "right" if same else "WRONG", "right", same),
-    ]
+            net(x)
+        right = all(torch.allclose(acts[name], output, rtol=1e-3, atol=1e-3) for name, output in seen.items())
+        yield "values of all convolutions", "right" if right else "WRONG", "right", right
+        with capture(net, LAYERS, into=[Moments(), Histogram(), TopK()]) as stats:
+            net(x)
+            net(x)
+    worst = 0.0
+    for name, output in seen.items():
+        moments, histogram, top = Moments(), Histogram(), TopK()
+        for reducer in (moments, histogram, top):
+            reducer.update(output.cpu())
+        got = stats[name]
+        worst = max(worst, float((got[0].mean - moments.mean).abs().max() / moments.std.max().clamp(min=1e-9)))
+        worst = max(worst, float((got[2].values[:, 0] - top.values[:, 0]).abs().max() / moments.std.max()))
+        worst = max(worst, abs(int(got[1].counts.sum()) - 2 * int(histogram.counts.sum())))
+    yield "figures of all layers, to the CPU's, in stds", f"{worst:.1e}", "1e-2", worst <= 1e-2
+    if device.type == "cuda":
+        with torch.no_grad(), capture(net, LAYERS) as acts:
+            net(x)
+            yield ("waits in capture by reference", *none_of(lambda: net(x)))
+        with torch.no_grad(), capture(net, LAYERS, into=[Moments(), Histogram(), TopK()]) as stats:
+            net(x)
+            yield ("waits in figures", *none_of(lambda: net(x)))
+        compiled = torch.compile(net, mode="reduce-overhead", fullgraph=True)
+        with torch.no_grad(), capture(compiled, [nn.Linear]) as acts:
+            for _ in range(4):
+                compiled(x)
+            kept = acts["fc"].clone()
+            compiled(torch.zeros_like(x))
+        right = torch.allclose(kept, seen["fc"], rtol=1e-2, atol=1e-2)
+        yield "with CUDA graphs, values after the next call", "right" if right else "WRONG", "right", right
 
 
-def finished(model: nn.Module, x: Tensor) -> Callable[[], None]:
+def by_reference() -> Iterator[Row]:
+    """All leaves, and five layers, to hooks that keep as much, with their values right."""
+    with torch.no_grad():
+        for name, batch in (("alexnet", 1), ("alexnet", 128), ("resnet50", 1), ("resnet50", 32)):
+            net, x = made(name, batch)
+            mine, hooked = copy.deepcopy(net), copy.deepcopy(net)
+            keep_by_hooks(hooked)
+            title = f"all leaves by reference, {name}, batch {len(x)}"
+            with capture(mine):
+                ratio = paired(done(mine, x), done(hooked, x), rounds=ROUNDS)
+                bare = paired(done(mine, x), done(net, x), rounds=ROUNDS)
+            yield f"{title}, to hooks that keep overwritten values", str(ratio), "1.02", ratio.within(1.02)
+            yield f"{title}, to bare", str(bare), "", True
+        with capture(mine, nn.Conv2d, into=ToCPU()):
+            ratio = paired(done(mine, x), then_to_cpu(net, x), rounds=9)
+        yield "ToCPU, to the forward and then the copies", str(ratio), "below 1", ratio.high < 1
+
+
+def figures() -> Iterator[Row]:
+    """`Moments` of all convolutions and linear layers, to the bare forward."""
+    cases = (
+        ("alexnet", 128, 1.10),
+        ("resnet50", 32, 1.20),
+        ("alexnet", 1, 1.5),
+        ("resnet50", 1, 1.15),
+        ("vit_b_16", 8, 1.10),
+    )
+    with torch.no_grad():
+        for name, batch, most in cases:
+            for layout in (torch.contiguous_format, torch.channels_last)[: 1 if name.startswith("vit") else 2]:
+                net, x = made(name, batch)
+                net, x = net.to(memory_format=layout), x.to(memory_format=layout)
+                mine = copy.deepcopy(net)
+                size = sum(output.nbytes for output in cloned(net, lambda n=net, i=x: n(i), tuple(LAYERS)).values())
+                with capture(mine, LAYERS, into=Moments()):
+                    ratio = paired(done(mine, x), done(net, x), rounds=ROUNDS)
+                    (more,) = added(done(net, x), done(mine, x), rounds=ROUNDS)
+                last = ", channels last" if layout == torch.channels_last else ""
+                title = f"Moments, {name}, batch {len(x)}{last}"
+                yield f"{title}, to bare", str(ratio), str(most), ratio.within(most)
+                share = more.median / (size / bandwidth())
+                yield f"{title}, what is added to reading {size / 1e6:.0f} MB", f"{share:.1f}", "", True
+        net, x = made("resnet50", 1)
+        for into in (Moments(), Histogram(), TopK(), [Moments(), Histogram(), TopK()]):
+            found = launches(net, x, LAYERS, into=into)
+            name = "all three" if isinstance(into, list) else type(into).__name__
+            yield f"launches of {name}, ResNet-50", f"{found.added}, {found.waits} waits", "8, 0", found.added <= 8
+
+
+def compiled() -> Iterator[Row]:
+    """`Moments` within a compiled graph."""
+    net = card("cifar_cnn_large").build().eval().to(device)
+    x = torch.randn(8 if small else 128, 3, 32, 32, device=device)
+    mine = torch.compile(copy.deepcopy(net), fullgraph=True)
+    bare = torch.compile(net, fullgraph=True)
+    with torch.no_grad():
+        size = sum(output.nbytes for output in cloned(net, lambda: net(x), nn.Conv2d).values())
+        bare(x)
+        yield "CifarCNN compiles", "yes", "yes", True
+        with capture(mine, nn.Conv2d, into=Moments()):
+            mine(x)
+            yield "CifarCNN with Moments compiles", "yes", "yes", True
+            (more,) = added(done(bare, x), done(mine, x), rounds=ROUNDS)
+    share = more.median / (size / bandwidth())
+    yield "Moments, compiled, what is added to reading the bytes", f"{share:.1f}", "1.5", share <= 1.5
+
+
+def training() -> Iterator[Row]:
+    """A watched step to the bare one."""
+    cases = [("CifarCNN", card("cifar_cnn_large").build(), 128, 32)]
+    cases += [("ResNet-50", torchvision.models.resnet50(), 64, 224)]
+    for title, net, batch, side in cases:
+        x = torch.randn(4 if small else batch, 3, 32 if small else side, 32 if small else side, device=device)
+        y = torch.randint(10, (len(x),), device=device)
+        bare, watched, between = (step_of(copy.deepcopy(net).to(device).train(), x, y, n) for n in (0, 1, 10**9))
+        ratio = paired(watched, bare, rounds=max(6, ROUNDS // 2))
+        yield f"Monitor(every=1), {title}, batch {len(x)}, to bare", str(ratio), "1.15", ratio.within(1.15)
+        idle = paired(between, bare, rounds=max(6, ROUNDS // 2)).median - 1
+        for every, most in ((10, 1.02), (100, 1.005)):
+            of_all = 1 + (ratio.median - 1 + (every - 1) * idle) / every
+            yield (
+                f"Monitor(every={every}), from that and a step between samples",
+                f"{of_all:.4g}",
+                str(most),
+                of_all <= most,
+            )
+        hooked = copy.deepcopy(net).to(device).train()
+        item_hooks(hooked)
+        ratio = paired(watched, step_of(hooked, x, y, 0), rounds=max(6, ROUNDS // 4))
+        yield f"Monitor(every=1), {title}, to hooks with item()", str(ratio), "1", ratio.within(1.0)
+
+
+def explaining() -> Iterator[Row]:
+    """Heatmaps and what is drawn of them."""
+    images, heatmaps = torch.rand(16, 3, 224, 224, device=device), torch.randn(16, 224, 224, device=device)
+    scale = fv.Scale(symmetric=True, vmax=1.0)
+    (cost,) = added(lambda: None, waited(lambda: fv.overlay(images, heatmaps, scale=scale)), rounds=ROUNDS)
+    size = 16 * 224 * 224 * (3 * 4 + 4 + 4)
+    share = cost.median / (size / bandwidth())
+    yield "overlay of 16 images, to its bytes", f"{share:.0f}", "25", share <= 25
+    for name in ("resnet18", "resnet50"):
+        net, x = made(name, 16)
+        bare = waited(lambda n=net, i=x: gradient_at(n, n.layer4, i))
+        mine = waited(lambda n=net, i=x: fv.attribute(n, i, target=3, layer="layer4"))
+        ratio = paired(mine, bare, rounds=ROUNDS)
+        yield f"Grad-CAM of {len(x)} images, {name}, to forward and backward", str(ratio), "1.05", ratio.within(1.05)
+        with suppress(ImportError):
+            from torchcam.methods import GradCAM  # noqa: PLC0415
+
+            other = copy.deepcopy(net)
+            method = GradCAM(other, "layer4")
+            theirs = waited(lambda m=method, o=other, i=x: m([3] * len(i), o(i)))
+            ratio = paired(mine, theirs, rounds=ROUNDS)
+            yield f"the same, to torchcam, {name}", str(ratio), "1", ratio.within(1.0)
+    net, x = made("alexnet", 1)
+    units = [(channel, 1, 1) for channel in range(64)]
+    many = x.expand(64, -1, -1, -1).contiguous()
+    mine = waited(lambda: fv.deconvnet(net, x, "features.10", units=units))
+    ratio = paired(mine, waited(lambda: gradient_at(net, net.features[10], many)), rounds=max(6, ROUNDS // 4))
+    yield "deconvnet of 64 units, AlexNet, to forward and backward of 64", str(ratio), "1.3", ratio.within(1.3)
+
+
+SECTIONS: dict[str, Callable[[], Iterator[Row]]] = {
+    "values": values,
+    "by reference": by_reference,
+    "figures": figures,
+    "compiled": compiled,
+    "training": training,
+    "explaining": explaining,
+}
+ROUNDS = 31
+
+
+# What else a user would write
+
+
+def made(name: str, batch: int) -> tuple[Any, Tensor]:
+    """A network of torchvision in evaluation mode, and so many images."""
+    torch.manual_seed(0)
+    net = getattr(torchvision.models, name)().eval().to(device)
+    side = 64 if small and not name.startswith("vit") else 224
+    return net, torch.rand(min(batch, 2) if small else batch, 3, side, side, device=device)
+
+
+def done(model: nn.Module, x: Tensor) -> Callable[[], None]:
     """One forward, waited for."""
-
-    def call() -> None:
-        model(x)
-        torch.cuda.synchronize()
-
-    return call
+    return waited(lambda: model(x))
 
 
-def then(call: Callable[[], None], tensors: list[Tensor]) -> Callable[[], None]:
-    """`call`, and a copy of each of `tensors`."""
-    targets = [torch.empty_like(tensor) for tensor in tensors]
+def waited(call: Callable[[], object]) -> Callable[[], None]:
+    """`call`, and the wait for the device."""
 
     def both() -> None:
         call()
-        for target, tensor in zip(targets, tensors, strict=True):
-            target.copy_(tensor)
-        torch.cuda.synchronize()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
 
     return both
 
 
-def kernels(call: Callable[[], None]) -> Counter[str]:
-    """How often each kernel runs on the device."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+def cloned(net: nn.Module, call: Callable[[], object], kinds: Any) -> dict[str, Tensor]:
+    """A clone of what each layer of these kinds returned in `call()`."""
+    seen: dict[str, Tensor] = {}
+    with ExitStack() as stack:
+        for name, module in net.named_modules():
+            if isinstance(module, kinds):
+                keep = lambda _m, _i, output, name=name: seen.__setitem__(name, output.detach().clone())
+                stack.callback(module.register_forward_hook(keep).remove)
         call()
-    return Counter(event.name for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA)
+    return seen
 
 
-def synchronisation(call: Callable[[], object]) -> str:
+def keep_by_hooks(net: nn.Module) -> None:
+    """Hooks on all leaves that keep each output, and a clone of those that the next layer overwrites."""
+    kept: dict[str, Any] = {}
+    leaves = [(name, module) for name, module in net.named_modules() if not list(module.children())]
+    following = [getattr(module, "inplace", False) for _, module in leaves[1:]] + [False]
+    for (name, module), overwritten in zip(leaves, following, strict=True):
+        if overwritten:
+            module.register_forward_hook(lambda _m, _i, output, name=name: kept.__setitem__(name, output.clone()))
+        else:
+            module.register_forward_hook(lambda _m, _i, output, name=name: kept.__setitem__(name, output))
+
+
+def item_hooks(net: nn.Module) -> None:
+    """As one logs by hand."""
+    seen: list[tuple[float, ...]] = []
+
+    def look(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        seen.append((output.mean().item(), output.std().item(), (output == 0).float().mean().item()))
+        del seen[:-100]
+
+    for module in net.modules():
+        if isinstance(module, tuple(LAYERS)):
+            module.register_forward_hook(look)
+
+
+def step_of(net: nn.Module, x: Tensor, y: Tensor, every: int) -> Callable[[], None]:
+    """A training step, watched or not."""
+    optimizer = torch.optim.SGD(net.parameters(), 1e-4)
+    watch = Monitor(net, every=every) if every else None
+
+    def step() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(net(x), y).backward()
+        optimizer.step()
+
+    def watched() -> None:
+        assert watch is not None
+        with watch.step():
+            step()
+
+    return waited(watched if watch else step)
+
+
+def gradient_at(net: nn.Module, layer: nn.Module, x: Tensor) -> None:
+    """A forward, and the backward to what `layer` returned."""
+    held: list[Tensor] = []
+    hook = layer.register_forward_hook(lambda _m, _i, output: held.append(output))
+    score = net(x)[:, 3].sum()
+    hook.remove()
+    torch.autograd.grad(score, held[0])
+
+
+def then_to_cpu(net: nn.Module, x: Tensor) -> Callable[[], None]:
+    """A forward, and then copies of all convolutions' outputs."""
+    outputs = cloned(net, lambda: net(x), nn.Conv2d)
+    targets = {name: torch.empty_like(output, device="cpu") for name, output in outputs.items()}
+
+    def both() -> None:
+        net(x)
+        for name, target in targets.items():
+            target.copy_(outputs[name])
+
+    return waited(both)
+
+
+def none_of(call: Callable[[], object]) -> tuple[str, str, bool]:
     """What in `call` waits for the device."""
     torch.cuda.set_sync_debug_mode("error")
     try:
         call()
     except RuntimeError as error:
-        return str(error)
+        return str(error).splitlines()[0], "none", False
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    return "none"
+    return "none", "none", True
+
+
+def bandwidth() -> float:
+    """Bytes that are read or written a second, by a copy."""
+    if not _BANDWIDTH:
+        a = torch.empty(2**22 if small else 2**29, dtype=torch.uint8, device=device)
+        b = torch.empty_like(a)
+        (cost,) = added(lambda: None, waited(lambda: b.copy_(a)), rounds=9)
+        _BANDWIDTH.append(2 * a.numel() / cost.median)
+    return _BANDWIDTH[0]
+
+
+_BANDWIDTH: list[float] = []
 
 
 if __name__ == "__main__":

@@ -29,13 +29,13 @@ def kept(into, outputs, *, at_once=False, channels=1):
     return reducers
 
 
-@given(data=st.data(), at_once=st.booleans(), widest=st.sampled_from([1, 5, 1024]))
-def test_moments_equal_numpy(streams, data, at_once, widest):
+@given(data=st.data(), at_once=st.booleans(), widths=st.sampled_from([(1,), (2, 5), (4, 1024)]))
+def test_moments_equal_numpy(streams, data, at_once, widths):
     outputs = data.draw(streams.batches(1, 5))
     axes = outputs[0].dim()
     dim = data.draw(st.integers(0, axes - 1) if axes > 1 else st.just(0))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(few, "_WIDEST", widest)
+        patch.setattr(few, "_WIDTHS", widths)
         figures = kept(Moments(dim), {"a": outputs if dim else outputs[:1]}, at_once=at_once)["a"]
     values = streams.as_float(outputs if dim else outputs[:1])
     if values.size:
@@ -50,12 +50,12 @@ def test_histograms_equal_those_of_one_output_after_the_other(streams, data, bin
         streams.agree(figures, streams.fed(into, outputs))
 
 
-@given(data=st.data(), widest=st.sampled_from([3, 1024]))
-def test_several_layers_at_once_and_one_after_the_other(streams, data, widest):
+@given(data=st.data(), widths=st.sampled_from([(3,), (4, 16, 1024)]))
+def test_several_layers_at_once_and_one_after_the_other(streams, data, widths):
     into = Several(Moments(), Histogram(8))
     outputs = {name: data.draw(streams.batches(2, 4)) for name in "abc"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(few, "_WIDEST", widest)
+        patch.setattr(few, "_WIDTHS", widths)
         both = [kept(into, outputs, at_once=at_once) for at_once in (True, False)]
     for name, several in outputs.items():
         if any(output.numel() for output in several):

@@ -19,9 +19,9 @@ from .moments import Moments
 from .reducer import Reducer, has_figures, same_channels
 from .several import parts_of
 
-SMALL = 2**14  # values of an output that waits
-MANY = 2**20  # values that wait
-_WIDEST = 2**10  # row
+SMALL = 2**14  # values of an output that waits: from there on its own operators cost less than many passes over it
+MANY = 2**16  # values that wait, which so stay within a core's cache
+_WIDTHS = (4, 16, 64, 256, 1024)  # of rows
 _KEPT = 64
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)  # float64 may be too large to be squared in float64
 _INF = float("inf")
@@ -39,7 +39,7 @@ class _Item(NamedTuple):
 
 @dataclass
 class _Table:
-    """Where the values of outputs of these layers and shapes are, once they follow each other."""
+    """Where the values of some outputs are, once all that wait follow each other."""
 
     places: Tensor  # `rows width`; one behind the last value where there is none
     channels: Tensor  # of each row, among those of all layers
@@ -62,7 +62,7 @@ class Few:
         self._layers: dict[tuple[str, int], int] = {}  # by name and channels
         self._channels: dict[str, int] = {}  # of each layer that ran in this block
         self._first = [0]  # channel of each layer, and how many there are
-        self._tables: dict[tuple[_Item, ...], _Table] = {}
+        self._tables: dict[tuple[_Item, ...], list[_Table]] = {}
         self._waiting: list[Tensor] = []
         self._items: list[_Item] = []
         self._values = 0
@@ -114,15 +114,16 @@ class Few:
         if items not in self._tables:
             if len(self._tables) == _KEPT:
                 self._tables.clear()
-            self._tables[items] = self._table(items)
-        table = self._tables[items]
+            self._tables[items] = self._tables_of(items)
         self._ran.update(item.layer for item in items)
-        values = torch.cat([*waiting, _MISSING])[table.places]
-        finite = values.abs() < _INF
-        if self._moments is not None:
-            self._add_moments(table, values, finite)
-        if self._histogram is not None:
-            self._add_counts(self._histogram, table, values, finite)
+        given = torch.cat([*waiting, _MISSING])
+        for table in self._tables[items]:
+            values = given[table.places]
+            finite = values.abs() < _INF
+            if self._moments is not None:
+                self._add_moments(table, values, finite)
+            if self._histogram is not None:
+                self._add_counts(self._histogram, table, values, finite)
 
     def settle(self, reducers: Mapping[str, Reducer]) -> None:
         """Add the figures so far to each layer's reducer, and begin anew."""
@@ -196,20 +197,24 @@ class Few:
         counts = torch.cat([counts, counts.new_zeros(more, counts.shape[1])])
         return extremes, torch.cat([place, place.new_zeros(2, more)], 1), counts
 
-    def _table(self, items: tuple[_Item, ...]) -> _Table:
-        width = max(min(item.outer * item.inner, _WIDEST) for item in items)
+    def _tables_of(self, items: tuple[_Item, ...]) -> list[_Table]:
+        """A table for each width of rows, so that few places in it are empty."""
         total = sum(item.outer * item.channels * item.inner for item in items)
-        places, channels, layers, start = [], [], [], 0
+        found: dict[int, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
+        start = 0
         for layer, outer, many, inner in items:
             of_channel = start + np.arange(outer)[:, None] * many * inner + np.arange(inner)
             each = of_channel.reshape(1, -1) + np.arange(many)[:, None] * inner
+            width = next((width for width in _WIDTHS if width >= each.shape[1]), _WIDTHS[-1])
             rows = -(-each.shape[1] // width)
             padded = np.full((many, rows * width), total)
             padded[:, : each.shape[1]] = each
-            places.append(padded.reshape(-1, width))
-            channels.append(np.repeat(self._first[layer] + np.arange(many), rows))
-            layers.append(np.full(many * rows, layer))
+            channels = np.repeat(self._first[layer] + np.arange(many), rows)
+            table = (padded.reshape(-1, width), channels, np.full(many * rows, layer))
+            found.setdefault(width, []).append(table)
             start += outer * many * inner
-        found = torch.from_numpy(np.concatenate(places))
-        owners, of_layers = (torch.from_numpy(np.concatenate(each)) for each in (channels, layers))
-        return _Table(found, owners, of_layers, (found == total).sum(1))
+        tables = []
+        for several in found.values():
+            parts = [torch.from_numpy(np.concatenate(each)) for each in zip(*several, strict=True)]
+            tables.append(_Table(parts[0], parts[1], parts[2], (parts[0] == total).sum(1)))
+        return tables
