@@ -80,11 +80,13 @@ class Reduction(Recorder):
 
     @eager
     def leave(self) -> None:
-        if self.handed_out:
-            self.settle()
-        self._flush()
-        super().leave()
-        self.axes.leave()
+        try:
+            if self.handed_out:
+                self.settle()
+            self._flush()
+        finally:
+            super().leave()
+            self.axes.leave()
 
     @eager
     def enter_whole(self) -> None:
