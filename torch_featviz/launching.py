@@ -45,7 +45,8 @@ class Gpu:
             return
         file, _, name = kernel.partition(":")
         function = getattr(import_module(f"{__package__}.{file}"), name)  # Triton takes a second to import
-        with torch.cuda.device_of(next(each for each in arguments if isinstance(each, Tensor))):  # not the current one
+        first = next(each for each in arguments if isinstance(each, Tensor))
+        with torch.cuda.device_of(first):  # type: ignore[no-untyped-call]  # which need not be the current one
             function[(programs,)](*arguments, **constants)
 
     def upload(self, table: np.ndarray, device: torch.device) -> Tensor:
