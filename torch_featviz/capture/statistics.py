@@ -25,7 +25,7 @@ from .inplace import versions_of
 from .recorder import Recorder
 from .reduce import Reducer, across_ranks
 from .reduce.few import Few
-from .reduce.reducer import has_figures
+from .reduce.reducer import has_figures, is_plain
 from .reduce.tables import Figures, Tables
 from .reduce.together import BUDGET, Together
 
@@ -33,8 +33,9 @@ from .reduce.together import BUDGET, Together
 class Reduction(Recorder):
     """Gives each output to its layer's reducer, and keeps nothing else.
 
-    On a CPU at once. Where each launch of a kernel costs more than what it computes, outputs wait by reference until
-    the forward ends; those that the network is known to overwrite do not wait, or as a copy.
+    On a CPU at once, or of small ones together when the forward ends. Where each launch of a kernel costs more than
+    what it computes, outputs wait by reference until then; those that the network is known to overwrite do not wait,
+    or as a copy.
     """
 
     by_version = False
@@ -107,7 +108,10 @@ class Reduction(Recorder):
             self.left_out[name] = f"it returned a {type(output).__name__}"
             return
         self.axes.note(name, first)
-        if self._waits and self._device.setdefault(name, first.device) != first.device:
+        if self._waits and not has_figures(first):
+            self.left_out[name] = "it returned no dense tensor of real numbers"
+            return
+        if self._waits and (self._device.setdefault(name, first.device) != first.device or not is_plain(first)):
             self._take_at_once()
         if self._waits and gpu.available(first.device):
             self._wait(name, first, copy)
@@ -165,7 +169,7 @@ class Reduction(Recorder):
 
     def settle(self, *, last: bool = False) -> None:
         if self._few is not None:
-            self._few.settle(self.reducers)
+            self.left_out |= self._few.settle(self.reducers)
         self._flush()
         changes = sum(together.changes for together in self._together.values())
         if changes != self._settled:

@@ -250,6 +250,8 @@ def heatmaps_of(attributions: Tensor, images: Tensor) -> Tensor:
     """Attributions summed over channels, at the size of the images: `b c ... -> b ...`, float32, sign kept."""
     maps = attributions.detach().float()
     maps = maps.sum(1, keepdim=True) if maps.shape[1] > 1 else maps
-    if maps.shape[2:] != images.shape[2:]:
+    if maps.shape[2:] == images.shape[2:]:
+        maps = maps.clone() if attributions.shape[1] == 1 else maps  # memory of its own
+    else:
         maps = F.interpolate(maps, images.shape[2:], mode=MODES[images.dim() - 2])
     return maps[:, 0]

@@ -66,12 +66,17 @@ def weighed(maps: Tensor, gradients: Tensor, kind: str) -> Tensor:
     """Maps `b k ...` times what the method makes of their gradients, summed over channels: `b 1 ...`."""
     if kind == "gradcam":
         weights = gradients.flatten(2).mean(2)
-        if torch.get_float32_matmul_precision() == "highest":  # else a product of matrices may round to ten bits
+        if maps.is_cuda and _multiplies_exactly():
             return torch.bmm(weights[:, None], maps.flatten(2)).view(len(maps), 1, *maps.shape[2:])
         gradients = weights.view(*weights.shape, *[1] * (maps.dim() - 2))
     elif kind == "layercam":
         gradients = gradients.clamp(min=0)
     return (gradients * maps).sum(1, keepdim=True)
+
+
+def _multiplies_exactly() -> bool:
+    """Whether a product of matrices, which is one launch, is not rounded to ten bits."""
+    return not (torch.is_autocast_enabled("cuda") or torch.backends.cuda.matmul.allow_tf32)
 
 
 def joined(maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:

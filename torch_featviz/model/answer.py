@@ -205,7 +205,7 @@ def classes_of(target: Target, output: Any, n: int, said: Kind | None = None) ->
     if bool(((chosen < 0) | (chosen > last)).any()):
         raise OptionError(f"target must be from 0 to {last}, got {chosen.expand(n).tolist()}.")
     if chosen.dim():
-        return chosen.long().to(scores.device)
+        return chosen.to(scores.device, torch.long, copy=True)
     return torch.full((n,), int(chosen), device=scores.device)
 
 

@@ -82,25 +82,26 @@ def unit_images(images: Tensor, value_range: ValueRange | None = None, card: Car
     else:
         mean, std = _statistics(_IMAGENET if isinstance(declared, str) else declared, images)
         units = images * std + mean
-    return _snapped(units).expand(-1, 3, -1, -1)
+    return snapped(units).expand(-1, 3, -1, -1)
 
 
 def affine_units(
     images: Tensor, value_range: ValueRange | None = None, card: Card | None = None
-) -> tuple[Tensor, list[float]]:
+) -> tuple[Tensor, tuple[float, ...]]:
     """Images `b 3 h w`, and for each colour what to multiply with and then to add for the unit range.
 
     No value is looked at, as `unit_images` does for what rounding puts out of the range.
     """
     declared = _declared(value_range, card)
-    images = _checked(images).expand(-1, 3, -1, -1)
+    images = _checked(images)
     if callable(declared):
-        return declared(images), [1.0] * 3 + [0.0] * 3
+        return declared(images).expand(-1, 3, -1, -1), (1.0, 1.0, 1.0, 0.0, 0.0, 0.0)
+    images = images.expand(-1, 3, -1, -1)
     if isinstance(declared, str) and declared in _SCALES:
         low, high = (float(end or 0) for end in (_SCALES[declared].vmin, _SCALES[declared].vmax))
-        return images, [1 / (high - low)] * 3 + [-low / (high - low)] * 3
+        return images, (*[1 / (high - low)] * 3, *[-low / (high - low)] * 3)
     mean, std = _statistics(_IMAGENET if isinstance(declared, str) else declared, torch.empty(0))
-    return images, [*std.expand(3, 1, 1).flatten().tolist(), *mean.expand(3, 1, 1).flatten().tolist()]
+    return images, (*std.expand(3, 1, 1).flatten().tolist(), *mean.expand(3, 1, 1).flatten().tolist())
 
 
 def _checked(images: Tensor) -> Tensor:
@@ -164,7 +165,7 @@ def _statistics(values: Mapping[str, Sequence[float]], images: Tensor) -> tuple[
     return mean[:, None, None], std[:, None, None]
 
 
-def _snapped(units: Tensor) -> Tensor:
+def snapped(units: Tensor) -> Tensor:
     """Without rounding errors, which would count as clipped."""
     low, high = units.aminmax()
     if bool((low >= 0) & (high <= 1)):

@@ -1,10 +1,8 @@
-# mypy: disable-error-code="untyped-decorator"
+# mypy: ignore-errors
 # ruff: noqa: PLR0917, PLR0124 - what Triton compiles is a small part of Python
 """Triton kernels that draw."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import triton
 import triton.language as tl
@@ -16,14 +14,14 @@ _TINY: tl.constexpr = tl.constexpr(1.1754943508222875e-38)
 
 
 @triton.jit
-def _reason(value: Any) -> Any:
+def _reason(value):
     """Why a value is not within 0 and 1, by its place in REASONS; 5 where it is."""
     off = tl.where(value > 1, tl.where(value == _INF, 1, 3), tl.where(value < 0, tl.where(value == -_INF, 2, 4), 5))
     return tl.where(value != value, 0, off)
 
 
 @triton.jit
-def _unit(image: Any, at: Any, inside: Any, factor: Any, shift: Any, rounded: Any) -> Any:
+def _unit(image, at, inside, factor, shift, rounded):
     """One colour of an image, on the unit range."""
     value = tl.load(image + at, mask=inside, other=0.0).to(tl.float32) * factor + shift
     near = tl.minimum(tl.maximum(value, 0.0), 1.0)
@@ -31,7 +29,7 @@ def _unit(image: Any, at: Any, inside: Any, factor: Any, shift: Any, rounded: An
 
 
 @triton.jit
-def _share(value: Any, share: Any) -> Any:
+def _share(value, share):
     """What is left of a colour below a heatmap, as a byte."""
     value = tl.where(value != value, 0.0, tl.minimum(tl.maximum(value, 0.0), 1.0))
     return (value * share + 0.5).to(tl.int32)
@@ -45,38 +43,38 @@ def _share(value: Any, share: Any) -> Any:
     ]
 )
 def overlay(
-    image: Any,
-    heatmap: Any,
-    words: Any,
-    table: Any,
-    lows: Any,
-    highs: Any,
-    classes: Any,
-    pixels: Any,
-    width: Any,
-    image_by_batch: Any,
-    image_by_color: Any,
-    image_by_row: Any,
-    image_by_column: Any,
-    by_batch: Any,
-    by_class: Any,
-    by_row: Any,
-    by_column: Any,
-    low: Any,
-    high: Any,
-    share: Any,
-    last: Any,
-    rounded: Any,
-    red_factor: Any,
-    green_factor: Any,
-    blue_factor: Any,
-    red_shift: Any,
-    green_shift: Any,
-    blue_shift: Any,
+    image,
+    heatmap,
+    words,
+    table,
+    lows,
+    highs,
+    classes,
+    pixels,
+    width,
+    image_by_batch,
+    image_by_color,
+    image_by_row,
+    image_by_column,
+    by_batch,
+    by_class,
+    by_row,
+    by_column,
+    low,
+    high,
+    share,
+    last,
+    rounded,
+    red_factor,
+    green_factor,
+    blue_factor,
+    red_shift,
+    green_shift,
+    blue_shift,
     OWN: tl.constexpr,
     SYMMETRIC: tl.constexpr,
     GRAY: tl.constexpr,
-) -> None:
+):
     """`BLOCK` pixels of one heatmap over its image, a word each; factor and shift bring colours to the unit range."""
     i = tl.program_id(0).to(tl.int64)
     blocks = tl.cdiv(pixels, BLOCK)
@@ -106,7 +104,7 @@ def overlay(
     factor = tl.where(size > 2.0**60, 2.0**-64, tl.where((size < 2.0**-60) & (size > 0), 2.0**64, 1.0))
     low = low * factor
     span = high * factor - low
-    unit = (x * factor - low) / tl.where(span == 0, _TINY, span)
+    unit = tl.math.div_rn(x * factor - low, tl.where(span == 0, _TINY, span) + tl.zeros_like(x))  # "/" is a bit off
     if SYMMETRIC:
         unit = unit + tl.where(span == 0, 0.5, 0.0)
     unit = tl.where((x == x) & (tl.abs(x) < _INF), tl.minimum(tl.maximum(unit, -_MAX), _MAX), x)

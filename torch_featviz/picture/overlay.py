@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.launching import gpu
 from torch_featviz.picture.color import colors, is_diverging, lut, odd, reserved, rows_of
-from torch_featviz.picture.images import ROUNDED, Card, ValueRange, affine_units, clipped, unit_images
+from torch_featviz.picture.images import ROUNDED, Card, ValueRange, affine_units, clipped, snapped, unit_images
 from torch_featviz.picture.legend import Legend
 from torch_featviz.picture.scale import Scale, as_float
 from torch_featviz.warn import warn
@@ -113,7 +113,7 @@ def laid(
     if gpu.available(heatmaps.device) and heatmaps.dtype == torch.float32 and units.device == heatmaps.device:
         _fuse(words, units, heatmaps, look, affine=affine)
     else:
-        units = units if affine == _UNIT else units * _column(units, affine[:3]) + _column(units, affine[3:])
+        units = units if affine == _UNIT else snapped(units * _column(units, affine[:3]) + _column(units, affine[3:]))
         size = len(units) if heatmaps.device.type != "cpu" else max(1, _BLOCK // heatmaps[0].numel())
         _lay(words, units, heatmaps, look, marked=marked, size=size)
     if contours:

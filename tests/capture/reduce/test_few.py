@@ -75,8 +75,10 @@ def test_settled_in_between_and_layers_that_come_later(streams):
 
 
 def test_what_it_takes():
-    assert all(map(Few.takes, (Moments(), Histogram(2000), Several(Moments(-1), Histogram()))))
-    assert not any(map(Few.takes, (TopK(), Several(Moments(), TopK()), Several(Moments(0), Moments(1)))))
+    assert all(map(Few.takes, (Moments(), Histogram(252), Several(Moments(-1), Histogram()))))
+    assert not any(
+        map(Few.takes, (TopK(), Histogram(254), Several(Moments(), TopK()), Several(Moments(0), Moments(1))))
+    )
     assert Few.takes_output(torch.zeros(3, 2).bfloat16())
     refused = torch.zeros(0), torch.zeros(3).double(), torch.zeros(3).long(), torch.zeros(2**15)
     refused = *refused, torch.eye(3).to_sparse()
@@ -122,3 +124,36 @@ def test_a_layer_may_have_other_channels_in_the_next_block():
             model(torch.ones(4, size))
             model(torch.ones(4, size))
         assert stats["1"].count.tolist() == [8] * size
+
+
+def test_channels_that_change_with_the_size_leave_a_layer_out():
+    class Odd(nn.Module):
+        def forward(self, x):
+            return x if x.shape[-1] < 9 else x[:, :2]
+
+    model = nn.Sequential(Odd(), nn.ReLU())
+    with capture(model, into=Moments()) as stats:
+        model(torch.ones(2, 3, 4, 4))
+        model(torch.ones(2, 3, 200, 200))
+    assert set(stats.left_out) == {"0", "1"}
+    assert "must agree in their channels" in stats.left_out["0"]
+
+
+def test_inference_mode_and_then_without_it():
+    model = nn.Sequential(nn.Linear(2, 2))
+    with capture(model, into=[Moments(), Histogram(4)]) as stats:
+        for mode in (torch.inference_mode, torch.no_grad, torch.inference_mode, torch.enable_grad):
+            with mode():
+                model(torch.ones(3, 2))
+    assert stats["0"][0].count.tolist() == [12, 12]
+    assert int(stats["0"][1].counts.sum()) == 24
+
+
+def test_what_is_read_is_no_part_of_the_state():
+    model = nn.Sequential(nn.Linear(2, 2))
+    with capture(model, into=Moments()) as stats:
+        model(torch.ones(3, 2))
+        stats["0"].count.zero_()
+        model(torch.ones(3, 2))
+    assert stats["0"].count.tolist() == [6, 6]
+    assert all(state.untyped_storage().nbytes() == state.nbytes for state in stats["0"]._state)

@@ -1,7 +1,9 @@
 """Figures of many layers from few launches, by interpreted kernels: against NumPy, and reducers one by one."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -339,6 +341,16 @@ def test_where_no_kernel_runs_it_is_said_once(monkeypatch):
     with pytest.warns(FeatvizWarning, match="Triton runs no kernel here: no C compiler"):
         assert not other.available(torch.device("cuda"))
     assert not other.available(torch.device("cuda"))
+
+
+@pytest.mark.slow
+def test_compiles():
+    """For an H100, without one."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    script = Path(__file__).with_name("compile_kernels.py")
+    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "20 variants" in done.stderr
 
 
 def test_importing_the_package_imports_no_triton():

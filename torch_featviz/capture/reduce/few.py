@@ -1,6 +1,7 @@
 """Figures of many small outputs at once, on a CPU: what costs there is each call of an operator, not the arithmetic.
 
-Outputs are copied, and wait until the forward ends. All values of a channel then lie in a row of one matrix.
+Outputs are copied, and wait until the forward ends or many wait. All values of a channel then lie in a row of one
+matrix.
 """
 
 from __future__ import annotations
@@ -14,15 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torch_featviz.errors import ShapeError
+
 from .histogram import Histogram
 from .moments import Moments
-from .reducer import Reducer, has_figures, same_channels
+from .reducer import Reducer, has_figures, is_plain, same_channels
 from .several import parts_of
 
 SMALL = 2**14  # values of an output that waits: from there on its own operators cost less than many passes over it
 MANY = 2**16  # values that wait, which so stay within a core's cache
 _WIDTHS = (4, 16, 64, 256, 1024)  # of rows
 _KEPT = 64
+_MOST_BINS = 252
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)  # float64 may be too large to be squared in float64
 _INF = float("inf")
 _MISSING = torch.full((1,), torch.nan, dtype=torch.float64)
@@ -74,13 +78,15 @@ class Few:
     def takes(into: Reducer) -> bool:
         """Whether these are figures that can be kept so."""
         kinds = [type(part) for part in parts_of(into)]
-        return set(kinds) <= {Moments, Histogram} and len(set(kinds)) == len(kinds)
+        few = all(part.bins <= _MOST_BINS for part in parts_of(into) if isinstance(part, Histogram))
+        return few and set(kinds) <= {Moments, Histogram} and len(set(kinds)) == len(kinds)
 
     @staticmethod
     def takes_output(output: Tensor) -> bool:
         """Whether it is one of those that cost less together."""
-        small = output.device.type == "cpu" and 0 < output.numel() <= SMALL
-        return small and output.dtype in _FLOATS and has_figures(output)
+        if output.device.type != "cpu" or output.dtype not in _FLOATS or not is_plain(output):
+            return False
+        return 0 < output.numel() <= SMALL and has_figures(output)
 
     def add(self, name: str, output: Tensor, channels: int = 1) -> None:
         """An output of layer `name`, with channels on that axis.
@@ -116,33 +122,42 @@ class Few:
                 self._tables.clear()
             self._tables[items] = self._tables_of(items)
         self._ran.update(item.layer for item in items)
-        given = torch.cat([*waiting, _MISSING])
-        for table in self._tables[items]:
-            values = given[table.places]
-            finite = values.abs() < _INF
-            if self._moments is not None:
-                self._add_moments(table, values, finite)
-            if self._histogram is not None:
-                self._add_counts(self._histogram, table, values, finite)
+        with torch.inference_mode(False), torch.no_grad():  # what is kept is changed again, perhaps outside that mode
+            given = torch.cat([*waiting, _MISSING])
+            for table in self._tables[items]:
+                values = given[table.places]
+                finite = values.abs() < _INF
+                if self._moments is not None:
+                    self._add_moments(table, values, finite)
+                if self._histogram is not None:
+                    self._add_counts(self._histogram, table, values, finite)
 
-    def settle(self, reducers: Mapping[str, Reducer]) -> None:
-        """Add the figures so far to each layer's reducer, and begin anew."""
+    def settle(self, reducers: Mapping[str, Reducer]) -> dict[str, str]:
+        """Add the figures so far to each layer's reducer, and begin anew.
+
+        Returns:
+            The layers of which that cannot be, since larger outputs had other channels, and why.
+        """
         self.flush()
-        for (name, _), layer in self._layers.items() if self._ran else ():
-            if layer not in self._ran:
+        sums, bins, ran, refused = self._sums, self._bins, self._ran, dict[str, str]()
+        self._sums, self._bins, self._ran = None, None, set()
+        for (name, _), layer in self._layers.items() if ran else ():
+            if layer not in ran:
                 continue
             channels, state = slice(self._first[layer], self._first[layer + 1]), list[Tensor]()
             for part in self._parts:
-                if isinstance(part, Moments) and self._sums is not None:
-                    state += [figures[:, channels] for figures in self._sums]
-                elif self._bins is not None:
-                    extremes, place, counts = self._bins
-                    state += [extremes[:, layer], place[:, layer], counts[layer]]
+                if isinstance(part, Moments) and sums is not None:
+                    state += [figures[:, channels].clone() for figures in sums]
+                elif bins is not None:
+                    extremes, place, counts = bins
+                    state += [each.clone() for each in (extremes[:, layer], place[:, layer], counts[layer])]
             seen = self._into.fresh()
             seen._state = tuple(state)
-            reducers[name].merge(seen)
-        self._sums = self._bins = None
-        self._ran.clear()
+            try:
+                reducers[name].merge(seen)
+            except ShapeError as error:
+                refused[name] = str(error)
+        return refused
 
     def end_block(self) -> None:
         """Another block may come, in which layers have other numbers of channels."""

@@ -1,4 +1,4 @@
-# mypy: disable-error-code="untyped-decorator"
+# mypy: ignore-errors
 # ruff: noqa: PLR0915, PLR0917, PLR0124, SIM108 - what Triton compiles is a small part of Python
 """Triton kernels that read many outputs once and keep figures of all of them.
 
@@ -16,8 +16,6 @@ Tables are rows of int64 numbers, made by `together`:
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
@@ -33,13 +31,13 @@ _NARROWEST: tl.constexpr = tl.constexpr(-126)
 
 
 @triton.jit
-def probe(out: Any) -> None:
+def probe(out):
     """Whether a kernel is compiled and run at all."""
     tl.store(out, 1)
 
 
 @triton.jit
-def _value_at(address: Any, kind: Any, offset: Any, mask: Any) -> Any:
+def _value_at(address, kind, offset, mask):
     """Values of up to 32 bits, as float32."""
     if kind == 0:
         value = tl.load(address.to(tl.pointer_type(tl.float32)) + offset, mask=mask, other=0.0)
@@ -51,26 +49,26 @@ def _value_at(address: Any, kind: Any, offset: Any, mask: Any) -> Any:
 
 
 @triton.jit
-def _exponent(value: Any) -> Any:
+def _exponent(value):
     """The exact `floor(log2(|value|))` of float64; of zero and denormals one below the smallest normal one."""
     return ((value.to(tl.int64, bitcast=True) >> 52) & 2047) - 1023
 
 
 @triton.jit
-def _power_of_two(exponent: Any) -> Any:
+def _power_of_two(exponent):
     """The exact `2.0 ** exponent`, float64."""
     return ((exponent.to(tl.int64) + 1023) << 52).to(tl.float64, bitcast=True)
 
 
 @triton.jit
-def _number(value: Any, exponent: Any) -> Any:
+def _number(value, exponent):
     """`floor(value / 2**exponent)` as int64; of a tiny negative value -1."""
     number = tl.floor(value * _power_of_two(-exponent))
     return tl.where(value < 0, tl.minimum(number, -1.0), number).to(tl.int64)
 
 
 @triton.jit
-def _place(low: Any, high: Any, bins: Any, SYMMETRIC: tl.constexpr) -> Any:
+def _place(low, high, bins, SYMMETRIC: tl.constexpr):
     """Exponent of the width, and number of the first, of the bins that hold `low` to `high`; see Histogram."""
     low = tl.where(low < _INF, low, 0.0)
     high = tl.where(high > -_INF, high, 0.0)
@@ -98,49 +96,49 @@ def _place(low: Any, high: Any, bins: Any, SYMMETRIC: tl.constexpr) -> Any:
 
 
 @triton.jit
-def _ordered(value: Any) -> Any:
+def _ordered(value):
     """float32 as int64 numbers in the same order, of 32 bits."""
     bits = value.to(tl.int32, bitcast=True)
     return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.int64)
 
 
 @triton.jit
-def _unordered(key: Any) -> Any:
+def _unordered(key):
     bits = key.to(tl.int32)
     return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def _ordered_wide(value: Any) -> Any:
+def _ordered_wide(value):
     """float64 as int64 numbers in the same order."""
     bits = value.to(tl.int64, bitcast=True)
     return bits ^ ((bits >> 63) & 0x7FFFFFFFFFFFFFFF)
 
 
 @triton.jit
-def _unordered_wide(key: Any) -> Any:
+def _unordered_wide(key):
     return (key ^ ((key >> 63) & 0x7FFFFFFFFFFFFFFF)).to(tl.float64, bitcast=True)
 
 
 @triton.jit(do_not_specialize=["bins"])
 def read(
-    pointers: Any,
-    items: Any,
-    tiles: Any,
-    floats: Any,
-    counts: Any,
-    ends: Any,
-    local: Any,
-    best: Any,
-    where: Any,
-    bins: Any,
+    pointers,
+    items,
+    tiles,
+    floats,
+    counts,
+    ends,
+    local,
+    best,
+    where,
+    bins,
     NB: tl.constexpr,
     CHANNELS: tl.constexpr,
     HISTOGRAM: tl.constexpr,
     SYMMETRIC: tl.constexpr,
     TOP: tl.constexpr,
     WIDE: tl.constexpr,
-) -> None:
+):
     """The figures of one tile: of channels (`floats`, `counts`), of all (`ends`, `local`), and maxima (`best`).
 
     With `TOP` 2 only where the maxima of float64 values are, which are known by then.
@@ -190,6 +188,10 @@ def read(
         tl.store(out + 5 * BC, high)
         tl.store(counts + i * BC + tl.arange(0, BC), number | (zero << 8) | (nan << 16) | (infinite << 24))
     if HISTOGRAM:
+        if WIDE:  # from there on values count as infinite
+            finite = finite & (tl.abs(v) < 2.0**1000)
+            low = tl.min(tl.where(finite, v, _INF), 1)
+            high = tl.max(tl.where(finite, v, -_INF), 1)
         lowest = tl.min(low, 0)
         highest = tl.max(high, 0)
         width, first = _place(lowest.to(tl.float64), highest.to(tl.float64), bins, SYMMETRIC)
@@ -219,7 +221,7 @@ def read(
 
 
 @triton.jit(do_not_specialize=["width"])
-def fold_channels(folds: Any, floats: Any, counts: Any, sums: Any, totals: Any, width: Any, G: tl.constexpr) -> None:
+def fold_channels(folds, floats, counts, sums, totals, width, G: tl.constexpr):
     """Add the figures of tiles to those of their channels: `sums` is `5 width`, `totals` `4 width`."""
     f = folds + 4 * tl.program_id(0)
     start = tl.load(f)
@@ -272,17 +274,17 @@ def fold_channels(folds: Any, floats: Any, counts: Any, sums: Any, totals: Any, 
 
 @triton.jit(do_not_specialize=["bins"])
 def place_bins(
-    spans: Any,
-    ends: Any,
-    extremes: Any,
-    new_extremes: Any,
-    new_place: Any,
-    new_counts: Any,
-    bins: Any,
+    spans,
+    ends,
+    extremes,
+    new_extremes,
+    new_place,
+    new_counts,
+    bins,
     NB: tl.constexpr,
     SYMMETRIC: tl.constexpr,
     G: tl.constexpr,
-) -> None:
+):
     """Extremes of one layer with those of its tiles, the bins that hold them, and counts of 0; `spans`: its tiles."""
     layer = tl.program_id(0)
     low = tl.load(extremes + 2 * layer)
@@ -303,18 +305,18 @@ def place_bins(
 
 @triton.jit(do_not_specialize=["bins", "number"])
 def add_counts(
-    owners: Any,
-    number: Any,
-    ends: Any,
-    local: Any,
-    place: Any,
-    counts: Any,
-    new_place: Any,
-    new_counts: Any,
-    bins: Any,
+    owners,
+    number,
+    ends,
+    local,
+    place,
+    counts,
+    new_place,
+    new_counts,
+    bins,
     NB: tl.constexpr,
     SYMMETRIC: tl.constexpr,
-) -> None:
+):
     """Add the counts of one of `number` tiles, or beyond them those of one layer so far, to the new bins."""
     i = tl.program_id(0).to(tl.int64)
     slot = tl.arange(0, NB)
@@ -336,20 +338,20 @@ def add_counts(
 
 @triton.jit(do_not_specialize=["k", "width"])
 def select(
-    chosen: Any,
-    seen: Any,
-    best: Any,
-    where: Any,
-    values: Any,
-    images: Any,
-    positions: Any,
-    k: Any,
-    width: Any,
+    chosen,
+    seen,
+    best,
+    where,
+    values,
+    images,
+    positions,
+    k,
+    width,
     KP: tl.constexpr,
     N: tl.constexpr,
     LANES: tl.constexpr,
     WIDE: tl.constexpr,
-) -> None:
+):
     """The `k` largest of those so far and of up to `N` images, for some channels; `best` is emptied.
 
     `chosen` is rows of: row in `best` of the first image, channels of the layer, first channel, first channel in the

@@ -9,11 +9,11 @@ from itertools import islice
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
 
 from torch_featviz.errors import DtypeError, LayerError, OptionError, ShapeError
-from torch_featviz.torch_private import viewed
+from torch_featviz.torch_private import FakeTensor, is_mapped, viewed
 
 R = TypeVar("R", bound="Reducer")
 BLOCK = 2**18  # values; several passes over one block stay within a core's cache
@@ -114,7 +114,7 @@ class Reducer(ABC):
         """A copy whose state is on the CPU."""
         twin = copy(self)
         if self._state is not None:
-            twin._state = tuple(tensor.cpu() for tensor in self._state)
+            twin._state = tuple(tensor.to("cpu", copy=True) for tensor in self._state)  # parts of larger ones
         return twin
 
     def _read(self) -> list[Tensor]:
@@ -187,7 +187,8 @@ def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
     Where they are parts of one tensor, and most of it, that is copied as it is.
     """
     if all(tensor.device.type == "cpu" for tensor in tensors):
-        return [tensor.to(torch.float64 if tensor.is_floating_point() else torch.int64) for tensor in tensors]
+        kinds = [torch.float64 if tensor.is_floating_point() else torch.int64 for tensor in tensors]
+        return [tensor.to(kind, copy=True) for tensor, kind in zip(tensors, kinds, strict=True)]
     owners, shares = [viewed(tensor) for tensor in tensors], dict[int, int]()
     for owner, tensor in zip(owners, tensors, strict=True):
         shares[id(owner)] = shares.get(id(owner), 0) + tensor.numel()
@@ -234,6 +235,11 @@ def real(output: Any) -> Tensor:
         raise DtypeError(f"figures are kept of dense tensors of real numbers, got {kind}.")
     narrow = output.is_floating_point() and output.dtype != torch.float64
     return output.detach().to(torch.float32 if narrow else wide(output.device))
+
+
+def is_plain(output: Tensor) -> bool:
+    """Whether its values lie in memory of its own, and not behind a wrapper's."""
+    return type(output) in (Tensor, nn.Parameter, FakeTensor) and not is_mapped(output)
 
 
 def has_figures(output: Tensor) -> bool:

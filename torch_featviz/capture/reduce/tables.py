@@ -27,7 +27,7 @@ SELECTED, LANES = 64, 16  # images and channels that one program of `select` loo
 KINDS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}
 WIDE = 3
 _KEPT = 64  # tables of each kind
-_MOST_BINS = 252
+_MOST_BINS, _MOST_IMAGES = 252, 128  # of each channel
 
 
 class Geometry(NamedTuple):
@@ -101,7 +101,9 @@ class Figures:
         dims = {part.dim for part in parts if isinstance(part, (Moments, TopK))}
         bins = [part.bins for part in parts if isinstance(part, Histogram)]
         known = set(kinds) <= {Moments, Histogram, TopK} and len(set(kinds)) == len(kinds)
-        return known and len(dims) <= 1 and all(number <= _MOST_BINS for number in bins)
+        many = [part.k for part in parts if isinstance(part, TopK)]
+        few = all(number <= _MOST_BINS for number in bins) and all(number <= _MOST_IMAGES for number in many)
+        return known and len(dims) <= 1 and few
 
     def axis(self, output: Tensor, channels: int) -> int | None:
         """The axis of channels of `output`; None where all is one channel.
@@ -156,6 +158,7 @@ class Folding:
     spans: Tensor  # first tile of each layer, and end
     owners: Tensor  # the layer of each tile
     rounds: list[Tensor]  # for `select`
+    of: list[Reading]  # which live as long as this, since it is found by them
 
 
 class Tables:
@@ -264,7 +267,8 @@ class Tables:
         spans[layers[::-1], 0] = starts[::-1]  # the first of each layer is written last
         rounds = self._rounds([items for _, items in read]) if self.figures.k else []
         on_device = iter(self._uploaded([folds, spans, owners[:, :1], *rounds]))
-        return Folding(next(on_device), next(on_device), next(on_device), list(on_device))
+        read_now = [reading for reading, _ in read]
+        return Folding(next(on_device), next(on_device), next(on_device), list(on_device), read_now)
 
     def _rounds(self, read: list[Items]) -> list[np.ndarray]:
         """Tables for `select`: what is of one layer and block of channels one after the other, the others at once."""

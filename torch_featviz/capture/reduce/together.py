@@ -69,15 +69,27 @@ class Together:
         waiting, items = self._waiting, self._items
         self._waiting, self._items, self._bytes = [], [], 0
         wide = [item.kind == WIDE for item in items]
-        for which in (False, True):
-            if which in wide:
-                chosen = [i for i, each in enumerate(wide) if each is which]
-                self._read_now([waiting[i] for i in chosen], tuple([items[i] for i in chosen]), wide=which)
+        try:
+            for which in (False, True):
+                if which in wide:
+                    chosen = [i for i, each in enumerate(wide) if each is which]
+                    self._read_now([waiting[i] for i in chosen], tuple([items[i] for i in chosen]), wide=which)
+        except BaseException:  # out of memory, say: what was not read to its end is not counted
+            self._forget()
+            raise
 
     def flush(self) -> None:
         """Add all that waits, or was read, to the figures."""
         self.read()
-        self._fold()
+        try:
+            self._fold()
+        except BaseException:
+            self._forget()
+            raise
+
+    def _forget(self) -> None:
+        """Let go of what was read and not added."""
+        self._read, self._read_layers, self._scratch = [], set(), {}
 
     def settle(self, reducers: Mapping[str, Reducer], *, last: bool = False) -> None:
         """Give each layer's reducer the figures so far; with `last` nothing is added to them any more."""
@@ -106,8 +118,6 @@ class Together:
         self._wide = wide
         reading, figures = self._tables.reading(items), self._figures
         before, rows = sum(each.number for each, _ in self._read), sum(each.best for each, _ in self._read)
-        self._read.append((reading, items))
-        self._read_layers |= layers
         found = self._of_tiles(before, before + reading.number)
         tops = [self._keys(name, rows, rows + reading.best) for name in _KEYS] if figures.k else [found[0]] * 2
         pointers = np.array(gpu.pointers(outputs), dtype=np.int64)
@@ -119,6 +129,8 @@ class Together:
         if wide and figures.k:
             kept = {"CHANNELS": False, "HISTOGRAM": False, "TOP": 2}
             gpu.launch(_KERNELS + "read", reading.number, *arguments, **constants, **kept)
+        self._read.append((reading, items))
+        self._read_layers |= layers
 
     def _fold(self) -> None:
         read, self._read, self._read_layers = self._read, [], set()
