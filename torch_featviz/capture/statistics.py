@@ -211,7 +211,8 @@ class Reduction(Recorder):
         super().close()
 
     def seen(self, names: Collection[str]) -> list[Any]:
-        return [self.reducers[name]._state for name in names]
+        states: list[Any] = [self.reducers[name]._state for name in names]
+        return states if self._few is None else [*states, self._few.last]
 
     def collect(self) -> None:
         super().collect()

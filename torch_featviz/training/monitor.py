@@ -17,7 +17,6 @@ from torch_featviz.capture.session import check_every
 from torch_featviz.errors import FileError, FindingWarning, LayerError, OptionError
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.layers import Layers, check_module
-from torch_featviz.model.values import whole
 from torch_featviz.picture import Picture, Scale
 from torch_featviz.warn import warn
 
@@ -29,7 +28,7 @@ from .history import History, Sample
 from .report import report
 from .sinks import Record, sinks_for
 from .sinks.folder import FolderSink
-from .updates import Gradients, Updates, norms_of
+from .updates import Gradients, Updates, norms_now
 from .watched import Watched
 from .writer import Writer
 
@@ -265,7 +264,7 @@ class Monitor:
     def _sample(self, step: int, stats: Statistics, updates: Updates) -> tuple[Sample, dict[str, Frame]]:
         seen = dict(stats) if self._group is None else stats.merged(self._group)
         watched = self._watched
-        norms = dict(zip(watched.parameters, norms_of([*map(whole, watched.parameters.values())]), strict=True))
+        norms = norms_now(watched.parameters)
         moves = [tensor for move in updates.moves.values() for tensor in move if isinstance(tensor, Tensor)]
         counts = [move.figures for move in updates.moves.values()]
         pictured = self._pictured()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from torch_featviz.launching import gpu
 from torch_featviz.model.values import copies_of, whole
 from torch_featviz.torch_private import norm_each, subtract_each
 
+T = TypeVar("T")
 _ROW = 4096  # so many values are summed in float32, which is many times faster than converting each
 _SAFE = (1e-15, 1e18)
 
@@ -129,26 +130,43 @@ class Updates:
     @torch.no_grad()
     def _measure(self, optimizer: Optimizer) -> None:
         scale = getattr(optimizer, "grad_scale", None)  # of a GradScaler, which leaves unscaling to fused optimizers
-        moving = []
-        for parameter in (each for group in optimizer.param_groups for each in group["params"]):
-            names = self._names.get(id(parameter))
-            if names is not None and _learns(parameter):
-                grad = whole(parameter.grad)
-                moving.append((names, parameter, grad if scale is None else grad / scale, whole(parameter)))
-        grads, now = [grad for _, _, grad, _ in moving], [values for *_, values in moving]
-        figures = self._gradients.look({names[0]: grad for names, _, grad, _ in moving})
-        norms, before, copies = norms_of(grads), norms_of(now), copies_of(now)
-        self._before[id(optimizer)] = [
-            _Moving(names, parameter, copy, figures[names[0]]._replace(grad=norm, before=size))
-            for (names, parameter, *_), copy, norm, size in zip(moving, copies, norms, before, strict=True)
+        moving = [
+            (names, parameter)
+            for parameter in (each for group in optimizer.param_groups for each in group["params"])
+            if (names := self._names.get(id(parameter))) is not None and _learns(parameter)
         ]
+        seen = self._before[id(optimizer)] = []
+        for several in _in_turns(moving, [parameter for _, parameter in moving]):
+            grads, now = [whole(parameter.grad) for _, parameter in several], [whole(each) for _, each in several]
+            grads = grads if scale is None else [grad / scale for grad in grads]
+            figures = self._gradients.look({names[0]: grad for (names, _), grad in zip(several, grads, strict=True)})
+            found = zip(several, norms_of(grads), norms_of(now), copies_of(now), strict=True)
+            for (names, parameter), norm, size, copy in found:
+                move = figures[names[0]]._replace(grad=norm, before=size)
+                seen.append(_Moving(names, parameter, copy, move))
 
     @torch.no_grad()
     def _stepped(self, optimizer: Optimizer, *_: Any) -> None:
         moved = self._before.pop(id(optimizer), [])
-        steps = differences([each.before for each in moved], [whole(each.parameter) for each in moved])
-        for each, added in zip(moved, norms_of(steps), strict=True):
-            self.moves |= dict.fromkeys(each.names, each.seen._replace(added=added))
+        for several in _in_turns(moved, [each.parameter for each in moved]):
+            steps = differences([each.before for each in several], [whole(each.parameter) for each in several])
+            for each, added in zip(several, norms_of(steps), strict=True):
+                self.moves |= dict.fromkeys(each.names, each.seen._replace(added=added))
+
+
+def norms_now(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The norm of each parameter."""
+    found: dict[str, Tensor] = {}
+    for several in _in_turns([*parameters], [*parameters.values()]):
+        found |= zip(several, norms_of([whole(parameters[name]) for name in several]), strict=True)
+    return {name: found[name] for name in parameters}
+
+
+def _in_turns(items: Sequence[T], parameters: Sequence[Tensor]) -> Iterator[list[T]]:
+    """What belongs to plain parameters all at once, and to sharded ones one by one, since each has to be gathered."""
+    sharded = [hasattr(parameter, "full_tensor") for parameter in parameters]
+    yield [item for item, alone in zip(items, sharded, strict=True) if not alone]
+    yield from ([item] for item, alone in zip(items, sharded, strict=True) if alone)
 
 
 class _Moving(NamedTuple):

@@ -70,6 +70,7 @@ class Few:
         self._waiting: list[Tensor] = []
         self._items: list[_Item] = []
         self._values = 0
+        self.last: _Item | None = None  # another object after each output
         self._sums: tuple[Tensor, Tensor] | None = None
         self._bins: tuple[Tensor, Tensor, Tensor] | None = None
         self._ran: set[int] = set()
@@ -106,7 +107,8 @@ class Few:
             layer = self._layers[name, many] = len(self._layers)
             self._first.append(self._first[-1] + many)
         self._waiting.append(output.detach().reshape(-1).to(torch.float64, copy=True))
-        self._items.append(_Item(layer, outer, many, inner))
+        self.last = _Item(layer, outer, many, inner)
+        self._items.append(self.last)
         self._values += output.numel()
         if self._values > MANY:
             self.flush()
