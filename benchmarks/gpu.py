@@ -13,11 +13,11 @@ import copy
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from datetime import date
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import torch
@@ -65,40 +65,18 @@ def main() -> int:
 def of_section(name: str, seconds: float) -> Iterator[Row]:
     """The rows of a section, from a process of its own, until its time is over."""
     command = [sys.executable, __file__, "--section", name, "--device", device.type]
-    end = monotonic() + seconds
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        with ExitStack() as stack:
-            timer = stack.enter_context(_killed_after(process, seconds))
-            for line in process.stdout:
-                with suppress(json.JSONDecodeError):
-                    what, measured, asked, met = json.loads(line)
-                    yield what, measured, asked, met
-        late = timer()
-    if late or process.returncode:
-        why = f"took longer than {seconds:.0f} s" if late and monotonic() >= end else "failed"
-        yield f"section {name!r}", why, "to its end", False
-
-
-class _killed_after:
-    """A context after whose time a process is killed; it yields what tells whether it was."""
-
-    def __init__(self, process: subprocess.Popen[str], seconds: float) -> None:
-        import threading  # noqa: PLC0415
-
-        self._late = False
-        self._timer = threading.Timer(seconds, self._kill, (process,))
-
-    def _kill(self, process: subprocess.Popen[str]) -> None:
-        self._late = True
-        process.kill()
-
-    def __enter__(self) -> Callable[[], bool]:
-        self._timer.start()
-        return lambda: self._late
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
+        timer = threading.Timer(seconds, process.kill)
+        timer.start()
+        for line in process.stdout:
+            with suppress(json.JSONDecodeError):
+                what, measured, asked, met = json.loads(line)
+                yield what, measured, asked, met
+        late = timer.finished.is_set()
+        timer.cancel()
+    if process.returncode:
+        yield f"section {name!r}", f"took longer than {seconds:.0f} s" if late else "failed", "to its end", False
 
 
 def write(path: Path, rows: list[Row]) -> None:

@@ -50,7 +50,6 @@ class Reduction(Recorder):
         self._device: dict[str, torch.device] = {}  # of each layer's outputs
         self._bytes = 0  # that wait
         self._settled = 0  # changes that reducers know
-        self.handed_out = False  # whether somebody may hold reducers, and looks at them after the next forward
         self._few = self._spare() if Few.takes(into) else None
         device = next((parameter.device for parameter in scope.model.parameters()), torch.device("cpu"))
         self.by_version = self._waits = Figures.takes(into) and gpu.available(device)
@@ -108,12 +107,9 @@ class Reduction(Recorder):
             self.left_out[name] = f"it returned a {type(output).__name__}"
             return
         self.axes.note(name, first)
-        if self._waits and not has_figures(first):
-            self.left_out[name] = "it returned no dense tensor of real numbers"
-            return
         if self._waits and (self._device.setdefault(name, first.device) != first.device or not is_plain(first)):
             self._take_at_once()
-        if self._waits and gpu.available(first.device):
+        if self._waits and has_figures(first) and gpu.available(first.device):
             self._wait(name, first, copy)
             return
         axis = self.axes.of(name, first.dim())

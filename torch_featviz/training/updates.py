@@ -14,7 +14,7 @@ from torch_featviz.capture import Histogram, Moments
 from torch_featviz.capture.reduce import Reducer, Several
 from torch_featviz.capture.reduce.few import Few
 from torch_featviz.capture.reduce.reducer import wide
-from torch_featviz.capture.reduce.tables import Tables
+from torch_featviz.capture.reduce.tables import Figures, Tables
 from torch_featviz.capture.reduce.together import Together
 from torch_featviz.launching import gpu
 from torch_featviz.model.values import copies_of, whole
@@ -52,7 +52,7 @@ class Gradients:
         found: dict[str, Move] = {}
         together: dict[torch.device, Together] = {}
         for name, grad in grads.items():
-            if gpu.available(grad.device):
+            if gpu.available(grad.device) and Figures.takes(self._of_rows()):
                 if grad.device not in together:
                     tables = self._tables.setdefault(grad.device, Tables(self._of_rows(), grad.device))
                     together[grad.device] = Together(tables)

@@ -25,7 +25,7 @@ from .several import parts_of
 SMALL = 2**14  # values of an output that waits: from there on its own operators cost less than many passes over it
 MANY = 2**16  # values that wait, which so stay within a core's cache
 _WIDTHS = (4, 16, 64, 256, 1024)  # of rows
-_KEPT = 64
+_KEPT = 64  # tables
 _MOST_BINS = 252
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)  # float64 may be too large to be squared in float64
 _INF = float("inf")

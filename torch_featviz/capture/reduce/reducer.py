@@ -182,13 +182,15 @@ def read_together(reducers: Iterable[Reducer], tensors: Iterable[Tensor] = ()) -
 
 
 def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Tensors of one device to the CPU, floats as float64 and integers as int64, in one transfer.
-
-    Where they are parts of one tensor, and most of it, that is copied as it is.
-    """
+    """Copies of tensors of one device on the CPU, floats as float64 and integers as int64, by one transfer."""
     if all(tensor.device.type == "cpu" for tensor in tensors):
         kinds = [torch.float64 if tensor.is_floating_point() else torch.int64 for tensor in tensors]
         return [tensor.to(kind, copy=True) for tensor, kind in zip(tensors, kinds, strict=True)]
+    return _in_one_transfer(tensors)
+
+
+def _in_one_transfer(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The same from another device. Where they are parts of one tensor, and most of it, that is copied as it is."""
     owners, shares = [viewed(tensor) for tensor in tensors], dict[int, int]()
     for owner, tensor in zip(owners, tensors, strict=True):
         shares[id(owner)] = shares.get(id(owner), 0) + tensor.numel()
