@@ -9,6 +9,7 @@ from torch import nn
 
 import torch_featviz as fv
 from torch_featviz.bench import launches
+from torch_featviz.capture import inplace, swap
 from torch_featviz.capture.reduce import Several
 from torch_featviz.training import Monitor
 from torch_featviz.zoo import card
@@ -91,6 +92,28 @@ def test_captured_values_are_what_layers_returned(device, no_waits, mode):
                 found = acts[name if len(several) == 1 else f"{name}#{i + 1}"]
                 assert found.device.type == device.type
                 torch.testing.assert_close(found, output, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_overwritten_outputs_keep_their_memory(device, no_waits, mode, monkeypatch):
+    monkeypatch.setattr(swap, "_WORTH", {"cpu": 0, "cuda": 0})
+    monkeypatch.setattr(swap, "something_is_compiled", lambda: False)
+    net, x = network().to(device), torch.randn(2, 3, 32, 32, device=device)
+    with mode():
+        expected = net(x)
+        seen = outputs_of(net, lambda: net(x), (nn.Conv2d, nn.BatchNorm2d, nn.ReLU))
+        with fv.capture(net, [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]) as acts:
+            net(x)
+            with no_waits:
+                found = net(x)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        for name, several in seen.items():
+            for i, output in enumerate(several):
+                key = name if len(several) == 1 else f"{name}#{i + 1}"
+                torch.testing.assert_close(acts[key], output, rtol=1e-4, atol=1e-4)
+    copied, swapped = list(inplace._learnt[net].values())[-1]
+    assert not copied
+    assert len(swapped) == 17  # each batch norm before a ReLU or a sum in place
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

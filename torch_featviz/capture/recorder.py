@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Collection, Hashable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from threading import get_ident
 from typing import Any
 
@@ -67,6 +67,7 @@ class Recorder:
         self.careful: frozenset[nn.Module] | Everything = EVERYTHING
         self.by_reference = type(self) is Recorder and not stop and into is None
         self._module_names = scope.names
+        self._swapped: frozenset[nn.Module] = frozenset()  # of `careful`: by reference until something overwrites them
         self._thread = 0  # that runs the model now
         self._looked = False  # whether a forward was, for what is read of layers that are not called
         self._reads: Reads | None = None  # of the forward that is under way
@@ -95,14 +96,17 @@ class Recorder:
         length."""
         self.given = given
         self.start()
-        watch = self.overwriting.begin(self.records.calls, self.names, always_watch=self.functions.captured)
-        if self.by_reference and not self.leftovers.entered and self.overwriting.known is not None:
+        over, ops = self.overwriting, self.functions.captured
+        fast = self.by_reference and not self.leftovers.entered
+        watch = over.begin(self.records.calls, self.names, given, always_watch=ops, swap=fast and not ops)
+        if fast and over.known is not None:
             self.records.may_tell_modules()
-            self.careful = self.overwriting.modules(self.layers)
-        if watch is None:
-            return self.look()
-        self._reads = watch.reads
-        return watch
+            self.careful = over.modules(self.layers, over.known)
+            self._swapped = over.modules(self.layers, over.swapped)
+        if watch is not None:
+            self._reads = watch.reads
+        looking = watch or self.look()
+        return looking if over.swapping is None else _both(looking, over.swapping)
 
     @eager
     def look(self) -> AbstractContextManager[Any]:
@@ -158,6 +162,10 @@ class Recorder:
     def record_of(self, module: nn.Module, output: Any) -> None:
         """`record()`, unless `module` is a copy of a layer that was made meanwhile."""
         if type(output) is Tensor and self.careful is not EVERYTHING and not self.leftovers.amid:
+            if module in self._swapped and not output.is_inference():
+                self.overwriting.holds(output, len(self.calls))
+                self.calls.append((module, output, output._version))
+                return
             copy = self.keeper.copy(output)  # it is known to be overwritten; as record() does, without eight calls
             self.calls.append((module, copy, versions_of(copy)))
             return
@@ -187,6 +195,8 @@ class Recorder:
         if self.overwriting.watching:
             self.keeper.wait()  # lest a copy to the CPU be under way when its source is written to
             self.overwriting.holds(value if self.keeper.returns_views else output, len(self.records.calls))
+        elif name in self.overwriting.swapped and self.running:
+            self.overwriting.holds(value, len(self.records.calls))
         if not self.running:
             self.records.drop(name)  # where a call of a mere part of the model belongs nothing says
         self.records.append(name, value)
@@ -294,7 +304,13 @@ class Recorder:
         self.open = False
         self.given = map_tensors(on_meta, self.given)
         self.layers, self._module_names = {}, {}
-        self.careful = EVERYTHING
+        self.careful, self._swapped = EVERYTHING, frozenset()
         self.overwriting.close()
         self.records.close()
         self.records.let_go_of_graphs(self.read)
+
+
+@contextmanager
+def _both(outer: AbstractContextManager[Any], inner: AbstractContextManager[Any]) -> Iterator[None]:
+    with outer, inner:
+        yield
