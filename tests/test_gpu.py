@@ -8,11 +8,13 @@ import torchvision
 from torch import nn
 
 import torch_featviz as fv
-from torch_featviz.bench import launches
+from torch_featviz import cli
+from torch_featviz.bench import launches, overhead
 from torch_featviz.capture import inplace, swap
 from torch_featviz.capture.reduce import Several
+from torch_featviz.errors import DeviceError
 from torch_featviz.training import Monitor
-from torch_featviz.zoo import card
+from torch_featviz.zoo import card, fit
 
 no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
 
@@ -252,9 +254,60 @@ def test_monitor(device):
             assert (other.outputs, other.unreached) == (figures.outputs, figures.unreached)
 
 
+def test_fit(device):
+    net = card("cifar_cnn").build()
+    x, y = torch.randn(8, 3, 32, 32), torch.randint(10, (8,))
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), 4)
+    curves = fit(net, loader, loader, epochs=2, device=device, progress=False)
+    assert len(curves.train_loss) == 2
+    assert all(parameter.device.type == device.type for parameter in net.parameters())
+
+
+@pytest.mark.gpu
+@no_gpu
+def test_the_demo_runs_on_the_gpu_by_itself(tmp_path, capsys):
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.max_memory_allocated()
+    assert cli.main(["demo", "--out", str(tmp_path), "--epochs", "1"]) == 0
+    assert torch.cuda.max_memory_allocated() > before + 2**20
+    assert "on cuda" in capsys.readouterr().err
+    assert (tmp_path / "atlas.html").is_file()
+
+
+@pytest.mark.gpu
+@no_gpu
+@pytest.mark.parametrize("command", ["kernels", "maps", "overview", "why", "units", "atlas"])
+def test_commands_run_on_the_gpu_by_themselves(tmp_path, capsys, command):
+    picture, out = tmp_path / "one.png", tmp_path / ("out.html" if command == "atlas" else "out.png")
+    fv.kernels(torch.randn(4, 1, 58, 58)).save(picture)
+    given = {"kernels": [], "units": ["--data", str(tmp_path)]}.get(command, ["--image", str(picture)])
+    assert cli.main([command, "xo", "--random", *given, "--out", str(out)]) == 0
+    assert "computed on cuda" in capsys.readouterr().err
+
+
 def test_views(device):
     maps = torch.randn(12, 9, 9, generator=torch.Generator().manual_seed(0))
     assert fv.feature_maps(maps.to(device)).png() == fv.feature_maps(maps).png()
     net = card("cifar_cnn").build()
     layer = next(name for name, module in net.named_modules() if isinstance(module, nn.Conv2d))
     assert fv.kernels(copy.deepcopy(net).to(device), layer).png() == fv.kernels(net, layer).png()
+
+
+@pytest.mark.gpu
+@no_gpu
+def test_what_a_person_gives_is_not_moved():
+    net = card("cifar_cnn").build().cuda().eval()
+    layer = next(name for name, module in net.named_modules() if isinstance(module, nn.Conv2d))
+    x = torch.randn(2, 3, 32, 32)
+    for call in (
+        lambda: fv.attribute(net, x),
+        lambda: fv.deconvnet(net, x[:1], layer, units=[(0, 3, 3)]),
+        lambda: fv.overview(net, x[:1]),
+        lambda: fv.atlas(net, x),
+        lambda: fv.summary(net, x),
+        lambda: fv.first_nonfinite(net, x),
+        lambda: Monitor(net, probe=x),
+        lambda: overhead(net, x),
+    ):
+        with pytest.raises(DeviceError, match="the inputs are on cpu and the weights of .* on cuda:0; move the inputs"):
+            call()

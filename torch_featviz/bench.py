@@ -36,6 +36,7 @@ from torch_featviz.torch_private import (
 from .capture import Activations, capture
 from .capture.inplace import memory_of
 from .errors import LayerError, OptionError
+from .model.run import device_told
 from .model.untouched import Kept
 
 __all__ = [
@@ -217,6 +218,7 @@ def overhead(
     Raises:
         LayerError: `model` has no such layer, or none of them ran.
         OptionError: `rounds` is below 1.
+        DeviceError: inputs are on another device than the model.
 
     On a GPU each timing ends with a synchronisation, and the device's peak statistics are reset; this has not been
     run on one yet. Another thread's allocations would count as the model's.
@@ -229,7 +231,8 @@ def overhead(
     block = capture(model, layers, **options)
     forward, device = _forward(model, inputs)
     with Kept(model).restored():
-        forward()  # bare first: what dynamo has met with compiling switched off, it will never compile
+        with device_told(model, inputs):
+            forward()  # bare first: what dynamo has met with compiling switched off, it will never compile
         with block as acts:
             forward()
             result = forward()

@@ -23,7 +23,7 @@ from .errors import FileError, WeightsError
 from .files import write_whole
 from .inspect import activations
 from .model.answer import answer_of
-from .model.inputs import Inputs
+from .model.inputs import Inputs, device_of
 from .picture import Picture, Scale
 from .survey import top_patches
 from .training import Monitor
@@ -47,8 +47,17 @@ class Shown(NamedTuple):
     files: list[Path]
 
 
-def demo(out: Path, *, seed: int = 0, epochs: int | None = None, retrain: bool = False) -> Shown:
+def demo(
+    out: Path,
+    *,
+    seed: int = 0,
+    epochs: int | None = None,
+    retrain: bool = False,
+    device: str | torch.device = "cpu",
+) -> Shown:
     """Train (or load what an earlier run kept), and write all sheets to `out`; results on stdout, progress on stderr.
+
+    All that the network computes is computed on `device`.
 
     Raises:
         FileError: `out` cannot be written to.
@@ -59,9 +68,12 @@ def demo(out: Path, *, seed: int = 0, epochs: int | None = None, retrain: bool =
     again = kept.exists() and kept.with_suffix(".json").exists() and not retrain
     if again:
         model, history = _load(kept)
-        print(f"Loaded the network that an earlier run trained ({kept}); --retrain begins anew.", file=sys.stderr)
+        print(
+            f"Loaded the network that an earlier run trained ({kept}), on {device}; --retrain begins anew.",
+            file=sys.stderr,
+        )
     else:
-        print(f"Training xo_deep on 1,700 drawn circles and crosses (seed {seed}) ...", file=sys.stderr)
+        print(f"Training xo_deep on 1,700 drawn circles and crosses (seed {seed}), on {device} ...", file=sys.stderr)
         start = time.perf_counter()
         watched: list[Monitor] = []
         folder = kept.with_name("training")
@@ -71,11 +83,13 @@ def demo(out: Path, *, seed: int = 0, epochs: int | None = None, retrain: bool =
             watched.append(Monitor(net, every=EVERY, to=folder, scales=SCALES))
             return watched[0].step
 
-        model, history, _ = train_xo(seed, watch=watch, epochs=EPOCHS if epochs is None else epochs)
+        epochs = EPOCHS if epochs is None else epochs
+        model, history, _ = train_xo(seed, watch=watch, epochs=epochs, device=device)
         print(f"Trained {len(history.seconds)} epochs in {time.perf_counter() - start:.0f} s.", file=sys.stderr)
         watched[0].close()
         _draw_training(watched[0], kept.parent)
         _keep(kept, model, history)
+    model.to(device)
     test = XO("test", seed)
     result = evaluate(model, DataLoader(test, batch_size=150))
     print(f"Held-out accuracy: {result.accuracy:.1%} of {len(test)} drawings that it never saw.")
@@ -118,13 +132,13 @@ def _sheets(
     )
     for number, layer in enumerate((info.low, info.middle, info.high), 1):
         yield f"05-kernels-conv{number}.png", views.kernels(model, layer)
-    batch = torch.stack(list(drawn.values()))
+    batch = torch.stack(list(drawn.values())).to(device_of(model))
     acts = activations(model, Inputs(batch), nn.ReLU)
     for level, number in (("low", 1), ("mid", 2), ("high", 3)):
         maps = dict(zip(drawn, acts[f"features.relu{number}"], strict=True))
         title = f"{level.capitalize()}-level: what conv{number} (after ReLU) makes of a circle and a cross"
         yield f"06-maps-{level}.png", views.feature_maps(maps, scale=Scale(vmin=0), title=title)
-    for name, image in drawn.items():
+    for name, image in zip(drawn, batch, strict=True):
         title = f"A {name}, layer by layer: mean over channels"
         yield f"07-overview-{name}.png", views.overview(model, image[None], title=title)
     title = "Why a circle is a circle, and a cross a cross: what speaks for it (red) and against it (blue)"
@@ -137,7 +151,7 @@ def _sheets(
 
 def _atlas(model: nn.Module, test: XO, training: Path) -> Atlas:
     """The page on which all of it can be walked through."""
-    images = torch.stack(list(_drawn(test).values()))
+    images = torch.stack(list(_drawn(test).values())).to(device_of(model))
     return atlas(
         model,
         images,
@@ -183,7 +197,7 @@ def _check_folder(out: Path) -> None:
 def _keep(path: Path, model: nn.Module, history: TrainingCurves) -> None:
     write_whole(path.with_suffix(".json"), json.dumps(asdict(history)).encode())
     weights = io.BytesIO()
-    torch.save(model.state_dict(), weights)
+    torch.save({name: tensor.cpu() for name, tensor in model.state_dict().items()}, weights)
     write_whole(path, weights.getvalue())
 
 

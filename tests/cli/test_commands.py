@@ -2,6 +2,7 @@
 
 import json
 import re
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from PIL import Image
 from torch_featviz import cli, demo, training, views
 from torch_featviz.bench import Added, Overhead, Ratio
 from torch_featviz.cli import commands
+from torch_featviz.cli.given import device_given
 from torch_featviz.inspect import summary
 from torch_featviz.picture import Sheet
 from torch_featviz.zoo import TrainingCurves, card
@@ -320,3 +322,13 @@ def test_atlas_leaves_to_the_page_what_was_not_typed(page, drawing, tmp_path, mo
         "training",
         "megabytes",
     }
+
+
+def test_by_default_a_gpu_is_taken_where_there_is_one(monkeypatch):
+    for there, expected in ((False, "cpu"), (True, "cuda")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        taken = []
+        monkeypatch.setattr(torch, "zeros", lambda *_, device, taken=taken: taken.append(device) or torch.ones(1))
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: "a card")
+        assert device_given(Namespace(device=None)) == torch.device(expected)
+        assert taken == [torch.device(expected)]

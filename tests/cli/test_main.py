@@ -91,6 +91,9 @@ def test_arguments_that_make_no_sense(arguments, capsys):
         (["kernels", "torchvision:", "--random"], r"no model 'torchvision:'; .*torchvision:NAME and timm:NAME"),
         (["kernels", "xo"], "'xo' has no published weights; give --weights FILE, or --random"),
         (["kernels", "xo", "--random", "--layer", "features.conv9"], "no layer 'features.conv9' in XONet; close:"),
+        (["kernels", "xo", "--random", "--device", "gpu0"], "--device is cpu, cuda, cuda:1, mps .*; got 'gpu0'"),
+        (["kernels", "xo", "--random", "--device", "cuda:99"], "--device cuda:99 is not here: "),
+        (["demo", "--device", "cuda:99"], "--device cuda:99 is not here: "),
         (["kernels", "xo", "--random", "--size", "8", "8"], "--size is for FILE.py:NAME; xo has a size of its own"),
         (["kernels", "xo", "--random", "--out", "sheet.jpg"], "must end in '.png', the one kind .* 'sheet.jpg'"),
         (["atlas", "xo", "--random", "--image", "IMAGE", "--out", "a.png"], "must end in '.html', .* 'a.png'"),
@@ -171,7 +174,7 @@ def test_a_bug_of_ours_is_not_hidden(monkeypatch, tmp_path):
 def test_a_missing_folder_is_made_and_only_the_path_is_printed(tmp_path, run):
     out = tmp_path / "new" / "er" / "k.png"
     done = run("kernels", "xo", "--random", "--out", str(out))
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"{out}\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{out}\n", "computed on cpu\n")
     assert out.is_file()
 
 
@@ -180,7 +183,7 @@ def test_a_reader_that_went_away_is_no_news(tmp_path, run):
     os.close(reader)
     done = run("kernels", "xo", "--random", "--out", str(tmp_path / "k.png"), stdout=writer)
     os.close(writer)
-    assert (done.returncode, done.stderr) == (1, "")
+    assert (done.returncode, done.stderr) == (1, "computed on cpu\n")
     assert (tmp_path / "k.png").is_file()
 
 
@@ -188,7 +191,8 @@ def test_a_reader_that_went_away_is_no_news(tmp_path, run):
 def test_a_full_disk_under_stdout(tmp_path, run):
     with open("/dev/full", "w") as full:
         done = run("kernels", "xo", "--random", "--out", str(tmp_path / "k.png"), stdout=full)
-    assert (done.returncode, done.stderr) == (1, "featviz: cannot write to stdout: No space left on device.\n")
+    told = "computed on cpu\nfeatviz: cannot write to stdout: No space left on device.\n"
+    assert (done.returncode, done.stderr) == (1, told)
 
 
 def test_a_name_that_cannot_be_printed(tmp_path):

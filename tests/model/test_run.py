@@ -4,9 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+import torch_featviz as fv
+from torch_featviz.bench import overhead
 from torch_featviz.errors import DeviceError, DtypeError, LayerError, OptionError, ShapeError
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.run import graph_from, hooked, one_call, run, run_looking_at, run_until
+from torch_featviz.training import Monitor
 
 X = torch.rand(2, 3)
 
@@ -44,6 +47,31 @@ def test_what_fits_is_run():
 def test_another_device():
     with pytest.raises(DeviceError, match=r"the inputs are on cpu and the weights of Linear on meta; move the inputs"):
         run(nn.Linear(3, 3, device="meta"), Inputs(X))
+
+
+ON_META = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+ON_META.to("meta").eval()
+IMAGES = torch.rand(2, 3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: fv.attribute(ON_META, IMAGES),
+        lambda: fv.attribute(ON_META, IMAGES, method="integrated_gradients"),
+        lambda: fv.overview(ON_META, IMAGES[:1]),
+        lambda: fv.attributions(ON_META, IMAGES),
+        lambda: fv.atlas(ON_META, IMAGES),
+        lambda: fv.summary(ON_META, IMAGES),
+        lambda: fv.first_nonfinite(ON_META, IMAGES),
+        lambda: fv.inspect.activations(ON_META, Inputs(IMAGES), "0"),
+        lambda: Monitor(ON_META, probe=IMAGES),
+        lambda: overhead(ON_META, IMAGES),
+    ],
+)
+def test_what_a_person_gives_is_not_moved(call):
+    with pytest.raises(DeviceError, match="the inputs are on cpu and the weights of Sequential on meta; move the inpu"):
+        call()
 
 
 def test_another_dtype():

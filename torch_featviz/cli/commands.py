@@ -24,7 +24,7 @@ from torch_featviz.model.inputs import Inputs
 from torch_featviz.picture import Picture, Sheet
 from torch_featviz.survey import top_patches
 
-from .given import Given, check_out, given
+from .given import Given, check_out, device_given, given, say_device
 
 
 class Saved(Protocol):
@@ -37,7 +37,9 @@ def write(make: Callable[[Given], Saved], ending: str, arguments: Namespace) -> 
     """Make it of the model that was named, and print where it was written."""
     with redirect_stdout(sys.stderr):
         check_out(arguments.out, ending)
-        path = make(given(arguments)).save(arguments.out)
+        on = given(arguments)
+        path = make(on).save(arguments.out)
+    say_device(on)
     print(path)
 
 
@@ -45,7 +47,11 @@ def demo(arguments: Namespace) -> None:
     """Train a network, and write a folder of sheets."""
     with redirect_stdout(sys.stderr) if arguments.json else nullcontext():
         shown = demonstration.demo(
-            arguments.out, seed=arguments.seed, epochs=arguments.epochs, retrain=arguments.retrain
+            arguments.out,
+            seed=arguments.seed,
+            epochs=arguments.epochs,
+            retrain=arguments.retrain,
+            device=device_given(arguments),
         )
     if arguments.json:
         print(json.dumps({"accuracy": shown.accuracy, "files": [str(path) for path in shown.files]}))
@@ -57,6 +63,7 @@ def layers(arguments: Namespace) -> None:
     with redirect_stdout(sys.stderr):
         on = given(arguments)
         table = summary(on.model, on.noise(1))
+    say_device(on)
     print(json.dumps({**table.as_dict(), "model": arguments.model}) if arguments.json else table)
 
 

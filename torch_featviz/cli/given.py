@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from torch_featviz.errors import FileError, OptionError, ShapeError
+from torch_featviz.errors import DeviceError, FileError, OptionError, ShapeError
 from torch_featviz.model.answer import LABELS, named_both
 from torch_featviz.model.untouched import evaluating
 from torch_featviz.zoo import ImageFiles, ModelCard, card
@@ -27,7 +28,8 @@ class Given:
     arguments: Namespace
     card: ModelCard
     model: nn.Module
-    untrained: bool = False  # as far as is known
+    device: torch.device
+    untrained: bool  # as far as is known
 
     @property
     def name(self) -> str:
@@ -73,7 +75,8 @@ class Given:
         return None if asked is None else [_class(name, self.card) for name in asked]
 
     def tried(self, images: Tensor) -> Tensor:
-        """The same images, once it is known that a person's own model takes them."""
+        """The same images, where the model is, once it is known that a person's own model takes them."""
+        images = images.to(self.device)
         if not is_file(self.arguments.model):
             return images
         if self.arguments.size is not None:
@@ -87,24 +90,54 @@ class Given:
 
 
 def given(arguments: Namespace) -> Given:
-    """What the arguments name: the model is in eval mode.
+    """What the arguments name: the model is in eval mode, on the device asked for.
 
     Raises:
         OptionError, FileError, DtypeError, MissingError, WeightsError: there is no such model, or no such weights.
+        DeviceError: there is no such device.
     """
     source, size = arguments.model, arguments.size
     if size is not None and min(size) < 1:
         raise OptionError(f"--size must be two numbers of 1 or more, got {size[0]} {size[1]}.")
+    if size is not None and not is_file(source):
+        raise OptionError(f"--size is for FILE.py:NAME; {source} has a size of its own.")
+    device, untrained = device_given(arguments), arguments.random
     if is_file(source):
         info, model = file_net(source, size and tuple(size))
-        if model is not None and arguments.weights is None:
-            return Given(arguments, info, model)
-        with told(_file_of(source)):
-            return Given(arguments, info, _begun(arguments, info), untrained=arguments.random)
-    if size is not None:
-        raise OptionError(f"--size is for FILE.py:NAME; {source} has a size of its own.")
-    info = card(source)
-    return Given(arguments, info, _begun(arguments, info), untrained=arguments.random)
+        if model is None or arguments.weights is not None:
+            with told(_file_of(source)):
+                model = _begun(arguments, info)
+        else:
+            untrained = False
+    else:
+        info = card(source)
+        model = _begun(arguments, info)
+    return Given(arguments, info, model.to(device), device, untrained)
+
+
+def device_given(arguments: Namespace) -> torch.device:
+    """The device asked for, or else a GPU where there is one, or the CPU.
+
+    Raises:
+        OptionError: no device has such a name.
+        DeviceError: it is not there.
+    """
+    name = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise OptionError(f"--device is cpu, cuda, cuda:1, mps and the like; got {name!r}.") from None
+    try:
+        torch.zeros(1, device=device).tolist()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise DeviceError(f"--device {name} is not here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def say_device(on: Given) -> None:
+    """On stderr, where all of it was computed."""
+    title = f" ({torch.cuda.get_device_name(on.device)})" if on.device.type == "cuda" else ""
+    print(f"computed on {on.device}{title}", file=sys.stderr)
 
 
 def _begun(arguments: Namespace, info: ModelCard) -> nn.Module:

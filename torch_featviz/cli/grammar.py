@@ -97,7 +97,7 @@ def _command(
         name,
         help=what,
         description=what[0].upper() + what[1:] + ".",
-        parents=shared,
+        parents=[*shared, _device()],
         epilog=f"{_MODEL}\n\nexample:\n  featviz {name} {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -119,7 +119,7 @@ def _demo(add: Any) -> None:
         "demo",
         help=what,
         description=what[0].upper() + what[1:] + ".",
-        parents=[_figures()],
+        parents=[_figures(), _device()],
         epilog="example:\n  featviz demo --out featviz-demo --seed 1",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -150,6 +150,12 @@ def _model(default: str) -> argparse.ArgumentParser:
     shared.add_argument(
         "--size", type=int, nargs=2, metavar=("H", "W"), help="of the images, for FILE.py:NAME; default: as they are"
     )
+    return shared
+
+
+def _device() -> argparse.ArgumentParser:
+    shared = _shared()
+    shared.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps; default: a GPU where there is one")
     return shared
 
 

@@ -15,6 +15,7 @@ from torch_featviz.capture.eager import uncompiled
 from torch_featviz.capture.stopping import Stopped
 from torch_featviz.capture.tap import Taps, function_of, put, take_back
 from torch_featviz.model.layers import check_module, names_of
+from torch_featviz.model.run import device_told
 from torch_featviz.model.untouched import Kept
 from torch_featviz.model.values import tensors
 from torch_featviz.torch_private import CALL, any_global_hook
@@ -35,6 +36,7 @@ def first_nonfinite(model: nn.Module, *inputs: Any, **keywords: Any) -> NonFinit
 
     Raises:
         DtypeError: `model` is no module.
+        DeviceError: inputs are on another device than the model.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
@@ -58,7 +60,7 @@ def first_nonfinite(model: nn.Module, *inputs: Any, **keywords: Any) -> NonFinit
     taps = Taps()
     try:
         search.look_at(names_of(model), taps)
-        with search.kept.restored(), uncompiled(), suppress(Stopped):
+        with search.kept.restored(), uncompiled(), suppress(Stopped), device_told(model, (inputs, keywords)):
             model(*inputs, **keywords)
     finally:
         take_back(taps)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -125,6 +126,12 @@ def check_images(images: Any, axes: tuple[int, ...] = (4,)) -> None:
         expected = "'b c h w'" if axes == (4,) else "'b c h w' (or 'b c l', 'b c d h w')"
         hint = "; add a batch axis with images[None]" if images.dim() == min(axes) - 1 and images.numel() else ""
         raise ShapeError(f"images must be {expected} and not empty, got shape {tuple(images.shape)}{hint}.")
+
+
+def device_of(net: nn.Module) -> torch.device:
+    """The device of the model's first parameter or buffer; the CPU where it has none."""
+    held = next(chain(net.parameters(), net.buffers()), None)
+    return torch.device("cpu") if held is None else held.device
 
 
 def placement(net: nn.Module) -> dict[str, Any]:

@@ -9,7 +9,7 @@ its answer to an impulse. That it is linear is checked on noise.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import product
+from itertools import chain, product
 from math import prod
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from torch_featviz.errors import FeatvizError, LayerError
 from torch_featviz.torch_private import Convolution, TorchDispatchMode
 
 from .held import weight_of
+from .inputs import device_of
 from .twin import twin
 from .untouched import isolated
 
@@ -106,7 +107,7 @@ def response(module: nn.Module, *, filters: int | None = None, hooks: bool = Fal
     if not hooks:
         net._forward_pre_hooks.clear()
     reasons = []
-    with isolated(), torch.autocast(_device(net).type, enabled=False):
+    with isolated(), torch.autocast(device_of(net).type, enabled=False):
         for guess in _guesses(net):
             try:
                 return _Asked(net, guess).answer(filters)
@@ -124,7 +125,8 @@ class _Asked:
     def __init__(self, net: nn.Module, guess: _Geometry) -> None:
         self.net, self.guess = net, guess
         self.kind = type(net).__name__
-        like = next((tensor for tensor in _tensors(net) if tensor.is_floating_point()), torch.empty(0))
+        held = chain(net.parameters(), net.buffers())
+        like = next((tensor for tensor in held if tensor.is_floating_point()), torch.empty(0))
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(1, guess.channels, *guess.input_size, generator=generator)
         self.noise = noise.to(like.device, like.dtype)
@@ -364,12 +366,3 @@ def _numbers(value: Any, axes: int, default: int) -> tuple[int, ...]:
         return (value,) * axes
     fits = isinstance(value, (tuple, list)) and len(value) == axes and all(isinstance(each, int) for each in value)
     return tuple(value) if fits else (default,) * axes
-
-
-def _tensors(net: nn.Module) -> Iterator[Tensor]:
-    yield from net.parameters()
-    yield from net.buffers()
-
-
-def _device(net: nn.Module) -> torch.device:
-    return next((tensor.device for tensor in _tensors(net)), torch.device("cpu"))

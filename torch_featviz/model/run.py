@@ -41,13 +41,10 @@ def run(net: nn.Module, inputs: Inputs) -> Any:
 
 def _explained(error: Exception, net: nn.Module, inputs: Inputs) -> FeatvizError:
     """The likeliest reason why a model raised."""
+    if other := _on_another_device(net, (inputs.images, inputs.args, dict(inputs.keywords))):
+        return other
     name = type(net).__name__
     weights = [tensor for tensor in (*net.parameters(), *net.buffers()) if tensor.is_floating_point()]
-    given = [inputs.images, *tensors(inputs.args), *tensors(dict(inputs.keywords))]
-    devices, there = {tensor.device for tensor in weights}, {tensor.device for tensor in given}
-    if devices and (away := there - devices):
-        where = _listed(devices)
-        return DeviceError(f"the inputs are on {_listed(away)} and the weights of {name} on {where}; move the inputs.")
     dtypes = {tensor.dtype for tensor in weights}
     images = inputs.images
     if dtypes and images.is_floating_point() and images.dtype not in dtypes and not torch.is_autocast_enabled():
@@ -60,6 +57,28 @@ def _explained(error: Exception, net: nn.Module, inputs: Inputs) -> FeatvizError
         )
     what = f"{type(error).__name__}: {error}".rstrip(".")
     return ShapeError(f"{name} does not take inputs of shape {tuple(images.shape)}: {what}.")
+
+
+def _on_another_device(net: nn.Module, given: Any) -> DeviceError | None:
+    devices = {tensor.device for tensor in (*net.parameters(), *net.buffers())}
+    away = {tensor.device for tensor in tensors(given)} - devices
+    if not devices or not away:
+        return None
+    where = f"the weights of {type(net).__name__} on {_listed(devices)}"
+    return DeviceError(f"the inputs are on {_listed(away)} and {where}; move the inputs.")
+
+
+@contextmanager
+def device_told(net: nn.Module, given: Any) -> Iterator[None]:
+    """An error within, where `net` is given tensors of another device, says that.
+
+    Raises:
+        DeviceError: that.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise _on_another_device(net, given) or error from error
 
 
 def _misfit(net: nn.Module, inputs: Inputs) -> str:

@@ -16,11 +16,12 @@ from torch_featviz.errors import OptionError
 from torch_featviz.explain.deconvnet import Projections, project
 from torch_featviz.explain.explained import chunks
 from torch_featviz.inspect.receptive import ReceptiveField
+from torch_featviz.model.inputs import device_of
 from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated
 
 from .source import Source
-from .stream import addressed, device_of
+from .stream import addressed
 
 _IMAGES = 16  # held at once, with the maps of all layers
 _ROWS = 32  # units of a layer that are projected at once

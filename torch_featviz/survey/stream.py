@@ -14,7 +14,7 @@ from tqdm import tqdm
 from torch_featviz.capture import TopK, capture
 from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.inspect.receptive import ReceptiveField, Trace, Tracer, channels_at, described
-from torch_featviz.model.inputs import placement
+from torch_featviz.model.inputs import device_of, placement
 from torch_featviz.model.layers import resolve, split_call
 from torch_featviz.model.run import check_once, one_call
 from torch_featviz.model.twin import twin
@@ -174,9 +174,3 @@ def fields_of(model: nn.Module, layers: Sequence[str], image: Tensor) -> dict[st
         (shape, trace), (module,) = seen[0], resolve(model, layer).values()
         fields[layer] = described(layer, tuple(image.shape[2:]), shape, trace, channels_at(shape, trace, module))
     return fields
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """The device of the model's first parameter or buffer."""
-    held = next(chain(model.parameters(), model.buffers()), None)
-    return torch.device("cpu") if held is None else held.device

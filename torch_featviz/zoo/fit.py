@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from torch_featviz.errors import FeatvizError, OptionError, ShapeError
 from torch_featviz.model.answer import Answer, Kind, answer_of, end_of, ending, scores_of
-from torch_featviz.model.inputs import Inputs
+from torch_featviz.model.inputs import Inputs, device_of
 from torch_featviz.model.labels import labels_of, pair_of
 
 Loader = DataLoader[Any]
@@ -66,13 +66,13 @@ def fit(
     optimizer: Optimizer | None = None,
     augment: Augment | None = None,
     around: Around = nullcontext,
+    device: str | torch.device | None = None,
     progress: bool = True,
 ) -> TrainingCurves:
     """Train in place by cross entropy; the model's train and eval flags are put back afterwards.
 
     Args:
-        model: gives `b n` logits or probabilities, or a single one for two classes; trained on the device where its
-            first parameter is.
+        model: gives `b n` logits or probabilities, or a single one for two classes.
         train_loader: yields inputs and labels: numbers of classes, or one-hot rows.
         valid_loader: measured after every epoch, never learnt from.
         epochs: times through the loader.
@@ -80,6 +80,8 @@ def fit(
         optimizer: used instead, at its own constant rate.
         augment: applied to each batch of training inputs.
         around: what each step is done in, as `Monitor(model).step`.
+        device: where it is trained: the model is moved there and stays there, and each batch follows. Default: where
+            the model is. What an `optimizer` holds is not moved.
         progress: a bar on stderr with loss and accuracy as they are.
     Raises:
         OptionError: fewer than one epoch, or a rate that is not above 0.
@@ -91,6 +93,7 @@ def fit(
         raise OptionError(f"epochs must be at least 1 and lr above 0, got {epochs} and {lr}.")
     if not len(train_loader):
         raise ShapeError("train_loader must yield at least one batch, got none.")
+    model.to(device)
     schedule = None
     if optimizer is None:
         optimizer = AdamW((p for p in model.parameters() if p.requires_grad), lr, fused=_fusible(model))
@@ -124,7 +127,7 @@ def _epoch(
     around: Around,
 ) -> tuple[float, float]:
     """One pass; the mean loss and the accuracy while learning."""
-    device = _device(model)
+    device = device_of(model)
     loss_sum, right, seen = 0.0, 0, 0
     kind: Kind | None = None  # judged by the first batch: what the scores are does not change
     for inputs, labels in _batches(loader):
@@ -152,14 +155,14 @@ def evaluate(model: nn.Module, loader: Loader) -> Evaluation:
     """Loss, accuracy and confusion in eval mode; the model's flags are put back afterwards.
 
     Args:
-        model: gives `b n` logits or probabilities, or a single one for two classes.
+        model: gives `b n` logits or probabilities, or a single one for two classes; each batch is moved to its device.
         loader: yields inputs and labels below `n`: numbers of classes, or one-hot rows.
     Raises:
         ShapeError: the loader is empty, or the model returns no row of scores for each image.
         DtypeError: a label is no class.
         OptionError: a label is of a class that the model does not have.
     """
-    device = _device(model)
+    device = device_of(model)
     batches, one = [], None
     with _flags(model, training=False):
         for inputs, labels in _batches(loader):
@@ -221,9 +224,5 @@ def _flags(model: nn.Module, *, training: bool) -> Iterator[None]:
             module.training = flag
 
 
-def _device(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
-
-
 def _fusible(model: nn.Module) -> bool:
-    return all(p.is_floating_point() for p in model.parameters()) and _device(model).type in ("cpu", "cuda")
+    return all(p.is_floating_point() for p in model.parameters()) and device_of(model).type in ("cpu", "cuda")

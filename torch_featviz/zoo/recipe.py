@@ -26,6 +26,7 @@ def train_xo(
     epochs: int = EPOCHS,
     model: XONet | None = None,
     watch: Callable[[XONet], Around] | None = None,
+    device: str | torch.device | None = None,
     progress: bool = True,
 ) -> tuple[XONet, TrainingCurves, Evaluation]:
     """Train an XO net from nothing on 1,700 drawings; the 150 test drawings are used once, at the end.
@@ -37,6 +38,7 @@ def train_xo(
         epochs: times through the 1,700.
         model: another XO net; its weights are drawn anew. The default is `xo_deep()`.
         watch: given the net before it learns, says what each step is done in: `lambda net: Monitor(net).step`.
+        device: as in `fit`. The weights begin the same on each.
         progress: bars on stderr.
     Returns:
         The net in eval mode, its history (validated on another 150), and how it does on the test drawings.
@@ -60,6 +62,7 @@ def train_xo(
             lr=LR,
             augment=_drawn_anew,
             around=watch(net) if watch else nullcontext,
+            device=device,
             progress=progress,
         )
         net.to(memory_format=torch.contiguous_format).eval()
