@@ -1,5 +1,6 @@
 """Capture of compiled models: the values are the eager ones, and Dynamo compiles exactly one graph more."""
 
+import itertools
 import warnings
 
 import pytest
@@ -409,3 +410,23 @@ def test_where_guards_were_left_out_it_works_or_says_so(net):
                 assert torch.equal(compiled(x), alone)
             assert acts or any("nothing of it could be captured" in str(warning.message) for warning in warned)
         assert torch.equal(compiled(x), alone)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize("order", ["".join(each) for each in itertools.product("eg", repeat=4)])
+@pytest.mark.parametrize("read", [False, True])
+def test_a_compiled_function_around_the_model_beside_eager_forwards(order, read):
+    """e: an eager forward, g: one in a compiled function that calls the model. The last one counts."""
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(8, 2))
+    around = torch.compile(lambda x: model(x) * 1, backend="eager")
+    with torch.no_grad(), capture(model) as acts:
+        for i, what in enumerate(order):
+            x = torch.randn(3, 1, 2, 2)
+            (model if what == "e" else around)(x)
+            if read or i == len(order) - 1:
+                before = nn.functional.conv2d(x, model[0].weight, model[0].bias)
+                after = before.relu().flatten(1)
+                expected = [before, before.relu(), after, nn.functional.linear(after, model[3].weight, model[3].bias)]
+                assert list(acts) == ["0", "1", "2", "3"]
+                for value, wanted in zip(acts.values(), expected, strict=True):
+                    torch.testing.assert_close(value, wanted)

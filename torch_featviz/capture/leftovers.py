@@ -53,8 +53,11 @@ class Leftovers:
 
     @eager
     def begin(self) -> None:
-        """An eager forward of the whole model begins; compiled parts of it leave what they capture here."""
-        self.pending = []
+        """An eager forward of the whole model begins; compiled parts of it leave what they capture here.
+
+        It takes the place of a compiled forward that nobody has fetched.
+        """
+        self.pending, self._whole = [], False
 
     @eager
     def end(self) -> None:

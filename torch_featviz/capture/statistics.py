@@ -64,6 +64,8 @@ class Reduction(Recorder):
     @eager
     def begin(self, given: Any) -> AbstractContextManager[Any]:
         self.start()
+        if self._overtaken():
+            self._take_at_once()
         watch = self.overwriting.begin(self.calls, self.names) if self._waits else None
         if watch is not None:
             self._reads = watch.reads
@@ -167,6 +169,9 @@ class Reduction(Recorder):
         if self._few is not None:
             self.left_out |= self._few.settle(self.reducers)
         self._flush()
+        if not last and self._overtaken():
+            self._take_at_once()
+        self.handed_out |= bool(self._together)  # from now on what was handed out is made to hold each forward
         changes = sum(together.changes for together in self._together.values())
         if changes != self._settled:
             self._settled = changes
@@ -179,6 +184,10 @@ class Reduction(Recorder):
             self.settle(last=True)
             self._waits = False
             self._together.clear()
+
+    def _overtaken(self) -> bool:
+        """Whether compiled code around the model has added to the reducers, of which nothing here tells."""
+        return any(together.overtaken(self.reducers) for together in self._together.values())
 
     def _of(self, device: torch.device) -> Together:
         if device not in self._together:

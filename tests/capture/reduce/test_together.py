@@ -1,5 +1,6 @@
 """Figures of many layers from few launches, by interpreted kernels: against NumPy, and reducers one by one."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -329,6 +330,32 @@ def test_compiled_code_adds_to_the_figures_itself(streams, part):
         fast(x)
     for name, output in (("0", model[0](x)), ("2", model(x))):
         streams.agree(stats[name], streams.fed(Moments(), [output] * 3), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.usefixtures("_waiting")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize(
+    "order", [*itertools.product("egr", repeat=3), *map(tuple, ("ergeg", "egere", "gergre", "eregge"))]
+)
+def test_compiled_code_around_the_model_beside_eager_forwards(streams, order):
+    """e: an eager forward, g: one in a compiled function that calls the model, r: figures are read."""
+    model, into = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Flatten(), nn.Linear(8, 2)), [Moments(), Histogram(8)]
+    around = torch.compile(lambda x: model(x) * 1, backend="eager")
+    inputs = iter([torch.randn(3, 1, 2, 2) for _ in order])
+    given = []
+    with torch.no_grad():
+        with capture(model, into=into) as stats:
+            for what in order:
+                if what == "r":
+                    if given:
+                        assert stats["0"][0].count.tolist() == [12 * len(given)] * 2
+                        assert stats["2"][1].counts.sum() == 6 * len(given)
+                    continue
+                given.append(next(inputs))
+                (model if what == "e" else around)(given[-1])
+        for name, several in (("0", [model[0](x) for x in given]), ("2", [model(x) for x in given])):
+            if several:
+                streams.agree(stats[name], streams.fed(Several(*into), several), rtol=1e-5, atol=1e-6)
 
 
 def test_where_no_kernel_runs_it_is_said_once(monkeypatch):

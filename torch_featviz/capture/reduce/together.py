@@ -43,6 +43,7 @@ class Together:
         self._states: dict[str, Tensor] = {}
         self._scratch: dict[str, Tensor] = {}
         self._seen: dict[int, int] = {}  # images of each layer that ran
+        self._given: dict[str, tuple[Tensor, ...]] = {}  # the states that reducers were given
         self.changes = 0
 
     def add(self, name: str, output: Tensor, channels: int = 1) -> None:
@@ -92,7 +93,11 @@ class Together:
         self._read, self._read_layers, self._scratch = [], set(), {}
 
     def settle(self, reducers: Mapping[str, Reducer], *, last: bool = False) -> None:
-        """Give each layer's reducer the figures so far; with `last` nothing is added to them any more."""
+        """Give each layer's reducer the figures so far; with `last` nothing is added to them any more.
+
+        A reducer to which something else has added meanwhile keeps that. What it was given before is in it; otherwise
+        the figures so far are added. Nothing is to be added here after that.
+        """
         self.flush()
         states = self._states if last else {name: state.clone() for name, state in self._states.items()}
         for (name, _), layer in self._tables.layers.items():
@@ -109,7 +114,22 @@ class Together:
                 else:
                     seen = torch.full_like(states["totals"][0, 0], self._seen[layer])
                     found += [states["totals"][2, channels], *(states[each][:, channels] for each in _TOPS), seen]
-            reducers[name]._state, reducers[name]._host = tuple(found), None
+            reducer, state = reducers[name], tuple(found)
+            if not self._is_overtaken(name, reducer):
+                self._given[name] = reducer._state = state
+                reducer._host = None
+            elif name not in self._given:
+                mine = reducer.fresh()
+                mine._state = state
+                reducer.merge(mine)
+
+    def overtaken(self, reducers: Mapping[str, Reducer]) -> bool:
+        """Whether something else, compiled code that is, has added to any of them."""
+        layers = self._tables.layers.items()
+        return any(self._is_overtaken(name, reducers[name]) for (name, _), layer in layers if layer in self._seen)
+
+    def _is_overtaken(self, name: str, reducer: Reducer) -> bool:
+        return reducer._state is not self._given.get(name)
 
     def _read_now(self, outputs: list[Tensor], items: Items, *, wide: bool) -> None:
         layers = {item.layer for item in items}
