@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
+from math import gcd, prod
 from typing import NamedTuple
 
 import numpy as np
@@ -19,12 +19,13 @@ from torch_featviz.errors import ShapeError
 
 from .histogram import Histogram
 from .moments import Moments
-from .reducer import Reducer, has_figures, is_plain, same_channels
+from .reducer import Reducer, has_figures, is_plain, power_of_two, same_channels
 from .several import parts_of
 
 SMALL = 2**14  # values of an output that waits: from there on its own operators cost less than many passes over it
 MANY = 2**16  # values that wait, which so stay within a core's cache
 _WIDTHS = (4, 16, 64, 256, 1024)  # of rows
+_ROWS = 2**12  # of one table for all
 _KEPT = 64  # tables
 _MOST_BINS = 252
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)  # float64 may be too large to be squared in float64
@@ -45,10 +46,22 @@ class _Item(NamedTuple):
 class _Table:
     """Where the values of some outputs are, once all that wait follow each other."""
 
-    places: Tensor  # `rows width`; one behind the last value where there is none
+    width: int  # of a row
+    full: bool  # whether each row has as many values
+    places: Tensor  # row by row; one behind the last value where there is none
     channels: Tensor  # of each row, among those of all layers
     layers: Tensor  # of each row
     missing: Tensor  # how often there is no value in it
+
+
+class _Rows(NamedTuple):
+    """Values of which each row is of one channel, and what moments and histograms both ask of them."""
+
+    values: Tensor  # `rows width`
+    finite: Tensor | None  # which; None where all are
+    sums: Tensor  # of the finite values of each row
+    low: Tensor  # the smallest one; inf where there is none
+    high: Tensor
 
 
 class Few:
@@ -127,12 +140,11 @@ class Few:
         with torch.inference_mode(False), torch.no_grad():  # what is kept is changed again, perhaps outside that mode
             given = torch.cat([*waiting, _MISSING])
             for table in self._tables[items]:
-                values = given[table.places]
-                finite = values.abs() < _INF
+                rows = _rows(given.index_select(0, table.places).view(-1, table.width), table)
                 if self._moments is not None:
-                    self._add_moments(table, values, finite)
+                    self._add_moments(table, rows)
                 if self._histogram is not None:
-                    self._add_counts(self._histogram, table, values, finite)
+                    self._add_counts(self._histogram, table, rows)
 
     def settle(self, reducers: Mapping[str, Reducer]) -> dict[str, str]:
         """Add the figures so far to each layer's reducer, and begin anew.
@@ -165,30 +177,46 @@ class Few:
         """Another block may come, in which layers have other numbers of channels."""
         self._channels.clear()
 
-    def _add_moments(self, table: _Table, values: Tensor, finite: Tensor) -> None:
+    def _add_moments(self, table: _Table, rows: _Rows) -> None:
         sums, totals = self._sums = self._with_room_for_channels()
-        channels = table.channels
-        number, nan, zero = finite.sum(1), values.isnan().sum(1) - table.missing, (values == 0).sum(1)
+        channels, values, finite = table.channels, rows.values, rows.finite
+        zero = (values == 0).sum(1)
+        if finite is None:
+            number = torch.full_like(zero, table.width)
+            nan = infinite = torch.zeros_like(zero)
+        else:
+            number, nan = finite.sum(1), values.isnan().sum(1) - table.missing
+            infinite = table.width - table.missing - number - nan
         mean = sums.new_zeros(2, sums.shape[1])
-        mean.index_add_(1, channels, torch.stack([torch.where(finite, values, 0.0).sum(1), number.double()]))
+        mean.index_add_(1, channels, torch.stack([rows.sums, number.double()]))
         sums[0] = torch.where(totals[0] > 0, sums[0], mean[0] / mean[1].clamp(min=1))
-        distance = torch.where(finite, values - sums[0, channels, None], 0.0)
-        sums[1:3].index_add_(1, channels, torch.stack([distance.sum(1), (distance * distance).sum(1)]))
-        sums[3].scatter_reduce_(0, channels, torch.where(finite, values, _INF).amin(1), "amin")
-        sums[4].scatter_reduce_(0, channels, torch.where(finite, values, -_INF).amax(1), "amax")
-        infinite = values.shape[1] - table.missing - number - nan
+        distance = values - sums[0].index_select(0, channels)[:, None]
+        if finite is not None:
+            distance = torch.where(finite, distance, 0.0)
+        squares = torch.linalg.vecdot(distance, distance)
+        sums[1:3].index_add_(1, channels, torch.stack([distance.sum(1), squares]))
+        sums[3].scatter_reduce_(0, channels, rows.low, "amin")
+        sums[4].scatter_reduce_(0, channels, rows.high, "amax")
         totals.index_add_(1, channels, torch.stack([number, zero, nan, infinite]))
 
-    def _add_counts(self, histogram: Histogram, table: _Table, values: Tensor, finite: Tensor) -> None:
+    def _add_counts(self, histogram: Histogram, table: _Table, rows: _Rows) -> None:
         extremes, place, counts = self._with_room_for_bins(histogram)
         extremes = extremes.clone()
-        for row, ends in enumerate((torch.where(finite, values, _INF), torch.where(finite, -values, _INF))):
-            extremes[row].scatter_reduce_(0, table.layers, ends.amin(1), "amin")
+        for row, ends in enumerate((rows.low, -rows.high)):
+            extremes[row].scatter_reduce_(0, table.layers, ends, "amin")
         new_place = histogram.place_of(extremes)
-        counts = histogram.moved(place, counts, new_place)
-        slots = histogram.slots(values, new_place[:, table.layers, None]) + table.layers[:, None] * counts.shape[1]
+        if self._bins is not None:  # else nothing is counted yet
+            counts = histogram.moved(place, counts, new_place)
+        of_rows = new_place.index_select(1, table.layers)[..., None]
+        first = table.layers[:, None] * counts.shape[1]
+        if rows.finite is None:  # no value of float32 becomes -0 in float64, and all these numbers are exact there
+            number = rows.values * power_of_two(-of_rows[0], torch.float64)
+            slots = number.floor_().add_((first - of_rows[1]).double()).long()
+        else:
+            slots = histogram.slots(rows.values, of_rows) + first
         counts += torch.bincount(slots.flatten(), minlength=counts.numel()).view(counts.shape)
-        counts[:, histogram.bins].index_add_(0, table.layers, -table.missing)
+        if not table.full:
+            counts[:, histogram.bins].index_add_(0, table.layers, -table.missing)
         self._bins = extremes, new_place, counts
 
     def _with_room_for_channels(self) -> tuple[Tensor, Tensor]:
@@ -215,14 +243,15 @@ class Few:
         return extremes, torch.cat([place, place.new_zeros(2, more)], 1), counts
 
     def _tables_of(self, items: tuple[_Item, ...]) -> list[_Table]:
-        """A table for each width of rows, so that few places in it are empty."""
+        """A table for each width of rows, so that few places in it are empty, or one without any."""
         total = sum(item.outer * item.channels * item.inner for item in items)
+        common = _width_of_all(items, total)
         found: dict[int, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
         start = 0
         for layer, outer, many, inner in items:
             of_channel = start + np.arange(outer)[:, None] * many * inner + np.arange(inner)
             each = of_channel.reshape(1, -1) + np.arange(many)[:, None] * inner
-            width = next((width for width in _WIDTHS if width >= each.shape[1]), _WIDTHS[-1])
+            width = common or next((width for width in _WIDTHS if width >= each.shape[1]), _WIDTHS[-1])
             rows = -(-each.shape[1] // width)
             padded = np.full((many, rows * width), total)
             padded[:, : each.shape[1]] = each
@@ -231,7 +260,25 @@ class Few:
             found.setdefault(width, []).append(table)
             start += outer * many * inner
         tables = []
-        for several in found.values():
-            parts = [torch.from_numpy(np.concatenate(each)) for each in zip(*several, strict=True)]
-            tables.append(_Table(parts[0], parts[1], parts[2], (parts[0] == total).sum(1)))
+        for width, several in found.items():
+            places, channels, layers = (np.concatenate(each) for each in zip(*several, strict=True))
+            missing = (places == total).sum(1)
+            tensors = [torch.from_numpy(each) for each in (places.reshape(-1), channels, layers, missing)]
+            tables.append(_Table(width, not missing.any(), *tensors))
         return tables
+
+
+def _width_of_all(items: tuple[_Item, ...], total: int) -> int | None:
+    """A width that divides what each channel has, if rows are then not too many; None where there is none."""
+    common = gcd(*[item.outer * item.inner for item in items])
+    width = common if common < _WIDTHS[-1] else gcd(common, _WIDTHS[-1])
+    return width if width >= _WIDTHS[0] and total <= _ROWS * width else None
+
+
+def _rows(values: Tensor, table: _Table) -> _Rows:
+    sums = values.sum(1)
+    if table.full and bool(sums.isfinite().all()):  # values of float32 cannot make it infinite
+        return _Rows(values, None, sums, values.amin(1), values.amax(1))
+    finite = values.abs() < _INF
+    low, high = (torch.where(finite, values, end) for end in (_INF, -_INF))
+    return _Rows(values, finite, torch.where(finite, values, 0.0).sum(1), low.amin(1), high.amax(1))
