@@ -50,8 +50,8 @@ def _saturated(bins: Bins, low: float, high: float) -> float | None:
 
 def bins_of(histogram: Histogram) -> Bins:
     """The same as plain numbers."""
-    edges = histogram.edges
-    return Bins(float(edges[0]), float(edges[1] - edges[0]), tuple(histogram.counts.tolist()))
+    start, then, *_ = histogram.edges.tolist()
+    return Bins(start, then - start, tuple(histogram.counts.tolist()))
 
 
 def parameter_figures(parameter: Tensor, norm: float, move: Sequence[Any] | None, *, rows: bool) -> ParameterFigures:

@@ -143,6 +143,8 @@ class History(Thinned[Sample]):
 
     def cut_from(self, step: int) -> list[int]:
         """Forget samples of that step and later ones; their steps."""
+        if not len(self) or self[-1].step < step:
+            return []
         late = [each for each in self.steps if each >= step]
         self.cut(len(self) - len(late))
         return late

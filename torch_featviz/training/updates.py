@@ -183,10 +183,10 @@ def _learns(parameter: Tensor) -> bool:
 
 
 def norms_of(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """`norm_of` each; of those on a GPU all in a launch or two."""
-    several = [tensor for tensor in tensors if tensor.is_cuda]
-    norms = iter(norm_each(several))
-    return [next(norms) if tensor.is_cuda else norm_of(tensor) for tensor in tensors]
+    """`norm_of` each; of those on a GPU all in a launch or two, of small ones in one call."""
+    together = [tensor.is_cuda or (tensor.device.type == "cpu" and tensor.numel() <= _ROW) for tensor in tensors]
+    norms = iter(norm_each([tensor.detach() for tensor, each in zip(tensors, together, strict=True) if each]))
+    return [next(norms) if each else norm_of(tensor) for tensor, each in zip(tensors, together, strict=True)]
 
 
 def differences(before: Sequence[Tensor], after: Sequence[Tensor]) -> list[Tensor]:

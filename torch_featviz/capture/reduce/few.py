@@ -165,6 +165,9 @@ class Few:
                 elif bins is not None:
                     extremes, place, counts = bins
                     state += [each.clone() for each in (extremes[:, layer], place[:, layer], counts[layer])]
+            if reducers[name].empty:
+                reducers[name]._state = tuple(state)
+                continue
             seen = self._into.fresh()
             seen._state = tuple(state)
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -65,9 +66,8 @@ class Histogram(Reducer):
     @property
     def edges(self) -> Tensor:
         """Where bins begin, and where the last one ends: `bins + 1` exact float64 numbers."""
-        width_exponent, first = self._read()[1]
-        edges: Tensor = (first + torch.arange(self.bins + 1)) * power_of_two(width_exponent, torch.float64)
-        return edges
+        width_exponent, first = self._read()[1].tolist()
+        return torch.from_numpy((first + np.arange(self.bins + 1)) * 2.0**width_exponent)
 
     @property
     def nan(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -90,16 +91,12 @@ class Moments(Reducer):
     @property
     def mean(self) -> Tensor:
         """Mean of the finite values, float64."""
-        pivot, total, _, low, high = self._read()[0]
-        return torch.where(low == high, low, pivot + total / self.count)
+        return torch.from_numpy(self._spread()[0])
 
     @property
     def std(self) -> Tensor:
         """Standard deviation of the finite values, float64: of the population (divided by n, not n - 1)."""
-        _, total, squares, low, high = self._read()[0]
-        mean = total / self.count
-        spread: Tensor = (squares / self.count - mean * mean).clamp(min=0).sqrt()
-        return torch.where(low == high, 0.0, spread)
+        return torch.from_numpy(self._spread()[1])
 
     @property
     def min(self) -> Tensor:
@@ -119,16 +116,25 @@ class Moments(Reducer):
     @property
     def whole(self) -> Whole:
         """The figures of all channels together, as if they were one."""
-        counts = self._read()[1]
-        finite, zeros, nan, inf = (int(row.sum()) for row in counts)
+        floats, counts = (each.numpy() for each in self._read())
+        finite, zeros, nan, inf = counts.sum(1).tolist()
         if not finite:
             return Whole(0, torch.nan, torch.nan, torch.nan, torch.nan, 0.0, nan, inf)
-        seen, shares = counts[0] > 0, counts[0].double() / finite
-        mean = float((self.mean * shares)[seen].sum())
-        squares = self.std.square() + (self.mean - mean).square()
-        std = float((squares * shares)[seen].sum()) ** 0.5
-        low, high = float(self.min[seen].min()), float(self.max[seen].max())
+        seen = counts[0] > 0
+        shares, (means, stds) = counts[0][seen] / finite, (each[seen] for each in self._spread())
+        mean = float((means * shares).sum())
+        std = float(((stds**2 + (means - mean) ** 2) * shares).sum()) ** 0.5
+        low, high = float(floats[3][seen].min()), float(floats[4][seen].max())
         return Whole(finite, mean, std, low, high, zeros / (finite + nan + inf), nan, inf)
+
+    def _spread(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of each channel; NaN where no value is finite."""
+        floats, counts = (each.numpy() for each in self._read())
+        pivot, total, squares, low, high = floats
+        with np.errstate(invalid="ignore"):
+            mean, square, constant = total / counts[0], squares / counts[0], low == high
+            std = np.sqrt(np.maximum(square - mean * mean, 0.0))
+        return np.where(constant, low, pivot + mean), np.where(constant, 0.0, std)
 
     def _extreme(self, row: int) -> Tensor:
         return torch.where(self.count > 0, self._read()[0][row], torch.nan)
