@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import gcd, prod
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -24,13 +24,12 @@ from .several import parts_of
 
 SMALL = 2**14  # values of an output that waits: from there on its own operators cost less than many passes over it
 MANY = 2**16  # values that wait, which so stay within a core's cache
-_WIDTHS = (4, 16, 64, 256, 1024)  # of rows
-_ROWS = 2**12  # of one table for all
+_WIDTHS = tuple(2**i for i in range(1, 11))  # of rows
+_TABLE = 3000  # rows, for which all takes as long as for another table
 _KEPT = 64  # tables
 _MOST_BINS = 252
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)  # float64 may be too large to be squared in float64
 _INF = float("inf")
-_MISSING = torch.full((1,), torch.nan, dtype=torch.float64)
 
 
 class _Item(NamedTuple):
@@ -47,11 +46,9 @@ class _Table:
     """Where the values of some outputs are, once all that wait follow each other."""
 
     width: int  # of a row
-    full: bool  # whether each row has as many values
-    places: Tensor  # row by row; one behind the last value where there is none
+    places: Tensor  # row by row
     channels: Tensor  # of each row, among those of all layers
     layers: Tensor  # of each row
-    missing: Tensor  # how often there is no value in it
 
 
 class _Rows(NamedTuple):
@@ -138,9 +135,9 @@ class Few:
             self._tables[items] = self._tables_of(items)
         self._ran.update(item.layer for item in items)
         with torch.inference_mode(False), torch.no_grad():  # what is kept is changed again, perhaps outside that mode
-            given = torch.cat([*waiting, _MISSING])
+            given = torch.cat(waiting)
             for table in self._tables[items]:
-                rows = _rows(given.index_select(0, table.places).view(-1, table.width), table)
+                rows = _rows(given.index_select(0, table.places).view(-1, table.width))
                 if self._moments is not None:
                     self._add_moments(table, rows)
                 if self._histogram is not None:
@@ -188,8 +185,8 @@ class Few:
             number = torch.full_like(zero, table.width)
             nan = infinite = torch.zeros_like(zero)
         else:
-            number, nan = finite.sum(1), values.isnan().sum(1) - table.missing
-            infinite = table.width - table.missing - number - nan
+            number, nan = finite.sum(1), values.isnan().sum(1)
+            infinite = table.width - number - nan
         mean = sums.new_zeros(2, sums.shape[1])
         mean.index_add_(1, channels, torch.stack([rows.sums, number.double()]))
         sums[0] = torch.where(totals[0] > 0, sums[0], mean[0] / mean[1].clamp(min=1))
@@ -218,8 +215,6 @@ class Few:
         else:
             slots = histogram.slots(rows.values, of_rows) + first
         counts += torch.bincount(slots.flatten(), minlength=counts.numel()).view(counts.shape)
-        if not table.full:
-            counts[:, histogram.bins].index_add_(0, table.layers, -table.missing)
         self._bins = extremes, new_place, counts
 
     def _with_room_for_channels(self) -> tuple[Tensor, Tensor]:
@@ -246,41 +241,41 @@ class Few:
         return extremes, torch.cat([place, place.new_zeros(2, more)], 1), counts
 
     def _tables_of(self, items: tuple[_Item, ...]) -> list[_Table]:
-        """A table for each width of rows, so that few places in it are empty, or one without any."""
-        total = sum(item.outer * item.channels * item.inner for item in items)
-        common = _width_of_all(items, total)
-        found: dict[int, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
-        start = 0
+        """Rows of one width, and what does not fill a row value by value."""
+        width, start = _width(items), 0
+        found: dict[int, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {width: [], 1: []}
         for layer, outer, many, inner in items:
             of_channel = start + np.arange(outer)[:, None] * many * inner + np.arange(inner)
             each = of_channel.reshape(1, -1) + np.arange(many)[:, None] * inner
-            width = common or next((width for width in _WIDTHS if width >= each.shape[1]), _WIDTHS[-1])
-            rows = -(-each.shape[1] // width)
-            padded = np.full((many, rows * width), total)
-            padded[:, : each.shape[1]] = each
-            channels = np.repeat(self._first[layer] + np.arange(many), rows)
-            table = (padded.reshape(-1, width), channels, np.full(many * rows, layer))
-            found.setdefault(width, []).append(table)
+            end = each.shape[1] // width * width
+            for of_width, places in ((width, each[:, :end]), (1, each[:, end:])):
+                rows = places.shape[1] // of_width
+                channels = np.repeat(self._first[layer] + np.arange(many), rows)
+                found[of_width].append((places.reshape(-1), channels, np.full(many * rows, layer)))
             start += outer * many * inner
         tables = []
-        for width, several in found.items():
-            places, channels, layers = (np.concatenate(each) for each in zip(*several, strict=True))
-            missing = (places == total).sum(1)
-            tensors = [torch.from_numpy(each) for each in (places.reshape(-1), channels, layers, missing)]
-            tables.append(_Table(width, not missing.any(), *tensors))
+        for of_width, several in found.items():
+            parts = [torch.from_numpy(np.concatenate(each)) for each in zip(*several, strict=True)]
+            if len(parts[0]):
+                tables.append(_Table(of_width, *parts))
         return tables
 
 
-def _width_of_all(items: tuple[_Item, ...], total: int) -> int | None:
-    """A width that divides what each channel has, if rows are then not too many; None where there is none."""
-    common = gcd(*[item.outer * item.inner for item in items])
-    width = common if common < _WIDTHS[-1] else gcd(common, _WIDTHS[-1])
-    return width if width >= _WIDTHS[0] and total <= _ROWS * width else None
+def _width(items: tuple[_Item, ...]) -> int:
+    """The width that costs least: the fewest rows, but rather one table than two."""
+    lengths = {item.outer * item.inner for item in items}
+
+    def cost(width: int) -> int:
+        rows = sum(item.channels * sum(divmod(item.outer * item.inner, width)) for item in items)
+        return rows + _TABLE * any(length % width for length in lengths)
+
+    tried: list[int] = [*_WIDTHS, *(length for length in lengths if length < _WIDTHS[-1])]
+    return min(tried, key=cost)
 
 
-def _rows(values: Tensor, table: _Table) -> _Rows:
+def _rows(values: Tensor) -> _Rows:
     sums = values.sum(1)
-    if table.full and bool(sums.isfinite().all()):  # values of float32 cannot make it infinite
+    if bool(sums.isfinite().all()):  # values of float32 cannot make it infinite
         return _Rows(values, None, sums, values.amin(1), values.amax(1))
     finite = values.abs() < _INF
     low, high = (torch.where(finite, values, end) for end in (_INF, -_INF))
