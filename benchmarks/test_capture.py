@@ -195,7 +195,7 @@ def test_all_leaves_of_a_real_network(benchmark, name, batch):
 
 
 def resnet_out_of_place(net, x, keep):
-    """Nothing is copied: what would overwrite an output writes elsewhere. All it costs is memory that has to be there."""
+    """Nothing is copied: what would overwrite an output writes elsewhere. All it costs is to have that memory."""
 
     def kept(x):
         keep(x)
