@@ -21,7 +21,6 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch._subclasses.fake_tensor import FakeTensor as FakeTensor  # noqa: PLC0414
 from torch._subclasses.fake_tensor import FakeTensorMode as FakeTensorMode  # noqa: PLC0414
 from torch._subclasses.fake_tensor import unset_fake_temporarily as unset_fake_temporarily  # noqa: PLC0414
-from torch.autograd import forward_ad as _forward_ad
 from torch.multiprocessing import reductions
 from torch.nn.modules import module as _module
 from torch.nn.modules.activation import __all__ as _activation_names
@@ -52,6 +51,7 @@ POOLS = (_AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _LPPoolNd, _MaxPool
 # Attributes of modules
 
 CALL = "_call_impl"  # what `module(...)` runs: hooks and forward
+WRAPPED_CALL = "_wrapped_call_impl"  # what runs that
 COMPILED_CALL = "_compiled_call_impl"  # what it runs instead after `module.compile()`
 CONV_FORWARD = "_conv_forward"  # what the forward of a convolution hands its weight to
 ORIGINAL = "_orig_mod"  # the module that `torch.compile(module)` wraps
@@ -101,38 +101,6 @@ def tensors_on(storage: UntypedStorage) -> int | None:
     """How many tensors hold this memory; None where PyTorch does not tell."""
     count = getattr(torch._C, "_storage_Use_Count", None)
     return None if count is None else count(storage._cdata) - 1  # `storage` itself counts
-
-
-def may_move(tensor: Tensor) -> bool:
-    """Whether `tensor` alone holds its memory, all of it, and nothing else may know it by its address.
-
-    Views hold the memory, too. DLPack and graphs of autograd hold the tensor. NumPy marks memory as not to be resized.
-    """
-    memory = tensor.untyped_storage()
-    shared = memory.device.type == "cpu" and memory.is_shared()
-    users: int = tensor._use_count()  # type: ignore[attr-defined]
-    if tensors_on(memory) != 1 or users != 1 or not memory.resizable() or shared:
-        return False
-    return bool(tensor.numel() * tensor.itemsize == memory.nbytes())
-
-
-def move(tensor: Tensor, to: Tensor) -> Tensor:
-    """Give `tensor` the memory of `to`, as if it had been written to; what is returned has its old memory."""
-    before = tensor.data
-    tensor.data = to
-    torch.autograd.graph.increment_version(tensor)
-    return before
-
-
-def is_transformed() -> bool:
-    """Whether a transform of torch.func, forward-mode derivatives, or a trace is under way."""
-    inside = _functorch.peek_interpreter_stack() is not None or _forward_ad._current_level >= 0
-    return inside or torch._C._get_tracing_state() is not None
-
-
-def dispatch_modes() -> int:
-    """How many modes see each operator."""
-    return int(torch._C._len_torch_dispatch_stack())
 
 
 def viewed(tensor: Tensor) -> Tensor:
@@ -297,14 +265,10 @@ UNKNOWN_VALUES = (DataDependentOutputException, DynamicOutputShapeException)  # 
 # Modes for functions
 
 
-def function_modes() -> list[Any]:
-    """Those that see each function, the outermost first."""
-    return [torch._C._get_function_stack_at(depth) for depth in range(torch._C._len_torch_function_stack())]
-
-
 def is_innermost(mode: TorchFunctionMode) -> bool:
     """Whether `mode` is the function mode entered last of those that are on."""
-    return function_modes()[-1:] == [mode]
+    depth = torch._C._len_torch_function_stack()
+    return depth > 0 and torch._C._get_function_stack_at(depth - 1) is mode
 
 
 def pop_innermost() -> None:
@@ -325,13 +289,6 @@ DISABLING_TAKES_A_REASON = "reason" in signature(torch.compiler.disable).paramet
 
 def dynamo_is_imported() -> bool:
     return "torch._dynamo" in sys.modules
-
-
-def something_is_compiled() -> bool:
-    """Whether `torch.compile` was used in this process, as far as it is known."""
-    if not dynamo_is_imported():
-        return False
-    return any(backend is not None for backend in sys.modules["torch._dynamo.eval_frame"].cached_backends.values())
 
 
 def optimized_kinds() -> tuple[type[nn.Module], ...]:

@@ -3,15 +3,14 @@
 A captured output is the network's own tensor, so `nn.ReLU(inplace=True)` or `out += identity` after it would change
 what was captured. The first forward runs under a dispatch mode that sees every operator's schema: just before an
 operator writes to memory that a record holds, the record is given a copy of its own. The names of such layers are
-kept, per model and circumstances, and from then on only those outputs are copied, as they are made; or, where that
-costs less, given other memory when they are overwritten (`swap`).
+kept, per model and circumstances, and from then on only those outputs are copied, as they are made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from operator import itemgetter
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary, ref
 
 import torch
@@ -23,20 +22,11 @@ from torch_featviz.torch_private import schema_of, storage_id, unmapped
 
 from .asked import Scope
 from .eager import eager
-from .swap import Swapping, may_swap
 
 Record: TypeAlias = tuple[Any, Any, Any]  # layer, what it returned, the version of each tensor in that
 _value = itemgetter(1)
 
-
-class Overwritten(NamedTuple):
-    """Names of layers whose outputs the model overwrites."""
-
-    copied: frozenset[str] = frozenset()  # as they are made
-    swapped: frozenset[str] = frozenset()  # given other memory when they are overwritten
-
-
-_learnt: WeakKeyDictionary[nn.Module, dict[Hashable, Overwritten]] = WeakKeyDictionary()
+_learnt: WeakKeyDictionary[nn.Module, dict[Hashable, frozenset[str]]] = WeakKeyDictionary()
 _INTERLEAVED = "#"  # among the layers that are overwritten, and no layer's name: see `Overwriting.interleaved`
 
 
@@ -65,77 +55,56 @@ class Overwriting:
         self._setting = setting
         self._detach = detach
         self._key: Hashable = None  # what was learnt holds for it
-        self._known: dict[Hashable, Overwritten | None] = {}  # what `_learnt` said so far
+        self._known: dict[Hashable, frozenset[str] | None] = {}  # what `_learnt` said so far
         self._watch: Watch | None = None
         self._interleaved = False
         self._modules: dict[frozenset[str], frozenset[nn.Module]] = {}
         self.copied: frozenset[str] = frozenset()  # layers whose outputs are copied as they are made
-        self.swapped: frozenset[str] = frozenset()  # and those given other memory when they are overwritten
-        self.swapping: Swapping | None = None  # in this forward
-        self.known: frozenset[str] | None = None  # all these, where an eager forward may keep the others by itself
+        self.known: frozenset[str] | None = None  # the same, where an eager forward may keep the others by itself
 
     @eager
-    def begin(
-        self,
-        records: list[Record],
-        names: Iterable[str],
-        given: Any = (),
-        *,
-        always_watch: bool = False,
-        swap: bool = False,
-    ) -> BeforeWrites | None:
-        """A forward begins, with arguments `given`; what is returned is to be on for its length, and then `swapping`.
+    def begin(self, records: list[Record], names: Iterable[str], *, always_watch: bool) -> BeforeWrites | None:
+        """A forward begins; what is returned is to be on for its length.
 
         In inference mode nothing can be learnt, since tensors have no version there, and all outputs of layers `names`
         are copied.
         """
         model = self._model()
         assert model is not None, "a model in whose forward we are is alive"
-        self.known, self.swapped = None, frozenset()
+        self.known = None
         inference = torch.is_inference_mode_enabled()  # see `OutsideInferenceMode` for when
         key = self._key = (self._setting, model.training, torch.is_grad_enabled(), inference)
         if inference:
             self.copied = frozenset(names)
             return None
-        swap = swap and self._detach and may_swap()
-        learnt = None if always_watch else self._known.get(key)
-        if learnt is None and not always_watch:
-            learnt = self._known[key] = _learnt.get(model, {}).get(key)
-        if learnt is None:
+        copied = None if always_watch else self._known.get(key)
+        if copied is None and not always_watch:
+            copied = self._known[key] = _learnt.get(model, {}).get(key)
+        if copied is None:
             self._watch = Watch(records, copies=self._detach)
-            if swap:
-                held = map(memory_of, [*model.parameters(), *model.buffers(), *tensors(given)])
-                self.swapping = Swapping(records, frozenset(held))
             return BeforeWrites(self._watch.before_write, Reads(model, self._names))
-        self.copied, self.swapped = learnt if swap else Overwritten(learnt.copied | learnt.swapped)
-        if self.swapped:
-            self.swapping = Swapping(records)
-        self.known = None if _INTERLEAVED in self.copied else self.copied | self.swapped
+        self.copied = copied
+        self.known = None if _INTERLEAVED in copied else copied
         return None
 
     @eager
     def end(self) -> None:
         """The forward is about to return."""
-        if self._watch is None:
-            return
-        copied, swapped = self._watch.overwritten, set[str]()
-        if self.swapping is not None and self.swapping.swapped:
-            swapped = {self._watch.name(position) for position in self.swapping.swapped}
-            if not self.swapping.worth:
-                copied, swapped = copied | swapped, set()
-        self._learn(copied | ({_INTERLEAVED} if self._interleaved else set()), swapped - copied)
+        if self._watch is not None:
+            self._learn(self._watch.overwritten | ({_INTERLEAVED} if self._interleaved else set()))
 
     @eager
     def leave(self) -> None:
         """The forward is over, also where it raised."""
-        self._watch = self.swapping = None
+        self._watch = None
 
     @eager
-    def modules(self, layers: dict[str, nn.Module], names: frozenset[str]) -> frozenset[nn.Module]:
-        """The modules of these names."""
-        if names not in self._modules:
-            self._modules[names] = frozenset([layers[name] for name in names])
-        return self._modules[names]
+    def modules(self, layers: dict[str, nn.Module]) -> frozenset[nn.Module]:
+        """Those of `layers` that are `known`."""
+        assert self.known is not None, "asked where some are"
+        if self.known not in self._modules:
+            self._modules[self.known] = frozenset([layers[name] for name in self.known])
+        return self._modules[self.known]
 
     @eager
     def copies(self, name: str) -> bool:
@@ -152,8 +121,6 @@ class Overwriting:
         """The record at `position` holds the memory of `output`."""
         if self._watch is not None:
             self._watch.holds(output, position)
-        if self.swapping is not None:
-            self.swapping.wait_for(output, position)
 
     @property
     def watching(self) -> bool:
@@ -170,18 +137,18 @@ class Overwriting:
     def changed(self, name: str) -> None:
         """An output of layer `name` was overwritten although nothing was known of it: the next one is copied."""
         if self._model() is not None:
-            self._learn(self.copied | {name}, self.swapped - {name})
+            self._learn(self.copied | {name})
             self._known.clear()
 
     def close(self) -> None:
         """Let go of modules."""
         self._modules, self._names = {}, {}
 
-    def _learn(self, copied: Iterable[str], swapped: Iterable[str]) -> None:
+    def _learn(self, names: Iterable[str]) -> None:
         model = self._model()
         assert model is not None, "a model in whose forward we are is alive"
-        learnt = _learnt.setdefault(model, {})[self._key] = Overwritten(frozenset(copied), frozenset(swapped))
-        self.copied, self.swapped = learnt
+        self.copied = frozenset(names)
+        _learnt.setdefault(model, {})[self._key] = self.copied
 
 
 class BeforeWrites(Reading):
@@ -222,10 +189,6 @@ class Watch:
         self._alive.append(output)
         for tensor in tensors(output):
             self._holders.setdefault(memory_of(tensor), []).append(position)
-
-    def name(self, position: int) -> str:
-        """Of the layer that the record at `position` is of."""
-        return str(self._records[position][0])
 
     def before_write(self, tensor: Tensor) -> None:
         for position in self._holders.pop(memory_of(tensor), ()):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Collection, Hashable, Iterable
+from contextlib import AbstractContextManager
 from threading import get_ident
 from typing import Any
 
@@ -66,8 +66,8 @@ class Recorder:
         self.running = False
         self.careful: frozenset[nn.Module] | Everything = EVERYTHING
         self.by_reference = type(self) is Recorder and not stop and into is None
+        self.sparing: dict[nn.Module, list[tuple[nn.Module, nn.Module]]] = {}  # by activation: layers and Sequentials
         self._module_names = scope.names
-        self._swapped: frozenset[nn.Module] = frozenset()  # of `careful`: by reference until something overwrites them
         self._thread = 0  # that runs the model now
         self._looked = False  # whether a forward was, for what is read of layers that are not called
         self._reads: Reads | None = None  # of the forward that is under way
@@ -96,17 +96,14 @@ class Recorder:
         length."""
         self.given = given
         self.start()
-        over, ops = self.overwriting, self.functions.captured
-        fast = self.by_reference and not self.leftovers.entered
-        watch = over.begin(self.records.calls, self.names, given, always_watch=ops, swap=fast and not ops)
-        if fast and over.known is not None:
+        watch = self.overwriting.begin(self.records.calls, self.names, always_watch=self.functions.captured)
+        if self.by_reference and not self.leftovers.entered and self.overwriting.known is not None:
             self.records.may_tell_modules()
-            self.careful = over.modules(self.layers, over.known)
-            self._swapped = over.modules(self.layers, over.swapped)
-        if watch is not None:
-            self._reads = watch.reads
-        looking = watch or self.look()
-        return looking if over.swapping is None else _both(looking, over.swapping)
+            self.careful = self.overwriting.modules(self.layers)
+        if watch is None:
+            return self.look()
+        self._reads = watch.reads
+        return watch
 
     @eager
     def look(self) -> AbstractContextManager[Any]:
@@ -162,15 +159,19 @@ class Recorder:
     def record_of(self, module: nn.Module, output: Any) -> None:
         """`record()`, unless `module` is a copy of a layer that was made meanwhile."""
         if type(output) is Tensor and self.careful is not EVERYTHING and not self.leftovers.amid:
-            if module in self._swapped and not output.is_inference():
-                self.overwriting.holds(output, len(self.calls))
-                self.calls.append((module, output, output._version))
-                return
             copy = self.keeper.copy(output)  # it is known to be overwritten; as record() does, without eight calls
             self.calls.append((module, copy, versions_of(copy)))
             return
         if self.open and (name := self._module_names.get(module)) is not None:
             self.record(name, output)
+
+    @eager
+    def just_recorded(self, module: nn.Module, output: Any) -> bool:
+        """Whether the latest record is of layer `module`, and is `output` itself."""
+        if not self.running or not self.calls or self.calls[-1][1] is not output:
+            return False
+        of = self.calls[-1][0]
+        return of is module or of == self._module_names.get(module)
 
     @eager
     def record(self, name: str, output: Any) -> None:
@@ -195,8 +196,6 @@ class Recorder:
         if self.overwriting.watching:
             self.keeper.wait()  # lest a copy to the CPU be under way when its source is written to
             self.overwriting.holds(value if self.keeper.returns_views else output, len(self.records.calls))
-        elif name in self.overwriting.swapped and self.running:
-            self.overwriting.holds(value, len(self.records.calls))
         if not self.running:
             self.records.drop(name)  # where a call of a mere part of the model belongs nothing says
         self.records.append(name, value)
@@ -303,14 +302,8 @@ class Recorder:
         self.latest()
         self.open = False
         self.given = map_tensors(on_meta, self.given)
-        self.layers, self._module_names = {}, {}
-        self.careful, self._swapped = EVERYTHING, frozenset()
+        self.layers, self._module_names, self.sparing = {}, {}, {}
+        self.careful = EVERYTHING
         self.overwriting.close()
         self.records.close()
         self.records.let_go_of_graphs(self.read)
-
-
-@contextmanager
-def _both(outer: AbstractContextManager[Any], inner: AbstractContextManager[Any]) -> Iterator[None]:
-    with outer, inner:
-        yield
