@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, UntypedStorage, nn
 from torch._C import _functorch
 from torch._compile import _disable_dynamo
+from torch._ops import HigherOrderOperator
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch._subclasses.fake_tensor import FakeTensor as FakeTensor  # noqa: PLC0414
 from torch._subclasses.fake_tensor import FakeTensorMode as FakeTensorMode  # noqa: PLC0414
@@ -193,6 +194,11 @@ def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
         return (disabled if dynamo_is_imported() else function)(*args, **kwargs)
 
     return either
+
+
+def is_higher_order(operator: Any) -> bool:
+    """Whether it is given functions, as `torch.cond` and `flex_attention` are; no mode sees what these do."""
+    return isinstance(operator, HigherOrderOperator)
 
 
 class TorchDispatchMode(_dispatch.TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.nn.attention.flex_attention import flex_attention
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from torch_featviz.capture import FeatureExtractor, FeatureTap, Moments, Ring, capture
@@ -860,3 +862,47 @@ def test_feature_tap_compiled():
     with capture(fast) as acts:
         fast(x)
     torch.testing.assert_close(acts["0.module"], model[0].output)
+
+
+HIGHER = pytest.mark.skipif(
+    not hasattr(TorchDispatchMode, "supports_higher_order_operators"), reason="torch 2.6 tells modes nothing of them"
+)
+
+
+@HIGHER
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("which", ["flex_attention", "cond"])
+def test_operators_that_are_given_functions(which):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.act, self.last = nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 4)
+
+        def forward(self, x):
+            x = self.act(self.first(x))
+            if which == "cond":
+                x = torch.cond(x.sum() > 0, torch.sin, torch.cos, (x,))
+            else:
+                x = flex_attention(*[x[None, None]] * 3)[0, 0]
+            return self.last(x)
+
+    net, x = Net(), torch.randn(3, 4)
+    with torch.no_grad():
+        expected = net(x)
+        for _ in range(2):
+            with capture(net) as acts:
+                assert torch.equal(net(x), expected)
+            assert torch.equal(acts["first"], net.first(x))
+            assert torch.equal(acts["last"], expected)
+
+
+@pytest.mark.parametrize("child_stops", [False, True])
+def test_a_parent_that_stops_within_the_capture_of_a_child(child_stops):
+    model, x = (
+        nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), nn.Linear(4, 4)),
+        torch.randn(2, 4),
+    )
+    with capture(model, "1.0", stop=True) as outer, capture(model[1], "1", stop=child_stops) as inner:
+        assert model(x) is None
+    assert torch.equal(outer["1.0"], model[1][0](model[0](x)))
+    assert inner.not_run == ["1"]

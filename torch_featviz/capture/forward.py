@@ -59,6 +59,8 @@ def _captured(
             try:
                 output = call(*args, **kwargs)
             except Stopped:
+                if not recorder.stopping.done:
+                    raise
                 output = None
             recorder.end(unseen)
         return output

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from torch_featviz.model.use import Reading, Reads
 from torch_featviz.model.values import map_tensors, tensors
-from torch_featviz.torch_private import schema_of, storage_id, unmapped
+from torch_featviz.torch_private import is_higher_order, schema_of, storage_id, unmapped
 
 from .asked import Scope
 from .eager import eager
@@ -162,7 +162,7 @@ class BeforeWrites(Reading):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if (schema := schema_of(func)).is_mutable:
+        if not is_higher_order(func) and (schema := schema_of(func)).is_mutable:
             for position, argument in enumerate(schema.arguments):
                 if argument.alias_info is not None and argument.alias_info.is_write:
                     written = args[position] if position < len(args) else kwargs.get(argument.name)

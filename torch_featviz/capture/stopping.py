@@ -21,6 +21,11 @@ class Stopping:
         if self.active:
             self._to_run = set(names)
 
+    @property
+    def done(self) -> bool:
+        """Whether each has run; else `Stopped` is another capture's."""
+        return self.active and not self._to_run
+
     def ran(self, name: str) -> None:
         """A layer has run.
 

@@ -84,6 +84,8 @@ class Reads:
 class Reading(TorchDispatchMode):
     """Tells `reads` of all operators that run."""
 
+    supports_higher_order_operators = True  # torch 2.6 knows no such thing, and raises
+
     def __init__(self, reads: Reads) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.reads = reads
