@@ -298,5 +298,29 @@ def test_captures_within_each_other():
                         for _ in range(3):
                             assert torch.equal(model(x), expected.relu())
                     for acts in (inner, outer):
-                        value = acts["0"]
-                        assert torch.equal(value[-1] if isinstance(value, list) else value, expected)
+                        for name, wanted in zip(acts, (expected, expected.relu()), strict=False):
+                            value = acts[name]
+                            assert torch.equal(value[-1] if isinstance(value, list) else value, wanted)
+                    assert list(outer) == ["0", "1"]
+
+
+@pytest.mark.parametrize("order", ["0011", "0101", "0110", "0122"])
+def test_captures_that_end_in_any_order(order):
+    """What one learnt while another spared it an overwritten output does not hold once that has ended."""
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 4)), torch.randn(2, 4)
+    first = model[0](x).detach()
+    expected = {"0": first, "1": first.relu(), "2": model[2](first.relu()).detach()}
+    open_now, acts = {}, {}
+    with torch.no_grad():
+        for number in order + order[::-1]:
+            if number in open_now:
+                open_now.pop(number).__exit__(None, None, None)
+            else:
+                open_now[number] = capture(model)
+                acts[number] = open_now[number].__enter__()
+            for _ in range(2):
+                assert torch.equal(model(x), expected["2"])
+                for each in open_now:
+                    assert list(acts[each]) == ["0", "1", "2"]
+                    assert all(torch.equal(acts[each][name], wanted) for name, wanted in expected.items())
+    assert all("forward" not in vars(module) for module in model.modules())

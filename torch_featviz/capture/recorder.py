@@ -67,6 +67,7 @@ class Recorder:
         self.careful: frozenset[nn.Module] | Everything = EVERYTHING
         self.by_reference = type(self) is Recorder and not stop and into is None
         self.sparing: dict[nn.Module, list[tuple[nn.Module, nn.Module]]] = {}  # by activation: layers and Sequentials
+        self.shadowed = False  # whether another capture decides what is spared, and may end before this one
         self._module_names = scope.names
         self._thread = 0  # that runs the model now
         self._looked = False  # whether a forward was, for what is read of layers that are not called
@@ -96,7 +97,8 @@ class Recorder:
         length."""
         self.given = given
         self.start()
-        watch = self.overwriting.begin(self.records.calls, self.names, always_watch=self.functions.captured)
+        always = self.functions.captured or self.shadowed
+        watch = self.overwriting.begin(self.records.calls, self.names, always_watch=always)
         if self.by_reference and not self.leftovers.entered and self.overwriting.known is not None:
             self.records.may_tell_modules()
             self.careful = self.overwriting.modules(self.layers)

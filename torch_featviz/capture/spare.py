@@ -22,7 +22,7 @@ from torch_featviz.torch_private import CALL, WRAPPED_CALL
 
 from .eager import eager
 from .recorder import Recorder
-from .tap import Taps, function_of, has_hooks, is_stand_in, put, untapped
+from .tap import Taps, has_hooks, is_stand_in, put, untapped
 
 # Not ELU and its kin, whose gradients are rounded otherwise in place.
 _OUT_OF_PLACE: dict[type[nn.Module], Callable[[Any, Tensor], Tensor]] = {
@@ -41,17 +41,20 @@ _MAKES_NEW = frozenset([nn.Linear, *_CONVOLUTIONS, *_NORMS])  # kinds of layers 
 
 
 def spare(modules: Iterable[nn.Module], layers: Collection[nn.Module], recorder: Recorder, taps: Taps) -> None:
-    """Have activations in place spare what `layers` return, where nobody can tell."""
+    """Have activations in place spare what `layers` return, where nobody can tell.
+
+    One that another capture stands in for is left to that, and spares what it may; `recorder` then has to watch.
+    """
     made = recorder.sparing = {}
     for sequence, layer, activation in _in_a_row(modules):
         if layer in layers:
             made.setdefault(activation, []).append((layer, sequence))
-    stand_ins: dict[Callable[..., Any], Callable[..., Any]] = {}  # by what each stands in for
+    stand_ins = {kind: _stand_in(kind, recorder) for kind in set(map(type, made))}
     for activation in made:
-        before = function_of(activation, "forward")  # of another capture, perhaps
-        if before not in stand_ins:
-            stand_ins[before] = _stand_in(before, _OUT_OF_PLACE[type(activation)], recorder)
-        put(activation, "forward", MethodType(stand_ins[before], activation), taps)
+        if "forward" in vars(activation):
+            recorder.shadowed = True
+        else:
+            put(activation, "forward", MethodType(stand_ins[type(activation)], activation), taps)
 
 
 def _in_a_row(modules: Iterable[nn.Module]) -> Iterator[tuple[nn.Module, nn.Module, nn.Module]]:
@@ -70,9 +73,9 @@ def _is_plain(module: nn.Module) -> bool:
     return not has_hooks(module) and ("forward" not in slots or "forward" not in untapped(slots, slots))
 
 
-def _stand_in(
-    in_place: Callable[..., Any], out_of_place: Callable[[Any, Tensor], Tensor], recorder: Recorder
-) -> Callable[..., Any]:
+def _stand_in(kind: type[nn.Module], recorder: Recorder) -> Callable[..., Any]:
+    in_place, out_of_place = kind.forward, _OUT_OF_PLACE[kind]
+
     def forward(self: nn.Module, input: Tensor) -> Any:
         if is_dynamo_compiling() or not _may_spare(self, recorder, input):
             return in_place(self, input)

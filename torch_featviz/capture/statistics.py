@@ -66,7 +66,7 @@ class Reduction(Recorder):
         self.start()
         if self._overtaken():
             self._take_at_once()
-        watch = self.overwriting.begin(self.calls, self.names, always_watch=False) if self._waits else None
+        watch = self.overwriting.begin(self.calls, self.names, always_watch=self.shadowed) if self._waits else None
         if watch is not None:
             self._reads = watch.reads
         around = [self.axes.begin(self.reducers, given), watch or self.look()]
