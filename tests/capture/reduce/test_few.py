@@ -7,15 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from torch_featviz.capture import capture
+from torch_featviz.capture import capture, statistics
 from torch_featviz.capture.reduce import Histogram, Moments, Several, TopK, few
 from torch_featviz.capture.reduce.few import Few
 from torch_featviz.errors import ShapeError
 
 
-def kept(into, outputs, *, at_once=False, channels=1):
+def kept(into, outputs, *, at_once=False, channels=1, looks=True):
     """Reducers by layer name that have seen `outputs`, by layer name: what `Few` refuses by themselves."""
     reducers, figures = {name: into.fresh() for name in outputs}, Few(into)
+    figures._looks = looks  # not on a GPU
     for i in range(max(map(len, outputs.values()))):
         for name, several in outputs.items():
             if i < len(several):
@@ -29,23 +30,23 @@ def kept(into, outputs, *, at_once=False, channels=1):
     return reducers
 
 
-@given(data=st.data(), at_once=st.booleans(), widths=st.sampled_from([(1,), (2, 5), (4, 1024)]))
-def test_moments_equal_numpy(streams, data, at_once, widths):
+@given(data=st.data(), at_once=st.booleans(), widths=st.sampled_from([(1,), (2, 5), (4, 1024)]), looks=st.booleans())
+def test_moments_equal_numpy(streams, data, at_once, widths, looks):
     outputs = data.draw(streams.batches(1, 5))
     axes = outputs[0].dim()
     dim = data.draw(st.integers(0, axes - 1) if axes > 1 else st.just(0))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(few, "_WIDTHS", widths)
-        figures = kept(Moments(dim), {"a": outputs if dim else outputs[:1]}, at_once=at_once)["a"]
+        figures = kept(Moments(dim), {"a": outputs if dim else outputs[:1]}, at_once=at_once, looks=looks)["a"]
     values = streams.as_float(outputs if dim else outputs[:1])
     if values.size:
         streams.check_moments(figures, np.moveaxis(values, dim, 0).reshape(values.shape[dim], -1))
 
 
-@given(data=st.data(), bins=st.sampled_from([2, 10, 64]), symmetric=st.booleans(), at_once=st.booleans())
-def test_histograms_equal_those_of_one_output_after_the_other(streams, data, bins, symmetric, at_once):
+@given(st.data(), st.sampled_from([2, 10, 64]), st.booleans(), st.booleans(), st.booleans())
+def test_histograms_equal_those_of_one_output_after_the_other(streams, data, bins, symmetric, at_once, looks):
     outputs, into = data.draw(streams.batches(1, 5)), Histogram(bins, symmetric)
-    figures = kept(into, {"a": outputs}, at_once=at_once)["a"]
+    figures = kept(into, {"a": outputs}, at_once=at_once, looks=looks)["a"]
     if not figures.empty:
         streams.agree(figures, streams.fed(into, outputs))
 
@@ -79,10 +80,10 @@ def test_what_it_takes():
     assert not any(
         map(Few.takes, (TopK(), Histogram(254), Several(Moments(), TopK()), Several(Moments(0), Moments(1))))
     )
-    assert Few.takes_output(torch.zeros(3, 2).bfloat16())
+    assert Few(Moments()).takes_output(torch.zeros(3, 2).bfloat16())
     refused = torch.zeros(0), torch.zeros(3).double(), torch.zeros(3).long(), torch.zeros(2**15)
     refused = *refused, torch.eye(3).to_sparse()
-    assert not any(map(Few.takes_output, (*refused, torch.zeros(3, device="meta"))))
+    assert not any(map(Few(Moments()).takes_output, (*refused, torch.zeros(3, device="meta"))))
 
 
 def test_shapes_that_do_not_fit_and_another_block():
@@ -157,3 +158,50 @@ def test_what_is_read_is_no_part_of_the_state():
         model(torch.ones(3, 2))
     assert stats["0"].count.tolist() == [6, 6]
     assert all(state.untyped_storage().nbytes() == state.nbytes for state in stats["0"]._state)
+
+
+class Overwrites(nn.Module):
+    """Layers that are overwritten in place, one called twice, one not at all, one that returns much."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.relu = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True)
+        self.twice, self.never, self.last = nn.Conv2d(4, 4, 1), nn.Linear(2, 2), nn.Linear(4, 2)
+        self.much = nn.Upsample(scale_factor=20)
+
+    def forward(self, x):
+        x = self.relu(self.norm(self.conv(x)))
+        x = self.twice(x)
+        x += 1
+        x = self.twice(x)
+        self.much(x)
+        return self.last(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("many", [100, 2**22])
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_where_there_is_no_triton_they_wait_as_they_are(streams, hooked, monkeypatch, many, mode):
+    """As on a GPU, but on a CPU."""
+    monkeypatch.setattr(statistics, "_PLAIN", ("cpu",))
+    begin = Few.__init__
+
+    def as_on_gpu(self, into, device):
+        begin(self, into, device)
+        self._looks, self._small, self._many = False, 2000, many
+
+    monkeypatch.setattr(Few, "__init__", as_on_gpu)
+    monkeypatch.setattr(statistics.Reduction, "_spare", lambda self: None)
+    model, into = Overwrites().eval(), [Moments(), Histogram(8)]
+    inputs = [torch.randn(2, 3, 6, 6) for _ in range(3)]
+    with mode():
+        _, seen = hooked(model, lambda: [model(x.clone()) for x in inputs])
+        with capture(model, into=into) as stats:
+            for i, x in enumerate(inputs):
+                model(x.clone())
+                if i == 1:
+                    assert stats["last"][0].count.tolist() == [4, 4]
+    assert stats.not_run == ["never"]
+    assert stats.left_out == {}
+    for name, got in stats.items():
+        expected = streams.fed(Several(*into), [output for layer, output in seen if layer == name])
+        streams.agree(got, expected, rtol=1e-5, atol=1e-6)

@@ -1,7 +1,7 @@
-"""Figures of many small outputs at once, on a CPU: what costs there is each call of an operator, not the arithmetic.
+"""Figures of many small outputs at once: what costs there is each call of an operator, not the arithmetic.
 
-Outputs are copied, and wait until the forward ends or many wait. All values of a channel then lie in a row of one
-matrix.
+Outputs wait until the forward ends or many wait. All values of a channel then lie in rows of one matrix. On a CPU they
+are copied meanwhile; on a GPU without Triton whoever calls sees to it that they do not change.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from .several import parts_of
 
 SMALL = 2**14  # values of an output that waits: from there on its own operators cost less than many passes over it
 MANY = 2**16  # values that wait, which so stay within a core's cache
+_ON_GPU = (2**20, 2**22)  # the same there, where a launch costs more, and memory is what it takes
 _WIDTHS = tuple(2**i for i in range(1, 11))  # of rows
 _TABLE = 3000  # rows, for which all takes as long as for another table
 _KEPT = 64  # tables
 _MOST_BINS = 252
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)  # float64 may be too large to be squared in float64
 _INF = float("inf")
+_CPU = torch.device("cpu")
 
 
 class _Item(NamedTuple):
@@ -66,9 +68,14 @@ class Few:
 
     Args:
         into: as it is given to a capture; one that `takes`.
+        device: of the outputs.
     """
 
-    def __init__(self, into: Reducer) -> None:
+    def __init__(self, into: Reducer, device: torch.device = _CPU) -> None:
+        self._device = device
+        self._looks = device.type == "cpu"  # at values, which waits for nothing there
+        self._small, self._many = (SMALL, MANY) if self._looks else _ON_GPU
+        self.changes = 0  # grows with what is read
         self._into = into
         self._parts = parts_of(into)
         self._moments = next((part for part in self._parts if isinstance(part, Moments)), None)
@@ -92,12 +99,11 @@ class Few:
         few = all(part.bins <= _MOST_BINS for part in parts_of(into) if isinstance(part, Histogram))
         return few and set(kinds) <= {Moments, Histogram} and len(set(kinds)) == len(kinds)
 
-    @staticmethod
-    def takes_output(output: Tensor) -> bool:
+    def takes_output(self, output: Tensor) -> bool:
         """Whether it is one of those that cost less together."""
-        if output.device.type != "cpu" or output.dtype not in _FLOATS or not is_plain(output):
+        if output.device != self._device or output.dtype not in _FLOATS or not is_plain(output):
             return False
-        return 0 < output.numel() <= SMALL and has_figures(output)
+        return 0 < output.numel() <= self._small and has_figures(output)
 
     def add(self, name: str, output: Tensor, channels: int = 1) -> None:
         """An output of layer `name`, with channels on that axis.
@@ -116,11 +122,12 @@ class Few:
         if layer is None:
             layer = self._layers[name, many] = len(self._layers)
             self._first.append(self._first[-1] + many)
-        self._waiting.append(output.detach().reshape(-1).to(torch.float64, copy=True))
+        values = output.detach().reshape(-1)
+        self._waiting.append(values.to(torch.float64, copy=True) if self._looks else values)
         self.last = _Item(layer, outer, many, inner)
         self._items.append(self.last)
         self._values += output.numel()
-        if self._values > MANY:
+        if self._values > self._many:
             self.flush()
 
     def flush(self) -> None:
@@ -135,15 +142,22 @@ class Few:
             self._tables[items] = self._tables_of(items)
         self._ran.update(item.layer for item in items)
         with torch.inference_mode(False), torch.no_grad():  # what is kept is changed again, perhaps outside that mode
-            given = torch.cat(waiting)
+            given = torch.cat(waiting).double()
+            self.changes += 1
             for table in self._tables[items]:
-                rows = _rows(given.index_select(0, table.places).view(-1, table.width))
+                rows = self._rows(given.index_select(0, table.places).view(-1, table.width))
                 if self._moments is not None:
                     self._add_moments(table, rows)
                 if self._histogram is not None:
                     self._add_counts(self._histogram, table, rows)
 
-    def settle(self, reducers: Mapping[str, Reducer]) -> dict[str, str]:
+    read = flush
+
+    def overtaken(self, reducers: Mapping[str, Reducer]) -> bool:  # noqa: ARG002 - what others add is merged with
+        """Whether figures here can no longer be added to the reducers."""
+        return False
+
+    def settle(self, reducers: Mapping[str, Reducer], *, last: bool = False) -> dict[str, str]:  # noqa: ARG002
         """Add the figures so far to each layer's reducer, and begin anew.
 
         Returns:
@@ -200,43 +214,49 @@ class Few:
         totals.index_add_(1, channels, torch.stack([number, zero, nan, infinite]))
 
     def _add_counts(self, histogram: Histogram, table: _Table, rows: _Rows) -> None:
+        first = self._bins is None
         extremes, place, counts = self._with_room_for_bins(histogram)
         extremes = extremes.clone()
         for row, ends in enumerate((rows.low, -rows.high)):
             extremes[row].scatter_reduce_(0, table.layers, ends, "amin")
         new_place = histogram.place_of(extremes)
-        if self._bins is not None:  # else nothing is counted yet
+        if not first:
             counts = histogram.moved(place, counts, new_place)
         of_rows = new_place.index_select(1, table.layers)[..., None]
-        first = table.layers[:, None] * counts.shape[1]
+        start = table.layers[:, None] * counts.shape[1]
         if rows.finite is None:  # no value of float32 becomes -0 in float64, and all these numbers are exact there
             number = rows.values * power_of_two(-of_rows[0], torch.float64)
-            slots = number.floor_().add_((first - of_rows[1]).double()).long()
+            slots = number.floor_().add_((start - of_rows[1]).double()).long()
         else:
-            slots = histogram.slots(rows.values, of_rows) + first
-        counts += torch.bincount(slots.flatten(), minlength=counts.numel()).view(counts.shape)
+            slots = histogram.slots(rows.values, of_rows) + start
+        if self._looks:
+            counts += torch.bincount(slots.flatten(), minlength=counts.numel()).view(counts.shape)
+        else:
+            counts.view(-1).scatter_add_(0, slots.flatten(), torch.ones_like(slots).flatten())
         self._bins = extremes, new_place, counts
 
     def _with_room_for_channels(self) -> tuple[Tensor, Tensor]:
         """Sums and totals of all layers, also of those that came since."""
-        sums, totals = self._sums or (torch.empty(5, 0, dtype=torch.float64), torch.empty(4, 0, dtype=torch.int64))
+        sums, totals = self._sums or (self._empty(5, 0).double(), self._empty(4, 0))
         more = self._first[-1] - sums.shape[1]
         if not more:
             return sums, totals
-        new = torch.zeros(5, more, dtype=torch.float64)
+        new = sums.new_zeros(5, more)
         new[3], new[4] = _INF, -_INF
         return torch.cat([sums, new], 1), torch.cat([totals, totals.new_zeros(4, more)], 1)
+
+    def _empty(self, *shape: int) -> Tensor:
+        return torch.empty(shape, dtype=torch.int64, device=self._device)
 
     def _with_room_for_bins(self, histogram: Histogram) -> tuple[Tensor, Tensor, Tensor]:
         """Extremes, places and counts of all layers."""
         if self._bins is None:
-            empty = torch.empty(0, histogram.bins + 3, dtype=torch.int64)
-            self._bins = torch.empty(2, 0, dtype=torch.float64), torch.empty(2, 0, dtype=torch.int64), empty
+            self._bins = self._empty(2, 0).double(), self._empty(2, 0), self._empty(0, histogram.bins + 3)
         extremes, place, counts = self._bins
         more = len(self._layers) - len(counts)
         if not more:
             return extremes, place, counts
-        extremes = torch.cat([extremes, torch.full((2, more), _INF, dtype=torch.float64)], 1)
+        extremes = torch.cat([extremes, extremes.new_full((2, more), _INF)], 1)
         counts = torch.cat([counts, counts.new_zeros(more, counts.shape[1])])
         return extremes, torch.cat([place, place.new_zeros(2, more)], 1), counts
 
@@ -255,10 +275,18 @@ class Few:
             start += outer * many * inner
         tables = []
         for of_width, several in found.items():
-            parts = [torch.from_numpy(np.concatenate(each)) for each in zip(*several, strict=True)]
+            parts = [torch.from_numpy(np.concatenate(each)).to(self._device) for each in zip(*several, strict=True)]
             if len(parts[0]):
                 tables.append(_Table(of_width, *parts))
         return tables
+
+    def _rows(self, values: Tensor) -> _Rows:
+        sums = values.sum(1)
+        if self._looks and bool(sums.isfinite().all()):  # values of float32 cannot make it infinite
+            return _Rows(values, None, sums, values.amin(1), values.amax(1))
+        finite = values.abs() < _INF
+        low, high = (torch.where(finite, values, end) for end in (_INF, -_INF))
+        return _Rows(values, finite, torch.where(finite, values, 0.0).sum(1), low.amin(1), high.amax(1))
 
 
 def _width(items: tuple[_Item, ...]) -> int:
@@ -271,12 +299,3 @@ def _width(items: tuple[_Item, ...]) -> int:
 
     tried: list[int] = [*_WIDTHS, *(length for length in lengths if length < _WIDTHS[-1])]
     return min(tried, key=cost)
-
-
-def _rows(values: Tensor) -> _Rows:
-    sums = values.sum(1)
-    if bool(sums.isfinite().all()):  # values of float32 cannot make it infinite
-        return _Rows(values, None, sums, values.amin(1), values.amax(1))
-    finite = values.abs() < _INF
-    low, high = (torch.where(finite, values, end) for end in (_INF, -_INF))
-    return _Rows(values, finite, torch.where(finite, values, 0.0).sum(1), low.amin(1), high.amax(1))

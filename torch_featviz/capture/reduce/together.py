@@ -92,11 +92,14 @@ class Together:
         """Let go of what was read and not added."""
         self._read, self._read_layers, self._scratch = [], set(), {}
 
-    def settle(self, reducers: Mapping[str, Reducer], *, last: bool = False) -> None:
+    def settle(self, reducers: Mapping[str, Reducer], *, last: bool = False) -> dict[str, str]:
         """Give each layer's reducer the figures so far; with `last` nothing is added to them any more.
 
         A reducer to which something else has added meanwhile keeps that. What it was given before is in it; otherwise
         the figures so far are added. Nothing is to be added here after that.
+
+        Returns:
+            The layers of which that cannot be, and why; here none.
         """
         self.flush()
         states = self._states if last else {name: state.clone() for name, state in self._states.items()}
@@ -122,6 +125,7 @@ class Together:
                 mine = reducer.fresh()
                 mine._state = state
                 reducer.merge(mine)
+        return {}
 
     def overtaken(self, reducers: Mapping[str, Reducer]) -> bool:
         """Whether something else, compiled code that is, has added to any of them."""
