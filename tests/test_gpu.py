@@ -10,7 +10,6 @@ from torch import nn
 import torch_featviz as fv
 from torch_featviz import cli
 from torch_featviz.bench import launches, overhead
-from torch_featviz.capture import inplace
 from torch_featviz.capture.reduce import Several
 from torch_featviz.errors import DeviceError
 from torch_featviz.training import Monitor
@@ -94,26 +93,6 @@ def test_captured_values_are_what_layers_returned(device, no_waits, mode):
                 found = acts[name if len(several) == 1 else f"{name}#{i + 1}"]
                 assert found.device.type == device.type
                 torch.testing.assert_close(found, output, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad, torch.inference_mode])
-def test_activations_in_place_spare_what_was_captured(device, no_waits, mode):
-    torch.manual_seed(0)
-    net = torchvision.models.alexnet().eval().to(device)
-    x, kinds = torch.randn(2, 3, 64, 64, device=device), (nn.Conv2d, nn.Linear, nn.ReLU)
-    with mode():
-        expected = net(x)
-        seen = outputs_of(net, lambda: net(x), kinds)
-        with fv.capture(net, list(kinds)) as acts:
-            net(x)
-            with no_waits:
-                found = net(x)
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-        for name, several in seen.items():
-            for i, output in enumerate(several):
-                key = name if len(several) == 1 else f"{name}#{i + 1}"
-                torch.testing.assert_close(acts[key], output, rtol=1e-4, atol=1e-4)
-    assert not list(inplace._learnt[net].values())[-1]
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

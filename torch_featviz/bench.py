@@ -298,8 +298,8 @@ def launches(model: nn.Module, inputs: Any, layers: Layers = None, **options: An
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True))
-        >>> launches(net, torch.zeros(1, 3, 8, 8), nn.Conv2d)  # by reference: nothing is copied
-        Launches(bare=2, added=0, waits=0)
+        >>> launches(net, torch.zeros(1, 3, 8, 8))  # a copy, before the ReLU writes
+        Launches(bare=2, added=1, waits=0)
     """
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
     on_gpu = any(tensor.is_cuda for tensor in (*tensors(arguments), *model.parameters()))

@@ -52,7 +52,6 @@ POOLS = (_AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _LPPoolNd, _MaxPool
 # Attributes of modules
 
 CALL = "_call_impl"  # what `module(...)` runs: hooks and forward
-WRAPPED_CALL = "_wrapped_call_impl"  # what runs that
 COMPILED_CALL = "_compiled_call_impl"  # what it runs instead after `module.compile()`
 CONV_FORWARD = "_conv_forward"  # what the forward of a convolution hands its weight to
 ORIGINAL = "_orig_mod"  # the module that `torch.compile(module)` wraps

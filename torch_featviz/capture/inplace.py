@@ -73,7 +73,7 @@ class Overwriting:
         assert model is not None, "a model in whose forward we are is alive"
         self.known = None
         inference = torch.is_inference_mode_enabled()  # see `OutsideInferenceMode` for when
-        key = self._key = (self._setting, model.training, torch.is_grad_enabled(), inference, always_watch)
+        key = self._key = (self._setting, model.training, torch.is_grad_enabled(), inference)
         if inference:
             self.copied = frozenset(names)
             return None

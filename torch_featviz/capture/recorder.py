@@ -66,8 +66,6 @@ class Recorder:
         self.running = False
         self.careful: frozenset[nn.Module] | Everything = EVERYTHING
         self.by_reference = type(self) is Recorder and not stop and into is None
-        self.sparing: dict[nn.Module, list[tuple[nn.Module, nn.Module]]] = {}  # by activation: layers and Sequentials
-        self.shadowed = False  # whether another capture decides what is spared, and may end before this one
         self._module_names = scope.names
         self._thread = 0  # that runs the model now
         self._looked = False  # whether a forward was, for what is read of layers that are not called
@@ -97,8 +95,7 @@ class Recorder:
         length."""
         self.given = given
         self.start()
-        always = self.functions.captured or self.shadowed
-        watch = self.overwriting.begin(self.records.calls, self.names, always_watch=always)
+        watch = self.overwriting.begin(self.records.calls, self.names, always_watch=self.functions.captured)
         if self.by_reference and not self.leftovers.entered and self.overwriting.known is not None:
             self.records.may_tell_modules()
             self.careful = self.overwriting.modules(self.layers)
@@ -166,14 +163,6 @@ class Recorder:
             return
         if self.open and (name := self._module_names.get(module)) is not None:
             self.record(name, output)
-
-    @eager
-    def just_recorded(self, module: nn.Module, output: Any) -> bool:
-        """Whether the latest record is of layer `module`, and is `output` itself."""
-        if not self.running or not self.calls or self.calls[-1][1] is not output:
-            return False
-        of = self.calls[-1][0]
-        return of is module or of == self._module_names.get(module)
 
     @eager
     def record(self, name: str, output: Any) -> None:
@@ -304,7 +293,7 @@ class Recorder:
         self.latest()
         self.open = False
         self.given = map_tensors(on_meta, self.given)
-        self.layers, self._module_names, self.sparing = {}, {}, {}
+        self.layers, self._module_names = {}, {}
         self.careful = EVERYTHING
         self.overwriting.close()
         self.records.close()

@@ -25,7 +25,6 @@ from .into import Into, recorder_for
 from .ops import tap_calls
 from .recorder import Recorder
 from .reduce import Reducer
-from .spare import spare
 from .tap import Taps, function_of, has_hooks, put, refuse_another_thread, take_back, tap
 from .unfit import fused, refuse_calls, refuse_flat, refuse_scripted
 
@@ -67,10 +66,9 @@ def capture(
         A context manager that yields `Activations`, a read-only mapping from layer name to what the layer returned,
         in order of execution (outside a forward of the whole model, when only parts of it are called, each layer
         keeps its latest call). Tensors are the network's own (no copy, on their device), detached; only those that
-        the network goes on to overwrite in place are copied, and what a compiled graph is asked for. (In an
-        `nn.Sequential` an activation in place is run out of place instead.) A new forward replaces what the last one
-        left. With `Ring` each value is a list; with the statistics it is the layer's own `Moments`, `Histogram` or
-        `TopK`, or all that were listed, over all its calls.
+        the network goes on to overwrite in place are copied, and what a compiled graph is asked for. A new forward
+        replaces what the last one left. With `Ring` each value is a list; with the statistics it is the layer's own
+        `Moments`, `Histogram` or `TopK`, or all that were listed, over all its calls.
 
     Raises:
         LayerError: a layer that `model` does not have, or cannot be captured; the model has not been touched then.
@@ -217,7 +215,6 @@ class Capture:
     def _tap(self, recorder: Recorder, taps: Taps) -> None:
         """Put in place all that a captured forward needs."""
         if self._asked is None:
-            spare(self._modules, set(self._layers.values()), recorder, taps)
             tap(self._layers, recorder, taps)
         else:
             tap_calls(self._names, self._layers, recorder, self._asked, taps)

@@ -67,7 +67,7 @@ class Reduction(Recorder):
         self.start()
         if self._overtaken():
             self._take_at_once()
-        watch = self.overwriting.begin(self.calls, self.names, always_watch=self.shadowed) if self._waits else None
+        watch = self.overwriting.begin(self.calls, self.names, always_watch=False) if self._waits else None
         if watch is not None:
             self._reads = watch.reads
         around = [self.axes.begin(self.reducers, given), watch or self.look()]
@@ -135,6 +135,8 @@ class Reduction(Recorder):
             self._read()
         if not self.running:
             self._flush()
+            if self.handed_out:
+                self.settle()
 
     def _read(self) -> None:
         """Read what waits."""
@@ -243,7 +245,7 @@ class Reduction(Recorder):
 
 _known: WeakKeyDictionary[nn.Module, dict[Hashable, Any]] = WeakKeyDictionary()
 _KEPT = 8  # of each model
-_PLAIN = ("cuda", "xpu")  # where each launch costs more than what it computes, and float64 is to be had
+_PLAIN = ("cuda",)  # where each launch costs more than what it computes, and float64 is to be had
 _SMALL = 2**20  # bytes that are copied sooner than read apart
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from functools import cache
 from inspect import CO_VARARGS, CO_VARKEYWORDS
 from threading import get_ident
-from types import CodeType, FunctionType, MethodType
+from types import FunctionType, MethodType
 from typing import Any, TypeAlias
 from weakref import ref
 
@@ -223,18 +223,10 @@ def maker(inner_, recorder_):
 """
 
 
-_FILE = "<torch_featviz.capture>"
-
-
-def is_stand_in(code: CodeType) -> bool:
-    """Whether it is that of such a stand-in."""
-    return code.co_filename == _FILE
-
-
 @cache
 def _by_reference(argument: str) -> Callable[[Callable[..., Any], Recorder], Callable[..., Any]]:
-    namespace: dict[str, Any] = {"is_dynamo_compiling_": is_dynamo_compiling}  # no __name__: Dynamo would look there
-    exec(compile(_BY_REFERENCE.format(argument=argument), _FILE, "exec"), namespace)
+    namespace: dict[str, Any] = {"is_dynamo_compiling_": is_dynamo_compiling}
+    exec(_BY_REFERENCE.format(argument=argument), namespace)
     maker: Callable[[Callable[..., Any], Recorder], Callable[..., Any]] = namespace["maker"]
     return maker
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from torch_featviz.errors import ShapeError
+from torch_featviz.launching import gpu
 
 from .histogram import Histogram
 from .moments import Moments
@@ -24,10 +25,10 @@ from .several import parts_of
 
 SMALL = 2**14  # values of an output that waits: from there on its own operators cost less than many passes over it
 MANY = 2**16  # values that wait, which so stay within a core's cache
-_ON_GPU = (2**20, 2**22)  # the same there, where a launch costs more, and memory is what it takes
 _WIDTHS = tuple(2**i for i in range(1, 11))  # of rows
 _TABLE = 3000  # rows, for which all takes as long as for another table
 _KEPT = 64  # tables
+_ON_GPU = (2**20, 2**22, 4)  # the same there, where a launch costs more, and what they take is memory
 _MOST_BINS = 252
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)  # float64 may be too large to be squared in float64
 _INF = float("inf")
@@ -74,7 +75,7 @@ class Few:
     def __init__(self, into: Reducer, device: torch.device = _CPU) -> None:
         self._device = device
         self._looks = device.type == "cpu"  # at values, which waits for nothing there
-        self._small, self._many = (SMALL, MANY) if self._looks else _ON_GPU
+        self._small, self._many, self._kept = (SMALL, MANY, _KEPT) if self._looks else _ON_GPU
         self.changes = 0  # grows with what is read
         self._into = into
         self._parts = parts_of(into)
@@ -137,7 +138,7 @@ class Few:
         if not waiting:
             return
         if items not in self._tables:
-            if len(self._tables) == _KEPT:
+            if len(self._tables) >= self._kept:
                 self._tables.clear()
             self._tables[items] = self._tables_of(items)
         self._ran.update(item.layer for item in items)
@@ -275,10 +276,13 @@ class Few:
             start += outer * many * inner
         tables = []
         for of_width, several in found.items():
-            parts = [torch.from_numpy(np.concatenate(each)).to(self._device) for each in zip(*several, strict=True)]
+            parts = [np.concatenate(each) for each in zip(*several, strict=True)]
             if len(parts[0]):
-                tables.append(_Table(of_width, *parts))
+                tables.append(_Table(of_width, *(self._there(part) for part in parts)))
         return tables
+
+    def _there(self, numbers: np.ndarray) -> Tensor:
+        return torch.from_numpy(numbers) if self._looks else gpu.upload(numbers, self._device)
 
     def _rows(self, values: Tensor) -> _Rows:
         sums = values.sum(1)

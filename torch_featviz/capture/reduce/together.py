@@ -44,6 +44,7 @@ class Together:
         self._scratch: dict[str, Tensor] = {}
         self._seen: dict[int, int] = {}  # images of each layer that ran
         self._given: dict[str, tuple[Tensor, ...]] = {}  # the states that reducers were given
+        self._given_images: dict[str, int] = {}  # and how many images are in each
         self.changes = 0
 
     def add(self, name: str, output: Tensor, channels: int = 1) -> None:
@@ -99,9 +100,10 @@ class Together:
         the figures so far are added. Nothing is to be added here after that.
 
         Returns:
-            The layers of which that cannot be, and why; here none.
+            The layers of which that cannot be, and why.
         """
         self.flush()
+        refused: dict[str, str] = {}
         states = self._states if last else {name: state.clone() for name, state in self._states.items()}
         for (name, _), layer in self._tables.layers.items():
             if layer not in self._seen:
@@ -120,12 +122,14 @@ class Together:
             reducer, state = reducers[name], tuple(found)
             if not self._is_overtaken(name, reducer):
                 self._given[name] = reducer._state = state
-                reducer._host = None
+                self._given_images[name], reducer._host = self._seen[layer], None
             elif name not in self._given:
                 mine = reducer.fresh()
                 mine._state = state
                 reducer.merge(mine)
-        return {}
+            elif self._given_images[name] != self._seen[layer]:
+                refused[name] = "compiled code added to its figures amid other calls of it; capture these apart."
+        return refused
 
     def overtaken(self, reducers: Mapping[str, Reducer]) -> bool:
         """Whether something else, compiled code that is, has added to any of them."""
