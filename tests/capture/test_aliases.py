@@ -18,6 +18,31 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 from torch_featviz.capture import capture
 
+MODES = st.sampled_from([torch.no_grad, torch.inference_mode])
+
+
+def check(oracles, bare, mode):
+    """Three forwards: what the network makes, its input and buffers are the same to the bit, and so is each output."""
+    hooked, same = oracles
+    watched, oracle, x = copy.deepcopy(bare), copy.deepcopy(bare), torch.randn(3, 4)
+
+    def run(model):
+        torch.manual_seed(1)
+        given = x.clone()
+        return [tensor.clone() for tensor in (*model(given), given, *model.buffers())]
+
+    with mode():
+        for _ in range(3):
+            expected = run(bare)
+            with capture(watched) as acts:
+                actual = run(watched)
+            _, calls = hooked(oracle, lambda: run(oracle))
+            assert same(actual, expected)
+            assert [key.partition("#")[0] for key in acts] == [name for name, _ in calls]
+            assert same(list(acts.values()), [kept for _, kept in calls])
+    assert all("forward" not in vars(module) for module in watched.modules())
+
+
 # Programs: a few registers, each a tensor; layers make more of them, and operators write to some
 
 
@@ -119,27 +144,9 @@ STEPS = [
 WRITTEN = st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 30), st.integers(0, 90)), min_size=2, max_size=14)
 
 
-@given(WRITTEN, st.booleans())
-def test_random_writes(oracles, instructions, inference):
-    hooked, same = oracles
-    bare, x = Writes(instructions).eval(), torch.randn(3, 4)
-    watched, oracle = copy.deepcopy(bare), copy.deepcopy(bare)
-
-    def run(model):
-        torch.manual_seed(1)
-        given = x.clone()
-        return [tensor.clone() for tensor in (*model(given), given, model.held)]
-
-    with torch.inference_mode() if inference else torch.no_grad():
-        for _ in range(3):
-            expected = run(bare)
-            with capture(watched) as acts:
-                actual = run(watched)
-            _, calls = hooked(oracle, lambda: run(oracle))
-            assert same(actual, expected)
-            values = [value for key in acts for value in [acts[key]]]
-            assert [key.partition("#")[0] for key in acts] == [name for name, _ in calls]
-            assert same(values, [kept for _, kept in calls])
+@given(WRITTEN, MODES)
+def test_random_writes(oracles, instructions, mode):
+    check(oracles, Writes(instructions).eval(), mode)
 
 
 # What code does around and with Sequentials
@@ -214,27 +221,9 @@ KINDS = ["whole", "whole", "whole", "by hand", "rest", "first", "last", "view", 
 PROGRAMS = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 20), st.integers(0, 90)), min_size=1, max_size=8)
 
 
-@given(PROGRAMS, st.booleans(), st.sampled_from([torch.no_grad, torch.inference_mode]))
+@given(PROGRAMS, st.booleans(), MODES)
 def test_random_sequences(oracles, instructions, training, mode):
-    hooked, same = oracles
-    bare, x = Sequences(instructions).train(training), torch.randn(3, 4)
-    watched, oracle = copy.deepcopy(bare), copy.deepcopy(bare)
-
-    def run(model):
-        torch.manual_seed(1)
-        given = x.clone()
-        return [tensor.clone() for tensor in (*model(given), given)]
-
-    with mode():
-        for _ in range(3):
-            expected = run(bare)
-            with capture(watched) as acts:
-                actual = run(watched)
-            _, calls = hooked(oracle, lambda: run(oracle))
-            assert same(actual, expected)
-            assert [key.partition("#")[0] for key in acts] == [name for name, _ in calls]
-            assert same(list(acts.values()), [kept for _, kept in calls])
-    assert all("forward" not in vars(module) for module in watched.modules())
+    check(oracles, Sequences(instructions).train(training), mode)
 
 
 # What told the difference
