@@ -3,7 +3,7 @@
 python benchmarks/gpu.py [--out benchmarks/gpu.md] [--section NAME] [--device cuda]
 
 Each row is printed as it is known, and the table is written anew after each; a section that takes longer than its time
-is ended, and says so. `--device cpu` shows that the script runs, on networks that are smaller.
+is ended, and says so. `--device cpu` shows that the script runs, with smaller batches, and writes no table.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def main() -> int:
         for row in of_section(name, seconds):
             rows.append(row)
             print(" | ".join(map(str, row)), flush=True)
-            write(options.out, rows)
+            if not small:
+                write(options.out, rows)
     return 0 if all(row[-1] for row in rows) else 1
 
 

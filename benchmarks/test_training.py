@@ -128,7 +128,7 @@ def test_every_step(loops):
 def test_every_step_of_a_small_network():
     """Where no operator takes longer than the call of it, Python counts: four layers, 32 images of 8×8.
 
-    Asked was 1. The block of an empty step alone costs two thirds of what these hooks add.
+    The block of an empty step alone costs two thirds of a bare one.
     """
     torch.manual_seed(0)
     layers = [nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(), nn.Flatten()]

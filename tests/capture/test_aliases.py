@@ -358,7 +358,7 @@ def test_an_activation_that_was_patched(monkeypatch):
 
 @pytest.mark.parametrize("order", ["0011", "0101", "0110", "0122"])
 def test_captures_that_end_in_any_order(order):
-    """What one learnt while another spared it an overwritten output does not hold once that has ended."""
+    """Each has its own values, whichever of them is open."""
     model, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 4)), torch.randn(2, 4)
     first = model[0](x).detach()
     expected = {"0": first, "1": first.relu(), "2": model[2](first.relu()).detach()}
