@@ -275,7 +275,7 @@ def test_views(device):
 def test_what_a_person_gives_is_not_moved():
     net = card("cifar_cnn").build().cuda().eval()
     layer = next(name for name, module in net.named_modules() if isinstance(module, nn.Conv2d))
-    x = torch.randn(2, 3, 32, 32)
+    x = torch.rand(2, 3, 32, 32)
     for call in (
         lambda: fv.attribute(net, x),
         lambda: fv.deconvnet(net, x[:1], layer, units=[(0, 3, 3)]),
