@@ -17,6 +17,8 @@ from torch import Tensor
 
 from .warn import warn
 
+_LEAST = 2**26
+
 
 class Gpu:
     """All GPUs of this process, or tensors that only say they are on one."""
@@ -37,6 +39,12 @@ class Gpu:
         if device not in self._runs and not self._counts:
             self._runs[device] = find_spec("triton") is not None and self._try(device)
         return bool(self._counts) or self._runs[device]
+
+    def budget(self, device: torch.device) -> int:
+        """Bytes of outputs that may wait to be read together: few, beside all that the device has."""
+        if self._counts or device.type != "cuda":
+            return _LEAST
+        return max(_LEAST, int(torch.cuda.get_device_properties(device).total_memory) >> 8)
 
     def launch(self, kernel: str, programs: int, *arguments: Any, **constants: Any) -> None:
         """Run so many programs of a Triton kernel, which is told as `"capture.reduce.kernels:read"`."""

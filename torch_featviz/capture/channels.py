@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from typing import Any
 from weakref import WeakKeyDictionary, ref
@@ -40,12 +40,13 @@ class ChannelAxes:
         self._asked: frozenset[str] = frozenset()
 
     @eager
-    def begin(self, names: Iterable[str], given: Any) -> AbstractContextManager[Any]:
+    def begin(self, names: Collection[str], given: Any) -> AbstractContextManager[Any]:
         """A forward of the whole model begins, with these arguments; what is returned is to be on for its length."""
         model, self._tracer = self._model(), None
         if not self._needed or model is None or torch.is_inference_mode_enabled():
             return NOTHING
-        self._asked = frozenset(names)
+        if len(self._asked) != len(names):  # they only grow
+            self._asked = frozenset(names)
         if self._asked in _followed.get(model, ()):
             return NOTHING
         self._tracer = LayoutTracer(*tensors(given))

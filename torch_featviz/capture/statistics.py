@@ -15,6 +15,7 @@ from torch_featviz.errors import DtypeError, LayerError, ShapeError
 from torch_featviz.launching import gpu
 from torch_featviz.model.inputs import device_of
 from torch_featviz.model.layers import canonical, near
+from torch_featviz.model.values import tensors
 from torch_featviz.torch_private import in_graph_pool
 
 from .activations import unreturned
@@ -22,13 +23,13 @@ from .asked import Scope, call_name
 from .channels import ChannelAxes
 from .eager import NOTHING, eager
 from .gradients import ReducedGradients
-from .inplace import versions_of
+from .inplace import EVERYTHING, versions_of
 from .recorder import Recorder
 from .reduce import Reducer, across_ranks
 from .reduce.few import Few
 from .reduce.reducer import has_figures, is_plain
 from .reduce.tables import Figures, Tables
-from .reduce.together import BUDGET, Together
+from .reduce.together import Together
 
 
 class Reduction(Recorder):
@@ -49,9 +50,13 @@ class Reduction(Recorder):
         self._into = into
         self._together: dict[torch.device, Together | Few] = {}  # by where outputs are
         self._device: dict[str, torch.device] = {}  # of each layer's outputs
-        self._bytes = 0  # that wait
+        self._kernels: dict[torch.device, bool] = {}  # whether they run there
+        self._bytes = self._total = 0  # that wait; and that came in this forward
+        self._light: set[Hashable] = set()  # inputs with which all outputs may wait
+        self._given: Hashable = None  # what is known of this forward's inputs
         self._settled = 0  # changes that reducers know
         device = device_of(scope.model)
+        self._budget = gpu.budget(device)
         self._few = self._spare() if Few.takes(into) and device.type == "cpu" else None
         self.by_version = self._waits = self._has_kernels(device) or (device.type in _PLAIN and Few.takes(into))
 
@@ -72,6 +77,10 @@ class Reduction(Recorder):
             self._reads = watch.reads
         around = [self.axes.begin(self.reducers, given), watch or self.look()]
         around = [mode for mode in around if mode is not NOTHING]
+        self._total, self._given = 0, _shapes(given) if self._waits else None
+        plain = not (around or self.leftovers.entered or self.stopping.active)
+        if plain and self._given in self._light and self.overwriting.known is not None:
+            self.careful = self.overwriting.modules(self.layers)
         return around[0] if len(around) == 1 else _all(around) if around else NOTHING
 
     @eager
@@ -80,6 +89,8 @@ class Reduction(Recorder):
             self._flush()
         super().end(unseen)
         self.axes.finish()
+        if self._waits and self._total <= self._budget:
+            self._light.add(self._given)
 
     @eager
     def leave(self) -> None:
@@ -131,7 +142,8 @@ class Reduction(Recorder):
         self.overwriting.holds(output, len(self.calls))
         self.calls.append((name, output, versions_of(output)))
         self._bytes += output.nbytes
-        if copy or self._bytes > BUDGET:
+        self._total += output.nbytes
+        if copy or self._bytes > self._budget:
             self._read()
         if not self.running:
             self._flush()
@@ -151,6 +163,10 @@ class Reduction(Recorder):
             if versions_of(output) != version:
                 self.left_out[name] = "an output was overwritten, which the first forward did not do; capture it anew."
                 self.overwriting.changed(name)
+                continue
+            if not is_plain(output) or self._device.get(name) != output.device:
+                self.left_out[name] = "an output was of another kind than in the first forward; capture it anew."
+                self._light.clear()
                 continue
             try:
                 self._of(output.device).add(name, output, self.axes.of(name, output.dim()))
@@ -185,7 +201,7 @@ class Reduction(Recorder):
         """Nothing waits from now on: compiled code adds to the reducers itself, say."""
         if self._waits:
             self.settle(last=True)
-            self._waits = False
+            self._waits, self.careful = False, EVERYTHING
             self._together.clear()
 
     def _overtaken(self) -> bool:
@@ -193,7 +209,9 @@ class Reduction(Recorder):
         return any(together.overtaken(self.reducers) for together in self._together.values())
 
     def _has_kernels(self, device: torch.device) -> bool:
-        return Figures.takes(self._into) and gpu.available(device)
+        if device not in self._kernels:
+            self._kernels[device] = Figures.takes(self._into) and gpu.available(device)
+        return self._kernels[device]
 
     def _may_wait(self, output: Tensor) -> bool:
         """Whether it costs less later, together with others."""
@@ -241,6 +259,11 @@ class Reduction(Recorder):
             for key, value in vars(reducer).items():
                 if isinstance(value, tuple) and any(isinstance(t, Tensor) and in_graph_pool(t) for t in value):
                     setattr(reducer, key, tuple(tensor.clone() for tensor in value))
+
+
+def _shapes(given: Any) -> Hashable:
+    """Of a forward's arguments, as far as tensors tell how large outputs are."""
+    return tuple([(tensor.shape, tensor.dtype) for tensor in tensors(given)])
 
 
 _known: WeakKeyDictionary[nn.Module, dict[Hashable, Any]] = WeakKeyDictionary()

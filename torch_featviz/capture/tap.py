@@ -15,7 +15,7 @@ from types import FunctionType, MethodType
 from typing import Any, TypeAlias
 from weakref import ref
 
-from torch import nn
+from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
 
 from torch_featviz.errors import LayerError
@@ -192,8 +192,13 @@ def _any_arguments(inner: Callable[..., Any], recorder: Recorder) -> _Maker:
                 pass
             elif is_dynamo_compiling():  # Dynamo takes this branch and drops the other
                 taker.take(self, name, output)
-            else:
+            elif type(output) is not Tensor or self in recorder.careful:
                 recorder.record(name, output)
+            else:
+                try:
+                    recorder.calls.append((name, output, output._version))  # as record() does, without the call
+                except RuntimeError:  # no version in inference mode
+                    recorder.record(name, output)
             return output
 
         return forward

@@ -1,4 +1,4 @@
-"""What kernels are told about many outputs: which tiles to read, and what of which layer they are.
+"""What kernels are told about many outputs: which rows a program reads, and what of which layer they are.
 
 Tables depend on shapes and strides alone, and are kept: a forward like one before sends addresses only.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +22,10 @@ from .reducer import Reducer
 from .several import parts_of
 from .topk import TopK
 
-CHANNELS, PLACES = 32, 128  # of a tile
+CHANNELS, PLACES = 32, 128  # of a row: as many values as a program adds up at once
+PROGRAMS, ROWS = 1024, (4, 64)  # what a GPU is given to do at once; rows of a program: kernels count to 255
+FEW = 32  # programs whose figures one more adds up by itself
+FOLDS = {CHANNELS: {"G": 8, "num_warps": 1}, 4: {"G": 256, "num_warps": 8}}  # by channels: how, of few and of many
 SELECTED, LANES = 64, 16  # images and channels that one program of `select` looks through
 KINDS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}
 WIDE = 3
@@ -40,14 +43,11 @@ class Geometry(NamedTuple):
     by_channel: int
     by_place: int
 
-    @property
-    def tiles(self) -> tuple[int, int, int]:
-        """Images, blocks of channels, blocks of places."""
-        return self.images, -(-self.channels // CHANNELS), -(-self.places // PLACES)
-
 
 def geometry(shape: Sequence[int], strides: Sequence[int], axis: int | None, *, images: bool) -> Geometry | None:
     """Of an output whose channels are on `axis` (None: all is one channel); None where strides do not allow it.
+
+    Channels or places lie side by side.
 
     Args:
         images: whether images, on axis 0, have to be told apart.
@@ -65,7 +65,8 @@ def geometry(shape: Sequence[int], strides: Sequence[int], axis: int | None, *, 
         places *= size
     if places == 1 and not images:
         count, places, by_image, by_place = 1, count, 0, by_image
-    return Geometry(count, channels, places, by_image, by_channel, by_place)
+    seen = Geometry(count, channels, places, by_image, by_channel, by_place)
+    return seen if 1 in (by_channel, by_place) or channels == places == 1 else None
 
 
 class Item(NamedTuple):
@@ -90,7 +91,7 @@ class Figures:
         self.per_channel = self._of_channels is not None
         self.bins = histogram.bins if isinstance(histogram, Histogram) else 0
         self.symmetric = isinstance(histogram, Histogram) and histogram.symmetric
-        self.padded_bins = power_of_two(self.bins + 4)
+        self.padded_bins = power_of_two(self.bins)
         self.k = top.k if isinstance(top, TopK) else 0
 
     @staticmethod
@@ -128,7 +129,8 @@ class Figures:
         if self.bins:
             states["extremes"] = (layers, 2), 0, [torch.inf], torch.float64
             states["place"] = (layers, 2), 0, [0], torch.int64
-            states["counts"] = (layers, self.padded_bins), 0, [0], torch.int64
+            states["counts"] = (layers, self.bins + 3), 0, [0], torch.int64
+            states["local"] = (layers, self.padded_bins), 0, [0], torch.int64
         if self.k:
             states["values"] = (self.k, width), 1, [-torch.inf], torch.float64
             states["images"] = states["positions"] = (self.k, width), 1, [-1], torch.int64
@@ -140,13 +142,13 @@ class Reading:
     """The tables for reading outputs of these layers and shapes."""
 
     items: Tensor
-    tiles: Tensor
-    owners: np.ndarray  # layer, block of channels of each tile
+    programs: Tensor
+    owners: np.ndarray  # layer, block of channels of each program
     best: int  # rows of `best`
 
     @property
     def number(self) -> int:
-        """How many tiles."""
+        """How many programs."""
         return len(self.owners)
 
 
@@ -154,9 +156,8 @@ class Reading:
 class Folding:
     """The tables for adding what was read to the states."""
 
-    folds: Tensor
-    spans: Tensor  # first tile of each layer, and end
-    owners: Tensor  # the layer of each tile
+    folds: dict[int, Tensor]  # by how many channels one program takes
+    spans: Tensor  # of each layer that was read, its first program and end
     rounds: list[Tensor]  # for `select`
     of: list[Reading]  # which live as long as this, since it is found by them
 
@@ -174,7 +175,9 @@ class Tables:
         self.layers: dict[tuple[str, int], int] = {}  # by name and channels
         self._first: list[int] = []  # channel of each layer, of so many
         self._channels: list[int] = []
-        self._geometries: dict[Any, Geometry | None] = {}
+        self._items: dict[
+            str, tuple[torch.Size, tuple[int, ...], torch.dtype, int, Item]
+        ] = {}  # the last of each layer
         self._readings: dict[Items, Reading] = {}
         self._foldings: dict[tuple[int, ...], Folding] = {}
         self._empty: dict[str, Tensor] = {}
@@ -194,11 +197,12 @@ class Tables:
         Raises:
             ShapeError: as the reducers do.
         """
+        shape, strides = output.shape, output.stride()
+        last = self._items.get(name)
+        if last is not None and last[:4] == (shape, strides, output.dtype, channels):
+            return output, last[4]
         axis = self.figures.axis(output, channels)
-        key = (output.shape, output.stride(), axis)
-        if key not in self._geometries:
-            self._geometries[key] = self.figures.geometry(output, axis)
-        seen = self._geometries[key]
+        seen = self.figures.geometry(output, axis)
         if seen is None:
             output = _channels_last(output.detach(), axis)
             seen = self.figures.geometry(output, axis)
@@ -210,7 +214,10 @@ class Tables:
             self.layers[key_of_layer] = layer
             self._first.append(width)
             self._channels.append(seen.channels)
-        return output, Item(layer, KINDS[output.dtype], seen)
+        item = Item(layer, KINDS[output.dtype], seen)
+        if strides == output.stride():
+            self._items[name] = shape, strides, output.dtype, channels, item
+        return output, item
 
     def empty(self) -> dict[str, Tensor]:
         """The states before anything was seen, by name; not to be written to."""
@@ -242,17 +249,26 @@ class Tables:
         return self._foldings[key]
 
     def _new_reading(self, items: Items) -> Reading:
-        rows, tiles, best = [], [], 0
-        for j, (layer, kind, seen) in enumerate(items):
-            nearest = seen.by_channel < seen.by_place or seen.places == 1
-            rows.append([kind, int(nearest), *seen[1:], best])
-            images, blocks, parts = np.indices(seen.tiles).reshape(3, -1)
-            tiles.append(np.stack([np.full_like(images, layer), blocks, np.full_like(images, j), images, parts], 1))
+        rows, programs, best = [], [], 0
+        views = [_rows_of(seen, each_is_an_image=self.figures.k > 0 and seen.places == 1) for _, _, seen in items]
+        blocks_of = [-(-seen.channels // CHANNELS) for seen in views]
+        number = sum(_rows(seen) * blocks for seen, blocks in zip(views, blocks_of, strict=True))
+        most = min(max(ROWS[0], -(-number // PROGRAMS)), ROWS[1])
+        for j, ((layer, _, seen), view, blocks) in enumerate(zip(items, views, blocks_of, strict=True)):
+            nearest = view.by_channel == 1 and (view.by_place != 1 or view.places < view.channels)
+            rows.append([*view, best, int(nearest), int(view is not seen)])
+            starts = np.arange(0, _rows(view), most)
+            block, start = (each.ravel() for each in np.meshgrid(np.arange(blocks), starts, indexing="ij"))
+            end = np.minimum(start + most, _rows(view))
+            programs.append(np.stack([np.full_like(start, layer), block, np.full_like(start, j), start, end], 1))
             best += seen.images * seen.channels
-        ordered = np.concatenate(tiles)
+        ordered = np.concatenate(programs)
         ordered = ordered[np.lexsort(ordered.T[::-1])]
-        on_device = self._uploaded([np.array(rows), ordered[:, [2, 3, 1, 4]]])
-        return Reading(on_device[0], on_device[1], ordered[:, :2], best)
+        layers = ordered[:, 0]
+        spans = [np.searchsorted(layers, layers, side) for side in ("left", "right")]
+        told = np.column_stack([ordered[:, [2, 1, 3, 4, 0]], *spans])
+        on_device = self._uploaded([np.array(rows), told])
+        return Reading(on_device[0], on_device[1], ordered[:, :2], best + best % 2)  # an even number, see `_uploaded`
 
     def _new_folding(self, read: list[tuple[Reading, Items]]) -> Folding:
         owners = np.concatenate([reading.owners for reading, _ in read])
@@ -261,35 +277,63 @@ class Tables:
         ends = np.append(starts[1:], len(owners))
         layers, blocks = owners[starts].T
         left = np.minimum(channels[layers] - blocks * CHANNELS, CHANNELS)
-        folds = np.stack([starts, ends, first[layers] + blocks * CHANNELS, left], 1)
-        spans = np.zeros((len(self.layers), 2), dtype=np.int64)
-        np.maximum.at(spans[:, 1], layers, ends)
-        spans[layers[::-1], 0] = starts[::-1]  # the first of each layer is written last
-        rounds = self._rounds([items for _, items in read]) if self.figures.k else []
-        on_device = iter(self._uploaded([folds, spans, owners[:, :1], *rounds]))
-        read_now = [reading for reading, _ in read]
-        return Folding(next(on_device), next(on_device), next(on_device), list(on_device), read_now)
+        folds = np.stack([starts, ends, first[layers] + blocks * CHANNELS, left, np.zeros_like(left)], 1)
+        few = ends - starts <= FEW
+        parted = {lanes: _parted(folds[few if lanes == CHANNELS else ~few], lanes) for lanes in FOLDS}
+        parted = {lanes: rows for lanes, rows in parted.items() if len(rows)}
+        first_of = np.flatnonzero(np.diff(owners[:, 0], prepend=-1) != 0)
+        spans = np.stack([owners[first_of, 0], first_of, np.append(first_of[1:], len(owners))], 1)
+        rounds = self._rounds(read) if self.figures.k else []
+        spans_there, *others = self._uploaded([spans, *parted.values(), *rounds])
+        folds_there, others = dict(zip(parted, others)), others[len(parted) :]
+        return Folding(folds_there, spans_there, others, [reading for reading, _ in read])
 
-    def _rounds(self, read: list[Items]) -> list[np.ndarray]:
+    def _rounds(self, read: list[tuple[Reading, Items]]) -> list[np.ndarray]:
         """Tables for `select`: what is of one layer and block of channels one after the other, the others at once."""
         rounds: list[list[list[int]]] = []
         turns: dict[tuple[int, int], int] = {}
-        best = 0
-        for i, (layer, _, seen) in enumerate(itertools.chain(*read)):
-            for start, lane in itertools.product(range(0, seen.images, SELECTED), range(0, seen.channels, LANES)):
-                turn = turns.get((layer, lane), 0)
-                turns[layer, lane] = turn + 1
-                if turn == len(rounds):
-                    rounds.append([])
-                row, number = best + start * seen.channels, min(SELECTED, seen.images - start)
-                rounds[turn].append([row, seen.channels, lane, self._first[layer] + lane, number, i, start])
-            best += seen.images * seen.channels
+        before, i = 0, 0
+        for reading, items in read:
+            best = before
+            for layer, _, seen in items:
+                for start, lane in itertools.product(range(0, seen.images, SELECTED), range(0, seen.channels, LANES)):
+                    turn = turns.get((layer, lane), 0)
+                    turns[layer, lane] = turn + 1
+                    if turn == len(rounds):
+                        rounds.append([])
+                    row, number = best + start * seen.channels, min(SELECTED, seen.images - start)
+                    rounds[turn].append([row, seen.channels, lane, self._first[layer] + lane, number, i, start])
+                best += seen.images * seen.channels
+                i += 1
+            before += reading.best
         return [np.array(rows) for rows in rounds]
 
     def _uploaded(self, tables: list[np.ndarray]) -> list[Tensor]:
-        packed = gpu.upload(np.concatenate([table.ravel() for table in tables]).astype(np.int64), self.device)
-        pieces = torch.split(packed, [table.size for table in tables])
-        return [piece.view(table.shape) for piece, table in zip(pieces, tables, strict=True)]
+        """On the device, by one copy; each begins at a multiple of 16 bytes, or Triton would compile once more."""
+        padded = [np.pad(table.ravel(), (0, table.size % 2)) for table in tables]
+        pieces = torch.split(gpu.upload(np.concatenate(padded).astype(np.int64), self.device), [*map(len, padded)])
+        return [piece[: table.size].view(table.shape) for piece, table in zip(pieces, tables, strict=True)]
+
+
+def _parted(folds: np.ndarray, lanes: int) -> np.ndarray:
+    """Each block of channels in parts of so many."""
+    parts = []
+    for lane in range(0, CHANNELS, lanes):
+        part = folds[folds[:, 3] > lane] + [0, 0, lane, -lane, lane]
+        part[:, 3] = np.minimum(part[:, 3], lanes)
+        parts.append(part)
+    return np.concatenate(parts)
+
+
+def _rows(seen: Geometry) -> int:
+    return seen.images * -(-seen.places // PLACES)
+
+
+def _rows_of(seen: Geometry, *, each_is_an_image: bool) -> Geometry:
+    """As rows are read: images of one place each side by side."""
+    if not each_is_an_image:
+        return seen
+    return Geometry(1, seen.channels, seen.images, 0, seen.by_channel, seen.by_image)
 
 
 def power_of_two(least: int) -> int:

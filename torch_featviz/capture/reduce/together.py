@@ -1,6 +1,7 @@
 """Figures of many layers from a handful of launches, where each launch costs more than the arithmetic in it.
 
-Outputs wait by reference; then one kernel reads all of them once, and others add what it found to the states.
+Outputs wait by reference; then one kernel reads all of them, one more counts their values where there are histograms,
+and others add what these found to the states.
 """
 
 from __future__ import annotations
@@ -16,11 +17,10 @@ from torch_featviz.launching import gpu
 from .histogram import Histogram
 from .moments import Moments
 from .reducer import Reducer, has_figures, real, same_channels
-from .tables import CHANNELS, KINDS, LANES, SELECTED, WIDE, Folding, Item, Items, Reading, Tables, power_of_two
+from .tables import CHANNELS, FOLDS, KINDS, LANES, SELECTED, WIDE, Folding, Item, Items, Reading, Tables, power_of_two
 
 _KERNELS = "capture.reduce.kernels:"
-BUDGET = 2**26  # bytes that may wait
-_BINNED, _TOPS = ("extremes", "place", "counts"), ("values", "images", "positions")
+_BINNED, _TOPS = ("local", "extremes", "place", "counts"), ("values", "images", "positions")
 _KEYS = {"best": -(2**63), "where": 2**62}  # and what they are while empty
 
 
@@ -35,7 +35,6 @@ class Together:
         self._tables, self._figures = tables, tables.figures
         self._waiting: list[Tensor] = []
         self._items: list[Item] = []
-        self._bytes = 0
         self._read: list[tuple[Reading, Items]] = []  # and not folded yet
         self._read_layers: set[int] = set()
         self._channels: dict[str, int] = {}  # of each layer
@@ -43,6 +42,7 @@ class Together:
         self._states: dict[str, Tensor] = {}
         self._scratch: dict[str, Tensor] = {}
         self._seen: dict[int, int] = {}  # images of each layer that ran
+        self._room = (0, 0)  # layers and channels that states have
         self._given: dict[str, tuple[Tensor, ...]] = {}  # the states that reducers were given
         self._given_images: dict[str, int] = {}  # and how many images are in each
         self.changes = 0
@@ -62,20 +62,15 @@ class Together:
                 same_channels(self._channels.setdefault(name, many), many)
             self._waiting.append(output)
             self._items.append(item)
-            self._bytes += output.nbytes
-            if self._bytes > BUDGET:
-                self.read()
 
     def read(self) -> None:
         """Read all that waits, which may then change."""
         waiting, items = self._waiting, self._items
-        self._waiting, self._items, self._bytes = [], [], 0
-        wide = [item.kind == WIDE for item in items]
+        self._waiting, self._items = [], []
         try:
-            for which in (False, True):
-                if which in wide:
-                    chosen = [i for i, each in enumerate(wide) if each is which]
-                    self._read_now([waiting[i] for i in chosen], tuple([items[i] for i in chosen]), wide=which)
+            for kind in sorted({item.kind for item in items}):
+                chosen = [i for i, item in enumerate(items) if item.kind == kind]
+                self._read_now([waiting[i] for i in chosen], tuple([items[i] for i in chosen]), kind)
         except BaseException:  # out of memory, say: what was not read to its end is not counted
             self._forget()
             raise
@@ -92,6 +87,8 @@ class Together:
     def _forget(self) -> None:
         """Let go of what was read and not added."""
         self._read, self._read_layers, self._scratch = [], set(), {}
+        if "local" in self._states:
+            self._states["local"] = torch.zeros_like(self._states["local"])
 
     def settle(self, reducers: Mapping[str, Reducer], *, last: bool = False) -> dict[str, str]:
         """Give each layer's reducer the figures so far; with `last` nothing is added to them any more.
@@ -114,8 +111,7 @@ class Together:
                 if isinstance(part, Moments):
                     found += [states["sums"][:, channels], states["totals"][:, channels]]
                 elif isinstance(part, Histogram):
-                    bins = states["counts"][layer, : self._figures.bins + 3]
-                    found += [states["extremes"][layer], states["place"][layer], bins]
+                    found += [states[each][layer] for each in _BINNED[1:]]
                 else:
                     seen = torch.full_like(states["totals"][0, 0], self._seen[layer])
                     found += [states["totals"][2, channels], *(states[each][:, channels] for each in _TOPS), seen]
@@ -139,26 +135,30 @@ class Together:
     def _is_overtaken(self, name: str, reducer: Reducer) -> bool:
         return reducer._state is not self._given.get(name)
 
-    def _read_now(self, outputs: list[Tensor], items: Items, *, wide: bool) -> None:
-        layers = {item.layer for item in items}
+    def _read_now(self, outputs: list[Tensor], items: Items, kind: int) -> None:
+        layers, wide = {item.layer for item in items}, kind == WIDE
         if self._read and (wide is not self._wide or not layers.isdisjoint(self._read_layers)):
             self._fold()
         self._wide = wide
         reading, figures = self._tables.reading(items), self._figures
         before, rows = sum(each.number for each, _ in self._read), sum(each.best for each, _ in self._read)
-        found = self._of_tiles(before, before + reading.number)
-        tops = [self._keys(name, rows, rows + reading.best) for name in _KEYS] if figures.k else [found[0]] * 2
-        pointers = np.array(gpu.pointers(outputs), dtype=np.int64)
-        moving = gpu.upload(pointers, self._tables.device)
-        arguments = (moving, reading.items, reading.tiles, *found, *tops, figures.bins)
-        constants = {"NB": figures.padded_bins, "SYMMETRIC": figures.symmetric, "WIDE": wide, "num_warps": 8}
-        kept = {"CHANNELS": figures.per_channel, "HISTOGRAM": figures.bins > 0, "TOP": int(figures.k > 0)}
-        gpu.launch(_KERNELS + "read", reading.number, *arguments, **constants, **kept)
+        floats, counts, ends = self._of_programs(before, before + reading.number)
+        tops = [self._keys(name, rows, rows + reading.best) for name in _KEYS] if figures.k else [ends] * 2
+        one = len(outputs) == 1
+        addresses = None if one else gpu.upload(np.array(gpu.pointers(outputs), dtype=np.int64), self._tables.device)
+        tables = (outputs[0].detach() if addresses is None else addresses, reading.items, reading.programs)
+        kept = {"CHANNELS": figures.per_channel, "HISTOGRAM": figures.bins > 0, "TOP": figures.k > 0}
+        arguments = (*tables, floats, counts, ends, tops[0])
+        gpu.launch(_KERNELS + "read", reading.number, *arguments, ONE=one, KIND=kind, num_warps=8, **kept)
         if wide and figures.k:
-            kept = {"CHANNELS": False, "HISTOGRAM": False, "TOP": 2}
-            gpu.launch(_KERNELS + "read", reading.number, *arguments, **constants, **kept)
+            gpu.launch(_KERNELS + "locate", reading.number, *tables, *tops, ONE=one)
         self._read.append((reading, items))
         self._read_layers |= layers
+        if figures.bins:
+            self._make_room()
+            constants = {"NB": figures.padded_bins, "SYMMETRIC": figures.symmetric, "num_warps": 8}
+            local = (*tables, ends, self._states["local"], figures.bins)
+            gpu.launch(_KERNELS + "count", reading.number, *local, ONE=one, KIND=kind, **constants)
 
     def _fold(self) -> None:
         read, self._read, self._read_layers = self._read, [], set()
@@ -167,21 +167,16 @@ class Together:
         self.changes += 1
         self._make_room()
         folding, figures, states = self._tables.folding(read), self._figures, self._states
-        tiles, layers, width = len(folding.owners), len(self._tables.layers), self._tables.width
-        floats, counts, ends, local = self._of_tiles(0, tiles)
-        if figures.per_channel:
-            arguments = (folding.folds, floats, counts, states["sums"], states["totals"], width)
-            gpu.launch(_KERNELS + "fold_channels", len(folding.folds), *arguments, G=64)
+        floats, counts, ends = self._of_programs(0, sum(each.number for each, _ in read))
+        for lanes, folds in folding.folds.items() if figures.per_channel else ():
+            arguments = (folds, floats, counts, states["sums"], states["totals"], self._tables.width)
+            gpu.launch(_KERNELS + "fold_channels", len(folds), *arguments, LANES=lanes, **FOLDS[lanes])
         if figures.bins:
             constants = {"NB": figures.padded_bins, "SYMMETRIC": figures.symmetric}
-            old = [states[name] for name in _BINNED]
-            new = [torch.empty_like(state) for state in old]
+            binned = [states[name] for name in _BINNED]
             gpu.launch(
-                _KERNELS + "place_bins", layers, folding.spans, ends, old[0], *new, figures.bins, **constants, G=256
+                _KERNELS + "fold_bins", len(folding.spans), folding.spans, ends, *binned, figures.bins, **constants
             )
-            several = (folding.owners, tiles, ends, local, *old[1:], *new[1:], figures.bins)
-            gpu.launch(_KERNELS + "add_counts", tiles + layers, *several, **constants)
-            states.update(zip(_BINNED, new, strict=True))
         self._select(folding, [item for _, items in read for item in items])
 
     def _select(self, folding: Folding, items: list[Item]) -> None:
@@ -200,26 +195,29 @@ class Together:
 
     def _make_room(self) -> None:
         """Have states of all layers, also of those that came since."""
+        room = len(self._tables.layers), self._tables.width
+        if room == self._room:
+            return
+        self._room = room
         for name, (shape, axis, _, _) in self._figures.states(len(self._tables.layers), self._tables.width).items():
             held, empty = self._states.get(name), self._tables.empty()[name]
             if held is None:
-                self._states[name] = empty if name in _BINNED else empty.clone()  # bins are written anew each time
+                self._states[name] = empty.clone()
             elif held.shape[axis] != shape[axis]:
                 self._states[name] = torch.cat([held, empty.narrow(axis, 0, shape[axis] - held.shape[axis])], axis)
 
-    def _of_tiles(self, start: int, end: int) -> list[Tensor]:
-        """Where the figures of tiles from `start` are: of channels, counts of these, extremes, local bins."""
-        figures = self._figures
-        exact = torch.float64 if self._wide else torch.float32
-        found = []
-        for name, size, dtype in (
-            ("floats", 6 * CHANNELS * figures.per_channel, exact),
-            ("tile counts", CHANNELS * figures.per_channel, torch.int32),
-            ("ends", 2 * (figures.bins > 0), exact),
-            ("local", figures.padded_bins * (figures.bins > 0), torch.int32),
-        ):
-            found.append(self._held(name, start * size, max(1, end * size), dtype, None))
-        return found
+    def _of_programs(self, start: int, end: int) -> list[Tensor]:
+        """Where the figures of programs from `start` are: of channels, counts of these, extremes of all."""
+        floats, counts = 5 * CHANNELS * self._figures.per_channel, 4 * CHANNELS * self._figures.per_channel
+        extremes = 6 * (self._figures.bins > 0)
+        return [
+            self._held(name, start * size, max(1, end * size), dtype, None)
+            for name, size, dtype in (
+                ("floats", floats, torch.float64),
+                ("program counts", counts, torch.int32),
+                ("ends", extremes, torch.float64),
+            )
+        ]
 
     def _keys(self, name: str, start: int, end: int) -> Tensor:
         """Keys of the largest values, or where they are, from row `start`; `select` empties them."""
