@@ -26,6 +26,7 @@ class Gpu:
     def __init__(self) -> None:
         self._counts: list[Callable[[], None]] = []  # called for each launch instead of launching
         self._constants: dict[tuple[Hashable, torch.device], Tensor] = {}
+        self._kernels: dict[str, Any] = {}  # by name
         self._runs: dict[torch.device, bool] = {}  # whether a kernel does
 
     def available(self, device: torch.device) -> bool:
@@ -47,15 +48,22 @@ class Gpu:
         return max(_LEAST, int(torch.cuda.get_device_properties(device).total_memory) >> 8)
 
     def launch(self, kernel: str, programs: int, *arguments: Any, **constants: Any) -> None:
-        """Run so many programs of a Triton kernel, which is told as `"capture.reduce.kernels:read"`."""
+        """Run so many programs of a Triton kernel, which is told as `"capture.reduce.kernels:read"`.
+
+        The first of its arguments is a tensor.
+        """
         if self._counts:
             self._counts[-1]()
             return
-        file, _, name = kernel.partition(":")
-        function = getattr(import_module(f"{__package__}.{file}"), name)  # Triton takes a second to import
-        first = next(each for each in arguments if isinstance(each, Tensor))
-        with torch.cuda.device_of(first):  # type: ignore[no-untyped-call]  # which need not be the current one
-            function[(programs,)](*arguments, **constants)
+        if kernel not in self._kernels:
+            file, _, name = kernel.partition(":")
+            self._kernels[kernel] = getattr(import_module(f"{__package__}.{file}"), name)  # Triton takes a second
+        function, (first, *_) = self._kernels[kernel][programs,], arguments
+        if first.is_cuda and first.get_device() != torch.cuda.current_device():
+            with torch.cuda.device_of(first):  # type: ignore[no-untyped-call]
+                function(*arguments, **constants)
+        else:
+            function(*arguments, **constants)
 
     def upload(self, table: np.ndarray, device: torch.device) -> Tensor:
         """A table in the device's memory; nothing waits for the copy."""

@@ -180,6 +180,9 @@ class Recorder:
         if self.stopping.active and self.running:
             self.stopping.ran(name)
 
+    def came(self, output: Tensor) -> None:
+        """A tap has appended this output to `calls` by itself."""
+
     @eager
     def keep(self, name: str, output: Any, copy: bool) -> None:
         """Record `output`, or a copy, or what `into` makes of that."""

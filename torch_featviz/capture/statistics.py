@@ -15,8 +15,7 @@ from torch_featviz.errors import DtypeError, LayerError, ShapeError
 from torch_featviz.launching import gpu
 from torch_featviz.model.inputs import device_of
 from torch_featviz.model.layers import canonical, near
-from torch_featviz.model.values import tensors
-from torch_featviz.torch_private import in_graph_pool
+from torch_featviz.torch_private import dynamo_is_imported, in_graph_pool
 
 from .activations import unreturned
 from .asked import Scope, call_name
@@ -51,9 +50,8 @@ class Reduction(Recorder):
         self._together: dict[torch.device, Together | Few] = {}  # by where outputs are
         self._device: dict[str, torch.device] = {}  # of each layer's outputs
         self._kernels: dict[torch.device, bool] = {}  # whether they run there
-        self._bytes = self._total = 0  # that wait; and that came in this forward
-        self._light: set[Hashable] = set()  # inputs with which all outputs may wait
-        self._given: Hashable = None  # what is known of this forward's inputs
+        self._bytes = 0  # that wait
+        self._waited: set[str] = set()  # layers whose outputs did
         self._settled = 0  # changes that reducers know
         device = device_of(scope.model)
         self._budget = gpu.budget(device)
@@ -77,10 +75,9 @@ class Reduction(Recorder):
             self._reads = watch.reads
         around = [self.axes.begin(self.reducers, given), watch or self.look()]
         around = [mode for mode in around if mode is not NOTHING]
-        self._total, self._given = 0, _shapes(given) if self._waits else None
         plain = not (around or self.leftovers.entered or self.stopping.active)
-        if plain and self._given in self._light and self.overwriting.known is not None:
-            self.careful = self.overwriting.modules(self.layers)
+        if self._waits and plain and self.overwriting.known is not None and self._waited:
+            self.careful = self._overwritten_or_new()
         return around[0] if len(around) == 1 else _all(around) if around else NOTHING
 
     @eager
@@ -89,8 +86,6 @@ class Reduction(Recorder):
             self._flush()
         super().end(unseen)
         self.axes.finish()
-        if self._waits and self._total <= self._budget:
-            self._light.add(self._given)
 
     @eager
     def leave(self) -> None:
@@ -111,6 +106,28 @@ class Reduction(Recorder):
     def enter_part(self, inputs: Any) -> None:
         self._take_at_once()
         super().enter_part(inputs)
+
+    @eager
+    def record(self, name: str, output: Any) -> None:
+        if (
+            self.careful is EVERYTHING
+            or self.leftovers.amid
+            or type(output) is not Tensor
+            or name not in self._waited
+            or output.nbytes > _SMALL
+        ):
+            super().record(name, output)
+            return
+        # it is known to be overwritten; as `keep` does, without its questions
+        copy = (output.detach() if output.requires_grad else output).clone()
+        self.calls.append((name, copy, copy._version))
+        self.came(copy)
+
+    @eager
+    def came(self, output: Tensor) -> None:
+        self._bytes += output.numel() * output.element_size()
+        if self._bytes > self._budget:
+            self._read()
 
     @eager
     def keep(self, name: str, output: Any, copy: bool) -> None:
@@ -139,16 +156,22 @@ class Reduction(Recorder):
         """Have an output wait; with `copy` it will be overwritten."""
         if copy and self.running and output.nbytes <= _SMALL:
             output, copy = output.detach().clone(), False
+        self._waited.add(name)
         self.overwriting.holds(output, len(self.calls))
         self.calls.append((name, output, versions_of(output)))
         self._bytes += output.nbytes
-        self._total += output.nbytes
         if copy or self._bytes > self._budget:
             self._read()
         if not self.running:
             self._flush()
             if self.handed_out:
                 self.settle()
+
+    def _overwritten_or_new(self) -> frozenset[nn.Module]:
+        known = self.overwriting.modules(self.layers)
+        if len(self._waited) == len(self.layers):
+            return known
+        return known.union([module for name, module in self.layers.items() if name not in self._waited])
 
     def _read(self) -> None:
         """Read what waits."""
@@ -160,13 +183,12 @@ class Reduction(Recorder):
         for name, output, version in calls:
             if output is None or name in self.left_out:
                 continue
-            if versions_of(output) != version:
+            if version is not None and output._version != version:
                 self.left_out[name] = "an output was overwritten, which the first forward did not do; capture it anew."
                 self.overwriting.changed(name)
                 continue
             if not is_plain(output) or self._device.get(name) != output.device:
                 self.left_out[name] = "an output was of another kind than in the first forward; capture it anew."
-                self._light.clear()
                 continue
             try:
                 self._of(output.device).add(name, output, self.axes.of(name, output.dim()))
@@ -206,7 +228,7 @@ class Reduction(Recorder):
 
     def _overtaken(self) -> bool:
         """Whether compiled code around the model has added to the reducers, of which nothing here tells."""
-        return any(together.overtaken(self.reducers) for together in self._together.values())
+        return dynamo_is_imported() and any(together.overtaken(self.reducers) for together in self._together.values())
 
     def _has_kernels(self, device: torch.device) -> bool:
         if device not in self._kernels:
@@ -259,11 +281,6 @@ class Reduction(Recorder):
             for key, value in vars(reducer).items():
                 if isinstance(value, tuple) and any(isinstance(t, Tensor) and in_graph_pool(t) for t in value):
                     setattr(reducer, key, tuple(tensor.clone() for tensor in value))
-
-
-def _shapes(given: Any) -> Hashable:
-    """Of a forward's arguments, as far as tensors tell how large outputs are."""
-    return tuple([(tensor.shape, tensor.dtype) for tensor in tensors(given)])
 
 
 _known: WeakKeyDictionary[nn.Module, dict[Hashable, Any]] = WeakKeyDictionary()

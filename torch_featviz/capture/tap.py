@@ -196,9 +196,11 @@ def _any_arguments(inner: Callable[..., Any], recorder: Recorder) -> _Maker:
                 recorder.record(name, output)
             else:
                 try:
-                    recorder.calls.append((name, output, output._version))  # as record() does, without the call
+                    recorder.calls.append((name, output, output._version))  # as record() does, without its questions
                 except RuntimeError:  # no version in inference mode
                     recorder.record(name, output)
+                else:
+                    recorder.came(output)
             return output
 
         return forward

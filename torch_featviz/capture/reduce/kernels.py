@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-# ruff: noqa: PLR0915, PLR0917, PLR0124, SIM108 - what Triton compiles is a small part of Python
+# ruff: noqa: PLR0912, PLR0915, PLR0917, PLR0124, SIM108 - what Triton compiles is a small part of Python
 """Triton kernels that read many outputs once or twice and keep figures of all of them.
 
 An output is seen as `images channels places`, by three strides, of which that of channels or that of places is 1: where

@@ -285,7 +285,8 @@ class Tables:
         spans = np.stack([owners[first_of, 0], first_of, np.append(first_of[1:], len(owners))], 1)
         rounds = self._rounds(read) if self.figures.k else []
         spans_there, *others = self._uploaded([spans, *parted.values(), *rounds])
-        folds_there, others = dict(zip(parted, others)), others[len(parted) :]
+        number = len(parted)
+        folds_there, others = dict(zip(parted, others[:number], strict=True)), others[number:]
         return Folding(folds_there, spans_there, others, [reading for reading, _ in read])
 
     def _rounds(self, read: list[tuple[Reading, Items]]) -> list[np.ndarray]:
