@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch_featviz.errors import DtypeError, LayerError, OptionError, ShapeError
 from torch_featviz.inspect.receptive import Tracer, channels_at
 from torch_featviz.model.inputs import Inputs, check_images
-from torch_featviz.model.layers import layer_name, resolve
+from torch_featviz.model.layers import layer_name, module_at
 from torch_featviz.model.run import one_call, run_looking_at, run_until
 from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated
@@ -334,7 +334,7 @@ def _first_look(model: nn.Module, one: Inputs, name: str) -> tuple[torch.Size, i
 
     The whole network runs, for a layer may run again after its first time; autograd's part ends at the layer.
     """
-    (module,) = resolve(model, name).values()
+    module = module_at(model, name)
     net, layer = one_call(twin(model), name)
     image = one.images.detach().clone().requires_grad_()
     tracer = None if isinstance(module, Convolution) else Tracer(image)
