@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -16,9 +15,9 @@ from torch_featviz.errors import LayerError, OptionError, ShapeError
 from torch_featviz.inspect.cut import AnswerMap, answer_map, map_of, remembered
 from torch_featviz.model.answer import KINDS, Kind, Target
 from torch_featviz.model.inputs import Inputs, check_images
-from torch_featviz.model.layers import layer_name, names_of
+from torch_featviz.model.layers import find, layer_name
+from torch_featviz.model.lent import lent
 from torch_featviz.model.run import one_call
-from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated, seed_all
 
 from .cam import MODES
@@ -170,13 +169,12 @@ def explain(
         raise OptionError(f"internal_batch_size must be at least 1, got {internal_batch_size}.")
     names = _names(model, layer)
     given, count = inputs, len(inputs.images)
-    with isolated(seed):
-        inputs, net = given.copied(), twin(model)
+    with isolated(seed), lent(model) as copy:
+        inputs, net = given.copied(), copy
         where, at = AnswerMap((), ()), ""
         if known.layered:
-            one = Explained(net, inputs.rows(slice(1)), _part_of(_as_many(target, count), slice(1), count))
-            where = _named(model, one, names) if names else _answer_map(model, one)
-        if len(where.layers) == 1 and where.layers[0].partition("#")[0] in names_of(net).values():
+            where = _named(model, net, inputs, names) if names else _answer_map(model, net, inputs, target)
+        if len(where.layers) == 1 and find(net, where.layers[0].partition("#")[0]) is not None:
             net, at = one_call(net, where.layers[0])
         rows = internal_batch_size or rows_at_once(net, inputs.rows(slice(1)), count * known.rows(options))
         explained, wanted = Explained(net, inputs, target, answer), _as_many(target, count)
@@ -213,16 +211,21 @@ def _names(model: nn.Module, layer: OneOrMore) -> list[str]:
     return names
 
 
-def _answer_map(model: nn.Module, one: Explained) -> AnswerMap:
+def _answer_map(model: nn.Module, net: nn.Module, inputs: Inputs, target: Target) -> AnswerMap:
     """The map that the answer of one image depends on; that of a callable's figure may be another at each call."""
-    seek = partial(answer_map, one.model, one.inputs, one.figures)
-    return seek() if callable(one.target) else remembered(model, one.inputs, "class", seek)
+
+    def seek() -> AnswerMap:
+        count, first = len(inputs.images), slice(1)
+        one = Explained(net, inputs.rows(first), _part_of(_as_many(target, count), first, count))
+        return answer_map(net, one.inputs, one.figures)
+
+    return seek() if callable(target) else remembered(model, inputs, "class", seek)
 
 
-def _named(model: nn.Module, one: Explained, names: list[str]) -> AnswerMap:
+def _named(model: nn.Module, net: nn.Module, inputs: Inputs, names: list[str]) -> AnswerMap:
     """The layers of these names, or functional calls."""
     try:
-        return remembered(model, one.inputs, tuple(names), lambda: map_of(one.model, one.inputs, names))
+        return remembered(model, inputs, tuple(names), lambda: map_of(net, inputs.rows(slice(1)), names))
     except LayerError:
         for name in names:
             layer_name(model, name)  # which says what is close to a name that is no layer's
