@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from torch_featviz.model.lent import lent
+from torch_featviz.model.inputs import Inputs
+from torch_featviz.model.lent import known, lent
 from torch_featviz.model.twin import twin
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -212,3 +213,22 @@ def test_in_inference_mode():
         with lent(net) as copy:
             assert copy is first
             assert not any(tensor.is_inference() for tensor in (*copy.parameters(), *copy.buffers()))
+
+
+def test_a_question_is_asked_once_for_images_like_these_while_the_model_is_built_as_it_was():
+    net, asked = Net().eval(), []
+
+    def ask(images, *more, question="q"):
+        with lent(net) as copy:
+            return known(copy, Inputs(images, *more), question, lambda: asked.append(1) or len(asked))
+
+    assert [ask(X), ask(X), ask(X[:1] + 1)] == [1, 1, 1]
+    assert [ask(X[..., 1:]), ask(X.double()), ask(X, question="another"), ask(X)] == [2, 3, 4, 1]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert [ask(X), ask(X)] == [5, 5]
+    assert [ask(X, (2,)), ask(X, (2,)), ask(X, (), {"y": 1})] == [6, 7, 8]  # which may change what runs
+    net.conv.weight.data.add_(1)
+    assert ask(X) == 1
+    net.power = 2
+    assert [ask(X), ask(X)] == [9, 9]
+    assert ask(torch.ones(1, 3, device="meta")) == 10

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -16,12 +17,12 @@ from torch_featviz.inspect.cut import AnswerMap, answer_map, map_of, remembered
 from torch_featviz.model.answer import KINDS, Kind, Target
 from torch_featviz.model.inputs import Inputs, check_images
 from torch_featviz.model.layers import find, layer_name
-from torch_featviz.model.lent import lent
+from torch_featviz.model.lent import known, lent
 from torch_featviz.model.run import one_call
 from torch_featviz.model.untouched import isolated, seed_all
 
 from .cam import MODES
-from .explained import Explained, chunks, rows_at_once
+from .explained import Explained, chunks, held_for, rows_at_once
 from .methods import Job, method_of
 
 OneOrMore: TypeAlias = str | nn.Module | Sequence[str | nn.Module] | None
@@ -157,11 +158,11 @@ def explain(
 ) -> Attribution:
     """`attribute`, of inputs as one object."""
     check_images(inputs.images, (3, 4, 5))
-    known = method_of(method)
-    if unknown := sorted(set(options) - known.takes):
-        takes = f"it takes {', '.join(sorted(known.takes))}" if known.takes else "it takes none"
+    way = method_of(method)
+    if unknown := sorted(set(options) - way.takes):
+        takes = f"it takes {', '.join(sorted(way.takes))}" if way.takes else "it takes none"
         raise OptionError(f"{method} has no option {', '.join(map(repr, unknown))}; {takes}.")
-    if layer is not None and not known.layered:
+    if layer is not None and not way.layered:
         raise OptionError(f"{method} looks at no layer; leave layer= out.")
     if answer is not None and answer not in KINDS:
         raise OptionError(f"answer must be one of {', '.join(KINDS)}, got {answer!r}.")
@@ -172,21 +173,23 @@ def explain(
     with isolated(seed), lent(model) as copy:
         inputs, net = given.copied(), copy
         where, at = AnswerMap((), ()), ""
-        if known.layered:
+        if way.layered:
             where = _named(model, net, inputs, names) if names else _answer_map(model, net, inputs, target)
         if len(where.layers) == 1 and find(net, where.layers[0].partition("#")[0]) is not None:
             net, at = one_call(net, where.layers[0])
-        rows = internal_batch_size or rows_at_once(net, inputs.rows(slice(1)), count * known.rows(options))
+        one = inputs.rows(slice(1))
+        held = partial(known, copy, one, "held", partial(held_for, net, one))
+        rows = internal_batch_size or rows_at_once(count * way.rows(options), one, held)
         explained, wanted = Explained(net, inputs, target, answer), _as_many(target, count)
         per_image = {"feature_mask"} | ({"baselines"} if method != "gradient_shap" else set())  # there they are samples
-        size = 1 if known.alone else max(1, min(rows // known.at_once, count))
+        size = 1 if way.alone else max(1, min(rows // way.at_once, count))
         parts, classes = [], []
         for part in tqdm(list(chunks(count, size)), disable=not progress, unit="batch"):
-            if known.alone:
+            if way.alone:
                 seed_all(seed)
             explained.inputs, explained.target = inputs.rows(part), _part_of(wanted, part, count)
             here = {k: _part_of(v, part, count) if k in per_image else v for k, v in options.items()}
-            parts.append(known.run(Job(explained, where, at, here, rows)).detach())
+            parts.append(way.run(Job(explained, where, at, here, rows)).detach())
             if explained.classes is not None:
                 classes.append(explained.classes)
         attributions = torch.cat(parts) if len(parts) > 1 else parts[0]

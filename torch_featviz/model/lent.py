@@ -7,22 +7,25 @@ kept twin holds no tensor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import chain
 from operator import is_, itemgetter
 from types import BuiltinFunctionType, ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import nn
+from torch.amp import is_autocast_available
 
 from .copier import copied_by_dict
+from .inputs import Inputs
 from .layers import check_module, unwrap
 from .objects import IMMUTABLE
 from .twin import shared, twin
 
+T = TypeVar("T")
 _USUAL = vars(nn.Module()).keys()
 _CONTAINERS = {name for name, value in vars(nn.Module()).items() if isinstance(value, (dict, set))}
 _TENSORS = ("_parameters", "_buffers")
@@ -54,6 +57,28 @@ def lent(model: nn.Module) -> Iterator[nn.Module]:
     yield net
     if kept is not None and kept.put_back():  # after an error it is not kept
         _kept[model] = kept
+
+
+def known(net: nn.Module, inputs: Inputs, question: Hashable, ask: Callable[[], T]) -> T:
+    """`ask()`, once for each `question` about a twin that is lent again and again, and images like these.
+
+    Args:
+        net: a lent twin.
+        inputs: where the model is given more than images, it is asked each time.
+        question: names all else that the answer depends on, but for the values of weights and images.
+        ask: its result must not hold the twin.
+    """
+    if inputs.args or inputs.keywords:
+        return ask()
+    images = inputs.images
+    kind = images.device.type
+    casts = is_autocast_available(kind) and torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
+    answers = _known.setdefault(net, {})
+    key = (question, images.shape[1:], images.dtype, images.device, casts)
+    if key not in answers:
+        answers[key] = ask()
+    answer: T = answers[key]
+    return answer
 
 
 class _Part(NamedTuple):
@@ -174,6 +199,7 @@ class _Kept:
 
 
 _kept: WeakKeyDictionary[nn.Module, _Kept] = WeakKeyDictionary()
+_known: WeakKeyDictionary[nn.Module, dict[Hashable, Any]] = WeakKeyDictionary()
 
 
 def _is_constant(value: Any) -> bool:
