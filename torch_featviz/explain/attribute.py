@@ -168,18 +168,16 @@ def explain(
         raise OptionError(f"answer must be one of {', '.join(KINDS)}, got {answer!r}.")
     if internal_batch_size is not None and internal_batch_size < 1:
         raise OptionError(f"internal_batch_size must be at least 1, got {internal_batch_size}.")
-    names = _names(model, layer)
     given, count = inputs, len(inputs.images)
     with isolated(seed), lent(model) as copy:
         inputs, net = given.copied(), copy
         where, at = AnswerMap((), ()), ""
         if way.layered:
-            where = _named(model, net, inputs, names) if names else _answer_map(model, net, inputs, target)
+            where = _where(model, net, inputs, layer, target)
         if len(where.layers) == 1 and find(net, where.layers[0].partition("#")[0]) is not None:
             net, at = one_call(net, where.layers[0])
-        one = inputs.rows(slice(1))
-        held = partial(known, copy, one, "held", partial(held_for, net, one))
-        rows = internal_batch_size or rows_at_once(count * way.rows(options), one, held)
+        held = partial(known, copy, inputs, "held", partial(held_for, net, inputs))
+        rows = internal_batch_size or rows_at_once(count * way.rows(options), inputs, held)
         explained, wanted = Explained(net, inputs, target, answer), _as_many(target, count)
         per_image = {"feature_mask"} | ({"baselines"} if method != "gradient_shap" else set())  # there they are samples
         size = 1 if way.alone else max(1, min(rows // way.at_once, count))
@@ -198,20 +196,17 @@ def explain(
     return Attribution(attributions, heatmaps, every, method, where.layers, str(where), target, options, given, answer)
 
 
-def _names(model: nn.Module, layer: OneOrMore) -> list[str]:
-    """The names asked for; of a functional call as it was given, since it is known once it runs."""
+def _where(model: nn.Module, net: nn.Module, inputs: Inputs, layer: OneOrMore, target: Target) -> AnswerMap:
+    """The layers looked at, found out once while the twin `net` is kept."""
     entries = [] if layer is None else [layer] if isinstance(layer, (str, nn.Module)) else list(layer)
     if layer is not None and not entries:
         raise OptionError("layer= names no layer; leave it out for the map that the answer depends on.")
-    names = []
-    for entry in entries:
-        try:
-            names.append(layer_name(model, entry))
-        except LayerError:
-            if not isinstance(entry, str):
-                raise
-            names.append(entry)  # of a functional call, perhaps
-    return names
+    if not entries:
+        seek = partial(_answer_map, model, net, inputs, target)
+        return seek() if callable(target) else known(net, inputs, "class", seek)
+    seek = partial(_named, model, net, inputs, entries)
+    names = tuple(entry for entry in entries if isinstance(entry, str))
+    return known(net, inputs, names, seek) if len(names) == len(entries) else seek()
 
 
 def _answer_map(model: nn.Module, net: nn.Module, inputs: Inputs, target: Target) -> AnswerMap:
@@ -225,8 +220,16 @@ def _answer_map(model: nn.Module, net: nn.Module, inputs: Inputs, target: Target
     return seek() if callable(target) else remembered(model, inputs, "class", seek)
 
 
-def _named(model: nn.Module, net: nn.Module, inputs: Inputs, names: list[str]) -> AnswerMap:
-    """The layers of these names, or functional calls."""
+def _named(model: nn.Module, net: nn.Module, inputs: Inputs, entries: list[str | nn.Module]) -> AnswerMap:
+    """The layers asked for, or functional calls."""
+    names = []
+    for entry in entries:
+        try:
+            names.append(layer_name(model, entry))
+        except LayerError:
+            if not isinstance(entry, str):
+                raise
+            names.append(entry)  # of a functional call, perhaps, which is known once it runs
     try:
         return remembered(model, inputs, tuple(names), lambda: map_of(net, inputs.rows(slice(1)), names))
     except LayerError:

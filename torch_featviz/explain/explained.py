@@ -106,31 +106,31 @@ class Explained(nn.Module):
         return figure
 
 
-def rows_at_once(wanted: int, one: Inputs, held: Callable[[], int]) -> int:
+def rows_at_once(wanted: int, inputs: Inputs, held: Callable[[], int]) -> int:
     """How many of `wanted` rows may run at once, by what autograd holds for one.
 
     At most half of the free memory of a GPU, or 1 GiB on a CPU.
 
     Args:
         wanted: rows.
-        one: the inputs of one image.
+        inputs: whose device counts.
         held: measures it, in bytes.
     """
     if wanted <= FEW:
         return wanted
-    most = max(1, held())
-    images = one.images
+    most, images = max(1, held()), inputs.images
     budget = torch.cuda.mem_get_info(images.device)[0] // 2 if images.is_cuda else _CPU_BUDGET
     return max(1, min(wanted, budget // most))
 
 
-def held_for(net: nn.Module, one: Inputs) -> int:
-    """The bytes that autograd holds for a forward of one image, but for weights.
+def held_for(net: nn.Module, inputs: Inputs) -> int:
+    """The bytes that autograd holds for a forward of the first image, but for weights.
 
     Args:
         net: a twin.
-        one: the inputs of one image.
+        inputs: of any number of images.
     """
+    one = inputs.rows(slice(1))
     held: dict[int, int] = {}
     weights = {tensor.untyped_storage().data_ptr() for tensor in (*net.parameters(), *net.buffers())}
 

@@ -102,8 +102,8 @@ def faithfulness(
         inputs = (why.inputs or Inputs(images)).with_images(images).copied()
         images, net = inputs.images, twin(model)
         explained = Explained(net, inputs, why.target, why.answer)
-        one = inputs.rows(slice(1))
-        rows = internal_batch_size or rows_at_once(len(images) * (steps + 1), one, lambda: held_for(net, one))
+        held = partial(held_for, net, inputs)
+        rows = internal_batch_size or rows_at_once(len(images) * (steps + 1), inputs, held)
         kind = None if why.classes is None else explained.kind(rows)
         zero, blurred = (
             (torch.zeros_like(images), blur(images)) if baselines is None else (_filled(images, baselines),) * 2
