@@ -68,7 +68,7 @@ def known(net: nn.Module, inputs: Inputs, question: Hashable, ask: Callable[[], 
         question: names all else that the answer depends on, but for the values of weights and images.
         ask: its result must not hold the twin.
     """
-    if inputs.args or inputs.keywords:
+    if inputs.more:
         return ask()
     images = inputs.images
     kind = images.device.type
