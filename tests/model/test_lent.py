@@ -74,6 +74,15 @@ def swap_names(net):
     net.force = 1
 
 
+def rename(net):
+    net.more._modules = {{"1": "one"}.get(name, name): child for name, child in net.more._modules.items()}
+
+
+def without_mode(net):
+    del net.relu.training
+    net.relu.mode = True
+
+
 CHANGES_TENSORS = {
     "nothing": lambda net: None,
     "a training step": train,
@@ -107,6 +116,7 @@ CHANGES = {
     "a layer less": lambda net: net.more.__delitem__(1),
     "a layer that is None": lambda net: setattr(net, "relu", None),
     "the order of layers": reorder,
+    "the name of a layer": rename,
     "a class": lambda net: setattr(net.relu, "__class__", nn.ReLU6),
     "a buffer that is not saved": lambda net: net.register_buffer("unsaved", torch.ones(1), persistent=False),
 }
@@ -196,6 +206,36 @@ def test_with_what_may_change_unseen_it_is_new_each_time(holder):
     net.holder = holder
     first = borrowed(net)
     assert borrowed(net) is not first
+
+
+class OwnWay(nn.Module):
+    def __deepcopy__(self, memo):
+        return type(self)()
+
+
+class Slotted(nn.Module):
+    __slots__ = ("extra",)
+
+
+class Saved(nn.Module):
+    def __getstate__(self):
+        return vars(self)
+
+
+@pytest.mark.parametrize("kind", [OwnWay, Slotted, Saved])
+def test_with_a_module_that_is_copied_in_another_way_it_is_new_each_time(kind):
+    net = nn.Sequential(kind(), nn.ReLU())
+    first = borrowed(net)
+    assert borrowed(net) is not first
+
+
+def test_a_module_without_a_mode_does_not_pass_for_what_it_was():
+    net = Net().eval()
+    first = borrowed(net)
+    without_mode(net)
+    with lent(net) as second:
+        assert second is not first
+        assert second.relu.mode
 
 
 def test_wrapped_or_not_it_is_the_same():

@@ -98,7 +98,7 @@ class _Part(NamedTuple):
     def of(cls, module: nn.Module, copy: nn.Module) -> _Part | None:
         """None where there is something else, such as an object or a hook, which may change unseen."""
         state, copied = vars(module), vars(copy)
-        if type(copy) is not type(module) or not copied_by_dict(type(module)):
+        if not copied_by_dict(type(module)):
             return None
         if list(copied) != list(state) or not state.keys() >= _USUAL or any(_hooks_of(state)):
             return None
