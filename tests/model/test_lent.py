@@ -1,11 +1,15 @@
 """`lent`: a twin for a block, kept for the next one, and never told from a new one."""
 
+import copy
 import gc
+import inspect
 import weakref
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.lent import known, lent
@@ -20,7 +24,9 @@ class Net(nn.Module):
         self.conv, self.norm, self.relu = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True)
         self.more = nn.Sequential(nn.Conv2d(4, 4, 3, bias=False), nn.ReLU(), nn.Sequential())
         self.tied, self.absent, self.power = self.conv, None, 1
-        self.sizes, self.shape, self.function = [1, 2], (3, 4), torch.relu
+        self.sizes, self.shape, self.function, self.nested = [1, 2], (3, 4), torch.relu, [[1], 2]
+        self.deep, self.make, self.act = {"a": [1, {"b": 2.5}]}, partial(nn.LayerNorm, eps=1e-5), F.relu
+        self.kind = inspect.Parameter.KEYWORD_ONLY
 
     def forward(self, x):
         x = self.norm(self.function(self.conv(x)) ** self.power)
@@ -33,7 +39,7 @@ def description(net):
     ids = {id(tensor): i for i, tensor in enumerate((*net.parameters(), *net.buffers()))}
     return [
         (
-            *(name, type(module), {key: value for key, value in vars(module).items() if key not in usual}),
+            *(name, type(module), {key: plain(value) for key, value in vars(module).items() if key not in usual}),
             {key: len(value) for key, value in vars(module).items() if "hooks" in key and value is not None},
             [
                 (key, value is None or (type(value), ids[id(value)], value.requires_grad, value.tolist()))
@@ -44,6 +50,11 @@ def description(net):
         )
         for name, module in net.named_modules(remove_duplicate=False)
     ]
+
+
+def plain(value):
+    """Partial functions are never equal."""
+    return (value.func, value.args, value.keywords) if type(value) is partial else value
 
 
 def borrowed(net):
@@ -100,13 +111,20 @@ CHANGES = {
     "a number": lambda net: setattr(net, "power", 2),
     "a number of another type": lambda net: setattr(net, "power", 1.0),
     "an item of a list": lambda net: net.sizes.__setitem__(0, 3),
+    "an item deep within": lambda net: net.deep["a"][1].update(b=2.5 * 2),
+    "a key deep within": lambda net: net.deep.update(c=net.deep.pop("a")),
+    "what is within what": lambda net: setattr(net, "deep", {"a": [1], "b": 2.5}),
+    "a list that is a tuple": lambda net: net.deep.update(a=(1, {"b": 2.5})),
+    "where a list ends": lambda net: setattr(net, "nested", [[1, 2]]),
+    "a partial function": lambda net: setattr(net, "make", partial(nn.LayerNorm, eps=1e-6)),
+    "an item of an enumeration": lambda net: setattr(net, "kind", inspect.Parameter.VAR_KEYWORD),
     "a longer list": lambda net: net.sizes.append(3),
     "a tuple": lambda net: setattr(net, "shape", (3, 5)),
     "an attribute more": lambda net: setattr(net, "other", 1),
     "an attribute less": lambda net: delattr(net, "power"),
     "an attribute's name": swap_names,
     "a function": lambda net: setattr(net, "function", torch.tanh),
-    "a function of Python": lambda net: setattr(net, "function", nn.functional.relu),
+    "a function of Python": lambda net: setattr(net, "act", F.silu),
     "an object": lambda net: setattr(net, "shape", {1: 2}),
     "an option of a layer": lambda net: setattr(net.norm, "eps", 1.0),
     "a hook": hook,
@@ -141,7 +159,6 @@ def test_whatever_changed_in_the_model_it_is_as_a_new_twin(name):
 def stash(copy):
     copy.power = torch.ones(1)
     copy.conv.padding = (0, 0)
-    copy.sizes.append(5)
     copy.more.add_module("3", nn.ReLU())
     copy.norm.running_mean = torch.ones(4)
     copy.conv.bias = None
@@ -154,6 +171,8 @@ def stash(copy):
         (stash, True),
         (hook, False),
         (swap_names, False),
+        (lambda copy: copy.sizes.append(5), False),
+        (lambda copy: copy.deep["a"][1].update(b=2), False),
         (lambda copy: setattr(copy, "seen", torch.ones(1)), False),
         (lambda copy: setattr(copy.relu, "__class__", nn.ReLU6), False),
         (lambda copy: delattr(copy, "_forward_hooks"), False),
@@ -200,7 +219,16 @@ def test_two_at_once_are_two():
         assert description(one) == description(other)
 
 
-@pytest.mark.parametrize("holder", [{}, object(), lambda: None, (1, []), [[]], [].append, torch.ones(1)])
+def endless():
+    items = []
+    items.append(items)
+    return items
+
+
+@pytest.mark.parametrize(
+    "holder",
+    [{1}, object(), lambda: None, copy.deepcopy, (1, {2}), [[{3}]], {4: object()}, endless(), [].append, torch.ones(1)],
+)
 def test_with_what_may_change_unseen_it_is_new_each_time(holder):
     net = Net().eval()
     net.holder = holder

@@ -7,11 +7,13 @@ kept twin holds no tensor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from enum import Enum
+from functools import partial
 from itertools import chain
 from operator import is_, itemgetter
-from types import BuiltinFunctionType, ModuleType
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary, ref
 
@@ -89,7 +91,7 @@ class _Part(NamedTuple):
     size: int  # of the __dict__ of each
     values_of: Callable[[dict[str, Any]], tuple[Any, ...]]  # of those that cannot change, but for the mode
     values: tuple[Any, ...]
-    lists: list[tuple[str, list[Any]]]  # of values that cannot change
+    held: list[tuple[str, list[Any]]]  # what lists, dictionaries and the like hold, all of which cannot change
     children: Mapping[str, Callable[[], nn.Module | None]]
     copied_values: dict[str, Any]
     copied_children: dict[str, nn.Module | None]
@@ -102,16 +104,17 @@ class _Part(NamedTuple):
             return None
         if list(copied) != list(state) or not state.keys() >= _USUAL or any(_hooks_of(state)):
             return None
-        lists = [(name, [*value]) for name, value in state.items() if type(value) is list]
-        names = [name for name, value in state.items() if name not in _CONTAINERS and type(value) is not list]
-        if not all(map(_is_constant, chain(map(state.get, names), *(items for _, items in lists)))):
+        rest = [(name, value) for name, value in state.items() if name not in _CONTAINERS]
+        names = [name for name, value in rest if _is_constant(value)]
+        held = [(name, _flat(value)) for name, value in rest if name not in names]
+        if not all(map(_is_constant, chain.from_iterable(items for _, items in held))):
             return None
         values = {name: copied[name] for name in names}
         names.remove("training")
         children = {name: _nothing if child is None else ref(child) for name, child in module._modules.items()}
         values_of = itemgetter(names[0], *names)  # of one name alone it would give no tuple
         return cls(
-            ref(module), copy, len(state), values_of, values_of(state), lists, children, values, {**copy._modules}
+            ref(module), copy, len(state), values_of, values_of(state), held, children, values, {**copy._modules}
         )
 
     def fits(self) -> bool:
@@ -127,22 +130,20 @@ class _Part(NamedTuple):
                 and "training" in state
                 and not any(_hooks_of(state))
                 and _are(state["_modules"], self.children)
-                and (not self.lists or self._lists_fit(state))
+                and (not self.held or self._holds(state))
             )
         except KeyError:
             return False
 
-    def _lists_fit(self, state: dict[str, Any]) -> bool:
-        return all(type(state[name]) is list and _are_items(state[name], items) for name, items in self.lists)
+    def _holds(self, state: dict[str, Any]) -> bool:
+        return all(_are_items(_flat(state[name]), items) for name, items in self.held)
 
     def put_back(self) -> bool:
         """Let go of all that the copy did not hold before; False where that cannot be done."""
         state = vars(self.copy)
         state.update(self.copied_values)
-        for name, items in self.lists:
-            state[name] = items.copy()
         try:
-            if len(state) != self.size or any(_hooks_of(state)):
+            if len(state) != self.size or any(_hooks_of(state)) or not self._holds(state):
                 return False
             state["_parameters"].clear()
             state["_buffers"].clear()
@@ -198,14 +199,38 @@ class _Kept:
         return all(part.put_back() for part in self.parts)
 
 
+_DEEP = 8
+_END = type("_End", (), {})  # of one of these; a class is a constant
 _kept: WeakKeyDictionary[nn.Module, _Kept] = WeakKeyDictionary()
 _known: WeakKeyDictionary[nn.Module, dict[Hashable, Any]] = WeakKeyDictionary()
 
 
 def _is_constant(value: Any) -> bool:
-    if type(value) is BuiltinFunctionType:  # of a module, or bound to what it would keep alive
+    kind = type(value)
+    if kind is BuiltinFunctionType:  # of a module, or bound to what it would keep alive
         return value.__self__ is None or isinstance(value.__self__, (type, ModuleType))
-    return type(value) in IMMUTABLE or (type(value) is tuple and IMMUTABLE.issuperset(map(type, value)))
+    if kind is FunctionType:
+        return str(value.__module__).startswith("torch.nn.")
+    if isinstance(value, Enum):
+        return True
+    return kind in IMMUTABLE or (kind is tuple and IMMUTABLE.issuperset(map(type, value)))
+
+
+def _flat(value: Any, depth: int = 0) -> list[Any]:
+    """What lists, tuples, dictionaries and partial functions hold, all in one row; what is no such thing is itself.
+
+    One that holds itself, or is too deep to tell, is not taken apart.
+    """
+    kind = type(value)
+    if kind is partial:
+        parts: Iterable[Any] = (value.func, value.args, value.keywords)
+    elif kind is dict:
+        parts = chain.from_iterable(value.items())
+    elif kind in (list, tuple):
+        parts = value
+    else:
+        return [value]
+    return [value] if depth > _DEEP else [kind, *(x for part in parts for x in _flat(part, depth + 1)), _END]
 
 
 def _nothing() -> None:
