@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -350,7 +351,7 @@ def _on_fake_gpu(model: nn.Module, arguments: tuple[Any, ...]) -> Iterator[_Coun
             return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
 
         try:
-            yield copied(model, on_gpu, evaluates=False), map_tensors(on_gpu, arguments), counted
+            yield copied(model, partial(map, on_gpu), evaluates=False), map_tensors(on_gpu, arguments), counted
         except UNKNOWN_VALUES as error:
             raise OptionError(f"this forward depends on values, which only a GPU can tell: {error}") from error
 
@@ -384,7 +385,9 @@ class _Counter(TorchDispatchMode):
             with unset_fake_temporarily():
                 return torch.zeros((), dtype=given[0].dtype).item()
         result = func(*args, **kwargs)
-        if not (returns_views(func) or _name(func) in _LAUNCH_NOTHING):
+        if _name(func).startswith("_foreach_") and len({tensor.dtype for tensor in given}) > 1:
+            self.launches += len(args[0])  # they go one by one
+        elif not (returns_views(func) or _name(func) in _LAUNCH_NOTHING):
             self.launched()
         if any(tensor.device.type == "cpu" for tensor in tensors(result)):
             self.waits += 1

@@ -111,9 +111,14 @@ def viewed(tensor: Tensor) -> Tensor:
 # Many tensors in one launch
 
 
-def copy_each(to: list[Tensor], of: list[Tensor]) -> None:
-    """Overwrite each of the first with its counterpart."""
-    torch._foreach_copy_(to, of)
+def clone_each(tensors: list[Tensor]) -> list[Tensor]:
+    """A copy of each of some tensors of one dtype and device; on a GPU in a launch or two."""
+    clone: Callable[[list[Tensor]], list[Tensor]] | None = getattr(torch, "_foreach_clone", None)
+    if clone is not None:
+        return clone(tensors)
+    copies = [torch.empty_like(tensor) for tensor in tensors]
+    torch._foreach_copy_(copies, tensors)
+    return copies
 
 
 def subtract_each(tensors: list[Tensor], others: list[Tensor]) -> None:

@@ -186,7 +186,7 @@ def test_a_call_that_does_not_happen():
     with pytest.raises(LayerError, match="layer 'b' ran once in one forward; it has no call 2"):
         run_looking_at(*one_call(Net(), "b#2"), Inputs(X), torch.Tensor.clone)
     net = Net()
-    assert one_call(net, net.b) == (net, "b")
+    assert one_call(net, "b") == (net, "b")
     for wrong in ("a#0", "a#x", "nothing#1"):
         with pytest.raises(LayerError, match=f"no layer '{wrong}'"):
             one_call(Net(), wrong)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from torch_featviz.errors import LayerError
 from torch_featviz.model.inputs import placement
-from torch_featviz.model.layers import resolve, split_call
+from torch_featviz.model.layers import module_at, split_call
 from torch_featviz.model.layout import Layout, LayoutTracer
 from torch_featviz.model.run import hooked
 from torch_featviz.model.twin import twin
@@ -38,9 +38,8 @@ def layout_in(model: nn.Module, given: Any, key: str) -> Layout:
         device = placement(net)["device"]
         args, kwargs = map_tensors(lambda tensor: torch.zeros(tensor.shape, dtype=tensor.dtype, device=device), given)
         tracer, layouts = LayoutTracer(*tensors((args, kwargs))), list[Layout | None]()
-        (module,) = resolve(net, name).values()
         note = lambda _module, _inputs, output: layouts.append(tracer.layout(output))
-        with hooked([module], after=note), tracer:
+        with hooked([module_at(net, name)], after=note), tracer:
             net(*args, **kwargs)
     number = (call or 1) - 1
     layout = layouts[number] if number < len(layouts) else None

@@ -112,7 +112,7 @@ def _from_layer(explained: Explained, layer: str, backward: bool) -> tuple[Tenso
     maps = leaves[0]
     if not backward or figures is None:
         return maps.detach(), maps.detach()
-    (gradients,) = torch.autograd.grad(figures.sum(), maps, materialize_grads=True)
+    (gradients,) = torch.autograd.grad(figures, maps, torch.ones_like(figures), materialize_grads=True)
     return maps.detach(), gradients
 
 

@@ -196,12 +196,14 @@ def classes_of(target: Target, output: Any, n: int, said: Kind | None = None) ->
     scores = scores_of(output, n)
     if target is None:
         return None if scores.shape[1] == 1 else scores.argmax(1)
+    last = 1 if is_binary(scores, said) else scores.shape[1] - 1
+    if type(target) is int and 0 <= target <= last:
+        return torch.full((n,), target, device=scores.device)
     chosen = torch.as_tensor(target)  # on the CPU a look at it costs nothing
     if chosen.is_floating_point() or chosen.is_complex() or chosen.dtype == torch.bool:
         raise DtypeError(f"target must be a class number, or one for each image, got {target!r}.")
     if chosen.dim() and chosen.shape != (n,):
         raise ShapeError(f"target must be one class or {n}, one for each image, got shape {tuple(chosen.shape)}.")
-    last = 1 if is_binary(scores, said) else scores.shape[1] - 1
     if bool(((chosen < 0) | (chosen > last)).any()):
         raise OptionError(f"target must be from 0 to {last}, got {chosen.expand(n).tolist()}.")
     if chosen.dim():

@@ -6,10 +6,10 @@ part of the model (a list of layers, a bound method, a function's closure) refer
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from types import MemberDescriptorType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -29,16 +29,21 @@ _COPIED_BY_DICT = ("torch.nn.", "torch.ao.", "torch.fx.")
 cleaners: list[Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]] = []
 
 
-def copied(model: nn.Module, tensor: Callable[[Tensor], Tensor], *, evaluates: bool = True) -> nn.Module:
-    """A copy of `model` in which `tensor(t)` stands for each tensor `t`; wrappers (compiled, DDP) are taken off.
+Copies: TypeAlias = Callable[[Sequence[Tensor]], Iterable[Tensor]]
+
+
+def copied(model: nn.Module, copies: Copies, *, evaluates: bool = True) -> nn.Module:
+    """A copy of `model`; wrappers (compiled, DDP) are taken off.
 
     Args:
+        copies: what stands for each of some tensors; parameters and buffers are given to it together, others one by
+            one. Where it raises, it is given them one by one, too.
         evaluates: the copy is in evaluation mode, and no layer of it works in place; else it does as the model does.
 
     Raises:
         DtypeError: an attribute cannot be copied; the error names it and its module.
     """
-    return _ModelCopier(model, tensor, evaluates=evaluates).run()
+    return _ModelCopier(model, copies, evaluates=evaluates).run()
 
 
 class _Kind(NamedTuple):
@@ -53,31 +58,29 @@ class _Kind(NamedTuple):
 class _ModelCopier(ObjectCopier):
     """One copy of one model."""
 
-    def __init__(self, model: nn.Module, tensor: Callable[[Tensor], Tensor], *, evaluates: bool) -> None:
+    def __init__(self, model: nn.Module, copies: Copies, *, evaluates: bool) -> None:
         super().__init__()
         self.model, self.evaluates = model, evaluates
-        self.copied_tensor = tensor
+        self.copies = copies
         self.unfilled: list[tuple[nn.Module, nn.Module]] = []  # modules, and their copies that are still empty
         self.kinds: dict[type, _Kind] = {}
 
     def run(self) -> nn.Module:
         modules = list(self.model.modules())
-        tensors = [
-            tensor
+        tensors = {
+            id(tensor): tensor
             for module in modules
             for held in (module._parameters, module._buffers)
             if held
             for tensor in held.values()
             if tensor is not None
-        ]
+        }
         self.alive += modules
-        self.alive += tensors
+        self.alive += tensors.values()
         self.parts = frozenset(map(id, self.alive))
-        memo, copied_tensor = self.memo, self.copied_tensor
+        memo = self.memo
         with suppress(Exception):  # it is met again where the module is known that holds the tensor
-            for tensor in tensors:
-                if id(tensor) not in memo:
-                    memo[id(tensor)] = copied_tensor(tensor)
+            memo.update(zip(tensors, self.copies([*tensors.values()]), strict=True))
         late = []  # when what they hold is known
         for module in modules:
             kind = self._kind(module)
@@ -92,7 +95,8 @@ class _ModelCopier(ObjectCopier):
         return result
 
     def tensor(self, tensor: Tensor) -> Tensor:
-        return self.copied_tensor(tensor)
+        (copy,) = self.copies([tensor])
+        return copy
 
     def module(self, module: nn.Module) -> nn.Module:
         kind = self._kind(module)
@@ -209,6 +213,12 @@ def _kind_of(kind: type, *, wraps: bool) -> _Kind:
     own = [vars(base) for base in kind.__mro__ if "__slots__" in vars(base)]
     slots = [slot for attributes in own for slot in attributes.values() if isinstance(slot, MemberDescriptorType)]
     return _Kind(wraps, own_way or issubclass(kind, (dict, list)), not _usual(kind, "__getstate__"), slots)
+
+
+def copied_by_dict(kind: type[nn.Module]) -> bool:
+    """Whether a module of that class is copied by its `__dict__` alone."""
+    wraps, own_way, saves, slots = _kind_of(kind, wraps=False)
+    return not (wraps or own_way or saves or slots)
 
 
 def _usual(kind: type, name: str) -> bool:

@@ -36,7 +36,7 @@ class Inputs:
     rowwise: tuple[bool, ...] = field(default=(), repr=False)  # for each further tensor, in order
 
     def __post_init__(self) -> None:
-        if not self.rowwise:  # told once, for all the images: a part of them may be as long as another tensor
+        if self.more and not self.rowwise:  # told once, for all images: a part may be as long as another tensor
             more, count = tensors((self.args, dict(self.keywords))), len(self.images)
             object.__setattr__(self, "rowwise", tuple(t.dim() > 0 and len(t) == count for t in more))
 
@@ -86,6 +86,11 @@ class Inputs:
         return {self.name: self.images, **self.keywords} if self.name else dict(self.keywords)
 
     @property
+    def more(self) -> bool:
+        """Whether there are others besides the images."""
+        return bool(self.args or self.keywords)
+
+    @property
     def by_row(self) -> bool:
         """Whether anything besides the images has a row for each of them."""
         return any(self.rowwise)
@@ -107,6 +112,8 @@ class Inputs:
         return self._mapped(self.images.detach().clone(), lambda tensor, _: tensor.detach().clone())
 
     def _mapped(self, images: Tensor, change: Callable[[Tensor, bool], Tensor]) -> Inputs:
+        if not self.more:
+            return replace(self, images=images)
         rowwise = iter(self.rowwise)
         args, keywords = map_tensors(lambda tensor: change(tensor, next(rowwise)), (self.args, dict(self.keywords)))
         return replace(self, images=images, args=args, keywords=keywords)

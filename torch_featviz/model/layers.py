@@ -45,7 +45,9 @@ def names_of(model: nn.Module) -> dict[nn.Module, str]:
 
     Wrappers add no part to a name, wherever in the model they stand.
     """
-    return survey(model)[0]
+    names: dict[nn.Module, str] = {}
+    _walk(unwrap(model), "", names, None)
+    return names
 
 
 def survey(model: nn.Module) -> tuple[dict[nn.Module, str], dict[str, nn.Module]]:
@@ -58,7 +60,8 @@ def survey(model: nn.Module) -> tuple[dict[nn.Module, str], dict[str, nn.Module]
     return names, leaves
 
 
-def _walk(module: nn.Module, name: str, names: dict[nn.Module, str], leaves: dict[str, nn.Module]) -> None:
+def _walk(module: nn.Module, name: str, names: dict[nn.Module, str], leaves: dict[str, nn.Module] | None) -> None:
+    """Add the modules from `module` on to `names`, and to `leaves` where they are asked for."""
     names[module] = name
     prefix = f"{name}." if name else ""
     leaf = True
@@ -66,17 +69,19 @@ def _walk(module: nn.Module, name: str, names: dict[nn.Module, str], leaves: dic
         if child is None:
             continue
         if part in _PARTS and _is_part(part, child):  # captured only if named
-            _walk(child, prefix + part, names, {})
+            _walk(child, prefix + part, names, None)
             continue
         leaf = False
         if child in names:
             continue
         if not child._modules:  # most are leaves: spare them the call
             names[child] = dotted = prefix + part
-            if type(child) not in WITHOUT_FORWARD:
+            if leaves is not None and type(child) not in WITHOUT_FORWARD:
                 leaves[dotted] = child
         elif (inner := unwrap(child)) not in names:
             _walk(inner, prefix + part, names, leaves)
+    if leaves is None:
+        return
     if leaf or isinstance(module, _WEIGHTED) or reads_weights(module) or base_of(module) is not None:
         leaves[name] = module
 
@@ -124,13 +129,38 @@ def resolve(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
         DtypeError: `model` is no module, or an entry of `layers` is of another type.
     """
     check_module(model)
-    return choose(model, *survey(model), layers)
+    names, leaves = survey(model) if layers is None else (names_of(model), {})
+    return choose(model, names, leaves, layers)
+
+
+def find(model: nn.Module, name: str) -> nn.Module | None:
+    """The module of a name as `names_of` gives them, without a walk over the model; None where there is none."""
+    module = unwrap(model)
+    for part in name.split(".") if name else ():
+        children = module._modules
+        child = children[part] if part in children else None  # noqa: SIM401  of what is scripted they have no get()
+        if child is None:
+            return None
+        module = unwrap(child)
+    return module
+
+
+def module_at(model: nn.Module, name: str) -> nn.Module:
+    """The module of a name, however it is spelled.
+
+    Raises:
+        LayerError: there is none.
+    """
+    module = find(model, name)
+    if module is None:
+        (module,) = resolve(model, name).values()
+    return module
 
 
 def choose(
     model: nn.Module, names: dict[nn.Module, str], leaves: dict[str, nn.Module], layers: Layers
 ) -> dict[str, nn.Module]:
-    """`resolve`, given what `survey(model)` said."""
+    """`resolve`, given what `survey(model)` said; leaves count where no layers are asked for."""
     if layers is None:
         return leaves
     asked = listed(layers)

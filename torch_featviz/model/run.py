@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch_featviz.errors import DeviceError, DtypeError, FeatvizError, LayerError, OptionError, ShapeError
 
 from .inputs import Inputs
-from .layers import layer_name, resolve, split_call
+from .layers import module_at, split_call
 from .values import tensors
 
 T = TypeVar("T")
@@ -136,7 +136,7 @@ def run_until(net: nn.Module, layer: str, inputs: Inputs) -> Any:
         outputs.append(output)
         raise _Reached
 
-    with hooked([_module_of(net, layer)], after=stop), suppress(_Reached):
+    with hooked([module_at(net, layer)], after=stop), suppress(_Reached):
         run(net, inputs)
     if not outputs:
         raise LayerError(f"layer {layer!r} did not run; the forward never called it.")
@@ -154,7 +154,7 @@ def run_looking_at(net: nn.Module, layer: str, inputs: Inputs, look: Callable[[A
     """
     seen: list[T] = []
     failed: FeatvizError | None = None
-    with hooked([_module_of(net, layer)], after=lambda _module, _inputs, output: seen.append(look(output))):
+    with hooked([module_at(net, layer)], after=lambda _module, _inputs, output: seen.append(look(output))):
         try:
             run(net, inputs)
         except (ShapeError, DtypeError, DeviceError, OptionError) as error:
@@ -180,7 +180,7 @@ def graph_from(net: nn.Module, layer: str) -> Iterator[list[Tensor]]:
         leaves.append(output.detach().requires_grad_())
         return leaves[-1].clone()  # the network may go on in place
 
-    with hooked([_module_of(net, layer)], after=begin):
+    with hooked([module_at(net, layer)], after=begin):
         yield leaves
 
 
@@ -204,24 +204,24 @@ def check_call(name: str, times: int) -> None:
         raise LayerError(f"layer {layer!r} ran {ran} in one forward; it has no call {call}.")
 
 
-def one_call(net: nn.Module, layer: str | nn.Module, channels_at: int = 1) -> tuple[nn.Module, str]:
+def one_call(net: nn.Module, layer: str, channels_at: int = 1) -> tuple[nn.Module, str]:
     """The network and the name by which one call of one of its layers can be looked at.
 
     Args:
         net: a copy (`twin`), which is changed where a call is named, or channels are elsewhere.
-        layer: a name, also as `capture` gives it to one of several calls, `'relu#2'`; or the module.
+        layer: its full name, also as `capture` gives it to one of several calls, `'relu#2'`.
         channels_at: the axis of what it returns that its channels are on; it is looked at as `b c ...`.
     Returns:
         `net` and the name; where a call is named, or channels are elsewhere, a network around `net`, in which that is
         a layer of its own.
     Raises:
-        LayerError: no such layer, or several are meant.
+        LayerError: no such layer.
     """
-    name = layer_name(net, layer)
-    base, number = split_call(name)
+    base, number = split_call(layer)
+    module = module_at(net, layer)
     if number is None and channels_at == 1:
-        return net, name
-    called = _Called(net, base, number, channels_at)
+        return net, layer
+    called = _Called(net, module, base, number, channels_at)
     return called, called.name_of_call
 
 
@@ -230,13 +230,13 @@ class _Called(nn.Module):
 
     name_of_call = "call"
 
-    def __init__(self, net: nn.Module, layer: str, number: int | None, channels_at: int) -> None:
+    def __init__(self, net: nn.Module, module: nn.Module, layer: str, number: int | None, channels_at: int) -> None:
         super().__init__()
         self.net = net
         self.call = nn.Identity()
         self.layer, self.number, self.channels_at = layer, number, channels_at
         self.calls = 0
-        _module_of(net, layer).register_forward_hook(self._count)
+        module.register_forward_hook(self._count)
 
     def _count(self, _module: nn.Module, _inputs: Any, output: Any) -> Any:
         self.calls += 1
@@ -252,8 +252,3 @@ class _Called(nn.Module):
         if self.number is not None and self.calls < self.number:
             check_call(f"{self.layer}#{self.number}", self.calls)
         return output
-
-
-def _module_of(net: nn.Module, layer: str) -> nn.Module:
-    (module,) = resolve(net, layer).values()
-    return module

@@ -6,8 +6,9 @@ do that to, so that whatever happens the model itself was never touched.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from functools import partial
+from itertools import compress
 
 import torch
 from torch import Tensor, nn
@@ -40,23 +41,25 @@ def twin(model: nn.Module) -> nn.Module:
     """
     check_module(model)
     with torch.inference_mode(False), torch.no_grad():
-        on_gpu = {id(buffer): buffer for buffer in model.buffers() if buffer.is_cuda and _is_plain(buffer)}
-        copies = dict(zip(on_gpu, copies_of([*on_gpu.values()]), strict=True))  # in one launch
-        return copied(model, partial(_shared, model, copies))
+        return copied(model, partial(shared, model))
 
 
 def twin_on_meta(model: nn.Module) -> nn.Module:
     """The same with all tensors on the meta device, also those of lazy layers: it knows shapes, and has no values."""
     check_module(model)
     with torch.inference_mode(False), torch.no_grad():
-        return copied(model, _on_meta)
+        return copied(model, partial(map, _on_meta))
 
 
-def _shared(model: nn.Module, copies: Mapping[int, Tensor], tensor: Tensor) -> Tensor:
-    """A view of a parameter, which wants no gradient; a copy of any other tensor, which may be made already."""
-    if _is_plain(tensor):
-        copy = copies.get(id(tensor))
-        return tensor.clone() if copy is None else copy
+def shared(model: nn.Module, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Views of parameters, which want no gradient; copies of all other tensors."""
+    plain = list(map(_is_plain, tensors))
+    copies = iter(copies_of([*compress(tensors, plain)]))
+    return [next(copies) if easy else _view(model, tensor) for easy, tensor in zip(plain, tensors, strict=True)]
+
+
+def _view(model: nn.Module, tensor: Tensor) -> Tensor:
+    """A view of a parameter, which wants no gradient; a copy of what holds more than values."""
     if type(tensor) is nn.Parameter and not tensor.is_inference():
         view = view_as(nn.Parameter, tensor, False)  # as nn.Parameter() goes about it
     elif is_lazy(tensor):

@@ -10,18 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torch_featviz.torch_private import copy_each
+from torch_featviz.torch_private import clone_each
 
 
 def copies_of(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Detached copies; of those on a GPU all in a launch or two."""
-    several = [tensor.detach() for tensor in tensors if tensor.is_cuda and tensor.layout == torch.strided]
-    made = [torch.empty_like(tensor) for tensor in several]
-    if several:
-        copy_each(made, several)
-    done = iter(made)
+    """Detached copies; of those on a GPU all of one dtype in a launch or two."""
+    together: dict[Any, list[Tensor]] = {}
+    for tensor in tensors:
+        if tensor.is_cuda and tensor.layout == torch.strided:
+            together.setdefault((tensor.dtype, tensor.device), []).append(tensor.detach())
+    if not together:
+        return [tensor.detach().clone() for tensor in tensors]
+    made = {kind: iter(clone_each(several)) for kind, several in together.items()}
     return [
-        next(done) if tensor.is_cuda and tensor.layout == torch.strided else tensor.detach().clone()
+        next(made[tensor.dtype, tensor.device])
+        if tensor.is_cuda and tensor.layout == torch.strided
+        else tensor.detach().clone()
         for tensor in tensors
     ]
 

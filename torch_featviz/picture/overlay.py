@@ -213,6 +213,8 @@ def _under(unit: Tensor, share: float, gray: bool) -> Tensor:
 
 def _each(scale: Scale) -> Scale:
     """A scale fitted to `b h w`, for `b 1 h w`."""
+    if not isinstance(scale.vmin, Tensor) and not isinstance(scale.vmax, Tensor):
+        return scale
     low, high = (end.unsqueeze(1) if isinstance(end, Tensor) and end.dim() else end for end in (scale.vmin, scale.vmax))
     return replace(scale, vmin=low, vmax=high)
 

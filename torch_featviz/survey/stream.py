@@ -15,7 +15,7 @@ from torch_featviz.capture import TopK, capture
 from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.inspect.receptive import ReceptiveField, Trace, Tracer, channels_at, described
 from torch_featviz.model.inputs import device_of, placement
-from torch_featviz.model.layers import resolve, split_call
+from torch_featviz.model.layers import module_at, split_call
 from torch_featviz.model.run import check_once, one_call
 from torch_featviz.model.twin import twin
 
@@ -171,6 +171,7 @@ def fields_of(model: nn.Module, layers: Sequence[str], image: Tensor) -> dict[st
         if seen[0] is None or len(seen[0][0]) != 4:
             what = "no tensor" if seen[0] is None else f"shape {seen[0][0]}"
             raise ShapeError(f"layer {layer!r} returns {what}, no map 'b c h w'; give a convolution or what follows.")
-        (shape, trace), (module,) = seen[0], resolve(model, layer).values()
-        fields[layer] = described(layer, tuple(image.shape[2:]), shape, trace, channels_at(shape, trace, module))
+        shape, trace = seen[0]
+        axis = channels_at(shape, trace, module_at(model, layer))
+        fields[layer] = described(layer, tuple(image.shape[2:]), shape, trace, axis)
     return fields

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.model.inputs import Inputs, placement
 from torch_featviz.model.kinds import CHANNELS_LAST
-from torch_featviz.model.layers import layer_name, resolve
+from torch_featviz.model.layers import layer_name, module_at
 from torch_featviz.model.run import one_call, run_looking_at
 from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated
@@ -138,7 +138,7 @@ def receptive_field(
     """
     sizes = _checked(input_size, channels)
     name = layer_name(model, layer)
-    (module,) = resolve(model, name).values()
+    module = module_at(model, name)
     with isolated():
         net, at = one_call(twin(model), name)
         image = torch.rand((1, channels or _channels(net), *sizes), **placement(net))
