@@ -18,7 +18,7 @@ FACTORS = [f"{color}_{what}" for color in ("red", "green", "blue") for what in (
 
 def compiled(kernel, types, **constants):
     """The machine code of one variant."""
-    types = {name: kind for name, kind in types.items() if name in kernel.arg_names}
+    types = {name: types[name] for name in kernel.arg_names if name in types}
     if triton.__version__ < "3.3":
         source = ASTSource(kernel, types, constants=constants)
     else:
@@ -28,22 +28,21 @@ def compiled(kernel, types, **constants):
 
 
 def main():
-    longs = "pointers items tiles folds totals spans owners place new_place new_counts "
-    longs += "chosen seen best where images positions"
-    types = dict.fromkeys(longs.split(), LONG) | {"counts": INT, "local": INT, "out": LONG}
-    types |= dict.fromkeys(("sums", "extremes", "new_extremes", "values"), DOUBLE)
-    types |= dict.fromkeys(("bins", "width", "number", "k"), "i32")
+    longs = "outputs items programs folds totals spans place local chosen seen best where images positions out"
+    types = dict.fromkeys(longs.split(), LONG) | {"counts": INT}
+    types |= dict.fromkeys(("floats", "ends", "sums", "extremes", "values"), DOUBLE)
+    types |= dict.fromkeys(("bins", "width", "k"), "i32")
     sizes = []
-    for wide in (False, True):
-        mine = types | dict.fromkeys(("floats", "ends"), DOUBLE if wide else FLOAT)
-        for top in (0, 1, 2) if wide else (0, 1):
-            all_of_it = top != 2
-            flags = {"CHANNELS": all_of_it, "HISTOGRAM": all_of_it, "SYMMETRIC": bool(top), "TOP": top, "WIDE": wide}
-            sizes.append(compiled(kernels.read, mine, NB=128, **flags))
-        sizes.append(compiled(kernels.fold_channels, mine, G=64))
-        sizes.append(compiled(kernels.place_bins, mine, NB=128, SYMMETRIC=wide, G=256))
-        sizes.append(compiled(kernels.add_counts, mine | {"counts": LONG}, NB=128, SYMMETRIC=wide))
-        sizes += [compiled(kernels.select, mine, KP=k, N=64, LANES=16, WIDE=wide) for k in (1, 16, 128)]
+    for kind, one in enumerate((FLOAT, "*fp16", "*bf16", DOUBLE)):
+        mine, flags = types | {"outputs": one if kind else LONG}, {"KIND": kind, "ONE": kind > 0}
+        for channels, histogram, top in ((True, False, False), (False, True, False), (True, True, True)):
+            kept = {"CHANNELS": channels, "HISTOGRAM": histogram, "TOP": top}
+            sizes.append(compiled(kernels.read, mine, **flags, **kept))
+        sizes.append(compiled(kernels.count, mine, NB=64, SYMMETRIC=kind > 1, **flags))
+    sizes.append(compiled(kernels.locate, types, ONE=False))
+    sizes += [compiled(kernels.fold_channels, types, G=8, LANES=lanes) for lanes in (4, 32)]
+    sizes.append(compiled(kernels.fold_bins, types | {"counts": LONG}, NB=64, SYMMETRIC=False))
+    sizes += [compiled(kernels.select, types, KP=k, N=64, LANES=16, WIDE=k > 1) for k in (1, 16, 128)]
     sizes.append(compiled(kernels.probe, types))
     drawn = dict.fromkeys(drawing.overlay.arg_names, "i32") | dict.fromkeys(("words", "table"), INT)
     drawn |= dict.fromkeys(("image", "heatmap", "lows", "highs"), FLOAT)

@@ -46,6 +46,20 @@ def test_all_channels_together():
 
 
 @given(data=st.data())
+def test_in_float64_equals_numpy(streams, data):
+    """What is compiled for a GPU."""
+    outputs = data.draw(streams.batches(2, 4))
+    moments = Moments(1)
+    for output in map(reducer.real, outputs):
+        if output.numel() and output.dtype == torch.float32:
+            new = moment_sums.in_float64(moments._state, moments._arrange(output, 1))
+            moments._state = new if moments._state is None else moment_sums.added(moments._state, new)
+    if not moments.empty:
+        values = streams.as_float(outputs)
+        streams.check_moments(moments, np.moveaxis(values, 1, 0).reshape(values.shape[1], -1))
+
+
+@given(data=st.data())
 def test_equals_numpy_over_all_data(streams, data):
     axes = data.draw(st.integers(2, 5))
     outputs = data.draw(streams.batches(axes, axes))

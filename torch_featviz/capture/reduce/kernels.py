@@ -34,6 +34,7 @@ ENDS: tl.constexpr = tl.constexpr(6)  # min, max, values between them; NaN, inf,
 NO_KEY: tl.constexpr = tl.constexpr(-(2**63))
 NOWHERE: tl.constexpr = tl.constexpr(2**62)
 _INF: tl.constexpr = tl.constexpr(float("inf"))
+_ASKS: tl.constexpr = tl.constexpr(tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9))  # for any order
 _LAST: tl.constexpr = tl.constexpr(0x7FFFFFFF)
 _DIGITS: tl.constexpr = tl.constexpr(50)
 _NARROWEST: tl.constexpr = tl.constexpr(-126)
@@ -358,6 +359,15 @@ def locate(outputs, items, programs, best, where, ONE: tl.constexpr):
 
 
 @triton.jit
+def _in_any_order(slot):
+    if _ASKS:
+        flat = tl.reshape(slot, [BC * BM], can_reorder=True)
+    else:
+        flat = tl.reshape(slot, [BC * BM])
+    return flat
+
+
+@triton.jit
 def _found(
     item,
     address,
@@ -399,7 +409,7 @@ def _found(
         number = tl.floor(tl.where(counted, v, 0.0) * factor)
         number = tl.where(v < 0, tl.minimum(number, -1.0), number)
         slot = tl.where(counted, (number - offset).to(tl.int32), 0)
-        found += tl.histogram(tl.reshape(slot, [BC * BM], can_reorder=True), NB)
+        found += tl.histogram(_in_any_order(slot), NB)
         part += 1
         image = tl.where(part == parts, image + 1, image)
         part = tl.where(part == parts, 0, part)

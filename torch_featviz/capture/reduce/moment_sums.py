@@ -93,6 +93,26 @@ def _masked_if_broken(
     return torch.cat(joined), torch.stack([counts for _, counts in parts]).sum(0)
 
 
+def in_float64(state: tuple[Tensor, ...] | None, values: Tensor) -> tuple[Tensor, Tensor]:
+    """The state of `values` alone, of up to 32 bits, about one of them: what a GPU's compiler reads them once for.
+
+    There float64 is fast, which needs no power of two.
+    """
+    first = values[:1, :, :1, :_NEAR]
+    pivot = torch.where(first.abs() < _INF, first, -_INF).amax(_ALL)
+    pivot = torch.where(pivot > -_INF, pivot, 0.0).double()
+    if state is not None:
+        pivot = torch.where(state[1][0] > 0, state[0][0], pivot)
+    pivot = _kept(pivot)
+    finite, known = values.abs() < _INF, values.eq(values)
+    distance = torch.where(finite, values.double() - pivot[:, None, None], 0.0)
+    low, high = torch.where(finite, values, _INF).amin(_ALL), torch.where(finite, values, -_INF).amax(_ALL)
+    count, zero, number = (mask.sum(_ALL, dtype=torch.int32) for mask in (finite, values == 0, known))
+    counts = torch.stack([count, zero, values.numel() // values.shape[1] - number, number - count])
+    floats = [pivot, distance.sum(_ALL), (distance * distance).sum(_ALL), low.double(), high.double()]
+    return torch.stack(floats), counts.long()
+
+
 # The same as an operator of its own, so that a compiled graph may decide by a value without a break: what torch.cond
 # is for, which selective checkpointing does not know.
 _operators = torch.library.Library("torch_featviz", "FRAGMENT")  # type: ignore[no-untyped-call]

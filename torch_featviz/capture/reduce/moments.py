@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torch_featviz.errors import ShapeError
 
-from .moment_sums import added, blocks, frame, moved, part
+from .moment_sums import added, blocks, frame, in_float64, moved, part
 from .reducer import Reducer, checked_dim, eager_on_cpu, same_channels
 
 
@@ -175,6 +175,9 @@ class Moments(Reducer):
 
     def _add(self, values: Tensor) -> tuple[Tensor, ...]:
         state = self._state
+        if values.is_cuda and torch.compiler.is_compiling() and values.dtype != torch.float64:
+            new = in_float64(state, values)
+            return new if state is None else added(state, new)
         for block in blocks(values) if eager_on_cpu(values) else [values]:
             new = part(block, *frame(state, block))
             state = new if state is None else added(state, new)
