@@ -190,11 +190,12 @@ def test_one_transfer_brings_each_tensor(monkeypatch):
     """As from a GPU: parts of one tensor, of two lengths of numbers, even and odd many, and none."""
     base, narrow = torch.randn(4, 6, dtype=torch.float64), torch.randn(9, 5)
     whole = [base[:, :2], base[:, 2:], torch.arange(7), narrow[:2], narrow[3], torch.randn(3), torch.tensor(2.5)]
+    whole += [narrow.t()[1:], torch.tensor(3), torch.randn(2) > 0, torch.arange(3, dtype=torch.int32), narrow.half()]
     transfers, cpu = [], torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: transfers.append(tensor.numel()) or cpu(tensor))
     for given in (whole, whole[:3], whole[3:], whole[5:], [torch.zeros(0), *whole], [torch.zeros(0)], []):
         transfers.clear()
-        for got, tensor in zip(reducer._in_one_transfer(given), given, strict=True):
+        for got, tensor in zip(to_host(given), given, strict=True):
             assert got.dtype == (torch.float64 if tensor.is_floating_point() else torch.int64)
             assert torch.equal(got, tensor.to(got.dtype))
         assert len(transfers) <= 1
