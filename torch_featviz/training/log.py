@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from threading import RLock
 
 from torch_featviz.errors import FindingWarning
 from torch_featviz.picture import Scale
@@ -17,7 +18,7 @@ from .writer import Writer
 
 
 class Log:
-    """Takes one `Look` after the other.
+    """Takes one `Look` after the other; the last may wait to be read.
 
     Args:
         history: to which samples are added.
@@ -31,17 +32,39 @@ class Log:
         self.frames: dict[str, Frames] = {}
         self._scales, self._writer, self._tells = scales, writer, tells
         self._named = set[str]()  # layers of which it was told that there are no figures
+        self._waiting: Look | None = None
+        self._lock = RLock()  # two threads may read
 
-    def take(self, look: Look) -> None:
-        """Add a step."""
-        self._name(look.left_out)
-        self._cut_from(look.step)
-        self._add(look)
+    def take(self, look: Look, *, wait: bool) -> None:
+        """Add a step, and before it the one that waits; with `wait` it now waits itself, until `finish`."""
+        with self._lock:
+            try:
+                self.finish()
+                self._name(look.left_out)
+                self._cut_from(look.step)
+            finally:
+                self._waiting = look
+            if not wait:
+                self.finish()
+            elif self._writer:
+                self._writer.begin()  # where the interpreter ends, no thread can begin any more
+
+    def finish(self) -> None:
+        """Add the step that waits, if one does; not in the thread of the sinks, for which it would wait."""
+        if self._waiting is None or (self._writer and self._writer.runs_here()):
+            return
+        with self._lock:
+            look, self._waiting = self._waiting, None
+            if look is not None:
+                self._add(look)
 
     def close(self) -> None:
-        """Wait until all is written, and let go of the sinks."""
-        if self._writer:
-            self._writer.close()
+        """Add what waits, wait until all is written, and let go of the sinks."""
+        try:
+            self.finish()
+        finally:
+            if self._writer:
+                self._writer.close()
 
     def _name(self, left_out: Mapping[str, str]) -> None:
         without = {name: why for name, why in left_out.items() if name not in self._named}

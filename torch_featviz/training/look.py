@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from torch_featviz.capture.reduce import Reducer
 from torch_featviz.capture.reduce.reducer import fetch_states
@@ -50,6 +51,7 @@ class Look:
             *(part.values for part in pictured.values()),
         ]
         reducers = [*seen.values(), *(move.figures.reducer for move in moves.values())]
+        self.is_on_its_way = _is_on_its_way(tensors)
         self._read = fetch_states(reducers, tensors)
 
     def read(self) -> tuple[Sample, dict[str, Frame]]:
@@ -72,3 +74,9 @@ class Look:
         }
         layers = layer_figures(dict(zip(self._ends, states, strict=False)), self._ends)
         return Sample(self.step, layers, parameters), frames
+
+
+def _is_on_its_way(tensors: list[Tensor]) -> bool:
+    """Whether the CPU would have to wait for these when a step ends, and better reads them after the next one's work
+    was launched."""
+    return any(tensor.is_cuda for tensor in tensors)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from operator import index
@@ -39,7 +41,8 @@ class Monitor:
     For each of the layers: mean, std, extremes, share of zeros, dead channels, broken values and a histogram of what it
     returned. For each of their parameters: its norm, the norm and histogram of its gradient as the optimizer got it,
     and how far the optimizer moved it. All is computed where the tensors are, and fetched in one transfer at the end of
-    the step. The network, its gradients and its random numbers stay exactly as they are.
+    the step. A GPU is not waited for: its figures are read when the next step ends, or when somebody asks, and findings
+    are told then. The network, its gradients and its random numbers stay exactly as they are.
 
     Args:
         model: any module, in any mode, compiled or wrapped, as `capture` takes it.
@@ -113,6 +116,7 @@ class Monitor:
         first = self._group is None or dist.get_rank(self._group) == 0
         sinks = sinks_for(to) if first else []
         self._log = Log(History(keep), scales, Writer(sinks) if sinks else None, tells=first)
+        self._end: weakref.finalize[[Log, int], Monitor] | None = None  # while a step waits to be read
         self._step, self._open = 0, False
         if probe is not None:
             self._pictured()  # what is wrong with it is said now, and not in the training
@@ -126,11 +130,13 @@ class Monitor:
     @property
     def history(self) -> History:
         """The samples so far."""
+        self._log.finish()
         return self._log.history
 
     @property
     def findings(self) -> tuple[Finding, ...]:
         """What went wrong, in words, each told once; see `Findings`."""
+        self._log.finish()
         return self._log.findings.all
 
     @contextmanager
@@ -153,6 +159,7 @@ class Monitor:
         try:
             if not due:
                 yield
+                self._log.finish()
                 return
             self._watched.refresh()
             raised = True
@@ -167,6 +174,7 @@ class Monitor:
                 elif self._group is None:  # where one rank is gone, the others cannot be asked
                     with suppress(Exception):  # the training's own is the one to see
                         self._look(number, stats, updates)
+                        self._log.finish()
         finally:
             self._open = False
 
@@ -199,6 +207,7 @@ class Monitor:
         Raises:
             LayerError: there is nothing of that layer.
         """
+        self._log.finish()
         name, frames = f"{of}/{layer}", self._log.frames
         if name not in frames:
             known = ", ".join(each.partition("/")[2] for each in frames if each.startswith(f"{of}/"))
@@ -237,10 +246,14 @@ class Monitor:
                 )
 
     def _look(self, step: int, stats: Statistics, updates: Updates) -> None:
-        """Everything of one step, after one transfer: into the history, the films, the findings and the sinks."""
+        """Begin to fetch everything of one step; on a CPU, and of a group, it is read at once."""
         seen = dict(stats) if self._group is None else stats.merged(self._group)
         look = Look(step, seen, updates.moves, self._watched, pictured=self._pictured(), left_out=stats.left_out)
-        self._log.take(look)
+        wait = look.is_on_its_way and self._group is None
+        self._log.take(look, wait=wait)
+        if self._end is not None:
+            self._end.detach()
+        self._end = weakref.finalize(self, _finish, self._log, os.getpid()) if wait else None
 
     def _pictured(self) -> dict[str, Seen]:
         """What is drawn of this step."""
@@ -252,6 +265,12 @@ class Monitor:
             if self._why is not None:
                 found[f"why/{self._why}"] = why_now(self._model, self._why, self._probe)
         return found
+
+
+def _finish(log: Log, process: int) -> None:
+    """The monitor goes, or the interpreter ends: the last step is added. A fork has no part in it."""
+    if os.getpid() == process:
+        log.finish()
 
 
 def _group_of(model: nn.Module) -> dist.ProcessGroup | None:
