@@ -77,6 +77,5 @@ class Look:
 
 
 def _is_on_its_way(tensors: list[Tensor]) -> bool:
-    """Whether the CPU would have to wait for these when a step ends, and better reads them after the next one's work
-    was launched."""
+    """Whether figures come from a GPU: they are better read when the next step's work has been launched."""
     return any(tensor.is_cuda for tensor in tensors)

@@ -9,9 +9,9 @@ import torch
 from torch_featviz.capture.reduce import reducer
 from torch_featviz.capture.reduce.histogram import Histogram
 from torch_featviz.capture.reduce.moments import Moments
-from torch_featviz.capture.reduce.reducer import to_host
 from torch_featviz.capture.reduce.several import Several
 from torch_featviz.capture.reduce.topk import TopK
+from torch_featviz.capture.reduce.transfer import fetch, to_host
 from torch_featviz.errors import OptionError, ShapeError
 
 KINDS = [Moments(), Histogram(8), TopK(3), Several(Moments(), Histogram(8))]
@@ -199,3 +199,11 @@ def test_one_transfer_brings_each_tensor(monkeypatch):
             assert got.dtype == (torch.float64 if tensor.is_floating_point() else torch.int64)
             assert torch.equal(got, tensor.to(got.dtype))
         assert len(transfers) <= 1
+
+
+def test_what_is_fetched_may_change_meanwhile():
+    given = [torch.ones(2, 3), torch.tensor(1.0), torch.ones(4, dtype=torch.float64)]
+    read = fetch(given)
+    for tensor in given:
+        tensor.zero_()
+    assert all((array == 1).all() for array in read())
