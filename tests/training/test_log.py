@@ -1,5 +1,6 @@
 """What waits for a GPU ends up as what is read at once: here a CPU's figures are made to wait, too."""
 
+import contextlib
 import gc
 import subprocess
 import sys
@@ -279,6 +280,30 @@ def test_what_fails_later_fails_once(waits):
             looked_at(net, watch, x)
         looked_at(net, watch, x)
     assert watch.history.steps == [0, 1, 2]
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("inside", [True, False])
+def test_where_a_training_fails_its_own_error_is_the_one_to_see(waits, monkeypatch, every, inside):
+    """A GPU on which a kernel failed cannot be read from either."""
+    monkeypatch.setattr(look.Look, "read", lambda self: 1 // 0)
+    net = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match="the training"), Monitor(net, every=every) as watch:  # noqa: PT012
+        looked_at(net, watch, torch.ones(1, 2))
+        with watch.step() if inside else contextlib.nullcontext():
+            raise ValueError("the training")
+    watch.close()
+    assert watch.history.steps == []
+
+
+def test_what_cannot_be_read_is_told_once(waits, monkeypatch):
+    monkeypatch.setattr(look.Look, "read", lambda self: 1 // 0)
+    net = nn.Linear(2, 2)
+    watch = Monitor(net, every=1)
+    looked_at(net, watch, torch.ones(1, 2))
+    with pytest.raises(ZeroDivisionError):
+        watch.close()
+    watch.close()
 
 
 def test_a_group_is_never_kept_waiting(waits):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from threading import RLock
 
 from torch_featviz.errors import FindingWarning
@@ -49,11 +50,14 @@ class Log:
             elif self._writer:
                 self._writer.begin()  # where the interpreter ends, no thread can begin any more
 
-    def finish(self) -> None:
-        """Add the step that waits, if one does; not in the thread of the sinks, for which it would wait."""
+    def finish(self, *, quietly: bool = False) -> None:
+        """Add the step that waits, if one does; not in the thread of the sinks, for which it would wait.
+
+        With `quietly` nothing is raised: where a training fails, its own error is the one to see.
+        """
         if self._waiting is None or (self._writer and self._writer.runs_here()):
             return
-        with self._lock:
+        with self._lock, suppress(*[Exception] * quietly):
             look, self._waiting = self._waiting, None
             if look is not None:
                 self._add(look)

@@ -157,12 +157,15 @@ class Monitor:
         due = number % self.every == 0 or 0 <= (self._step - 1) // self.every < number // self.every  # one was left out
         self._step, self._open = number + 1, True
         try:
+            raised = True
             if not due:
-                yield
-                self._log.finish()
+                try:
+                    yield
+                    raised = False
+                finally:
+                    self._log.finish(quietly=raised)
                 return
             self._watched.refresh()
-            raised = True
             updates = Updates(self._watched.parameters, self._gradients)
             try:
                 with updates, self._watched.capture as stats:
@@ -174,7 +177,7 @@ class Monitor:
                 elif self._group is None:  # where one rank is gone, the others cannot be asked
                     with suppress(Exception):  # the training's own is the one to see
                         self._look(number, stats, updates)
-                        self._log.finish()
+                    self._log.finish(quietly=True)
         finally:
             self._open = False
 
@@ -185,7 +188,8 @@ class Monitor:
     def __enter__(self) -> Monitor:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object = None, error: BaseException | None = None, _trace: object = None) -> None:
+        self._log.finish(quietly=error is not None)
         self.close()
 
     def report(self, *, title: str = "") -> Picture:
