@@ -204,20 +204,29 @@ def test_deconvnet_and_top_patches(device):
     assert torch.equal(here.images, there.images)
 
 
-def test_monitor(device):
+def monitored(net, x, y, no_waits):
+    """The history of three steps, of which the last waits for nothing."""
+    optimizer, watch = torch.optim.SGD(net.parameters(), 0.01), Monitor(net, every=1)
+
+    def step():
+        with watch.step():
+            nn.functional.cross_entropy(net(x), y).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    step()
+    step()
+    with no_waits:
+        step()
+    return watch.history
+
+
+def test_monitor(device, no_waits):
     torch.manual_seed(0)
     net = card("cifar_cnn").build().train()
     x, y = torch.randn(8, 3, 32, 32), torch.randint(10, (8,))
-    history = []
-    for where in ("cpu", device):
-        mine = copy.deepcopy(net).to(where)
-        optimizer, watch = torch.optim.SGD(mine.parameters(), 0.01), Monitor(mine, every=1)
-        for _ in range(2):
-            with watch.step():
-                nn.functional.cross_entropy(mine(x.to(where)), y.to(where)).backward()
-                optimizer.step()
-                optimizer.zero_grad()
-        history.append(watch.history)
+    history = [monitored(copy.deepcopy(net).to(where), x.to(where), y.to(where), no_waits) for where in ("cpu", device)]
+    assert [len(each) for each in history] == [3, 3]
     for expected, found in zip(*history, strict=True):
         for name, figures in expected.layers.items():
             assert found.layers[name].mean == pytest.approx(figures.mean, rel=1e-3, abs=1e-4)

@@ -73,6 +73,22 @@ class Gpu:
             return torch.empty(host.shape, dtype=host.dtype, device=device)
         return host.clone() if device.type == "cpu" else host.pin_memory().to(device, non_blocking=True)
 
+    def download(self, tensor: Tensor) -> Callable[[], np.ndarray]:
+        """Begin to copy a tensor to the CPU; what is returned waits for the copy. From a CPU it is not copied."""
+        if tensor.device.type != "cuda" or self._counts:
+            there = tensor.cpu().numpy()
+            return lambda: there
+        host = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
+        host.copy_(tensor, non_blocking=True)
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        copied.record(torch.cuda.current_stream(tensor.device))
+
+        def wait() -> np.ndarray:
+            copied.synchronize()
+            return host.numpy()
+
+        return wait
+
     def constant(self, key: Hashable, make: Callable[[], Tensor], device: torch.device) -> Tensor:
         """What `make` returns, which is the same for one `key`, in the device's memory; copied there once."""
         if self._counts:

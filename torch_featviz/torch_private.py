@@ -103,11 +103,6 @@ def tensors_on(storage: UntypedStorage) -> int | None:
     return None if count is None else count(storage._cdata) - 1  # `storage` itself counts
 
 
-def viewed(tensor: Tensor) -> Tensor:
-    """The tensor that this one is a view of, where PyTorch keeps that; else itself."""
-    return tensor if tensor._base is None else tensor._base
-
-
 # Many tensors in one launch
 
 

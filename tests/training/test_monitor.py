@@ -15,8 +15,8 @@ from torch import nn
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 from torch.utils.checkpoint import checkpoint
 
-from torch_featviz.capture.reduce import reducer
 from torch_featviz.errors import DtypeError, FeatvizWarning, LayerError, OptionError
+from torch_featviz.launching import gpu
 from torch_featviz.picture import Scale
 from torch_featviz.training import History, Monitor, Sample
 from torch_featviz.training.updates import norm_of
@@ -298,8 +298,8 @@ def test_the_steps_between_see_nothing(monkeypatch):
 
 def test_one_transfer_for_all_figures(monkeypatch):
     moved = []
-    to_host = reducer.to_host
-    monkeypatch.setattr(reducer, "to_host", lambda tensors: moved.append(len(tensors)) or to_host(tensors))
+    download = gpu.download
+    monkeypatch.setattr(gpu, "download", lambda packed: moved.append(len(packed)) or download(packed))
     net = fresh()
     watch = Monitor(net, every=1)
     train(net, 3, watch=watch)
@@ -486,6 +486,18 @@ def test_what_is_put_in_anothers_place_is_watched():
     assert (first.layers["2"].channels, second.layers["2"].channels) == (2, 5)
 
 
+def test_what_is_renamed_is_watched():
+    net = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.ModuleDict()})
+    watch = Monitor(net, every=1)
+    for step, (name, after) in enumerate([("a", "b.c"), ("b.c", "b.d"), ("b.d", "a")]):
+        with watch.step():
+            net.get_submodule(name)(torch.ones(2, 3))
+        assert set(watch.history[step].parameters) == {f"{name}.weight", f"{name}.bias"}
+        assert list(watch.history[step].layers) == [name]
+        parents = [net.get_submodule(path.rpartition(".")[0]) for path in (name, after)]
+        parents[1][after[-1]] = parents[0].pop(name[-1])
+
+
 def test_a_probe_is_what_it_was_when_it_was_given():
     class Works(nn.Module):
         def __init__(self):
@@ -505,7 +517,7 @@ def test_a_probe_is_what_it_was_when_it_was_given():
         assert torch.equal(probe, kept)
         probe.zero_()
         kept.zero_()
-    first, *others = [frame.values for frame in watch._frames["maps/conv"]._held]
+    first, *others = [frame.values for frame in watch._log.frames["maps/conv"]._held]
     assert all(torch.equal(first, other) for other in others)
 
 
@@ -627,3 +639,14 @@ def test_a_fused_optimizers_gradients_are_unscaled():
             scaler.update()
         figures.append(watch.history[0].parameters["fc.weight"])
     assert math.isclose(figures[0].grad_norm, figures[1].grad_norm, rel_tol=1e-5)
+
+
+def test_an_empty_parameter_has_no_histogram():
+    net = nn.Linear(2, 2)
+    net.register_parameter("nothing", nn.Parameter(torch.zeros(0, 3)))
+    watch, optimizer = Monitor(net, every=1), torch.optim.SGD(net.parameters(), 0.1)
+    with watch.step():
+        (net(torch.ones(1, 2)).sum() + net.nothing.sum()).backward()
+        optimizer.step()
+    figures = watch.history[0].parameters["nothing"]
+    assert (figures.size, figures.norm, figures.grad_norm, figures.grad_histogram) == (0, 0.0, 0.0, None)

@@ -17,7 +17,7 @@ from torch_featviz.training.report import on_one_grid, report, weight_of
 def binned(values, bins=8):
     histogram = Histogram(bins)
     histogram.update(torch.tensor(values, dtype=torch.float64))
-    return bins_of(histogram)
+    return bins_of([each.numpy() for each in histogram._read()])
 
 
 @given(

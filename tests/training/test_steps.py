@@ -43,19 +43,21 @@ def test_a_step_that_never_ended_is_abandoned():
 def test_the_monitor_is_told_of_the_error():
     told = []
 
-    class Watch:
-        closed = 0
-
-        def step(self, number):
-            return self
-
+    class Block:
         def __enter__(self):
             pass
 
         def __exit__(self, kind, error, trace):
             told.append((kind, error))
 
-        def close(self):
+    class Watch:
+        closed = 0
+
+        def step(self, number):
+            return Block()
+
+        def __exit__(self, kind, error, trace):
+            assert (kind, error) == told[-1]
             self.closed += 1
 
     steps = Steps(watch := Watch())

@@ -5,7 +5,7 @@ from torch_featviz.rooms import callable_room
 from .activations import Activations, Recent
 from .keep import Ring, ToCPU
 from .modules import FeatureExtractor, FeatureTap
-from .reduce import Histogram, Moments, Reducer, TopK, across_ranks, read_together
+from .reduce import Histogram, Moments, Reducer, TopK, across_ranks
 from .session import capture
 from .statistics import Statistics
 
@@ -23,7 +23,6 @@ __all__ = [
     "TopK",
     "across_ranks",
     "capture",
-    "read_together",
 ]
 
 callable_room(__name__, capture)

@@ -2,32 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
+import numpy as np
 from torch import Tensor, nn
 
-from torch_featviz.capture import Histogram, Moments
-from torch_featviz.capture.reduce import Several
+from torch_featviz.capture.reduce.histogram import start_and_width
+from torch_featviz.capture.reduce.moments import dead_of, wholes
 
 from .history import Bins, LayerFigures, ParameterFigures
 
 _BOUNDED = {nn.Tanh: (-1.0, 1.0), nn.Softsign: (-1.0, 1.0), nn.Sigmoid: (0.0, 1.0), nn.Hardsigmoid: (0.0, 1.0)}
+State = Sequence[np.ndarray]  # of a reducer
 
 
-def layer_figures(ends: tuple[float, float] | None, moments: Moments, histogram: Histogram) -> LayerFigures:
-    """The figures of a layer as a whole, from those of its channels."""
-    whole, bins = moments.whole, bins_of(histogram)
-    return LayerFigures(
-        whole.mean, whole.std, whole.min, whole.max,
-        zero_share=whole.zero_share,
-        dead=int(moments.dead.sum()),
-        channels=len(moments.dead),
-        nan=whole.nan,
-        inf=whole.inf,
-        histogram=bins,
-        saturated=_saturated(bins, *ends) if ends else None,
-    )  # fmt: skip
+def layer_figures(
+    states: Mapping[str, State], ends: Mapping[str, tuple[float, float] | None]
+) -> dict[str, LayerFigures]:
+    """The figures of layers as a whole.
+
+    Args:
+        states: of `Moments` and `Histogram`, by layer.
+        ends: of the range of each that is a bounded activation.
+    """
+    figures = {}
+    for (name, state), whole in zip(
+        states.items(), wholes([(state[0], state[1]) for state in states.values()]), strict=True
+    ):
+        floats, counts, *histogram = state
+        bins, range_ = bins_of(histogram), ends[name]
+        figures[name] = LayerFigures(
+            whole.mean, whole.std, whole.min, whole.max,
+            zero_share=whole.zero_share,
+            dead=int(np.count_nonzero(dead_of(floats, counts))),
+            channels=counts.shape[1],
+            nan=whole.nan,
+            inf=whole.inf,
+            histogram=bins,
+            saturated=_saturated(bins, *range_) if range_ else None,
+        )  # fmt: skip
+    return figures
 
 
 def range_of(layer: nn.Module) -> tuple[float, float] | None:
@@ -48,27 +63,47 @@ def _saturated(bins: Bins, low: float, high: float) -> float | None:
     return sum(count for count, each in zip(bins.counts, inside, strict=True) if each) / total
 
 
-def bins_of(histogram: Histogram) -> Bins:
-    """The same as plain numbers."""
-    start, then, *_ = histogram.edges.tolist()
-    return Bins(start, then - start, tuple(histogram.counts.tolist()))
+def bins_of(state: State) -> Bins:
+    """Plain numbers of a state of `Histogram`."""
+    _, place, counts = state
+    return Bins(*start_and_width(place), tuple(counts[:-3].tolist()))
 
 
-def parameter_figures(parameter: Tensor, norm: float, move: Sequence[Any] | None, *, rows: bool) -> ParameterFigures:
-    """Of a parameter whose norm is known, and the parts of its `Move`; `rows` where these are a layer's outputs."""
-    if move is None:
-        return ParameterFigures(parameter.numel(), norm)
-    figures, unreached, grad, before, added = move
-    if isinstance(figures, Several):
-        moments, histogram = cast("tuple[Moments, Histogram]", tuple(figures))
-        unreached = (moments.zero_share == 1).sum() if parameter.dim() > 1 else None
-    else:
-        histogram = figures
-    counted = rows and unreached is not None
+class Kind(NamedTuple):
+    """What does not change of a parameter while it learns."""
+
+    size: int  # numbers in it
+    rows: int | None  # of a matrix, or of more axes: one for each output of its layer, where that is known
+
+    @classmethod
+    def of(cls, parameter: Tensor, *, by_outputs: bool) -> Kind:
+        """`by_outputs`: rows are outputs of a layer."""
+        return cls(parameter.numel(), len(parameter) if by_outputs and parameter.dim() > 1 else None)
+
+
+def parameter_figures(
+    kind: Kind, norm: float, state: State = (), norms: Sequence[float] = (), unreached: int | None = None
+) -> ParameterFigures:
+    """The figures of a parameter.
+
+    Args:
+        norm: of it, after the step.
+        state: of its gradient: of `Histogram`, or of `Moments` of the rows and `Histogram`.
+        norms: of the gradient, of the parameter before, and of what the step added; none where it was not moved.
+        unreached: rows of the gradient that are exactly 0, where no `Moments` tell.
+    """
+    if not norms:
+        return ParameterFigures(kind.size, norm)
+    grad, before, added = norms
+    moments, histogram = state[:-3], state[-3:]  # neither, of an empty gradient
+    if moments:
+        finite, zeros, nan, inf = moments[1]
+        unreached = int(np.count_nonzero(zeros == finite + nan + inf))
+    counted = kind.rows is not None and unreached is not None
     return ParameterFigures(
-        parameter.numel(), norm, float(grad),
-        update_ratio=float(added / before) if before else float("inf") if added else 0.0,
-        grad_histogram=bins_of(histogram),
-        outputs=len(parameter) if counted else None,
-        unreached=int(unreached) if counted else None,
+        kind.size, norm, grad,
+        update_ratio=added / before if before else float("inf") if added else 0.0,
+        grad_histogram=bins_of(histogram) if histogram else None,
+        outputs=kind.rows if counted else None,
+        unreached=unreached if counted else None,
     )  # fmt: skip

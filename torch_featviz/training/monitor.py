@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from operator import index
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor, nn
 from torch import distributed as dist
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from torch_featviz.capture import Statistics, read_together
+from torch_featviz.capture import Statistics
 from torch_featviz.capture.session import check_every
-from torch_featviz.errors import FileError, FindingWarning, LayerError, OptionError
+from torch_featviz.errors import FileError, LayerError, OptionError
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.layers import Layers, check_module
 from torch_featviz.picture import Picture, Scale
-from torch_featviz.warn import warn
 
-from .figures import layer_figures, parameter_figures, range_of
 from .film import Film
-from .findings import Finding, Findings
-from .frames import Frame, Frames, Seen, check_scales, kernels_now, maps_now, why_now
+from .findings import Finding
+from .frames import Seen, check_scales, kernels_now, maps_now, why_now
 from .history import History, Sample
+from .log import Log
+from .look import Look
 from .report import report
-from .sinks import Record, sinks_for
+from .sinks import sinks_for
 from .sinks.folder import FolderSink
-from .updates import Gradients, Updates, norms_now
+from .updates import Gradients, Updates
 from .watched import Watched
 from .writer import Writer
 
@@ -39,7 +41,8 @@ class Monitor:
     For each of the layers: mean, std, extremes, share of zeros, dead channels, broken values and a histogram of what it
     returned. For each of their parameters: its norm, the norm and histogram of its gradient as the optimizer got it,
     and how far the optimizer moved it. All is computed where the tensors are, and fetched in one transfer at the end of
-    the step. The network, its gradients and its random numbers stay exactly as they are.
+    the step. A GPU is not waited for: its figures are read when the next step ends, or when somebody asks, and findings
+    are told then. The network, its gradients and its random numbers stay exactly as they are.
 
     Args:
         model: any module, in any mode, compiled or wrapped, as `capture` takes it.
@@ -103,21 +106,17 @@ class Monitor:
             raise OptionError(f"why={why!r} explains the answers to a probe; give one with probe=.")
         check_module(model)
         self.every = every
-        self.history = History(keep)
         self._model, self._why = model, why
         self._probe = None if probe is None else Inputs.of_batch(probe).copied()
         self._watched = Watched(model, layers, bins)
         self._gradients = Gradients(bins)
-        self._frames: dict[str, Frames] = {}
-        self._scales = dict(scales or {})
-        check_scales(self._scales, self._watched.layers)
-        self._findings = Findings()
+        scales = dict(scales or {})
+        check_scales(scales, self._watched.layers)
         self._group = _group_of(model) if group is None else group
         first = self._group is None or dist.get_rank(self._group) == 0
         sinks = sinks_for(to) if first else []
-        self._writer = Writer(sinks) if sinks else None
-        self._tells = first
-        self._named: set[str] = set()  # layers of which it was told that there are no figures
+        self._log = Log(History(keep), scales, Writer(sinks) if sinks else None, tells=first)
+        self._end: weakref.finalize[[Log, int], Monitor] | None = None  # while a step waits to be read
         self._step, self._open = 0, False
         if probe is not None:
             self._pictured()  # what is wrong with it is said now, and not in the training
@@ -129,9 +128,16 @@ class Monitor:
             (self._step,) = numbers
 
     @property
+    def history(self) -> History:
+        """The samples so far."""
+        self._log.finish()
+        return self._log.history
+
+    @property
     def findings(self) -> tuple[Finding, ...]:
         """What went wrong, in words, each told once; see `Findings`."""
-        return self._findings.all
+        self._log.finish()
+        return self._log.findings.all
 
     @contextmanager
     def step(self, number: int | None = None) -> Iterator[None]:
@@ -151,11 +157,15 @@ class Monitor:
         due = number % self.every == 0 or 0 <= (self._step - 1) // self.every < number // self.every  # one was left out
         self._step, self._open = number + 1, True
         try:
+            raised = True
             if not due:
-                yield
+                try:
+                    yield
+                    raised = False
+                finally:
+                    self._log.finish(quietly=raised)
                 return
             self._watched.refresh()
-            raised = True
             updates = Updates(self._watched.parameters, self._gradients)
             try:
                 with updates, self._watched.capture as stats:
@@ -167,18 +177,19 @@ class Monitor:
                 elif self._group is None:  # where one rank is gone, the others cannot be asked
                     with suppress(Exception):  # the training's own is the one to see
                         self._look(number, stats, updates)
+                    self._log.finish(quietly=True)
         finally:
             self._open = False
 
     def close(self) -> None:
         """Wait until everything is written, and let go of the sinks; once is enough, twice does no harm."""
-        if self._writer:
-            self._writer.close()
+        self._log.close()
 
     def __enter__(self) -> Monitor:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object = None, error: BaseException | None = None, _trace: object = None) -> None:
+        self._log.finish(quietly=error is not None)
         self.close()
 
     def report(self, *, title: str = "") -> Picture:
@@ -200,17 +211,19 @@ class Monitor:
         Raises:
             LayerError: there is nothing of that layer.
         """
-        name = f"{of}/{layer}"
-        if name not in self._frames:
-            known = ", ".join(each.partition("/")[2] for each in self._frames if each.startswith(f"{of}/"))
+        self._log.finish()
+        name, frames = f"{of}/{layer}", self._log.frames
+        if name not in frames:
+            known = ", ".join(each.partition("/")[2] for each in frames if each.startswith(f"{of}/"))
             hint = " maps are of probe=, which was not given." if of == "maps" and self._probe is None else ""
             raise LayerError(f"no {of} of {layer!r} were seen; there are {known or 'none'}.{hint}")
-        return self._frames[name].film()
+        return frames[name].film()
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps so that a resumed run goes on: plain numbers, strings, lists and dicts."""
-        samples = {"items": [sample.as_dict() for sample in self.history], **self.history.thinning()}
-        return {"step": self._step, "samples": samples, "findings": self._findings.state_dict()}
+        history = self.history
+        samples = {"items": [sample.as_dict() for sample in history], **history.thinning()}
+        return {"step": self._step, "samples": samples, "findings": self._log.findings.state_dict()}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Monitor:
         """Itself: a model that holds its monitor may be copied."""
@@ -220,13 +233,14 @@ class Monitor:
         """Go on from what `state_dict` said."""
         self._step = state["step"]
         samples = {**state["samples"], "items": [Sample.from_dict(each) for each in state["samples"]["items"]]}
-        self.history = History(self.history.keep)
-        self.history.go_on_from(**samples)
-        self._findings.load_state_dict(state["findings"])
+        history = History(self.history.keep)
+        history.go_on_from(**samples)
+        self._log.history = history
+        self._log.findings.load_state_dict(state["findings"])
 
     def _go_on_with(self, folder: Path) -> None:
         """Continue the run that an earlier process wrote."""
-        self.history = History.load(folder, self.history.keep)
+        self._log.history = History.load(folder, self.history.keep)
         for sample in self.history[-1:]:
             self._step = sample.step + 1
             if unknown := [name for name in sample.layers if name not in self._watched.layers]:
@@ -236,52 +250,14 @@ class Monitor:
                 )
 
     def _look(self, step: int, stats: Statistics, updates: Updates) -> None:
-        """Everything of one step, after one transfer: into the history, the films, the findings and the sinks."""
-        sample, frames = self._sample(step, stats, updates)
-        without = {name: why for name, why in stats.left_out.items() if name not in self._named}
-        self._named |= without.keys()
-        for name, why in without.items() if self._tells else ():
-            warn(f"layer {name!r} is left out of the monitor: {why}")
-        if late := self.history.cut_from(step):
-            for each in self._frames.values():
-                each.cut_from(step)
-            if self._tells:
-                there = f"samples of steps {late[0]} to {late[-1]} are there already"
-                warn(f"{there}; from step {step} on they are replaced.")
-        self.history.append(sample)
-        drawn = {name: self._frames_of(name).add(frame) for name, frame in frames.items()}
-        new = tuple(self._findings.look(sample))
-        if self._writer:
-            self._writer.put(Record(sample, new), drawn)
-        for finding in new if self._tells else ():
-            warn(finding.text, FindingWarning)
-
-    def _frames_of(self, name: str) -> Frames:
-        if name not in self._frames:
-            self._frames[name] = Frames(name, self._scales.get(name))
-        return self._frames[name]
-
-    def _sample(self, step: int, stats: Statistics, updates: Updates) -> tuple[Sample, dict[str, Frame]]:
+        """Begin to fetch everything of one step; on a CPU, and of a group, it is read at once."""
         seen = dict(stats) if self._group is None else stats.merged(self._group)
-        watched = self._watched
-        norms = norms_now(watched.parameters)
-        moves = [tensor for move in updates.moves.values() for tensor in move if isinstance(tensor, Tensor)]
-        counts = [move.figures for move in updates.moves.values()]
-        pictured = self._pictured()
-        values = [part.values for part in pictured.values()]
-        read = iter(read_together([*seen.values(), *counts], [*norms.values(), *moves, *values]))
-        after = {name: float(next(read)) for name in norms}
-        came = {
-            name: [next(read) if isinstance(part, Tensor) else part for part in move]
-            for name, move in updates.moves.items()
-        }
-        frames = {name: Frame(step, next(read).float(), part.shape, part.notes) for name, part in pictured.items()}
-        layers = {name: layer_figures(range_of(watched.layers[name]), *several) for name, several in seen.items()}
-        parameters = {
-            name: parameter_figures(watched.parameters[name], norm, came.get(name), rows=name in watched.by_outputs)
-            for name, norm in after.items()
-        }
-        return Sample(step, layers, parameters), frames
+        look = Look(step, seen, updates.moves, self._watched, pictured=self._pictured(), left_out=stats.left_out)
+        wait = look.is_on_its_way and self._group is None
+        self._log.take(look, wait=wait)
+        if self._end is not None:
+            self._end.detach()
+        self._end = weakref.finalize(self, _finish, self._log, os.getpid()) if wait else None
 
     def _pictured(self) -> dict[str, Seen]:
         """What is drawn of this step."""
@@ -293,6 +269,12 @@ class Monitor:
             if self._why is not None:
                 found[f"why/{self._why}"] = why_now(self._model, self._why, self._probe)
         return found
+
+
+def _finish(log: Log, process: int) -> None:
+    """The monitor goes, or the interpreter ends: the last step is added. A fork has no part in it."""
+    if os.getpid() == process:
+        log.finish()
 
 
 def _group_of(model: nn.Module) -> dist.ProcessGroup | None:

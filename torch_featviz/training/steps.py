@@ -58,4 +58,4 @@ class Steps:
             self.end(error)
         finally:
             if self.watch:
-                self.watch.close()
+                self.watch.__exit__(type(error) if error else None, error, None)

@@ -77,7 +77,7 @@ class Thinned(Sequence[T]):
     def __getitem__(self, i: slice) -> list[T]: ...
 
     def __getitem__(self, i: Any) -> Any:
-        return list(self)[i]
+        return (self._items if self._latest is None else [*self._items, self._latest])[i]
 
     def __iter__(self) -> Iterator[T]:
         yield from self._items

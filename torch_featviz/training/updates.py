@@ -25,14 +25,20 @@ _ROW = 4096  # so many values are summed in float32, which is many times faster 
 _SAFE = (1e-15, 1e18)
 
 
+class GradFigures(NamedTuple):
+    """What is known of a gradient."""
+
+    reducer: Reducer  # a histogram, or `Moments` of its rows and a histogram
+    unreached: Tensor | None  # rows that are exactly 0; None of a vector, and where there are `Moments`
+
+
 class Move(NamedTuple):
     """What one parameter's gradient was, and how far it was moved; tensors of one number where the parameter is."""
 
-    figures: Reducer  # of the gradient: a histogram, or `Moments` of its rows and a histogram
-    unreached: Tensor | None  # rows of it that are exactly 0; None of a vector, and where there are `Moments`
-    grad: Tensor | None = None  # its norm
-    before: Tensor | None = None  # norm of the parameter
-    added: Tensor | None = None  # norm of the difference, once it is there
+    figures: GradFigures
+    grad: Tensor  # norm of the gradient
+    before: Tensor  # of the parameter
+    added: Tensor  # of what the step added
 
 
 class Gradients:
@@ -45,37 +51,43 @@ class Gradients:
     def __init__(self, bins: int) -> None:
         self._bins = bins
         self._few = Few(self._histogram())
+        self._of_rows = Several(Moments(0), self._histogram())
+        self._has_kernels = Figures.takes(self._of_rows)
         self._tables: dict[torch.device, Tables] = {}
 
-    def look(self, grads: dict[str, Tensor]) -> dict[str, Move]:
+    def look(self, grads: dict[str, Tensor]) -> dict[str, GradFigures]:
         """What is known of each gradient, by a name of its parameter."""
-        found: dict[str, Move] = {}
-        together: dict[torch.device, Together] = {}
+        found: dict[str, GradFigures] = {}
+        together: dict[torch.device, Together | None] = {}
         for name, grad in grads.items():
-            if gpu.available(grad.device) and Figures.takes(self._of_rows()):
-                if grad.device not in together:
-                    tables = self._tables.setdefault(grad.device, Tables(self._of_rows(), grad.device))
-                    together[grad.device] = Together(tables)
-                together[grad.device].add(name, grad, 0)
-                found[name] = Move(self._of_rows(), None)
+            if grad.device not in together:
+                together[grad.device] = self._together(grad.device)
+            if (several := together[grad.device]) is not None:
+                several.add(name, grad, 0)
+                found[name] = GradFigures(self._of_rows.fresh(), None)
                 continue
-            found[name] = Move(self._histogram(), (grad.flatten(1) == 0).all(1).sum() if grad.dim() > 1 else None)
+            unreached = (grad.flatten(1) == 0).all(1).sum() if grad.dim() > 1 else None
+            found[name] = GradFigures(self._histogram(), unreached)
             if self._few.takes_output(grad):
                 self._few.add(name, grad)
             else:
-                found[name].figures.update(grad)
-        figures = {name: move.figures for name, move in found.items()}
-        for each in together.values():
-            each.settle(figures, last=True)
-        self._few.settle(figures)
+                found[name].reducer.update(grad)
+        reducers = {name: figures.reducer for name, figures in found.items()}
+        for each in filter(None, together.values()):
+            each.settle(reducers, last=True)
+        self._few.settle(reducers)
         self._few.end_block()
         return found
 
+    def _together(self, device: torch.device) -> Together | None:
+        if not (self._has_kernels and gpu.available(device)):
+            return None
+        if device not in self._tables:
+            self._tables[device] = Tables(self._of_rows, device)
+        return Together(self._tables[device])
+
     def _histogram(self) -> Histogram:
         return Histogram(self._bins, symmetric=True)
-
-    def _of_rows(self) -> Several:
-        return Several(Moments(0), self._histogram())
 
 
 class Updates:
@@ -140,18 +152,18 @@ class Updates:
             grads, now = [whole(parameter.grad) for _, parameter in several], [whole(each) for _, each in several]
             grads = grads if scale is None else [grad / scale for grad in grads]
             figures = self._gradients.look({names[0]: grad for (names, _), grad in zip(several, grads, strict=True)})
-            found = zip(several, norms_of(grads), norms_of(now), copies_of(now), strict=True)
-            for (names, parameter), norm, size, copy in found:
-                move = figures[names[0]]._replace(grad=norm, before=size)
-                seen.append(_Moving(names, parameter, copy, move))
+            norms = iter(norms_of([*grads, *now]))
+            of_grads = [next(norms) for _ in grads]
+            for (names, parameter), grad, before, copy in zip(several, of_grads, norms, copies_of(now), strict=True):
+                seen.append(_Moving(names, parameter, copy, figures[names[0]], grad, before))
 
     @torch.no_grad()
     def _stepped(self, optimizer: Optimizer, *_: Any) -> None:
         moved = self._before.pop(id(optimizer), [])
         for several in _in_turns(moved, [each.parameter for each in moved]):
-            steps = differences([each.before for each in several], [whole(each.parameter) for each in several])
+            steps = differences([each.copy for each in several], [whole(each.parameter) for each in several])
             for each, added in zip(several, norms_of(steps), strict=True):
-                self.moves |= dict.fromkeys(each.names, each.seen._replace(added=added))
+                self.moves |= dict.fromkeys(each.names, Move(each.figures, each.grad, each.before, added))
 
 
 def norms_now(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -174,8 +186,10 @@ class _Moving(NamedTuple):
 
     names: list[str]
     parameter: Tensor
+    copy: Tensor
+    figures: GradFigures
+    grad: Tensor  # norms
     before: Tensor
-    seen: Move
 
 
 def _learns(parameter: Tensor) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from operator import is_
+from typing import TypeAlias
+
 from torch import Tensor, nn
 
 from torch_featviz.capture import Histogram, Moments, capture
@@ -9,7 +12,7 @@ from torch_featviz.errors import LayerError
 from torch_featviz.model.held import base_of
 from torch_featviz.model.layers import Layers, resolve, unwrap
 
-from .figures import range_of
+from .figures import Kind, range_of
 
 _LEARNT = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
@@ -32,32 +35,41 @@ class Watched:
 
     def refresh(self) -> None:
         """Look again whether a layer was put in another's place; one that is named and gone is kept."""
-        try:
-            layers = resolve(self._model, self._chosen())
-        except LayerError:
-            layers = self.layers
-        if layers != self.layers:
-            self._find()
-        else:
-            self._find_parameters()
+        if not _same(_parts_of(self._model), self._parts):
+            try:
+                layers = resolve(self._model, self._chosen())
+            except LayerError:
+                layers = self.layers
+            if layers != self.layers:
+                self._find()
+                return
+            self._find_parts()
+        self._find_parameters()
 
     def _find(self) -> None:
         chosen = self._chosen()
         self.layers = resolve(self._model, chosen)
         self.capture = capture(self._model, chosen, into=[Moments(), Histogram(self._bins)])
+        self._find_parts()
         self._find_parameters()
+
+    def _find_parts(self) -> None:
+        self._parts = _parts_of(self._model)
+        self._within = {name: list(layer.named_modules()) for name, layer in self.layers.items()}
 
     def _find_parameters(self) -> None:
         self.parameters: dict[str, Tensor] = {}
-        self.by_outputs = set[str]()  # those whose rows are a layer's outputs
-        for name, layer in self.layers.items():
-            found = {
-                f"{name}.{each}".strip("."): parameter
-                for each, parameter in layer.named_parameters()
-                if parameter.is_floating_point()  # and not packed integers, as of quantised layers
-            }
-            self.parameters |= found
-            self.by_outputs.update(found if isinstance(layer, _LEARNT) else ())
+        self.kinds: dict[str, Kind] = {}
+        for name, modules in self._within.items():
+            by_outputs, known = isinstance(self.layers[name], _LEARNT), set[int]()
+            for within, module in modules:
+                for own, parameter in module._parameters.items():
+                    if parameter is None or id(parameter) in known or not parameter.is_floating_point():
+                        continue  # packed integers, as of quantised layers
+                    known.add(id(parameter))
+                    path = ".".join(filter(None, (name, within, own)))
+                    self.parameters[path] = parameter
+                    self.kinds[path] = Kind.of(parameter, by_outputs=by_outputs)
 
     def _chosen(self) -> Layers:
         if self._asked is not None:
@@ -65,3 +77,26 @@ class Watched:
         modules = list(unwrap(self._model).modules())
         chosen = [each for each in modules if isinstance(each, _LEARNT) or range_of(each) or base_of(each) is not None]
         return chosen or [each for each in modules if not list(each.children())]
+
+
+_Parts: TypeAlias = tuple[list[nn.Module | None], list[str]]
+
+
+def _parts_of(model: nn.Module) -> _Parts:
+    """Each module with what it holds, and the names by which; they change where a module is put in another's place."""
+    parts: list[nn.Module | None] = []
+    names: list[str] = []
+    known, walk = {model}, [model]
+    for module in walk:
+        children = module._modules
+        parts += (module, *children.values())
+        names += (*children, *module._parameters)
+        for child in children.values():
+            if child is not None and child not in known:
+                known.add(child)
+                walk.append(child)
+    return parts, names
+
+
+def _same(parts: _Parts, others: _Parts) -> bool:
+    return parts[1] == others[1] and len(parts[0]) == len(others[0]) and all(map(is_, parts[0], others[0]))

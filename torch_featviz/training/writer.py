@@ -37,12 +37,22 @@ class Writer:
         self._lost = 0
         self._stuck = False
         self._end: weakref.finalize[[_Work], Writer] | None = None
+        self._thread: threading.Thread | None = None
+
+    def begin(self) -> None:
+        """Start the thread, unless it runs."""
+        if self._end is None and not self._stuck:
+            self._thread = threading.Thread(target=self._work.run, name="torch_featviz writer", daemon=True)
+            self._thread.start()
+            self._end = weakref.finalize(self, _finish, self._work)
+
+    def runs_here(self) -> bool:
+        """Whether the current thread is the one that writes."""
+        return threading.current_thread() is self._thread
 
     def put(self, record: Record, drawn: Mapping[str, Callable[[], Picture]]) -> None:
         """Have a record written soon, with the pictures that `drawn` makes; they are drawn in the other thread."""
-        if self._end is None and not self._stuck:
-            threading.Thread(target=self._work.run, name="torch_featviz writer", daemon=True).start()
-            self._end = weakref.finalize(self, _finish, self._work)
+        self.begin()
         try:
             if self._stuck:
                 raise queue.Full

@@ -45,6 +45,21 @@ def test_all_channels_together():
     assert broken.whole.zero_share == 0.0
 
 
+def test_many_layers_at_once():
+    several = []
+    for channels in (3, 1, 64, 2):
+        moments = Moments()
+        moments.update(torch.randn(5, channels) * channels)
+        several.append(moments)
+    several[1].update(torch.full((2, 1), torch.nan))
+    several[3] = Moments()
+    several[3].update(torch.full((4, 2), torch.inf))
+    states = [tuple(tensor.numpy() for tensor in moments._read()) for moments in several]
+    for whole, moments in zip(moments_module.wholes(states), several, strict=True):
+        np.testing.assert_array_equal(whole, moments.whole)
+    assert moments_module.wholes([]) == []
+
+
 @given(data=st.data())
 def test_in_float64_equals_numpy(streams, data):
     """What is compiled for a GPU."""

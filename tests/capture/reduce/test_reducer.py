@@ -9,9 +9,9 @@ import torch
 from torch_featviz.capture.reduce import reducer
 from torch_featviz.capture.reduce.histogram import Histogram
 from torch_featviz.capture.reduce.moments import Moments
-from torch_featviz.capture.reduce.reducer import to_host
 from torch_featviz.capture.reduce.several import Several
 from torch_featviz.capture.reduce.topk import TopK
+from torch_featviz.capture.reduce.transfer import fetch, to_host
 from torch_featviz.errors import OptionError, ShapeError
 
 KINDS = [Moments(), Histogram(8), TopK(3), Several(Moments(), Histogram(8))]
@@ -190,11 +190,20 @@ def test_one_transfer_brings_each_tensor(monkeypatch):
     """As from a GPU: parts of one tensor, of two lengths of numbers, even and odd many, and none."""
     base, narrow = torch.randn(4, 6, dtype=torch.float64), torch.randn(9, 5)
     whole = [base[:, :2], base[:, 2:], torch.arange(7), narrow[:2], narrow[3], torch.randn(3), torch.tensor(2.5)]
+    whole += [narrow.t()[1:], torch.tensor(3), torch.randn(2) > 0, torch.arange(3, dtype=torch.int32), narrow.half()]
     transfers, cpu = [], torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: transfers.append(tensor.numel()) or cpu(tensor))
     for given in (whole, whole[:3], whole[3:], whole[5:], [torch.zeros(0), *whole], [torch.zeros(0)], []):
         transfers.clear()
-        for got, tensor in zip(reducer._in_one_transfer(given), given, strict=True):
+        for got, tensor in zip(to_host(given), given, strict=True):
             assert got.dtype == (torch.float64 if tensor.is_floating_point() else torch.int64)
             assert torch.equal(got, tensor.to(got.dtype))
         assert len(transfers) <= 1
+
+
+def test_what_is_fetched_may_change_meanwhile():
+    given = [torch.ones(2, 3), torch.tensor(1.0), torch.ones(4, dtype=torch.float64)]
+    read = fetch(given)
+    for tensor in given:
+        tensor.zero_()
+    assert all((array == 1).all() for array in read())

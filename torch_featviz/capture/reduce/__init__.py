@@ -2,8 +2,8 @@
 
 from .histogram import Histogram
 from .moments import Moments
-from .reducer import Reducer, across_ranks, read_together
+from .reducer import Reducer, across_ranks
 from .several import Several
 from .topk import TopK
 
-__all__ = ["Histogram", "Moments", "Reducer", "Several", "TopK", "across_ranks", "read_together"]
+__all__ = ["Histogram", "Moments", "Reducer", "Several", "TopK", "across_ranks"]

@@ -66,8 +66,8 @@ class Histogram(Reducer):
     @property
     def edges(self) -> Tensor:
         """Where bins begin, and where the last one ends: `bins + 1` exact float64 numbers."""
-        width_exponent, first = self._read()[1].tolist()
-        return torch.from_numpy((first + np.arange(self.bins + 1)) * 2.0**width_exponent)
+        start, width = start_and_width(self._read()[1].numpy())
+        return torch.from_numpy(start + np.arange(self.bins + 1) * width)
 
     @property
     def nan(self) -> int:
@@ -167,6 +167,13 @@ class Histogram(Reducer):
 
     def _empty(self, like: Tensor) -> Tensor:
         return torch.zeros(self.bins + 3, dtype=torch.int64, device=like.device)
+
+
+def start_and_width(place: np.ndarray) -> tuple[float, float]:
+    """Where the first bin starts, and how wide each is: exact."""
+    width_exponent, first = place.tolist()
+    width = 2.0**width_exponent
+    return first * width, width
 
 
 def _compiled_for_cpu(values: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,12 +92,12 @@ class Moments(Reducer):
     @property
     def mean(self) -> Tensor:
         """Mean of the finite values, float64."""
-        return torch.from_numpy(self._spread()[0])
+        return torch.from_numpy(_spread(*self._figures())[0])
 
     @property
     def std(self) -> Tensor:
         """Standard deviation of the finite values, float64: of the population (divided by n, not n - 1)."""
-        return torch.from_numpy(self._spread()[1])
+        return torch.from_numpy(_spread(*self._figures())[1])
 
     @property
     def min(self) -> Tensor:
@@ -111,30 +112,16 @@ class Moments(Reducer):
     @property
     def dead(self) -> Tensor:
         """Whether finite values were seen and none was positive, bool."""
-        return self.max <= 0
+        return torch.from_numpy(dead_of(*self._figures()))
 
     @property
     def whole(self) -> Whole:
         """The figures of all channels together, as if they were one."""
-        floats, counts = (each.numpy() for each in self._read())
-        finite, zeros, nan, inf = counts.sum(1).tolist()
-        if not finite:
-            return Whole(0, torch.nan, torch.nan, torch.nan, torch.nan, 0.0, nan, inf)
-        seen = counts[0] > 0
-        shares, (means, stds) = counts[0][seen] / finite, (each[seen] for each in self._spread())
-        mean = float((means * shares).sum())
-        std = float(((stds**2 + (means - mean) ** 2) * shares).sum()) ** 0.5
-        low, high = float(floats[3][seen].min()), float(floats[4][seen].max())
-        return Whole(finite, mean, std, low, high, zeros / (finite + nan + inf), nan, inf)
+        return wholes([self._figures()])[0]
 
-    def _spread(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of each channel; NaN where no value is finite."""
+    def _figures(self) -> tuple[np.ndarray, np.ndarray]:
         floats, counts = (each.numpy() for each in self._read())
-        pivot, total, squares, low, high = floats
-        with np.errstate(invalid="ignore"):
-            mean, square, constant = total / counts[0], squares / counts[0], low == high
-            std = np.sqrt(np.maximum(square - mean * mean, 0.0))
-        return np.where(constant, low, pivot + mean), np.where(constant, 0.0, std)
+        return floats, counts
 
     def _extreme(self, row: int) -> Tensor:
         return torch.where(self.count > 0, self._read()[0][row], torch.nan)
@@ -187,3 +174,40 @@ class Moments(Reducer):
     def _join(self, mine: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         pivot = torch.where(mine[1][0] > 0, mine[0][0], other[0][0])
         return added(moved(mine, pivot), moved(other, pivot))
+
+
+def dead_of(floats: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Of a state of `Moments`: whether finite values of a channel were seen and none was positive."""
+    dead: np.ndarray = (counts[0] > 0) & (floats[4] <= 0)
+    return dead
+
+
+def wholes(several: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[Whole]:
+    """Of each of several states of `Moments`, the figures of all channels together."""
+    if not several:
+        return []
+    floats, counts = (np.concatenate(each, axis=1) for each in zip(*several, strict=True))
+    channels = np.array([each.shape[1] for _, each in several])
+    starts = np.cumsum(channels) - channels
+    seen, (mean, std) = counts[0] > 0, _spread(floats, counts)
+    finite, zeros, nan, inf = totals = np.add.reduceat(counts, starts, axis=1)
+    low = np.minimum.reduceat(np.where(seen, floats[3], np.inf), starts)
+    high = np.maximum.reduceat(np.where(seen, floats[4], -np.inf), starts)
+    with np.errstate(invalid="ignore", over="ignore"):
+        share = np.where(seen, counts[0] / np.repeat(finite, channels), 0.0)
+        of_all = np.add.reduceat(np.where(seen, mean, 0.0) * share, starts)
+        square = std**2 + (mean - np.repeat(of_all, channels)) ** 2
+        spread = np.sqrt(np.add.reduceat(np.where(seen, square, 0.0) * share, starts))
+        zero_share = np.where(finite > 0, zeros / (totals.sum(0) - zeros), 0.0)
+    figures = [np.where(finite > 0, each, np.nan) for each in (of_all, spread, low, high)]
+    columns = (finite, *figures, zero_share, nan, inf)
+    return [Whole(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+
+
+def _spread(floats: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each channel; NaN where no value is finite."""
+    pivot, total, squares, low, high = floats
+    with np.errstate(invalid="ignore"):
+        mean, square, constant = total / counts[0], squares / counts[0], low == high
+        std = np.sqrt(np.maximum(square - mean * mean, 0.0))
+    return np.where(constant, low, pivot + mean), np.where(constant, 0.0, std)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from copy import copy
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
 from torch_featviz.errors import DtypeError, LayerError, OptionError, ShapeError
-from torch_featviz.torch_private import FakeTensor, is_mapped, viewed
+from torch_featviz.torch_private import FakeTensor, is_mapped
+
+from .transfer import fetch, to_host
 
 R = TypeVar("R", bound="Reducer")
 BLOCK = 2**18  # values; several passes over one block stay within a core's cache
@@ -161,71 +164,23 @@ def across_ranks(states: Mapping[str, R], group: dist.ProcessGroup | None = None
     return merged
 
 
-def read_together(reducers: Iterable[Reducer], tensors: Iterable[Tensor] = ()) -> list[Tensor]:
-    """The states of several reducers and some tensors to the CPU, in one transfer a device.
+def fetch_states(
+    reducers: Iterable[Reducer], tensors: Iterable[Tensor] = ()
+) -> Callable[[], tuple[list[list[np.ndarray]], list[np.ndarray]]]:
+    """Begin to bring the states of several reducers and some tensors to the CPU, in one transfer a device.
 
     Returns:
-        The tensors, as `to_host` gives them. Reading a figure of any of the reducers then waits for nothing.
+        A function that waits for it and returns the states, none where nothing was seen, and the tensors; see `fetch`.
     """
-    seen = [reducer for reducer in dict.fromkeys(reducers) if reducer._state is not None and reducer._host is None]
-    every = [tensor for reducer in seen for tensor in reducer._state or ()] + list(tensors)
-    places: dict[torch.device, list[int]] = {}
-    for i, tensor in enumerate(every):
-        places.setdefault(tensor.device, []).append(i)
-    host = dict[int, Tensor]()
-    for chosen in places.values():
-        host |= zip(chosen, to_host(tuple(every[i] for i in chosen)), strict=True)
-    arrived = iter(host[i] for i in range(len(every)))
-    for reducer in seen:
-        reducer._host = list(islice(arrived, reducer.tensors))
-    return list(arrived)
+    states = [reducer._state or () for reducer in reducers]
+    sizes = [len(state) for state in states]
+    read = fetch([*chain.from_iterable(states), *tensors])
 
+    def read_all() -> tuple[list[list[np.ndarray]], list[np.ndarray]]:
+        arrived = iter(read())
+        return [list(islice(arrived, size)) for size in sizes], list(arrived)
 
-def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Copies of tensors of one device on the CPU, floats as float64 and integers as int64, by one transfer."""
-    if all(tensor.device.type == "cpu" for tensor in tensors):
-        kinds = [torch.float64 if tensor.is_floating_point() else torch.int64 for tensor in tensors]
-        return [tensor.to(kind, copy=True) for tensor, kind in zip(tensors, kinds, strict=True)]
-    return _in_one_transfer(tensors)
-
-
-def _in_one_transfer(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The same from another device. Where they are parts of one tensor, and most of it, that is copied as it is."""
-    owners, shares = [viewed(tensor) for tensor in tensors], dict[int, int]()
-    for owner, tensor in zip(owners, tensors, strict=True):
-        shares[id(owner)] = shares.get(id(owner), 0) + tensor.numel()
-    owners = [
-        owner if owner.is_contiguous() and 2 * shares[id(owner)] >= owner.numel() else tensor
-        for owner, tensor in zip(owners, tensors, strict=True)
-    ]
-    known = {id(owner): owner for owner in owners}
-    there = dict(zip(known, _packed_to_host([*known.values()]), strict=True))
-    host: list[Tensor] = []
-    for owner, tensor in zip(owners, tensors, strict=True):
-        copy = there[id(owner)]
-        if owner is not tensor:
-            start = copy.storage_offset() + tensor.storage_offset() - owner.storage_offset()
-            copy = copy.as_strided(tensor.shape, tensor.stride(), start)
-        host.append(copy.double() if copy.is_floating_point() else copy)
-    return host
-
-
-def _packed_to_host(tensors: list[Tensor]) -> list[Tensor]:
-    """Tensors of 32 or 64 bits, contiguous there."""
-    short = [tensor.reshape(-1).view(torch.int32) for tensor in tensors if tensor.dtype == torch.float32]
-    long = [tensor.reshape(-1).view(torch.int64) for tensor in tensors if tensor.dtype != torch.float32]
-    number = sum(map(len, short))
-    if number:  # in pairs, so that all is of one dtype
-        spare = next(each for each in short if len(each))[: number % 2]
-        long.append(torch.cat([*short, spare]).view(torch.int64))
-    packed = torch.cat(long).cpu() if long else torch.empty(0, dtype=torch.int64)
-    pairs = packed[len(packed) - (number + 1) // 2 :].view(torch.float32)
-    shorts, longs = iter(torch.split(pairs[:number], [*map(len, short)])), iter(torch.split(packed, [*map(len, long)]))
-    host: list[Tensor] = []
-    for tensor in tensors:
-        piece = next(shorts) if tensor.dtype == torch.float32 else next(longs)
-        host.append((piece.view(torch.float64) if tensor.dtype == torch.float64 else piece).view(tensor.shape))
-    return host
+    return read_all
 
 
 def real(output: Any) -> Tensor:
