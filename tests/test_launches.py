@@ -107,7 +107,7 @@ def test_gradcam(monkeypatch):
         counted(lambda: attribute(net, images, target=3, layer="layer4"))
         bare = counted(lambda: net(images))
         inside = counted(lambda: attribute(net, images, target=3, layer="layer4"))
-    assert inside.launches - bare.launches <= 9  # of which two copy all buffers, floats and counters
+    assert inside.launches - bare.launches <= 9  # two copy all buffers, floats and counters
     assert inside.waits == 0
 
 

@@ -1,7 +1,6 @@
 """Each method against the direct call of Captum, and Captum's against formulas written out."""
 
 import copy
-from typing import ClassVar
 
 import captum.attr as captum
 import numpy as np
@@ -522,44 +521,3 @@ def test_samples_of_gradient_shap_are_for_all_images():
     alone = attribute(tiny(), IMAGES[:1], target=1, method="gradient_shap", baselines=baselines)
     torch.testing.assert_close(whole.attributions[:1], alone.attributions)
     assert attribute(tiny(), IMAGES, target=1, method="gradient_shap", baselines=0.5).heatmaps.any()
-
-
-@pytest.mark.parametrize("method", ["gradcam", "guided_gradcam", "deep_lift", "lrp", "gradient_shap"])
-def test_a_second_call_explains_the_model_as_it_is_by_then_and_leaves_it_so(method, instance_state):
-    norm, last = nn.BatchNorm2d(4), nn.Sequential(nn.Flatten(), nn.Linear(144, 3))
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(6), *last).train()
-    x = torch.rand(4, 3, 10, 10, generator=torch.Generator().manual_seed(0))
-    layer = {"layer": "2"} if "cam" in method else {}
-    options = {"baselines": torch.zeros(2, 3, 10, 10)} if method == "gradient_shap" else {}
-    for target in (0, 2, [0, 1, 2, 0], None):
-        net(x)[:, 0].sum().backward()
-        torch.optim.SGD(net.parameters(), 0.1).step()
-        before, values = instance_state(net), [tensor.clone() for tensor in (*net.parameters(), *net.buffers())]
-        grads, random = [p.grad.clone() for p in net.parameters()], torch.get_rng_state()
-        found = attribute(net, x, target=target, method=method, **layer, **options)
-        assert instance_state(net) == before
-        assert all(map(torch.equal, (*net.parameters(), *net.buffers()), values))
-        assert all(map(torch.equal, (p.grad for p in net.parameters()), grads))
-        assert torch.equal(torch.get_rng_state(), random)
-        anew = attribute(copy.deepcopy(net), x, target=target, method=method, **layer, **options)
-        assert torch.equal(found.attributions, anew.attributions)
-        assert torch.equal(found.heatmaps, anew.heatmaps)
-
-
-def test_a_second_call_measures_no_memory_and_looks_for_no_layer():
-    class Entry(nn.Identity):
-        rows: ClassVar[list[int]] = []
-
-        def forward(self, x):
-            self.rows.append(len(x))
-            return x
-
-    net = nn.Sequential(Entry(), nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
-    x = torch.rand(20, 3, 8, 8)
-    for layer, more in (("2", [1, 1, 20]), (None, [1, 20])):  # and the memory is measured once
-        Entry.rows.clear()
-        first = attribute(net, x, target=0, layer=layer)
-        assert Entry.rows == more
-        second = attribute(net, x + 1, target=1, layer=layer)
-        assert Entry.rows == [*more, 20]
-        assert first.layers == second.layers == ("2",)

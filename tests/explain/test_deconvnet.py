@@ -3,7 +3,6 @@
 import copy
 import itertools
 import random
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from torch.nn import functional as F
 from torchvision.models.googlenet import BasicConv2d
 
 from torch_featviz.errors import DtypeError, LayerError, OptionError, ShapeError
-from torch_featviz.explain.deconvnet import deconvnet, project
+from torch_featviz.explain.deconvnet import deconvnet
 from torch_featviz.zoo import card
 
 
@@ -599,48 +598,3 @@ def test_one_of_the_maps_by_keyword_is_still_refused():
 
     with pytest.raises(LayerError, match="a batch norm has no running statistics"):
         deconvnet(nn.Sequential(Mixing(3, 4, 3)), noise(1, 3, 9, 9), "0", [0])
-
-
-class Head(nn.Flatten):
-    rows: ClassVar[list[int]] = []
-
-    def forward(self, x):
-        self.rows.append(len(x))
-        return super().forward(x)
-
-
-class Entry(Head):
-    rows: ClassVar[list[int]] = []
-
-    def forward(self, x):
-        self.rows.append(len(x))
-        return x
-
-
-def test_a_second_call_runs_the_network_no_further_and_no_oftener_than_it_has_to():
-    net = nn.Sequential(Entry(), nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 8, 3), Head()).eval()
-    x, units = torch.rand(1, 3, 16, 16), [0, 1, 2, 3] * 5
-    Entry.rows.clear()
-    Head.rows.clear()
-    first = project(net, x, "4", units)
-    assert (Entry.rows, Head.rows) == ([1, 1, 20], [1])  # whole, as far as the layer for its memory, and the rows
-    second = project(net, x, "4", units)
-    assert (Entry.rows, Head.rows) == ([1, 1, 20, 20], [1])
-    assert torch.equal(first.values, second.values)
-    assert second.switches
-    net[3] = nn.Identity()
-    third = project(net, x, "4", units)
-    assert (Entry.rows, Head.rows) == ([1, 1, 20, 20, 1, 1, 20], [1, 1])
-    assert (third.switches, third.method) == (False, "guided_backprop")
-    with pytest.raises(OptionError, match="channels 0 to 7, got 8"):
-        project(net, x, "4", [8])
-
-
-def test_after_a_step_the_weights_are_the_new_ones():
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 8, 3)).train()
-    x = torch.rand(3, 3, 12, 12)
-    for _ in range(3):
-        net(x).sum().backward()
-        torch.optim.SGD(net.parameters(), 0.1).step()
-        here = deconvnet(net, x, "3", [0, 1, 2])
-        assert torch.equal(here, deconvnet(copy.deepcopy(net), x, "3", [0, 1, 2]))

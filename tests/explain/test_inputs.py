@@ -85,7 +85,7 @@ def test_the_rest_of_the_house_takes_them_too():
     for each in (watch, by_name):
         with each.step():
             pass
-        assert torch.equal(each._frames["maps/conv"]._held[-1].values, net.conv(IMAGES[:4])[:, :9])
+        assert torch.equal(each._log.frames["maps/conv"]._held[-1].values, net.conv(IMAGES[:4])[:, :9])
 
 
 def test_what_is_missing_is_said():

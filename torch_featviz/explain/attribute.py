@@ -17,12 +17,12 @@ from torch_featviz.inspect.cut import AnswerMap, answer_map, map_of, remembered
 from torch_featviz.model.answer import KINDS, Kind, Target
 from torch_featviz.model.inputs import Inputs, check_images
 from torch_featviz.model.layers import find, layer_name
-from torch_featviz.model.lent import known, lent
 from torch_featviz.model.run import one_call
+from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated, seed_all
 
 from .cam import MODES
-from .explained import Explained, chunks, held_for, rows_at_once
+from .explained import Explained, chunks, rows_at_once
 from .methods import Job, method_of
 
 OneOrMore: TypeAlias = str | nn.Module | Sequence[str | nn.Module] | None
@@ -158,36 +158,37 @@ def explain(
 ) -> Attribution:
     """`attribute`, of inputs as one object."""
     check_images(inputs.images, (3, 4, 5))
-    way = method_of(method)
-    if unknown := sorted(set(options) - way.takes):
-        takes = f"it takes {', '.join(sorted(way.takes))}" if way.takes else "it takes none"
+    known = method_of(method)
+    if unknown := sorted(set(options) - known.takes):
+        takes = f"it takes {', '.join(sorted(known.takes))}" if known.takes else "it takes none"
         raise OptionError(f"{method} has no option {', '.join(map(repr, unknown))}; {takes}.")
-    if layer is not None and not way.layered:
+    if layer is not None and not known.layered:
         raise OptionError(f"{method} looks at no layer; leave layer= out.")
     if answer is not None and answer not in KINDS:
         raise OptionError(f"answer must be one of {', '.join(KINDS)}, got {answer!r}.")
     if internal_batch_size is not None and internal_batch_size < 1:
         raise OptionError(f"internal_batch_size must be at least 1, got {internal_batch_size}.")
+    names = _names(model, layer)
     given, count = inputs, len(inputs.images)
-    with isolated(seed), lent(model) as copy:
-        inputs, net = given.copied(), copy
+    with isolated(seed):
+        inputs, net = given.copied(), twin(model)
         where, at = AnswerMap((), ()), ""
-        if way.layered:
-            where = _where(model, net, inputs, layer, target)
+        if known.layered:
+            one = Explained(net, inputs.rows(slice(1)), _part_of(_as_many(target, count), slice(1), count))
+            where = _named(model, one, names) if names else _answer_map(model, one)
         if len(where.layers) == 1 and find(net, where.layers[0].partition("#")[0]) is not None:
             net, at = one_call(net, where.layers[0])
-        held = partial(known, copy, inputs, "held", partial(held_for, net, inputs))
-        rows = internal_batch_size or rows_at_once(count * way.rows(options), inputs, held)
+        rows = internal_batch_size or rows_at_once(net, inputs.rows(slice(1)), count * known.rows(options))
         explained, wanted = Explained(net, inputs, target, answer), _as_many(target, count)
         per_image = {"feature_mask"} | ({"baselines"} if method != "gradient_shap" else set())  # there they are samples
-        size = 1 if way.alone else max(1, min(rows // way.at_once, count))
+        size = 1 if known.alone else max(1, min(rows // known.at_once, count))
         parts, classes = [], []
         for part in tqdm(list(chunks(count, size)), disable=not progress, unit="batch"):
-            if way.alone:
+            if known.alone:
                 seed_all(seed)
             explained.inputs, explained.target = inputs.rows(part), _part_of(wanted, part, count)
             here = {k: _part_of(v, part, count) if k in per_image else v for k, v in options.items()}
-            parts.append(way.run(Job(explained, where, at, here, rows)).detach())
+            parts.append(known.run(Job(explained, where, at, here, rows)).detach())
             if explained.classes is not None:
                 classes.append(explained.classes)
         attributions = torch.cat(parts) if len(parts) > 1 else parts[0]
@@ -196,32 +197,11 @@ def explain(
     return Attribution(attributions, heatmaps, every, method, where.layers, str(where), target, options, given, answer)
 
 
-def _where(model: nn.Module, net: nn.Module, inputs: Inputs, layer: OneOrMore, target: Target) -> AnswerMap:
-    """The layers looked at, found out once while the twin `net` is kept."""
+def _names(model: nn.Module, layer: OneOrMore) -> list[str]:
+    """The names asked for; of a functional call as it was given, since it is known once it runs."""
     entries = [] if layer is None else [layer] if isinstance(layer, (str, nn.Module)) else list(layer)
     if layer is not None and not entries:
         raise OptionError("layer= names no layer; leave it out for the map that the answer depends on.")
-    if not entries:
-        seek = partial(_answer_map, model, net, inputs, target)
-        return seek() if callable(target) else known(net, inputs, "class", seek)
-    seek = partial(_named, model, net, inputs, entries)
-    names = tuple(entry for entry in entries if isinstance(entry, str))
-    return known(net, inputs, names, seek) if len(names) == len(entries) else seek()
-
-
-def _answer_map(model: nn.Module, net: nn.Module, inputs: Inputs, target: Target) -> AnswerMap:
-    """The map that the answer of one image depends on; that of a callable's figure may be another at each call."""
-
-    def seek() -> AnswerMap:
-        count, first = len(inputs.images), slice(1)
-        one = Explained(net, inputs.rows(first), _part_of(_as_many(target, count), first, count))
-        return answer_map(net, one.inputs, one.figures)
-
-    return seek() if callable(target) else remembered(model, inputs, "class", seek)
-
-
-def _named(model: nn.Module, net: nn.Module, inputs: Inputs, entries: list[str | nn.Module]) -> AnswerMap:
-    """The layers asked for, or functional calls."""
     names = []
     for entry in entries:
         try:
@@ -229,9 +209,20 @@ def _named(model: nn.Module, net: nn.Module, inputs: Inputs, entries: list[str |
         except LayerError:
             if not isinstance(entry, str):
                 raise
-            names.append(entry)  # of a functional call, perhaps, which is known once it runs
+            names.append(entry)  # of a functional call, perhaps
+    return names
+
+
+def _answer_map(model: nn.Module, one: Explained) -> AnswerMap:
+    """The map that the answer of one image depends on; that of a callable's figure may be another at each call."""
+    seek = partial(answer_map, one.model, one.inputs, one.figures)
+    return seek() if callable(one.target) else remembered(model, one.inputs, "class", seek)
+
+
+def _named(model: nn.Module, one: Explained, names: list[str]) -> AnswerMap:
+    """The layers of these names, or functional calls."""
     try:
-        return remembered(model, inputs, tuple(names), lambda: map_of(net, inputs.rows(slice(1)), names))
+        return remembered(model, one.inputs, tuple(names), lambda: map_of(one.model, one.inputs, names))
     except LayerError:
         for name in names:
             layer_name(model, name)  # which says what is close to a name that is no layer's

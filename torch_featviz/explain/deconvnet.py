@@ -7,7 +7,6 @@ import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -18,12 +17,12 @@ from torch_featviz.errors import DtypeError, LayerError, OptionError, ShapeError
 from torch_featviz.inspect.receptive import Tracer, channels_at
 from torch_featviz.model.inputs import Inputs, check_images
 from torch_featviz.model.layers import layer_name, module_at
-from torch_featviz.model.lent import known, lent
 from torch_featviz.model.run import one_call, run_looking_at, run_until
+from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated
 from torch_featviz.torch_private import Convolution
 
-from .explained import chunks, held_for, rows_at_once
+from .explained import chunks, rows_at_once
 from .rectify import Rectify, graph_of, refuse_others, word_of
 from .switches import switched
 
@@ -152,21 +151,17 @@ def project(
         )
     name = layer_name(model, layer)
     inputs = Inputs.of(images, additional_forward_args, keywords)
-    with isolated(), lent(model) as copy:
+    with isolated():
         inputs = inputs.copied()
-        one = inputs.rows(slice(1))
-        net, at = one_call(copy, name)
-        look = partial(_first_look, net, at, one, name, module_at(model, name))
-        shape, channels, switches = known(copy, one, ("look", name), look)
+        shape, channels, switches = _first_look(model, inputs.rows(slice(1)), name)
         _check_units(asked, shape, name)
         method = projection or ("deconvnet" if switches else "guided_backprop")
         guided = method == "guided_backprop"
-        net, at = one_call(net, at, channels)
+        net, at = one_call(twin(model), name, channels)
         up = _UpTo(net, at, name, guided=guided, overwrite=pooling == "overwrite" and not guided)
         if len(images) == 1:
             inputs = inputs.rows(torch.zeros(len(asked), dtype=torch.long, device=images.device))
-        held = partial(known, copy, one, ("held", name, guided, up.overwrite), partial(held_for, up, one))
-        rows = internal_batch_size or rows_at_once(len(asked), one, held)
+        rows = internal_batch_size or rows_at_once(up, inputs.rows(slice(1)), len(asked))
         projected = [_down(up, inputs.rows(part), asked[part]) for part in chunks(len(asked), rows)]
         return Projections(torch.cat(projected), method, switches)
 
@@ -189,7 +184,7 @@ def _check_options(projection: str | None, pooling: str, internal_batch_size: in
 
 
 def _down(up: _UpTo, inputs: Inputs, units: list[tuple[int, ...]]) -> Tensor:
-    leaf = inputs.images.detach().requires_grad_()  # a copy already, and nothing may write to a leaf
+    leaf = inputs.images.detach().clone().requires_grad_()
     maps: Tensor = up.maps(inputs.at(leaf, slice(None)))
     projection: Tensor | None
     (projection,) = torch.autograd.grad(maps, leaf, _seed(maps.detach(), units), allow_unused=True)
@@ -201,10 +196,10 @@ def _down(up: _UpTo, inputs: Inputs, units: list[tuple[int, ...]]) -> Tensor:
 def _seed(maps: Tensor, units: list[tuple[int, ...]]) -> Tensor:
     """Maps of zeros, but for one unit in each row, which has its own value, rectified."""
     rows = torch.arange(len(units), device=maps.device)
-    width = maps.shape[3]
-    wanted = [(unit[0], unit[1] * width + unit[2] if unit[1:] else -1) for unit in units]
-    channels, asked = torch.tensor(wanted, device=maps.device).unbind(1)
+    channels = torch.tensor([unit[0] for unit in units], device=maps.device)
     planes = maps[rows, channels].flatten(1)
+    width = maps.shape[3]
+    asked = torch.tensor([unit[1] * width + unit[2] if unit[1:] else -1 for unit in units], device=maps.device)
     places = torch.where(asked < 0, planes.argmax(1), asked)
     seed = torch.zeros_like(maps)
     seed[rows, channels, places // width, places % width] = planes[rows, places].clamp(min=0)
@@ -334,11 +329,13 @@ def _refuse_pools(output: Tensor) -> None:
             )
 
 
-def _first_look(net: nn.Module, layer: str, one: Inputs, name: str, module: nn.Module) -> tuple[torch.Size, int, bool]:
+def _first_look(model: nn.Module, one: Inputs, name: str) -> tuple[torch.Size, int, bool]:
     """`k h w` of what the layer returns, the axis of `k`, and whether switches lie on its way to the image.
 
     The whole network runs, for a layer may run again after its first time; autograd's part ends at the layer.
     """
+    module = module_at(model, name)
+    net, layer = one_call(twin(model), name)
     image = one.images.detach().clone().requires_grad_()
     tracer = None if isinstance(module, Convolution) else Tracer(image)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -106,31 +106,18 @@ class Explained(nn.Module):
         return figure
 
 
-def rows_at_once(wanted: int, inputs: Inputs, held: Callable[[], int]) -> int:
+def rows_at_once(net: nn.Module, one: Inputs, wanted: int) -> int:
     """How many of `wanted` rows may run at once, by what autograd holds for one.
 
     At most half of the free memory of a GPU, or 1 GiB on a CPU.
 
     Args:
+        net: a twin.
+        one: the inputs of one image.
         wanted: rows.
-        inputs: whose device counts.
-        held: measures it, in bytes.
     """
     if wanted <= FEW:
         return wanted
-    most, images = max(1, held()), inputs.images
-    budget = torch.cuda.mem_get_info(images.device)[0] // 2 if images.is_cuda else _CPU_BUDGET
-    return max(1, min(wanted, budget // most))
-
-
-def held_for(net: nn.Module, inputs: Inputs) -> int:
-    """The bytes that autograd holds for a forward of the first image, but for weights.
-
-    Args:
-        net: a twin.
-        inputs: of any number of images.
-    """
-    one = inputs.rows(slice(1))
     held: dict[int, int] = {}
     weights = {tensor.untyped_storage().data_ptr() for tensor in (*net.parameters(), *net.buffers())}
 
@@ -144,7 +131,8 @@ def held_for(net: nn.Module, inputs: Inputs) -> int:
     with torch.autograd.graph.saved_tensors_hooks(note, _same):
         output: Any = run(net, one.at(image, slice(None)))
     del output
-    return sum(held.values())
+    budget = torch.cuda.mem_get_info(image.device)[0] // 2 if image.is_cuda else _CPU_BUDGET
+    return max(1, min(wanted, budget // max(1, sum(held.values()))))
 
 
 def _same(tensor: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated
 
 from .attribute import Attribution, explain
-from .explained import Explained, chunks, held_for, rows_at_once
+from .explained import Explained, chunks, rows_at_once
 
 UNMOVED = 0.5
 _Figure = Callable[[Tensor, Tensor], Tensor]  # of rows, and of which image each is a variant
@@ -102,8 +102,7 @@ def faithfulness(
         inputs = (why.inputs or Inputs(images)).with_images(images).copied()
         images, net = inputs.images, twin(model)
         explained = Explained(net, inputs, why.target, why.answer)
-        held = partial(held_for, net, inputs)
-        rows = internal_batch_size or rows_at_once(len(images) * (steps + 1), inputs, held)
+        rows = internal_batch_size or rows_at_once(net, inputs.rows(slice(1)), len(images) * (steps + 1))
         kind = None if why.classes is None else explained.kind(rows)
         zero, blurred = (
             (torch.zeros_like(images), blur(images)) if baselines is None else (_filled(images, baselines),) * 2

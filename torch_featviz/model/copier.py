@@ -215,12 +215,6 @@ def _kind_of(kind: type, *, wraps: bool) -> _Kind:
     return _Kind(wraps, own_way or issubclass(kind, (dict, list)), not _usual(kind, "__getstate__"), slots)
 
 
-def copied_by_dict(kind: type[nn.Module]) -> bool:
-    """Whether a module of that class is copied by its `__dict__` alone."""
-    wraps, own_way, saves, slots = _kind_of(kind, wraps=False)
-    return not (wraps or own_way or saves or slots)
-
-
 def _usual(kind: type, name: str) -> bool:
     """Whether a method is the one of all modules, or one of those of PyTorch that are not needed here."""
     method = getattr(kind, name, None)

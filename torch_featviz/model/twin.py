@@ -41,7 +41,7 @@ def twin(model: nn.Module) -> nn.Module:
     """
     check_module(model)
     with torch.inference_mode(False), torch.no_grad():
-        return copied(model, partial(shared, model))
+        return copied(model, partial(_shared, model))
 
 
 def twin_on_meta(model: nn.Module) -> nn.Module:
@@ -51,7 +51,7 @@ def twin_on_meta(model: nn.Module) -> nn.Module:
         return copied(model, partial(map, _on_meta))
 
 
-def shared(model: nn.Module, tensors: Sequence[Tensor]) -> list[Tensor]:
+def _shared(model: nn.Module, tensors: Sequence[Tensor]) -> list[Tensor]:
     """Views of parameters, which want no gradient; copies of all other tensors."""
     plain = list(map(_is_plain, tensors))
     copies = iter(copies_of([*compress(tensors, plain)]))
