@@ -33,7 +33,7 @@ from torch_featviz.capture import Histogram, Moments, ToCPU, TopK, capture
 from torch_featviz.training import Monitor
 from torch_featviz.zoo import card
 
-SECONDS = {"values": 25, "figures": 40, "training": 40, "explaining": 40, "by reference": 35, "compiled": 60}
+SECONDS = {"values": 20, "figures": 35, "training": 35, "explaining": 60, "by reference": 30, "compiled": 60}
 LAYERS = [nn.Conv2d, nn.Linear]
 FIVE = ("features.0", "features.3", "features.6", "features.10", "classifier.6")  # of AlexNet
 Row = tuple[str, str, str, bool]  # what, measured, asked for, whether it is met

@@ -93,10 +93,10 @@ def test_a_sampled_step_of_the_monitor():
 def test_an_overlay():
     given = torch.zeros(16, 3, 224, 224), torch.zeros(16, 224, 224)
     with bench._on_fake_gpu(nn.Identity(), given) as (_, (images, heatmaps), counted):
-        for value_range in (None, "imagenet", "byte"):
+        for value_range, most in ((None, 2), ("imagenet", 1), ("byte", 1)):  # a table of colours once, and the kernel
             scale = Scale(symmetric=True, vmax=1.0)
             found = counted(lambda: overlay(images, heatmaps, scale=scale, value_range=value_range))  # noqa: B023
-            assert found == (2, 0)  # a table of colours, and the kernel
+            assert found == (most, 0)
 
 
 def test_gradcam(monkeypatch):
@@ -107,7 +107,7 @@ def test_gradcam(monkeypatch):
         counted(lambda: attribute(net, images, target=3, layer="layer4"))
         bare = counted(lambda: net(images))
         inside = counted(lambda: attribute(net, images, target=3, layer="layer4"))
-    assert inside.launches - bare.launches <= 9  # two copy all buffers, floats and counters
+    assert inside.launches - bare.launches <= 8  # two copy all buffers, floats and counters
     assert inside.waits == 0
 
 

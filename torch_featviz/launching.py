@@ -26,6 +26,7 @@ class Gpu:
     def __init__(self) -> None:
         self._counts: list[Callable[[], None]] = []  # called for each launch instead of launching
         self._constants: dict[tuple[Hashable, torch.device], Tensor] = {}
+        self._counted: set[tuple[Hashable, torch.device]] = set()  # constants, in the block that counts
         self._kernels: dict[str, Any] = {}  # by name
         self._runs: dict[torch.device, bool] = {}  # whether a kernel does
 
@@ -92,7 +93,11 @@ class Gpu:
     def constant(self, key: Hashable, make: Callable[[], Tensor], device: torch.device) -> Tensor:
         """What `make` returns, which is the same for one `key`, in the device's memory; copied there once."""
         if self._counts:
-            return self.upload(make().numpy(), device)
+            made = make()
+            if (key, device) not in self._counted:
+                self._counted.add((key, device))
+                self._counts[-1]()
+            return torch.empty(made.shape, dtype=made.dtype, device=device)
         if (key, device) not in self._constants:
             self._constants[key, device] = make().to(device)
         return self._constants[key, device]
@@ -105,6 +110,7 @@ class Gpu:
     def counting(self, count: Callable[[], None]) -> Iterator[None]:
         """Within the block `count()` is called instead of launching, and every GPU is one that kernels run on."""
         self._counts.append(count)
+        self._counted.clear()
         try:
             yield
         finally:

@@ -14,6 +14,7 @@ from torch_featviz.capture.noting import Note, numbered
 from torch_featviz.capture.session import Capture
 from torch_featviz.errors import LayerError, ShapeError
 from torch_featviz.inspect.cut import AnswerMap
+from torch_featviz.launching import gpu
 from torch_featviz.model.layout import Layout
 from torch_featviz.model.run import check_call, check_once, graph_from
 
@@ -112,7 +113,9 @@ def _from_layer(explained: Explained, layer: str, backward: bool) -> tuple[Tenso
     maps = leaves[0]
     if not backward or figures is None:
         return maps.detach(), maps.detach()
-    (gradients,) = torch.autograd.grad(figures, maps, torch.ones_like(figures), materialize_grads=True)
+    kind = figures.dtype
+    one = gpu.constant(("one", kind), lambda: torch.ones((), dtype=kind), figures.device)
+    (gradients,) = torch.autograd.grad(figures, maps, one.expand_as(figures), materialize_grads=True)
     return maps.detach(), gradients
 
 
