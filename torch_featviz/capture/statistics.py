@@ -56,7 +56,7 @@ class Reduction(Recorder):
         device = device_of(scope.model)
         self._budget = gpu.budget(device)
         self._few = self._spare() if Few.takes(into) and device.type == "cpu" else None
-        self.by_version = self._waits = self._has_kernels(device) or (device.type in _PLAIN and Few.takes(into))
+        self.by_version = self._waits = self._has_kernels(device) or (device.type in _PLAIN and Few.takes(into, device))
 
     def admit(self, name: str, globs: Iterable[str] = ()) -> None:
         super().admit(name, globs)
@@ -239,7 +239,7 @@ class Reduction(Recorder):
         """Whether it costs less later, together with others."""
         if self._has_kernels(output.device):
             return True
-        if output.device.type not in _PLAIN or not Few.takes(self._into):
+        if output.device.type not in _PLAIN or not Few.takes(self._into, output.device):
             return False
         together = self._of(output.device)
         return isinstance(together, Few) and together.takes_output(output)

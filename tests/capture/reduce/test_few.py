@@ -51,6 +51,35 @@ def test_histograms_equal_those_of_one_output_after_the_other(streams, data, bin
         streams.agree(figures, streams.fed(into, outputs))
 
 
+@given(data=st.data(), k=st.sampled_from([1, 3, 9]), at_once=st.booleans(), widths=st.sampled_from([(2,), (4, 1024)]))
+def test_top_images_equal_those_of_one_output_after_the_other(streams, data, k, at_once, widths):
+    outputs = data.draw(streams.batches(2, 5))
+    if data.draw(st.booleans()):  # many ties, also of -0 and 0
+        outputs = [output.clamp(0, 1).round() * -1 if output.is_floating_point() else output for output in outputs]
+    dim = data.draw(st.integers(1, outputs[0].dim() - 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(few, "_WIDTHS", widths)
+        figures = kept(TopK(k, dim), {"a": outputs}, at_once=at_once, looks=False)["a"]
+    if not figures.empty:
+        streams.agree(figures, streams.fed(TopK(k, dim), outputs))
+
+
+def test_a_layer_called_twice_with_other_numbers_of_images(streams):
+    into, outputs = Several(Moments(), TopK(3)), {"a": [torch.randn(n, 3, 2) for n in (2, 5, 1)], "b": []}
+    outputs["b"] = [torch.randn(4, 7)]
+    got, figures = {name: into.fresh() for name in "ab"}, Few(into)
+    figures._looks = False
+    for name in "aba":
+        figures.add(name, outputs[name][0])
+    figures.add("a", outputs["a"][1])
+    figures.flush()
+    figures.add("a", outputs["a"][2])
+    figures.settle(got)
+    outputs["a"].insert(0, outputs["a"][0])
+    for name, reducer in got.items():
+        streams.agree(reducer, streams.fed(into, outputs[name]), rtol=1e-5, atol=1e-6)
+
+
 @given(data=st.data(), widths=st.sampled_from([(3,), (4, 16, 1024)]))
 def test_several_layers_at_once_and_one_after_the_other(streams, data, widths):
     into = Several(Moments(), Histogram(8))
@@ -80,6 +109,9 @@ def test_what_it_takes():
     assert not any(
         map(Few.takes, (TopK(), Histogram(254), Several(Moments(), TopK()), Several(Moments(0), Moments(1))))
     )
+    gpu = torch.device("cuda")
+    assert all(Few.takes(into, gpu) for into in (TopK(), Several(Moments(), TopK(), Histogram())))
+    assert not any(Few.takes(into, gpu) for into in (Several(Moments(1), TopK(dim=2)), Several(TopK(1), TopK(2))))
     assert Few(Moments()).takes_output(torch.zeros(3, 2).bfloat16())
     refused = torch.zeros(0), torch.zeros(3).double(), torch.zeros(3).long(), torch.zeros(2**15)
     refused = *refused, torch.eye(3).to_sparse()
@@ -191,7 +223,9 @@ def test_where_there_is_no_triton_they_wait_as_they_are(streams, hooked, monkeyp
 
     monkeypatch.setattr(Few, "__init__", as_on_gpu)
     monkeypatch.setattr(statistics.Reduction, "_spare", lambda self: None)
-    model, into = Overwrites().eval(), [Moments(), Histogram(8)]
+    model, into = Overwrites().eval(), [Moments(), Histogram(8), TopK(2)]
+    takes = Few.takes
+    monkeypatch.setattr(Few, "takes", lambda into, _device=None: takes(into, torch.device("cuda")))
     inputs = [torch.randn(2, 3, 6, 6) for _ in range(3)]
     with mode():
         _, seen = hooked(model, lambda: [model(x.clone()) for x in inputs])

@@ -1,7 +1,8 @@
 """Figures of many small outputs at once: what costs there is each call of an operator, not the arithmetic.
 
-Outputs wait until the forward ends or many wait. All values of a channel then lie in rows of one matrix. On a CPU they
-are copied meanwhile; on a GPU without Triton whoever calls sees to it that they do not change.
+Outputs wait until the forward ends or many wait. All values of a channel then lie in rows of one matrix, those of each
+image apart where images count. On a CPU they are copied meanwhile; on a GPU without Triton whoever calls sees to it
+that they do not change.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from .histogram import Histogram
 from .moments import Moments
 from .reducer import Reducer, has_figures, is_plain, power_of_two, same_channels
 from .several import parts_of
+from .topk import TopK
 
 SMALL = 2**14  # values of an output that waits: from there on its own operators cost less than many passes over it
 MANY = 2**16  # values that wait, which so stay within a core's cache
@@ -32,14 +34,17 @@ _ON_GPU = (2**20, 2**22, 4)  # the same there, where a launch costs more, and wh
 _MOST_BINS = 252
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)  # float64 may be too large to be squared in float64
 _INF = float("inf")
+_NO_KEY, _LAST = -(2**63), 2**31 - 1
 _CPU = torch.device("cpu")
+_NOTHING = torch.empty(0)
 
 
 class _Item(NamedTuple):
     """One output, as far as tables depend on it."""
 
     layer: int
-    outer: int
+    images: int  # that are told apart
+    outer: int  # of each
     channels: int
     inner: int
 
@@ -52,6 +57,26 @@ class _Table:
     places: Tensor  # row by row
     channels: Tensor  # of each row, among those of all layers
     layers: Tensor  # of each row
+    peaks: Tensor = _NOTHING  # of each row, its image and channel, among all that came
+    keys: Tensor = _NOTHING  # `rows width`: the larger, the earlier the place in the map
+
+
+class _Peaks(NamedTuple):
+    """Where the highest values of some outputs are, image after image, for the channels of all layers."""
+
+    number: int
+    at: Tensor  # `images channels`; beyond the last where there is none
+    images: Tensor  # how many came, of each channel
+
+
+class _Tops(NamedTuple):
+    """The highest values of each channel, and their images and places."""
+
+    nan: Tensor
+    keys: Tensor  # `k channels`, in the order of the values
+    images: Tensor
+    positions: Tensor
+    seen: Tensor  # images
 
 
 class _Rows(NamedTuple):
@@ -81,24 +106,29 @@ class Few:
         self._parts = parts_of(into)
         self._moments = next((part for part in self._parts if isinstance(part, Moments)), None)
         self._histogram = next((part for part in self._parts if isinstance(part, Histogram)), None)
+        self._top = next((part for part in self._parts if isinstance(part, TopK)), None)
         self._layers: dict[tuple[str, int], int] = {}  # by name and channels
         self._channels: dict[str, int] = {}  # of each layer that ran in this block
         self._first = [0]  # channel of each layer, and how many there are
-        self._tables: dict[tuple[_Item, ...], list[_Table]] = {}
+        self._tables: dict[tuple[tuple[_Item, ...], int], tuple[list[_Table], _Peaks | None]] = {}
         self._waiting: list[Tensor] = []
         self._items: list[_Item] = []
         self._values = 0
         self.last: _Item | None = None  # another object after each output
         self._sums: tuple[Tensor, Tensor] | None = None
         self._bins: tuple[Tensor, Tensor, Tensor] | None = None
+        self._tops: _Tops | None = None
         self._ran: set[int] = set()
 
     @staticmethod
-    def takes(into: Reducer) -> bool:
-        """Whether these are figures that can be kept so."""
-        kinds = [type(part) for part in parts_of(into)]
-        few = all(part.bins <= _MOST_BINS for part in parts_of(into) if isinstance(part, Histogram))
-        return few and set(kinds) <= {Moments, Histogram} and len(set(kinds)) == len(kinds)
+    def takes(into: Reducer, device: torch.device = _CPU) -> bool:
+        """Whether these are figures that can be kept so; on a CPU `TopK` of one output after the other is as fast."""
+        parts = parts_of(into)
+        kinds = [type(part) for part in parts]
+        few = all(part.bins <= _MOST_BINS for part in parts if isinstance(part, Histogram))
+        known = {Moments, Histogram} if device.type == "cpu" else {Moments, Histogram, TopK}
+        dims = {part.dim for part in parts if isinstance(part, (Moments, TopK))}
+        return few and set(kinds) <= known and len(set(kinds)) == len(kinds) and len(dims) <= 1
 
     def takes_output(self, output: Tensor) -> bool:
         """Whether it is one of those that cost less together."""
@@ -112,12 +142,15 @@ class Few:
         Raises:
             ShapeError: as `Reducer.update` does.
         """
-        axis = channels if self._moments is None else self._moments.axis(output, channels)
-        shape = output.shape
-        if axis is None or self._moments is None:
+        of_channels = self._top or self._moments
+        axis = channels if of_channels is None else of_channels.axis(output, channels)
+        shape, images = output.shape, 1
+        if axis is None or of_channels is None:
             outer, many, inner = 1, 1, output.numel()
         else:
             outer, many, inner = prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :])
+        if self._top is not None:
+            images, outer = shape[0], outer // shape[0]
         same_channels(self._channels.setdefault(name, many), many)
         layer = self._layers.get((name, many))
         if layer is None:
@@ -125,7 +158,7 @@ class Few:
             self._first.append(self._first[-1] + many)
         values = output.detach().reshape(-1)
         self._waiting.append(values.to(torch.float64, copy=True) if self._looks else values)
-        self.last = _Item(layer, outer, many, inner)
+        self.last = _Item(layer, images, outer, many, inner)
         self._items.append(self.last)
         self._values += output.numel()
         if self._values > self._many:
@@ -137,20 +170,24 @@ class Few:
         self._waiting, self._items, self._values = [], [], 0
         if not waiting:
             return
-        if items not in self._tables:
+        key = items, 0 if self._top is None else len(self._layers)
+        if key not in self._tables:
             if len(self._tables) >= self._kept:
                 self._tables.clear()
-            self._tables[items] = self._tables_of(items)
+            self._tables[key] = self._tables_of(items)
         self._ran.update(item.layer for item in items)
         with torch.inference_mode(False), torch.no_grad():  # what is kept is changed again, perhaps outside that mode
             given = torch.cat(waiting).double()
             self.changes += 1
-            for table in self._tables[items]:
-                rows = self._rows(given.index_select(0, table.places).view(-1, table.width))
+            tables, peaks = self._tables[key]
+            several = [self._rows(given.index_select(0, table.places).view(-1, table.width)) for table in tables]
+            for table, rows in zip(tables, several, strict=True):
                 if self._moments is not None:
                     self._add_moments(table, rows)
                 if self._histogram is not None:
                     self._add_counts(self._histogram, table, rows)
+            if self._top is not None and peaks is not None:
+                self._tops = self._with_tops(self._top.k, tables, several, peaks)
 
     read = flush
 
@@ -165,8 +202,8 @@ class Few:
             The layers of which that cannot be, since larger outputs had other channels, and why.
         """
         self.flush()
-        sums, bins, ran, refused = self._sums, self._bins, self._ran, dict[str, str]()
-        self._sums, self._bins, self._ran = None, None, set()
+        sums, bins, tops, ran, refused = self._sums, self._bins, self._tops, self._ran, dict[str, str]()
+        self._sums, self._bins, self._tops, self._ran = None, None, None, set()
         for (name, _), layer in self._layers.items() if ran else ():
             if layer not in ran:
                 continue
@@ -174,6 +211,8 @@ class Few:
             for part in self._parts:
                 if isinstance(part, Moments) and sums is not None:
                     state += [figures[:, channels].clone() for figures in sums]
+                elif isinstance(part, TopK) and tops is not None:
+                    state += _state_of(tops, channels)
                 elif bins is not None:
                     extremes, place, counts = bins
                     state += [each.clone() for each in (extremes[:, layer], place[:, layer], counts[layer])]
@@ -236,6 +275,38 @@ class Few:
             counts.view(-1).scatter_add_(0, slots.flatten(), torch.ones_like(slots).flatten())
         self._bins = extremes, new_place, counts
 
+    def _with_tops(self, k: int, tables: list[_Table], several: list[_Rows], peaks: _Peaks) -> _Tops:
+        """The highest values so far and those of these rows, of which keys tell the higher and then the earlier."""
+        nan, keys, images, positions, seen = self._with_room_for_tops(k)
+        found = torch.full((peaks.number + 1,), _NO_KEY, device=self._device)
+        for table, rows in zip(tables, several, strict=True):
+            broken = rows.values.isnan()
+            nan = nan.index_add(0, table.channels, broken.sum(1))
+            ordered = _ordered(torch.where(broken, -_INF, rows.values).float().add_(0.0), torch.int32)  # no -0
+            found.scatter_reduce_(0, table.peaks, (ordered.long() << 32).bitwise_or_(table.keys).amax(1), "amax")
+        new = found[peaks.at]
+        absent, place = new == _NO_KEY, _LAST - (new & _LAST)
+        value = _value(new.bitwise_right_shift_(32).int(), torch.float32)
+        keys = torch.cat([keys, torch.where(absent, _NO_KEY, _ordered(value.double(), torch.int64))])
+        images = torch.cat([images, seen + torch.arange(len(new), device=self._device)[:, None]])
+        order = keys.sort(dim=0, descending=True, stable=True).indices[:k]
+        positions = torch.cat([positions, place])
+        keys, images, positions = (each.gather(0, order) for each in (keys, images, positions))
+        return _Tops(nan, keys, images, positions, seen + peaks.images)
+
+    def _with_room_for_tops(self, k: int) -> _Tops:
+        if self._tops is None:
+            keys, images, positions = (self._empty(k, 0) for _ in range(3))
+            self._tops = _Tops(self._empty(0), keys, images, positions, self._empty(0))
+        nan, keys, images, positions, seen = self._tops
+        more = self._first[-1] - len(nan)
+        if not more:
+            return _Tops(nan, keys, images, positions, seen)
+        none = nan.new_zeros(more)
+        keys = torch.cat([keys, keys.new_full((k, more), _NO_KEY)], 1)
+        images, positions = (torch.cat([each, each.new_zeros(k, more)], 1) for each in (images, positions))
+        return _Tops(torch.cat([nan, none]), keys, images, positions, torch.cat([seen, none]))
+
     def _with_room_for_channels(self) -> tuple[Tensor, Tensor]:
         """Sums and totals of all layers, also of those that came since."""
         sums, totals = self._sums or (self._empty(5, 0).double(), self._empty(4, 0))
@@ -261,25 +332,43 @@ class Few:
         counts = torch.cat([counts, counts.new_zeros(more, counts.shape[1])])
         return extremes, torch.cat([place, place.new_zeros(2, more)], 1), counts
 
-    def _tables_of(self, items: tuple[_Item, ...]) -> list[_Table]:
-        """Rows of one width, and what does not fill a row value by value."""
-        width, start = _width(items), 0
-        found: dict[int, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {width: [], 1: []}
-        for layer, outer, many, inner in items:
-            of_channel = start + np.arange(outer)[:, None] * many * inner + np.arange(inner)
-            each = of_channel.reshape(1, -1) + np.arange(many)[:, None] * inner
+    def _tables_of(self, items: tuple[_Item, ...]) -> tuple[list[_Table], _Peaks | None]:
+        """Rows of one width, and what does not fill a row value by value; and where the peaks of images are."""
+        width, start, peaks = _width(items), 0, 0
+        found: dict[int, list[tuple[np.ndarray, ...]]] = {width: [], 1: []}
+        for layer, images, outer, many, inner in items:
+            size = images * outer * many * inner
+            each = np.arange(start, start + size).reshape(images, outer, many, inner).swapaxes(1, 2)
+            each = each.reshape(images * many, outer * inner)
             end = each.shape[1] // width * width
-            for of_width, places in ((width, each[:, :end]), (1, each[:, end:])):
+            channels = np.tile(self._first[layer] + np.arange(many), images)
+            keys = np.broadcast_to(_LAST - np.arange(outer * inner), each.shape)
+            for of_width, part in ((width, slice(0, end)), (1, slice(end, None))):
+                places = each[:, part]
                 rows = places.shape[1] // of_width
-                channels = np.repeat(self._first[layer] + np.arange(many), rows)
-                found[of_width].append((places.reshape(-1), channels, np.full(many * rows, layer)))
-            start += outer * many * inner
+                of_rows = [np.repeat(numbers, rows) for numbers in (channels, peaks + np.arange(len(channels)))]
+                layers = np.full(len(of_rows[0]), layer)
+                found[of_width].append((places.ravel(), of_rows[0], layers, of_rows[1], keys[:, part].ravel()))
+            start, peaks = start + size, peaks + len(channels)
         tables = []
         for of_width, several in found.items():
-            parts = [np.concatenate(each) for each in zip(*several, strict=True)]
-            if len(parts[0]):
-                tables.append(_Table(of_width, *(self._there(part) for part in parts)))
-        return tables
+            places, channels, layers, owners, keys = (np.concatenate(each) for each in zip(*several, strict=True))
+            if len(places):
+                of_all = map(self._there, (places, channels, layers))
+                of_tops = map(self._there, (owners, keys.reshape(-1, of_width)) if self._top is not None else ())
+                tables.append(_Table(of_width, *of_all, *of_tops))
+        return tables, None if self._top is None else self._peaks_of(items, peaks)
+
+    def _peaks_of(self, items: tuple[_Item, ...], number: int) -> _Peaks:
+        images = np.zeros(self._first[-1], dtype=np.int64)
+        at, start = np.full((sum(item.images for item in items), len(images)), number), 0
+        for layer, several, _, many, _ in items:
+            channels = slice(self._first[layer], self._first[layer] + many)
+            before = images[channels][0]
+            at[before : before + several, channels] = start + np.arange(several * many).reshape(several, many)
+            images[channels] += several
+            start += several * many
+        return _Peaks(number, self._there(at[: images.max()]), self._there(images))
 
     def _there(self, numbers: np.ndarray) -> Tensor:
         return torch.from_numpy(numbers) if self._looks else gpu.upload(numbers, self._device)
@@ -293,12 +382,33 @@ class Few:
         return _Rows(values, finite, torch.where(finite, values, 0.0).sum(1), low.amin(1), high.amax(1))
 
 
+def _ordered(values: Tensor, kind: torch.dtype) -> Tensor:
+    """Floats as integers of as many bits, in the same order."""
+    bits = values.view(kind)
+    last = torch.iinfo(kind)
+    return bits ^ ((bits >> (last.bits - 1)) & last.max)
+
+
+def _value(ordered: Tensor, kind: torch.dtype) -> Tensor:
+    """And back."""
+    last = torch.iinfo(ordered.dtype)
+    return (ordered ^ ((ordered >> (last.bits - 1)) & last.max)).view(kind)
+
+
+def _state_of(tops: _Tops, channels: slice) -> list[Tensor]:
+    """The state of `TopK` of one layer."""
+    nan, keys, *places, seen = tops
+    absent = keys[:, channels] == _NO_KEY
+    values = torch.where(absent, -_INF, _value(keys[:, channels], torch.float64))
+    return [nan[channels], values, *(torch.where(absent, -1, each[:, channels]) for each in places), seen[channels][0]]
+
+
 def _width(items: tuple[_Item, ...]) -> int:
     """The width that costs least: the fewest rows, but rather one table than two."""
     lengths = {item.outer * item.inner for item in items}
 
     def cost(width: int) -> int:
-        rows = sum(item.channels * sum(divmod(item.outer * item.inner, width)) for item in items)
+        rows = sum(item.images * item.channels * sum(divmod(item.outer * item.inner, width)) for item in items)
         return rows + _TABLE * any(length % width for length in lengths)
 
     tried: list[int] = [*_WIDTHS, *(length for length in lengths if length < _WIDTHS[-1])]
