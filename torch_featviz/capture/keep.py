@@ -47,7 +47,7 @@ class ToCPU:
     """Keep copies on the CPU: `capture(model, layers, into=ToCPU())`.
 
     On CUDA each output is copied into pinned memory on a stream of its own, so that the copy runs beside the forward;
-    what comes after the forward waits for it, on the device. Reading waits for the copies, once. Not yet run on a GPU.
+    what comes after the forward waits for it, on the device. Reading waits for the copies, once.
 
     Example:
         >>> from torch_featviz import capture
