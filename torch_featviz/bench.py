@@ -284,9 +284,9 @@ class Launches(NamedTuple):
 def launches(model: nn.Module, inputs: Any, layers: Layers = None, **options: Any) -> Launches:
     """Count what capturing `layers` adds to one forward of `model` on a GPU, also where there is none.
 
-    On a GPU by the profiler. Elsewhere a copy of the model runs whose tensors say that
-    they are on a GPU and hold no values: each operator counts as one launch, unless it returns a view or unwritten
-    memory; a few of PyTorch's launch several kernels. The count is the same on all machines, and can stand in a test.
+    On a GPU by the profiler. Elsewhere a copy of the model runs whose tensors say that they are on a GPU and hold no
+    values: each operator counts as one launch, unless it returns a view or unwritten memory; a few of PyTorch's launch
+    several kernels. The count is the same on all machines, and can stand in a test.
     The second forward of the block counts; the first is watched, and costs more.
 
     Args:

@@ -40,8 +40,8 @@ class Moments(Reducer):
     figures; a channel with no finite value has NaN for mean, std, min and max.
 
     Outputs of up to 32 bits are summed over short stretches in float32, about a value near the mean, and from there in
-    float64; mean and std hold to about 1e-6 of the std, whatever the mean. On an accelerator, std is inf if a value
-    comes that is 1e18 times as far away as any before.
+    float64; in a capture on a GPU in float64 at once. Mean and std hold to about 1e-6 of the std, whatever the mean. Of
+    an accelerator's tensors that `update` is given, std is inf if one is 1e18 times as far away as any before.
 
     Raises:
         OptionError: `dim` is not an integer.
