@@ -29,8 +29,8 @@ SMALL = 2**14  # values of an output that waits: from there on its own operators
 MANY = 2**16  # values that wait, which so stay within a core's cache
 _WIDTHS = tuple(2**i for i in range(1, 11))  # of rows
 _TABLE = 3000  # rows, for which all takes as long as for another table
+_ROW = 8  # values, that cost as much on a GPU as another row
 _KEPT = 64  # tables
-_ON_GPU = (2**20, 2**22, 4)  # the same there, where a launch costs more, and what they take is memory
 _MOST_BINS = 252
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)  # float64 may be too large to be squared in float64
 _INF = float("inf")
@@ -57,6 +57,7 @@ class _Table:
     places: Tensor  # row by row
     channels: Tensor  # of each row, among those of all layers
     layers: Tensor  # of each row
+    padding: Tensor | None = None  # NaN at the end of each row that is in no output
     peaks: Tensor = _NOTHING  # of each row, its image and channel, among all that came
     keys: Tensor = _NOTHING  # `rows width`: the larger, the earlier the place in the map
 
@@ -100,7 +101,9 @@ class Few:
     def __init__(self, into: Reducer, device: torch.device = _CPU) -> None:
         self._device = device
         self._looks = device.type == "cpu"  # at values, which waits for nothing there
-        self._small, self._many, self._kept = (SMALL, MANY, _KEPT) if self._looks else _ON_GPU
+        self._small, self._many, self._kept = SMALL, MANY, _KEPT
+        if not self._looks:  # there a launch costs more, and what many take is memory
+            self._small, self._many, self._kept = 2**20, gpu.budget(device) // 5, 4
         self.changes = 0  # grows with what is read
         self._into = into
         self._parts = parts_of(into)
@@ -177,6 +180,8 @@ class Few:
             self._tables[key] = self._tables_of(items)
         self._ran.update(item.layer for item in items)
         with torch.inference_mode(False), torch.no_grad():  # what is kept is changed again, perhaps outside that mode
+            if not self._looks:  # the last value fills rows
+                waiting = [*waiting, torch.full((1,), torch.nan, device=self._device)]
             given = torch.cat(waiting).double()
             self.changes += 1
             tables, peaks = self._tables[key]
@@ -241,6 +246,7 @@ class Few:
         else:
             number, nan = finite.sum(1), values.isnan().sum(1)
             infinite = table.width - number - nan
+            nan = nan if table.padding is None else nan - table.padding
         mean = sums.new_zeros(2, sums.shape[1])
         mean.index_add_(1, channels, torch.stack([rows.sums, number.double()]))
         sums[0] = torch.where(totals[0] > 0, sums[0], mean[0] / mean[1].clamp(min=1))
@@ -273,6 +279,8 @@ class Few:
             counts += torch.bincount(slots.flatten(), minlength=counts.numel()).view(counts.shape)
         else:
             counts.view(-1).scatter_add_(0, slots.flatten(), torch.ones_like(slots).flatten())
+            if table.padding is not None:
+                counts[:, histogram.bins].index_add_(0, table.layers, table.padding, alpha=-1)
         self._bins = extremes, new_place, counts
 
     def _with_tops(self, k: int, tables: list[_Table], several: list[_Rows], peaks: _Peaks) -> _Tops:
@@ -281,7 +289,8 @@ class Few:
         found = torch.full((peaks.number + 1,), _NO_KEY, device=self._device)
         for table, rows in zip(tables, several, strict=True):
             broken = rows.values.isnan()
-            nan = nan.index_add(0, table.channels, broken.sum(1))
+            broken_here = broken.sum(1) if table.padding is None else broken.sum(1) - table.padding
+            nan = nan.index_add(0, table.channels, broken_here)
             ordered = _ordered(torch.where(broken, -_INF, rows.values).float().add_(0.0), torch.int32)  # no -0
             found.scatter_reduce_(0, table.peaks, (ordered.long() << 32).bitwise_or_(table.keys).amax(1), "amax")
         new = found[peaks.at]
@@ -333,30 +342,41 @@ class Few:
         return extremes, torch.cat([place, place.new_zeros(2, more)], 1), counts
 
     def _tables_of(self, items: tuple[_Item, ...]) -> tuple[list[_Table], _Peaks | None]:
-        """Rows of one width, and what does not fill a row value by value; and where the peaks of images are."""
-        width, start, peaks = _width(items), 0, 0
-        found: dict[int, list[tuple[np.ndarray, ...]]] = {width: [], 1: []}
+        """Rows of one width, and where the peaks of images are.
+
+        On a CPU what does not fill a row is taken value by value; on a GPU, where launches cost more, rows are filled.
+        """
+        padded = not self._looks
+        width, start, peaks = _width(items, padded=padded), 0, 0
+        size = sum(item.images * item.outer * item.channels * item.inner for item in items)
+        found: dict[int, list[tuple[np.ndarray, ...]]] = {width: []} if padded else {width: [], 1: []}
         for layer, images, outer, many, inner in items:
-            size = images * outer * many * inner
-            each = np.arange(start, start + size).reshape(images, outer, many, inner).swapaxes(1, 2)
-            each = each.reshape(images * many, outer * inner)
+            length = outer * inner
+            each = np.arange(start, start + images * length * many).reshape(images, outer, many, inner).swapaxes(1, 2)
+            each = each.reshape(images * many, length)
+            keys = np.broadcast_to(_LAST - np.arange(length), each.shape)
+            missing = -length % width if padded else 0
+            each, keys = (np.pad(a, ((0, 0), (0, missing)), constant_values=b) for a, b in ((each, size), (keys, 0)))
             end = each.shape[1] // width * width
             channels = np.tile(self._first[layer] + np.arange(many), images)
-            keys = np.broadcast_to(_LAST - np.arange(outer * inner), each.shape)
-            for of_width, part in ((width, slice(0, end)), (1, slice(end, None))):
+            for of_width, part in zip(found, (slice(0, end), slice(end, None)), strict=False):
                 places = each[:, part]
                 rows = places.shape[1] // of_width
                 of_rows = [np.repeat(numbers, rows) for numbers in (channels, peaks + np.arange(len(channels)))]
+                padding = np.where(np.arange(len(of_rows[0])) % max(rows, 1) == rows - 1, missing, 0)
                 layers = np.full(len(of_rows[0]), layer)
-                found[of_width].append((places.ravel(), of_rows[0], layers, of_rows[1], keys[:, part].ravel()))
-            start, peaks = start + size, peaks + len(channels)
+                found[of_width].append((places.ravel(), of_rows[0], layers, padding, of_rows[1], keys[:, part].ravel()))
+            start, peaks = start + images * length * many, peaks + len(channels)
         tables = []
         for of_width, several in found.items():
-            places, channels, layers, owners, keys = (np.concatenate(each) for each in zip(*several, strict=True))
+            places, channels, layers, padding, owners, keys = map(np.concatenate, zip(*several, strict=True))
             if len(places):
-                of_all = map(self._there, (places, channels, layers))
-                of_tops = map(self._there, (owners, keys.reshape(-1, of_width)) if self._top is not None else ())
-                tables.append(_Table(of_width, *of_all, *of_tops))
+                table = _Table(of_width, *(self._there(numbers) for numbers in (places, channels, layers)))
+                if padded:
+                    table.padding = self._there(padding)
+                if self._top is not None:
+                    table.peaks, table.keys = self._there(owners), self._there(keys.reshape(-1, of_width))
+                tables.append(table)
         return tables, None if self._top is None else self._peaks_of(items, peaks)
 
     def _peaks_of(self, items: tuple[_Item, ...], number: int) -> _Peaks:
@@ -403,13 +423,15 @@ def _state_of(tops: _Tops, channels: slice) -> list[Tensor]:
     return [nan[channels], values, *(torch.where(absent, -1, each[:, channels]) for each in places), seen[channels][0]]
 
 
-def _width(items: tuple[_Item, ...]) -> int:
-    """The width that costs least: the fewest rows, but rather one table than two."""
+def _width(items: tuple[_Item, ...], *, padded: bool) -> int:
+    """The width that costs least: the fewest rows, but rather one table than two; or the least padding."""
     lengths = {item.outer * item.inner for item in items}
 
     def cost(width: int) -> int:
-        rows = sum(item.images * item.channels * sum(divmod(item.outer * item.inner, width)) for item in items)
-        return rows + _TABLE * any(length % width for length in lengths)
+        rows = [(item.images * item.channels, *divmod(item.outer * item.inner, width)) for item in items]
+        if padded:
+            return sum(number * (whole + (rest > 0)) * (width + _ROW) for number, whole, rest in rows)
+        return sum(number * (whole + rest) for number, whole, rest in rows) + _TABLE * any(rest for *_, rest in rows)
 
     tried: list[int] = [*_WIDTHS, *(length for length in lengths if length < _WIDTHS[-1])]
     return min(tried, key=cost)
