@@ -1,6 +1,7 @@
 """Each method against the direct call of Captum, and Captum's against formulas written out."""
 
 import copy
+import itertools
 
 import captum.attr as captum
 import numpy as np
@@ -203,6 +204,38 @@ def test_one_image_is_as_in_a_batch_and_parts_are_as_the_whole(method):
     assert whole.heatmaps.shape == (4, 8, 8)
     again = attribute(net, IMAGES, target=[0, 1, 2, 0], method=method)
     assert torch.equal(again.attributions, whole.attributions)
+
+
+class Switched(nn.Module):
+    """One of two ends, by an attribute."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.ends_early = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, padding=1), False
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        return x.mean((2, 3)) if self.ends_early else self.second(x).mean((2, 3))
+
+
+def test_a_model_that_was_built_otherwise_meanwhile():
+    def stride(net):
+        net.first.stride = (2, 2)
+
+    def kernel(net):
+        net.first.weight = nn.Parameter(torch.randn(4, 3, 5, 5))
+
+    def end(net):
+        net.ends_early = True
+
+    images = torch.rand(2, 3, 12, 12)
+    for layer, change in itertools.product((None, "first"), (stride, kernel, end)):
+        net = Switched().eval()
+        attribute(net, images, target=1, layer=layer)
+        change(net)
+        found, expected = (attribute(each, images, target=1, layer=layer) for each in (net, copy.deepcopy(net)))
+        assert found.layers == expected.layers
+        assert torch.equal(found.heatmaps, expected.heatmaps)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -67,18 +67,31 @@ def _in_words(layer: str, layout: Layout) -> str:
 
 
 _known: WeakKeyDictionary[nn.Module, dict[Hashable, AnswerMap]] = WeakKeyDictionary()
+_PLAIN = frozenset((bool, int, float, str, bytes, type(None)))
 
 
 def remembered(model: nn.Module, inputs: Inputs, question: Hashable, ask: Callable[[], AnswerMap]) -> AnswerMap:
-    """`ask()`, once for each `question` about a model of these modules and inputs of this shape."""
-    modules = tuple(map(id, model.modules()))
+    """`ask()`, once for each `question` about a model that is built like this and inputs of this shape."""
     given = (inputs.images, *tensors((inputs.args, dict(inputs.keywords))))
     shapes = tuple(tuple(tensor.shape[1:]) for tensor in given)
     answers = _known.setdefault(model, {})
-    key = (hash(modules), shapes, question)
+    key = (_build_of(model), shapes, question)
     if key not in answers:
         answers[key] = ask()
     return answers[key]
+
+
+def _build_of(model: nn.Module) -> int:
+    """A number that is another one where modules are others, or what they hold: strides, flags, sizes of weights."""
+    held: list[Hashable] = []
+    for module in model.modules():
+        held.append(id(module))
+        for value in vars(module).values():
+            kind = type(value)
+            if kind in _PLAIN or (kind is tuple and _PLAIN.issuperset(map(type, value))):
+                held.append(value)
+        held += [None if weight is None else weight.shape for weight in module._parameters.values()]
+    return hash(tuple(held))
 
 
 def map_of(net: nn.Module, inputs: Inputs, layers: Sequence[str]) -> AnswerMap:
