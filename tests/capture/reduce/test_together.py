@@ -161,6 +161,15 @@ def test_zeros_of_either_sign_are_equal(streams, dtype):
     assert top.positions.tolist() == [[1, 0, 0]]
 
 
+def test_maps_of_nothing_but_nan(streams):
+    """A program reads the end of one image and the beginning of the next."""
+    output = torch.randn(3, 2, 300)
+    output[2], output[1, 0] = torch.nan, -torch.inf
+    top = kept(TopK(3), {"a": [output]})["a"]
+    streams.agree(top, streams.fed(TopK(3), [output]))
+    assert top.positions[0, 1:].tolist() == [0, 0]
+
+
 def test_channels_on_another_axis(streams):
     output = torch.randn(3, 7, 5)
     into = Several(Moments(), TopK(2))
