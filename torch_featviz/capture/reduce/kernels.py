@@ -71,6 +71,16 @@ def _address(outputs, j, ONE: tl.constexpr):
 
 
 @triton.jit
+def _addresses(item, address, c, lane, by_place, KIND: tl.constexpr, NEAREST: tl.constexpr):
+    """Of values of channels `c` and places `lane`, as `channels places`; turned where channels lie side by side."""
+    if NEAREST:
+        at = _pointer(address, KIND) + (c[None, :] + (lane * by_place)[:, None])
+    else:
+        at = _pointer(address, KIND) + ((c * tl.load(item + 4))[:, None] + lane[None, :])
+    return at
+
+
+@triton.jit
 def _loaded(at, inside, KIND: tl.constexpr):
     """Values as float32, or float64 where they are; outside -inf, which is no finite value and no maximum."""
     value = tl.load(at, mask=inside, other=-_INF)
@@ -195,10 +205,7 @@ def _scan(
     lane = tl.arange(0, _STEP)
     c = block * BC + tl.arange(0, BC)
     here = tl.expand_dims(c < channels, AXIS)
-    if NEAREST:
-        at = _pointer(address, KIND) + (c[None, :] + (lane * by_place)[:, None])
-    else:
-        at = _pointer(address, KIND) + ((c * tl.load(item + 4))[:, None] + lane[None, :])
+    at = _addresses(item, address, c, lane, by_place, KIND, NEAREST)
     first = _loaded(at, here & tl.expand_dims(lane < places, 1 - AXIS), KIND)
     pivot = tl.max(tl.where(tl.abs(first) < _INF, first, -_INF), AXIS)  # a value of the output, so that none is far off
     pivot = tl.where(pivot > -_INF, pivot, 0.0).to(tl.float64)
@@ -390,10 +397,7 @@ def _found(
     lane = tl.arange(0, BM)
     c = block * BC + tl.arange(0, BC)
     here = tl.expand_dims(c < channels, AXIS)
-    if NEAREST:
-        at = _pointer(address, KIND) + (c[None, :] + (lane * by_place)[:, None])
-    else:
-        at = _pointer(address, KIND) + ((c * tl.load(item + 4))[:, None] + lane[None, :])
+    at = _addresses(item, address, c, lane, by_place, KIND, NEAREST)
     factor = _power_of_two(-width)
     offset = start.to(tl.float64)
     if KIND != 3:  # in float32 all of it is exact
