@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from threading import RLock
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -26,6 +26,7 @@ from torch_featviz.torch_private import (
 )
 
 NOTHING = nullcontext()
+_T = TypeVar("_T")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _codes: list[CodeType] = []
@@ -36,6 +37,15 @@ def eager(function: _Function) -> _Function:
     """Mark `function` as one that Dynamo leaves alone."""
     _codes.append(function.__code__)
     return function
+
+
+def all_eager(kind: type[_T]) -> type[_T]:
+    """Mark every function of a class."""
+    codes = [value.__code__ for value in vars(kind).values() if isinstance(value, FunctionType)]
+    for code in codes:  # which grows: a comprehension is a function of its own
+        codes += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
+    _codes.extend(codes)
+    return kind
 
 
 for _helper in (in_backward, in_graph_pool, schema_of, storage_id, unmapped):

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torch_featviz.capture.eager import all_eager
 from torch_featviz.errors import ShapeError
 from torch_featviz.launching import gpu
 
@@ -90,6 +91,7 @@ class _Rows(NamedTuple):
     high: Tensor
 
 
+@all_eager
 class Few:
     """The figures that `into` keeps, of many layers.
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torch_featviz.capture.eager import all_eager
 from torch_featviz.launching import gpu
 
 from .histogram import Histogram
@@ -24,6 +25,7 @@ _BINNED, _TOPS = ("local", "extremes", "place", "counts"), ("values", "images", 
 _KEYS = {"best": -(2**63), "where": 2**62}  # and what they are while empty
 
 
+@all_eager
 class Together:
     """The figures of many layers.
 
