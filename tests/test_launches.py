@@ -47,11 +47,12 @@ def test_where_no_kernel_runs(resnet50, monkeypatch, into, most):
     assert counted.waits == 0
 
 
-def test_two_more_for_each_layer_beyond_the_budget(resnet50):
+@pytest.mark.parametrize("into", [Moments(), Histogram(), [Moments(), Histogram(), TopK()]])
+def test_two_more_for_each_layer_beyond_the_budget(resnet50, into):
     x = torch.zeros(8, 3, 224, 224)  # 56 MB of the first layer alone would do
     with torch.no_grad():
-        within = launches(resnet50, x[:1], KINDS, into=Moments()).added
-        beyond = launches(resnet50, x, KINDS, into=Moments()).added
+        within = launches(resnet50, x[:1], KINDS, into=into).added
+        beyond = launches(resnet50, x, KINDS, into=into).added
     assert within < beyond <= within + 2 * 53
 
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from torch import distributed as dist
 from torch import nn
 
+from tests.training.kept import Kept
 from torch_featviz.errors import FindingWarning, LayerError
 from torch_featviz.training import History, Monitor, look, writer
 
@@ -25,19 +26,6 @@ from torch_featviz.training import History, Monitor, look, writer
 def waits(monkeypatch):
     """Figures are read a step later, as those of a GPU."""
     monkeypatch.setattr(look, "_is_on_its_way", lambda tensors: True)
-
-
-class Kept:
-    """A sink of records."""
-
-    def __init__(self):
-        self.records = []
-
-    def write(self, record):
-        self.records.append(record)
-
-    def close(self):
-        pass
 
 
 class Named(nn.Module):

@@ -143,12 +143,16 @@ class Reduction(Recorder):
         if self._waits and has_figures(first) and self._may_wait(first):
             self._wait(name, first, copy)
             return
-        axis = self.axes.of(name, first.dim())
+        self._update(name, first)
+
+    def _update(self, name: str, output: Tensor) -> None:
+        """Add an output at once, or on a CPU a small one with others."""
+        axis = self.axes.of(name, output.dim())
         try:
-            if self._few is not None and self.running and self._few.takes_output(first):
-                self._few.add(name, first, axis)
+            if self._few is not None and self.running and self._few.takes_output(output):
+                self._few.add(name, output, axis)
             else:
-                self.reducers[name].update(first, axis)
+                self.reducers[name].update(output, axis)
         except (DtypeError, ShapeError) as error:  # which are no reason to stop a training
             self.left_out[name] = str(error)
 
@@ -175,7 +179,7 @@ class Reduction(Recorder):
 
     def _read(self) -> None:
         """Read what waits."""
-        self._bytes, calls = 0, self.calls.copy()
+        self._bytes, calls, odd = 0, self.calls.copy(), list[tuple[str, Tensor]]()
         if not self.overwriting.watching:
             self.calls.clear()
         else:  # a record keeps its position
@@ -188,7 +192,7 @@ class Reduction(Recorder):
                 self.overwriting.changed(name)
                 continue
             if not is_plain(output) or self._device.get(name) != output.device:
-                self.left_out[name] = "an output was of another kind than in the first forward; capture it anew."
+                odd.append((name, output))
                 continue
             try:
                 self._of(output.device).add(name, output, self.axes.of(name, output.dim()))
@@ -196,6 +200,10 @@ class Reduction(Recorder):
                 self.left_out[name] = str(error)
         for together in self._together.values():
             together.read()
+        if odd:  # the model has gone to another device meanwhile, say
+            self._take_at_once()
+        for name, output in odd:
+            self._update(name, output)
 
     def _flush(self) -> None:
         """Have all that waits in the figures."""

@@ -315,6 +315,20 @@ def test_reading_within_the_block_and_after_a_forward_that_raised():
     assert stats["2"].count.tolist() == [6, 6]
 
 
+@pytest.mark.usefixtures("_waiting")
+@pytest.mark.parametrize("into", [Moments(), TopK(3)])
+def test_a_model_that_goes_to_another_device_meanwhile(streams, into):
+    model = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
+    inputs = [torch.randn(2, 3) for _ in range(4)]
+    with torch.no_grad(), capture(model, "0", into=into) as stats:
+        for i, x in enumerate(inputs):
+            if i == 2:
+                stats._recorder._device["0"] = torch.device("meta")  # as if it had been there
+            model(x)
+    with torch.no_grad():
+        streams.agree(stats["0"], streams.fed(into, [model[0](x) for x in inputs]), rtol=1e-5, atol=1e-6)
+
+
 class Changes(nn.Module):
     """Overwrites what a layer returned, but not in its first forward."""
 

@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 
+from tests.training.kept import Kept
 from torch_featviz.errors import OptionError
 from torch_featviz.training import Bins
 from torch_featviz.training.sinks import (
@@ -26,17 +27,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning"),
     pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning"),  # W&B's service
 ]
-
-
-class Kept:
-    def __init__(self):
-        self.records = []
-
-    def write(self, record):
-        self.records.append(record)
-
-    def close(self):
-        pass
 
 
 class Writer:

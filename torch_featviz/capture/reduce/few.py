@@ -127,7 +127,7 @@ class Few:
 
     @staticmethod
     def takes(into: Reducer, device: torch.device = _CPU) -> bool:
-        """Whether these are figures that can be kept so; on a CPU `TopK` of one output after the other is as fast."""
+        """Whether these are figures that can be kept so; `TopK` is one on a GPU only."""
         parts = parts_of(into)
         kinds = [type(part) for part in parts]
         few = all(part.bins <= _MOST_BINS for part in parts if isinstance(part, Histogram))
