@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +67,16 @@ class ParameterFigures:
 
 @dataclass(frozen=True)
 class Sample:
-    """Everything seen in one step, by name."""
+    """Everything seen in one step, by name.
+
+    Scalars are what `step.log` was given (`"loss"`), the learning rate (`"learning_rate"`; of several groups that
+    differ `"learning_rate/0"` and so on), and the norm of all gradients together (`"gradient_norm"`).
+    """
 
     step: int
     layers: dict[str, LayerFigures]
     parameters: dict[str, ParameterFigures]
+    scalars: dict[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, lists and dicts, as JSON can hold them: what is not finite is `"nan"`, `"inf"` or `"-inf"`."""
@@ -83,7 +88,8 @@ class Sample:
         """What `as_dict` was made of."""
         layers = {name: LayerFigures(**_figures(each)) for name, each in plain["layers"].items()}
         parameters = {name: ParameterFigures(**_figures(each)) for name, each in plain["parameters"].items()}
-        return cls(plain["step"], layers, parameters)
+        scalars = {name: float(value) for name, value in plain.get("scalars", {}).items()}  # older files have none
+        return cls(plain["step"], layers, parameters, scalars)
 
 
 def _plain(value: Any) -> Any:
@@ -154,29 +160,41 @@ class History(Thinned[Sample]):
         """The step of each sample."""
         return [sample.step for sample in self]
 
-    def values(self, name: str, figure: str) -> NDArray[np.float64]:
-        """One figure of a layer or parameter at each of the steps, float64; NaN also where there was none.
+    @property
+    def scalars(self) -> list[str]:
+        """The names of all scalars, in the order in which they came."""
+        return list(dict.fromkeys(name for sample in self for name in sample.scalars))
+
+    def values(self, name: str, figure: str | None = None) -> NDArray[np.float64]:
+        """One figure, or a scalar, at each of the steps, float64; NaN also where there was none.
 
         Args:
-            name: of a layer or a parameter.
-            figure: a field of `LayerFigures` or `ParameterFigures` that is a number.
+            name: of a layer, a parameter or a scalar.
+            figure: a field of `LayerFigures` or `ParameterFigures` that is a number; None for a scalar.
         Raises:
             LayerError: no sample has that name.
             OptionError: it has no such figure.
         """
         return np.array([np.nan if value is None else value for value in self.line(name, figure)])
 
-    def line(self, name: str, figure: str) -> list[float | None]:
+    def line(self, name: str, figure: str | None = None) -> list[float | None]:
         """The same as `curves` draws it: None where there was none, and NaN where the figure was NaN.
 
         Raises:
             LayerError, OptionError: as of `values`.
         """
+        if figure is None:
+            return self._scalar(name)
         found = [sample.layers.get(name) or sample.parameters.get(name) for sample in self]
         if not any(found):
             known = sorted({each for sample in self for each in (*sample.layers, *sample.parameters)})
             raise LayerError(f"nothing was seen of {name!r}; there are {', '.join(known) or 'no samples yet'}.")
         return [None if each is None else _number(each, figure) for each in found]
+
+    def _scalar(self, name: str) -> list[float | None]:
+        if name not in self.scalars:
+            raise LayerError(f"no scalar {name!r} was seen; there are {', '.join(self.scalars) or 'none'}.")
+        return [sample.scalars.get(name) for sample in self]
 
     def __repr__(self) -> str:
         steps = self.steps

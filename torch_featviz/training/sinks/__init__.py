@@ -11,7 +11,7 @@ from torch_featviz.errors import OptionError
 
 from .folder import FolderSink
 from .mlflow import MLflowSink
-from .sink import Record, Sink, edges, histograms, scalars, tag
+from .sink import Record, Sink, edges, histograms, numbers, scalars, tag
 from .tensorboard import TensorBoardSink
 from .wandb import WandbSink
 
@@ -24,6 +24,7 @@ __all__ = [
     "WandbSink",
     "edges",
     "histograms",
+    "numbers",
     "scalars",
     "sinks_for",
     "tag",

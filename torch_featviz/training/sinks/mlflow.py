@@ -8,7 +8,7 @@ import re
 import time
 from typing import TYPE_CHECKING
 
-from .sink import Record, scalars, tag
+from .sink import Record, numbers
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -61,7 +61,7 @@ class MLflowSink:
         from mlflow.entities import Metric  # noqa: PLC0415
 
         now = int(time.time() * 1000)
-        metrics = [Metric(_name(tag(*key)), value, now, record.step) for key, value in scalars(record.sample).items()]
+        metrics = [Metric(_name(name), value, now, record.step) for name, value in numbers(record.sample).items()]
         for i in range(0, len(metrics), _BATCH):
             self._client.log_batch(self._run, metrics[i : i + _BATCH], synchronous=True)
 

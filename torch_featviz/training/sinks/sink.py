@@ -53,6 +53,16 @@ def scalars(sample: Sample) -> dict[tuple[str, str], float]:
     return {key: float(value) for key, value in _figures(sample) if isinstance(value, (int, float))}
 
 
+def numbers(sample: Sample) -> dict[str, float]:
+    """The scalars of the step, and every figure that is a number, by the name under which a sink puts it.
+
+    Example:
+        >>> numbers(Sample(0, {}, {}, {"loss": 0.5}))
+        {'loss': 0.5}
+    """
+    return {**sample.scalars, **{tag(*key): value for key, value in scalars(sample).items()}}
+
+
 def histograms(sample: Sample) -> dict[tuple[str, str], Bins]:
     """Every histogram of a layer or parameter, by figure and name."""
     return {key: value for key, value in _figures(sample) if isinstance(value, Bins)}

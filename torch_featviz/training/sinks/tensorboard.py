@@ -6,7 +6,7 @@ from typing import Any
 
 from torch_featviz.training.history import Bins, LayerFigures
 
-from .sink import Record, edges, scalars, tag
+from .sink import Record, edges, numbers, tag
 
 
 class TensorBoardSink:
@@ -33,8 +33,8 @@ class TensorBoardSink:
     def write(self, record: Record) -> None:
         """Put one step into the event file, and flush it."""
         writer, sample, step = self._writer, record.sample, record.step
-        for key, value in scalars(sample).items():
-            writer.add_scalar(tag(*key), value, global_step=step)
+        for name, value in numbers(sample).items():
+            writer.add_scalar(name, value, global_step=step)
         for name, layer in sample.layers.items():
             self._histogram(tag("histogram", name), layer.histogram, _moments(layer), step)
         for name, parameter in sample.parameters.items():

@@ -8,7 +8,7 @@ import numpy as np
 
 from torch_featviz.training.history import Bins
 
-from .sink import Record, edges, histograms, scalars, tag
+from .sink import Record, edges, histograms, numbers, tag
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -57,7 +57,7 @@ class WandbSink:
         import wandb  # noqa: PLC0415  it is there, as a run of it is
 
         values: dict[str, Any] = {"step": record.step}
-        values |= {tag(*key): value for key, value in scalars(record.sample).items()}
+        values |= numbers(record.sample)
         for key, bins in histograms(record.sample).items():
             few = _at_most(bins, _MOST)
             values[tag(*key)] = wandb.Histogram(np_histogram=(np.array(few.counts), np.array(edges(few))))
