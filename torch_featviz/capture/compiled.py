@@ -122,12 +122,16 @@ def entry(
         if recorder.needs_eager:
             with uncompiled():
                 return call(*args, **kwargs)
+        if part is None and recorder.passes_over():
+            with recorder.passing_over(compiled=True):
+                return call(*args, **kwargs)
         with _checkpoints_traced():
             return (enter_whole if part is None else enter_part)(args, kwargs)
 
     def enter_whole(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         before = recorder.records.changes
         recorder.enter_whole()
+        recorder.note_inputs((args, kwargs))
         try:
             output = call(*args, **kwargs)
         except Stopped:  # graph breaks let it out of the frame that would have caught it

@@ -38,6 +38,9 @@ def whole_forward(scope: Scope, recorder: Recorder) -> Callable[..., Any]:
             recorder.refuse_another_thread()
         if recorder.running or not recorder.open or in_backward():
             return inner(self, *args, **kwargs)  # within itself; or a checkpoint that the backward runs again
+        if recorder.passes_over():
+            with recorder.passing_over():
+                return inner(self, *args, **kwargs)
         if recorder.by_version and torch.is_inference_mode_enabled():
             return outside.run(partial(_captured, recorder, partial(inner, self)), args, kwargs)
         return _captured(recorder, partial(inner, self), args, kwargs)

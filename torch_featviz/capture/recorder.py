@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Collection, Hashable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from threading import get_ident
 from typing import Any
 
@@ -62,6 +62,7 @@ class Recorder:
         self.functions = FunctionCalls()
         self.given: Any = None  # arguments of the latest forward; once the block is over without their values
         self.open = True
+        self.only_training = False  # whether forwards in evaluation mode are passed over
         self.handed_out = False  # whether somebody may look at what changes with the next forward
         self.running = False
         self.careful: frozenset[nn.Module] | Everything = EVERYTHING
@@ -86,6 +87,22 @@ class Recorder:
         """A call is captured from now on; `globs` are those that it was asked for by."""
         self.names.append(name)
         self.functions.match(globs)
+
+    @eager
+    def passes_over(self) -> bool:
+        """Whether the forward that comes now does not count: an evaluation amid a training."""
+        model = self.model()
+        return self.only_training and model is not None and not model.training
+
+    @eager
+    @contextmanager
+    def passing_over(self, *, compiled: bool = False) -> Iterator[None]:  # noqa: ARG002 - for figures
+        """A forward runs of which nothing is recorded."""
+        self.open = False
+        try:
+            yield
+        finally:
+            self.open = True
 
     # The forward that is under way
 
@@ -222,6 +239,9 @@ class Recorder:
         self.leftovers.enter()
         self.latest()
         self.records.clear()
+
+    def note_inputs(self, given: Any) -> None:
+        """What the model is given, where it is compiled as a whole."""
 
     @eager
     def exit_whole(self) -> None:

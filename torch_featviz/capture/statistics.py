@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from itertools import islice
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,6 +16,7 @@ from torch_featviz.errors import DtypeError, LayerError, ShapeError
 from torch_featviz.launching import gpu
 from torch_featviz.model.inputs import device_of
 from torch_featviz.model.layers import canonical, near
+from torch_featviz.model.values import tensors
 from torch_featviz.torch_private import dynamo_is_imported, in_graph_pool
 
 from .activations import unreturned
@@ -55,6 +57,9 @@ class Reduction(Recorder):
         self._settled = 0  # changes that reducers know
         device = device_of(scope.model)
         self._budget = gpu.budget(device)
+        self.with_inputs = False
+        self.inputs: dict[str, None] = {}  # their names
+        self.ran: dict[str, None] = {}  # layers in the order in which they first returned, where that is seen
         self._few = self._spare() if Few.takes(into) and device.type == "cpu" else None
         self.by_version = self._waits = self._has_kernels(device) or (device.type in _PLAIN and Few.takes(into, device))
 
@@ -78,7 +83,43 @@ class Reduction(Recorder):
         plain = not (around or self.leftovers.entered or self.stopping.active)
         if self._waits and plain and self.overwriting.known is not None and self._waited:
             self.careful = self._overwritten_or_new()
+        self.note_inputs(given)
         return around[0] if len(around) == 1 else _all(around) if around else NOTHING
+
+    @eager
+    def note_inputs(self, given: Any) -> None:
+        if not self.with_inputs:
+            return
+        for name, tensor in inputs_of(given).items():
+            self.inputs.setdefault(name)
+            self.reducers.setdefault(name, self._into.fresh())
+            if name in self.left_out:
+                continue
+            if self._waits and self.running and has_figures(tensor) and is_plain(tensor) and self._may_wait(tensor):
+                self.calls.append((name, tensor, versions_of(tensor)))
+                self._device[name] = tensor.device
+                self.came(tensor)
+            else:
+                self._update(name, tensor)
+
+    @eager
+    @contextmanager
+    def passing_over(self, *, compiled: bool = False) -> Iterator[None]:
+        if not compiled:
+            with super().passing_over():
+                yield
+            return
+        self._take_at_once()
+        states = {name: reducer._state for name, reducer in self.reducers.items()}
+        left_out = dict(self.left_out)
+        with super().passing_over():
+            try:
+                yield
+            finally:  # compiled code adds to the reducers by itself
+                self.collect()
+                self.left_out = left_out
+                for name, reducer in self.reducers.items():
+                    reducer._state, reducer._host = states.get(name), None
 
     @eager
     def end(self, unseen: Iterable[Tensor] = ()) -> None:
@@ -138,6 +179,7 @@ class Reduction(Recorder):
             self.left_out[name] = f"it returned a {type(output).__name__}"
             return
         self.axes.note(name, first)
+        self.ran.setdefault(name)
         if self._waits and (self._device.setdefault(name, first.device) != first.device or not is_plain(first)):
             self._take_at_once()
         if self._waits and has_figures(first) and self._may_wait(first):
@@ -187,6 +229,7 @@ class Reduction(Recorder):
         for name, output, version in calls:
             if output is None or name in self.left_out:
                 continue
+            self.ran.setdefault(name)
             if version is not None and output._version != version:
                 self.left_out[name] = "an output was overwritten, which the first forward did not do; capture it anew."
                 self.overwriting.changed(name)
@@ -293,6 +336,8 @@ class Reduction(Recorder):
 
 _known: WeakKeyDictionary[nn.Module, dict[Hashable, Any]] = WeakKeyDictionary()
 _KEPT = 8  # of each model
+INPUTS = "inputs"  # the name of the first that a model is given
+_INPUTS = 4  # of so many there are figures
 _PLAIN = ("cuda",)  # where each launch costs more than what it computes, and float64 is to be had
 _SMALL = 2**20  # bytes that are copied sooner than read apart
 
@@ -334,6 +379,22 @@ class _Taker:
             self.recorder.stopping.ran(name)
 
 
+def inputs_of(given: Any) -> dict[str, Tensor]:
+    """The tensors of floating-point numbers that a model is given: `"inputs"` the first, the others by what they are.
+
+    Args:
+        given: positional arguments and keywords.
+    """
+    args, kwargs = given
+    named = [(str(i), tensor) for i, tensor in enumerate(tensors(args))]
+    named += [(name, tensor) for name, value in kwargs.items() for tensor in islice(tensors(value), 1)]
+    found: dict[str, Tensor] = {}
+    for name, tensor in named:
+        if tensor.is_floating_point() and tensor.numel() > 1 and len(found) < _INPUTS:
+            found[f"{INPUTS}/{name}" if found else INPUTS] = tensor
+    return found
+
+
 def first_tensor(output: Any) -> Tensor | None:
     """A tensor, or the first one of several, as recurrent layers and attentions return them."""
     if isinstance(output, (tuple, list)) and output:
@@ -367,6 +428,30 @@ class Statistics(Mapping[str, Any]):
         empty = [name for name, reducer in self._reducers.items() if reducer.empty and name not in left_out]
         used = self._recorder.in_use(empty)
         return [name for name in empty if name not in used] + self._recorder.functions.unmatched
+
+    def for_training(self) -> None:
+        """From now on forwards in evaluation mode do not count, and there are figures of the model's inputs, too.
+
+        Each tensor of floating-point numbers is one, called `"inputs"`, `"inputs/1"`, or `"inputs/<keyword>"`.
+        """
+        if isinstance(self._recorder, Reduction):
+            model = self._recorder.model()
+            self._recorder.only_training = model is not None and model.training
+            self._recorder.with_inputs = True
+
+    def in_order(self) -> list[str]:
+        """The layers that ran in the order in which they first returned; those of compiled code as in the model."""
+        recorder, names = self._recorder, list(self)
+        if not isinstance(recorder, Reduction):
+            return names
+        names = [name for name in names if name not in recorder.inputs]
+        ran = [name for name in recorder.ran if name in names]
+        return ran if len(ran) == len(names) else names
+
+    @property
+    def inputs(self) -> list[str]:
+        """The model's inputs of which there are figures, see `for_training`."""
+        return [name for name in self if name in getattr(self._recorder, "inputs", ())]
 
     def merged(self, group: dist.ProcessGroup | None = None) -> dict[str, Any]:
         """The same of the data of all ranks of a distributed run; see `across_ranks`. Every rank has to call this."""
