@@ -44,6 +44,7 @@ class FunctionCalls:
 
     def __init__(self) -> None:
         self.captured = False  # whether any is asked for
+        self.only_eager = False  # whether those in compiled code may be missed
         self.seen: dict[str, None] = {}  # in the latest forward
         self.unmatched: list[str] = []  # globs for calls that no call has matched
 

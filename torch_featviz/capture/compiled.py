@@ -94,7 +94,7 @@ def put_entries(
     outer = list(chain)
     found = False
     for module in outer:
-        for name in _compiled_calls(module):
+        for name in compiled_calls(module):
             # model.forward = torch.compile(model.forward) is a part: the stand-in for the forward is outside of it
             whole = name != "forward" or is_optimized(module)
             found |= whole
@@ -102,7 +102,7 @@ def put_entries(
     suspects = [m for m in modules if "forward" in m.__dict__ or COMPILED_CALL in m.__dict__]
     for module in (*suspects, *wrappers_in(modules)):
         if module not in outer:
-            for name in _compiled_calls(module):
+            for name in compiled_calls(module):
                 put(module, name, around(getattr(module, name), module), taps)
     return found
 
@@ -190,7 +190,8 @@ class _checkpoints_traced:
 _CHECKPOINTS = "skip_fwd_side_effects_in_bwd_under_checkpoint"
 
 
-def _compiled_calls(module: nn.Module) -> Iterator[str]:
+def compiled_calls(module: nn.Module) -> Iterator[str]:
+    """The attributes of a module by which eager code enters compiled code."""
     slots = module.__dict__
     if is_optimized(module) or dynamo_wraps(slots.get("forward")) is not None:
         yield "forward"

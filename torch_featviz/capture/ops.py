@@ -20,7 +20,7 @@ torch functions, those that return no tensor (`size()`, `dim()`), and attributes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MethodType
 from typing import Any, TypeAlias
@@ -34,9 +34,17 @@ from torch.overrides import TorchFunctionMode
 
 from torch_featviz.errors import OptionError
 from torch_featviz.model.values import tensors
-from torch_featviz.torch_private import CALL, any_global_hook, is_innermost, pop_innermost, push
+from torch_featviz.torch_private import (
+    CALL,
+    any_global_hook,
+    dynamo_is_imported,
+    is_innermost,
+    pop_innermost,
+    push,
+)
 
 from .asked import Asked
+from .compiled import compiled_calls
 from .eager import uncompiled
 from .recorder import Recorder
 from .tap import Taps, function_of, put, tap
@@ -74,21 +82,23 @@ def op_name(function: Callable[..., Any]) -> str | None:
 class Calls(TorchFunctionMode):
     """Sees each torch function called while it is on, and gives `recorder` what the calls asked for return."""
 
-    def __init__(self, recorder: Recorder, asked: Asked, layers: frozenset[str]) -> None:
+    def __init__(self, recorder: Recorder, asked: Asked, modules: Mapping[nn.Module, str]) -> None:
         super().__init__()
         self.frame: Frame | None = None  # None where a call is not to be listed
         self.recorder = recorder
         self._asked = asked
-        self._layers = layers
+        self._layers = frozenset(modules.values())
         self._names: dict[tuple[str, Callable[..., Any]], tuple[str | None, bool]] = {}
         self._admitted = set(recorder.names)
         self._reduces = hasattr(recorder, "reducers")
         self._on = False
+        self._partly_compiled = dynamo_is_imported() and any(True for each in modules for _ in compiled_calls(each))
 
     @contextmanager
     def whole_forward(self, frame: Frame | None) -> Iterator[None]:
         """The model's own forward runs; a forward within it is no other one."""
-        if self._on or not self.recorder.running:
+        functions = self.recorder.functions
+        if self._on or not self.recorder.running or (functions.only_eager and self._partly_compiled):
             yield
             return
         self.recorder.functions.new_forward()
@@ -173,7 +183,7 @@ def tap_calls(
     names: dict[nn.Module, str], layers: dict[str, nn.Module], recorder: Recorder, asked: Asked, taps: Taps
 ) -> None:
     """Have `recorder` given each output of `layers` and of the functional calls `asked` for; compare `tap`."""
-    calls = Calls(recorder, asked, frozenset(names.values()))
+    calls = Calls(recorder, asked, names)
     hooked = any_global_hook()
     for module, name in names.items():
         if isinstance(module, torch.jit.ScriptModule):
@@ -196,6 +206,8 @@ def _whole(model: nn.Module, calls: Calls) -> Callable[..., Any]:
         if self is not model:
             return inner(self, *args, **kwargs)
         if is_dynamo_compiling():
+            if calls.recorder.functions.only_eager:
+                return inner(self, *args, **kwargs)
             raise OptionError("ops=True sees no call inside compiled code; give capture() the compiled model.")
         with calls.whole_forward(("", {}) if _open(type(model)) else None):
             return inner(self, *args, **kwargs)

@@ -75,7 +75,7 @@ class Recorder:
     @property
     def needs_eager(self) -> bool:
         """Whether a compiled model has to run uncompiled meanwhile."""
-        return self.differentiates or self.functions.captured
+        return self.differentiates or (self.functions.captured and not self.functions.only_eager)
 
     def take_calls(self, names: Iterable[str], globs: Iterable[str]) -> None:
         """Capture functional calls too: those of these names, and others that `admit` tells of."""

@@ -122,6 +122,7 @@ class Capture:
         self._model = self._modules[0]
         self._names = names
         self._asked: Asked | None = None
+        self.calls_only_if_eager = False  # whether a compiled model stays compiled, and its functional calls unseen
         if ops:
             self._layers, self._asked = choose_with_calls(model, names, leaves, layers)
             if stop and self._asked.globs:
@@ -145,6 +146,7 @@ class Capture:
         flags: Hashable = tuple([getattr(module, "training", None) for module in self._modules])
         recorder, result = self._make(self._scope, (flags, self._asked) if self._asked else flags)
         if self._asked:
+            recorder.functions.only_eager = self.calls_only_if_eager
             recorder.take_calls(self._asked.names, self._asked.alone)
         taps = Taps(self._modules)
         opened = (recorder, taps, ref(result))

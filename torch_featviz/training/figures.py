@@ -45,8 +45,15 @@ def layer_figures(
     return figures
 
 
-def range_of(layer: nn.Module) -> tuple[float, float] | None:
-    """The least and greatest value a bounded activation can return; not of a ReLU6, whose zeros are no sign of harm."""
+def range_of(layer: nn.Module | str) -> tuple[float, float] | None:
+    """The least and greatest value a bounded activation can return; not of a ReLU6, whose zeros are no sign of harm.
+
+    Args:
+        layer: itself, or the name of a call of a function, such as `"conv1.tanh#2"`.
+    """
+    if isinstance(layer, str):
+        call = layer.rpartition(".")[2].partition("#")[0].removesuffix("()")
+        return next((range_ for kind, range_ in _BOUNDED.items() if kind.__name__.lower() == call), None)
     return (layer.min_val, layer.max_val) if type(layer) is nn.Hardtanh else _BOUNDED.get(type(layer))
 
 

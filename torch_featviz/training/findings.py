@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
-from math import isfinite
-from typing import Any
+from fnmatch import fnmatchcase
+from typing import Any, TypeAlias
 
 from torch_featviz.errors import OptionError
 
+from .account import Account
 from .history import Sample
-from .symptoms import RULES, Memory, Rule, values_of
+from .rules import KINDS, RULES, Memory, Rule, Seen
+from .rules.broken import first_broken
 
 _WRITTEN = 5  # names in a text
+Globs: TypeAlias = str | Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,15 @@ class Finding:
 class Findings:
     """Looks at the samples of a `Monitor` in their order, and says what is wrong.
 
-    Kinds are nonfinite, dead, saturated, vanishing, exploding, stopped and large_updates; each is told once of each
-    layer or parameter. From a sample with NaN or infinities nothing else is concluded. What may pass is told when three
-    samples in a row show it; a sample that lacks the layer neither adds to the row nor ends it.
+    Kinds are nonfinite, untrained, mode, symmetric, inputs, exploding, dead, saturated, vanishing, stopped,
+    large_updates, targets and loss; each is told once of each layer or parameter. From a sample with NaN or infinities
+    nothing else is concluded. What may pass is told when three samples in a row show it; a sample that lacks the layer
+    neither adds to the row nor ends it.
+
+    Args:
+        ignore: names of layers and parameters, as globs, of which nothing is told, by kind.
+    Raises:
+        OptionError: there is no such kind.
 
     Example:
         >>> from torch_featviz.training import ParameterFigures
@@ -44,7 +53,8 @@ class Findings:
         ('large_updates', ('fc.weight',))
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ignore: Mapping[str, Globs] | None = None) -> None:
+        self._ignore = _checked(ignore)
         self._found: list[Finding] = []
         self._rows: list[dict[str, list[int]]] = [{} for _ in RULES]  # of a name: first step of its row, samples in it
         self._memory = Memory()
@@ -55,16 +65,22 @@ class Findings:
         """Everything found so far."""
         return tuple(self._found)
 
-    def look(self, sample: Sample) -> list[Finding]:
-        """What is new in the next sample."""
-        broken, before = _first_broken(sample, self._memory), self._broken
+    def look(self, sample: Sample, account: Account | None = None) -> list[Finding]:
+        """What is new in the next sample.
+
+        Args:
+            sample: the figures of a step.
+            account: what is known beside them.
+        """
+        seen = Seen(sample, account or Account(), self._memory)
+        broken, before = first_broken(seen), self._broken
         self._broken = broken is not None
         if broken is None:
-            new = self._judge(sample)
-            self._memory.take(sample)
+            new = self._judge(seen)
+            self._memory.take(seen)
         else:
-            told = before or ("nonfinite", broken[0]) in self._told()
-            new = [] if told else [Finding(sample.step, "nonfinite", broken[:1], broken[1])]
+            told = before or ("nonfinite", broken.name) in self._told() or self._is_ignored("nonfinite", broken.name)
+            new = [] if told else [Finding(broken.step, "nonfinite", (broken.name,), broken.text)]
         self._found += new
         return new
 
@@ -90,33 +106,37 @@ class Findings:
     def _told(self) -> set[tuple[str, str]]:
         return {(each.kind, name) for each in self._found for name in each.names}
 
-    def _judge(self, sample: Sample) -> list[Finding]:
-        told = self._told()
+    def _is_ignored(self, kind: str, name: str) -> bool:
+        return any(fnmatchcase(name, glob) for glob in self._ignore.get(kind, ()))
+
+    def _judge(self, seen: Seen) -> list[Finding]:
+        told, step = self._told(), seen.sample.step
         names: dict[str, list[str]] = {}
         texts: dict[str, list[str]] = {}
         explodes = False
         for rule, rows in zip(RULES, self._rows, strict=True):
-            lasting = _lasting(rule, rows, sample, self._memory)
+            lasting = _lasting(rule, rows, seen)
             explodes = explodes or (rule.kind == "exploding" and bool(lasting))
             spared = {name for kind, name in told if kind in (rule.kind, *rule.unless)}
             spared.update(self._memory.late if rule.patient else ())
             new = {name: figure for name, figure in lasting.items() if name not in spared}
+            new = {name: figure for name, figure in new.items() if not self._is_ignored(rule.kind, name)}
             if new and not (rule.kind == "vanishing" and explodes):  # beside what explodes all is small
                 told |= {(rule.kind, name) for name in new}
                 first = min(rows[name][0] for name in new)
                 names.setdefault(rule.kind, []).extend(new)
-                texts.setdefault(rule.kind, []).append(_text(rule, new, first, sample.step))
-        return [Finding(sample.step, kind, tuple(names[kind]), " ".join(texts[kind])) for kind in names]
+                texts.setdefault(rule.kind, []).append(_text(rule, new, first, step))
+        return [Finding(step, kind, tuple(names[kind]), " ".join(texts[kind])) for kind in names]
 
 
-def _lasting(rule: Rule, rows: dict[str, list[int]], sample: Sample, memory: Memory) -> dict[str, str]:
+def _lasting(rule: Rule, rows: dict[str, list[int]], seen: Seen) -> dict[str, str]:
     """The figures that are beyond the rule's limit for long enough."""
     lasting = {}
-    for name, figure, beyond in rule.judge(sample, memory):
+    for name, figure, beyond in rule.judge(seen):
         if not beyond:
             rows.pop(name, None)
             continue
-        row = rows.setdefault(name, [sample.step, 0])
+        row = rows.setdefault(name, [seen.sample.step, 0])
         row[1] += 1
         if row[1] >= rule.samples:
             lasting[name] = figure
@@ -124,42 +144,18 @@ def _lasting(rule: Rule, rows: dict[str, list[int]], sample: Sample, memory: Mem
 
 
 def _text(rule: Rule, figures: dict[str, str], first: int, last: int) -> str:
-    written = ", ".join(f"{name or 'the model'} ({figure})" for name, figure in list(figures.items())[:_WRITTEN])
+    shown = [(name or "the model", figure) for name, figure in list(figures.items())[:_WRITTEN]]
+    written = ", ".join(f"{name} ({figure})" if figure else name for name, figure in shown)
     if len(figures) > _WRITTEN:
         written += f" and {len(figures) - _WRITTEN} more"
     when = f"at step {last}" if rule.samples == 1 else f"in {rule.samples} samples in a row, steps {first} to {last}"
     return f"{rule.text.format(names=written)}, {when}. {rule.advice}"
 
 
-def _first_broken(sample: Sample, memory: Memory) -> tuple[str, str] | None:
-    """The first layer or parameter that is not finite, and what to say of it; None where all is finite."""
-    since = "" if memory.good is None else f" from step {memory.good} on"
-    look = f"Look at every step{since} (every=1)"
-    for name, layer in sample.layers.items():
-        if layer.nan + layer.inf:
-            return name, f"{_broken_layer(name, sample, memory)} {look}, or ask first_nonfinite(model, inputs)."
-    for name, each in sample.parameters.items():
-        skipped = each.update_ratio == 0  # as a GradScaler does
-        if each.grad_norm is not None and not isfinite(each.grad_norm) and not skipped:
-            text = (
-                f"The gradient of {name} has NaN or infinity at step {sample.step}, though all layers returned finite"
-            )
-            return name, f"{text} values: look for log(0), sqrt(0) or x / 0 in the loss. {look}."
-    for name, each in sample.parameters.items():
-        if not isfinite(each.norm):
-            text = f"{name} has NaN or infinity after step {sample.step}, though its gradient was finite"
-            return name, f"{text}: lower the learning rate. {look}."
-    return None
-
-
-def _broken_layer(name: str, sample: Sample, memory: Memory) -> str:
-    layer, names = sample.layers[name], list(sample.layers)
-    count = values_of(layer) + layer.nan + layer.inf
-    text = f"{f'Layer {name}' if name else 'The model'} is the first with NaN or infinity at step {sample.step}"
-    text += f" ({layer.nan} NaN and {layer.inf} infinite of {count} values)"
-    if memory.good is not None and name in memory.ranges:
-        low, high = memory.ranges[name]
-        text += f"; at step {memory.good} all was finite, and it gave {low:.3g} to {high:.3g}"
-    before = [(each, sample.layers[each]) for each in names[: names.index(name)]]
-    ranges = [f"{each} {figures.min:.3g} to {figures.max:.3g}" for each, figures in before[-_WRITTEN:]]
-    return f"{text}; before it now: {', '.join(ranges)}." if ranges else f"{text}; it came with the inputs, or from it."
+def _checked(ignore: Mapping[str, Globs] | None) -> dict[str, tuple[str, ...]]:
+    checked = {}
+    for kind, globs in (ignore or {}).items():
+        if kind not in KINDS:
+            raise OptionError(f"ignore is by kind of finding ({', '.join(KINDS)}), got {kind!r}.")
+        checked[kind] = (globs,) if isinstance(globs, str) else tuple(globs)
+    return checked

@@ -70,13 +70,16 @@ class Sample:
     """Everything seen in one step, by name.
 
     Scalars are what `step.log` was given (`"loss"`), the learning rate (`"learning_rate"`; of several groups that
-    differ `"learning_rate/0"` and so on), and the norm of all gradients together (`"gradient_norm"`).
+    differ `"learning_rate/0"` and so on), and the norm of all gradients together (`"gradient_norm"`). Inputs are the
+    tensors of floating-point numbers that the model was given: `"inputs"` the first one, `"inputs/1"` or
+    `"inputs/mask"` others.
     """
 
     step: int
     layers: dict[str, LayerFigures]
     parameters: dict[str, ParameterFigures]
     scalars: dict[str, float] = field(default_factory=dict)
+    inputs: dict[str, LayerFigures] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, lists and dicts, as JSON can hold them: what is not finite is `"nan"`, `"inf"` or `"-inf"`."""
@@ -89,7 +92,8 @@ class Sample:
         layers = {name: LayerFigures(**_figures(each)) for name, each in plain["layers"].items()}
         parameters = {name: ParameterFigures(**_figures(each)) for name, each in plain["parameters"].items()}
         scalars = {name: float(value) for name, value in plain.get("scalars", {}).items()}  # older files have none
-        return cls(plain["step"], layers, parameters, scalars)
+        inputs = {name: LayerFigures(**_figures(each)) for name, each in plain.get("inputs", {}).items()}
+        return cls(plain["step"], layers, parameters, scalars, inputs)
 
 
 def _plain(value: Any) -> Any:
@@ -155,6 +159,13 @@ class History(Thinned[Sample]):
         self.cut(len(self) - len(late))
         return late
 
+    def followed_by(self, sample: Sample) -> History:
+        """These samples and one more, in a history of its own."""
+        other = History(self.keep)
+        other.go_on_from(list(self), **self.thinning())
+        other.append(sample)
+        return other
+
     @property
     def steps(self) -> list[int]:
         """The step of each sample."""
@@ -185,9 +196,9 @@ class History(Thinned[Sample]):
         """
         if figure is None:
             return self._scalar(name)
-        found = [sample.layers.get(name) or sample.parameters.get(name) for sample in self]
+        found = [s.layers.get(name) or s.parameters.get(name) or s.inputs.get(name) for s in self]
         if not any(found):
-            known = sorted({each for sample in self for each in (*sample.layers, *sample.parameters)})
+            known = sorted({each for sample in self for each in (*sample.layers, *sample.parameters, *sample.inputs)})
             raise LayerError(f"nothing was seen of {name!r}; there are {', '.join(known) or 'no samples yet'}.")
         return [None if each is None else _number(each, figure) for each in found]
 

@@ -10,7 +10,7 @@ from torch_featviz.errors import FindingWarning
 from torch_featviz.picture import Scale
 from torch_featviz.warn import warn
 
-from .findings import Findings
+from .findings import Findings, Globs
 from .frames import Frames
 from .history import History
 from .look import Look
@@ -26,10 +26,19 @@ class Log:
         scales: of films, by name.
         writer: for the sinks, if there are any.
         tells: whether it warns.
+        ignore: what is not told, see `Findings`.
     """
 
-    def __init__(self, history: History, scales: dict[str, Scale], writer: Writer | None, *, tells: bool) -> None:
-        self.history, self.findings = history, Findings()
+    def __init__(
+        self,
+        history: History,
+        scales: dict[str, Scale],
+        writer: Writer | None,
+        *,
+        tells: bool,
+        ignore: Mapping[str, Globs] | None = None,
+    ) -> None:
+        self.history, self.findings = history, Findings(ignore)
         self.frames: dict[str, Frames] = {}
         self._scales, self._writer, self._tells = scales, writer, tells
         self._named = set[str]()  # layers of which it was told that there are no figures
@@ -85,10 +94,10 @@ class Log:
                 warn(f"{there}; from step {step} on they are replaced.")
 
     def _add(self, look: Look) -> None:
-        sample, frames = look.read()
+        sample, account, frames = look.read()
         self.history.append(sample)
         drawn = {name: self._frames_of(name).add(frame) for name, frame in frames.items()}
-        new = tuple(self.findings.look(sample))
+        new = tuple(self.findings.look(sample, account))
         if self._writer:
             self._writer.put(Record(sample, new), drawn)
         for finding in new if self._tells else ():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,9 +10,11 @@ from torch import Tensor
 from torch_featviz.capture.reduce import Reducer
 from torch_featviz.capture.reduce.reducer import fetch_states
 
+from .account import Account, Pending
 from .figures import layer_figures, parameter_figures, range_of
 from .frames import Frame, Seen
 from .history import Sample
+from .pulse import Beat, Beats
 from .updates import Move, norms_now
 from .watched import Watched
 
@@ -22,9 +24,12 @@ class Look:
 
     Args:
         step: its number.
-        seen: figures of each layer: `Several` of `Moments` and `Histogram`.
+        seen: figures of each layer, in the order in which they ran: `Several` of `Moments` and `Histogram`.
+        inputs: the same of what the model was given.
         moves: what the optimizers did.
         watched: the layers and parameters.
+        account: of all parameters.
+        beats: of the steps since the last look.
         pictured: what is drawn of this step.
         left_out: layers without figures, and why.
     """
@@ -36,32 +41,42 @@ class Look:
         moves: Mapping[str, Move],
         watched: Watched,
         *,
+        inputs: Mapping[str, Reducer],
+        account: Pending,
+        beats: Beats,
         pictured: Mapping[str, Seen],
         left_out: Mapping[str, str],
     ) -> None:
         self.step, self.left_out = step, left_out
-        self._ends = {name: range_of(watched.layers[name]) for name in seen}
+        self._ends = {name: range_of(watched.layers.get(name, name)) for name in seen}
+        self._inputs = list(inputs)
         self._kinds = watched.kinds
         self._counted = {name: move.figures.unreached is not None for name, move in moves.items()}
         self._pictured = {name: (part.shape, part.notes) for name, part in pictured.items()}
+        self._account, self._beats = account, beats
         tensors = [
             *norms_now(watched.parameters).values(),
             *(norm for move in moves.values() for norm in (move.grad, move.before, move.added)),
             *(move.figures.unreached for move in moves.values() if move.figures.unreached is not None),
+            *beats.tensors,
+            *account.tensors,
             *(part.values for part in pictured.values()),
         ]
-        reducers = [*seen.values(), *(move.figures.reducer for move in moves.values())]
+        reducers = [*seen.values(), *inputs.values(), *(move.figures.reducer for move in moves.values())]
         self.is_on_its_way = _is_on_its_way(tensors)
         self._read = fetch_states(reducers, tensors)
 
-    def read(self) -> tuple[Sample, dict[str, Frame]]:
-        """Wait for the transfer; the sample, and what is drawn by name."""
+    def read(self) -> tuple[Sample, Account, dict[str, Frame]]:
+        """Wait for the transfer; the sample, what is known beside it, and what is drawn by name."""
         states, arrays = self._read()
-        of_grads = dict(zip(self._counted, states[len(self._ends) :], strict=True))
+        of_inputs = states[len(self._ends) :]
+        of_grads = dict(zip(self._counted, of_inputs[len(self._inputs) :], strict=True))
         numbers = iter(arrays)
         after = {name: float(next(numbers)) for name in self._kinds}
         norms = {name: [float(next(numbers)) for _ in range(3)] for name in self._counted}
         unreached = {name: int(next(numbers)) for name, counted in self._counted.items() if counted}
+        beats = self._beats.read(numbers)
+        account = self._account.read(numbers, beats)
         frames = {
             name: Frame(self.step, torch.from_numpy(next(numbers)).float(), *about)
             for name, about in self._pictured.items()
@@ -73,7 +88,21 @@ class Look:
             for name, kind in self._kinds.items()
         }
         layers = layer_figures(dict(zip(self._ends, states, strict=False)), self._ends)
-        return Sample(self.step, layers, parameters), frames
+        inputs = dict(zip(self._inputs, of_inputs, strict=False))
+        given = layer_figures(inputs, dict.fromkeys(inputs))
+        return Sample(self.step, layers, parameters, _scalars(account, beats), given), account, frames
+
+
+def _scalars(account: Account, beats: Sequence[Beat]) -> dict[str, float]:
+    """Those of the step itself, which is the last of the beats."""
+    rates = account.groups
+    found = dict(beats[-1].scalars) if beats else {}
+    if rates:
+        same = len(set(rates)) == 1
+        found |= {"learning_rate": rates[0]} if same else {f"learning_rate/{i}": rate for i, rate in enumerate(rates)}
+    if beats and beats[-1].gradient is not None:
+        found["gradient_norm"] = beats[-1].gradient
+    return found
 
 
 def _is_on_its_way(tensors: list[Tensor]) -> bool:

@@ -4,33 +4,39 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from operator import index
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import Tensor, nn
 from torch import distributed as dist
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
-from torch_featviz.capture import Statistics
 from torch_featviz.capture.session import check_every
 from torch_featviz.errors import FileError, LayerError, OptionError
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.layers import Layers, check_module
 from torch_featviz.picture import Picture, Scale
 
+from .account import Accounts, Pending
+from .figures import range_of
 from .film import Film
-from .findings import Finding
+from .findings import Finding, Globs
 from .frames import Seen, check_scales, kernels_now, maps_now, why_now
 from .history import History, Sample
 from .log import Log
 from .look import Look
+from .optimizers import Listener, Optimizers
+from .pulse import Beats, Pulse
 from .report import report
+from .sampling import Sampling
 from .sinks import sinks_for
 from .sinks.folder import FolderSink
-from .updates import Gradients, Updates
+from .step import Step
+from .updates import Gradients
 from .watched import Watched
 from .writer import Writer
 
@@ -46,8 +52,10 @@ class Monitor:
 
     Args:
         model: any module, in any mode, compiled or wrapped, as `capture` takes it.
-        layers: as in `capture`; default: all convolutions, linear layers, adapters, bounded activations (tanh, sigmoid,
-            their hard forms, softsign), or all leaves where there is none.
+        layers: as in `capture`; default: all layers that have parameters of their own (convolutions, also transposed,
+            linear, recurrent and attention layers, norms, embeddings), adapters, and bounded activations (tanh,
+            sigmoid, their hard forms, softsign), also as functions in a forward of your own; or all leaves where there
+            is none.
         every: look at the first of every so many steps.
         probe: a fixed batch of inputs: images, a tuple of positional arguments, or a mapping of keywords, images first.
             What the layers make of it, in evaluation mode, is kept for films and sinks.
@@ -55,6 +63,10 @@ class Monitor:
             or many forwards, for each sample.
         to: where it is written beside the training, one or several: a folder, a TensorBoard `SummaryWriter`, a W&B or
             MLflow run, a Lightning logger, or a `Sink`. A folder that holds an earlier run is gone on with.
+        optimizer: of the model, one or several. By default each is known from when it first steps.
+        check_finite: whether gradients, and what is logged as `loss`, are looked at in every step for NaN and
+            infinities, so that the first step which had any is known. It takes a norm of the gradients.
+        ignore: findings that are not told, by kind and layer or parameter, as `{"dead": ["head*"]}`.
         scales: how values become colours, by `"kernels/<layer>"`, `"maps/<layer>"` or `"why/<method>"`.
             Default: of a film one that holds all its frames; of what is written while it learns, one symmetric about 0,
             four times as wide as the first step needs; what goes beyond has a colour of its own and is counted.
@@ -96,6 +108,9 @@ class Monitor:
         probe: Any = None,
         why: str | None = None,
         to: Any = None,
+        optimizer: Optimizer | Sequence[Optimizer] | None = None,
+        check_finite: bool = True,
+        ignore: Mapping[str, Globs] | None = None,
         scales: Mapping[str, Scale] | None = None,
         bins: int = 64,
         keep: int = 512,
@@ -110,14 +125,27 @@ class Monitor:
         self._probe = None if probe is None else Inputs.of_batch(probe).copied()
         self._watched = Watched(model, layers, bins)
         self._gradients = Gradients(bins)
+        self._optimizers = Optimizers(optimizer)
+        self._accounts = Accounts(model, self._watched, self._optimizers)
+        self._pulse = Pulse(on=check_finite)
+        self._sampling: Sampling | None = None  # of the step that is looked at
+        self._number = -1  # of the step that began last
+        self._unfinished = False  # whether its optimizer is still to step
+        self._blocks = 0  # of it
+        self._alone = False  # no optimizer is to be waited for
+        self._thrown_away = False  # gradients came and went, and none has stepped
+        self._small: list[Tensor] = []  # a few parameters by which gradients are seen to come,
+        self._seen: list[tuple[Tensor | None, int]] = []  # what theirs were when the block began,
+        self._left: list[tuple[Tensor, Tensor | None]] = []  # and what they were when the last block of the step ended
         scales = dict(scales or {})
         check_scales(scales, self._watched.layers)
         self._group = _group_of(model) if group is None else group
         first = self._group is None or dist.get_rank(self._group) == 0
         sinks = sinks_for(to) if first else []
-        self._log = Log(History(keep), scales, Writer(sinks) if sinks else None, tells=first)
+        self._log = Log(History(keep), scales, Writer(sinks) if sinks else None, tells=first, ignore=ignore)
         self._end: weakref.finalize[[Log, int], Monitor] | None = None  # while a step waits to be read
         self._step, self._open = 0, False
+        self._find()
         if probe is not None:
             self._pictured()  # what is wrong with it is said now, and not in the training
         for folder in (sink for sink in sinks if isinstance(sink, FolderSink) and sink.holds_samples()):
@@ -129,9 +157,12 @@ class Monitor:
 
     @property
     def history(self) -> History:
-        """The samples so far."""
+        """The samples so far; the last one as far as it came, where a step is not over."""
         self._log.finish()
-        return self._log.history
+        if self._sampling is None or self._open or self._group is not None:
+            return self._log.history
+        look = self._look(self._sampling, Pending({}, [], {}), Beats([]), {})  # as far as it came
+        return self._log.history.followed_by(look.read()[0])
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -140,55 +171,51 @@ class Monitor:
         return self._log.findings.all
 
     @contextmanager
-    def step(self, number: int | None = None) -> Iterator[None]:
+    def step(self, number: int | None = None) -> Iterator[Step]:
         """Around one step: its forwards, the backward, and `optimizer.step()`.
 
-        Gradients are accumulated as the loop does it; a block without a step of an optimizer has none, and of several
-        steps of an optimizer the last is seen. A block that raises is kept too, as far as it came.
+        A step is an optimizer's. Where a block has gradients and no optimizer has stepped, as with accumulation, the
+        next blocks belong to the same step, and a look goes on until its end: it has the figures of all batches in it,
+        and the gradients as the optimizer got them. Of several steps of an optimizer in one block the last is seen. A
+        block that raises is kept too, as far as it came. Forwards in evaluation mode are passed over, unless the model
+        is in it when the block begins.
 
         Args:
             number: of this step, where a run goes on that began elsewhere; default: one more than the last, from 0.
+        Yields:
+            A `Step`: `step.log(loss=loss)` keeps scalars of one's own.
         Raises:
             OptionError: a block of this monitor is open already, or the number is no integer from 0 on.
         """
         if self._open:
             raise OptionError("a step of this monitor is open already; end its block first.")
-        number = self._step if number is None else _counted(number)
-        due = number % self.every == 0 or 0 <= (self._step - 1) // self.every < number // self.every  # one was left out
-        self._step, self._open = number + 1, True
+        step = self._begin(None if number is None else _counted(number))
+        self._open, raised = True, True
         try:
-            raised = True
-            if not due:
-                try:
-                    yield
-                    raised = False
-                finally:
-                    self._log.finish(quietly=raised)
-                return
-            self._watched.refresh()
-            updates = Updates(self._watched.parameters, self._gradients)
-            try:
-                with updates, self._watched.capture as stats:
-                    yield
-                raised = False
-            finally:
-                if not raised:
-                    self._look(number, stats, updates)
-                elif self._group is None:  # where one rank is gone, the others cannot be asked
-                    with suppress(Exception):  # the training's own is the one to see
-                        self._look(number, stats, updates)
-                    self._log.finish(quietly=True)
+            with self._optimizers.listening(self._listeners):
+                if self._sampling is None:
+                    yield step
+                else:
+                    with self._watched.capture as stats, self._sampling.block(stats):
+                        yield step
+            raised = False
         finally:
             self._open = False
+            self._pulse.logged(step.close())
+            self._end_block(raised=raised)
 
     def close(self) -> None:
         """Wait until everything is written, and let go of the sinks; once is enough, twice does no harm."""
+        if not self._open:
+            self._complete()
         self._log.close()
 
     def __enter__(self) -> Monitor:
         return self
 
     def __exit__(self, _kind: object = None, error: BaseException | None = None, _trace: object = None) -> None:
+        with suppress(*[Exception] * (error is not None)):
+            self._complete()
         self._log.finish(quietly=error is not None)
         self.close()
 
@@ -243,25 +270,108 @@ class Monitor:
         self._log.history = History.load(folder, self.history.keep)
         for sample in self.history[-1:]:
             self._step = sample.step + 1
-            if unknown := [name for name in sample.layers if name not in self._watched.layers]:
+            if unknown := [name for name in sample.layers if name not in self._watched.layers and not range_of(name)]:
                 raise FileError(
                     f"{str(folder)!r} holds a run of a model with other layers, such as {unknown[0]!r}; "
                     "choose another folder."
                 )
 
-    def _look(self, step: int, stats: Statistics, updates: Updates) -> None:
-        """Begin to fetch everything of one step; on a CPU, and of a group, it is read at once."""
-        seen = dict(stats) if self._group is None else stats.merged(self._group)
-        look = Look(step, seen, updates.moves, self._watched, pictured=self._pictured(), left_out=stats.left_out)
+    # The steps, and the looks at some of them
+
+    def _begin(self, number: int | None) -> Step:
+        """A block begins: of the step that goes on, or of the next one."""
+        if self._unfinished and not self._optimizers.stepped and number in (None, self._number):
+            self._seen = _seen(self._small)
+            return Step(self._number)
+        self._complete()
+        number = self._step if number is None else number
+        due = number % self.every == 0 or 0 <= (self._step - 1) // self.every < number // self.every  # one was left out
+        self._number, self._step, self._blocks, self._left = number, number + 1, 0, []
+        self._optimizers.begin()
+        self._pulse.begin(number)
+        if due:
+            self._find()
+            self._accounts.begin()
+            self._sampling = Sampling(number, self._watched.parameters, self._gradients)
+        self._pulse.updates = self._sampling.updates if self._sampling else None
+        self._seen = _seen(self._small)
+        return Step(number)
+
+    def _find(self) -> None:
+        """Look again what the model consists of."""
+        self._watched.refresh()
+        everything = self._watched.everything.values()
+        self._optimizers.of(everything)
+        self._small = sorted((each for each in everything if each.requires_grad), key=Tensor.numel)[:_SMALL]
+
+    def _listeners(self) -> list[Listener]:
+        return [self._sampling.updates, self._pulse] if self._sampling else [self._pulse]
+
+    def _end_block(self, *, raised: bool) -> None:
+        """A block is over: so is its step, unless an optimizer is still to come."""
+        sampled = self._sampling is not None
+        if raised:
+            self._unfinished = False
+            if self._group is None:  # where one rank is gone, the others cannot be asked
+                with suppress(Exception):  # the training's own is the one to see
+                    self._complete()
+            self._sampling = None
+        else:
+            self._unfinished = self._goes_on()
+            if self._unfinished:
+                self._optimizers.listen(self._listeners)  # it may step after the block
+            else:
+                self._complete()
+        if raised or not sampled:
+            self._log.finish(quietly=raised)
+
+    def _goes_on(self) -> bool:
+        """Whether gradients came that no optimizer of the model has used."""
+        self._blocks += 1
+        came = any(_came(each.grad, *before) for each, before in zip(self._small, self._seen, strict=True))
+        if self._optimizers.stepped or not came or self._alone:
+            self._alone = self._alone and not self._optimizers.stepped
+            return False
+        if self._optimizers.ever:
+            return self._blocks < _PATIENCE
+        if self._blocks == 1 and not self._optimizers.holders():
+            self._alone = True  # there is no optimizer that could step
+            return False
+        gone = any(grad is not each.grad for each, grad in self._left)
+        self._left = [(each, each.grad) for each in self._small]
+        finite = all(bool(grad.isfinite().all()) for _, grad in self._left if grad is not None) if gone else True
+        if (gone and finite) or self._blocks >= _PATIENCE:  # not finite: a GradScaler has skipped the step
+            self._alone = self._thrown_away = True
+            return False
+        return True
+
+    def _complete(self) -> None:
+        """The step is over; where it was looked at, begin to fetch its figures. On a CPU, and of a group, they are read
+        at once."""
+        self._optimizers.stop()
+        self._unfinished, sampling, self._sampling = False, self._sampling, None
+        if sampling is None:
+            return
+        thrown_away, self._thrown_away = self._thrown_away, False
+        account = self._accounts.end(thrown_away=thrown_away)
+        look = self._look(sampling, account, self._pulse.take(), self._pictured())
         wait = look.is_on_its_way and self._group is None
         self._log.take(look, wait=wait)
         if self._end is not None:
             self._end.detach()
         self._end = weakref.finalize(self, _finish, self._log, os.getpid()) if wait else None
 
+    def _look(self, sampling: Sampling, account: Pending, beats: Beats, pictured: dict[str, Seen]) -> Look:
+        seen, inputs, left_out = sampling.figures(self._group)
+        named = {name: why for name, why in left_out.items() if self._watched.is_asked_for(name)}
+        return Look(
+            sampling.step, seen, sampling.updates.moves, self._watched,
+            inputs=inputs, account=account, beats=beats, pictured=pictured, left_out=named,
+        )  # fmt: skip
+
     def _pictured(self) -> dict[str, Seen]:
         """What is drawn of this step."""
-        layers = self._watched.layers
+        layers = self._watched.drawn
         found = {f"kernels/{name}": each for name, each in kernels_now(layers).items()}
         if self._probe is not None:
             maps = maps_now(self._model, list(layers), self._probe)
@@ -269,6 +379,20 @@ class Monitor:
             if self._why is not None:
                 found[f"why/{self._why}"] = why_now(self._model, self._why, self._probe)
         return found
+
+
+_SMALL = 16  # parameters
+_PATIENCE = 64  # blocks of one step
+
+
+def _seen(parameters: Sequence[Tensor]) -> list[tuple[Tensor | None, int]]:
+    """Their gradients, and how often these were written to."""
+    return [(grad, -1 if grad is None else grad._version) for grad in (each.grad for each in parameters)]
+
+
+def _came(gradient: Tensor | None, before: Tensor | None, version: int) -> bool:
+    """Whether a gradient is new, or was added to, since it was seen."""
+    return gradient is not None and (gradient is not before or gradient._version != version)
 
 
 def _finish(log: Log, process: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import distributed, nn
 
 from .monitor import Monitor
+from .step import Step
 
 
 class Steps:
@@ -20,7 +21,7 @@ class Steps:
     def __init__(self, watch: Monitor | None = None) -> None:
         self.watch = watch
         self.number = -1  # of the step that began last
-        self._block: AbstractContextManager[None] | None = None
+        self._block: AbstractContextManager[Step] | None = None
 
     def start(self, model: nn.Module, ranks: int, state: dict[str, Any] | None, **settings: Any) -> None:
         """Watch a training on so many ranks by a new Monitor, which goes on from `state`, where there is one."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from torch_featviz.capture import Histogram, Moments
 from torch_featviz.capture.reduce import Reducer, Several
@@ -91,57 +90,30 @@ class Gradients:
 
 
 class Updates:
-    """A context in which the next step of each parameter is measured: its gradient, and how far it moves.
+    """Measures what the next step of an optimizer does: gradients, and how far parameters move.
 
-    Any optimizer of torch will do, also one made later, behind a GradScaler or with a scheduler around it: gradients
-    are seen as it gets them. Nothing is waited for.
+    Any optimizer of torch will do: gradients are seen as it gets them. Nothing is waited for.
 
     Args:
         parameters: by name.
         gradients: looks at the gradients.
 
-    Sharded parameters (FSDP2) are gathered one at a time, so every rank has to be in such a context at once.
+    Sharded parameters (FSDP2) are gathered one at a time, so every rank has to measure at once.
     """
 
-    def __init__(self, parameters: dict[str, Tensor], gradients: Gradients) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor], gradients: Gradients) -> None:
         self._names: dict[int, list[str]] = {}  # several where layers share one
         for name, parameter in parameters.items():
             self._names.setdefault(id(parameter), []).append(name)
         self._gradients = gradients
         self._before: dict[int, list[_Moving]] = {}
         self.moves: dict[str, Move] = {}
-
-    def __enter__(self) -> Updates:
-        self._hooks = [
-            register_optimizer_step_pre_hook(self._about_to_step),
-            register_optimizer_step_post_hook(self._stepped),
-        ]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._before.clear()
-
-    def _about_to_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
-        closure = args[1] if len(args) > 1 else kwargs.get("closure")
-        if closure is None:
-            self._measure(optimizer)
-            return None
-
-        def measured() -> Any:
-            loss = closure()  # only now are there gradients
-            if id(optimizer) not in self._before:  # LBFGS calls it again when parameters have moved
-                self._measure(optimizer)
-            return loss
-
-        if len(args) > 1:
-            return (args[0], measured, *args[2:]), kwargs
-        return args, {**kwargs, "closure": measured}
+        self.norms: dict[int, Tensor] = {}  # of gradients, by the id of the parameter
 
     @torch.no_grad()
-    def _measure(self, optimizer: Optimizer) -> None:
-        scale = getattr(optimizer, "grad_scale", None)  # of a GradScaler, which leaves unscaling to fused optimizers
+    def measure(self, optimizer: Optimizer) -> None:
+        """Gradients are there, and nothing has moved yet."""
+        scale = scale_of(optimizer)
         moving = [
             (names, parameter)
             for parameter in (each for group in optimizer.param_groups for each in group["params"])
@@ -154,11 +126,13 @@ class Updates:
             figures = self._gradients.look({names[0]: grad for (names, _), grad in zip(several, grads, strict=True)})
             norms = iter(norms_of([*grads, *now]))
             of_grads = [next(norms) for _ in grads]
+            self.norms |= {id(parameter): norm for (_, parameter), norm in zip(several, of_grads, strict=True)}
             for (names, parameter), grad, before, copy in zip(several, of_grads, norms, copies_of(now), strict=True):
                 seen.append(_Moving(names, parameter, copy, figures[names[0]], grad, before))
 
     @torch.no_grad()
-    def _stepped(self, optimizer: Optimizer, *_: Any) -> None:
+    def stepped(self, optimizer: Optimizer) -> None:
+        """Parameters have moved."""
         moved = self._before.pop(id(optimizer), [])
         for several in _in_turns(moved, [each.parameter for each in moved]):
             steps = differences([each.copy for each in several], [whole(each.parameter) for each in several])
@@ -166,7 +140,12 @@ class Updates:
                 self.moves |= dict.fromkeys(each.names, Move(each.figures, each.grad, each.before, added))
 
 
-def norms_now(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+def scale_of(optimizer: Optimizer) -> Tensor | None:
+    """By which its gradients are still multiplied: a GradScaler leaves unscaling to fused optimizers."""
+    return getattr(optimizer, "grad_scale", None)
+
+
+def norms_now(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The norm of each parameter."""
     found: dict[str, Tensor] = {}
     for several in _in_turns([*parameters], [*parameters.values()]):

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 from operator import is_
-from typing import TypeAlias
+from types import FunctionType
+from typing import NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 
 from torch_featviz.capture import Histogram, Moments, capture
+from torch_featviz.capture.reduce import Reducer
 from torch_featviz.errors import LayerError
 from torch_featviz.model.held import base_of
-from torch_featviz.model.layers import Layers, resolve, unwrap
+from torch_featviz.model.layers import Layers, names_of, resolve, unwrap
 
 from .figures import Kind, range_of
 
 _LEARNT = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_TABLES = (nn.Embedding, nn.EmbeddingBag)
+_BOUNDED_CALLS = ("tanh", "sigmoid", "hardsigmoid", "softsign")
+
+
+class About(NamedTuple):
+    """What does not change of a parameter, or seldom."""
+
+    axes: int
+    dtype: str  # such as "bfloat16"
+    table: bool  # of an embedding, of which a step uses few rows
+    rows: int  # of a convolution or linear layer in one group, that begin unlike each other; else 0
+    frozen: bool  # requires_grad=False
 
 
 class Watched:
@@ -22,8 +37,8 @@ class Watched:
 
     Args:
         model: any module.
-        asked: as in `capture`; None for all convolutions, linear layers, adapters and bounded activations, or else all
-            leaves.
+        asked: as in `capture`; None for all layers with parameters of their own, adapters, attentions and bounded
+            activations, also those that a module calls as functions (`torch.tanh(x)`); or else all leaves.
         bins: of histograms.
     Raises:
         LayerError: a layer that `model` does not have.
@@ -46,20 +61,41 @@ class Watched:
             self._find_parts()
         self._find_parameters()
 
+    def is_asked_for(self, name: str) -> bool:
+        """Whether somebody has named the layer: of one taken by default nobody misses figures."""
+        return self._asked is not None or isinstance(self.layers.get(name), _LEARNT)
+
+    @property
+    def drawn(self) -> dict[str, nn.Module]:
+        """The layers whose kernels and maps are kept; by default without norms, embeddings and the like."""
+        if self._asked is not None:
+            return self.layers
+        drawn = {name: layer for name, layer in self.layers.items() if _is_drawn(layer)}
+        return drawn or self.layers
+
     def _find(self) -> None:
-        chosen = self._chosen()
+        chosen, calls = self._chosen(), self._bounded_calls()
         self.layers = resolve(self._model, chosen)
-        self.capture = capture(self._model, chosen, into=[Moments(), Histogram(self._bins)])
+        into: list[Reducer] = [Moments(), Histogram(self._bins)]
+        asked: Layers = [*self.layers.values(), *calls] if calls else chosen
+        self.capture = capture(self._model, asked, into=into, ops=bool(calls))
+        self.capture.calls_only_if_eager = True
         self._find_parts()
         self._find_parameters()
 
     def _find_parts(self) -> None:
         self._parts = _parts_of(self._model)
+        self.leaves = tuple(
+            name for module, name in names_of(self._model).items() if not any(True for _ in module.children())
+        )
         self._within = {name: list(layer.named_modules()) for name, layer in self.layers.items()}
 
     def _find_parameters(self) -> None:
+        """Those of the layers; by default, and for the account, all of the model."""
         self.parameters: dict[str, Tensor] = {}
         self.kinds: dict[str, Kind] = {}
+        self.everything: dict[str, Tensor] = {}
+        self.about: dict[str, About] = {}
         for name, modules in self._within.items():
             by_outputs, known = isinstance(self.layers[name], _LEARNT), set[int]()
             for within, module in modules:
@@ -70,13 +106,60 @@ class Watched:
                     path = ".".join(filter(None, (name, within, own)))
                     self.parameters[path] = parameter
                     self.kinds[path] = Kind.of(parameter, by_outputs=by_outputs)
+        names = {id(parameter): name for name, parameter in reversed(self.parameters.items())}
+        for module, path in names_of(unwrap(self._model)).items():
+            for own, parameter in module._parameters.items():
+                if parameter is None or not parameter.is_floating_point():
+                    continue
+                name = names.setdefault(id(parameter), f"{path}.{own}" if path else own)
+                if name not in self.everything:
+                    self.everything[name] = parameter
+                    self.about[name] = _about(module, parameter)
+                if self._asked is None and name not in self.parameters:
+                    self.parameters[name] = parameter
+                    self.kinds[name] = Kind.of(parameter, by_outputs=False)
 
     def _chosen(self) -> Layers:
         if self._asked is not None:
             return self._asked
         modules = list(unwrap(self._model).modules())
-        chosen = [each for each in modules if isinstance(each, _LEARNT) or range_of(each) or base_of(each) is not None]
-        return chosen or [each for each in modules if not list(each.children())]
+        watched = [each for each in modules if _is_watched(each)]
+        return watched or [each for each in modules if not any(True for _ in each.children())]
+
+    def _bounded_calls(self) -> list[str]:
+        """Globs for the calls of bounded functions, where a module of the model has one in its forward."""
+        if self._asked is not None:
+            return []
+        called = set[str]()
+        for kind in {type(module) for module in unwrap(self._model).modules()}:
+            forward = kind.forward
+            if isinstance(forward, FunctionType) and not kind.__module__.startswith("torch."):
+                called.update(forward.__code__.co_names)
+        found = [call for call in _BOUNDED_CALLS if call in called]
+        return [glob for call in found for glob in (call, f"{call}#*", f"*.{call}", f"*.{call}#*")]
+
+
+def _is_watched(module: nn.Module) -> bool:
+    """Whether it is a layer that learns or clips: not one that merely holds others, and a parameter beside them."""
+    if isinstance(module, (*_LEARNT, nn.MultiheadAttention)) or range_of(module) or base_of(module) is not None:
+        return True
+    own = any(each is not None for each in module._parameters.values())
+    return own and not any(True for child in module.children() for _ in child.parameters())
+
+
+def _is_drawn(layer: nn.Module) -> bool:
+    return isinstance(layer, (*_LEARNT, *_TRANSPOSED)) or range_of(layer) is not None or base_of(layer) is not None
+
+
+def _about(module: nn.Module, parameter: Tensor) -> About:
+    apart = isinstance(module, _LEARNT) and getattr(module, "groups", 1) == 1 and parameter.dim() > 1
+    return About(
+        parameter.dim(),
+        str(parameter.dtype).removeprefix("torch."),
+        isinstance(module, _TABLES),
+        len(parameter) if apart else 0,
+        not parameter.requires_grad,
+    )
 
 
 _Parts: TypeAlias = tuple[list[nn.Module | None], list[str]]

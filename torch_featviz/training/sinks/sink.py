@@ -79,6 +79,6 @@ def tag(figure: str, name: str) -> str:
 
 
 def _figures(sample: Sample) -> Iterator[tuple[tuple[str, str], object]]:
-    for name, figures in (*sample.layers.items(), *sample.parameters.items()):
+    for name, figures in (*sample.layers.items(), *sample.inputs.items(), *sample.parameters.items()):
         for figure, value in vars(figures).items():
             yield (figure, name), value

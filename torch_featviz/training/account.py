@@ -1,0 +1,162 @@
+"""An account of every parameter: who trains it, and if nobody does, why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torch_featviz.model.layers import names_of, unwrap
+from torch_featviz.torch_private import NORMS
+
+from .initial import alike, drawn, twins
+from .optimizers import Optimizers
+from .pulse import Beat
+from .updates import norms_now
+from .watched import About, Watched
+
+
+@dataclass(frozen=True)
+class Account:
+    """What is known of a step beside its figures, in plain words and numbers.
+
+    Parameters are named as in the model. What needs a longer look is there at the first step only.
+    """
+
+    about: Mapping[str, About] = field(default_factory=dict)  # of every parameter
+    stepped: bool = True  # whether an optimizer of the model did
+    thrown_away: bool = False  # whether gradients came and went without an optimizer's step
+    unheld: tuple[str, ...] = ()  # trainable, and in no optimizer
+    others: tuple[str, ...] = ()  # classes of optimizers that stepped and hold nothing of the model
+    copies: bool = False  # whether these hold tensors of the same shapes
+    unreached: tuple[str, ...] = ()  # without any gradient when their optimizer stepped
+    rates: Mapping[str, float] = field(default_factory=dict)  # learning rates of those whose optimizer stepped
+    groups: tuple[float, ...] = ()  # learning rates, of each group that stepped
+    before: Mapping[str, float] = field(default_factory=dict)  # norms before the first step
+    drawn: tuple[str, ...] = ()  # frozen, and as they were drawn at random
+    alike: tuple[str, ...] = ()  # of which all rows are equal
+    idle_norms: tuple[str, ...] = ()  # layers that normalise by statistics which were never gathered
+    leaves: tuple[str, ...] = ()  # layers without layers in them, in the model's order
+    beats: tuple[Beat, ...] = ()  # of each step since the last look, this one included
+
+
+class Accounts:
+    """Makes the account of one look after the other.
+
+    Args:
+        model: whose parameters these are.
+        watched: its layers and parameters.
+        optimizers: that step.
+    """
+
+    def __init__(self, model: nn.Module, watched: Watched, optimizers: Optimizers) -> None:
+        self._model, self._watched, self._optimizers = model, watched, optimizers
+        self._before: dict[str, Tensor] | None = None  # norms, until an optimizer is seen
+        self._looked = False
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """A step begins that is looked at."""
+        self._before = None if self._optimizers.ever else norms_now(self._watched.parameters)
+
+    def moved_by_hand(self) -> bool:
+        """Whether parameters have changed since `begin` although no optimizer has stepped; waits for the device."""
+        now = norms_now(self._watched.parameters)
+        return any(float(now[name]) != float(norm) for name, norm in (self._before or {}).items() if name in now)
+
+    @torch.no_grad()
+    def end(self, *, thrown_away: bool) -> Pending:
+        """The step is over: what is known of it, but for the numbers that are still on the device."""
+        watched, optimizers = self._watched, self._optimizers
+        everything = {name: each for name, each in watched.everything.items() if each.requires_grad}
+        names = {id(each): name for name, each in everything.items()}
+        held = {name for group in optimizers.groups for each in group.parameters if (name := names.get(each))}
+        unheld = self._unheld(everything, held)
+        groups = [
+            (group.rate, [names[each] for each in group.parameters if each in names]) for group in optimizers.groups
+        ]
+        facts: dict[str, Any] = {
+            "about": watched.about,
+            "stepped": optimizers.stepped,
+            "thrown_away": thrown_away,
+            "unheld": unheld,
+            "others": tuple(dict.fromkeys(type(each).__name__ for each in optimizers.others)),
+            "copies": bool(unheld) and self._copied(everything),
+            "unreached": tuple(
+                names[each]
+                for group in optimizers.groups
+                for each in group.parameters
+                if each not in group.reached and each in names
+            ),
+            "leaves": watched.leaves,
+        }
+        if not self._looked:
+            facts |= self._first_look(everything)
+            self._looked = optimizers.stepped or thrown_away
+        return Pending(facts, groups, self._before or {})
+
+    def _unheld(self, everything: Mapping[str, Tensor], held: set[str]) -> tuple[str, ...]:
+        missing = [name for name in everything if name not in held]
+        if not missing or not (self._optimizers.ever or self._optimizers.others or self._optimizers.given):
+            return ()
+        holders = self._optimizers.holders()
+        return tuple(name for name in missing if id(everything[name]) not in holders)
+
+    def _copied(self, everything: Mapping[str, Tensor]) -> bool:
+        """Whether the other optimizers hold as many tensors of each shape as the model has."""
+        theirs = Counter(
+            each.shape for other in self._optimizers.others for group in other.param_groups for each in group["params"]
+        )
+        ours = Counter(each.shape for each in everything.values())
+        return bool(ours) and all(theirs[shape] >= count for shape, count in ours.items())
+
+    def _first_look(self, everything: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
+        watched = self._watched
+        frozen = {name: each for name, each in watched.everything.items() if not each.requires_grad and each.dim() > 1}
+        random = drawn(frozen)
+        of_a_twin = twins({name: frozen[name] for name in random}, everything.values()) if random else set()
+        rows = {
+            name: everything[name] for name, about in watched.about.items() if about.rows > 1 and name in everything
+        }
+        norms = names_of(unwrap(self._model)).items()
+        return {
+            "drawn": tuple(name for name in random if name not in of_a_twin),
+            "alike": tuple(alike(rows)),
+            "idle_norms": tuple(
+                name for module, name in norms if isinstance(module, NORMS) and _never_gathered(module)
+            ),
+        }
+
+
+class Pending:
+    """An account whose numbers are to be fetched: `tensors` go to the CPU, `read` is given what became of them."""
+
+    def __init__(
+        self, facts: dict[str, Any], groups: list[tuple[Tensor | float | None, list[str]]], before: Mapping[str, Tensor]
+    ) -> None:
+        self._facts, self._before = facts, list(before)
+        rates = [rate.detach().reshape(()) for rate, _ in groups if isinstance(rate, Tensor)]
+        self.tensors = [*before.values(), *rates]
+        known = [(rate, names) for rate, names in groups if rate is not None]
+        self._groups = [(None if isinstance(rate, Tensor) else float(rate), names) for rate, names in known]
+
+    def read(self, numbers: Iterator[Any], beats: list[Beat]) -> Account:
+        """The account, from the numbers of the tensors in their order."""
+        before = {name: float(next(numbers)) for name in self._before}
+        groups = [(float(next(numbers)) if rate is None else float(rate), names) for rate, names in self._groups]
+        rates = {name: rate for rate, names in groups for name in names}
+        return Account(
+            **self._facts, before=before, rates=rates, groups=tuple(rate for rate, _ in groups), beats=tuple(beats)
+        )
+
+
+def _never_gathered(norm: nn.Module) -> bool:
+    """Whether it normalises by running statistics that are as they begin: it divides by 1, as if it were not there."""
+    mean, var = norm.running_mean, norm.running_var
+    if norm.training or not isinstance(mean, Tensor) or not isinstance(var, Tensor):
+        return False
+    return not mean.any() and bool((var == 1).all())

@@ -1,0 +1,116 @@
+"""What is known of every step between two looks: the norm of all gradients, and what was logged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from math import isfinite
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from .updates import Updates, norms_of, scale_of
+
+Value = Tensor | float
+
+
+class Beat(NamedTuple):
+    """One step: plain numbers, NaN where the step was broken; no `gradient` where no optimizer stepped."""
+
+    step: int
+    gradient: float | None
+    scalars: Mapping[str, float]
+
+    @property
+    def loss(self) -> float | None:
+        """What was logged as `loss`."""
+        return self.scalars.get("loss")
+
+    @property
+    def broken(self) -> bool:
+        """Whether loss or gradient is not finite."""
+        return not all(isfinite(value) for value in (self.gradient, self.loss) if value is not None)
+
+
+class Pulse:
+    """Collects the beats since the last look; nothing is waited for.
+
+    Args:
+        on: whether gradients of steps between two looks are asked for.
+    """
+
+    def __init__(self, *, on: bool) -> None:
+        self.on = on
+        self.updates: Updates | None = None  # of a look, which knows most norms
+        self._steps: list[tuple[int, list[Tensor], dict[str, list[Value]]]] = []
+
+    def begin(self, step: int) -> None:
+        """The next step; what follows belongs to it."""
+        self._steps.append((step, [], {}))
+
+    @torch.no_grad()
+    def measure(self, optimizer: Optimizer) -> None:
+        """Gradients are there; those that a GradScaler has not unscaled are its own to judge."""
+        if (self.updates is None and not self.on) or scale_of(optimizer) is not None or not self._steps:
+            return
+        known = self.updates.norms if self.updates else {}
+        moved = [each for group in optimizer.param_groups for each in group["params"] if each.grad is not None]
+        norms = [known[id(each)] for each in moved if id(each) in known]
+        others = [_local(each.grad) for each in moved if id(each) not in known and not each.grad.is_sparse]
+        if norms := [*norms, *norms_of(others)]:
+            self._steps[-1][1].append(_joined(norms))
+
+    def stepped(self, _optimizer: Optimizer) -> None:
+        """Parameters have moved, of which nothing is asked."""
+
+    def logged(self, scalars: Mapping[str, list[Value]]) -> None:
+        """What a block logged."""
+        for name, values in scalars.items():
+            self._steps[-1][2].setdefault(name, []).extend(values)
+
+    def take(self) -> Beats:
+        """All steps so far; those that follow are for the next look."""
+        steps, self._steps = self._steps, []
+        return Beats(steps)
+
+
+class Beats:
+    """Steps whose numbers are to be fetched: `tensors` go to the CPU, `read` is given what became of them."""
+
+    def __init__(self, steps: list[tuple[int, list[Tensor], dict[str, list[Value]]]]) -> None:
+        self._steps: list[tuple[int, int, dict[str, list[float | None]]]] = []  # None: among the tensors
+        self.tensors: list[Tensor] = []
+        for step, norms, scalars in steps:
+            self.tensors += norms
+            kept: dict[str, list[float | None]] = {}
+            for name, values in scalars.items():
+                kept[name] = [None if isinstance(value, Tensor) else value for value in values]
+                self.tensors += [value for value in values if isinstance(value, Tensor)]
+            self._steps.append((step, len(norms), kept))
+
+    def read(self, numbers: Iterator[Any]) -> list[Beat]:
+        """The beats, from the numbers of the tensors in their order."""
+        beats = []
+        for step, norms, kept in self._steps:
+            squares = [float(next(numbers)) ** 2 for _ in range(norms)]
+            scalars = {
+                name: sum(float(next(numbers)) if value is None else value for value in values) / len(values)
+                for name, values in kept.items()
+            }
+            beats.append(Beat(step, sum(squares) ** 0.5 if squares else None, scalars))
+        return beats
+
+
+def _joined(norms: Sequence[Tensor]) -> Tensor:
+    if len(norms) == 1:
+        return norms[0]
+    first = norms[0].device
+    joined: Tensor = torch.linalg.vector_norm(torch.stack([norm.to(first) for norm in norms]))
+    return joined
+
+
+def _local(gradient: Tensor) -> Tensor:
+    """The part of a sharded gradient that is here: whether it is finite is told without the other ranks."""
+    local: Tensor = gradient.to_local() if hasattr(gradient, "to_local") else gradient
+    return local

@@ -1,0 +1,160 @@
+"""Where NaN or infinity came up first: in time, and along the way that values take."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import NamedTuple
+
+from torch_featviz.training.history import LayerFigures
+from torch_featviz.training.pulse import Beat
+
+from .rule import Seen, values_of
+
+_WRITTEN = 5  # names in a text
+
+
+class Broken(NamedTuple):
+    """What was the first that is not finite, and what to say of it."""
+
+    step: int
+    name: str
+    text: str
+
+
+def first_broken(seen: Seen) -> Broken | None:
+    """The first that was not finite in this step, or in one since the last look; None where all is finite."""
+    between = _between(seen)
+    if between is not None:
+        return between
+    for find in (_input, _weight_before, _layer, _loss, _gradient, _weight_after):
+        if (found := find(seen)) is not None:
+            name, text = found
+            return Broken(seen.sample.step, name, f"{text} {_next(seen)}")
+    return None
+
+
+def _between(seen: Seen) -> Broken | None:
+    """A step before this one whose loss or gradient was not finite."""
+    beats = seen.account.beats
+    place = next((i for i, beat in enumerate(beats[:-1]) if beat.broken), None)
+    if place is None:
+        return None
+    beat = beats[place]
+    if beat.loss is not None and not isfinite(beat.loss):
+        name, what = "loss", f"The loss is {beat.loss:g} at step {beat.step}"
+    else:
+        name, what = "gradient", f"The gradient has NaN or infinity at step {beat.step}"
+        if beat.loss is not None:
+            what += f", though the loss was finite ({beat.loss:.3g}): look for sqrt(0) or x / 0 in the backward"
+    before = _spoken(beats[place - 1]) if place else ""
+    now = _where_now(seen)
+    text = f"{what}; it is the first such step{before}. {now}".rstrip()
+    return Broken(beat.step, name, f"{text} Train up to step {beat.step} again and look at every step (every=1) there.")
+
+
+def _spoken(beat: Beat) -> str:
+    parts = [] if beat.loss is None else [f"loss {beat.loss:.3g}"]
+    parts += [] if beat.gradient is None else [f"gradient norm {beat.gradient:.3g}"]
+    return f" (at step {beat.step}: {', '.join(parts)})" if parts else ""
+
+
+def _where_now(seen: Seen) -> str:
+    """What of this look still tells: inputs, and whether weights are broken by now."""
+    broken = [name for name, each in seen.sample.parameters.items() if not isfinite(each.norm)]
+    if broken:
+        return f"Since then weights are broken: {_names(broken)}."
+    found = _layer(seen)
+    return f"At step {seen.sample.step}: {found[1]}" if found else f"At step {seen.sample.step} all is finite again."
+
+
+def _input(seen: Seen) -> tuple[str, str] | None:
+    for name, given in seen.sample.inputs.items():
+        if given.nan + given.inf:
+            return name, f"The model is given {_count(given)} at step {seen.sample.step} ({name}): look at the data."
+    return None
+
+
+def _weight_before(seen: Seen) -> tuple[str, str] | None:
+    """A weight that was broken before it was used."""
+    known = {**seen.account.before, **seen.memory.weights}
+    for name, each in seen.sample.parameters.items():
+        if not isfinite(known.get(name, 0.0)) and not isfinite(each.norm):
+            text = f"{name} has NaN or infinity from the beginning, before any step: look at how it is made or loaded."
+            return name, text
+    return None
+
+
+def _layer(seen: Seen) -> tuple[str, str] | None:
+    sample, memory = seen.sample, seen.memory
+    name = next((name for name, layer in sample.layers.items() if layer.nan + layer.inf), None)
+    if name is None:
+        return None
+    layer, names = sample.layers[name], list(sample.layers)
+    text = f"{f'Layer {name}' if name else 'The model'} is the first with NaN or infinity at step {sample.step}"
+    text += f" ({_count(layer)})"
+    own = [
+        path for path, each in sample.parameters.items() if path.rpartition(".")[0] == name and not isfinite(each.norm)
+    ]
+    before = names[: names.index(name)]
+    if unwatched := _unwatched(seen, before[-1] if before else None, name):
+        text += f"; it may have come before {name or 'it'}, in layers that are not watched: {_names(unwatched)}"
+    if memory.good is not None and name in memory.ranges:
+        low, high = memory.ranges[name]
+        text += f"; at step {memory.good} all was finite, and it gave {low:.3g} to {high:.3g}"
+    ranges = [f"{each} {sample.layers[each].min:.3g} to {sample.layers[each].max:.3g}" for each in before[-_WRITTEN:]]
+    text += f"; before it now: {', '.join(ranges)}" if ranges else ""
+    if not before and sample.inputs:
+        text += "; what the model was given is finite"
+    return name, f"{text}{'; its weights are broken after the step' if own else ''}."
+
+
+def _unwatched(seen: Seen, last: str | None, name: str) -> list[str]:
+    """Leaves of the model between two layers, or before the first, of which nothing is known."""
+    leaves, watched = list(seen.account.leaves), seen.sample.layers
+    if name not in leaves:
+        return []
+    start = leaves.index(last) + 1 if last in leaves else 0
+    return [leaf for leaf in leaves[start : leaves.index(name)] if leaf not in watched]
+
+
+def _loss(seen: Seen) -> tuple[str, str] | None:
+    beat = seen.account.beats[-1] if seen.account.beats else None
+    if beat is None or beat.loss is None or isfinite(beat.loss):
+        return None
+    text = f"The loss is {beat.loss:g} at step {beat.step}, though all layers returned finite values"
+    return "loss", f"{text}: look for log(0), 0 / 0 or an empty mean in the loss."
+
+
+def _gradient(seen: Seen) -> tuple[str, str] | None:
+    """Of one that a GradScaler skips nothing moves."""
+    for name, each in seen.sample.parameters.items():
+        if each.grad_norm is not None and not isfinite(each.grad_norm) and each.update_ratio != 0:
+            text = f"The gradient of {name} has NaN or infinity at step {seen.sample.step}"
+            return name, (
+                f"{text}, though all layers returned finite values: look for log(0), sqrt(0) or x / 0 in the loss."
+            )
+    return None
+
+
+def _weight_after(seen: Seen) -> tuple[str, str] | None:
+    for name, each in seen.sample.parameters.items():
+        if not isfinite(each.norm):
+            text = f"{name} has NaN or infinity after step {seen.sample.step}, though its gradient was finite"
+            return name, f"{text}: lower the learning rate."
+    return None
+
+
+def _next(seen: Seen) -> str:
+    """What to do to see more."""
+    since = "" if seen.memory.good is None else f" from step {seen.memory.good} on"
+    return f"Look at every step{since} (every=1), or ask first_nonfinite(model, inputs)."
+
+
+def _count(figures: LayerFigures) -> str:
+    count = values_of(figures) + figures.nan + figures.inf
+    return f"{figures.nan} NaN and {figures.inf} infinite of {count} values"
+
+
+def _names(names: list[str]) -> str:
+    more = f" and {len(names) - _WRITTEN} more" if len(names) > _WRITTEN else ""
+    return ", ".join(name or "the model" for name in names[:_WRITTEN]) + more

@@ -1,0 +1,80 @@
+"""Rules about what layers return."""
+
+from __future__ import annotations
+
+from .rule import Judged, Rule, Seen, layer_of, values_of
+
+SATURATED = 0.8  # Glorot & Bengio 2010, section 3, saw whole layers there; a tanh MLP that learns well has 57 %
+HELD_BACK = 0.1  # ours: gradient ÷ weight of what feeds it, to the largest
+VANISHING = 1e-4  # ours: of the largest before it; relative, as all becomes small when a net has learnt
+HALF_MAX = 65504.0  # the largest number of float16
+EXPLODING = 1e3  # ours: times what was usual
+ENOUGH = 16  # ours: of fewer values for each output, many outputs may be off by chance
+
+
+def large(seen: Seen) -> Judged:
+    """The answer may grow to where the targets are, unless others grow with it."""
+    beyond = {}
+    for name, layer in seen.sample.layers.items():
+        limit = min(
+            HALF_MAX, EXPLODING * max(seen.memory.std.get(name, HALF_MAX), 1.0)
+        )  # at least 1: one may begin at 0
+        beyond[name] = f"{layer.std:.2g}, limit {limit:.3g}", layer.std > limit
+    alone = not any(far for name, (_, far) in beyond.items() if name != seen.answer)
+    for name, (figure, far) in beyond.items():
+        yield name, figure, far and not (name == seen.answer and alone and len(beyond) > 1)
+
+
+def constant(seen: Seen) -> Judged:
+    for name, layer in seen.sample.layers.items():
+        own = [each for path, each in seen.sample.parameters.items() if layer_of(path) == name]
+        waits = bool(own) and not any(each.norm for each in own)  # it begins at 0
+        same = layer.min == layer.max and values_of(layer) >= ENOUGH
+        yield name, f"{layer.min:.3g}", same and not waits
+
+
+def saturated(seen: Seen) -> Judged:
+    """Where it holds back the gradient. A gate learns to be open or shut, so that one counts from the beginning only."""
+    feeding: str | None = None
+    flow = {
+        name: each.grad_norm / each.norm
+        for name, each in seen.weights.items()
+        if each.grad_norm is not None and each.norm
+    }
+    for name, layer in seen.sample.layers.items():
+        own = next((each for each in flow if layer_of(each) == name), None)
+        feeding = own or feeding
+        if layer.saturated is None or name == seen.answer:
+            continue
+        gate = layer.min >= 0 and seen.memory.saturated.get(name, 1.0) < SATURATED
+        held = feeding is None or flow[feeding] < HELD_BACK * max(flow.values())
+        yield name, f"{layer.saturated:.0%}", layer.saturated >= SATURATED and held and not gate
+
+
+def small(seen: Seen) -> Judged:
+    """And so are all that follow: one that begins small on purpose is added to what is not."""
+    shares = seen.output_shares
+    names = [name for name in seen.sample.layers if name in shares]
+    tail = set[str]()
+    for name in reversed(names):
+        if shares[name] >= VANISHING:
+            break
+        tail.add(name)
+    for name in names:
+        yield name, f"{shares[name]:.1g}", name in tail and len(tail) > 1
+
+
+RULES = (
+    Rule("exploding", large, 1,
+         f"The values of {{names}} are spread beyond {EXPLODING:g} times their first std, or beyond float16",
+         "Lower the learning rate, clip gradients, or begin with smaller weights."),
+    Rule("dead", constant, 3,
+         "One single value is all that these layers return: {names}",
+         "Check their weights and what comes before them.", patient=True),
+    Rule("saturated", saturated, 3,
+         f"Values at the ends of the activation's range (told from {SATURATED:.0%} on), where gradients end: {{names}}",
+         "Begin with smaller weights, normalise before the activation, or take another one."),
+    Rule("vanishing", small, 3,
+         f"The values (std) are below {VANISHING:g} of the largest before them, to the end of the model: {{names}}",
+         "Begin with larger weights, or normalise.", patient=True),
+)  # fmt: skip

@@ -1,0 +1,65 @@
+"""What a block of `Monitor.step()` yields: a place for scalars of one's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from torch_featviz.errors import OptionError
+from torch_featviz.torch_private import in_graph_pool
+
+OURS = ("learning_rate", "gradient_norm")  # scalars that a Monitor adds itself
+
+
+class Step:
+    """One training step, while its block is open.
+
+    Example:
+        ```
+        with watch.step() as step:
+            loss = criterion(model(images), labels)
+            ...
+            step.log(loss=loss, accuracy=0.5)
+        ```
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self._logged: dict[str, list[Tensor | float]] = {}
+        self._open = True
+
+    def log(self, **scalars: Any) -> None:
+        """Keep scalars of this step: a row of the report, and in every sink.
+
+        Nothing is waited for: what is on a GPU is read with the figures. Of several values in one step the mean counts.
+
+        Args:
+            scalars: by name, numbers or tensors of one number. `loss` is also judged: whether it is finite, and falls.
+        Raises:
+            OptionError: a value is no number, a name is one of the Monitor's own, or the block is over.
+        """
+        if not self._open:
+            raise OptionError(f"step {self.number} is over; log within its block.")
+        for name, value in scalars.items():
+            if name in OURS:
+                raise OptionError(f"{name!r} is logged by the monitor itself; choose another name.")
+            self._logged.setdefault(name, []).append(_number(name, value))
+
+    def close(self) -> dict[str, list[Tensor | float]]:
+        """The block is over: what was logged, by name."""
+        self._open = False
+        return self._logged
+
+
+def _number(name: str, value: Any) -> Tensor | float:
+    if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
+        value = value.detach().reshape(())
+        return value.clone() if in_graph_pool(value) else value
+    try:
+        if not isinstance(value, (Tensor, str)):
+            return float(value)
+    except (TypeError, ValueError):
+        pass
+    given = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+    raise OptionError(f"step.log takes numbers, or tensors of one number; {name!r} is {given:.80}.")
