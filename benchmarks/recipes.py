@@ -56,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     wanted = with_twins(RECIPES[name] for name in load(arguments.half) if fnmatchcase(name, arguments.only))
     if not wanted:
         parser.error(f"no recipe is called {arguments.only!r}; there are {', '.join(RECIPES)}.")
-    command = f"python benchmarks/recipes.py --half {arguments.half} --seed {' '.join(map(str, seeds))}"
+    only = "" if arguments.only == "*" else f" --only '{arguments.only}'"
+    command = f"python benchmarks/recipes.py --half {arguments.half}{only} --seed {' '.join(map(str, seeds))}"
     print(f"{len(wanted)} recipes; {command}", flush=True)
     began = perf_counter()
     found = verdicts(run_all(wanted, seeds, arguments.jobs), RECIPES)

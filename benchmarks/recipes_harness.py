@@ -46,7 +46,7 @@ class Step:
         if self._step is not None:  # to be removed: a Monitor whose `step()` gives None
             self._step.log(**scalars)
         if "loss" in scalars:
-            self._run.curve.append(float(scalars["loss"]))
+            self._run.curve.append(float(torch.as_tensor(scalars["loss"]).detach()))
 
 
 class Run:
@@ -363,7 +363,7 @@ def verdict_cell(verdict: Verdict) -> str:
 
 
 def _cell(told: Iterable[Told]) -> str:
-    return ", ".join(f"{each.at}: {each.kind} {_names(each.names)}" for each in told)
+    return ", ".join(f"{each.at}: {each.kind} {_names(each.names)}".rstrip() for each in told)
 
 
 def _names(names: Sequence[str]) -> str:
