@@ -342,7 +342,7 @@ def frozen_pretrained_norms() -> Run:
     for norm in (net[1], net[4]):
         norm.eval().requires_grad_(False)
     trained = [each for each in net.parameters() if each.requires_grad]
-    return learn(net, SGD(trained, 0.02, momentum=0.9), (images.transpose(2, 3), labels))
+    return learn(net, SGD(trained, 0.005, momentum=0.9), (images.transpose(2, 3), labels), steps=200)
 
 
 def l1_of_one(scores: Tensor, targets: Tensor) -> Tensor:
