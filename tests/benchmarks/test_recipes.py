@@ -122,6 +122,12 @@ def test_of_a_broken_recipe(say, says, state):
     assert judge(ILL, say(says)).state == state
 
 
+def test_what_may_be_argued_about_is_no_false_alarm(say):
+    allowing = replace(SOUND, allowed=("targets",))
+    assert judge(allowing, say({5: ("targets", "")}, 0.2)).state == "quiet"
+    assert judge(allowing, say({5: ("targets", ""), 9: ("dead", "1")}, 0.2)).state == "false"
+
+
 def test_when_it_was_told_counts_and_not_what_step_it_names(say):
     (told,) = say({21: ("dead", "1")}).told
     assert told.at == 21
