@@ -7,6 +7,7 @@ third or so where a symptom has to last. Kinds are those of `Finding`.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -165,7 +166,7 @@ def embedding_without_graph() -> Run:
 # Rates and precision
 
 
-@broken("CNN", "exploding large_updates loss nonfinite", by=50, stays=0.9)
+@broken("CNN", "exploding large_updates loss nonfinite", by=50, twin="cnn_adamw_onecycle")
 def rate_far_too_high() -> Run:
     """SGD with 10 where 0.1 is right. Explosion, huge updates, a loss that diverges: each leads to the rate."""
     net = cnn()
@@ -277,19 +278,30 @@ def inputs_all_zero() -> Run:
     return learn(net, SGD(net.parameters(), 0.1), (torch.zeros_like(images), labels))
 
 
-def nan_at_42(number: int, images: Tensor) -> Tensor:
-    """One pixel of the 43rd batch is no number."""
-    if number == 42:
-        images = images.clone()
-        images[3, 0, 4, 4] = torch.nan
-    return images
+def nan_at(number: int) -> Callable[[int, Tensor], Tensor]:
+    """One pixel of that batch is no number."""
+
+    def change(step: int, images: Tensor) -> Tensor:
+        if step == number:
+            images = images.clone()
+            images[3, 0, 4, 4] = torch.nan
+        return images
+
+    return change
 
 
 @broken("CNN", "nonfinite", "inputs", by=45, stays=0.9)
 def nan_in_an_image() -> Run:
-    """One pixel of one batch is NaN, between two looks: afterwards all weights are."""
+    """One pixel of one batch is NaN, at a step that is looked at."""
     net = cnn()
-    return learn(net, AdamW(net.parameters(), 1e-3), digits(), every=5, change=nan_at_42)
+    return learn(net, AdamW(net.parameters(), 1e-3), digits(), every=5, change=nan_at(40))
+
+
+@broken("CNN", "nonfinite", "loss", by=45, stays=0.9)
+def nan_between_looks() -> Run:
+    """The same between two looks, where loss and gradient are all that is looked at: afterwards all weights are NaN."""
+    net = cnn()
+    return learn(net, AdamW(net.parameters(), 1e-3), digits(), every=5, change=nan_at(42))
 
 
 # Modes, losses and targets

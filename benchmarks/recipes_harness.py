@@ -43,8 +43,7 @@ class Step:
 
     def log(self, **scalars: Any) -> None:
         """Hand scalars to the Monitor, and keep the loss as this run's curve."""
-        if self._step is not None:  # to be removed: a Monitor whose `step()` gives None
-            self._step.log(**scalars)
+        self._step.log(**scalars)
         if "loss" in scalars:
             self._run.curve.append(float(torch.as_tensor(scalars["loss"]).detach()))
 

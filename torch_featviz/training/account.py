@@ -31,6 +31,8 @@ class Account:
     stepped: bool = True  # whether an optimizer of the model did
     thrown_away: bool = False  # whether gradients came and went without an optimizer's step
     unheld: tuple[str, ...] = ()  # trainable, and in no optimizer
+    optimizers: int = 1  # of the model, that stepped
+    uncleared: bool = False  # whether a gradient was added to the one that an earlier step had used
     others: tuple[str, ...] = ()  # classes of optimizers that stepped and hold nothing of the model
     copies: bool = False  # whether these hold tensors of the same shapes
     unreached: tuple[str, ...] = ()  # without any gradient when their optimizer stepped
@@ -57,6 +59,8 @@ class Accounts:
         self._model, self._watched, self._optimizers = model, watched, optimizers
         self._before: dict[str, Tensor] | None = None  # norms, until an optimizer is seen
         self._looked = False
+        self._missed = set[str]()  # parameters that no optimizer that stepped held,
+        self._without = set[str]()  # and those of them that none holds
 
     @torch.no_grad()
     def begin(self) -> None:
@@ -69,7 +73,7 @@ class Accounts:
         return any(float(now[name]) != float(norm) for name, norm in (self._before or {}).items() if name in now)
 
     @torch.no_grad()
-    def end(self, *, thrown_away: bool) -> Pending:
+    def end(self, *, thrown_away: bool, uncleared: bool) -> Pending:
         """The step is over: what is known of it, but for the numbers that are still on the device."""
         watched, optimizers = self._watched, self._optimizers
         everything = {name: each for name, each in watched.everything.items() if each.requires_grad}
@@ -82,6 +86,8 @@ class Accounts:
         facts: dict[str, Any] = {
             "about": watched.about,
             "stepped": optimizers.stepped,
+            "optimizers": len({group.optimizer for group in optimizers.groups}),
+            "uncleared": uncleared,
             "thrown_away": thrown_away,
             "unheld": unheld,
             "others": tuple(dict.fromkeys(type(each).__name__ for each in optimizers.others)),
@@ -100,11 +106,19 @@ class Accounts:
         return Pending(facts, groups, self._before or {})
 
     def _unheld(self, everything: Mapping[str, Tensor], held: set[str]) -> tuple[str, ...]:
+        """Those that no optimizer holds, searched for when one is missing for the first time.
+
+        A teacher that follows its pupil is moved by hand.
+        """
         missing = [name for name in everything if name not in held]
-        if not missing or not (self._optimizers.ever or self._optimizers.others or self._optimizers.given):
-            return ()
-        holders = self._optimizers.holders()
-        return tuple(name for name in missing if id(everything[name]) not in holders)
+        asked = self._optimizers.ever or self._optimizers.others or self._optimizers.given
+        if asked and not self._missed.issuperset(missing):
+            self._missed.update(missing)
+            holders = self._optimizers.holders()
+            found = {name: everything[name] for name in missing if id(everything[name]) not in holders}
+            of_a_twin = twins(found, [each for name, each in everything.items() if name not in found])
+            self._without = found.keys() - of_a_twin
+        return tuple(name for name in missing if name in self._without)
 
     def _copied(self, everything: Mapping[str, Tensor]) -> bool:
         """Whether the other optimizers hold as many tensors of each shape as the model has."""
@@ -124,7 +138,7 @@ class Accounts:
         }
         norms = names_of(unwrap(self._model)).items()
         return {
-            "drawn": tuple(name for name in random if name not in of_a_twin),
+            "drawn": tuple(name for name in random if name not in of_a_twin) if 2 * len(random) > len(frozen) else (),
             "alike": tuple(alike(rows)),
             "idle_norms": tuple(
                 name for module, name in norms if isinstance(module, NORMS) and _never_gathered(module)

@@ -121,6 +121,8 @@ class Findings:
             spared.update(self._memory.late if rule.patient else ())
             new = {name: figure for name, figure in lasting.items() if name not in spared}
             new = {name: figure for name, figure in new.items() if not self._is_ignored(rule.kind, name)}
+            if any(kind in rule.after for kind, _ in told):
+                continue
             if new and not (rule.kind == "vanishing" and explodes):  # beside what explodes all is small
                 told |= {(rule.kind, name) for name in new}
                 first = min(rows[name][0] for name in new)

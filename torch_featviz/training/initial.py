@@ -14,6 +14,7 @@ _ENOUGH = 128  # numbers, of fewer nothing is said
 _MOST = 2**14  # of them are sorted
 _ENDS = 20  # the largest of n numbers is this many parts in n below the end of their range, at most
 _STRICT = 1.95  # of Kolmogorov and Smirnov's distance times sqrt(n): one set in a thousand that is random exceeds it
+_NEAR = 0.5  # ours: of the norm; weights that were drawn apart differ by 1.4 of it
 _STDS = 4.5  # standard errors
 
 
@@ -46,8 +47,12 @@ def twins(frozen: Mapping[str, Tensor], trained: Iterable[Tensor]) -> set[str]:
     return {
         name
         for name, weight in frozen.items()
-        if any(torch.allclose(whole(weight), whole(other), rtol=0.1) for other in by_shape.get(weight.shape, ()))
+        if any(_is_near(whole(weight), whole(other)) for other in by_shape.get(weight.shape, ()))
     }
+
+
+def _is_near(weight: Tensor, other: Tensor) -> bool:
+    return bool((weight - other).norm() < _NEAR * other.norm())
 
 
 def _bools(tensors: Iterable[Tensor]) -> list[bool]:

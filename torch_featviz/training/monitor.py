@@ -6,7 +6,7 @@ import os
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from operator import index
+from operator import index, is_not
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +29,7 @@ from .frames import Seen, check_scales, kernels_now, maps_now, why_now
 from .history import History, Sample
 from .log import Log
 from .look import Look
-from .optimizers import Listener, Optimizers
+from .optimizers import Clearing, Listener, Optimizers
 from .pulse import Beats, Pulse
 from .report import report
 from .sampling import Sampling
@@ -128,6 +128,7 @@ class Monitor:
         self._optimizers = Optimizers(optimizer)
         self._accounts = Accounts(model, self._watched, self._optimizers)
         self._pulse = Pulse(on=check_finite)
+        self._clearing = Clearing()
         self._sampling: Sampling | None = None  # of the step that is looked at
         self._number = -1  # of the step that began last
         self._unfinished = False  # whether its optimizer is still to step
@@ -302,10 +303,15 @@ class Monitor:
         self._watched.refresh()
         everything = self._watched.everything.values()
         self._optimizers.of(everything)
-        self._small = sorted((each for each in everything if each.requires_grad), key=Tensor.numel)[:_SMALL]
+        trainable = [each for each in everything if each.requires_grad]
+        few = sorted(trainable, key=Tensor.numel)[:_SMALL]
+        if len(few) != len(self._small) or any(map(is_not, few, self._small)):
+            self._small = few
+            self._clearing.of(few)
 
     def _listeners(self) -> list[Listener]:
-        return [self._sampling.updates, self._pulse] if self._sampling else [self._pulse]
+        between: list[Listener] = [self._clearing, self._pulse]
+        return [self._sampling.updates, *between] if self._sampling else between
 
     def _end_block(self, *, raised: bool) -> None:
         """A block is over: so is its step, unless an optimizer is still to come."""
@@ -353,7 +359,7 @@ class Monitor:
         if sampling is None:
             return
         thrown_away, self._thrown_away = self._thrown_away, False
-        account = self._accounts.end(thrown_away=thrown_away)
+        account = self._accounts.end(thrown_away=thrown_away, uncleared=self._clearing.missed and self._blocks == 1)
         look = self._look(sampling, account, self._pulse.take(), self._pictured())
         wait = look.is_on_its_way and self._group is None
         self._log.take(look, wait=wait)

@@ -154,3 +154,40 @@ class Optimizers:
 
     def _is_ours(self, optimizer: Optimizer) -> bool:
         return any(id(each) in self._ids for group in optimizer.param_groups for each in group["params"])
+
+
+class Clearing:
+    """Whether gradients are cleared between two steps of an optimizer, told from how often a few were written to.
+
+    A gradient that is the same tensor, and was written to once since it was used, is the old one with a new one added:
+    clearing it, whether by zeros or by None, leaves another trace. Clipping hides it.
+    """
+
+    def __init__(self) -> None:
+        self.missed = False  # in the latest step
+        self._few: list[Tensor] = []
+        self._of: dict[int, list[Tensor]] = {}  # an optimizer
+        self._used: dict[int, tuple[Tensor, int]] = {}  # by the id of a parameter: its gradient, and its version then
+
+    def of(self, few: list[Tensor]) -> None:
+        """The parameters whose gradients tell."""
+        self._few, self._of, self._used = few, {}, {}
+
+    def measure(self, optimizer: Optimizer) -> None:
+        """Gradients are about to be used."""
+        if id(optimizer) not in self._of:
+            held = {id(each) for group in optimizer.param_groups for each in group["params"]}
+            self._of[id(optimizer)] = [each for each in self._few if id(each) in held]
+        added = [
+            each.grad is grad and grad._version == version + 1
+            for each in self._of[id(optimizer)]
+            for grad, version in (self._used.get(id(each), (None, 0)),)
+            if grad is not None and each.grad is not None
+        ]
+        self.missed = bool(added) and all(added)
+
+    def stepped(self, optimizer: Optimizer) -> None:
+        """Gradients were used."""
+        for each in self._of.get(id(optimizer), ()):
+            if each.grad is not None:
+                self._used[id(each)] = each.grad, each.grad._version

@@ -54,7 +54,7 @@ class Step:
 
 def _number(name: str, value: Any) -> Tensor | float:
     if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
-        value = value.detach().reshape(())
+        value: Tensor = value.detach().reshape(())
         return value.clone() if in_graph_pool(value) else value
     try:
         if not isinstance(value, (Tensor, str)):

@@ -48,8 +48,8 @@ def _between(seen: Seen) -> Broken | None:
             what += f", though the loss was finite ({beat.loss:.3g}): look for sqrt(0) or x / 0 in the backward"
     before = _spoken(beats[place - 1]) if place else ""
     now = _where_now(seen)
-    text = f"{what}; it is the first such step{before}. {now}".rstrip()
-    return Broken(beat.step, name, f"{text} Train up to step {beat.step} again and look at every step (every=1) there.")
+    text = f"{what}; it is the first such step{before}, so that its batch is broken, or what is made of it."
+    return Broken(beat.step, name, f"{text} {now} Look at the data and at every step from {beat.step} on (every=1).")
 
 
 def _spoken(beat: Beat) -> str:

@@ -12,6 +12,7 @@ LARGE = 30.0  # ours: root mean square
 SMALL = 5e-3  # ours: the largest; images divided by 255 twice end at 1/255
 NEAR = 0.12  # ours: of an end of the range, as a share of the range
 _BLANK = 0.05  # of what is given, the least that a layer without normalisation makes of it
+_ORDINARY = 0.5  # std
 _IMAGES = (1, 3, 4)  # channels
 
 # mean and std of usual normalisations, of each channel
@@ -47,7 +48,7 @@ def large(seen: Seen) -> Judged:
 def small(seen: Seen) -> Judged:
     for name, given in _given(seen):
         largest = max(abs(given.min), abs(given.max))
-        yield name, _spread(given), given.min < given.max and largest < SMALL and not _is_normalised_first(seen, given)
+        yield name, _spread(given), given.min < given.max and largest < SMALL and not _is_raised(seen)
 
 
 def _given(seen: Seen) -> list[tuple[str, LayerFigures]]:
@@ -68,10 +69,15 @@ def _are_bytes(given: LayerFigures) -> bool:
 
 
 def _is_normalised_first(seen: Seen, given: LayerFigures) -> bool:
-    """Whether the first layer makes ordinary values of it, as a normalisation does."""
+    """Whether the first layer makes ordinary values of it, as after a normalisation within the model."""
     first = next(iter(seen.sample.layers.values()), None)
-    scale = _rms(given)
-    return first is not None and not _BLANK <= first.std / scale <= 1 / _BLANK if scale else False
+    return first is not None and first.std < _BLANK * _rms(given)
+
+
+def _is_raised(seen: Seen) -> bool:
+    """Whether the first layer makes ordinary values of small ones, as a normalisation does."""
+    first = next(iter(seen.sample.layers.values()), None)
+    return first is not None and first.std > _ORDINARY
 
 
 def _is_twice(given: LayerFigures) -> bool:

@@ -34,7 +34,7 @@ def constant(seen: Seen) -> Judged:
 
 
 def saturated(seen: Seen) -> Judged:
-    """Where it holds back the gradient. A gate learns to be open or shut, so that one counts from the beginning only."""
+    """Where it holds back the gradient. A gate learns to be open or shut: one counts from the beginning only."""
     feeding: str | None = None
     flow = {
         name: each.grad_norm / each.norm

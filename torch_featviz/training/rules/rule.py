@@ -118,7 +118,7 @@ class Seen:
 
     @cached_property
     def output_shares(self) -> dict[str, float]:
-        """The std of each layer, over the largest so far, at most 1: after inputs of thousands, ordinary is not small."""
+        """The std of each layer, over the largest so far, at most 1: after thousands, ordinary is not small."""
         shares, largest = {}, 0.0
         for name, layer in self.sample.layers.items():
             if layer.min < layer.max and (largest := max(largest, layer.std)):
@@ -150,6 +150,7 @@ class Rule:
     text: str
     advice: str
     unless: tuple[str, ...] = ()  # these kinds were told of the same name, and explain it
+    after: tuple[str, ...] = ()  # these kinds were told of anything, and explain it
     patient: bool = False  # with what began at 0 and has not come far yet
 
 

@@ -45,6 +45,10 @@ def without_gradient(seen: Seen) -> Judged:
         yield name, "", name in missing and not seen.moved(name)
 
 
+def uncleared(seen: Seen) -> Judged:
+    yield "gradient", "", seen.account.uncleared
+
+
 def all_zero(seen: Seen) -> Judged:
     """In the first step: later a loss may ask for nothing, as when all is learnt."""
     moved = {name: each for name, each in seen.sample.parameters.items() if each.grad_norm is not None}
@@ -107,6 +111,9 @@ RULES = (
     Rule("untrained", frozen_at_random, 1,
          "These are frozen (requires_grad=False) and still as they were drawn at random: {names}",
          "Load their weights before they are frozen, or train them."),
+    Rule("gradients", uncleared, 1,
+         "The gradient is not cleared between two steps of the optimizer: each is added to all that came before",
+         "Call optimizer.zero_grad() once in each step."),
     Rule("mode", without_statistics, 1,
          "These normalise by running statistics that were never gathered, so that they do nothing: {names}",
          "Call model.train() before the training, or load a model that was trained."),

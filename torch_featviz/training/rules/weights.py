@@ -39,7 +39,7 @@ def dead_rows(seen: Seen) -> Judged:
         cause = ", and the layer returns nothing above 0" if layer_of(name) in silent else ""
         most = shown and rows >= WIDE and unreached >= DEAD * rows
         # a head whose task has nothing to ask in these steps: what comes before it learns
-        idles = unreached == rows and not cause and min(reached, default=0) < order.get(layer_of(name), 0)
+        idles = unreached == rows and not cause and min(reached, default=len(order)) < order.get(layer_of(name), 0)
         yield name, f"{unreached} of {rows}{cause}", (most or unreached == rows) and not idles
 
 
@@ -58,8 +58,7 @@ def small_gradients(seen: Seen) -> Judged:
     largest = max((ratio for ratio in ratios.values() if ratio <= LARGE), default=0.0)
     for name, share in shares.items():
         held = ratios.get(name, 0.0) < VANISHING * largest
-        rising = share > RISING * seen.memory.share.get(name, share)
-        yield name, f"{share:.1g}", share < VANISHING and held and not rising
+        yield name, f"{share:.1g}", share < VANISHING and held and not _is_rising(seen, name)
 
 
 def stopped(seen: Seen) -> Judged:
@@ -70,7 +69,8 @@ def stopped(seen: Seen) -> Judged:
     middle, largest = median_low(ratios.values()), max(ratios.values())
     for name, ratio in ratios.items():
         behind = middle > MOVING and ratio < LEFT_BEHIND * middle and not _is_table(seen, name)
-        yield name, f"{ratio:.1g}", behind or ratio < 2.0**-24 < LEFT_BEHIND * largest
+        stands = behind or ratio < 2.0**-24 < LEFT_BEHIND * largest
+        yield name, f"{ratio:.1g}", stands and not _is_rising(seen, name)
 
 
 def never_moves(seen: Seen) -> Judged:
@@ -80,7 +80,7 @@ def never_moves(seen: Seen) -> Judged:
         about, ratio = seen.account.about.get(name), each.update_ratio or 0.0
         unit = _HALF_UNIT.get(about.dtype if about else "float32", 0.0)
         limit, peak = max(NEVER, unit / _FEW), max(ratio, memory.peak.get(name, 0.0))
-        waits = seen.rises(name) or not seen.account.rates.get(name, 1.0) or not each.grad_norm
+        waits = _is_table(seen, name) or seen.rises(name) or not seen.account.rates.get(name, 1.0) or not each.grad_norm
         long = unit > 0 or seen.sample.step - memory.since.get(name, seen.sample.step) >= SETTLED
         yield name, f"{peak:.1g}, {about.dtype if about else ''}", peak < limit and long and not waits
 
@@ -96,10 +96,24 @@ def large_updates(seen: Seen) -> Judged:
         yield name, f"{each.update_ratio:.2g}", each.update_ratio > LARGE and wild
 
 
+def shut_off(seen: Seen) -> Judged:
+    """What learnt once, and took such a step that no gradient comes any more."""
+    memory = seen.memory
+    for name, _, dead in dead_rows(seen):
+        peak, whole = memory.peak.get(name, 0.0), seen.weights[name].unreached == seen.weights[name].outputs
+        learnt = bool(memory.share.get(name)) and bool(memory.begun.get(name))
+        yield name, f"{peak:.2g}", dead and whole and learnt and peak > LARGE
+
+
 def _ratios(seen: Seen) -> dict[str, float]:
     """Of those to which a gradient comes."""
     reached = {name: each for name, each in seen.weights.items() if each.unreached != each.outputs or not each.outputs}
     return {name: each.update_ratio for name, each in reached.items() if each.update_ratio is not None}
+
+
+def _is_rising(seen: Seen, name: str) -> bool:
+    share = seen.gradient_shares.get(name, 0.0)
+    return share > RISING * seen.memory.share.get(name, share)
 
 
 def _is_table(seen: Seen, name: str) -> bool:
@@ -111,6 +125,9 @@ RULES = (
     Rule("exploding", large_gradients, 1,
          f"The gradient of {{names}} has more than {EXPLODING:g} times its usual norm",
          "Look at this batch, clip gradients, or lower the learning rate."),
+    Rule("large_updates", shut_off, 3,
+         f"These took a step of more than {LARGE:g} of the weight, and no gradient comes to them any more: {{names}}",
+         "Lower the learning rate."),
     Rule("dead", dead_rows, 3,
          f"No gradient at all reaches these outputs (told from {DEAD:.0%} on, of narrow layers all): {{names}}",
          "Lower the learning rate or check the biases; a LeakyReLU or a normalisation before the activation helps.",
@@ -120,7 +137,8 @@ RULES = (
          "Normalisation, skip connections, other initial weights or a ReLU let gradients through.", patient=True),
     Rule("stopped", never_moves, 3,
          "Gradients come, and these have hardly moved in any step (update ÷ weight at most): {names}",
-         "Raise the learning rate; keep weights in float32 where they are rounded to 16 bits.", ("untrained",)),
+         "Raise the learning rate; keep weights in float32 where they are rounded to 16 bits.",
+         ("dead", "vanishing", "untrained")),
     Rule("stopped", stopped, 3,
          f"Others move, these hardly (update ÷ weight below 6e-08 or {LEFT_BEHIND:g} of the median): {{names}}",
          "Check the learning rate of their group, or freeze them.", ("dead", "vanishing", "untrained"), patient=True),
