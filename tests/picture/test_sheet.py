@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -203,6 +204,7 @@ def test_nothing_is_clipped_and_nothing_overlaps(data, n, ncols, group, h, w):
         columns=draw_some(ncols),
         corner=data.draw(st.just("") | words),
         group=group,
+        heads=draw_some(-(-ncols // group)),
         zoom=data.draw(st.none() | st.integers(1, 8)),
     )
     grid = _Grid(sheet)
@@ -230,6 +232,14 @@ def test_groups_of_columns_are_set_apart():
     assert grid.x(3) + grid.cell[1] <= grid.width
 
 
+def test_a_group_has_a_head():
+    sheet = sheet_of(torch.zeros(4, 1, 4, 4), ncols=4, columns=("0", "1"), group=2, heads=("step 0", "step 10"))
+    bare = replace(sheet, heads=())
+    assert _Grid(sheet).header > _Grid(bare).header
+    axes = sheet.figure().axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0\nstep 0", "1", "0\nstep 10", "1"]
+
+
 def test_text_inside_cells_changes_no_more_than_their_ink():
     maps = torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1)
     sheet = sheet_of(maps, zoom=40, inside=("−1", "1"))
@@ -245,6 +255,7 @@ def test_text_inside_cells_changes_no_more_than_their_ink():
         ({"labels": ("a",)}, ShapeError, "labels must have 4 entries, got 1"),
         ({"inside": ("a",)}, ShapeError, "inside must have 4 entries, got 1"),
         ({"rows": ("a",)}, ShapeError, "rows must have 2 entries, got 1"),
+        ({"heads": ("a",)}, ShapeError, "heads must have 2 entries, got 1"),
         ({"ncols": 0}, OptionError, "ncols must be at least 1, got 0"),
     ],
 )

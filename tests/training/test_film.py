@@ -11,7 +11,8 @@ from torch import nn
 
 from torch_featviz.errors import DtypeError, LayerError, OptionError, ShapeError
 from torch_featviz.explain import attribute
-from torch_featviz.picture import Scale
+from torch_featviz.picture import Counts, Scale
+from torch_featviz.picture.color import total_of
 from torch_featviz.training import Monitor
 from torch_featviz.training.film import Film
 from torch_featviz.training.frames import Frame, Frames, kernels_now
@@ -137,6 +138,92 @@ def test_as_many_frames_as_can_be_kept_over_the_whole_run():
     steps = frames.film().steps
     assert len(steps) <= 32
     assert (steps[0], steps[-1]) == (0, 999)
+
+
+def film_on(name, *steps):
+    frames = Frames(name, None)
+    for i, values in enumerate(steps):
+        frames.add(Frame(10 * i, values, tuple(values.shape)))
+    return frames.film()
+
+
+@pytest.mark.parametrize("after", [[1e30], [1e5, 1e30, 3e38], [1e30] * 9])
+def test_early_frames_survive_a_blow_up(after):
+    calm = torch.randn(4, 1, 1, 3, 3)
+    film = film_on("kernels/conv", *calm, *(calm[0] * value for value in after))
+    scale = Scale(symmetric=True).fit(*calm)
+    for sheet, values in zip(film._sheets, calm, strict=False):
+        assert sheet.legend.scale.vmax == scale.vmax
+        assert torch.equal(sheet.pixels, kernels(values, scale=scale).pixels)
+        assert sheet.legend.notes == ()
+    late = film._sheets[-1].legend
+    assert late.counts.over + late.counts.under + late.counts.posinf + late.counts.neginf == 9
+    assert late.notes[0].startswith("reaches ")
+    assert late.notes[0].endswith(": beyond the scale, which holds the other steps")
+    assert any(f"{10 * (3 + len(after))}: reaches " in note for note in film.strip().legend.notes)
+
+
+def test_infinities_and_nan_leave_the_scale_to_what_is_finite():
+    ones = torch.ones(1, 1, 2, 2)
+    film = film_on("kernels/conv", ones, ones * torch.inf, torch.tensor([[[[2.0, torch.nan], [0, torch.inf]]]]))
+    assert {sheet.legend.scale.vmax for sheet in film._sheets} == {2.0}
+    assert film._sheets[1].legend.counts.posinf == 4
+    assert film.strip().legend.notes == ("step 10: 4 px +∞", "step 20: 1 px NaN, 1 px +∞")
+    nothing = film_on("kernels/conv", ones * torch.nan, ones * 0)
+    assert nothing._sheets[1].legend.scale.vmax == 0
+
+
+@pytest.mark.parametrize("sizes", [(1, 2, 4, 10), (0, 1e-6, 0.3, 0.5, 0.8), (1, 5, 10), (900, 1000, 9000)])
+def test_ordinary_growth_is_held_whole(sizes):
+    film = film_on("kernels/conv", *(torch.full((1, 1, 2, 2), float(size)) for size in sizes))
+    assert film._sheets[0].legend.scale.vmax == pytest.approx(sizes[-1])
+    assert total_of(sheet.legend.counts for sheet in film._sheets) == Counts()
+    assert film.strip().legend.notes == ()
+
+
+def test_a_note_belongs_to_its_frame():
+    maps = torch.rand(2, 3, 4, 4)
+    dead = maps.clone()
+    dead[:, 1] = -1
+    strip = film_on("maps/conv", maps, dead, maps, dead).strip()
+    assert strip.legend.notes == ("steps 10 and 30: × nothing above 0: 1 of 3",)
+    assert film_on("maps/conv", dead, dead).strip().legend.notes == ("× nothing above 0: 1 of 3",)
+    # a map a row, the two images of four steps next to each other; the mark is above the first image
+    assert [i for i, label in enumerate(strip.labels) if label == "×"] == [8 + 2, 8 + 6]
+
+
+def test_a_strip_of_maps_is_a_table_that_says_what_is_where():
+    steps = [torch.randn(2, 3, 4, 5) for _ in range(3)]
+    film = film_on("maps/conv", *steps)
+    strip = film.strip()
+    assert strip.rows == ("map 0", "map 1", "map 2")
+    assert strip.heads == ("step 0", "step 10", "step 20")
+    assert (strip.columns, strip.corner, strip.group, strip.ncols) == (("0", "1"), "image", 2, 6)
+    for i, sheet in enumerate(film._sheets):
+        for channel in range(3):
+            for image in range(2):
+                assert torch.equal(strip.cells[channel * 6 + i * 2 + image], sheet.cells[channel * 2 + image])
+    assert strip.figure().axes[0].get_xticklabels()[2].get_text() == "0\nstep 10"
+    assert strip.numpy().shape[1] < 500
+
+
+def test_a_strip_of_one_image_and_of_heatmaps():
+    strip = film_on("maps/conv", *torch.randn(3, 1, 2, 4, 4)).strip()
+    assert (strip.rows, strip.columns, strip.heads) == (("map 0", "map 1"), ("0", "10", "20"), ())
+    heatmaps = torch.randn(3, 2, 1, 4, 4)
+    film = film_on("why/saliency", *heatmaps)
+    strip = film.strip()
+    assert (strip.rows, strip.columns, strip.corner) == (("image 0", "image 1"), ("0", "10", "20"), "step")
+    assert torch.equal(strip.cells[3 + 2], film._sheets[2].cells[1])
+    lone = film_on("why/saliency", *heatmaps[:, :1]).strip()
+    assert (lone.rows, lone.columns) == ((), ("0", "10", "20"))
+    assert film_on("maps/conv", torch.randn(1, 1, 4, 4)).strip().numpy().ndim == 3
+
+
+def test_a_wide_table_shows_fewer_steps():
+    strip = film_on("maps/conv", *torch.randn(12, 4, 2, 112, 112)).strip()
+    assert strip.heads == ("step 0", "step 40", "step 70", "step 110")
+    assert strip.numpy().shape[1] < 2200
 
 
 def film_of(n):

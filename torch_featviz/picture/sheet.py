@@ -46,6 +46,7 @@ class Sheet(Picture):
         columns: a text above each column; a shorter sequence comes again.
         corner: a text where `rows` and `columns` meet.
         group: so many columns belong together; a wider gap follows them.
+        heads: a text above each group of columns.
         zoom: pixels per pixel; default: enough to make the cells out.
     Raises:
         ShapeError: `cells` is not `n 3 h w` uint8, or a sequence has another length than it should.
@@ -62,6 +63,7 @@ class Sheet(Picture):
     columns: tuple[str, ...] = ()
     corner: str = ""
     group: int = 1
+    heads: tuple[str, ...] = ()
     zoom: int | None = None
     empty: frozenset[int] = frozenset()
 
@@ -72,7 +74,9 @@ class Sheet(Picture):
         if self.ncols is not None and self.ncols < 1:
             raise OptionError(f"ncols must be at least 1, got {self.ncols}.")
         n, nrows = len(self.cells), -(-len(self.cells) // self._ncols)
-        for name, expected in (("labels", n), ("captions", n), ("inside", n), ("rows", nrows)):
+        groups = -(-self._ncols // max(1, self.group))
+        expectations = (("labels", n), ("captions", n), ("inside", n), ("rows", nrows), ("heads", groups))
+        for name, expected in expectations:
             if getattr(self, name) and len(getattr(self, name)) != expected:
                 raise ShapeError(f"{name} must have {expected} entries, got {len(getattr(self, name))}.")
 
@@ -134,8 +138,13 @@ class Sheet(Picture):
         _, _, h, w = self.cells.shape
         nrows = -(-len(self.cells) // self._ncols)
         columns = [self.columns[i % len(self.columns)] for i in range(self._ncols)] if self.columns else []
+        if self.heads:
+            columns = columns or [""] * self._ncols
+            columns[:: self.group] = [
+                f"{words}\n{head}" for words, head in zip(columns[:: self.group], self.heads, strict=True)
+            ]
         axes.set_xticks([i * (w + 1) + (w - 1) / 2 for i in range(len(columns))], columns)
-        if any(len(words) > 3 for words in columns):
+        if any(len(words) > 3 for words in columns) and not self.heads:
             axes.tick_params(axis="x", rotation=90)
         axes.set_yticks([i * (h + 1) + (h - 1) / 2 for i in range(nrows if self.rows else 0)], self.rows)
         for i, words in enumerate(self.labels if len(self.labels) <= 256 else ()):
@@ -185,10 +194,13 @@ class _Grid:
         self.upright = heading > max(w, line)
         across, tall = (line, heading) if self.upright else (heading, line)
         self.header = 4 + max(tall if heading else 0, line if sheet.corner else 0) if heading or sheet.corner else 0
+        self.header += line + 2 if sheet.heads else 0
         gap = 5
         if sheet.cells[0, 0].numel() == 1 and not sheet.labels:
             gap = 2 if sheet.inside else 1  # cells of one value each make a table, and tables are dense
-        wide = max(w, _widest(sheet.labels) + 8, _widest(sheet.captions) + 8, across)
+        narrowest = self.ncols % sheet.group or min(self.ncols, sheet.group)  # columns of a group
+        heads = max((text.width(words, _LABEL, bold=True) for words in sheet.heads), default=-8) + 8
+        wide = max(w, _widest(sheet.labels) + 8, _widest(sheet.captions) + 8, across, -(-heads // narrowest))
         self.place = max(h + self.above + self.below, line if sheet.rows else 0), wide
         self.step_y, self.step_x = (side + gap for side in self.place)
         groups = (self.ncols - 1) // sheet.group if sheet.group > 1 else 0
@@ -215,6 +227,8 @@ class _Grid:
             piece = np.rot90(piece) if self.upright else piece
             x = self.x(i) + max(0, self.cell[1] - piece.shape[1]) // 2
             put(page, piece, x, self.header - 4 - piece.shape[0])
+        for i, words in enumerate(sheet.heads):
+            put(page, strip(words, _LABEL, bold=True), self.x(i * sheet.group), 0)
 
     def _draw_cells(self, page: Pixels) -> None:
         h, w = self.cell

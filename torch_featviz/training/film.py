@@ -18,7 +18,10 @@ from torch_featviz.picture import Picture, Sheet
 from torch_featviz.picture.color import total_of
 from torch_featviz.picture.text import Pixels
 
-STRIP = 8  # frames of a strip at most
+STRIP = 8  # frames of a strip at most,
+WIDE = 2000  # and of a table so many that it is about so many pixels wide,
+FEW = 3  # but not fewer than these
+_CELL = 32  # pixels that a map of a table is wide at least
 _HOLD = 8  # times as long the last frame stands
 
 
@@ -28,15 +31,18 @@ class Film:
     Args:
         steps: of each sheet.
         sheets: of one size.
+        table: sheets are maps of one or several images, and a strip is a table of them: a map a row, and for each step
+            as many columns as there are images.
     Raises:
         OptionError: there is no sheet.
     """
 
-    def __init__(self, steps: Sequence[int], sheets: Sequence[Sheet]) -> None:
+    def __init__(self, steps: Sequence[int], sheets: Sequence[Sheet], *, table: bool = False) -> None:
         if not sheets:
             raise OptionError("a film needs at least one frame.")
         self.steps = list(steps)
         self._sheets = list(sheets)
+        self._table = table
 
     def numpy(self) -> Pixels:
         """All frames, `t H W 3` uint8; what is lower than the highest has white below it."""
@@ -48,19 +54,19 @@ class Film:
         return film
 
     def strip(self) -> Picture:
-        """Some steps side by side, the first and the last among them."""
-        chosen = sorted({round(i) for i in np.linspace(0, len(self.steps) - 1, STRIP)})
-        sheets = [self._sheets[i] for i in chosen]
-        last = sheets[-1]
-        legend = replace(last.legend, counts=total_of(sheet.legend.counts for sheet in sheets))
+        """Some steps side by side, the first and the last among them; a note of some of them says of which."""
+        last = self._sheets[-1]
+        most = STRIP
+        if self._table:
+            most = max(FEW, min(STRIP, WIDE // (last.group * (_zoom_of(last) * last.cells.shape[3] + 7))))
+        chosen = sorted({round(i) for i in np.linspace(0, len(self.steps) - 1, most)})
+        steps, sheets = [self.steps[i] for i in chosen], [self._sheets[i] for i in chosen]
         head, _, rest = last.title.partition(", step ")
-        return Sheet(
-            torch.stack([sheet.pixels for sheet in sheets]),
-            legend,
-            title=f"{head}, steps {self.steps[0]:,} to {self.steps[-1]:,}:{rest.partition(':')[2]}",
-            ncols=len(sheets) if last.pixels.shape[2] <= 64 else 4,
-            labels=tuple(f"step {self.steps[i]:,}" for i in chosen),
-        )
+        counts = total_of(sheet.legend.counts for sheet in sheets)
+        legend = replace(last.legend, counts=counts, notes=_notes(steps, sheets))
+        title = f"{head}, steps {self.steps[0]:,} to {self.steps[-1]:,}:{rest.partition(':')[2]}"
+        draw = _as_table if self._table else _side_by_side
+        return replace(draw(steps, sheets), legend=legend, title=title)
 
     def save(self, path: str | os.PathLike[str], *, duration: int = 150) -> Path:
         """Write an animation, or the strip, at once or not at all.
@@ -87,3 +93,68 @@ class Film:
         data = io.BytesIO()
         first.save(data, suffix[1:], save_all=True, append_images=others, duration=times, loop=0, **options)
         return write_whole(path, data.getvalue())
+
+
+def _side_by_side(steps: list[int], sheets: list[Sheet]) -> Sheet:
+    """The cells of a step as one picture."""
+    return Sheet(
+        torch.stack([sheet.pixels for sheet in sheets]),
+        sheets[-1].legend,
+        ncols=len(sheets) if sheets[-1].pixels.shape[2] <= 64 else 4,
+        labels=tuple(f"step {step:,}" for step in steps),
+    )
+
+
+def _as_table(steps: list[int], sheets: list[Sheet]) -> Sheet:
+    """A map a row, and its images of each step next to each other; a map that its sheet marks is marked there.
+
+    Of one map alone, as a heatmap is, the images are the rows.
+    """
+    last = sheets[-1]
+    images, maps = last.group, len(last.cells) // last.group
+    names = last.columns or ("",) * images
+    dead = np.array([[label.endswith("×") for label in sheet.labels] or [False] * maps * images for sheet in sheets])
+    if maps == 1:
+        images, maps, rows = 1, images, names if last.columns else ()
+        dead = np.repeat(dead[:, :1], maps, axis=1)
+    else:
+        rows = tuple(f"map {label.removesuffix(' ×')}" for label in last.labels[::images])
+    # steps, maps, images -> maps, steps, images
+    cells = torch.stack([sheet.cells.reshape(maps, images, *sheet.cells.shape[1:]) for sheet in sheets], dim=1)
+    marks = dead.reshape(len(sheets), maps, images).swapaxes(0, 1).flatten()
+    several = images > 1
+    return Sheet(
+        cells.flatten(0, 2),
+        last.legend,
+        ncols=len(sheets) * images,
+        labels=tuple("×" if mark else "" for mark in marks),
+        rows=rows,
+        columns=tuple(map(str, range(images))) if several else tuple(f"{step:,}" for step in steps),
+        corner="image" if several else "step",
+        group=images,
+        heads=tuple(f"step {step:,}" for step in steps) if several else (),
+        zoom=_zoom_of(last),
+    )
+
+
+def _zoom_of(sheet: Sheet) -> int:
+    """Pixels of a table for each pixel of a map."""
+    return max(1, -(-_CELL // max(sheet.cells.shape[2:])))
+
+
+def _notes(steps: list[int], sheets: list[Sheet]) -> tuple[str, ...]:
+    """The notes of all sheets: each once, and where it is not of all of them, with its steps."""
+    of: dict[str, list[int]] = {}
+    for step, sheet in zip(steps, sheets, strict=True):
+        counted = ", ".join(words for _, words in sheet.legend.marks()) if len(sheets) > 1 else ""
+        for note in dict.fromkeys((*sheet.legend.notes, *([counted] if counted else []))):
+            of.setdefault(note, []).append(step)
+    shared = [note for note, at in of.items() if len(at) == len(steps)]
+    own = [f"{_words(at)}: {note}" for note, at in of.items() if len(at) < len(steps)]
+    return (*shared, *own)
+
+
+def _words(steps: list[int]) -> str:
+    """`step 5`, `steps 5 and 7`, `steps 5, 6 and 7`."""
+    *others, last = [f"{step:,}" for step in steps]
+    return f"steps {', '.join(others)} and {last}" if others else f"step {last}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from torch_featviz.errors import LayerError, OptionError
@@ -15,10 +16,11 @@ from torch_featviz.inspect.activations import activations
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.layers import Layers
 from torch_featviz.model.weights import has_kernel, planes_of
-from torch_featviz.picture import Scale, Sheet
+from torch_featviz.picture import Scale, Sheet, number
 from torch_featviz.views import feature_maps, kernels
 
 from .film import Film
+from .ordinary import ordinary
 from .thinned import Thinned
 
 KEPT = 32  # frames of a layer held at most
@@ -29,6 +31,7 @@ IMAGES = 4  # of so many images
 VALUES = 2**18  # of maps that are kept of a step: fewer images, then fewer channels
 KINDS = ("kernels", "maps", "why")
 ROOM = 4  # times as far as the first frame the scale reaches, because what learns grows
+HELD = 16  # times the ordinary reach a film's scale holds: what grows, and not what blows up
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +65,8 @@ class Frame:
                 if kind == "maps"
                 else "red speaks for the answer given, blue against it"
             )
-            left_out = f"{shown[1]} of {there[1]} maps and {shown[0]} of {there[0]} images shown"
+            parts = ((shown[1], there[1], "maps"), (shown[0], there[0], "images"))
+            left_out = " and ".join(f"{some} of {all_} {what}" for some, all_, what in parts if some < all_) + " shown"
         assert isinstance(sheet, Sheet)
         notes = (*((left_out,) if shown != there else ()), *self.notes, *sheet.legend.notes)
         what = f"Why, by {layer}" if kind == "why" else f"{kind.capitalize()} of {layer or 'the model'}"
@@ -102,9 +106,34 @@ class Frames:
         self._held.cut(sum(frame.step < step for frame in self._held))
 
     def film(self) -> Film:
-        """All that are held, on the scale that was given, or on the narrowest that holds all of them."""
-        scale = (self._given or Scale(symmetric=True)).fit(*(frame.values for frame in self._held))
-        return Film([frame.step for frame in self._held], [frame.draw(self.name, scale) for frame in self._held])
+        """All that are held, on the scale that was given, or on the narrowest that holds all that did not blow up.
+
+        A frame that reaches more than 16 times as far as is ordinary would leave nothing to see of the others: what is
+        beyond the scale then has a colour of its own, is counted, and a note says how far it reaches.
+        """
+        frames = list(self._held)
+        scale, reaches = self._given, [_reach(frame.values) for frame in frames]
+        if scale is None:
+            limit = HELD * ordinary(reaches)
+            held = [frame.values for frame, reach in zip(frames, reaches, strict=True) if reach <= limit]
+            scale = Scale(symmetric=True).fit(*held or [frame.values for frame in frames])
+            frames = [
+                frame if reach <= limit else replace(frame, notes=(*frame.notes, _beyond(reach)))
+                for frame, reach in zip(frames, reaches, strict=True)
+            ]
+        else:
+            scale = scale.fit(*(frame.values for frame in frames))
+        sheets = [frame.draw(self.name, scale) for frame in frames]
+        return Film([frame.step for frame in frames], sheets, table=not self.name.startswith("kernels/"))
+
+
+def _reach(values: Tensor) -> float:
+    """The largest finite magnitude; 0 where there is none."""
+    return float(torch.where(values.isfinite(), values, 0).abs().max())
+
+
+def _beyond(reach: float) -> str:
+    return f"reaches {number(reach)}: beyond the scale, which holds the other steps"
 
 
 class Seen(NamedTuple):
