@@ -1,6 +1,7 @@
 """The report: histograms on one grid, a row a layer, and nothing hidden."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -218,15 +219,17 @@ def scalars(*values, step=10):
 
 def test_scalars_stand_on_top_in_their_order():
     names = ("accuracy", "gradient_norm", "learning_rate/1", "loss", "learning_rate/0")
-    history = scalars({name: 1.0 for name in names}, {name: 2.0 for name in names}, {"loss": 0.5})
+    history = scalars(dict.fromkeys(names, 1.0), dict.fromkeys(names, 2.0), {"loss": 0.5})
     picture = report(history, title="only scalars")
     axes = picture.figure().axes
+    panels = {**dict.fromkeys(names, (1.0, 2.0)), "loss": (0.5, 2.0)}
     assert [each.get_label() for each in axes] == ["loss", "learning_rate", "gradient_norm", "accuracy"]
     assert axes[1].get_title(loc="left") == "learning_rate (2 groups)"
     for each in axes:
         for line, name in zip(lines(each), [name for name in history.scalars if each.get_label() in name], strict=True):
             known = [value for value in history.line(name) if value is not None]
-            np.testing.assert_array_equal(line.get_ydata(), known)
+            low, high = panels[name]
+            np.testing.assert_allclose(low + line.get_ydata() * (high - low) if low < high else low, known)
             assert list(line.get_xdata()) == [0, 10, 20][: len(known)]
     assert [text.get_text() for text in axes[0].texts] == ["2", "0.5", "0.5"]
 
@@ -240,22 +243,27 @@ def test_scalars_with_layers_share_the_axis_of_steps():
 
 
 def test_a_scalar_is_logarithmic_where_that_helps():
-    scale = lambda *values: report(scalars(*({"loss": value} for value in values))).figure().axes[0].get_yscale()
-    assert scale(1.0, 31.0) == "log"
-    assert scale(1.0, 29.0) == "linear"
-    assert scale(0.0, 1.0, 100.0) == "linear"
-    assert scale(-1.0, 100.0) == "linear"
-    assert scale(np.nan) == "linear"
+    title = lambda *values: (
+        report(scalars(*({"loss": value} for value in values))).figure().axes[0].get_title(loc="left")
+    )
+    assert title(1.0, 31.0) == "loss, log"
+    assert title(1.0, 29.0) == "loss"
+    assert title(0.0, 1.0, 100.0) == "loss"
+    assert title(-1.0, 100.0) == "loss"
+    assert title(np.nan) == "loss"
+    axes = report(scalars({"loss": 1.0}, {"loss": 10.0}, {"loss": 100.0})).figure().axes[0]
+    np.testing.assert_allclose(lines(axes)[0].get_ydata(), [0, 0.5, 1])
 
 
 def test_scalars_that_are_not_finite_are_marked():
     picture = report(scalars(*({"loss": value} for value in (1.0, np.inf, 2.0, 3.0, np.nan))))
     (axes,) = picture.figure().axes
     assert [list(line.get_xdata()) for line in crosses(axes)] == [[10, 40]]
-    np.testing.assert_array_equal(lines(axes)[0].get_ydata(), [1, np.nan, 2, 3, np.nan])
+    np.testing.assert_array_equal(lines(axes)[0].get_ydata(), [0, np.nan, 0.5, 1, np.nan])
     assert "NaN" in words(picture)
     assert "−∞" in words(report(scalars({"loss": -np.inf})))
     assert report(scalars({"loss": 1e308}, {"loss": 1e-308})).numpy().ndim == 3
+    assert report(scalars({"loss": 1e300}, {"loss": -1e300}, {"loss": -1.7e308})).numpy().ndim == 3
 
 
 def test_of_many_scalars_the_first_are_shown():
@@ -282,7 +290,7 @@ def test_findings_are_marked_at_their_step():
         Finding(20, "dead", ("conv.1.weight",), "first"),
         Finding(60, "vanishing", ("conv", "fc.bias"), "second"),
         Finding(80, "loss", ("loss", "f1"), "third"),
-        Finding(90, "inputs", ("inputs",), "fourth"),
+        Finding(82, "inputs", ("inputs",), "fourth"),
     ]
     picture = report(history, found)
     rows = panel(picture, "values returned")
@@ -293,8 +301,8 @@ def test_findings_are_marked_at_their_step():
     assert flags(panel(picture, "loss")) == {"1": 20, "2": 60, "3, 4": 80}
     assert flags(panel(picture, "f1")) == {"3": 80}
     said = [text.get_text() for text in picture.figure().texts]
-    assert said[said.index("1", 5) + 1] == "Step 20: first"
-    assert said[-1] == "Step 90: fourth"
+    assert said[said.index("Step 20: first") - 1] == "1"
+    assert said[-1] == "Step 82: fourth"
     bare = history_of(*(replace(each, scalars={}) for each in history))
     assert {"1", "2", "3, 4"} <= set(flags(panel(report(bare, found), "values returned")))
 
@@ -392,7 +400,7 @@ def test_nothing_is_clipped(layers):
     boxes = [label.get_window_extent() for label in panel(page, "values returned").get_yticklabels()]
     assert all(box.x0 >= 0 for box in boxes)
     tops = sorted((box.y0, box.y1) for box in boxes)
-    assert all(above[0] >= below[1] - 4 for below, above in zip(tops, tops[1:], strict=False))
+    assert all(above[0] >= below[1] - 4 for below, above in pairwise(tops))
     assert canvas is not None
     assert figure.get_figheight() < 32
 

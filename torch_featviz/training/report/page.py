@@ -56,10 +56,10 @@ def report(history: History, findings: Sequence[Finding] = (), *, title: str = "
     if not layers and not panels:
         raise ShapeError("there is nothing to report: no step was looked at in which a layer ran or a scalar was seen.")
     page = _Page(history, layers, panels, findings, title or "Training")
-    page.draw_head()
     if layers:
         page.draw_rows()
     page.draw_scalars()
+    page.draw_head()
     page.draw_findings()
     return Chart(page.figure)
 

@@ -36,7 +36,18 @@ class Panel:
     @property
     def log(self) -> bool:
         every = self.values()
-        return bool(every.size) and bool(every.min() > 0) and bool(every.max() / every.min() > SPAN)
+        return bool(every.size) and bool(every.min() > 0) and bool(every.max() / SPAN > every.min())
+
+    def place(self, values: Values) -> Values:
+        """Where values stand between the least, 0, and the greatest, 1; a matplotlib scale cannot hold all floats."""
+        ends = self.values()
+        low, high = ends.min(), ends.max()
+        if low == high:
+            return np.where(np.isnan(values), np.nan, 0.5)
+        if self.log:
+            values, low, high = np.log10(values), np.log10(low), np.log10(high)
+        # halves: the distance between two floats may be too large for one
+        return np.asarray((values / 2 - low / 2) / (high / 2 - low / 2))
 
     @property
     def title(self) -> str:
@@ -83,10 +94,9 @@ def draw_panel(axes: Axes, panel: Panel, steps: Steps, *, pad: float) -> None:
     steps.draw(axes)
     beside: Any = {"transform": axes.transAxes, "parse_math": False}
     for line in panel.lines.values():
-        draw_line(axes, steps.at, line)
+        draw_line(axes, steps.at, line, at=panel.place)
     every = panel.values()
-    axes.set_yscale("log" if panel.log else "linear")
-    axes.margins(y=0.08)
+    axes.set_ylim(-0.08, 1.08)
     hits = [
         step
         for i, step in enumerate(steps.at)
