@@ -307,6 +307,12 @@ def test_findings_are_marked_at_their_step():
     assert {"1", "2", "3, 4"} <= set(flags(panel(report(bare, found), "values returned")))
 
 
+def test_a_model_that_is_one_layer_has_its_findings_in_its_row():
+    history = history_of(*(sample(step, {"": (1.0, 0, 0)}) for step in range(3)))
+    found = [Finding(i, "dead", (name,), "said") for i, name in enumerate(("weight", "inputs", "loss"))]
+    assert ticks(panel(report(history, found), "values returned")) == {(0.0, 0)}
+
+
 def test_of_many_findings_the_first_are_listed_and_marked():
     history = scalars(*({"loss": 1.0} for _ in range(30)))
     found = [Finding(10 * i, "loss", ("loss",), f"number {i} costs $1 or $2. " * 20) for i in range(20)]

@@ -16,6 +16,7 @@ FLAG: Any = {"size": 7, "color": INK, "bbox": {"boxstyle": "round,pad=0.15", "fc
 _ROOM = 0.045  # of the axis that a flag with one digit takes,
 _LETTER = 0.025  # and each further letter
 _LATE = 0.9  # of the axis, from where on flags point to the left
+_OUTSIDE = ("inputs", "targets", "loss")  # names that are no part of the model
 _MOST = 3  # numbers on one flag, unless they follow each other
 
 
@@ -46,13 +47,12 @@ class Marks:
 
 
 def _row_of(name: str, layers: Sequence[str]) -> int | None:
-    """Of a layer, or of the layer to which a parameter belongs; None of the inputs, the loss and others."""
+    """Of a layer, or of the layer to which a parameter belongs; None of what is no part of the model."""
     if name in layers:
         return layers.index(name)
-    holders = [layer for layer in layers if not layer or name.startswith(f"{layer}.")]
-    if holders == [""] and "." in name:
+    holders = [layer for layer in layers if name.startswith(f"{layer}.")]
+    if not holders and "" in layers and name not in _OUTSIDE:
         return layers.index("")
-    holders = [layer for layer in holders if layer]
     return layers.index(max(holders, key=len)) if holders else None
 
 
