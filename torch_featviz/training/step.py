@@ -54,8 +54,8 @@ class Step:
 
 def _number(name: str, value: Any) -> Tensor | float:
     if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
-        value: Tensor = value.detach().reshape(())
-        return value.clone() if in_graph_pool(value) else value
+        single: Tensor = value.detach().reshape(())
+        return single.clone() if in_graph_pool(single) else single
     try:
         if not isinstance(value, (Tensor, str)):
             return float(value)
