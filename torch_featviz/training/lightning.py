@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from torch_featviz.errors import OptionError
 from torch_featviz.model.layers import Layers
@@ -27,8 +29,8 @@ class LightningMonitor(Callback):
     """Watches one step in `every` of `trainer.fit`, and tells what it saw to the trainer's loggers.
 
     A step is one of `trainer.global_step`: an optimizer's step, with all batches whose gradients it accumulates; of
-    several optimizers stepped by hand, each counts. Validation is never looked at; where it comes between these
-    batches, the step ends there and has no gradients. The history goes into checkpoints, and on from there.
+    several optimizers stepped by hand, each counts. Validation is never looked at, also where it comes between these
+    batches. The loss that `training_step` returns is logged. The history goes into checkpoints, and on from there.
     It is a callback of `lightning.pytorch`; of `pytorch_lightning` where only that was imported before, or is there.
 
     Args:
@@ -75,10 +77,13 @@ class LightningMonitor(Callback):
         self._loaded = {}
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        if not self._steps.open and trainer.global_step != self._steps.number:
+        if not self._steps.open and (trainer.global_step != self._steps.number or self._steps.unfinished):
             self._steps.begin(trainer.global_step)
 
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, _module: LightningModule, outputs: Any, *_: Any) -> None:
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if isinstance(loss, Tensor) and loss.numel() == 1:
+            self._steps.log(loss=loss * trainer.accumulate_grad_batches)
         if trainer.global_step != self._steps.number:
             self._steps.end()
 

@@ -29,7 +29,7 @@ from .frames import Seen, check_scales, kernels_now, maps_now, why_now
 from .history import History, Sample
 from .log import Log
 from .look import Look
-from .optimizers import Clearing, Listener, Optimizers
+from .optimizers import Clearing, Listener, Optimizers, Trace
 from .pulse import Beats, Pulse
 from .report import report
 from .sampling import Sampling
@@ -136,8 +136,8 @@ class Monitor:
         self._alone = False  # no optimizer is to be waited for
         self._thrown_away = False  # gradients came and went, and none has stepped
         self._small: list[Tensor] = []  # a few parameters by which gradients are seen to come,
-        self._seen: list[tuple[Tensor | None, int]] = []  # what theirs were when the block began,
-        self._left: list[tuple[Tensor, Tensor | None]] = []  # and what they were when the last block of the step ended
+        self._seen: list[Trace] = []  # what theirs were when the block began,
+        self._left: list[Trace] = []  # and what they were when the last block of the step ended
         scales = dict(scales or {})
         check_scales(scales, self._watched.layers)
         self._group = _group_of(model) if group is None else group
@@ -164,6 +164,11 @@ class Monitor:
             return self._log.history
         look = self._look(self._sampling, Pending({}, [], {}), Beats([]), {})  # as far as it came
         return self._log.history.followed_by(look.read()[0])
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the last step has gradients that its optimizer is still to use."""
+        return self._unfinished and not self._optimizers.stepped
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -282,7 +287,7 @@ class Monitor:
     def _begin(self, number: int | None) -> Step:
         """A block begins: of the step that goes on, or of the next one."""
         if self._unfinished and not self._optimizers.stepped and number in (None, self._number):
-            self._seen = _seen(self._small)
+            self._seen = [Trace(each) for each in self._small]
             return Step(self._number)
         self._complete()
         number = self._step if number is None else number
@@ -295,7 +300,7 @@ class Monitor:
             self._accounts.begin()
             self._sampling = Sampling(number, self._watched.parameters, self._gradients)
         self._pulse.updates = self._sampling.updates if self._sampling else None
-        self._seen = _seen(self._small)
+        self._seen = [Trace(each) for each in self._small]
         return Step(number)
 
     def _find(self) -> None:
@@ -334,7 +339,7 @@ class Monitor:
     def _goes_on(self) -> bool:
         """Whether gradients came that no optimizer of the model has used."""
         self._blocks += 1
-        came = any(_came(each.grad, *before) for each, before in zip(self._small, self._seen, strict=True))
+        came = any(trace.has_grown(each) for each, trace in zip(self._small, self._seen, strict=True))
         if self._optimizers.stepped or not came or self._alone:
             self._alone = self._alone and not self._optimizers.stepped
             return False
@@ -343,9 +348,9 @@ class Monitor:
         if self._blocks == 1 and not self._optimizers.holders():
             self._alone = True  # there is no optimizer that could step
             return False
-        gone = any(grad is not each.grad for each, grad in self._left)
-        self._left = [(each, each.grad) for each in self._small]
-        finite = all(bool(grad.isfinite().all()) for _, grad in self._left if grad is not None) if gone else True
+        gone = any(not trace.is_of(each) for each, trace in zip(self._small, self._left, strict=False))
+        self._left = [Trace(each) for each in self._small]
+        finite = not gone or all(bool(each.grad.isfinite().all()) for each in self._small if each.grad is not None)
         if (gone and finite) or self._blocks >= _PATIENCE:  # not finite: a GradScaler has skipped the step
             self._alone = self._thrown_away = True
             return False
@@ -389,16 +394,6 @@ class Monitor:
 
 _SMALL = 16  # parameters
 _PATIENCE = 64  # blocks of one step
-
-
-def _seen(parameters: Sequence[Tensor]) -> list[tuple[Tensor | None, int]]:
-    """Their gradients, and how often these were written to."""
-    return [(grad, -1 if grad is None else grad._version) for grad in (each.grad for each in parameters)]
-
-
-def _came(gradient: Tensor | None, before: Tensor | None, version: int) -> bool:
-    """Whether a gradient is new, or was added to, since it was seen."""
-    return gradient is not None and (gradient is not before or gradient._version != version)
 
 
 def _finish(log: Log, process: int) -> None:

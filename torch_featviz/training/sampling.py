@@ -33,8 +33,8 @@ class Sampling:
     def block(self, stats: Statistics) -> Iterator[None]:
         """One more block, captured in `stats`."""
         stats.for_training()
-        yield
         self._blocks.append(stats)
+        yield
 
     def figures(self, group: dist.ProcessGroup | None) -> tuple[dict[str, Reducer], dict[str, Reducer], dict[str, str]]:
         """The figures of layers in the order in which they ran, of inputs, and the layers without any, with the reason.

@@ -22,6 +22,7 @@ class Steps:
         self.watch = watch
         self.number = -1  # of the step that began last
         self._block: AbstractContextManager[Step] | None = None
+        self._step: Step | None = None
 
     def start(self, model: nn.Module, ranks: int, state: dict[str, Any] | None, **settings: Any) -> None:
         """Watch a training on so many ranks by a new Monitor, which goes on from `state`, where there is one."""
@@ -35,17 +36,27 @@ class Steps:
         """A step has begun and not ended."""
         return self._block is not None
 
+    @property
+    def unfinished(self) -> bool:
+        """The last step waits for its optimizer."""
+        return self.watch is not None and self.watch.unfinished
+
+    def log(self, **scalars: Any) -> None:
+        """Log scalars of the step that is open, if one is."""
+        if self._step is not None:
+            self._step.log(**scalars)
+
     def begin(self, number: int) -> None:
         """Begin a step; one that never ended is abandoned."""
         self.abandon()
         if self.watch:
             block = self.watch.step(number)
-            block.__enter__()
+            self._step = block.__enter__()
             self._block, self.number = block, number
 
     def end(self, error: BaseException | None = None) -> None:
         """End the step, if one is open; with the error that broke it off, if one did."""
-        block, self._block = self._block, None
+        block, self._block, self._step = self._block, None, None
         if block:
             block.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
 

@@ -52,7 +52,7 @@ def uncleared(seen: Seen) -> Judged:
 def all_zero(seen: Seen) -> Judged:
     """In the first step: later a loss may ask for nothing, as when all is learnt."""
     moved = {name: each for name, each in seen.sample.parameters.items() if each.grad_norm is not None}
-    if moved and not seen.memory.since and not any(each.grad_norm for each in moved.values()):
+    if seen.weights and not seen.memory.since and not any(each.grad_norm for each in moved.values()):
         yield from ((name, "", True) for name in moved)
 
 

@@ -138,7 +138,7 @@ RULES = (
     Rule("stopped", never_moves, 3,
          "Gradients come, and these have hardly moved in any step (update ÷ weight at most): {names}",
          "Raise the learning rate; keep weights in float32 where they are rounded to 16 bits.",
-         ("dead", "vanishing", "untrained")),
+         ("dead", "vanishing", "untrained"), patient=True),
     Rule("stopped", stopped, 3,
          f"Others move, these hardly (update ÷ weight below 6e-08 or {LEFT_BEHIND:g} of the median): {{names}}",
          "Check the learning rate of their group, or freeze them.", ("dead", "vanishing", "untrained"), patient=True),
