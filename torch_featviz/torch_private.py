@@ -88,6 +88,11 @@ def in_backward() -> bool:
     return bool(torch._C._current_graph_task_id() != -1)
 
 
+def at_end_of_backward(function: Callable[[], None]) -> None:
+    """Call `function` when the backward that runs now ends, after all that were asked for before it."""
+    torch.autograd.Variable._execution_engine.queue_callback(function)
+
+
 def storage_id(tensor: Tensor) -> int:
     """An identifier of the memory behind `tensor`, shared by all its views."""
     return int(tensor.untyped_storage()._cdata)
