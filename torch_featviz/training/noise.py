@@ -34,9 +34,9 @@ class GradientNoise:
     as the backward leaves it in `.grad`, before anything clips it. Of several ranks, each rank's gradient is compared
     with the mean of all, and each parameter counts.
 
-    What the loss adds that is no mean (or sum) over examples is taken for gradient: a penalty on weights, or a loss
-    that compares examples with each other. Gradients of a mean that several accumulated batches share are those of one
-    batch. The training is bit for bit the same.
+    The loss is a mean or a sum over examples; several batches whose gradients are accumulated are one. What else it
+    has in it is taken for what they all agree in, and not noticed: a penalty on weights, examples that are compared
+    with each other, a weight that is also used beside its layer's calls. The training is bit for bit the same.
 
     Args:
         model: any module that is not compiled.
