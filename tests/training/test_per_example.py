@@ -8,7 +8,7 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 
 from torch_featviz.training import per_example
-from torch_featviz.training.per_example import squared_norms
+from torch_featviz.training.per_example import squared_norms, sum_of_squared_norms
 
 LAYERS = {
     "linear": (nn.Linear(5, 7), (6, 5)),
@@ -87,3 +87,36 @@ def test_gradients_of_a_mean_have_no_strides():
     grads = torch.tensor(0.1).expand(6, 3, 7)
     found = squared_norms(layer, inputs, grads)
     torch.testing.assert_close(found.double(), one_by_one(layer, inputs, grads), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("case", ["few tokens", "many tokens", "grouped", "conv1d", "transposed"], indirect=True)
+def test_a_sample_is_right_on_average_over_its_start(case):
+    layer, inputs, grads = case
+    grads[1] = 0
+    grads[2] *= 30  # nearly all there is
+    exact = float(squared_norms(layer, inputs, grads).double().sum())
+    starts = (torch.arange(2000) + 0.5) / 2000
+    found = [float(sum_of_squared_norms(layer, inputs, grads, examples=3, start=float(each))) for each in starts]
+    assert sum(found) / 2000 == pytest.approx(exact, rel=1e-3)
+    assert max(found) < 2 * exact
+    assert min(found) > exact / 2
+
+
+def test_all_where_that_costs_no_more():
+    for layer, shape in ((nn.Linear(5, 7), (60, 5)), (nn.Conv1d(2, 3, 3), (4, 2, 8))):
+        inputs = torch.randn(shape)
+        grads = torch.randn_like(layer(inputs))
+        found = sum_of_squared_norms(layer, inputs, grads, examples=4, start=0.3)
+        assert found.dtype == torch.float64
+        assert float(found) == pytest.approx(float(squared_norms(layer, inputs, grads).sum()), rel=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.0, torch.nan, torch.inf])
+def test_a_sample_of_nothing_or_of_broken_gradients(value):
+    layer, inputs = nn.Conv1d(2, 3, 3), torch.randn(9, 2, 8)
+    found = sum_of_squared_norms(layer, inputs, torch.full((9, 3, 6), value), examples=4, start=0.9999)
+    assert float(found) == 0 if value == 0 else not found.isfinite()
+    grads = torch.zeros(9, 3, 6)
+    grads[7] = value
+    found = sum_of_squared_norms(layer, inputs, grads, examples=4, start=0.5)
+    assert float(found) == 0 if value == 0 else not found.isfinite()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from random import Random
 from typing import Any
 
 import torch
@@ -41,8 +42,8 @@ class GradientNoise:
     Args:
         model: any module that is not compiled.
         group: ranks whose gradients DistributedDataParallel averages, with batches of one size.
-        examples: of each forward at most so many, evenly spread over it, are measured one by one; None for all. The
-            estimate is right on average in any case.
+        examples: of each forward so many are drawn, those with large gradients more often, and stand for all; None for
+            all. The estimate is right on average in any case. Linear layers without tokens always have all.
         window: it is of the last so many steps.
     Raises:
         DtypeError: `model` is no module.
@@ -80,6 +81,7 @@ class GradientNoise:
         self._open = False
         self._refused = ""
         self._compiled = False  # whether some layer ran in compiled code
+        self._random = Random(0)  # not the one that the training draws from
         self._copied = set[str]()  # layers whose input does not last until the backward
         self._kind = 0  # counts up where other layers are measured than before
         self._layers: tuple[str, ...] = ()
@@ -178,7 +180,7 @@ class GradientNoise:
     def _begun(self) -> ByExample | ByRank:
         if self._group is not None:
             return ByRank(self._model, self._group)
-        return ByExample(self._model, self._examples, self._copied)
+        return ByExample(self._model, self._examples, self._random, self._copied)
 
     def _why_refused(self) -> str:
         modules = self._model.modules()

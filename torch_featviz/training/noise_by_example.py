@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from random import Random
 from types import MethodType
 from typing import Any, NamedTuple
 
@@ -14,13 +15,12 @@ from torch.compiler import is_dynamo_compiling
 from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
-from torch_featviz.capture.reduce.reducer import wide
 from torch_featviz.capture.tap import Taps, function_of, put
 from torch_featviz.model.layers import names_of
 from torch_featviz.model.values import tensors
 from torch_featviz.torch_private import in_backward
 
-from .per_example import KINDS, squared_norms
+from .per_example import KINDS, sum_of_squared_norms
 from .updates import norm_of
 
 _FORWARDS = {kind.forward for kind in KINDS}
@@ -104,12 +104,13 @@ class ByExample:
 
     Args:
         model: any module; its layers are looked up anew.
-        examples: of each forward at most so many, evenly spread, stand for all; None for all.
+        examples: of each forward so many stand for all; None for all.
+        random: draws them.
         copied: layers whose input is overwritten in place before the backward; a name is added when that is seen.
     """
 
-    def __init__(self, model: nn.Module, examples: int | None, copied: set[str]) -> None:
-        self._examples, self._copied = examples, copied
+    def __init__(self, model: nn.Module, examples: int | None, random: Random, copied: set[str]) -> None:
+        self._examples, self._random, self._copied = examples, random, copied
         self._open, self._scaled = False, False
         self.compiled = False  # whether some layer ran in compiled code
         self._batch: int | None = None  # examples in this forward
@@ -209,10 +210,8 @@ class ByExample:
         layer.waiting = True
         if layer.why_not:
             return
-        step = 1 if self._examples is None else -(-len(given) // self._examples)
-        own = layer.name in self._copied or given.dtype != output.dtype  # autocast computes with fewer bits
-        some = given.detach()[::step].to(output.dtype, copy=own)
-        call = _Call(some, step, None if own else given._version, len(given))
+        held = given.detach().clone() if layer.name in self._copied else given.detach()
+        call = _Call(held, held._version)
         output.register_hook(partial(self._arrived, layer, call))  # type: ignore[no-untyped-call]
 
     def _why_no_batch(self, layer: _Layer, given: Tensor) -> str:
@@ -231,33 +230,32 @@ class ByExample:
         if not self._open:
             return
         given, call.given = call.given, None
+        if given is None:
+            layer.why_not = "several backwards pass through one call of it"
+            return
         layer.waiting = False
         if not self._by_model:
             self._batch = None
-        if given is None:
-            layer.why_not = "several backwards pass through one call of it"
-        elif call.version is not None and given._version != call.version:
+        if given._version != call.version:
             layer.why_not = "its input was overwritten before the backward; from the next step on it is copied"
             self._copied.add(layer.name)
-        if layer.why_not or given is None:
+        if layer.why_not:
             return
         self._scaled |= grad.dtype == torch.float16
-        some = grad.detach()[:: call.step]
-        weight, bias = "weight" in layer.learnt, "bias" in layer.learnt
-        squares = squared_norms(layer.module, given, some, weight=weight, bias=bias)
-        layer.squares.append(squares.sum(dtype=wide(squares.device)) * (call.batch / len(some)))
+        start, learnt = self._random.random(), {key: key in layer.learnt for key in ("weight", "bias")}
+        layer.squares.append(
+            sum_of_squared_norms(layer.module, given, grad, examples=self._examples, start=start, **learnt)
+        )
         layer.calls += 1
-        layer.examples += call.batch
+        layer.examples += len(grad)
 
 
 @dataclass
 class _Call:
-    """What a layer was given, of some of the examples, until the gradient of what it returned comes."""
+    """What a layer was given, until the gradient of what it returned comes."""
 
     given: Tensor | None
-    step: int  # every so manyth example
-    version: int | None  # of the memory that `given` is in; None where it is a copy
-    batch: int
+    version: int  # another one tells that it was overwritten
 
 
 def mixing(model: nn.Module, *, over_ranks: bool = False) -> str:

@@ -10,11 +10,49 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from torch_featviz.capture.reduce.reducer import wide
+
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 KINDS = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)
 CHUNK = 2**22  # values of patches that are unfolded at once
 _PAD = {"zeros": "constant"}  # as F.pad calls what convolutions call otherwise
+
+
+@torch.no_grad()
+def sum_of_squared_norms(
+    layer: nn.Module, given: Tensor, grad: Tensor, *, examples: int | None, start: float, **learnt: bool
+) -> Tensor:
+    """The sum of `squared_norms` over a batch, from a sample of it where that costs less; one number, as `wide` has it.
+
+    Late in a training a few examples have nearly all of the gradient, and an even sample would miss them. Each example
+    is drawn in proportion to the product of the squared norms of what the layer was given and got back, of which its
+    gradient's squared norm is much the same share in all of them, and divided by how often it is drawn on average. So
+    the sum is right on average over `start`, whatever the examples are.
+
+    Args:
+        examples: how many are drawn; None for all, and all where there are not more, or there is one place only.
+        start: from 0 to 1, where in the batch the even steps of the sample begin.
+    Reference: Madow 1949, systematic sampling with probability proportional to size.
+    """
+    precision = wide(grad.device)
+    if examples is None or len(grad) <= examples or (isinstance(layer, nn.Linear) and grad.dim() == 2):
+        total: Tensor = squared_norms(layer, given, grad, **learnt).sum(dtype=precision)
+        return total
+    sizes = _lengths(given, precision) * _lengths(grad, precision)
+    ends = sizes.cumsum(0)
+    steps = (torch.arange(examples, dtype=precision, device=grad.device) + start) / examples
+    drawn = torch.searchsorted(ends, steps * ends[-1], right=True).clamp_max(len(grad) - 1)  # a step may be NaN
+    squares = squared_norms(layer, given[drawn], grad[drawn], **learnt).to(precision)
+    shares = torch.where(ends[-1] == 0, 1.0, sizes[drawn] / ends[-1])  # without gradients there is nothing to share
+    mean: Tensor = (squares / shares).mean()
+    return mean
+
+
+def _lengths(tensor: Tensor, precision: torch.dtype) -> Tensor:
+    """The squared norm of each example."""
+    norms = torch.linalg.vector_norm(tensor.flatten(1), dim=1, dtype=_precise(tensor))
+    return norms.to(precision).square()
 
 
 @torch.no_grad()
@@ -38,9 +76,9 @@ def squared_norms(layer: Any, given: Tensor, grad: Tensor, *, weight: bool = Tru
         >>> squared_norms(layer, torch.tensor([[3.0, 4.0]]), torch.tensor([[2.0]]))  # 2 · (3, 4), and 2 of the bias
         tensor([104.])
     """
-    precise = torch.float64 if grad.dtype == torch.float64 else torch.float32
+    precise = _precise(grad)
     squares = torch.zeros(len(grad), dtype=precise, device=grad.device)
-    given, grad = given.to(precise), grad.to(precise)
+    given, grad = given.to(grad.dtype).to(precise), grad.to(precise)  # as autocast had it
     with torch.autocast(grad.device.type, enabled=False):
         if weight:
             squares += _of_linear(given, grad) if isinstance(layer, nn.Linear) else _of_convolution(layer, given, grad)
@@ -48,6 +86,10 @@ def squared_norms(layer: Any, given: Tensor, grad: Tensor, *, weight: bool = Tru
             places = (*range(1, grad.dim() - 1),) if isinstance(layer, nn.Linear) else (*range(2, grad.dim()),)
             squares += (grad.sum(places) if places else grad).square().sum(1)
     return squares
+
+
+def _precise(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 def _of_linear(given: Tensor, grad: Tensor) -> Tensor:
