@@ -393,6 +393,52 @@ def test_two_backwards_through_one_call_leave_it_out(still):
     assert noise.scale.left_out["conv"] == "several backwards pass through one call of it"
 
 
+def test_a_weight_with_a_backward_of_its_own_leaves_its_layer_out(still):
+    x, y = data()
+    noise = GradientNoise(still)
+    with noise.block():
+        F.cross_entropy(still(x), y).backward()
+        still.fc.weight.square().sum().backward()
+    took(noise)
+    assert noise.scale.layers == ("conv", "again")
+    assert noise.scale.left_out["fc"] == "its weights are used elsewhere than in its calls"
+
+
+def test_a_layer_that_only_some_batches_come_to():
+    """The others' examples have a gradient of 0 there."""
+    torch.manual_seed(0)
+    net = nn.ModuleList([nn.Linear(4, 3), nn.Linear(3, 3), nn.Linear(3, 1)])
+    noise, x = GradientNoise(net, examples=None), torch.randn(12, 4)
+    squares = []
+    for i, part in enumerate(x.split(4)):
+        with noise.block():
+            hidden = net[0](part).tanh()
+            (net[2](net[1](hidden) if i == 1 else hidden).square().sum() / 12).backward()
+        for one in part:
+            hidden = net[0](one[None]).tanh()
+            loss = net[2](net[1](hidden) if i == 1 else hidden).square().sum()
+            made = torch.autograd.grad(loss, [*net.parameters()], allow_unused=True)
+            squares.append(sum(float(each.square().sum()) for each in made if each is not None))
+    found = took(noise)
+    assert noise.scale.layers == ("0", "1", "2")
+    assert [found["big"], found["of_small"]] == pytest.approx([12, sum(squares) / 12], rel=1e-5)
+
+
+def test_a_step_of_other_layers_that_is_read_late_does_not_count(still):
+    x, y = data()
+    noise, waiting = GradientNoise(still), []
+    for learns in (True, False):
+        still.conv.requires_grad_(learns)
+        with noise.block():
+            F.cross_entropy(still(x), y).backward()
+        still.zero_grad()
+        waiting.append([float(each) for each in noise.sums()])
+    for numbers in waiting:
+        noise.take(numbers)
+    assert noise.scale.looks == 1
+    assert noise.scale.layers == ("again", "fc")
+
+
 @pytest.mark.parametrize("mixed", ["from the beginning", "set within the block"])
 def test_batch_normalisation_is_refused(mixed):
     net, (x, y) = Net(nn.BatchNorm2d(4)), data()

@@ -185,7 +185,7 @@ class ByExample:
             if is_dynamo_compiling():
                 self.compiled = True
                 return inner(self_, *args, **kwargs)
-            seen = self_ is layer.module and self._open and torch.is_grad_enabled() and layer.module.training
+            seen = self_ is layer.module and self._open and layer.module.training
             output = inner(self_, *args, **kwargs)
             if seen and isinstance(output, Tensor) and output.requires_grad:
                 self._called(layer, args[0] if args else next(iter(kwargs.values())), output)

@@ -51,7 +51,7 @@ def sum_of_squared_norms(
 
 def _lengths(tensor: Tensor, precision: torch.dtype) -> Tensor:
     """The squared norm of each example."""
-    norms = torch.linalg.vector_norm(tensor.flatten(1), dim=1, dtype=_precise(tensor))
+    norms: Tensor = torch.linalg.vector_norm(tensor.flatten(1), dim=1, dtype=_precise(tensor))
     return norms.to(precision).square()
 
 
