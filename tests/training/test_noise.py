@@ -586,6 +586,34 @@ def test_tokens_and_a_model_called_in_parts():
     assert found["of_big"] == pytest.approx(float(each.mean(0).square().sum()), rel=1e-5)
 
 
+@pytest.mark.parametrize("strided", [False, True])
+def test_tokens_before_an_activation_in_place(strided):
+    """What a linear layer returns is then a view, whose gradient the activation goes past."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(inplace=True), nn.Linear(5, 2), nn.ReLU(inplace=True))
+    x = torch.randn(3, 6, 4).transpose(0, 1) if strided else torch.randn(6, 3, 4)
+    noise = GradientNoise(net, examples=None)
+    with noise.block():
+        net(x).square().mean().backward()
+    squares, of_mean, _ = brute(net, x, x, ("0", "2"), lossf=lambda out, _: out.square().mean())
+    found = took(noise)
+    assert noise.scale.layers == ("0", "2")
+    assert found["of_small"] == pytest.approx(float(squares.mean()), rel=1e-5)
+    assert found["of_big"] == pytest.approx(float(of_mean), rel=1e-5)
+
+
+def test_gradients_of_functions_and_empty_batches_do_not_count(still):
+    x, y = data()
+    noise = GradientNoise(still, examples=None)
+    with noise.block():
+        squares, _, _ = brute(still, x, y, LAYERS)
+        F.cross_entropy(still(x[:0]), y[:0], reduction="sum").backward()
+        F.cross_entropy(still(x), y).backward()
+    found = took(noise)
+    assert noise.scale.layers == LAYERS
+    assert [found["big"], found["of_small"]] == pytest.approx([8, float(squares.mean())], rel=1e-5)
+
+
 def test_one_example_tells_nothing(still):
     x, y = data(1)
     noise = GradientNoise(still)

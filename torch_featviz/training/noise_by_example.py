@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from torch_featviz.capture.tap import Taps, function_of, put
 from torch_featviz.model.layers import names_of
 from torch_featviz.model.values import tensors
-from torch_featviz.torch_private import in_backward
+from torch_featviz.torch_private import in_backward, is_mapped
 
 from .per_example import KINDS, sum_of_squared_norms
 from .updates import norm_of
@@ -187,7 +187,7 @@ class ByExample:
                 return inner(self_, *args, **kwargs)
             seen = self_ is layer.module and self._open and layer.module.training
             output = inner(self_, *args, **kwargs)
-            if seen and isinstance(output, Tensor) and output.requires_grad:
+            if seen and isinstance(output, Tensor) and not is_mapped(output) and output.requires_grad:
                 self._called(layer, args[0] if args else next(iter(kwargs.values())), output)
             return output
 
@@ -203,16 +203,16 @@ class ByExample:
             layer.outside = True
         if layer.waiting:
             layer.why_not = "it is called more than once before a backward: an example's gradient has several parts"
-        elif type(given) is not Tensor or type(output) is not Tensor or output.layout != torch.strided:
-            layer.why_not = f"it is given a {type(given).__name__} and returns a {type(output).__name__}"
+        elif type(given) is not Tensor or type(output) is not Tensor or given.layout != torch.strided:
+            layer.why_not = "what it is given or returns is no plain, dense tensor"
         else:
             layer.why_not = layer.why_not or self._why_no_batch(layer, given)
         layer.waiting = True
         if layer.why_not:
             return
         held = given.detach().clone() if layer.name in self._copied else given.detach()
-        call = _Call(held, held._version)
-        output.register_hook(partial(self._arrived, layer, call))  # type: ignore[no-untyped-call]
+        call = _Call(held, held._version, output.shape)
+        _seen_in_full(output).register_hook(partial(self._arrived, layer, call))  # type: ignore[no-untyped-call]
 
     def _why_no_batch(self, layer: _Layer, given: Tensor) -> str:
         places = 1 if isinstance(layer.module, nn.Linear) else 1 + len(layer.module.kernel_size)
@@ -241,12 +241,13 @@ class ByExample:
             self._copied.add(layer.name)
         if layer.why_not:
             return
-        self._scaled |= grad.dtype == torch.float16
-        start, learnt = self._random.random(), {key: key in layer.learnt for key in ("weight", "bias")}
-        layer.squares.append(
-            sum_of_squared_norms(layer.module, given, grad, examples=self._examples, start=start, **learnt)
-        )
         layer.calls += 1
+        self._scaled |= grad.dtype == torch.float16
+        if not grad.numel():
+            return
+        start, learnt = self._random.random(), {key: key in layer.learnt for key in ("weight", "bias")}
+        grad, examples = grad.reshape(call.shape), self._examples
+        layer.squares.append(sum_of_squared_norms(layer.module, given, grad, examples=examples, start=start, **learnt))
         layer.examples += len(grad)
 
 
@@ -256,6 +257,17 @@ class _Call:
 
     given: Tensor | None
     version: int  # another one tells that it was overwritten
+    shape: torch.Size  # of the gradient
+
+
+def _seen_in_full(output: Tensor) -> Tensor:
+    """The tensor that the gradient of `output` reaches also where `output` is then overwritten in place.
+
+    A linear layer computes on two axes, and returns a view; what works on that in place goes past the view's gradient.
+    """
+    base = output._base
+    same = base is not None and base.numel() == output.numel() and base.is_contiguous() and output.is_contiguous()
+    return base if same and base is not None and base.requires_grad else output
 
 
 def mixing(model: nn.Module, *, over_ranks: bool = False) -> str:
