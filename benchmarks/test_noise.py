@@ -12,11 +12,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from torch_featviz.bench import paired, peak_memory, settled
+from torch_featviz.bench import Ratio, paired, peak_memory, settled
+from torch_featviz.training import Monitor
 from torch_featviz.training.noise import GradientNoise
 from torch_featviz.zoo import card
 
-BUDGET = {"look": 1.4, "look at all": 2.2, "memory": 1.15}  # of the bare step
+BUDGET = {"look": 1.4, "look at all": 2.2, "memory": 1.15, "every 10": 1.1}  # of the bare step
 
 
 class Loop:
@@ -62,6 +63,21 @@ def test_a_look(loops):
     print(f"\na look at 32 of 128 examples: {ratio} of the bare step; {noise.scale}")
     assert len(noise.scale.layers) == 9
     assert ratio.within(BUDGET["look"]), str(ratio)
+
+
+def test_one_step_in_ten_beside_a_monitor(loops):
+    bare, looking = loops
+    noise, watch = GradientNoise(looking.net), Monitor(looking.net, nn.Conv2d, every=1)
+    seen = looking.seen(noise)
+
+    def step():
+        with watch.step():
+            seen()
+
+    ratio = settled(lambda: paired(step, bare.step, rounds=7), lambda ratio: (ratio.median - 1) / 10 <= 0.1)
+    of_all = Ratio(*(1 + (each - 1) / 10 for each in ratio))
+    print(f"\na look beside a monitor's: {ratio} of the bare step; every=10: {of_all} of the bare steps")
+    assert of_all.within(BUDGET["every 10"]), str(of_all)
 
 
 def test_a_look_at_all_examples(loops):

@@ -88,6 +88,11 @@ def in_backward() -> bool:
     return bool(torch._C._current_graph_task_id() != -1)
 
 
+def viewed(tensor: Tensor) -> Tensor | None:
+    """The tensor of which `tensor` is a view, for autograd; None where it is none."""
+    return tensor._base
+
+
 def at_end_of_backward(function: Callable[[], None]) -> None:
     """Call `function` when the backward that runs now ends, after all that were asked for before it."""
     torch.autograd.Variable._execution_engine.queue_callback(function)

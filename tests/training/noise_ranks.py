@@ -71,6 +71,13 @@ def main(out):
         noise = GradientNoise(model, dist.group.WORLD)
         norms(model, noise, 2, sync=True)
         said[f"averaged twice {view}"] = [noise.scale.looks, noise.scale.left_out]
+    noise = GradientNoise(model, dist.group.WORLD)
+    with noise.block():
+        F.cross_entropy(model(data(0, rank)[0]), data(0, rank)[1]).backward()
+    if rank == 1:
+        noise._step._of_all.clear()
+    noise.take([float(each) for each in noise.sums()])
+    said["one knows nothing"] = [noise.scale.looks, noise.scale.left_out]
     noise = GradientNoise(nn.Sequential(nn.SyncBatchNorm(3)), dist.group.WORLD)
     with noise.block():
         pass

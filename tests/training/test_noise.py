@@ -542,6 +542,17 @@ def test_a_backward_after_the_block_is_not_seen(net):
     assert "no backward reached a call of it" in noise.scale.left_out["the last step"]
 
 
+def test_a_forward_without_a_backward_is_forgotten_with_its_block(still):
+    x, y = data()
+    noise = GradientNoise(still)
+    with noise.block():
+        still(x)
+    with noise.block():
+        F.cross_entropy(still(x), y).backward()
+    assert took(noise)["big"] == 8
+    assert noise.scale.layers == LAYERS
+
+
 def test_beside_a_capture(still):
     x, y = data()
     noise = GradientNoise(still, examples=None)
@@ -637,6 +648,12 @@ def test_a_state_goes_on(still):
             assert second.scale.value == first.scale.value
     assert second.scale == whole.scale
     assert second.scale.looks == 6
+    with second.block():
+        F.cross_entropy(still(x), y).backward()
+    late = [float(each) for each in second.sums()]
+    second.load_state_dict(first.state_dict())
+    second.take(late)  # of what was before
+    assert second.scale == first.scale
 
 
 def test_a_step_that_is_read_late_counts(still):

@@ -36,3 +36,8 @@ def test_what_was_averaged_before_is_no_ranks_own(said, view):
 
 def test_batch_normalisation_over_ranks_is_refused(said):
     assert "mixes the examples of a batch: SyncBatchNorm at '0'" in said[0]["sync"]
+
+
+def test_a_step_of_which_one_rank_knows_nothing_does_not_count(said):
+    assert said[0]["one knows nothing"] == [0, {}]
+    assert said[1]["one knows nothing"] == [0, {"the last step": "no backward reached its weights"}]

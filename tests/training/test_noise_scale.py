@@ -68,6 +68,14 @@ def test_where_nothing_is_known_above(above, below):
     assert low >= 0
 
 
+def test_where_both_may_be_nothing():
+    """All ratios but those between two positive ones may be, and so 0, too."""
+    above, below = [0.7, 1.1, 0.3, 0.7, 1.5, -0.5], [-0.4, -0.9, 0.3, -1.1, -0.2, -0.2]
+    p = [stats.ttest_1samp(np.array(above) - r * np.array(below), 0).pvalue > 0.05 for r in (0, 0.5, 1, 2, 9)]
+    assert p == [True, True, False, True, True]
+    assert ratio_interval(above, below) == (0, math.inf)
+
+
 def test_a_gradient_that_is_not_seen_in_the_noise_leaves_a_lower_end():
     rng = np.random.default_rng(3)
     low, high = ratio_interval(list(rng.normal(100, 1, 50)), list(rng.normal(0, 1, 50)))
@@ -94,6 +102,11 @@ def test_a_changing_loss_scale_changes_nothing():
     assert b.value == pytest.approx(a.value, rel=0.02)
     assert [b.low, b.high] == pytest.approx([a.low, a.high], rel=0.05)
     assert c.high - c.low > 2 * (b.high - b.low)
+    scaled.looks.clear()
+    for look in plain.looks:
+        scaled.add(look._replace(scaled=True))
+    b = scaled.scale((), {})
+    assert [b.noise, b.gradient] == pytest.approx([a.noise, a.gradient], rel=0.05)
 
 
 def test_looks_that_tell_nothing():

@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from torch_featviz.capture.tap import Taps, function_of, put
 from torch_featviz.model.layers import names_of
 from torch_featviz.model.values import tensors
-from torch_featviz.torch_private import in_backward, is_mapped
+from torch_featviz.torch_private import in_backward, is_mapped, viewed
 
 from .per_example import KINDS, sum_of_squared_norms
 from .updates import norm_of
@@ -140,7 +140,9 @@ class ByExample:
 
     def leave(self) -> None:
         """What then comes is not seen."""
-        self._open, self._batch = False, None
+        self._open, self._batch, self._by_model = False, None, False
+        for layer in self._layers:
+            layer.waiting = False
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -265,7 +267,7 @@ def _seen_in_full(output: Tensor) -> Tensor:
 
     A linear layer computes on two axes, and returns a view; what works on that in place goes past the view's gradient.
     """
-    base = output._base
+    base = viewed(output)
     same = base is not None and base.numel() == output.numel() and base.is_contiguous() and output.is_contiguous()
     return base if same and base is not None and base.requires_grad else output
 

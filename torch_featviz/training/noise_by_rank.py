@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.utils.hooks import RemovableHandle
 
+from torch_featviz.capture.reduce.reducer import wide
 from torch_featviz.capture.tap import Taps, function_of, put
 from torch_featviz.model.layers import names_of
 from torch_featviz.model.values import tensors
@@ -49,7 +50,6 @@ class ByRank:
         self._handles: list[RemovableHandle] = []
         self._examples, self._scaled = 0, False
         self._of_all: list[Tensor] = []
-        self._odd: list[Tensor] = []
 
     def enter(self, taps: Taps) -> None:
         """Begin to look at gradients; what was put into modules is in `taps`."""
@@ -73,14 +73,15 @@ class ByRank:
         why_not = self._why_not()
         counted = [each for each in self._all() if each.norm is not None]
         device = next((each.tensor.device for each in self._all()), torch.device("cpu"))
-        unknown = torch.full((), torch.nan, device=device)
-        own = total([each.norm.square() for each in counted if each.norm is not None]) if not why_not else unknown
+        own = torch.full((), torch.nan, dtype=wide(device), device=device)
+        if not why_not:
+            own = total([each.norm.square() for each in counted if each.norm is not None])
         dist.all_reduce(own, group=self._group)  # also of a rank that knows nothing: the others wait for it
         if why_not:
             return why_not
         ranks = dist.get_world_size(self._group)
         of_all = total([norm.square() for norm in self._of_all])
-        odd = [*self._odd, *(each.before for each in counted if each.before is not None)]
+        before = [each.before for each in counted if each.before is not None]
         layers = tuple(name for name, several in self._learnt.items() if any(each.count for each in several))
         return Told(
             self._examples,
@@ -88,7 +89,7 @@ class ByRank:
             self._examples * ranks,
             of_all,
             self._scaled,
-            total(odd) if odd else torch.zeros_like(of_all),
+            total(before) if before else torch.zeros_like(of_all),
             layers,
             {**self.left_out, **{name: "got no gradient" for name in self._learnt if name not in layers}},
         )
@@ -110,9 +111,6 @@ class ByRank:
         """The first gradient of a backward was added: look again when it has ended."""
         if not self._queued and self._open:
             self._queued = True
-            if self._of_all:  # of an earlier backward: had that averaged, this one would add to what is no rank's own
-                before = total([each.square() for each in self._of_all])
-                self._odd.append((before - self._own_before).abs())
             at_end_of_backward(lambda: at_end_of_backward(self._ended))  # after all that others do at the end
 
     @torch.no_grad()
@@ -120,7 +118,6 @@ class ByRank:
         self._queued = False
         counted = [each for each in self._all() if each.tensor.grad is not None and each.norm is not None]
         self._of_all = [norm_of(each.tensor.grad) for each in counted if each.tensor.grad is not None]
-        self._own_before = total([each.norm.square() for each in counted if each.norm is not None])
 
     def _around_model(self, inner: Any) -> Any:
         def forward(self_: nn.Module, *args: Any, **kwargs: Any) -> Any:
