@@ -16,7 +16,8 @@ from torch_featviz.errors import OptionError
 from torch_featviz.model.layers import check_module
 from torch_featviz.torch_private import COMPILED_CALL, is_optimized
 
-from .noise_by_example import ByExample, batch_second, mixing
+from .apart import batch_second, mixing
+from .noise_by_example import ByExample
 from .noise_by_rank import ByRank
 from .noise_scale import Estimate, NoiseScale, Norms
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 from types import MethodType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
-from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
 from torch_featviz.capture.tap import Taps, function_of, put
@@ -20,56 +18,9 @@ from torch_featviz.model.layers import names_of
 from torch_featviz.model.values import tensors
 from torch_featviz.torch_private import in_backward, is_mapped, viewed
 
-from .per_example import KINDS, sum_of_squared_norms
-from .updates import norm_of
-
-_FORWARDS = {kind.forward for kind in KINDS}
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-
-
-class Told(NamedTuple):
-    """What one step tells, still on the device: see `Norms`; and what of it counts."""
-
-    small: int
-    of_small: Tensor
-    big: int
-    of_big: Tensor
-    scaled: bool
-    before: Tensor  # squared norm of gradients that were there before; 0 where the step counts
-    layers: tuple[str, ...]
-    left_out: dict[str, str]
-
-
-class Learnt:
-    """One parameter in one step: its gradient, as it is when a backward has added to it."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor, self.count, self.changed = tensor, 0, False
-        self.norm: Tensor | None = None
-        self.before: Tensor | None = None  # norm of the gradient that was there before the step
-        self._left: tuple[int, int] | None = None
-
-    def hooks(self) -> list[RemovableHandle]:
-        """Begin to look; nothing about the gradient changes."""
-        of_tensor = self.tensor.register_hook(self._about_to_add)  # type: ignore[no-untyped-call]
-        added = self.tensor.register_post_accumulate_grad_hook(self._added)  # type: ignore[no-untyped-call]
-        return [of_tensor, added]
-
-    @torch.no_grad()
-    def _about_to_add(self, _part: Tensor) -> None:
-        grad = self.tensor.grad
-        if self.count == 0:
-            self.before = None if grad is None else norm_of(grad)
-        elif grad is None or (id(grad), grad._version) != self._left:
-            self.changed = True
-
-    @torch.no_grad()
-    def _added(self, _tensor: Tensor) -> None:
-        self.count += 1
-        if (grad := self.tensor.grad) is None:  # another hook's optimizer has used it already
-            self.changed = True
-        else:
-            self.norm, self._left = norm_of(grad), (id(grad), grad._version)
+from .apart import with_parameters
+from .learnt import Learnt, Told, learning_in, total
+from .per_example import sum_of_squared_norms
 
 
 @dataclass
@@ -120,7 +71,7 @@ class ByExample:
         self._root = next(iter(names))
         self._layers: list[_Layer] = []
         self.left_out: dict[str, str] = {}
-        for name, module, why_not in _with_parameters(names):
+        for name, module, why_not in with_parameters(names):
             if why_not:
                 self.left_out[name] = why_not
             else:
@@ -270,66 +221,3 @@ def _seen_in_full(output: Tensor) -> Tensor:
     base = viewed(output)
     same = base is not None and base.numel() == output.numel() and base.is_contiguous() and output.is_contiguous()
     return base if same and base is not None and base.requires_grad else output
-
-
-def mixing(model: nn.Module, *, over_ranks: bool = False) -> str:
-    """A layer in which each example's result depends on the others, in words; empty where there is none.
-
-    Args:
-        over_ranks: whether ranks count as examples, among which only synchronised batch normalisation mixes.
-    """
-    kinds = (nn.SyncBatchNorm,) if over_ranks else _NORMS
-    found = [
-        f"{type(module).__name__} at {name!r}"
-        for module, name in names_of(model).items()
-        if isinstance(module, kinds) and (module.training or module.running_mean is None)
-    ]
-    return found[0] + (f" and {len(found) - 1} more" if found[1:] else "") if found else ""
-
-
-def batch_second(model: nn.Module) -> str:
-    """A layer that takes the batch on its second axis, in words; empty where there is none."""
-    for module, name in names_of(model).items():
-        if getattr(module, "batch_first", True) is False:
-            return f"{type(module).__name__} at {name!r}"
-    return ""
-
-
-def _with_parameters(names: dict[nn.Module, str]) -> Iterator[tuple[str, nn.Module, str]]:
-    """Each module that has parameters of its own which learn, and why the gradients of its examples are not known."""
-    owners: dict[int, list[str]] = {}
-    for module, name in names.items():
-        for parameter in module._parameters.values():
-            if parameter is not None:
-                owners.setdefault(id(parameter), []).append(name)
-    for module, name in names.items():
-        learning = learning_in(module)
-        if learning:
-            others = [other for each in learning.values() for other in owners[id(each)] if other != name]
-            yield name, module, _why_unknown(module, learning, others)
-
-
-def learning_in(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters of a module's own that learn."""
-    return {key: each for key, each in module._parameters.items() if each is not None and each.requires_grad}
-
-
-def _why_unknown(module: nn.Module, learning: dict[str, Tensor], others: list[str]) -> str:
-    weights, kind = learning.values(), type(module)
-    reasons = {
-        "it has no weights before its first call": any(map(is_lazy, weights)),
-        f"{kind.__name__}: only linear layers and convolutions are known": not isinstance(module, KINDS),
-        "its weight is made from other parameters": (
-            not learning.keys() <= {"weight", "bias"} or module._parameters.get("weight") is None
-        ),
-        f"{kind.__name__} has a forward of its own": kind.forward not in _FORWARDS,
-        f"it shares its weight with {', '.join(map(repr, others))}": bool(others),
-        "its weight is sharded": any(hasattr(each, "full_tensor") for each in weights),
-        "its weight is complex": any(each.is_complex() for each in weights),
-    }
-    return next((reason for reason, holds in reasons.items() if holds), "")
-
-
-def total(numbers: list[Tensor]) -> Tensor:
-    """The sum, on the device of the first."""
-    return torch.stack([each.to(numbers[0].device) for each in numbers]).sum()

@@ -17,7 +17,7 @@ from torch_featviz.model.layers import names_of
 from torch_featviz.model.values import tensors
 from torch_featviz.torch_private import at_end_of_backward, in_backward
 
-from .noise_by_example import Learnt, Told, learning_in, total
+from .learnt import Learnt, Told, learning_in, total
 from .updates import norm_of
 
 
