@@ -14,6 +14,7 @@ from .account import Account, Pending
 from .figures import layer_figures, parameter_figures, range_of
 from .frames import Frame, Seen
 from .history import Sample
+from .noise import GradientNoise
 from .pulse import Beat, Beats
 from .updates import Move, norms_now
 from .watched import Watched
@@ -32,6 +33,7 @@ class Look:
         beats: of the steps since the last look.
         pictured: what is drawn of this step.
         left_out: layers without figures, and why.
+        noise: the noise scale, to which this step is added.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Look:
         beats: Beats,
         pictured: Mapping[str, Seen],
         left_out: Mapping[str, str],
+        noise: GradientNoise | None = None,
     ) -> None:
         self.step, self.left_out = step, left_out
         self._ends = {name: range_of(watched.layers.get(name, name)) for name in seen}
@@ -54,12 +57,15 @@ class Look:
         self._counted = {name: move.figures.unreached is not None for name, move in moves.items()}
         self._pictured = {name: (part.shape, part.notes) for name, part in pictured.items()}
         self._account, self._beats = account, beats
+        self._noise, sums = noise, noise.sums() if noise else []
+        self._sums = len(sums)
         tensors = [
             *norms_now(watched.parameters).values(),
             *(norm for move in moves.values() for norm in (move.grad, move.before, move.added)),
             *(move.figures.unreached for move in moves.values() if move.figures.unreached is not None),
             *beats.tensors,
             *account.tensors,
+            *sums,
             *(part.values for part in pictured.values()),
         ]
         reducers = [*seen.values(), *inputs.values(), *(move.figures.reducer for move in moves.values())]
@@ -77,6 +83,8 @@ class Look:
         unreached = {name: int(next(numbers)) for name, counted in self._counted.items() if counted}
         beats = self._beats.read(numbers)
         account = self._account.read(numbers, beats)
+        if self._noise:
+            self._noise.take([float(next(numbers)) for _ in range(self._sums)])
         frames = {
             name: Frame(self.step, torch.from_numpy(next(numbers)).float(), *about)
             for name, about in self._pictured.items()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from operator import index, is_not
+from contextlib import contextmanager, nullcontext, suppress
+from operator import index
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor, nn
 from torch import distributed as dist
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
@@ -22,6 +22,7 @@ from torch_featviz.model.layers import Layers, check_module
 from torch_featviz.picture import Picture, Scale
 
 from .account import Accounts, Pending
+from .accumulation import Accumulation
 from .figures import range_of
 from .film import Film
 from .findings import Finding, Globs
@@ -29,7 +30,8 @@ from .frames import Seen, check_scales, kernels_now, maps_now, why_now
 from .history import History, Sample
 from .log import Log
 from .look import Look
-from .optimizers import Clearing, Listener, Optimizers, Trace
+from .noise import GradientNoise, NoiseScale
+from .optimizers import Listener, Optimizers
 from .pulse import Beats, Pulse
 from .report import report
 from .sampling import Sampling
@@ -66,6 +68,7 @@ class Monitor:
         optimizer: of the model, one or several. By default each is known from when it first steps.
         check_finite: whether gradients, and what is logged as `loss`, are looked at in every step for NaN and
             infinities, so that the first step which had any is known. It takes a norm of the gradients.
+        noise: whether the gradient noise scale is estimated at each look; see `noise_scale`.
         ignore: findings that are not told, by kind and layer or parameter, as `{"dead": ["head*"]}`.
         scales: how values become colours, by `"kernels/<layer>"`, `"maps/<layer>"` or `"why/<method>"`.
             Default: of a film one that holds all its frames; of what is written while it learns, one symmetric about 0,
@@ -110,6 +113,7 @@ class Monitor:
         to: Any = None,
         optimizer: Optimizer | Sequence[Optimizer] | None = None,
         check_finite: bool = True,
+        noise: bool = False,
         ignore: Mapping[str, Globs] | None = None,
         scales: Mapping[str, Scale] | None = None,
         bins: int = 64,
@@ -128,19 +132,13 @@ class Monitor:
         self._optimizers = Optimizers(optimizer)
         self._accounts = Accounts(model, self._watched, self._optimizers)
         self._pulse = Pulse(on=check_finite)
-        self._clearing = Clearing()
+        self._accumulation = Accumulation(self._optimizers)
         self._sampling: Sampling | None = None  # of the step that is looked at
         self._number = -1  # of the step that began last
-        self._unfinished = False  # whether its optimizer is still to step
-        self._blocks = 0  # of it
-        self._alone = False  # no optimizer is to be waited for
-        self._thrown_away = False  # gradients came and went, and none has stepped
-        self._small: list[Tensor] = []  # a few parameters by which gradients are seen to come,
-        self._seen: list[Trace] = []  # what theirs were when the block began,
-        self._left: list[Trace] = []  # and what they were when the last block of the step ended
         scales = dict(scales or {})
         check_scales(scales, self._watched.layers)
         self._group = _group_of(model) if group is None else group
+        self._noise = GradientNoise(model, self._group) if noise else None
         first = self._group is None or dist.get_rank(self._group) == 0
         sinks = sinks_for(to) if first else []
         self._log = Log(History(keep), scales, Writer(sinks) if sinks else None, tells=first, ignore=ignore)
@@ -166,9 +164,21 @@ class Monitor:
         return self._log.history.followed_by(look.read()[0])
 
     @property
+    def noise_scale(self) -> NoiseScale:
+        """The gradient noise scale over the last looks, with its interval: up to which batch size more examples pay.
+
+        Raises:
+            OptionError: `noise=True` was not asked for, or the model mixes the examples of a batch, or is compiled.
+        """
+        if self._noise is None:
+            raise OptionError("the noise scale is not estimated; ask for it with noise=True.")
+        self._log.finish()
+        return self._noise.scale
+
+    @property
     def unfinished(self) -> bool:
         """Whether the last step has gradients that its optimizer is still to use."""
-        return self._unfinished and not self._optimizers.stepped
+        return self._accumulation.unfinished and not self._optimizers.stepped
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -202,7 +212,8 @@ class Monitor:
                 if self._sampling is None:
                     yield step
                 else:
-                    with self._watched.capture as stats, self._sampling.block(stats):
+                    around = self._noise.block() if self._noise else nullcontext()
+                    with self._watched.capture as stats, self._sampling.block(stats), around:
                         yield step
             raised = False
         finally:
@@ -256,7 +267,8 @@ class Monitor:
         """What a checkpoint keeps so that a resumed run goes on: plain numbers, strings, lists and dicts."""
         history = self.history
         samples = {"items": [sample.as_dict() for sample in history], **history.thinning()}
-        return {"step": self._step, "samples": samples, "findings": self._log.findings.state_dict()}
+        state = {"step": self._step, "samples": samples, "findings": self._log.findings.state_dict()}
+        return state if self._noise is None else {**state, "noise": self._noise.state_dict()}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Monitor:
         """Itself: a model that holds its monitor may be copied."""
@@ -270,6 +282,8 @@ class Monitor:
         history.go_on_from(**samples)
         self._log.history = history
         self._log.findings.load_state_dict(state["findings"])
+        if self._noise is not None and "noise" in state:
+            self._noise.load_state_dict(state["noise"])
 
     def _go_on_with(self, folder: Path) -> None:
         """Continue the run that an earlier process wrote."""
@@ -286,13 +300,14 @@ class Monitor:
 
     def _begin(self, number: int | None) -> Step:
         """A block begins: of the step that goes on, or of the next one."""
-        if self._unfinished and not self._optimizers.stepped and number in (None, self._number):
-            self._seen = [Trace(each) for each in self._small]
+        if self.unfinished and number in (None, self._number):
+            self._accumulation.begin_block()
             return Step(self._number)
         self._complete()
         number = self._step if number is None else number
         due = number % self.every == 0 or 0 <= (self._step - 1) // self.every < number // self.every  # one was left out
-        self._number, self._step, self._blocks, self._left = number, number + 1, 0, []
+        self._number, self._step = number, number + 1
+        self._accumulation.begin_step()
         self._optimizers.begin()
         self._pulse.begin(number)
         if due:
@@ -300,7 +315,7 @@ class Monitor:
             self._accounts.begin()
             self._sampling = Sampling(number, self._watched.parameters, self._gradients)
         self._pulse.updates = self._sampling.updates if self._sampling else None
-        self._seen = [Trace(each) for each in self._small]
+        self._accumulation.begin_block()
         return Step(number)
 
     def _find(self) -> None:
@@ -308,76 +323,60 @@ class Monitor:
         self._watched.refresh()
         everything = self._watched.everything.values()
         self._optimizers.of(everything)
-        trainable = [each for each in everything if each.requires_grad]
-        few = sorted(trainable, key=Tensor.numel)[:_SMALL]
-        if len(few) != len(self._small) or any(map(is_not, few, self._small)):
-            self._small = few
-            self._clearing.of(few)
+        self._accumulation.of(everything)
 
     def _listeners(self) -> list[Listener]:
-        between: list[Listener] = [self._clearing, self._pulse]
+        between: list[Listener] = [self._accumulation.clearing, self._pulse]
         return [self._sampling.updates, *between] if self._sampling else between
 
     def _end_block(self, *, raised: bool) -> None:
         """A block is over: so is its step, unless an optimizer is still to come."""
         sampled = self._sampling is not None
         if raised:
-            self._unfinished = False
+            self._accumulation.unfinished = False
             if self._group is None:  # where one rank is gone, the others cannot be asked
                 with suppress(Exception):  # the training's own is the one to see
                     self._complete()
             self._sampling = None
         else:
-            self._unfinished = self._goes_on()
-            if self._unfinished:
+            self._accumulation.end_block()
+            if self._accumulation.unfinished:
                 self._optimizers.listen(self._listeners)  # it may step after the block
             else:
                 self._complete()
         if raised or not sampled:
             self._log.finish(quietly=raised)
 
-    def _goes_on(self) -> bool:
-        """Whether gradients came that no optimizer of the model has used."""
-        self._blocks += 1
-        came = any(trace.has_grown(each) for each, trace in zip(self._small, self._seen, strict=True))
-        if self._optimizers.stepped or not came or self._alone:
-            self._alone = self._alone and not self._optimizers.stepped
-            return False
-        if self._optimizers.ever:
-            return self._blocks < _PATIENCE
-        if self._blocks == 1 and not self._optimizers.holders():
-            self._alone = True  # there is no optimizer that could step
-            return False
-        gone = any(not trace.is_of(each) for each, trace in zip(self._small, self._left, strict=False))
-        self._left = [Trace(each) for each in self._small]
-        finite = not gone or all(bool(each.grad.isfinite().all()) for each in self._small if each.grad is not None)
-        if (gone and finite) or self._blocks >= _PATIENCE:  # not finite: a GradScaler has skipped the step
-            self._alone = self._thrown_away = True
-            return False
-        return True
-
     def _complete(self) -> None:
         """The step is over; where it was looked at, begin to fetch its figures. On a CPU, and of a group, they are read
         at once."""
         self._optimizers.stop()
-        self._unfinished, sampling, self._sampling = False, self._sampling, None
+        sampling, self._sampling = self._sampling, None
+        self._accumulation.unfinished = False
         if sampling is None:
             return
-        thrown_away, self._thrown_away = self._thrown_away, False
-        account = self._accounts.end(thrown_away=thrown_away, uncleared=self._clearing.missed and self._blocks == 1)
-        look = self._look(sampling, account, self._pulse.take(), self._pictured())
+        gradients = self._accumulation
+        account = self._accounts.end(thrown_away=gradients.thrown_away, uncleared=gradients.uncleared)
+        look = self._look(sampling, account, self._pulse.take(), self._pictured(), self._noise)
         wait = look.is_on_its_way and self._group is None
         self._log.take(look, wait=wait)
         if self._end is not None:
             self._end.detach()
         self._end = weakref.finalize(self, _finish, self._log, os.getpid()) if wait else None
 
-    def _look(self, sampling: Sampling, account: Pending, beats: Beats, pictured: dict[str, Seen]) -> Look:
+    def _look(
+        self,
+        sampling: Sampling,
+        account: Pending,
+        beats: Beats,
+        pictured: dict[str, Seen],
+        noise: GradientNoise | None = None,
+    ) -> Look:
         seen, inputs, left_out = sampling.figures(self._group)
         named = {name: why for name, why in left_out.items() if self._watched.is_asked_for(name)}
         return Look(
             sampling.step, seen, sampling.updates.moves, self._watched,
-            inputs=inputs, account=account, beats=beats, pictured=pictured, left_out=named,
+            inputs=inputs, account=account, beats=beats, pictured=pictured, left_out=named, noise=noise,
         )  # fmt: skip
 
     def _pictured(self) -> dict[str, Seen]:
@@ -390,10 +389,6 @@ class Monitor:
             if self._why is not None:
                 found[f"why/{self._why}"] = why_now(self._model, self._why, self._probe)
         return found
-
-
-_SMALL = 16  # parameters
-_PATIENCE = 64  # blocks of one step
 
 
 def _finish(log: Log, process: int) -> None:

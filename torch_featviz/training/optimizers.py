@@ -6,7 +6,7 @@ import gc
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
-from weakref import WeakSet, ref
+from weakref import WeakSet
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -154,61 +154,3 @@ class Optimizers:
 
     def _is_ours(self, optimizer: Optimizer) -> bool:
         return any(id(each) in self._ids for group in optimizer.param_groups for each in group["params"])
-
-
-class Trace:
-    """The gradient that a parameter has now, and how often it was written to; it is not kept alive.
-
-    Args:
-        parameter: of which.
-    """
-
-    __slots__ = ("_gradient", "_version")
-
-    def __init__(self, parameter: Tensor) -> None:
-        gradient = parameter.grad
-        self._gradient = None if gradient is None else ref(gradient)
-        self._version = -1 if gradient is None else gradient._version
-
-    def is_of(self, parameter: Tensor) -> bool:
-        """Whether the parameter has the very same gradient now, whatever was written to it."""
-        return parameter.grad is (None if self._gradient is None else self._gradient())
-
-    def writes(self, parameter: Tensor) -> int:
-        """How often it was written to since; -1 where there was none, or there is another one."""
-        same = self._gradient is not None and parameter.grad is not None and self.is_of(parameter)
-        return parameter.grad._version - self._version if same and parameter.grad is not None else -1
-
-    def has_grown(self, parameter: Tensor) -> bool:
-        """Whether a gradient has come since, or was added to."""
-        return parameter.grad is not None and self.writes(parameter) != 0
-
-
-class Clearing:
-    """Whether gradients are cleared between two steps of an optimizer, told from how often a few were written to.
-
-    A gradient that is the same tensor, and was written to once since it was used, is the old one with a new one added:
-    clearing it, whether by zeros or by None, leaves another trace. Clipping hides it.
-    """
-
-    def __init__(self) -> None:
-        self.missed = False  # in the latest step
-        self._few: list[Tensor] = []
-        self._of: dict[int, list[Tensor]] = {}  # an optimizer
-        self._used: dict[int, Trace] = {}  # by the id of a parameter
-
-    def of(self, few: list[Tensor]) -> None:
-        """The parameters whose gradients tell."""
-        self._few, self._of, self._used = few, {}, {}
-
-    def measure(self, optimizer: Optimizer) -> None:
-        """Gradients are about to be used."""
-        if id(optimizer) not in self._of:
-            held = {id(each) for group in optimizer.param_groups for each in group["params"]}
-            self._of[id(optimizer)] = [each for each in self._few if id(each) in held]
-        used = [each for each in self._of[id(optimizer)] if id(each) in self._used and each.grad is not None]
-        self.missed = bool(used) and all(self._used[id(each)].writes(each) == 1 for each in used)
-
-    def stepped(self, optimizer: Optimizer) -> None:
-        """Gradients were used."""
-        self._used |= {id(each): Trace(each) for each in self._of.get(id(optimizer), ()) if each.grad is not None}

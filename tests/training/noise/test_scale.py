@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from torch_featviz.errors import OptionError
-from torch_featviz.training.noise_scale import Estimate, Norms, _student, ratio_interval
+from torch_featviz.training.noise.scale import Estimate, Norms, _student, ratio_interval
 
 
 def drawn(rng, looks, *, batch, noise, size=200):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from .updates import norm_of
+from torch_featviz.training.updates import norm_of
 
 
 class Told(NamedTuple):

@@ -16,9 +16,9 @@ from torch_featviz.capture.tap import Taps, function_of, put
 from torch_featviz.model.layers import names_of
 from torch_featviz.model.values import tensors
 from torch_featviz.torch_private import at_end_of_backward, in_backward
+from torch_featviz.training.updates import norm_of
 
 from .learnt import Learnt, Told, learning_in, total
-from .updates import norm_of
 
 
 class ByRank:

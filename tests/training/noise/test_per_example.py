@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
-from torch_featviz.training import per_example
-from torch_featviz.training.per_example import squared_norms, sum_of_squared_norms
+from torch_featviz.training.noise import per_example
+from torch_featviz.training.noise.per_example import squared_norms, sum_of_squared_norms
 
 LAYERS = {
     "linear": (nn.Linear(5, 7), (6, 5)),

@@ -17,9 +17,9 @@ from torch_featviz.model.layers import check_module
 from torch_featviz.torch_private import COMPILED_CALL, is_optimized
 
 from .apart import batch_second, mixing
-from .noise_by_example import ByExample
-from .noise_by_rank import ByRank
-from .noise_scale import Estimate, NoiseScale, Norms
+from .by_example import ByExample
+from .by_rank import ByRank
+from .scale import Estimate, NoiseScale, Norms
 
 EXAMPLES = (
     32  # of a forward; with more of them the estimate is hardly better, since that of the whole batch is as noisy

@@ -1,0 +1,6 @@
+"""The gradient noise scale: which batch size a training could still use."""
+
+from .gradient import GradientNoise
+from .scale import NoiseScale
+
+__all__ = ["GradientNoise", "NoiseScale"]
