@@ -159,8 +159,9 @@ def test_figures_are_those_of_numpy():
         optimizer.step()
         optimizer.zero_grad()
     (sample,) = watch.history
-    assert list(sample.layers) == ["conv", "again", "fc"]
-    for name, figures in sample.layers.items():
+    assert list(sample.layers) == ["conv", "norm", "again", "fc"]
+    for name in ("conv", "again", "fc"):
+        figures = sample.layers[name]
         outputs = seen[name]
         channels = np.concatenate([each.swapaxes(0, 1).reshape(each.shape[1], -1) for each in outputs], axis=1)
         np.testing.assert_allclose(figures.mean, channels.mean(), rtol=1e-5, atol=1e-6)
@@ -174,7 +175,13 @@ def test_figures_are_those_of_numpy():
         assert bins.counts == tuple(np.histogram(channels, edges)[0])
         assert sum(bins.counts) == channels.size
     assert sample.layers["conv"].dead == 2
-    assert set(sample.parameters) == {f"{layer}.{p}" for layer in ("conv", "again", "fc") for p in ("weight", "bias")}
+    assert set(sample.parameters) == {name for name, _ in net.named_parameters()}
+    whole = np.sqrt(sum(np.square(grad).sum() for grad in grads.values()))
+    np.testing.assert_allclose(sample.scalars.pop("gradient_norm"), whole, rtol=1e-6)
+    assert sample.scalars == {"learning_rate": 0.1}
+    given, values = sample.inputs["inputs"], x.double().numpy()
+    np.testing.assert_allclose((given.mean, given.std), (values.mean(), values.std()), rtol=1e-5)
+    assert (given.min, given.max, given.channels) == (values.min(), values.max(), 2)
     for name, figures in sample.parameters.items():
         np.testing.assert_allclose(figures.norm, np.linalg.norm(after[name]), rtol=1e-6)
         np.testing.assert_allclose(figures.grad_norm, np.linalg.norm(grads[name]), rtol=1e-6)
@@ -213,13 +220,21 @@ def test_gradients_that_come_inside_the_optimizers_step(by_name):
     assert list(one.history) == list(two.history)
 
 
-def test_a_block_without_an_optimizers_step_has_no_gradients():
-    net = fresh()
+def test_a_step_goes_on_until_its_optimizer_steps():
+    net, other = fresh(), fresh()
     train(net, 4, loop="accumulated", watch=(watch := Monitor(net, every=1)))
-    with_steps = [sample.parameters["fc.weight"].grad_norm is not None for sample in watch.history]
-    assert with_steps == [False, True, False, True]
-    ratios = watch.history.values("fc.weight", "update_ratio")
-    assert np.isnan(ratios).tolist() == [True, False, True, False]
+    assert watch.history.steps == [0, 1]
+    torch.manual_seed(7)
+    optimizer, whole = torch.optim.AdamW(other.parameters(), 1e-2), Monitor(other, every=1)
+    batches = data(4)
+    for both in (batches[:2], batches[2:]):  # the same in one block
+        with whole.step():
+            for x, y in both:
+                (nn.functional.cross_entropy(other(x), y) / 2).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert list(watch.history) == list(whole.history)
+    assert all(sample.parameters["fc.weight"].grad_norm for sample in watch.history)
 
 
 def test_optimizers_of_other_models_are_not_looked_at():
@@ -291,8 +306,9 @@ def test_the_steps_between_see_nothing(monkeypatch):
     for step in range(6):
         with watch.step():
             assert ("forward" in vars(net.conv)) is False or step % 4 == 0
-            assert bool(_global_optimizer_pre_hooks) == (step % 4 == 0)
             net(x)
+        assert not _global_optimizer_pre_hooks
+        assert not _global_optimizer_post_hooks
     assert watch.history.steps == [0, 4]
 
 

@@ -162,6 +162,23 @@ class Capture:
             self._leave(opened)
             raise
 
+    def suspend(self) -> None:
+        """Leave the model alone until `resume`; what the block has seen stays open."""
+        _, taps, _ = self._open[-1]
+        with _installing:
+            release(taps)
+        take_back(taps)
+
+    def resume(self) -> None:
+        """Go on with the block that is suspended, as if it had never been."""
+        recorder, _, result = self._open[-1]
+        taps = Taps(self._modules)
+        self._open[-1] = (recorder, taps, result)
+        with _installing:
+            refuse_another_thread(taps)
+            self._install(recorder, taps)
+            keep_out(taps, self._copied_kinds, self._own_deepcopy)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

@@ -213,7 +213,7 @@ class Monitor:
                     yield step
                 else:
                     around = self._noise.block() if self._noise else nullcontext()
-                    with self._watched.capture as stats, self._sampling.block(stats), around:
+                    with self._sampling.block(), around:
                         yield step
             raised = False
         finally:
@@ -313,7 +313,7 @@ class Monitor:
         if due:
             self._find()
             self._accounts.begin()
-            self._sampling = Sampling(number, self._watched.parameters, self._gradients)
+            self._sampling = Sampling(number, self._watched, self._gradients)
         self._pulse.updates = self._sampling.updates if self._sampling else None
         self._accumulation.begin_block()
         return Step(number)
@@ -337,6 +337,8 @@ class Monitor:
             if self._group is None:  # where one rank is gone, the others cannot be asked
                 with suppress(Exception):  # the training's own is the one to see
                     self._complete()
+            elif self._sampling is not None:
+                self._sampling.end()
             self._sampling = None
         else:
             self._accumulation.end_block()
@@ -355,6 +357,7 @@ class Monitor:
         self._accumulation.unfinished = False
         if sampling is None:
             return
+        sampling.end()
         gradients = self._accumulation
         account = self._accounts.end(thrown_away=gradients.thrown_away, uncleared=gradients.uncleared)
         look = self._look(sampling, account, self._pulse.take(), self._pictured(), self._noise)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from torch import Tensor
 from torch import distributed as dist
 
 from torch_featviz.capture import Statistics
-from torch_featviz.capture.reduce import Reducer, across_ranks
+from torch_featviz.capture.reduce import Reducer
 
 from .updates import Gradients, Updates
+from .watched import Watched
 
 
 class Sampling:
@@ -20,21 +19,33 @@ class Sampling:
 
     Args:
         step: its number.
-        parameters: that are watched, by name.
+        watched: layers and parameters.
         gradients: looks at gradients.
     """
 
-    def __init__(self, step: int, parameters: Mapping[str, Tensor], gradients: Gradients) -> None:
+    def __init__(self, step: int, watched: Watched, gradients: Gradients) -> None:
         self.step = step
-        self.updates = Updates(parameters, gradients)
-        self._blocks: list[Statistics] = []
+        self.updates = Updates(watched.parameters, gradients)
+        self._capture = watched.capture
+        self._stats: Statistics | None = None
 
     @contextmanager
-    def block(self, stats: Statistics) -> Iterator[None]:
-        """One more block, captured in `stats`."""
-        stats.for_training()
-        self._blocks.append(stats)
-        yield
+    def block(self) -> Iterator[None]:
+        """One more block; between two of them the model is left alone."""
+        if self._stats is None:
+            self._stats = self._capture.__enter__()
+            self._stats.for_training()
+        else:
+            self._capture.resume()
+        try:
+            yield
+        finally:
+            self._capture.suspend()
+
+    def end(self) -> None:
+        """There is no further block."""
+        if self._stats is not None and self._stats.capture is not None:
+            self._capture.__exit__(None, None, None)
 
     def figures(self, group: dist.ProcessGroup | None) -> tuple[dict[str, Reducer], dict[str, Reducer], dict[str, str]]:
         """The figures of layers in the order in which they ran, of inputs, and the layers without any, with the reason.
@@ -42,21 +53,10 @@ class Sampling:
         Args:
             group: whose figures are one.
         """
-        names = dict.fromkeys(name for stats in self._blocks for name in stats.in_order())
-        inputs = dict.fromkeys(name for stats in self._blocks for name in stats.inputs)
-        left_out = {name: why for stats in self._blocks for name, why in stats.left_out.items()}
-        whole = {name: self._whole(name) for name in (*names, *inputs) if name not in left_out}
-        if group is not None:
-            whole = across_ranks(whole, group)
-        layers = {name: each for name, each in whole.items() if name not in inputs}
-        return layers, {name: whole[name] for name in inputs if name in whole}, left_out
-
-    def _whole(self, name: str) -> Any:
-        """The figures of all blocks, the first one's where it is the only one."""
-        first, *others = [stats[name] for stats in self._blocks if name in stats]
-        if not others:
-            return first
-        whole = first.fresh()
-        for each in (first, *others):
-            whole.merge(each)
-        return whole
+        stats = self._stats
+        if stats is None:
+            return {}, {}, {}
+        whole = dict(stats) if group is None else stats.merged(group)
+        inputs, order = stats.inputs, stats.in_order()
+        layers = {name: whole[name] for name in dict.fromkeys((*order, *whole)) if name in whole and name not in inputs}
+        return layers, {name: whole[name] for name in inputs if name in whole}, stats.left_out

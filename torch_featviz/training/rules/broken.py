@@ -28,8 +28,7 @@ def first_broken(seen: Seen) -> Broken | None:
         return between
     for find in (_input, _weight_before, _layer, _loss, _gradient, _weight_after):
         if (found := find(seen)) is not None:
-            name, text = found
-            return Broken(seen.sample.step, name, f"{text} {_next(seen)}")
+            return Broken(seen.sample.step, *found)
     return None
 
 
@@ -105,7 +104,8 @@ def _layer(seen: Seen) -> tuple[str, str] | None:
     text += f"; before it now: {', '.join(ranges)}" if ranges else ""
     if not before and sample.inputs:
         text += "; what the model was given is finite"
-    return name, f"{text}{'; its weights are broken after the step' if own else ''}."
+    text += "; its weights are broken after the step" if own else ""
+    return name, f"{text}. {_next(seen)}"
 
 
 def _unwatched(seen: Seen, last: str | None, name: str) -> list[str]:

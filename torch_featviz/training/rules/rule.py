@@ -52,10 +52,10 @@ class Memory:
             name: layer.saturated for name, layer in layers.items() if layer.saturated is not None
         } | self.saturated
         shares = {**seen.gradient_shares, **seen.output_shares}
-        self.share = shares | self.share
         self.since = dict.fromkeys(weights, sample.step) | self.since
         self.begun = {name: norm for name in weights if (norm := seen.norm_before(name)) is not None} | self.begun
         self.late = [name for name in self.late if shares.get(name, 0.0) <= ARRIVED]
+        self.share = {name: share for name, share in shares.items() if name not in self.late} | self.share
         for name, each in weights.items():
             self.peak[name] = max(self.peak.get(name, 0.0), each.update_ratio or 0.0)
             if name not in self.late:

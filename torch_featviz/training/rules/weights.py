@@ -10,7 +10,8 @@ DEAD = 0.75  # ours: of a weight's rows; CS231n warns of 40 %, but 57 % were off
 WIDE = 64  # ours: of fewer rows only all count; where biases decide, half of the ReLUs are off by chance
 ENOUGH = 16  # ours: of fewer values for each output, many outputs may be off by chance
 VANISHING = 1e-4  # ours: of the largest, both of gradients and of what they move
-RISING = 1.5  # ours: times its first share, a gradient is on its way
+RISING = 1.5  # ours: times its first share, a gradient is on its way,
+SMALL = 0.03  # as long as it is below this share
 EXPLODING = 1e3  # ours: times what was usual
 JUMP = 10.0  # ours: times what is usual of all gradients together, or it is one that begins small
 LEFT_BEHIND = 1e-3  # ours: of the median weight's ratio; layer-wise learning rates differ by less
@@ -74,15 +75,19 @@ def stopped(seen: Seen) -> Judged:
 
 
 def never_moves(seen: Seen) -> Judged:
-    """From the beginning on, and not while the learning rate rises."""
-    memory = seen.memory
-    for name, each in seen.weights.items():
-        about, ratio = seen.account.about.get(name), each.update_ratio or 0.0
-        unit = _HALF_UNIT.get(about.dtype if about else "float32", 0.0)
-        limit, peak = max(NEVER, unit / _FEW), max(ratio, memory.peak.get(name, 0.0))
-        waits = _is_table(seen, name) or seen.rises(name) or not seen.account.rates.get(name, 1.0) or not each.grad_norm
-        long = unit > 0 or seen.sample.step - memory.since.get(name, seen.sample.step) >= SETTLED
-        yield name, f"{peak:.1g}, {about.dtype if about else ''}", peak < limit and long and not waits
+    """From the beginning on, and not while the learning rate rises: rounding swallows it, or none moves."""
+    memory, about = seen.memory, seen.account.about
+    peaks = {name: max(each.update_ratio or 0.0, memory.peak.get(name, 0.0)) for name, each in seen.weights.items()}
+    if not peaks:
+        return
+    all_slow = max(peaks.values()) < NEVER
+    for name, peak in peaks.items():
+        dtype = about[name].dtype if name in about else "float32"
+        unit, long = _HALF_UNIT.get(dtype), seen.sample.step - memory.since.get(name, seen.sample.step) >= SETTLED
+        beyond = peak < unit / _FEW if unit else peak < NEVER and all_slow and long
+        waits = _is_table(seen, name) or seen.rises(name) or _is_rising(seen, name)
+        asked = seen.account.rates.get(name, 1.0) and seen.weights[name].grad_norm
+        yield name, f"{peak:.1g}, {dtype}", bool(beyond and asked) and not waits
 
 
 def large_updates(seen: Seen) -> Judged:
@@ -112,8 +117,9 @@ def _ratios(seen: Seen) -> dict[str, float]:
 
 
 def _is_rising(seen: Seen, name: str) -> bool:
+    """Whether its gradient is small beside the largest, and less so than at first."""
     share = seen.gradient_shares.get(name, 0.0)
-    return share > RISING * seen.memory.share.get(name, share)
+    return RISING * seen.memory.share.get(name, share) < share < SMALL
 
 
 def _is_table(seen: Seen, name: str) -> bool:
