@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .updates import Updates, norms_of, scale_of
+from .squares import Squares
+from .updates import Updates, scale_of
 
+_MOST = 1024  # steps since the last look that are kept
 Value = Tensor | float
+_Step: TypeAlias = tuple[int, list[Tensor], dict[str, list[Value]]]  # its number, squared norms, and what was logged
 
 
 class Beat(NamedTuple):
@@ -43,7 +47,8 @@ class Pulse:
     def __init__(self, *, on: bool) -> None:
         self.on = on
         self.updates: Updates | None = None  # of a look, which knows most norms
-        self._steps: list[tuple[int, list[Tensor], dict[str, list[Value]]]] = []
+        self._squares = Squares()
+        self._steps: deque[_Step] = deque(maxlen=_MOST)
 
     def begin(self, step: int) -> None:
         """The next step; what follows belongs to it."""
@@ -58,8 +63,7 @@ class Pulse:
         moved = [each for group in optimizer.param_groups for each in group["params"] if each.grad is not None]
         norms = [known[id(each)] for each in moved if id(each) in known]
         others = [_local(each.grad) for each in moved if id(each) not in known and not each.grad.is_sparse]
-        if norms := [*norms, *norms_of(others)]:
-            self._steps[-1][1].append(_joined(norms))
+        self._steps[-1][1].extend([*_joined(norms), *self._squares.of(others)])
 
     def stepped(self, _optimizer: Optimizer) -> None:
         """Parameters have moved, of which nothing is asked."""
@@ -71,29 +75,30 @@ class Pulse:
 
     def take(self) -> Beats:
         """All steps so far; those that follow are for the next look."""
-        steps, self._steps = self._steps, []
+        steps = list(self._steps)
+        self._steps.clear()
         return Beats(steps)
 
 
 class Beats:
     """Steps whose numbers are to be fetched: `tensors` go to the CPU, `read` is given what became of them."""
 
-    def __init__(self, steps: list[tuple[int, list[Tensor], dict[str, list[Value]]]]) -> None:
+    def __init__(self, steps: Sequence[_Step]) -> None:
         self._steps: list[tuple[int, int, dict[str, list[float | None]]]] = []  # None: among the tensors
         self.tensors: list[Tensor] = []
-        for step, norms, scalars in steps:
-            self.tensors += norms
+        for step, squares, scalars in steps:
+            self.tensors += squares
             kept: dict[str, list[float | None]] = {}
             for name, values in scalars.items():
                 kept[name] = [None if isinstance(value, Tensor) else value for value in values]
                 self.tensors += [value for value in values if isinstance(value, Tensor)]
-            self._steps.append((step, len(norms), kept))
+            self._steps.append((step, len(squares), kept))
 
     def read(self, numbers: Iterator[Any]) -> list[Beat]:
         """The beats, from the numbers of the tensors in their order."""
         beats = []
         for step, norms, kept in self._steps:
-            squares = [float(next(numbers)) ** 2 for _ in range(norms)]
+            squares = [float(next(numbers)) for _ in range(norms)]
             scalars = {
                 name: sum(float(next(numbers)) if value is None else value for value in values) / len(values)
                 for name, values in kept.items()
@@ -102,12 +107,12 @@ class Beats:
         return beats
 
 
-def _joined(norms: Sequence[Tensor]) -> Tensor:
-    if len(norms) == 1:
-        return norms[0]
-    first = norms[0].device
-    joined: Tensor = torch.linalg.vector_norm(torch.stack([norm.to(first) for norm in norms]))
-    return joined
+def _joined(norms: Sequence[Tensor]) -> list[Tensor]:
+    """The sum of their squares on each device."""
+    by_device: dict[torch.device, list[Tensor]] = {}
+    for norm in norms:
+        by_device.setdefault(norm.device, []).append(norm)
+    return [torch.stack(several).square().sum() for several in by_device.values()]
 
 
 def _local(gradient: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from triton.compiler import ASTSource
 
 from torch_featviz.capture.reduce import kernels
 from torch_featviz.picture import kernels as drawing
+from torch_featviz.training import kernels as training
 
 LONG, INT, FLOAT, DOUBLE = "*i64", "*i32", "*fp32", "*fp64"
 FACTORS = [f"{color}_{what}" for color in ("red", "green", "blue") for what in ("factor", "shift")]
@@ -48,6 +49,8 @@ def main():
     drawn |= dict.fromkeys(("image", "heatmap", "lows", "highs"), FLOAT)
     drawn |= dict.fromkeys(("low", "high", "share", "rounded", *FACTORS), "fp32")
     sizes += [compiled(drawing.overlay, drawn, OWN=own, SYMMETRIC=own, GRAY=not own) for own in (False, True)]
+    added = {"addresses": LONG, "programs": LONG, "out": DOUBLE, "at": "i32"}
+    sizes += [compiled(training.squares, added, KIND=kind) for kind in range(4)]
     print(len(sizes), "variants", file=sys.stderr)
     return 0 if all(sizes) else 1
 
