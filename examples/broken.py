@@ -79,10 +79,12 @@ def train(model: nn.Module, batches: Batches) -> fv.Monitor:
     """Learn from each batch, watched at every fourth."""
     optimizer, watch = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9), fv.Monitor(model, every=4)
     for images, labels in batches:
-        with watch.step():
-            nn.functional.cross_entropy(model(images), labels).backward()
+        with watch.step() as step:
+            loss = nn.functional.cross_entropy(model(images), labels)
+            loss.backward()
             optimizer.step()
             optimizer.zero_grad()
+            step.log(loss=loss)
     return watch
 
 

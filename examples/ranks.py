@@ -38,10 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
     with fv.Monitor(model, every=4, to=arguments.out / "figures") as watch:
         for images, labels in islice(cycle(loader), arguments.steps):
-            with watch.step():
-                nn.functional.cross_entropy(model(images), labels).backward()
+            with watch.step() as step:
+                loss = nn.functional.cross_entropy(model(images), labels)
+                loss.backward()
                 optimizer.step()
                 optimizer.zero_grad()
+                step.log(loss=loss)
     if dist.get_rank() == 0:
         watch.report(title="Two processes, one training").save(arguments.out / "report.png")
         values = sum(watch.history[0].layers["0"].histogram.counts)

@@ -42,11 +42,14 @@ def train(steps: int, out: Path) -> fv.Monitor:
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
     loader = DataLoader(data, 16, shuffle=True, generator=torch.Generator().manual_seed(0))
     with fv.Monitor(model, every=4, probe=torch.stack([circle, cross]), to=out) as watch:
-        for step, (images, labels) in enumerate(islice(cycle(loader), steps)):
-            with watch.step(step):
-                nn.functional.cross_entropy(model(images), labels).backward()
+        for number, (images, labels) in enumerate(islice(cycle(loader), steps)):
+            with watch.step(number) as step:
+                scores = model(images)
+                loss = nn.functional.cross_entropy(scores, labels)
+                loss.backward()
                 optimizer.step()
                 optimizer.zero_grad()
+                step.log(loss=loss, accuracy=(scores.argmax(1) == labels).float().mean())
     return watch
 
 

@@ -31,10 +31,12 @@ with torch.no_grad():
 optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
 watch = fv.Monitor(model, every=4)
 for images, labels in islice(DataLoader(XO("train"), 16, shuffle=True), 60):
-    with watch.step():
-        nn.functional.cross_entropy(model(images), labels).backward()
+    with watch.step() as step:
+        loss = nn.functional.cross_entropy(model(images), labels)
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+        step.log(loss=loss)
 for found in watch.findings:
     print(f"step {found.step}, {found.kind}: {found.text}")
 

@@ -34,10 +34,12 @@ probe = torch.stack([next(image for image, label in drawings if label == k) for 
 
 watch = fv.Monitor(model, every=4, probe=probe)
 for images, labels in islice(cycle(loader), 100):
-    with watch.step():
-        nn.functional.cross_entropy(model(images), labels).backward()
+    with watch.step() as step:
+        loss = nn.functional.cross_entropy(model(images), labels)
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+        step.log(loss=loss)
 print(watch.history, len(watch.findings), "findings")
 
 # %%

@@ -145,6 +145,7 @@ def entry(
             raise
         finally:
             recorder.exit_whole()
+        recorder.note_output(output)
         if recorder.records.changes == before:
             _warn_of_guards("model")
         return output

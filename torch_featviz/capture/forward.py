@@ -65,6 +65,7 @@ def _captured(
                 if not recorder.stopping.done:
                     raise
                 output = None
+            recorder.note_output(output)
             recorder.end(unseen)
         return output
     finally:

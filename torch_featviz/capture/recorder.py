@@ -243,6 +243,9 @@ class Recorder:
     def note_inputs(self, given: Any) -> None:
         """What the model is given, where it is compiled as a whole."""
 
+    def note_output(self, output: Any) -> None:
+        """What the model returned."""
+
     @eager
     def exit_whole(self) -> None:
         """That call is over, also where it raised."""

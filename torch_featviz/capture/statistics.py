@@ -59,6 +59,7 @@ class Reduction(Recorder):
         self._budget = gpu.budget(device)
         self.with_inputs = False
         self.inputs: dict[str, None] = {}  # their names
+        self.losses: list[Tensor] = []  # that the model returned
         self.ran: dict[str, None] = {}  # layers in the order in which they first returned, where that is seen
         self._few = self._spare() if Few.takes(into) and device.type == "cpu" else None
         self.by_version = self._waits = self._has_kernels(device) or (device.type in _PLAIN and Few.takes(into, device))
@@ -101,6 +102,11 @@ class Reduction(Recorder):
                 self.came(tensor)
             else:
                 self._update(name, tensor)
+
+    @eager
+    def note_output(self, output: Any) -> None:
+        if self.with_inputs and (loss := loss_in(output)) is not None:
+            self.losses.append(loss.detach().clone())
 
     @eager
     @contextmanager
@@ -395,6 +401,15 @@ def inputs_of(given: Any) -> dict[str, Tensor]:
     return found
 
 
+def loss_in(output: Any) -> Tensor | None:
+    """The loss that a model returns by itself: one number, alone, first of several things, or called `loss`."""
+    if isinstance(output, Mapping):
+        output = output.get("loss")
+    elif isinstance(output, (tuple, list)):
+        output = output[0] if output else None
+    return output if isinstance(output, Tensor) and output.dim() == 0 and output.is_floating_point() else None
+
+
 def first_tensor(output: Any) -> Tensor | None:
     """A tensor, or the first one of several, as recurrent layers and attentions return them."""
     if isinstance(output, (tuple, list)) and output:
@@ -430,7 +445,7 @@ class Statistics(Mapping[str, Any]):
         return [name for name in empty if name not in used] + self._recorder.functions.unmatched
 
     def for_training(self) -> None:
-        """From now on forwards in evaluation mode do not count, and there are figures of the model's inputs, too.
+        """From now on forwards in evaluation mode do not count, and there are inputs and losses, too.
 
         Each tensor of floating-point numbers is one, called `"inputs"`, `"inputs/1"`, or `"inputs/<keyword>"`.
         """
@@ -452,6 +467,11 @@ class Statistics(Mapping[str, Any]):
     def inputs(self) -> list[str]:
         """The model's inputs of which there are figures, see `for_training`."""
         return [name for name in self if name in getattr(self._recorder, "inputs", ())]
+
+    @property
+    def losses(self) -> list[Tensor]:
+        """What the model returned as its loss, of each forward; see `for_training`."""
+        return list(getattr(self._recorder, "losses", ()))
 
     def merged(self, group: dist.ProcessGroup | None = None) -> dict[str, Any]:
         """The same of the data of all ranks of a distributed run; see `across_ranks`. Every rank has to call this."""

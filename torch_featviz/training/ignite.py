@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
 from typing import Any
 
 from ignite.engine import Engine, Events
+from torch import Tensor
 
 from torch_featviz.errors import OptionError
 
@@ -16,7 +18,8 @@ from .steps import Steps
 def attach_ignite(engine: Engine, watch: Monitor, *, accumulate: int = 1) -> Attached:
     """Let `watch` look at the steps of a training `engine`, in all of its runs.
 
-    What handlers do is not looked at: they may run an evaluator on the same model. Where `engine.run` begins again at
+    A number that the process function returns, or one called `loss` in what it returns, is logged as the loss. What
+    handlers do is not looked at: they may run an evaluator on the same model. Where `engine.run` begins again at
     its first iteration, steps are counted on. `watch` stays open; close it when all is done.
 
     Args:
@@ -67,6 +70,9 @@ class Attached:
         except BaseException as error:
             self._steps.end(error)
             raise
+        loss = output.get("loss") if isinstance(output, Mapping) else output
+        if isinstance(loss, float) or (isinstance(loss, Tensor) and loss.dim() == 0):
+            self._steps.log(loss=loss)
         if engine.state.iteration % self._accumulate == 0:
             self._steps.end()
         return output

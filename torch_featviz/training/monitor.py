@@ -358,6 +358,7 @@ class Monitor:
         if sampling is None:
             return
         sampling.end()
+        self._pulse.returned(sampling.losses)
         gradients = self._accumulation
         account = self._accounts.end(thrown_away=gradients.thrown_away, uncleared=gradients.uncleared)
         look = self._look(sampling, account, self._pulse.take(), self._pictured(), self._noise)

@@ -73,6 +73,11 @@ class Pulse:
         for name, values in scalars.items():
             self._steps[-1][2].setdefault(name, []).extend(values)
 
+    def returned(self, losses: Sequence[Tensor]) -> None:
+        """The losses that the model returned in the latest step, where none was logged."""
+        if losses and self._steps:
+            self._steps[-1][2].setdefault("loss", list(losses))
+
     def take(self) -> Beats:
         """All steps so far; those that follow are for the next look."""
         steps = list(self._steps)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from torch import Tensor
 from torch import distributed as dist
 
 from torch_featviz.capture import Statistics
@@ -46,6 +47,11 @@ class Sampling:
         """There is no further block."""
         if self._stats is not None and self._stats.capture is not None:
             self._capture.__exit__(None, None, None)
+
+    @property
+    def losses(self) -> list[Tensor]:
+        """What the model returned as its loss, if it does."""
+        return [] if self._stats is None else self._stats.losses
 
     def figures(self, group: dist.ProcessGroup | None) -> tuple[dict[str, Reducer], dict[str, Reducer], dict[str, str]]:
         """The figures of layers in the order in which they ran, of inputs, and the layers without any, with the reason.

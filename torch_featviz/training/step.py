@@ -33,6 +33,7 @@ class Step:
         """Keep scalars of this step: a row of the report, and in every sink.
 
         Nothing is waited for: what is on a GPU is read with the figures. Of several values in one step the mean counts.
+        The loss that a model returns itself is logged at each look, where none is given.
 
         Args:
             scalars: by name, numbers or tensors of one number. `loss` is also judged: whether it is finite, and falls.

@@ -132,7 +132,7 @@ def _epoch(
     kind: Kind | None = None  # judged by the first batch: what the scores are does not change
     for inputs, labels in _batches(loader):
         images, truth = inputs.to(device), labels.to(device)
-        with around():
+        with around() as step:
             scores = scores_of(model(images if augment is None else augment(images)), len(truth), _HINT)
             kind = kind or answer_of(scores, len(truth), ended=partial(end_of, scores), unsure="logits").kind
             loss = _loss(Answer(scores, kind), _fitting(truth, Answer(scores, kind), seen))
@@ -141,6 +141,8 @@ def _epoch(
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
+            if (log := getattr(step, "log", None)) is not None:  # of a Monitor
+                log(loss=loss)
         if schedule is not None:
             schedule.step()
         loss_sum, seen = loss_sum + value * len(truth), seen + len(truth)
