@@ -110,7 +110,7 @@ class Findings:
         return any(fnmatchcase(name, glob) for glob in self._ignore.get(kind, ()))
 
     def _judge(self, seen: Seen) -> list[Finding]:
-        told, step = self._told(), seen.sample.step
+        told, now = self._told(), seen.sample.step
         names: dict[str, list[str]] = {}
         texts: dict[str, list[str]] = {}
         explodes = False
@@ -125,10 +125,12 @@ class Findings:
                 continue
             if new and not (rule.kind == "vanishing" and explodes):  # beside what explodes all is small
                 told |= {(rule.kind, name) for name in new}
-                first = min(rows[name][0] for name in new)
                 names.setdefault(rule.kind, []).extend(new)
-                texts.setdefault(rule.kind, []).append(_text(rule, new, first, step))
-        return [Finding(step, kind, tuple(names[kind]), " ".join(texts[kind])) for kind in names]
+                first = {name: rows[name][0] for name in new}
+                born = all(step <= self._memory.since.get(name, -1) for name, step in first.items())
+                advice = rule.from_the_first if born and rule.from_the_first else rule.advice
+                texts.setdefault(rule.kind, []).append(f"{_text(rule, new, min(first.values()), now)} {advice}")
+        return [Finding(now, kind, tuple(names[kind]), " ".join(texts[kind])) for kind in names]
 
 
 def _lasting(rule: Rule, rows: dict[str, list[int]], seen: Seen) -> dict[str, str]:
@@ -151,7 +153,7 @@ def _text(rule: Rule, figures: dict[str, str], first: int, last: int) -> str:
     if len(figures) > _WRITTEN:
         written += f" and {len(figures) - _WRITTEN} more"
     when = f"at step {last}" if rule.samples == 1 else f"in {rule.samples} samples in a row, steps {first} to {last}"
-    return f"{rule.text.format(names=written)}, {when}. {rule.advice}"
+    return f"{rule.text.format(names=written)}, {when}."
 
 
 def _checked(ignore: Mapping[str, Globs] | None) -> dict[str, tuple[str, ...]]:

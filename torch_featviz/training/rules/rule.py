@@ -151,6 +151,7 @@ class Rule:
     advice: str
     unless: tuple[str, ...] = ()  # these kinds were told of the same name, and explain it
     after: tuple[str, ...] = ()  # these kinds were told of anything, and explain it
+    from_the_first: str = ""  # advice where it has been so since the first look
     patient: bool = False  # with what began at 0 and has not come far yet
 
 

@@ -44,14 +44,6 @@ def dead_rows(seen: Seen) -> Judged:
         yield name, f"{unreached} of {rows}{cause}", (most or unreached == rows) and not idles
 
 
-def born_dead(seen: Seen) -> Judged:
-    return [(name, figure, dead and name not in seen.memory.share) for name, figure, dead in dead_rows(seen)]
-
-
-def died(seen: Seen) -> Judged:
-    return [(name, figure, dead and name in seen.memory.share) for name, figure, dead in dead_rows(seen)]
-
-
 def large_gradients(seen: Seen) -> Judged:
     totals = seen.memory.totals
     usual_total = median(totals) if len(totals) >= KNOWN else float("inf")
@@ -142,13 +134,10 @@ RULES = (
     Rule("large_updates", shut_off, 3,
          f"These took a step of more than {LARGE:g} of the weight, and no gradient comes to them any more: {{names}}",
          "Lower the learning rate."),
-    Rule("dead", born_dead, 3,
-         f"From the beginning no gradient at all reaches these outputs (told from {DEAD:.0%} on, of narrow layers all): "
-         "{names}",
-         "Check the biases and weights that they begin with.", ("untrained",)),
-    Rule("dead", died, 3,
-         f"No gradient at all reaches these outputs any more (told from {DEAD:.0%} on, of narrow layers all): {{names}}",
-         "Lower the learning rate; a LeakyReLU, or a normalisation before the activation, helps.", ("untrained",)),
+    Rule("dead", dead_rows, 3,
+         f"No gradient at all reaches these outputs (told from {DEAD:.0%} on, of narrow layers all): {{names}}",
+         "Lower the learning rate; a LeakyReLU, or a normalisation before the activation, helps.", ("untrained",),
+         from_the_first="Check the biases and weights that they begin with."),
     Rule("vanishing", small_gradients, 3,
          f"The gradient (RMS), and what it moves, is below {VANISHING:g} of the largest layer's: {{names}}",
          "Normalisation, skip connections, other initial weights or a ReLU let gradients through.", patient=True),
