@@ -704,12 +704,13 @@ class Experts(nn.Module):
     def __init__(self, width: int = 32) -> None:
         super().__init__()
         self.router = nn.Linear(width, 4)
+        nn.init.normal_(self.router.weight, std=0.02)  # else one or two experts are left behind for good
         self.experts = nn.ModuleList(
             nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)) for _ in range(4)
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        chances = self.router(x).softmax(1)
+        chances = self.router(x * (0.9 + 0.2 * torch.rand_like(x))).softmax(1)
         chance, chosen = chances.max(1)
         out = torch.zeros_like(x)
         for number, expert in enumerate(self.experts):
@@ -729,7 +730,7 @@ def switch_experts() -> Run:
     for images, labels in batches(digits(), 16, 250):
         with run.step() as step:
             hidden, balance = net["experts"](torch.relu(net["first"](images.flatten(1))))
-            loss = F.cross_entropy(net["head"](hidden), labels) + 0.01 * balance
+            loss = F.cross_entropy(net["head"](hidden), labels) + 0.1 * balance
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
