@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from torch_featviz.model.layers import names_of, unwrap
-from torch_featviz.torch_private import NORMS
+from torch_featviz.torch_private import DROPOUTS, NORMS
 
+from .accumulation import Accumulation
 from .initial import alike, drawn, twins
 from .optimizers import Optimizers
 from .pulse import Beat
@@ -32,6 +33,8 @@ class Account:
     thrown_away: bool = False  # whether gradients came and went without an optimizer's step
     unheld: tuple[str, ...] = ()  # trainable, and in no optimizer
     optimizers: int = 1  # of the model, that stepped
+    skipped: int = 0  # blocks whose gradients were not finite, where no optimizer has ever stepped
+    switched: tuple[str, ...] = ()  # norms and dropouts in training mode at the first look, and now all in evaluation
     uncleared: bool = False  # whether a gradient was added to the one that an earlier step had used
     others: tuple[str, ...] = ()  # classes of optimizers that stepped and hold nothing of the model
     copies: bool = False  # whether these hold tensors of the same shapes
@@ -44,6 +47,9 @@ class Account:
     idle_norms: tuple[str, ...] = ()  # layers that normalise by statistics which were never gathered
     leaves: tuple[str, ...] = ()  # layers without layers in them, in the model's order
     beats: tuple[Beat, ...] = ()  # of each step since the last look, this one included
+
+
+_MODAL = (*NORMS, *DROPOUTS)
 
 
 class Accounts:
@@ -59,6 +65,7 @@ class Accounts:
         self._model, self._watched, self._optimizers = model, watched, optimizers
         self._before: dict[str, Tensor] | None = None  # norms, until an optimizer is seen
         self._looked = False
+        self._in_training: dict[nn.Module, str] = {}  # at the first look, those to which it matters
         self._missed = set[str]()  # parameters that no optimizer that stepped held,
         self._without = set[str]()  # and those of them that none holds
 
@@ -73,7 +80,7 @@ class Accounts:
         return any(float(now[name]) != float(norm) for name, norm in (self._before or {}).items() if name in now)
 
     @torch.no_grad()
-    def end(self, *, thrown_away: bool, uncleared: bool) -> Pending:
+    def end(self, gradients: Accumulation) -> Pending:
         """The step is over: what is known of it, but for the numbers that are still on the device."""
         watched, optimizers = self._watched, self._optimizers
         everything = {name: each for name, each in watched.everything.items() if each.requires_grad}
@@ -87,8 +94,12 @@ class Accounts:
             "about": watched.about,
             "stepped": optimizers.stepped,
             "optimizers": len({group.optimizer for group in optimizers.groups}),
-            "uncleared": uncleared,
-            "thrown_away": thrown_away,
+            "uncleared": gradients.uncleared,
+            "thrown_away": gradients.thrown_away,
+            "skipped": gradients.skipped,
+            "switched": tuple(self._in_training.values())
+            if not any(each.training for each in self._in_training)
+            else (),
             "unheld": unheld,
             "others": tuple(dict.fromkeys(type(each).__name__ for each in optimizers.others)),
             "copies": bool(unheld) and self._copied(everything),
@@ -102,7 +113,7 @@ class Accounts:
         }
         if not self._looked:
             facts |= self._first_look(everything)
-            self._looked = optimizers.stepped or thrown_away
+            self._looked = optimizers.stepped or gradients.thrown_away
         return Pending(facts, groups, self._before or {})
 
     def _unheld(self, everything: Mapping[str, Tensor], held: set[str]) -> tuple[str, ...]:
@@ -130,6 +141,8 @@ class Accounts:
 
     def _first_look(self, everything: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
         watched = self._watched
+        names = names_of(self._model)
+        self._in_training = {each: name for each, name in names.items() if isinstance(each, _MODAL) and each.training}
         frozen = {name: each for name, each in watched.everything.items() if not each.requires_grad and each.dim() > 1}
         random = drawn(frozen)
         of_a_twin = twins({name: frozen[name] for name in random}, everything.values()) if random else set()

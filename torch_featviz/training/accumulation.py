@@ -13,6 +13,7 @@ from .optimizers import Optimizers
 
 _FEW = 16  # parameters, the smallest, by whose gradients all is told
 _PATIENCE = 64  # blocks of one step
+_SKIPS = 24  # of them in which a GradScaler halves its scale, from 65,536 on 16 times at most
 
 
 class Trace:
@@ -85,6 +86,7 @@ class Accumulation:
         self.unfinished = False  # whether the optimizer is still to step
         self.blocks = 0  # of the step
         self.thrown_away = False  # gradients came and went in this step, and no optimizer has ever stepped
+        self.skipped = 0  # blocks of this step whose gradients were not finite, where no optimizer has ever stepped
         self._optimizers = optimizers
         self._alone = False  # no optimizer is to be waited for
         self._few: list[Tensor] = []
@@ -104,7 +106,7 @@ class Accumulation:
         return self.clearing.missed and self.blocks == 1
 
     def begin_step(self) -> None:
-        self.blocks, self.thrown_away, self._left = 0, False, []
+        self.blocks, self.thrown_away, self.skipped, self._left = 0, False, 0, []
 
     def begin_block(self) -> None:
         self._before = [Trace(each) for each in self._few]
@@ -126,8 +128,13 @@ class Accumulation:
             return False
         gone = any(not trace.is_of(each) for each, trace in zip(self._few, self._left, strict=False))
         self._left = [Trace(each) for each in self._few]
-        finite = not gone or all(bool(each.grad.isfinite().all()) for each in self._few if each.grad is not None)
-        if (gone and finite) or self.blocks >= _PATIENCE:  # not finite: a GradScaler has skipped the step
-            self._alone = self.thrown_away = True
-            return False
-        return True
+        if not gone and self.blocks < _PATIENCE:
+            return True
+        if not all(bool(each.grad.isfinite().all()) for each in self._few if each.grad is not None):
+            if self.blocks < _SKIPS:  # a GradScaler has skipped the step
+                return True
+            self.skipped = self.blocks
+        else:
+            self.thrown_away = True
+        self._alone = True
+        return False

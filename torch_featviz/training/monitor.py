@@ -359,8 +359,7 @@ class Monitor:
             return
         sampling.end()
         self._pulse.returned(sampling.losses)
-        gradients = self._accumulation
-        account = self._accounts.end(thrown_away=gradients.thrown_away, uncleared=gradients.uncleared)
+        account = self._accounts.end(self._accumulation)
         look = self._look(sampling, account, self._pulse.take(), self._pictured(), self._noise)
         wait = look.is_on_its_way and self._group is None
         self._log.take(look, wait=wait)

@@ -10,6 +10,7 @@ from torch_featviz.training.pulse import Beat
 
 from .rule import Seen, values_of
 
+WILD = 100.0  # ours: norm of all gradients, or times the first one's, at most ten times that
 _WRITTEN = 5  # names in a text
 
 
@@ -47,8 +48,18 @@ def _between(seen: Seen) -> Broken | None:
             what += f", though the loss was finite ({beat.loss:.3g}): look for sqrt(0) or x / 0 in the backward"
     before = _spoken(beats[place - 1]) if place else ""
     now = _where_now(seen)
-    text = f"{what}; it is the first such step{before}, so that its batch is broken, or what is made of it."
-    return Broken(beat.step, name, f"{text} {now} Look at the data and at every step from {beat.step} on (every=1).")
+    text = f"{what}; it is the first such step{before}"
+    if place and _is_wild(beats[0], beats[place - 1]):
+        advice = "Lower the learning rate, or clip gradients."
+    else:
+        text += ", so that its batch is broken, or what is made of it"
+        advice = f"Look at the data of step {beat.step}."
+    return Broken(beat.step, name, f"{text}. {now} {advice}")
+
+
+def _is_wild(first: Beat, last: Beat) -> bool:
+    """Whether the gradient had grown by far, or was huge, a step before."""
+    return last.gradient is not None and last.gradient > WILD * max(1.0, min(first.gradient or 1.0, 10.0))
 
 
 def _spoken(beat: Beat) -> str:

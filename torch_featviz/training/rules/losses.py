@@ -8,11 +8,15 @@ from .rule import Judged, Rule, Seen
 
 STEPS = 100  # ours: so many with a loss that does not fall, none of them while the learning rate rises
 MEANS = 4  # of it at least
-NEAR = 0.02  # ours: of ln(classes)
+FALLS = (4, 2.5)  # ours: of so many means at least, standard errors of a slope
+NEAR, BELOW = 0.02, 0.005  # ours: of ln(classes), above and below it
 JUMP = 100.0  # ours: times the loss at the beginning, in one step
 DIVERGED = 10.0  # ours: times the loss at the beginning
-UNSCALED = 1e4  # ours: times the square of what the model answers
-SLOW = 50  # ours: steps in which such a loss falls by a tenth, or it is told
+SQUARED = 1e4  # ours: times the square of what the model answers, after 50 steps,
+ABSOLUTE, APART = 100.0, 20.0  # or so much, and so many times what it answers, after 100
+SLOW = 0.9  # ours: of the loss at the beginning
+GUESSED = 0.15  # ours: of the loss of a guess
+SPENT = 1e-3  # ours: of the highest learning rate
 
 
 def flat(seen: Seen) -> Judged:
@@ -25,8 +29,28 @@ def flat(seen: Seen) -> Judged:
     first, last = _mean(curve[:half]), _mean(curve[half:])
     classes = min({2, max(2, channels)}, key=lambda each: abs(last - log(each)))  # an output may also say yes or no
     guess = log(classes)
-    near = abs(last - guess) <= NEAR * guess and last >= first - NEAR * guess
+    near = -BELOW * guess <= last - guess <= NEAR * guess and last >= first - NEAR * guess and not _falls(curve[half:])
     yield "loss", f"{last:.3g}, ln({classes}) = {guess:.3g}", near
+
+
+def wrong_sign(seen: Seen) -> Judged:
+    """It begins where a guess is, below 0, or runs away below it."""
+    curve = _curve(seen)
+    if len(curve) < 2 or seen.answer is None or seen.account.optimizers > 1:
+        return
+    guesses = [log(max(2, seen.sample.layers[seen.answer].channels)), log(2)]
+    first, last = curve[0][1], curve[-1][1]
+    begins = any(abs(first + guess) <= GUESSED * guess for guess in guesses) and last < first
+    yield "loss", f"{first:.3g} at first, {last:.3g}", begins or (first < 0 and last < JUMP * min(first, -1.0))
+
+
+def ran_out(seen: Seen) -> Judged:
+    """The learning rate has come down before the loss has."""
+    rates = [seen.memory.rates.get(name, [rate])[0] for name, rate in seen.account.rates.items()]
+    now = max(seen.account.rates.values(), default=0.0)
+    spent = bool(rates) and now < SPENT * max(rates)
+    for name, figure, beyond in flat(seen):
+        yield name, f"{figure}; rate {now:.1g}, at first {max(rates, default=0.0):.1g}", beyond and spent
 
 
 def jumped(seen: Seen) -> Judged:
@@ -52,8 +76,9 @@ def unscaled(seen: Seen) -> Judged:
         return
     answer, first, last = seen.sample.layers[seen.answer], curve[0][1], curve[-1][1]
     size = max(1.0, answer.mean**2 + answer.std**2)
-    slow = curve[-1][0] - curve[0][0] >= SLOW and last > 0.9 * first
-    yield "loss", f"{last:.3g}, answers about {size**0.5:.2g}", slow and last > UNSCALED * size
+    steps, mean = curve[-1][0] - curve[0][0], size**0.5
+    far = (steps >= 50 and last > SQUARED * size) or (steps >= 100 and last > max(ABSOLUTE, APART * mean))
+    yield "loss", f"{last:.3g}, answers about {mean:.2g}", far and last > SLOW * first
 
 
 def _curve(seen: Seen) -> list[list[float]]:
@@ -63,22 +88,43 @@ def _curve(seen: Seen) -> list[list[float]]:
     return [*seen.memory.curve, *now]
 
 
+def _falls(curve: list[list[float]]) -> bool:
+    """Whether it falls by more than noise would have it: its slope, in standard errors."""
+    if len(curve) < FALLS[0]:
+        return False
+    values = [value for _, value, _ in curve]
+    places = [i - (len(values) - 1) / 2 for i in range(len(values))]
+    middle, across = sum(values) / len(values), sum(place**2 for place in places)
+    slope = sum(place * value for place, value in zip(places, values, strict=True)) / across
+    left = sum((value - middle - slope * place) ** 2 for place, value in zip(places, values, strict=True))
+    error = (left / (len(values) - 2) / across) ** 0.5
+    return bool(slope < -FALLS[1] * error)
+
+
 def _mean(curve: list[list[float]]) -> float:
     return sum(value * count for _, value, count in curve) / sum(count for _, _, count in curve)
 
 
+_CAUSES = ("nonfinite", "untrained", "mode", "symmetric", "inputs", "dead", "vanishing", "gradients")
+
 RULES = (
     Rule("targets", unscaled, 1,
          "The loss is far above what the model answers, and hardly falls: {names}",
-         "Scale the targets to a mean of 0 and a std of 1."),
+         "Scale the targets to a mean of 0 and a std of 1.", after=("inputs",)),
+    Rule("stopped", ran_out, 1,
+         "The learning rate has come down while the loss is still that of a guess: {names}",
+         "Let the schedule step once an epoch, or end later.", after=_CAUSES),
+    Rule("loss", wrong_sign, 1,
+         "The loss is below 0 from the beginning and falls: {names}",
+         "Turn its sign."),
     Rule("loss", jumped, 1,
          f"The loss rose to more than {JUMP:g} times what it was at the beginning: {{names}}",
-         "Lower the learning rate, clip gradients, or look at the batch of that step."),
+         "Lower the learning rate, clip gradients, or look at the batch of that step.", after=("inputs",)),
     Rule("loss", diverging, 3,
          f"The loss is more than {DIVERGED:g} times what it was at the beginning: {{names}}",
-         "Lower the learning rate, or clip gradients."),
+         "Lower the learning rate, or clip gradients.", after=("inputs",)),
     Rule("loss", flat, 1,
          "The loss stays where a guess among all classes is, at the logarithm of their number: {names}",
          "Look whether labels belong to their images, and whether the learning rate is high enough.",
-         after=("untrained", "mode", "symmetric", "inputs", "dead", "vanishing", "stopped", "gradients")),
+         after=(*_CAUSES, "stopped")),
 )  # fmt: skip

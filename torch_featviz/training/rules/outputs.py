@@ -67,14 +67,14 @@ def small(seen: Seen) -> Judged:
 RULES = (
     Rule("exploding", large, 1,
          f"The values of {{names}} are spread beyond {EXPLODING:g} times their first std, or beyond float16",
-         "Lower the learning rate, clip gradients, or begin with smaller weights."),
+         "Lower the learning rate, clip gradients, or begin with smaller weights.", after=("inputs",)),
     Rule("dead", constant, 3,
          "One single value is all that these layers return: {names}",
-         "Check their weights and what comes before them.", patient=True),
+         "Check their weights and what comes before them.", patient=True, after=("inputs",)),
     Rule("saturated", saturated, 3,
          f"Values at the ends of the activation's range (told from {SATURATED:.0%} on), where gradients end: {{names}}",
-         "Begin with smaller weights, normalise before the activation, or take another one."),
+         "Begin with smaller weights, normalise before the activation, or take another one.", after=("inputs",)),
     Rule("vanishing", small, 3,
          f"The values (std) are below {VANISHING:g} of the largest before them, to the end of the model: {{names}}",
-         "Begin with larger weights, or normalise.", patient=True),
+         "Begin with larger weights, or normalise.", patient=True, after=("inputs",)),
 )  # fmt: skip

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 from .rule import Judged, Rule, Seen, layer_of
+
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)")  # in a name
 
 
 def of_another_copy(seen: Seen) -> Judged:
@@ -40,9 +44,23 @@ def cut_off(seen: Seen) -> Judged:
 
 def without_gradient(seen: Seen) -> Judged:
     """Of one that idles in some steps, others move it."""
-    missing = set(seen.account.unreached)
+    routed = _routed(seen)
     for name in seen.account.rates:
-        yield name, "", name in missing and not seen.moved(name)
+        yield name, "", name in seen.account.unreached and name not in routed and not seen.moved(name)
+
+
+def never_routed(seen: Seen) -> Judged:
+    """An expert may wait long for its turn."""
+    routed = _routed(seen)
+    for name in seen.account.rates:
+        yield name, "", name in routed and not seen.moved(name)
+
+
+def _routed(seen: Seen) -> set[str]:
+    """Parameters without gradient that have siblings with one: the same name but for a number."""
+    missing, kinds = set(seen.account.unreached), {name: _NUMBER.sub("*", name) for name in seen.account.rates}
+    reached = {kinds[name] for name in kinds if name not in missing}
+    return {name for name in missing if kinds.get(name) in reached and _NUMBER.search(name)}
 
 
 def uncleared(seen: Seen) -> Judged:
@@ -56,6 +74,13 @@ def all_zero(seen: Seen) -> Judged:
         yield from ((name, "", True) for name in moved)
 
 
+def begins_with_zeros(seen: Seen) -> Judged:
+    """Two weights of zeros, one after the other, hold back each other's gradient."""
+    zeros = [name for name, each in seen.sample.parameters.items() if not each.norm and name in seen.weights]
+    if len(zeros) > 1 and not seen.memory.since and not seen.total:
+        yield from ((name, "", True) for name in zeros)
+
+
 def rate_is_zero(seen: Seen) -> Judged:
     """From the beginning on: a schedule may end at 0."""
     for name, rate in seen.account.rates.items():
@@ -64,6 +89,14 @@ def rate_is_zero(seen: Seen) -> Judged:
 
 def frozen_at_random(seen: Seen) -> Judged:
     return [(name, "", True) for name in seen.account.drawn]
+
+
+def skipped(seen: Seen) -> Judged:
+    yield "gradient", f"{seen.account.skipped} blocks", seen.account.skipped > 0
+
+
+def evaluation_since(seen: Seen) -> Judged:
+    return [(name, "", seen.account.stepped) for name in seen.account.switched]
 
 
 def without_statistics(seen: Seen) -> Judged:
@@ -90,6 +123,10 @@ RULES = (
     Rule("untrained", never_stepped, 1,
          "Gradients came and were thrown away, and no optimizer of the model has stepped: {names}",
          "Call optimizer.step() after backward()."),
+    Rule("nonfinite", skipped, 1,
+         "Gradients with NaN or infinity came in each of {names} in a row, and no optimizer has ever stepped: a "
+         "GradScaler skips such steps, until its scale has come down",
+         "Make the GradScaler once, before the loop, and call its update(); or look for the NaN in the forward."),
     Rule("untrained", in_no_optimizer, 1,
          "No optimizer holds these trainable parameters, so that they stay as they are: {names}",
          "Give them to the optimizer, or set requires_grad=False where that is meant.", ("untrained",)),
@@ -102,10 +139,16 @@ RULES = (
     Rule("untrained", without_gradient, 3,
          "No gradient comes to these parameters, and nothing else moves them: {names}",
          "Look whether their layers run, and whether the loss uses what they return."),
+    Rule("untrained", never_routed, 20,
+         "No gradient has come to these parameters for long, while it does to others like them: {names}",
+         "Look how inputs are given to them."),
+    Rule("untrained", begins_with_zeros, 1,
+         "No weight has a gradient, as these are all zeros: {names}",
+         "Let one of them begin with numbers drawn at random."),
     Rule("untrained", all_zero, 1,
          "The gradient of all parameters is exactly 0 in the first step: {names}",
-         "Look whether zero_grad() comes between backward() and step(), or the loss is a constant."),
-    Rule("untrained", rate_is_zero, 3,
+         "Look whether zero_grad() comes between backward() and step(), or the loss is a constant.", ("untrained",)),
+    Rule("untrained", rate_is_zero, 2,
          "The learning rate of these has been 0 from the beginning: {names}",
          "Give their group a learning rate, or set requires_grad=False."),
     Rule("untrained", frozen_at_random, 1,
@@ -114,6 +157,9 @@ RULES = (
     Rule("gradients", uncleared, 1,
          "The gradient is not cleared between two steps of the optimizer: each is added to all that came before",
          "Call optimizer.zero_grad() once in each step."),
+    Rule("mode", evaluation_since, 2,
+         "What was in training mode at the first look is in evaluation mode while the optimizer steps: {names}",
+         "Call model.train() after each evaluation."),
     Rule("mode", without_statistics, 1,
          "These normalise by running statistics that were never gathered, so that they do nothing: {names}",
          "Call model.train() before the training, or load a model that was trained."),

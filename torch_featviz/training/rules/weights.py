@@ -10,7 +10,7 @@ DEAD = 0.75  # ours: of a weight's rows; CS231n warns of 40 %, but 57 % were off
 WIDE = 64  # ours: of fewer rows only all count; where biases decide, half of the ReLUs are off by chance
 ENOUGH = 16  # ours: of fewer values for each output, many outputs may be off by chance
 VANISHING = 1e-4  # ours: of the largest, both of gradients and of what they move
-RISING = 1.5  # ours: times its first share, a gradient is on its way,
+RISING = 3.0  # ours: times its first share, a gradient is on its way,
 SMALL = 0.03  # as long as it is below this share
 EXPLODING = 1e3  # ours: times what was usual
 JUMP = 10.0  # ours: times what is usual of all gradients together, or it is one that begins small
@@ -42,6 +42,21 @@ def dead_rows(seen: Seen) -> Judged:
         # a head whose task has nothing to ask in these steps: what comes before it learns
         idles = unreached == rows and not cause and min(reached, default=len(order)) < order.get(layer_of(name), 0)
         yield name, f"{unreached} of {rows}{cause}", (most or unreached == rows) and not idles
+
+
+def behind_zeros(seen: Seen) -> Judged:
+    """Without gradient, as weights of zeros that nothing moves follow."""
+    order = {name: i for i, name in enumerate(seen.sample.layers)}
+    zeros = [name for name, each in seen.sample.parameters.items() if not each.norm and _is_weight(seen, name)]
+    for name, _, dead in dead_rows(seen):
+        place = order.get(layer_of(name), len(order))
+        later = [zero for zero in zeros if order.get(layer_of(zero), -1) > place and not seen.moved(zero)]
+        yield name, f"{later[0]} is all zeros" if later else "", dead and bool(later)
+
+
+def _is_weight(seen: Seen, name: str) -> bool:
+    """A matrix, or what a normalisation multiplies by."""
+    return name.endswith("weight") or (name in seen.account.about and seen.account.about[name].axes > 1)
 
 
 def large_gradients(seen: Seen) -> Judged:
@@ -130,17 +145,21 @@ def _is_table(seen: Seen, name: str) -> bool:
 RULES = (
     Rule("exploding", large_gradients, 1,
          f"The gradient of {{names}} has more than {EXPLODING:g} times its usual norm",
-         "Look at this batch, clip gradients, or lower the learning rate."),
+         "Look at this batch, clip gradients, or lower the learning rate.", after=("inputs",)),
     Rule("large_updates", shut_off, 3,
          f"These took a step of more than {LARGE:g} of the weight, and no gradient comes to them any more: {{names}}",
-         "Lower the learning rate."),
+         "Lower the learning rate.", after=("inputs",)),
+    Rule("dead", behind_zeros, 3,
+         "No gradient comes through weights of zeros that stand after these: {names}",
+         "Let the weights of zeros begin with other numbers, or let them learn.", ("untrained",), after=("inputs",)),
     Rule("dead", dead_rows, 3,
          f"No gradient at all reaches these outputs (told from {DEAD:.0%} on, of narrow layers all): {{names}}",
          "Lower the learning rate; a LeakyReLU, or a normalisation before the activation, helps.", ("untrained",),
-         from_the_first="Check the biases and weights that they begin with."),
+         from_the_first="Check the biases and weights that they begin with.", after=("inputs",)),
     Rule("vanishing", small_gradients, 3,
          f"The gradient (RMS), and what it moves, is below {VANISHING:g} of the largest layer's: {{names}}",
-         "Normalisation, skip connections, other initial weights or a ReLU let gradients through.", patient=True),
+         "Normalisation, skip connections, other initial weights or a ReLU let gradients through.", patient=True,
+         after=("inputs",)),
     Rule("stopped", never_moves, 3,
          "Gradients come, and these have hardly moved in any step (update ÷ weight at most): {names}",
          "Raise the learning rate; keep weights in float32 where they are rounded to 16 bits.",
@@ -150,5 +169,5 @@ RULES = (
          "Check the learning rate of their group, or freeze them.", ("dead", "vanishing", "untrained"), patient=True),
     Rule("large_updates", large_updates, 3,
          f"Each step changes much of the weight (update ÷ weight above {LARGE:g}; about 0.001 is usual): {{names}}",
-         "Lower the learning rate."),
+         "Lower the learning rate.", after=("inputs",)),
 )  # fmt: skip
