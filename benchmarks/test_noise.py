@@ -65,18 +65,19 @@ def test_a_look(loops):
     assert ratio.within(BUDGET["look"]), str(ratio)
 
 
-def test_one_step_in_ten_beside_a_monitor(loops):
+def test_one_step_in_ten_of_a_monitor(loops):
+    """The Monitor with all its layers, and the noise scale."""
     bare, looking = loops
-    noise, watch = GradientNoise(looking.net), Monitor(looking.net, nn.Conv2d, every=1)
-    seen = looking.seen(noise)
+    watch = Monitor(looking.net, every=1, noise=True)
 
     def step():
         with watch.step():
-            seen()
+            looking.step()
 
     ratio = settled(lambda: paired(step, bare.step, rounds=7), lambda ratio: (ratio.median - 1) / 10 <= 0.1)
     of_all = Ratio(*(1 + (each - 1) / 10 for each in ratio))
-    print(f"\na look beside a monitor's: {ratio} of the bare step; every=10: {of_all} of the bare steps")
+    print(f"\na look of a Monitor with it: {ratio} of the bare step; every=10: {of_all} of the bare steps")
+    assert watch.noise_scale.looks > 5
     assert of_all.within(BUDGET["every 10"]), str(of_all)
 
 

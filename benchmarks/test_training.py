@@ -16,7 +16,15 @@ from torch_featviz.training import Monitor
 from torch_featviz.training.sinks import WandbSink
 from torch_featviz.zoo import card
 
-BUDGET = {"every step": 1.25, "every 10": 1.02, "every 100": 1.005, "peer": 1, "compiled": 1.25, "small": 2.8}
+BUDGET = {
+    "every step": 1.25,
+    "every 10": 1.02,
+    "every 100": 1.005,
+    "between": 1.02,
+    "peer": 1,
+    "compiled": 1.25,
+    "small": 2.8,
+}
 
 
 class Loop:
@@ -29,9 +37,11 @@ class Loop:
         self.x, self.y = torch.randn(shape, generator=g), torch.randint(10, shape[:1], generator=g)
 
     def step(self):
-        F.cross_entropy(self.called(self.x), self.y).backward()
+        loss = F.cross_entropy(self.called(self.x), self.y)
+        loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
+        return loss
 
     def watched(self, watch):
         """The same in a monitor's block."""
@@ -112,11 +122,13 @@ def test_every_step(loops):
     seen = watched.watched(watch)
     ratio = settled(lambda: paired(seen, bare.step, rounds=7), lambda ratio: ratio.median <= 1.2)
     print(f"\nevery step watched: {ratio} of the bare step")
-    between = share_between(bare)
-    for every in (10, 100):
-        of_all = Ratio(*(1 + ((each - 1) + (every - 1) * between) / every for each in ratio))
-        print(f"every={every}: {of_all} of the bare steps, of which {between * (1 - 1 / every):.1g} between samples")
-        assert of_all.within(BUDGET[f"every {every}"])
+    for check, name in ((False, "unchecked"), (True, "checked")):
+        between = share_between(bare, check)
+        for every in (10, 100):
+            of_all = Ratio(*(1 + ((each - 1) + (every - 1) * between) / every for each in ratio))
+            share = between * (1 - 1 / every)
+            print(f"{name}, every={every}: {of_all} of the bare steps, of which {share:.1g} between samples")
+            assert of_all.within(BUDGET["checked" if check and every == 100 else f"every {every}"])
     layers = list(watch.history[0].layers)
     hooks = settled(lambda: paired(seen, lambda: by_hooks(hooked, layers), rounds=5), lambda ratio: ratio.median <= 1)
     print(f"every step watched: {hooks} of hooks that give as much")
@@ -147,20 +159,37 @@ def test_every_step_of_a_small_network():
     assert ratio.within(BUDGET["small"]), str(ratio)
 
 
-def share_between(bare):
-    """What the block of a step that is not looked at adds, as a share of the bare step."""
-    watch = Monitor(bare.net, nn.Conv2d, every=10**9)
+def share_between(bare, check):
+    """What a step that is not looked at adds, as a share of the bare step: its block, and the norm of its gradients."""
+    watch = Monitor(bare.net, nn.Conv2d, every=10**9, check_finite=check)
     with watch.step():
-        pass
+        bare.step()
+    F.cross_entropy(bare.net(bare.x), bare.y).backward()
 
     def block():
         with watch.step():
-            pass
+            watch._pulse.measure(bare.optimizer)
 
-    (cost,) = added(lambda: None, lambda: [block() for _ in range(100)], rounds=51)
+    (cost,) = added(lambda: None, lambda: [block() for _ in range(20)], rounds=51)
+    bare.optimizer.zero_grad()
     (step,) = added(lambda: None, bare.step, rounds=5)
-    print(f"the block of a step between: {cost.micro(100)}")
-    return cost.median / 100 / step.median
+    print(f"the block of a step between: {cost.micro(20)}")
+    return cost.median / 20 / step.median
+
+
+def test_between_two_looks(loops):
+    """With a loss that is logged, and the norm of all gradients, at every step."""
+    bare, watched, _ = loops
+    watch = Monitor(watched.net, every=10**9)
+
+    def seen():
+        with watch.step() as step:
+            step.log(loss=watched.step())
+
+    seen()
+    ratio = settled(lambda: paired(seen, bare.step, rounds=9), lambda ratio: ratio.within(BUDGET["between"]))
+    print(f"\nbetween two looks: {ratio} of the bare step")
+    assert ratio.within(BUDGET["between"]), str(ratio)
 
 
 def test_beside_tensorboard(loops, tmp_path):

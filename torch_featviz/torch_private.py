@@ -131,9 +131,9 @@ def subtract_each(tensors: list[Tensor], others: list[Tensor]) -> None:
     torch._foreach_sub_(tensors, others)
 
 
-def norm_each(tensors: list[Tensor]) -> Sequence[Tensor]:
-    """The Euclidean norm of each, float64."""
-    norms: Sequence[Tensor] = torch._foreach_norm(tensors, dtype=torch.float64) if tensors else ()
+def norm_each(tensors: list[Tensor], dtype: torch.dtype = torch.float64) -> Sequence[Tensor]:
+    """The Euclidean norm of each, added up in that dtype."""
+    norms: Sequence[Tensor] = torch._foreach_norm(tensors, dtype=dtype) if tensors else ()
     return norms
 
 

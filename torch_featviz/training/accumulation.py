@@ -90,7 +90,8 @@ class Accumulation:
         self._optimizers = optimizers
         self._alone = False  # no optimizer is to be waited for
         self._few: list[Tensor] = []
-        self._before: list[Trace] = []  # their gradients when the block began,
+        self._regular = False  # whether the last block had a step
+        self._before: list[Trace] | None = []  # their gradients when the block began,
         self._left: list[Trace] = []  # and when the last block of the step ended
 
     def of(self, parameters: Iterable[Tensor]) -> None:
@@ -109,7 +110,8 @@ class Accumulation:
         self.blocks, self.thrown_away, self.skipped, self._left = 0, False, 0, []
 
     def begin_block(self) -> None:
-        self._before = [Trace(each) for each in self._few]
+        """Remember the gradients, unless steps come block by block, as they mostly do."""
+        self._before = None if self._regular else [Trace(each) for each in self._few]
 
     def end_block(self) -> None:
         """Tell whether the step goes on; it does where gradients came that no optimizer of the model has used."""
@@ -117,8 +119,8 @@ class Accumulation:
         self.unfinished = self._goes_on()
 
     def _goes_on(self) -> bool:
-        came = any(trace.has_grown(each) for each, trace in zip(self._few, self._before, strict=True))
-        if self._optimizers.stepped or not came or self._alone:
+        self._regular = self._optimizers.stepped
+        if self._optimizers.stepped or self._alone or not self._came():
             self._alone = self._alone and not self._optimizers.stepped
             return False
         if self._optimizers.ever:
@@ -138,3 +140,9 @@ class Accumulation:
             self.thrown_away = True
         self._alone = True
         return False
+
+    def _came(self) -> bool:
+        """Whether the block has brought gradients."""
+        if self._before is None:
+            return any(each.grad is not None for each in self._few)
+        return any(trace.has_grown(each) for each, trace in zip(self._few, self._before, strict=True))

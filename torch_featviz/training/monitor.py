@@ -208,16 +208,17 @@ class Monitor:
         step = self._begin(None if number is None else _counted(number))
         self._open, raised = True, True
         try:
-            with self._optimizers.listening(self._listeners):
-                if self._sampling is None:
+            self._listen()
+            if self._sampling is None:
+                yield step
+            else:
+                around = self._noise.block() if self._noise else nullcontext()
+                with self._sampling.block(), around:
                     yield step
-                else:
-                    around = self._noise.block() if self._noise else nullcontext()
-                    with self._sampling.block(), around:
-                        yield step
             raised = False
         finally:
             self._open = False
+            self._optimizers.stop()
             self._pulse.logged(step.close())
             self._end_block(raised=raised)
 
@@ -325,9 +326,14 @@ class Monitor:
         self._optimizers.of(everything)
         self._accumulation.of(everything)
 
-    def _listeners(self) -> list[Listener]:
-        between: list[Listener] = [self._accumulation.clearing, self._pulse]
-        return [self._sampling.updates, *between] if self._sampling else between
+    def _listen(self) -> None:
+        listeners: list[Listener] = [self._pulse]
+        looked_at = self._sampling is not None
+        if looked_at or (self._number + 1) % self.every == 0:  # the one before a look tells whether it clears gradients
+            listeners.append(self._accumulation.clearing)
+        if self._sampling is not None:
+            listeners.insert(0, self._sampling.updates)  # the pulse uses its norms
+        self._optimizers.listen(listeners, fully=len(listeners) > 1)
 
     def _end_block(self, *, raised: bool) -> None:
         """A block is over: so is its step, unless an optimizer is still to come."""
@@ -343,7 +349,7 @@ class Monitor:
         else:
             self._accumulation.end_block()
             if self._accumulation.unfinished:
-                self._optimizers.listen(self._listeners)  # it may step after the block
+                self._listen()  # it may step after the block
             else:
                 self._complete()
         if raised or not sampled:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple, Protocol
 from weakref import WeakSet
 
@@ -38,7 +37,7 @@ class Optimizers:
     """Tells a listener of each step of an optimizer that holds parameters of one model.
 
     PyTorch's hooks for all optimizers are used, so that one made later, behind a GradScaler or with a scheduler around
-    it, is seen as well. They are there within `listening` only, or until `stop` after `listen`.
+    it, is seen as well. They are there from `listen` to `stop`.
 
     Args:
         given: the model's optimizers, where they are known.
@@ -56,8 +55,10 @@ class Optimizers:
         self.groups: list[Group] = []  # that have stepped since `begin`
         self.others: list[Optimizer] = []  # that hold nothing of the model
         self.ever = False  # whether one of the model's has stepped
+        self.stepped = False  # whether an optimizer of the model has stepped since `begin`
         self._ids: frozenset[int] = frozenset()
-        self._listeners: Callable[[], Sequence[Listener]] = tuple
+        self._listeners: Sequence[Listener] = ()
+        self._fully = False
         self._hooks: list[Any] = []
         self._measured: set[int] = set()  # optimizers whose closure was called in this step
 
@@ -67,36 +68,22 @@ class Optimizers:
 
     def begin(self) -> None:
         """What is seen from here on is of the next step."""
-        self.groups, self.others = [], []
+        self.groups, self.others, self.stepped = [], [], False
 
-    def listen(self, listeners: Callable[[], Sequence[Listener]]) -> None:
-        """Begin to listen, if not yet."""
-        self._listeners = listeners
+    def listen(self, listeners: Sequence[Listener], *, fully: bool) -> None:
+        """Begin to listen, if not yet; `fully` also to what a step leaves, and to which parameters it was given."""
+        self._listeners, self._fully = listeners, fully
         if not self._hooks:
-            self._hooks = [
-                register_optimizer_step_pre_hook(self._about_to_step),
-                register_optimizer_step_post_hook(self._stepped),
-            ]
+            self._hooks = [register_optimizer_step_pre_hook(self._about_to_step)]
+            if fully:
+                self._hooks.append(register_optimizer_step_post_hook(self._stepped))
 
     def stop(self) -> None:
         """Listen no more."""
         for hook in self._hooks:
             hook.remove()
-        self._hooks, self._listeners = [], tuple
+        self._hooks, self._listeners = [], ()
         self._measured.clear()
-
-    @contextmanager
-    def listening(self, listeners: Callable[[], Sequence[Listener]]) -> Iterator[None]:
-        self.listen(listeners)
-        try:
-            yield
-        finally:
-            self.stop()
-
-    @property
-    def stepped(self) -> bool:
-        """Whether an optimizer of the model has stepped since `begin`."""
-        return bool(self.groups)
 
     def rates(self) -> list[Tensor | float]:
         """The learning rates of the groups that have stepped, as these got them."""
@@ -136,20 +123,21 @@ class Optimizers:
         return args, {**kwargs, "closure": measured}
 
     def _measure(self, optimizer: Optimizer) -> None:
-        self.ever = True
-        self.known.add(optimizer)
-        for group in optimizer.param_groups:
+        self.ever = self.stepped = True
+        for group in optimizer.param_groups if self._fully else ():
             ours = [each for each in group["params"] if id(each) in self._ids]
             reached = frozenset(id(each) for each in ours if each.grad is not None)
             rate = group.get("lr")
             self.groups.append(Group(id(optimizer), rate, tuple(map(id, ours)), reached))
-        for each in self._listeners():
+        if self._fully:
+            self.known.add(optimizer)
+        for each in self._listeners:
             each.measure(optimizer)
 
     def _stepped(self, optimizer: Optimizer, *_: Any) -> None:
         self._measured.discard(id(optimizer))
         if self._is_ours(optimizer):
-            for each in self._listeners():
+            for each in self._listeners:
                 each.stepped(optimizer)
 
     def _is_ours(self, optimizer: Optimizer) -> bool:

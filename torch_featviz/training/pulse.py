@@ -16,7 +16,7 @@ from .updates import Updates, scale_of
 
 _MOST = 1024  # steps since the last look that are kept
 Value = Tensor | float
-_Step: TypeAlias = tuple[int, list[Tensor], dict[str, list[Value]]]  # its number, squared norms, and what was logged
+_Step: TypeAlias = tuple[int, list[Value], dict[str, list[Value]]]  # its number, squared norms, and what was logged
 
 
 class Beat(NamedTuple):
@@ -89,21 +89,22 @@ class Beats:
     """Steps whose numbers are to be fetched: `tensors` go to the CPU, `read` is given what became of them."""
 
     def __init__(self, steps: Sequence[_Step]) -> None:
-        self._steps: list[tuple[int, int, dict[str, list[float | None]]]] = []  # None: among the tensors
+        self._steps: list[tuple[int, list[float | None], dict[str, list[float | None]]]] = []  # None: among the tensors
         self.tensors: list[Tensor] = []
         for step, squares, scalars in steps:
-            self.tensors += squares
+            self.tensors += [value for value in squares if isinstance(value, Tensor)]
             kept: dict[str, list[float | None]] = {}
             for name, values in scalars.items():
                 kept[name] = [None if isinstance(value, Tensor) else value for value in values]
                 self.tensors += [value for value in values if isinstance(value, Tensor)]
-            self._steps.append((step, len(squares), kept))
+            here = [None if isinstance(value, Tensor) else value for value in squares]
+            self._steps.append((step, here, kept))
 
     def read(self, numbers: Iterator[Any]) -> list[Beat]:
         """The beats, from the numbers of the tensors in their order."""
         beats = []
         for step, norms, kept in self._steps:
-            squares = [float(next(numbers)) for _ in range(norms)]
+            squares = [float(next(numbers)) if value is None else value for value in norms]
             scalars = {
                 name: sum(float(next(numbers)) if value is None else value for value in values) / len(values)
                 for name, values in kept.items()

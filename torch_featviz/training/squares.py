@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from torch_featviz.capture.reduce.tables import KINDS
 from torch_featviz.launching import gpu
+from torch_featviz.torch_private import norm_each
 
 from .updates import norms_of
 
@@ -26,9 +28,9 @@ class Squares:
         self._sums: dict[torch.device, tuple[Tensor, int]] = {}  # and how many are used
 
     @torch.no_grad()
-    def of(self, gradients: Sequence[Tensor]) -> list[Tensor]:
-        """The squared norm, as parts to be added up: 0-d float64 tensors where the gradients are."""
-        parts, others = [], []
+    def of(self, gradients: Sequence[Tensor]) -> list[Tensor | float]:
+        """The squared norm, as parts to be added up: numbers of what is on the CPU, else 0-d float64 tensors."""
+        parts, others = list[Tensor | float](), list[Tensor]()
         by_kind: dict[tuple[torch.device, int], list[Tensor]] = {}
         for each in gradients:
             if each.numel() and each.dtype in KINDS and gpu.available(each.device) and _is_dense(each):
@@ -42,7 +44,10 @@ class Squares:
             addresses = self._addresses_of(device, kind, several)
             gpu.launch("training.kernels:squares", len(programs), addresses, programs, sums, at, KIND=kind)
         parts += [sums[at] for sums, at in devices.values()]
-        return [*parts, *(norm.double().square() for norm in norms_of(others))]
+        narrow = [each.device.type == "cpu" and each.dtype != torch.float64 for each in others]
+        here = [each for each, fast in zip(others, narrow, strict=True) if fast]
+        norms = norms_of([each for each, fast in zip(others, narrow, strict=True) if not fast])
+        return [*parts, *_on_cpu(here), *(norm.square() for norm in norms)]
 
     def _next(self, device: torch.device) -> tuple[Tensor, int]:
         """Memory for the sums of steps, and a place in it that is 0."""
@@ -70,6 +75,16 @@ class Squares:
             table = gpu.upload(np.array(now, dtype=np.int64), device)
             self._addresses[device, kind] = now, table
         return table
+
+
+def _on_cpu(gradients: list[Tensor]) -> list[float]:
+    """In float32, which is many times faster, and if that overflows in float64."""
+    if not gradients:
+        return []
+    total = float(torch.linalg.vector_norm(torch.stack(list(norm_each(gradients, torch.float32)))))
+    if not isfinite(total):
+        total = float(torch.linalg.vector_norm(torch.stack(norms_of(gradients))))
+    return [total**2]
 
 
 _KEPT = 16  # tables of programs
