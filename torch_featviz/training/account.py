@@ -122,7 +122,8 @@ class Accounts:
         A teacher that follows its pupil is moved by hand.
         """
         missing = [name for name in everything if name not in held]
-        asked = self._optimizers.ever or self._optimizers.others or self._optimizers.given
+        came = any(each.grad is not None for each in everything.values())
+        asked = self._optimizers.ever or self._optimizers.given or (self._optimizers.others and came)
         if asked and not self._missed.issuperset(missing):
             self._missed.update(missing)
             holders = self._optimizers.holders()

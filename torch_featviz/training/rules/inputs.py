@@ -26,7 +26,7 @@ _PRESETS = {
 
 def constant(seen: Seen) -> Judged:
     for name, given in _given(seen):
-        yield name, f"all {given.min:.3g}", given.min == given.max
+        yield name, f"all {given.min:.3g}", given.min == given.max and seen.account.stepped
 
 
 def twice_normalised(seen: Seen) -> Judged:
