@@ -6,6 +6,8 @@ from torch_featviz.optional import needs
 
 from .history import Bins, History, LayerFigures, ParameterFigures, Sample
 from .monitor import Monitor
+from .noise import NoiseScale
+from .step import Step
 
 if TYPE_CHECKING:
     from .huggingface import HFMonitor as HFMonitor
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     from .lightning import LightningMonitor as LightningMonitor
 
 # Without the names below: a star import would import every trainer, or fail where one is missing.
-__all__ = ["Bins", "History", "LayerFigures", "Monitor", "ParameterFigures", "Sample"]
+__all__ = ["Bins", "History", "LayerFigures", "Monitor", "NoiseScale", "ParameterFigures", "Sample", "Step"]
 
 _SHELLS = {  # where it is, and the extra that it needs
     "HFMonitor": ("huggingface", "transformers"),

@@ -81,11 +81,13 @@ class Kind(NamedTuple):
 
     size: int  # numbers in it
     rows: int | None  # of a matrix, or of more axes: one for each output of its layer, where that is known
+    frozen: bool = False
 
     @classmethod
     def of(cls, parameter: Tensor, *, by_outputs: bool) -> Kind:
         """`by_outputs`: rows are outputs of a layer."""
-        return cls(parameter.numel(), len(parameter) if by_outputs and parameter.dim() > 1 else None)
+        rows = len(parameter) if by_outputs and parameter.dim() > 1 else None
+        return cls(parameter.numel(), rows, not parameter.requires_grad)
 
 
 def parameter_figures(
@@ -100,7 +102,7 @@ def parameter_figures(
         unreached: rows of the gradient that are exactly 0, where no `Moments` tell.
     """
     if not norms:
-        return ParameterFigures(kind.size, norm)
+        return ParameterFigures(kind.size, norm, frozen=kind.frozen)
     grad, before, added = norms
     moments, histogram = state[:-3], state[-3:]  # neither, of an empty gradient
     if moments:
@@ -113,4 +115,5 @@ def parameter_figures(
         grad_histogram=bins_of(histogram) if histogram else None,
         outputs=kind.rows if counted else None,
         unreached=unreached if counted else None,
+        frozen=kind.frozen,
     )  # fmt: skip

@@ -63,6 +63,7 @@ class ParameterFigures:
     grad_histogram: Bins | None = None
     outputs: int | None = None  # of a convolution's or linear layer's weight: so many rows, one for each output
     unreached: int | None = None  # rows to which no gradient came at all: each is exactly 0
+    frozen: bool = False  # requires_grad=False
 
 
 @dataclass(frozen=True)

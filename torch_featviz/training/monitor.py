@@ -44,13 +44,16 @@ from .writer import Writer
 
 
 class Monitor:
-    """Looks at one training step in `every`; the steps between cost nothing.
+    """Looks at one training step in `every`, and says what goes wrong; the steps between cost next to nothing.
 
     For each of the layers: mean, std, extremes, share of zeros, dead channels, broken values and a histogram of what it
     returned. For each of their parameters: its norm, the norm and histogram of its gradient as the optimizer got it,
     and how far the optimizer moved it. All is computed where the tensors are, and fetched in one transfer at the end of
     the step. A GPU is not waited for: its figures are read when the next step ends, or when somebody asks, and findings
     are told then. The network, its gradients and its random numbers stay exactly as they are.
+
+    Every trainable parameter is accounted for, the model's inputs have figures as well, and in the steps between the
+    norm of all gradients and the logged loss are kept, so that the first step with NaN is known.
 
     Args:
         model: any module, in any mode, compiled or wrapped, as `capture` takes it.
@@ -71,8 +74,9 @@ class Monitor:
         noise: whether the gradient noise scale is estimated at each look; see `noise_scale`.
         ignore: findings that are not told, by kind and layer or parameter, as `{"dead": ["head*"]}`.
         scales: how values become colours, by `"kernels/<layer>"`, `"maps/<layer>"` or `"why/<method>"`.
-            Default: of a film one that holds all its frames; of what is written while it learns, one symmetric about 0,
-            four times as wide as the first step needs; what goes beyond has a colour of its own and is counted.
+            Default: of a film one that holds all its frames but those that blow up; of what is written while it learns,
+            one symmetric about 0, four times as wide as the first step needs; what goes beyond has a colour of its own
+            and is counted.
         bins: of the histograms, an even number.
         keep: samples held at most; see `History`.
         group: processes whose data are one batch. Default: all, where `model` is wrapped in DistributedDataParallel or
@@ -238,17 +242,20 @@ class Monitor:
         self.close()
 
     def report(self, *, title: str = "") -> Picture:
-        """Histograms over steps, spread, dead channels, gradients and updates, a row a layer; and the findings.
+        """Loss and other scalars on top, then a row a layer: histograms, spread, dead channels, gradients, updates.
+
+        Findings are flagged at their step. Frozen parameters are listed below.
 
         Raises:
-            ShapeError: no step was looked at yet.
+            ShapeError: no step was looked at yet, or in none a layer ran or a scalar was seen.
         """
         return report(self.history, self.findings, title=title)
 
     def film(self, layer: str, of: Literal["kernels", "maps", "why"] = "kernels") -> Film:
-        """A layer's kernels, or its feature maps of the probe, over the steps, all on one scale that holds them all.
+        """A layer's kernels, or its feature maps of the probe, over the steps, all on one scale.
 
-        At most 32 steps are held, thinned like the history. A resumed run has a film of its own steps.
+        It holds all frames but those that blow up, which are marked. At most 32 steps are held, thinned like the
+        history. A resumed run has a film of its own steps.
 
         Args:
             layer: one of those that are watched; of `"why"`, the method.

@@ -61,6 +61,7 @@ def report(history: History, findings: Sequence[Finding] = (), *, title: str = "
     page.draw_scalars()
     page.draw_head()
     page.draw_findings()
+    page.draw_frozen()
     return Chart(page.figure)
 
 
@@ -93,7 +94,9 @@ class _Page:
         self.begin = self.rest + (0.2 if len(panels) > len(self.shown) else 0.0) + _TITLE + _WORDS + self.above
         self.end = self.begin + self.tall * len(layers) + _FOOT if layers else self.rest + 0.4
         lines = 1 + sum(map(len, self.said)) + (len(findings) > len(self.listed)) if findings else 0
-        self.height = self.end + _LINE * lines + (0.3 if lines else 0.0)
+        self.foot = self.end + _LINE * lines + (0.3 if lines else 0.0)
+        self.frozen = _frozen(history)
+        self.height = self.foot + (0.3 if self.frozen else 0.0)
         self.figure = Figure(figsize=(_WIDTH, self.height), dpi=110)
 
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:
@@ -187,12 +190,22 @@ class _Page:
         if left := len(self.findings) - len(self.listed):
             self.text(0.42, top + _LINE, f"... and {left} more in Monitor.findings", size=9, va="top", color=FAINT)
 
+    def draw_frozen(self) -> None:
+        """Which parameters are not trained on purpose."""
+        if self.frozen:
+            self.text(0.15, self.foot + 0.1, shorten(self.frozen, 1500, 12), size=9, va="top", color=FAINT)
+
 
 def _slots(n: int, *, ranges: bool = False) -> list[tuple[float, float]]:
     """Left edge and width of so many columns; the first, of histograms with their ranges beside them, is wider."""
     gaps, widths = [_RANGES if ranges else _GAP, *[_GAP] * (n - 1)], [1.5 if ranges else 1.0, *[1.0] * (n - 1)]
     unit = (_WIDTH - _LEFT - _RIGHT - sum(gaps[: n - 1])) / sum(widths)
     return [(_LEFT + sum(widths[:i]) * unit + sum(gaps[:i]), widths[i] * unit) for i in range(n)]
+
+
+def _frozen(history: History) -> str:
+    names = [name for name, each in history[-1].parameters.items() if each.frozen]
+    return f"{len(names)} frozen (requires_grad=False): {', '.join(names)}" if names else ""
 
 
 def _row_height(layers: int) -> float:

@@ -50,7 +50,8 @@ def scalars(sample: Sample) -> dict[tuple[str, str], float]:
         >>> scalars(Sample(0, {}, {"0.bias": ParameterFigures(size=4, norm=2.5)}))
         {('size', '0.bias'): 4.0, ('norm', '0.bias'): 2.5}
     """
-    return {key: float(value) for key, value in _figures(sample) if isinstance(value, (int, float))}
+    numbers = ((key, value) for key, value in _figures(sample) if not isinstance(value, bool))
+    return {key: float(value) for key, value in numbers if isinstance(value, (int, float))}
 
 
 def numbers(sample: Sample) -> dict[str, float]:
