@@ -92,6 +92,7 @@ class Reduction(Recorder):
         if not self.with_inputs:
             return
         for name, tensor in inputs_of(given).items():
+            name = f"{name}()" if name in self.names else name  # noqa: PLW2901 - a layer may be called so
             self.inputs.setdefault(name)
             self.reducers.setdefault(name, self._into.fresh())
             if name in self.left_out:

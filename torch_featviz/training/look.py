@@ -95,9 +95,9 @@ class Look:
             else parameter_figures(kind, after[name])
             for name, kind in self._kinds.items()
         }
-        layers = layer_figures(dict(zip(self._ends, states, strict=False)), self._ends)
-        inputs = dict(zip(self._inputs, of_inputs, strict=False))
-        given = layer_figures(inputs, dict.fromkeys(inputs))
+        ends = {**self._ends, **dict.fromkeys(self._inputs)}
+        layers = layer_figures(dict(zip(ends, states, strict=False)), ends)
+        given = {name: layers.pop(name) for name in self._inputs}
         return Sample(self.step, layers, parameters, _scalars(account, beats), given), account, frames
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import log
 
-from .rule import Judged, Rule, Seen
+from .rule import Judged, Rule, Seen, once
 
 STEPS = 100  # ours: so many with a loss that does not fall, none of them while the learning rate rises
 MEANS = 4  # of it at least
@@ -19,6 +19,7 @@ GUESSED = 0.15  # ours: of the loss of a guess
 SPENT = 1e-3  # ours: of the highest learning rate
 
 
+@once
 def flat(seen: Seen) -> Judged:
     """The loss of a guess: as high as if all classes were given the same chance."""
     channels, curve = (seen.sample.layers[seen.answer].channels if seen.answer is not None else 0), _curve(seen)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, wraps
 from math import isfinite
 from statistics import median
 
@@ -88,6 +88,7 @@ class Seen:
 
     def __init__(self, sample: Sample, account: Account, memory: Memory) -> None:
         self.sample, self.account, self.memory = sample, account, memory
+        self.judged: dict[Callable[[Seen], Judged], list[tuple[str, str, bool]]] = {}  # what several rules ask
 
     @cached_property
     def answer(self) -> str | None:
@@ -153,6 +154,18 @@ class Rule:
     after: tuple[str, ...] = ()  # these kinds were told of anything, and explain it
     from_the_first: str = ""  # advice where it has been so since the first look
     patient: bool = False  # with what began at 0 and has not come far yet
+
+
+def once(judge: Callable[[Seen], Judged]) -> Callable[[Seen], Judged]:
+    """Judge each step once, also where several rules ask."""
+
+    @wraps(judge)
+    def judged(seen: Seen) -> Judged:
+        if judge not in seen.judged:
+            seen.judged[judge] = list(judge(seen))
+        return seen.judged[judge]
+
+    return judged
 
 
 def values_of(layer: LayerFigures) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from statistics import median, median_low
 
-from .rule import KNOWN, Judged, Rule, Seen, layer_of, values_of
+from .rule import KNOWN, Judged, Rule, Seen, layer_of, once, values_of
 
 DEAD = 0.75  # ours: of a weight's rows; CS231n warns of 40 %, but 57 % were off in a training that went well
 WIDE = 64  # ours: of fewer rows only all count; where biases decide, half of the ReLUs are off by chance
@@ -25,6 +25,7 @@ _HALF_UNIT = {"bfloat16": 2.0**-9, "float16": 2.0**-12}  # relative, of what rou
 _FEW = 8.0  # of that: where so little arrives, nearly all is swallowed
 
 
+@once
 def dead_rows(seen: Seen) -> Judged:
     """Rows without gradient; first those of layers that return nothing above 0, which are the cause of the others."""
     sample, weights = seen.sample, {name: each for name, each in seen.weights.items() if each.outputs}
