@@ -53,7 +53,8 @@ def small(seen: Seen) -> Judged:
 
 def _given(seen: Seen) -> list[tuple[str, LayerFigures]]:
     """The first input, where it has values enough; others are masks, times and the like."""
-    return [(name, each) for name, each in seen.sample.inputs.items() if name in {INPUTS, f"{INPUTS}()"} and values_of(each) >= ENOUGH]
+    first = {INPUTS, f"{INPUTS}()"}
+    return [(name, each) for name, each in seen.sample.inputs.items() if name in first and values_of(each) >= ENOUGH]
 
 
 def _spread(given: LayerFigures) -> str:
