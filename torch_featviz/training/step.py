@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor
 
 from torch_featviz.errors import OptionError
-from torch_featviz.torch_private import in_graph_pool
 
 OURS = ("learning_rate", "gradient_norm")  # scalars that a Monitor adds itself
 
@@ -32,8 +31,8 @@ class Step:
     def log(self, **scalars: Any) -> None:
         """Keep scalars of this step: a row of the report, and in every sink.
 
-        Nothing is waited for: what is on a GPU is read with the figures. Of several values in one step the mean counts.
-        The loss that a model returns itself is logged at each look, where none is given.
+        Nothing is waited for: what is on a GPU is copied there, and read with the figures. Of several values in one
+        step the mean counts. The loss that a model returns itself is logged at each look, where none is given.
 
         Args:
             scalars: by name, numbers or tensors of one number. `loss` is also judged: whether it is finite, and falls.
@@ -45,7 +44,8 @@ class Step:
         for name, value in scalars.items():
             if name in OURS:
                 raise OptionError(f"{name!r} is logged by the monitor itself; choose another name.")
-            self._logged.setdefault(name, []).append(_number(name, value))
+            number = _number(name, value)
+            self._logged.setdefault(name, []).append(number)
 
     def close(self) -> dict[str, list[Tensor | float]]:
         """The block is over: what was logged, by name."""
@@ -55,8 +55,7 @@ class Step:
 
 def _number(name: str, value: Any) -> Tensor | float:
     if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
-        single: Tensor = value.detach().reshape(())
-        return single.clone() if in_graph_pool(single) else single
+        return value.detach().reshape(()).clone()  # a running sum goes on in place, and figures are read much later
     try:
         if not isinstance(value, (Tensor, str)):
             return float(value)
