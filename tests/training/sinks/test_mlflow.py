@@ -3,6 +3,7 @@
 import json
 import math
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,16 @@ def test_figures(store, run, known):
     assert not values(store, run, "saturated/_model_")
     assert len(store.get_run(run.info.run_id).data.metrics) == 27
     assert store.get_run(run.info.run_id).info.status == "RUNNING"  # it is the user's to end
+
+
+def test_what_was_logged(store, run, known):
+    sink, record = MLflowSink(run), known()
+    sink.write(replace(record, sample=replace(record.sample, scalars={"loss": 0.75, "learning_rate/1": 0.5})))
+    sink.close()
+    assert values(store, run, "loss") == [(400, 0.75)]
+    assert values(store, run, "learning_rate/1") == [(400, 0.5)]
+    content = json.loads(artifact(store, run, "featviz/step-00000400.json"))
+    assert content["scalars"] == {"loss": 0.75, "learning_rate/1": 0.5}
 
 
 def test_the_artifact_of_a_step(store, run, known):

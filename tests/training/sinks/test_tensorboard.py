@@ -4,6 +4,7 @@ import io
 import math
 import threading
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -51,6 +52,15 @@ def test_scalars(read, known):
     assert "saturated/(model)" not in values  # was not measured
     assert {tag for tag in values if tag.endswith("/bias")} == {"size/bias", "norm/bias"}
     assert len(values) == 10 + 9 + 6 + 2
+
+
+def test_what_was_logged(read, known):
+    record = known()
+    logged = {"loss": 0.75, "accuracy": math.nan, "learning_rate/1": 0.5}
+    events = read(replace(record, sample=replace(record.sample, scalars=logged)))
+    values = {tag: events.Scalars(tag)[0].value for tag in events.Tags()["scalars"]}
+    assert (values["loss"], values["learning_rate/1"]) == (0.75, 0.5)
+    assert math.isnan(values["accuracy"])
 
 
 def test_histograms(read, known):

@@ -4,6 +4,7 @@ import json
 import math
 import struct
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,14 @@ def test_figures_histograms_and_pictures(start, known, picture):
     assert table["columns"] == ["step", "kind", "names", "text"]
     assert table["data"][1] == [400, "dead", "conv", "1 of 4 channels of conv is dead."]
     assert len(row) == 1 + 1 + 27 + 3 + 1 + 1  # W&B's own step, ours, figures, histograms, a picture, the table
+
+
+def test_what_was_logged(start, known):
+    run, record = start(), known()
+    WandbSink(run).write(replace(record, sample=replace(record.sample, scalars={"loss": 0.75, "learning_rate/1": 0.5})))
+    finish(run)
+    (row,) = rows(run)
+    assert (row["featviz/loss"], row["featviz/learning_rate/1"]) == (0.75, 0.5)
 
 
 def test_the_axis_is_its_own(start):
