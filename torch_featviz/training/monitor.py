@@ -134,6 +134,7 @@ class Monitor:
         self._watched = Watched(model, layers, bins)
         self._gradients = Gradients(bins)
         self._optimizers = Optimizers(optimizer)
+        weakref.finalize(self, self._optimizers.stop).atexit = False  # let go of amid a step, it listens no more
         self._accounts = Accounts(model, self._watched, self._optimizers)
         self._pulse = Pulse(on=check_finite)
         self._accumulation = Accumulation(self._optimizers)

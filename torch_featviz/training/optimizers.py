@@ -25,12 +25,12 @@ class Listener(Protocol):
 
 
 class Group(NamedTuple):
-    """A group of an optimizer that has stepped."""
+    """A group of an optimizer that has stepped, as in its last step."""
 
     optimizer: int  # its id
     rate: Tensor | float | None
     parameters: tuple[int, ...]  # ids of the model's
-    reached: frozenset[int]  # of these, those with a gradient
+    reached: frozenset[int]  # of these, those with a gradient in any step
 
 
 class Optimizers:
@@ -124,9 +124,12 @@ class Optimizers:
 
     def _measure(self, optimizer: Optimizer) -> None:
         self.ever = self.stepped = True
+        before = [group for group in self.groups if group.optimizer == id(optimizer)]  # of several steps the last counts
+        self.groups = [group for group in self.groups if group.optimizer != id(optimizer)]
+        once = frozenset[int]().union(*(group.reached for group in before))
         for group in optimizer.param_groups if self._fully else ():
             ours = [each for each in group["params"] if id(each) in self._ids]
-            reached = frozenset(id(each) for each in ours if each.grad is not None)
+            reached = frozenset(id(each) for each in ours if each.grad is not None or id(each) in once)
             rate = group.get("lr")
             self.groups.append(Group(id(optimizer), rate, tuple(map(id, ours)), reached))
         if self._fully:

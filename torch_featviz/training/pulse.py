@@ -16,7 +16,8 @@ from .updates import Updates, scale_of
 
 _MOST = 1024  # steps since the last look that are kept
 Value = Tensor | float
-_Step: TypeAlias = tuple[int, list[Value], dict[str, list[Value]]]  # its number, squared norms, and what was logged
+# its number, squared norms by optimizer, and what was logged
+_Step: TypeAlias = tuple[int, dict[int, list[Value]], dict[str, list[Value]]]
 
 
 class Beat(NamedTuple):
@@ -52,7 +53,7 @@ class Pulse:
 
     def begin(self, step: int) -> None:
         """The next step; what follows belongs to it."""
-        self._steps.append((step, [], {}))
+        self._steps.append((step, {}, {}))
 
     @torch.no_grad()
     def measure(self, optimizer: Optimizer) -> None:
@@ -63,7 +64,8 @@ class Pulse:
         moved = [each for group in optimizer.param_groups for each in group["params"] if each.grad is not None]
         norms = [known[id(each)] for each in moved if id(each) in known]
         others = [_local(each.grad) for each in moved if id(each) not in known and not each.grad.is_sparse]
-        self._steps[-1][1].extend([*_joined(norms), *self._squares.of(others)])
+        squares = [*_joined(norms), *self._squares.of(others)]
+        self._steps[-1][1][id(optimizer)] = squares  # of several steps in one the last counts
 
     def stepped(self, _optimizer: Optimizer) -> None:
         """Parameters have moved, of which nothing is asked."""
@@ -91,7 +93,8 @@ class Beats:
     def __init__(self, steps: Sequence[_Step]) -> None:
         self._steps: list[tuple[int, list[float | None], dict[str, list[float | None]]]] = []  # None: among the tensors
         self.tensors: list[Tensor] = []
-        for step, squares, scalars in steps:
+        for step, by_optimizer, scalars in steps:
+            squares = [each for several in by_optimizer.values() for each in several]
             self.tensors += [value for value in squares if isinstance(value, Tensor)]
             kept: dict[str, list[float | None]] = {}
             for name, values in scalars.items():
