@@ -1,0 +1,191 @@
+"""Every step has a beat: the norm of its gradients and its loss, and the first that is broken is named."""
+
+import math
+import warnings
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from torch_featviz.errors import FindingWarning
+from torch_featviz.training import Monitor
+from torch_featviz.training.pulse import Beat, Beats
+
+
+def fresh(dtype=torch.float32):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)).to(dtype)
+
+
+def told(*, every=5, steps=11, break_loss=(), break_gradient=(), log=True, **options):
+    """Findings of a training of which some steps are broken; its weights are put back to what they were."""
+    net = fresh()
+    optimizer = torch.optim.SGD(net.parameters(), 0.01)
+    watch = Monitor(net, every=every, **options)
+    for i in range(steps):
+        before = [p.detach().clone() for p in net.parameters()]
+        with warnings.catch_warnings(), watch.step() as step:
+            warnings.simplefilter("ignore", FindingWarning)
+            loss = net(torch.randn(4, 3)).square().mean()
+            loss.backward()
+            if i in break_gradient:
+                net[0].weight.grad[0, 0] = torch.nan
+            if log:
+                step.log(loss=loss * (torch.inf if i in break_loss else 1))
+            optimizer.step()
+            optimizer.zero_grad()
+        if i in break_gradient:
+            with torch.no_grad():
+                for p, q in zip(net.parameters(), before, strict=True):
+                    p.copy_(q)
+    watch.close()
+    return watch.findings
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FindingWarning)
+        yield
+
+
+def test_the_first_broken_step_between_two_looks_is_named():
+    (found,) = told(break_gradient={7, 8})
+    assert (found.step, found.kind, found.names) == (7, "nonfinite", ("gradient",))
+    assert "The gradient has NaN or infinity at step 7, though the loss was finite" in found.text
+    assert "(at step 6: loss " in found.text
+    assert "At step 10 all is finite again." in found.text
+    (found,) = told(break_gradient={7}, log=False)
+    assert (
+        "The gradient has NaN or infinity at step 7; it is the first such step (at step 6: gradient norm" in found.text
+    )
+
+
+def test_of_loss_and_gradient_the_loss_comes_first():
+    (found,) = told(break_loss={7}, break_gradient={7, 8})
+    assert (found.step, found.names) == (7, ("loss",))
+    assert "The loss is inf at step 7; it is the first such step (at step 6: loss " in found.text
+    (found,) = told(break_loss={8}, break_gradient={7})
+    assert (found.step, found.names) == (7, ("gradient",))
+
+
+def test_weights_that_are_broken_since_are_named():
+    net = fresh()
+    optimizer, watch = torch.optim.SGD(net.parameters(), 0.01), Monitor(net, every=4)
+    for i in range(5):
+        with watch.step():
+            (net(torch.randn(4, 3)).square().mean() * (math.nan if i == 2 else 1)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    (found,) = watch.findings
+    assert (found.step, found.names) == (2, ("gradient",))
+    assert "Since then weights are broken: 0.weight, 0.bias, 2.weight, 2.bias." in found.text
+    assert found.text.endswith("Look at the data and at every step from 2 on (every=1).")
+
+
+def test_switched_off_nothing_is_seen_of_gradients_between_looks():
+    assert told(break_gradient={7}, check_finite=False) == ()
+    (found,) = told(break_loss={7}, check_finite=False)  # what is logged is known anyway
+    assert found.step == 7
+    net = fresh()
+    optimizer, watch, accounts = torch.optim.SGD(net.parameters(), 0.01), Monitor(net, every=3, check_finite=False), []
+    look = watch._log.findings.look
+    watch._log.findings.look = lambda sample, account: accounts.append(account) or look(sample, account)
+    for _ in range(4):
+        with watch.step():
+            net(torch.randn(4, 3)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    gradients = [beat.gradient is None for account in accounts for beat in account.beats]
+    assert gradients == [False, True, True, False]  # a look has it anyway
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("every", [1, 3])
+def test_the_norm_of_all_gradients_is_numpys(dtype, every):
+    net, outside = fresh(dtype), nn.Linear(2, 1).to(dtype)  # of another model, moved by the same optimizer
+    optimizer = torch.optim.SGD([*net.parameters(), *outside.parameters()], 0.01)
+    watch, accounts, expected = Monitor(net, every=every), [], []
+    look = watch._log.findings.look
+    watch._log.findings.look = lambda sample, account: accounts.append(account) or look(sample, account)
+    for _ in range(7):
+        with watch.step():
+            outside(net(torch.randn(4, 3, dtype=dtype))).square().mean().backward()
+            grads = [p.grad.double().numpy().ravel() for p in (*net.parameters(), *outside.parameters())]
+            expected.append(np.linalg.norm(np.concatenate(grads)))
+            optimizer.step()
+            optimizer.zero_grad()
+    beats = [beat for account in accounts for beat in account.beats]
+    np.testing.assert_allclose([beat.gradient for beat in beats], expected, rtol=1e-6)
+    np.testing.assert_allclose(watch.history.values("gradient_norm"), expected[::every], rtol=1e-6)
+
+
+def test_a_gradient_of_a_fused_optimizer_is_the_scalers_to_judge():
+    net = fresh()
+    optimizer = torch.optim.AdamW(net.parameters(), 1e-2, fused=True)
+    scaler, watch = torch.amp.GradScaler("cpu", init_scale=2.0**16), Monitor(net, every=2)
+    for i in range(5):
+        with watch.step():
+            optimizer.zero_grad()
+            scaler.scale(net(torch.randn(4, 3)).square().mean() * (1e37 if i == 1 else 1)).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    assert watch.findings == ()
+    assert all(p.isfinite().all() for p in net.parameters())
+
+
+@pytest.mark.parametrize("options", [{}, {"check_finite": False}, {"noise": True}], ids=str)
+def test_between_looks_nothing_is_waited_for(options):
+    net = fresh()
+    optimizer, watch = torch.optim.SGD(net.parameters(), 0.01, foreach=True), Monitor(net, every=4, **options)
+
+    def no(*_args, **_more):
+        raise AssertionError("a value is read")
+
+    reads = ("item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__")
+    for i in range(9):
+        x = torch.randn(4, 3)
+        patches = [mock.patch.object(Tensor, name, no) for name in reads if i % 4]
+        for each in patches:
+            each.start()
+        try:
+            with watch.step() as step:
+                loss = net(x).square().mean()
+                step.log(loss=loss, accuracy=loss.detach() / 2)
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        finally:
+            for each in patches:
+                each.stop()
+    assert watch.history.steps == [0, 4, 8]
+
+
+@pytest.mark.parametrize(
+    ("gradient", "loss", "broken"),
+    [
+        (1.0, 1.0, False),
+        (None, None, False),
+        (math.inf, 1.0, True),
+        (1.0, math.nan, True),
+        (None, -math.inf, True),
+        (math.nan, None, True),
+    ],
+)
+def test_a_broken_beat(gradient, loss, broken):
+    beat = Beat(3, gradient, {"accuracy": math.nan} | ({} if loss is None else {"loss": loss}))
+    assert beat.broken is broken
+
+
+def test_beats_are_read_in_their_order():
+    tensor = torch.tensor
+    steps = [
+        (4, {1: tensor(3.0), 2: tensor(4.0)}, {"loss": [tensor(1.0), 2.0, tensor(6.0)], "a": [5.0]}),
+        (5, {}, {"b": [tensor(8.0)]}),
+        (6, {1: tensor(7.0)}, {}),
+    ]
+    beats = Beats(steps)
+    read = beats.read(iter([float(each) for each in beats.tensors]))
+    assert read == [Beat(4, 5.0, {"loss": 3.0, "a": 5.0}), Beat(5, None, {"b": 8.0}), Beat(6, 7.0, {})]
