@@ -75,11 +75,14 @@ def _is_drawn(weight: Tensor) -> bool:
     values = values[:: max(1, n // _MOST)].cpu().sort().values
     rows, columns = len(weight), n // len(weight)
     end, std = weight.abs().max().item(), weight.double().std().item()
-    fans = {columns, rows, rows / 3, rows / 4}  # recurrent layers draw from their states, of three or four gates
-    ends = [sqrt(factor / fan) for fan in fans for factor in (1, 3, 6)] + [sqrt(6 / (rows + columns))]
-    if any(bound * (1 - _ENDS / n) <= end <= bound * (1 + 1e-3) for bound in ends):
-        return _distance(values, (values / end + 1) / 2) <= _STRICT
     places = rows * (weight[0, 0].numel() if weight.dim() > 2 else 1)
+    fans = {columns, places, rows, rows / 3, rows / 4}  # recurrent layers draw from their states, of 3 or 4 gates
+    ends = [sqrt(factor / fan) for fan in fans for factor in (1, 3, 6)] + [sqrt(6 / (columns + places))]
+    if (
+        any(bound * (1 - _ENDS / n) <= end <= bound * (1 + 1e-3) for bound in ends)
+        and _distance(values, (values / end + 1) / 2) <= _STRICT
+    ):
+        return True
     stds = [sqrt(factor / fan) for fan in (columns, places) for factor in (1, 2)]
     stds += [sqrt(2 / (columns + places)), 0.02, 0.01, 1.0]
     if any(abs(std / known - 1) <= _STDS / sqrt(2 * n) for known in stds):
