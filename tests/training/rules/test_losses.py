@@ -1,0 +1,90 @@
+"""Rules about the loss: flat at a guess, a jump, diverging, targets without a scale."""
+
+from math import log
+
+import pytest
+
+from tests.training.rules.samples import FINE, account, layer, told
+
+TEN = log(10)
+
+
+def curve(losses, *, every=30, **facts):
+    """Looks of `every` steps each, all with the same loss."""
+    return [account(losses=[loss] * every, start=i * every, **facts) for i, loss in enumerate(losses)]
+
+
+def kinds(*looks, **options):
+    return [(step, kind) for step, kind, _ in told(*looks, **options)]
+
+
+def test_flat_at_the_logarithm_of_the_classes():
+    assert kinds(*curve([TEN] * 4), every=30) == [(90, "loss")]
+    assert kinds(*curve([TEN] * 3), every=30) == []  # four means at least
+    assert kinds(*curve([TEN] * 4, every=24), every=24) == []  # 96 steps
+    assert kinds(*curve([TEN] * 4, every=25), every=25) == [(75, "loss")]
+    for loss, expected in ((1.019 * TEN, 1), (0.981 * TEN, 1), (1.021 * TEN, 0), (0.979 * TEN, 0)):
+        assert len(kinds(*curve([loss] * 4))) == expected, loss
+
+
+def test_a_loss_that_falls_is_not_flat():
+    falls = [1.03 * TEN, 1.03 * TEN, TEN, TEN]
+    assert kinds(*curve(falls)) == []
+    assert kinds(*curve([1.015 * TEN, 1.015 * TEN, TEN, TEN])) == [(300, "loss")]
+
+
+def test_two_outputs_or_one_guess_at_ln_two():
+    for channels, classes, expected in ((2, 2, 1), (1, 2, 1), (10, 2, 1), (10, 3, 0), (1, 10, 0)):
+        layers = {"layers": {**FINE, "c": layer(channels=channels)}}
+        looks = [(layers, each) for each in curve([log(classes)] * 4)]
+        assert len(kinds(*looks)) == expected, (channels, classes)
+
+
+def test_a_flat_loss_waits_for_a_warm_up_and_for_causes():
+    rising = [account(losses=[TEN] * 30, rate=0.01 * (i + 1)) for i in range(6)]
+    assert kinds(*rising) == []
+    assert kinds(*rising, account(losses=[TEN] * 30, rate=0.06)) == [(600, "loss")]
+    assert kinds(*curve([TEN] * 9, optimizers=2)) == []  # two that play against each other
+    unheld = curve([TEN] * 9, unheld=("z",))
+    assert kinds(*unheld) == [(0, "untrained")]  # which explains it
+
+
+def test_a_jump_in_any_step():
+    calm = account(losses=[2.0] * 5)
+    assert kinds(calm, calm, account(losses=[2.0, 201.0, 2.0])) == [(200, "loss")]
+    assert kinds(calm, calm, account(losses=[2.0, 199.0, 2.0])) == []
+    assert kinds(account(losses=[2.0, 201.0, 2.0])) == [(0, "loss")]  # between two looks at the beginning
+    assert kinds(calm, account(losses=[400.0, 2.0], optimizers=2)) == []
+    assert kinds(account(losses=[-2.0]), account(losses=[900.0])) == []  # of no sign that tells
+    (found,) = told(calm, account(losses=[2.0, 999.0, 2.0], start=5))
+    assert found == (100, "loss", ("loss",))
+
+
+def test_diverging_is_told_after_three_in_a_row():
+    for last, expected in ((20.1, [(400, "loss")]), (19.9, [])):
+        assert kinds(*curve([2.0, 2.0, last, last, last])) == expected
+    assert kinds(*curve([2.0, 2.0, 21.0, 21.0, 2.0, 21.0, 21.0])) == []
+    assert kinds(*curve([1.0, 3.0, 29.0, 29.0, 29.0])) == []  # of the first two the higher counts
+    assert kinds(*curve([2.0, 2.0, 21.0, 21.0, 21.0], optimizers=2)) == []
+
+
+@pytest.mark.parametrize(
+    ("loss", "after", "std", "expected"),
+    [(1.01e4, 1.01e4, 1.0, 1), (0.99e4, 0.99e4, 1.0, 0), (1.01e4, 0.89e4, 1.0, 0), (2e4, 1.9e4, 2.0, 0),
+     (5e4, 4.9e4, 2.0, 1), (1.2e4, 1.2e4, 0.1, 1)],
+)  # fmt: skip
+def test_targets_without_a_scale(loss, after, std, expected):
+    looks = [({"layers": {**FINE, "c": layer(std=std)}}, each) for each in curve([loss, after, after])]
+    assert kinds(*looks, every=50) == [(50, "targets")] * expected
+    assert kinds(*looks[:2], every=49) == []
+
+
+def test_without_a_loss_nothing_is_said():
+    assert kinds(*[account(losses=[None] * 30)] * 9) == []
+    assert kinds(*[({"layers": {}, "parameters": {}}, account(losses=[TEN] * 30, rates={}))] * 9) == []
+
+
+def test_many_means_are_joined_and_none_is_lost():
+    looks = curve([TEN] * 300)
+    assert kinds(*looks) == [(300, "loss")]
+    assert kinds(*curve([2.0] * 200), *curve([21.0] * 3))[-1] == (20200, "loss")
