@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import hypot
+
 from torch_featviz.capture.statistics import INPUTS
 from torch_featviz.training.history import LayerFigures
 
@@ -62,7 +64,7 @@ def _spread(given: LayerFigures) -> str:
 
 
 def _rms(given: LayerFigures) -> float:
-    return float((given.mean**2 + given.std**2) ** 0.5)
+    return hypot(given.mean, given.std)
 
 
 def _are_bytes(given: LayerFigures) -> bool:

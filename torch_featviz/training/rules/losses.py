@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import log
+from math import hypot, log
 
 from .rule import Judged, Rule, Seen, once
 
@@ -76,9 +76,8 @@ def unscaled(seen: Seen) -> Judged:
     if not curve or seen.answer is None:
         return
     answer, first, last = seen.sample.layers[seen.answer], curve[0][1], curve[-1][1]
-    size = max(1.0, answer.mean**2 + answer.std**2)
-    steps, mean = curve[-1][0] - curve[0][0], size**0.5
-    far = (steps >= 50 and last > SQUARED * size) or (steps >= 100 and last > max(ABSOLUTE, APART * mean))
+    steps, mean = curve[-1][0] - curve[0][0], max(1.0, hypot(answer.mean, answer.std))
+    far = (steps >= 50 and last > SQUARED * mean * mean) or (steps >= 100 and last > max(ABSOLUTE, APART * mean))
     yield "loss", f"{last:.3g}, answers about {mean:.2g}", far and last > SLOW * first
 
 

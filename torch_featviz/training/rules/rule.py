@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
-from math import isfinite
+from math import hypot, isfinite
 from statistics import median
 
 from torch_featviz.training.account import Account
@@ -109,7 +109,7 @@ class Seen:
     @cached_property
     def total(self) -> float:
         """The norm of the gradients of all weights together."""
-        return float(sum((each.grad_norm or 0.0) ** 2 for each in self.weights.values()) ** 0.5)
+        return hypot(*(each.grad_norm or 0.0 for each in self.weights.values()))
 
     @cached_property
     def gradient_shares(self) -> dict[str, float]:
