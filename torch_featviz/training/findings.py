@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
+from math import isfinite
 from typing import Any, TypeAlias
 
 from torch_featviz.errors import OptionError
@@ -87,7 +88,8 @@ class Findings:
     def state_dict(self) -> dict[str, Any]:
         """All that is remembered, as words, numbers, lists and dicts, which JSON can hold."""
         found = [{**asdict(each), "names": list(each.names)} for each in self._found]
-        return {"found": found, "rows": deepcopy(self._rows), "memory": asdict(self._memory), "broken": self._broken}
+        memory = {name: _plain(value) for name, value in asdict(self._memory).items()}
+        return {"found": found, "rows": deepcopy(self._rows), "memory": memory, "broken": self._broken}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned.
@@ -100,7 +102,8 @@ class Findings:
             raise OptionError(f"state must be what state_dict() returned, with {', '.join(expected)}; got {state!r}.")
         self._found = [Finding(**{**each, "names": tuple(each["names"])}) for each in state["found"]]
         self._rows = deepcopy(list(state["rows"]))
-        self._memory = Memory(**deepcopy(state["memory"]))
+        memory = {name: value if name == "late" else _numbers(value) for name, value in state["memory"].items()}
+        self._memory = Memory(**deepcopy(memory))
         self._broken = state["broken"]
 
     def _told(self) -> set[tuple[str, str]]:
@@ -154,6 +157,24 @@ def _text(rule: Rule, figures: dict[str, str], first: int, last: int) -> str:
         written += f" and {len(figures) - _WRITTEN} more"
     when = f"at step {last}" if rule.samples == 1 else f"in {rule.samples} samples in a row, steps {first} to {last}"
     return f"{rule.text.format(names=written)}, {when}."
+
+
+def _plain(value: Any) -> Any:
+    """As JSON can hold it: what is not finite is `"nan"`, `"inf"` or `"-inf"`, as how far a weight moves from 0."""
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return str(value) if isinstance(value, float) and not isfinite(value) else value
+
+
+def _numbers(value: Any) -> Any:
+    """What `_plain` was made of."""
+    if isinstance(value, dict):
+        return {name: _numbers(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_numbers(each) for each in value]
+    return float(value) if isinstance(value, str) else value
 
 
 def _checked(ignore: Mapping[str, Globs] | None) -> dict[str, tuple[str, ...]]:
