@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from torch_featviz.errors import OptionError
+from torch_featviz.torch_private import in_graph_pool
 
 OURS = ("learning_rate", "gradient_norm")  # scalars that a Monitor adds itself
 
@@ -31,8 +32,8 @@ class Step:
     def log(self, **scalars: Any) -> None:
         """Keep scalars of this step: a row of the report, and in every sink.
 
-        Nothing is waited for: what is on a GPU is copied there, and read with the figures. Of several values in one
-        step the mean counts. The loss that a model returns itself is logged at each look, where none is given.
+        Nothing is waited for: what is on a GPU is read with the figures. Of several values in one step the mean counts.
+        The loss that a model returns itself is logged at each look, where none is given.
 
         Args:
             scalars: by name, numbers or tensors of one number. `loss` is also judged: whether it is finite, and falls.
@@ -53,9 +54,15 @@ class Step:
         return self._logged
 
 
+def _may_change(value: Tensor) -> bool:
+    """Whether it may be another one when it is read, as a running sum. A loss is not, whose copy is one more launch."""
+    return not (value.is_cuda and value.grad_fn is not None and value._base is None) or in_graph_pool(value)
+
+
 def _number(name: str, value: Any) -> Tensor | float:
     if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
-        return value.detach().reshape(()).clone()  # a running sum goes on in place, and figures are read much later
+        single: Tensor = value.detach().reshape(())
+        return single.clone() if _may_change(value) else single
     try:
         if not isinstance(value, (Tensor, str)):
             return float(value)
