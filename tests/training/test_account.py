@@ -155,7 +155,7 @@ def test_one_group_without_a_learning_rate(every):
             groups, 1e-3 if rate == 0 and isinstance(rate, float) else torch.tensor(1e-3), foreach=False
         )
         found, watch = train(net, optimizer, every=every)
-        assert found == [(2 * every, "untrained", BODY)]
+        assert found == [(every, "untrained", BODY)]
         assert "The learning rate of these has been 0 from the beginning" in watch.findings[0].text
         assert watch.history[0].scalars["learning_rate/0"] == 0.0
 
@@ -163,7 +163,7 @@ def test_one_group_without_a_learning_rate(every):
 def test_a_warm_up_may_begin_at_zero_and_a_schedule_end_there():
     net = fresh()
     optimizer = sgd(net.parameters(), 0.05)
-    rates = [0.0, 0.0, 0.3, 0.6, *[1.0] * 6, 0.5, *[0.0] * 6]
+    rates = [0.0, 0.1, 0.3, 0.6, *[1.0] * 6, 0.5, *[0.0] * 6]
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: rates[min(i, 16)])
     assert train(net, optimizer, steps=17, after=lambda i: schedule.step())[0] == []
 

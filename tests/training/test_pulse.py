@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from torch_featviz.errors import FindingWarning
-from torch_featviz.training import Monitor
+from torch_featviz.training import Monitor, Sample
+from torch_featviz.training.account import Account
+from torch_featviz.training.findings import Findings
 from torch_featviz.training.pulse import Beat, Beats
 
 
@@ -82,7 +84,18 @@ def test_weights_that_are_broken_since_are_named():
     (found,) = watch.findings
     assert (found.step, found.names) == (2, ("gradient",))
     assert "Since then weights are broken: 0.weight, 0.bias, 2.weight, 2.bias." in found.text
-    assert found.text.endswith("Look at the data and at every step from 2 on (every=1).")
+    assert found.text.endswith("Look at the data of step 2.")
+
+
+def test_a_gradient_that_had_grown_is_not_the_fault_of_its_batch():
+    for last, advice in (
+        (1100.0, "Lower the learning rate, or clip gradients."),
+        (900.0, "Look at the data of step 8."),
+    ):
+        beats = (Beat(6, 20.0, {}), Beat(7, last, {}), Beat(8, math.inf, {}), Beat(9, 1.0, {}))
+        (found,) = Findings().look(Sample(9, {}, {}), Account(beats=beats))
+        assert (found.step, found.names) == (8, ("gradient",))
+        assert found.text.endswith(advice)
 
 
 def test_switched_off_nothing_is_seen_of_gradients_between_looks():
@@ -182,9 +195,9 @@ def test_a_broken_beat(gradient, loss, broken):
 def test_beats_are_read_in_their_order():
     tensor = torch.tensor
     steps = [
-        (4, {1: tensor(3.0), 2: tensor(4.0)}, {"loss": [tensor(1.0), 2.0, tensor(6.0)], "a": [5.0]}),
+        (4, {1: [tensor(9.0)], 2: [tensor(12.0), tensor(4.0)]}, {"loss": [tensor(1.0), 2.0, tensor(6.0)], "a": [5.0]}),
         (5, {}, {"b": [tensor(8.0)]}),
-        (6, {1: tensor(7.0)}, {}),
+        (6, {1: [tensor(49.0)]}, {}),
     ]
     beats = Beats(steps)
     read = beats.read(iter([float(each) for each in beats.tensors]))

@@ -23,7 +23,7 @@ def test_flat_at_the_logarithm_of_the_classes():
     assert kinds(*curve([TEN] * 3), every=30) == []  # four means at least
     assert kinds(*curve([TEN] * 4, every=24), every=24) == []  # 96 steps
     assert kinds(*curve([TEN] * 4, every=25), every=25) == [(75, "loss")]
-    for loss, expected in ((1.019 * TEN, 1), (0.981 * TEN, 1), (1.021 * TEN, 0), (0.979 * TEN, 0)):
+    for loss, expected in ((1.019 * TEN, 1), (0.996 * TEN, 1), (1.021 * TEN, 0), (0.994 * TEN, 0)):
         assert len(kinds(*curve([loss] * 4))) == expected, loss
 
 
@@ -54,7 +54,7 @@ def test_a_jump_in_any_step():
     assert kinds(calm, calm, account(losses=[2.0, 201.0, 2.0])) == [(200, "loss")]
     assert kinds(calm, calm, account(losses=[2.0, 199.0, 2.0])) == []
     assert kinds(account(losses=[2.0, 201.0, 2.0])) == [(0, "loss")]  # between two looks at the beginning
-    assert kinds(calm, account(losses=[400.0, 2.0], optimizers=2)) == []
+    assert kinds(calm, account(losses=[201.0, *[2.0] * 9], optimizers=2)) == []
     assert kinds(account(losses=[-2.0]), account(losses=[900.0])) == []  # of no sign that tells
     (found,) = told(calm, account(losses=[2.0, 999.0, 2.0], start=5))
     assert found == (100, "loss", ("loss",))
@@ -75,8 +75,48 @@ def test_diverging_is_told_after_three_in_a_row():
 )  # fmt: skip
 def test_targets_without_a_scale(loss, after, std, expected):
     looks = [({"layers": {**FINE, "c": layer(std=std)}}, each) for each in curve([loss, after, after])]
-    assert kinds(*looks, every=50) == [(50, "targets")] * expected
+    assert kinds(*looks[:2], every=50) == [(50, "targets")] * expected
     assert kinds(*looks[:2], every=49) == []
+
+
+@pytest.mark.parametrize(
+    ("loss", "after", "std", "expected"),
+    [
+        (101.0, 101.0, 1.0, 1),
+        (99.0, 99.0, 1.0, 0),
+        (101.0, 90.0, 1.0, 0),
+        (101.0, 101.0, 5.1, 0),
+        (141.0, 141.0, 7.0, 1),
+    ],
+)
+def test_targets_without_a_scale_after_a_hundred_steps(loss, after, std, expected):
+    looks = [({"layers": {**FINE, "c": layer(std=std)}}, each) for each in curve([loss, after])]
+    assert kinds(*looks, every=100) == [(100, "targets")] * expected
+    assert kinds(*looks, every=99) == []
+
+
+def test_a_schedule_that_ran_out():
+    def looks(last):
+        return [*curve([TEN] * 3, rate=0.1), account(losses=[TEN] * 30, rate=last)]
+
+    assert kinds(*looks(0.9e-4)) == [(300, "stopped")]  # and not the loss: this is its cause
+    assert kinds(*looks(1.1e-4)) == [(300, "loss")]
+
+
+def test_a_loss_of_the_wrong_sign():
+    assert kinds(*curve([-TEN, -TEN - 0.1])) == [(100, "loss")]
+    assert kinds(*curve([-TEN, -TEN + 0.1])) == []
+    assert kinds(*curve([-1.14 * TEN, -3.0])) == [(100, "loss")]
+    assert kinds(*curve([-1.16 * TEN, -3.0])) == []
+    assert kinds(*curve([-0.1, -101.0])) == [(100, "loss")]
+    assert kinds(*curve([-0.1, -99.0])) == []
+    assert kinds(*curve([-TEN, -TEN - 0.1], optimizers=2)) == []
+
+
+def test_a_loss_that_slowly_falls_is_not_flat():
+    falls = [1.01 * TEN - 0.001 * i for i in range(10)]
+    assert kinds(*curve(falls)) == [(300, "loss")]  # of so few means it is not known
+    assert kinds(*curve([2.4, 2.4, 2.4, 2.4, *[1.01 * TEN - 0.001 * i for i in range(6)]])) == []
 
 
 def test_without_a_loss_nothing_is_said():

@@ -80,11 +80,42 @@ def test_all_gradients_zero_in_the_first_step_only():
 def test_a_rate_of_zero_from_the_beginning():
     none = {**dict.fromkeys(MOVED, 0.1), "b.weight": 0.0}
     quiet = {"parameters": {**MOVED, "b.weight": weight(ratio=0.0)}}
-    assert told(*[(quiet, account(rates=none))] * 5) == [(200, "untrained", ("b.weight",))]
+    assert told(*[(quiet, account(rates=none))] * 5) == [(100, "untrained", ("b.weight",))]
     assert told(account(), *[(quiet, account(rates=none))] * 2) == []  # a schedule ended
     tiny = {**none, "b.weight": 1e-30}
     assert "untrained" not in [kind for _, kind, _ in told(*[(quiet, account(rates=tiny))] * 5)]
-    assert told(*[(quiet, account(rates=none))] * 2, account()) == []  # a warm-up that begins there
+    assert told((quiet, account(rates=none)), account(), account()) == []  # a warm-up that begins there
+
+
+def test_zeros_one_after_another_hold_back_all():
+    zeros = dict.fromkeys(("a.weight", "b.weight"), weight(grad=0.0, ratio=0.0, norm=0.0))
+    all_still = {"parameters": {**MOVED, **zeros, "c.weight": weight(grad=0.0, ratio=0.0)}}
+    assert told(all_still, all_still) == [(0, "untrained", ("a.weight", "b.weight"))] or told(all_still)[0][2] == ALL
+    assert "as these are all zeros: a.weight, b.weight, at step 0" in text(all_still)
+    assert told({"parameters": {**MOVED, **zeros}}) == []  # others have a gradient
+
+
+def test_an_expert_may_wait_long_for_its_turn():
+    names = ("experts.0.weight", "experts.1.weight")
+    parameters = {"experts.0.weight": weight(), "experts.1.weight": still()}
+    waits = account(rates=dict.fromkeys(names, 0.1), unreached=names[1:], about=dict.fromkeys(names, about()))
+    assert told(*[({"parameters": parameters}, waits)] * 19) == []
+    assert told(*[({"parameters": parameters}, waits)] * 20) == [(1900, "untrained", names[1:])]
+    alone = account(rates=dict.fromkeys(names, 0.1), unreached=names, about=dict.fromkeys(names, about()))
+    assert told(({"parameters": dict.fromkeys(names, still())}, alone)) == [(0, "untrained", names)]
+
+
+def test_steps_that_a_scaler_skips_forever():
+    assert told(account(skipped=24)) == [(0, "nonfinite", ("gradient",))]
+    assert "in each of gradient (24 blocks) in a row" in text(account(skipped=24))
+    assert told(account(skipped=0)) == []
+
+
+def test_evaluation_mode_since_the_first_look():
+    switched = account(switched=("norm", "drop"))
+    assert told(account(), switched) == []
+    assert told(account(), switched, switched) == [(200, "mode", ("norm", "drop"))]
+    assert told(*[account(switched=("norm",), stepped=False)] * 5) == []
 
 
 def test_frozen_at_random():

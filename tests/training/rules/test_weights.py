@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from tests.training.rules.samples import ABOUT, FINE, MOVED, about, account, layer, told, weight
+from tests.training.rules.samples import ABOUT, FINE, MOVED, about, account, layer, still, told, weight
+from torch_featviz.training.findings import Findings
 
 
 def moved(known=None, **others):
@@ -53,9 +54,9 @@ def test_a_share_of_the_largest_gradient_and_of_what_it_moves():
 
 
 def test_a_gradient_that_is_on_its_way_is_let_alone():
-    assert told(b(grad=1e-6, ratio=1e-9), *[b(grad=1.6e-6, ratio=1e-9)] * 5) == []
-    assert told(b(grad=0.028, ratio=1e-9), *[b(grad=0.0299, ratio=1e-9)] * 3)  # not by half
-    assert [kind for _, kind, _ in told(b(grad=1e-6, ratio=1e-9), *[b(grad=1.4e-6, ratio=1e-9)] * 5)] == ["vanishing"]
+    assert told(b(grad=1e-6, ratio=1e-9), *[b(grad=3.1e-6, ratio=1e-9)] * 5) == []
+    assert told(b(grad=0.028, ratio=1e-9), *[b(grad=0.0299, ratio=1e-9)] * 3)  # too little
+    assert [kind for _, kind, _ in told(b(grad=1e-6, ratio=1e-9), *[b(grad=2.9e-6, ratio=1e-9)] * 5)] == ["vanishing"]
 
 
 @pytest.mark.parametrize(
@@ -117,6 +118,29 @@ def test_shut_off_by_one_step():
         found = told(moved(), b(ratio=ratio), *[gone] * 3)
         assert [kind for _, kind, _ in found] == kinds, ratio
         assert {step for step, _, _ in found} == {400}
+
+
+def test_behind_weights_of_zeros():
+    gone = weight(grad=0.0, ratio=0.0, unreached=64)
+    zeros = {"a": gone, "b": still(norm=0.0)}  # frozen, say
+    assert told(*[moved(**zeros)] * 2) == []
+    (found,) = told(*[moved(**zeros)] * 3)
+    assert found == (200, "dead", ("a.weight",))
+    findings = Findings()
+    told(*[moved(**zeros)] * 3, findings=findings)
+    assert "through weights of zeros that stand after these: a.weight (b.weight is all zeros)" in findings.all[0].text
+    told(*[moved(a=gone)] * 3, findings=(findings := Findings()))
+    assert "No gradient at all reaches these outputs" in findings.all[0].text
+
+
+def test_dead_from_the_start_is_told_apart():
+    dead = b(unreached=60)
+    for before, advice in (
+        (0, "Check the biases and weights that they begin with."),
+        (1, "Lower the learning rate; a LeakyReLU"),
+    ):
+        told(*[moved()] * before, *[dead] * 3, findings=(findings := Findings()))
+        assert advice in findings.all[0].text
 
 
 def test_patience_with_what_begins_at_zero():
