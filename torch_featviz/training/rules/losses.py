@@ -77,7 +77,8 @@ def unscaled(seen: Seen) -> Judged:
         return
     answer, first, last = seen.sample.layers[seen.answer], curve[0][1], curve[-1][1]
     steps, mean = curve[-1][0] - curve[0][0], max(1.0, hypot(answer.mean, answer.std))
-    far = (steps >= 50 and last > SQUARED * mean * mean) or (steps >= 100 and last > max(ABSOLUTE, APART * mean))
+    least = min(first, last)  # one that has risen has another cause
+    far = (steps >= 50 and least > SQUARED * mean * mean) or (steps >= 100 and least > max(ABSOLUTE, APART * mean))
     yield "loss", f"{last:.3g}, answers about {mean:.2g}", far and last > SLOW * first
 
 
