@@ -262,6 +262,24 @@ def test_progressive_unfreezing():
     assert found == [(5, "untrained", BODY)]
 
 
+def test_a_gradient_in_any_step_of_a_block_is_one():
+    """As of an optimizer that steps once for each of several losses."""
+    net = fresh()
+    optimizer, watch = sgd(net.parameters()), Monitor(net, every=1)
+    for i in range(5):
+        with watch.step():
+            optimizer.zero_grad()
+            backward(net, i)
+            optimizer.step()
+            optimizer.zero_grad()
+            x, y = batch(i)
+            nn.functional.cross_entropy(net.head(x), y).backward()  # the head alone
+            optimizer.step()
+    watch.close()
+    assert watch.findings == ()
+    assert watch.history[0].scalars["learning_rate"] == 0.05
+
+
 def test_sparse_gradients_are_gradients():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Embedding(40, 8, sparse=True), nn.Flatten(), nn.Linear(24, 4))

@@ -71,6 +71,25 @@ def test_each_look_has_gradients_and_is_the_same_as_of_one_block(every, options)
     assert apart.findings == whole.findings == ()
 
 
+def test_a_block_without_backward_is_a_step():
+    """Also where gradients of the step before are still there."""
+    net, optimizer = fresh()
+    watch = Monitor(net, every=1)
+    for i, (x, y) in enumerate(batches(6)):
+        with watch.step() as step:
+            assert step.number == i
+            if i % 2:
+                net(x)
+            else:
+                optimizer.zero_grad()
+                backward(net, x, y, 1)
+                optimizer.step()
+        assert not watch.unfinished
+        assert not hooks()
+    assert watch.history.steps == list(range(6))
+    assert [each.parameters["head.weight"].grad_norm is None for each in watch.history] == [False, True] * 3
+
+
 def test_numbers_of_the_optimizers_steps_may_be_given():
     net, optimizer = fresh()
     watch = Monitor(net, every=2)

@@ -70,7 +70,7 @@ def test_diverging_is_told_after_three_in_a_row():
 
 @pytest.mark.parametrize(
     ("loss", "after", "std", "expected"),
-    [(1.01e4, 1.01e4, 1.0, 1), (0.99e4, 0.99e4, 1.0, 0), (1.01e4, 0.89e4, 1.0, 0), (2e4, 1.9e4, 2.0, 0),
+    [(1.01e4, 1.01e4, 1.0, 1), (0.99e4, 0.99e4, 1.0, 0), (0.99e4, 1.01e4, 1.0, 0), (1.01e4, 0.89e4, 1.0, 0), (2e4, 1.9e4, 2.0, 0),
      (5e4, 4.9e4, 2.0, 1), (1.2e4, 1.2e4, 0.1, 1)],
 )  # fmt: skip
 def test_targets_without_a_scale(loss, after, std, expected):
@@ -84,6 +84,7 @@ def test_targets_without_a_scale(loss, after, std, expected):
     [
         (101.0, 101.0, 1.0, 1),
         (99.0, 99.0, 1.0, 0),
+        (99.0, 500.0, 1.0, 0),
         (101.0, 90.0, 1.0, 0),
         (101.0, 101.0, 5.1, 0),
         (141.0, 141.0, 7.0, 1),
