@@ -108,11 +108,9 @@ def rows_alike(seen: Seen) -> Judged:
 
 
 def _unmoved(seen: Seen, names: tuple[str, ...] | list[str], figure: str = "") -> Judged:
-    """Those that nobody has moved by hand since the first step began."""
-    before, now = seen.account.before, seen.sample.parameters
+    """Those that nobody has moved by hand since the first step began, or the last look."""
     for name in names:
-        by_hand = name in before and name in now and before[name] != now[name].norm
-        yield name, figure, not by_hand
+        yield name, figure, not seen.moved(name)
 
 
 RULES = (
