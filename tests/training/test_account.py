@@ -184,6 +184,19 @@ def test_sgd_written_by_hand_is_training():
     assert watch.history.steps == list(range(8))
 
 
+def test_one_part_may_be_moved_by_hand_and_another_not_at_all():
+    net = fresh()
+
+    def by_hand(i):
+        with torch.no_grad():
+            net.head.weight -= 0.05 * net.head.weight.grad
+            net.head.bias -= 0.05 * net.head.bias.grad
+        net.head.zero_grad()
+
+    found, _ = train(net, sgd(net.mid.parameters()), amid=by_hand)
+    assert found == [(0, "untrained", BODY)]
+
+
 @pytest.mark.parametrize("place", ["inside", "outside"])
 def test_a_teacher_that_follows_its_pupil(place):
     pupil = fresh()
@@ -222,6 +235,10 @@ def test_tied_weights_are_one():
     net.mid.weight = net.body.weight
     found, _ = train(net, sgd([*net.mid.parameters(), *net.head.parameters()]))
     assert found == [(0, "untrained", ("body.bias",))]
+    net = fresh()
+    net.mid.weight = net.body.weight
+    found, _ = train(net, sgd(net.head.parameters()))
+    assert found == [(0, "untrained", (*BODY, "mid.bias"))]  # by its first name, once
 
 
 def test_one_optimizer_is_given_and_others_live():
@@ -320,6 +337,20 @@ def test_rows_that_are_all_alike():
     nn.init.zeros_(net.head.weight)
     nn.init.zeros_(net.head.bias)
     assert train(net, sgd(net.parameters()))[0] == []
+
+
+def test_rows_that_are_alike_are_told_also_after_a_block_without_a_step():
+    net = fresh()
+    nn.init.constant_(net.mid.weight, 0.05)
+    nn.init.constant_(net.mid.bias, 0.1)
+    nn.init.constant_(net.head.weight, 0.05)
+    optimizer, watch = sgd(net.parameters()), Monitor(net, every=1)
+    with watch.step():
+        net(batch(0)[0])  # to see whether it runs
+    with watch.step():
+        backward(net, 1)
+        optimizer.step()
+    assert (1, "symmetric", ("mid.weight",)) in [(each.step, each.kind, each.names) for each in watch.findings]
 
 
 def test_of_several_causes_each_is_told_once():

@@ -6,6 +6,7 @@ import math
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.training.rules.samples import FINE, MOVED, account, layer, sample, weight
 from torch_featviz.training import Bins, LayerFigures, ParameterFigures, Sample
 from torch_featviz.training.account import Account
 from torch_featviz.training.findings import Findings
@@ -90,6 +91,18 @@ def check(looks, cut):
     told = [(each.kind, name) for each in whole.all for name in each.names]
     assert len(told) == len(set(told))  # each once
     assert str(whole.state_dict()) == str(resumed.state_dict())
+
+
+def test_figures_whose_squares_are_infinite_raise_nothing():
+    """As of a float64 model that diverges; and all of them survive a checkpoint."""
+    huge = layer(mean=1e200, std=1e200, low=-1e300, high=1e300)
+    known = account(losses=[1.7e308, 1.7e308], rate=math.inf)
+    parameters = {**MOVED, "b.weight": weight(grad=1.7e308), "c.weight": weight(grad=1.7e308, ratio=math.inf)}
+    look = sample(0, {**FINE, "c": huge}, parameters, {"inputs": huge}), known
+    check([look] * 5, 3)
+    calm = Findings()
+    calm.look(*of_one_step(look, 0))
+    assert "inf" in str(calm.state_dict()["memory"]["curve"])
 
 
 @settings(max_examples=100)

@@ -20,7 +20,8 @@ def kinds(*looks, **options):
 
 def test_flat_at_the_logarithm_of_the_classes():
     assert kinds(*curve([TEN] * 4), every=30) == [(90, "loss")]
-    assert kinds(*curve([TEN] * 3), every=30) == []  # four means at least
+    assert kinds(*curve([TEN] * 3, every=40), every=40) == []  # four means at least
+    assert kinds(*curve([TEN] * 4, every=40), every=40) == [(120, "loss")]
     assert kinds(*curve([TEN] * 4, every=24), every=24) == []  # 96 steps
     assert kinds(*curve([TEN] * 4, every=25), every=25) == [(75, "loss")]
     for loss, expected in ((1.019 * TEN, 1), (0.996 * TEN, 1), (1.021 * TEN, 0), (0.994 * TEN, 0)):
@@ -70,7 +71,8 @@ def test_diverging_is_told_after_three_in_a_row():
 
 @pytest.mark.parametrize(
     ("loss", "after", "std", "expected"),
-    [(1.01e4, 1.01e4, 1.0, 1), (0.99e4, 0.99e4, 1.0, 0), (0.99e4, 1.01e4, 1.0, 0), (1.01e4, 0.89e4, 1.0, 0), (2e4, 1.9e4, 2.0, 0),
+    [(1.01e4, 1.01e4, 1.0, 1), (0.99e4, 0.99e4, 1.0, 0), (0.99e4, 1.01e4, 1.0, 0),
+     (1.01e4, 0.89e4, 1.0, 0), (2e4, 1.9e4, 2.0, 0),
      (5e4, 4.9e4, 2.0, 1), (1.2e4, 1.2e4, 0.1, 1)],
 )  # fmt: skip
 def test_targets_without_a_scale(loss, after, std, expected):
