@@ -239,6 +239,7 @@ def test_a_step_goes_on_until_its_optimizer_steps():
     assert all(sample.parameters["fc.weight"].grad_norm for sample in watch.history)
 
 
+@pytest.mark.filterwarnings("ignore:The optimizer that steps holds:torch_featviz.errors.FindingWarning")
 def test_optimizers_of_other_models_are_not_looked_at():
     net, other = fresh(), fresh()
     watch = Monitor(net, every=1)

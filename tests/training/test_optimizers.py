@@ -198,6 +198,7 @@ def test_a_monitor_that_is_let_go_of_amid_a_step_listens_no_more():
     optimizer.step()
 
 
+@pytest.mark.filterwarnings("ignore::torch_featviz.errors.FindingWarning")
 @pytest.mark.parametrize("fails", ["closure", "step"])
 def test_a_step_that_fails_leaves_no_hook(fails):
     net = fresh()

@@ -178,6 +178,50 @@ def test_broken_inputs_are_counted(compiled):
     assert (watch.history[0].inputs["inputs"].nan, watch.history[0].inputs["inputs"].inf) == (3, 2)
 
 
+class Loses(nn.Module):
+    """Returns its loss."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.fc, self.form = nn.Linear(3, 2), form
+
+    def forward(self, x):
+        loss, answer = self.fc(x).square().mean(), self.fc(x)
+        return {"tuple": (loss, answer), "dict": {"logits": answer, "loss": loss}, "loss": loss, "none": answer}[
+            self.form
+        ]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("form", ["tuple", "dict", "loss", "none"])
+def test_the_loss_that_a_model_returns(form, compiled):
+    torch.manual_seed(0)
+    net = Loses(form)
+    model = torch.compile(net, backend="aot_eager") if compiled else net
+    watch, optimizer = Monitor(model, every=1), torch.optim.SGD(net.parameters(), 0.1)
+    losses = []
+    for i in range(4):
+        with watch.step() as step:
+            for x in (torch.randn(6, 3), torch.randn(6, 3)):
+                loss = net.fc(x.clone()).square().mean()  # ours
+                losses.append(loss.item())
+                model(x)
+            model.eval()
+            model(100 * torch.ones(4, 3))  # passed over
+            model.train()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if i == 3:
+                step.log(loss=7.0)
+    if form == "none":
+        assert watch.history.values("loss")[3] == 7.0
+        assert "loss" not in watch.history[0].scalars
+        return
+    expected = [*(sum(losses[i : i + 2]) / 2 for i in (0, 2, 4)), 7.0]
+    np.testing.assert_allclose(watch.history.values("loss"), expected, rtol=1e-6)
+
+
 def test_tokens_have_no_figures():
     net = nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 2))
     watch = Monitor(net, every=1)
