@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from torch_featviz.errors import OptionError
-from torch_featviz.torch_private import in_graph_pool
+from torch_featviz.torch_private import in_graph_pool, viewed
 
 OURS = ("learning_rate", "gradient_norm")  # scalars that a Monitor adds itself
 
@@ -56,7 +56,7 @@ class Step:
 
 def _may_change(value: Tensor) -> bool:
     """Whether it may be another one when it is read, as a running sum. A loss is not, whose copy is one more launch."""
-    return not (value.is_cuda and value.grad_fn is not None and value._base is None) or in_graph_pool(value)
+    return not (value.is_cuda and value.grad_fn is not None and viewed(value) is None) or in_graph_pool(value)
 
 
 def _number(name: str, value: Any) -> Tensor | float:
