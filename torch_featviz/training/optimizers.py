@@ -124,7 +124,7 @@ class Optimizers:
 
     def _measure(self, optimizer: Optimizer) -> None:
         self.ever = self.stepped = True
-        before = [group for group in self.groups if group.optimizer == id(optimizer)]  # of several steps the last counts
+        before = [group for group in self.groups if group.optimizer == id(optimizer)]
         self.groups = [group for group in self.groups if group.optimizer != id(optimizer)]
         once = frozenset[int]().union(*(group.reached for group in before))
         for group in optimizer.param_groups if self._fully else ():
