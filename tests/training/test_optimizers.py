@@ -50,12 +50,13 @@ def test_a_listener_is_told_of_the_models_optimizers_only():
     optimizers = Optimizers()
     optimizers.of(list(net.parameters()))
     optimizers.begin()
-    with optimizers.listening(lambda: [listener]):
-        assert hooks() == 2
-        theirs.step()
-        assert (listener.heard, optimizers.stepped, optimizers.others) == ([], False, [theirs])
-        loss_of(net).backward()
-        ours.step()
+    optimizers.listen([listener], fully=True)
+    assert hooks() == 2
+    theirs.step()
+    assert (listener.heard, optimizers.stepped, optimizers.others) == ([], False, [theirs])
+    loss_of(net).backward()
+    ours.step()
+    optimizers.stop()
     assert not hooks()
     assert listener.heard == [("measure", "SGD"), ("stepped", "SGD")]
     assert optimizers.stepped
@@ -64,6 +65,12 @@ def test_a_listener_is_told_of_the_models_optimizers_only():
     assert (optimizers.stepped, optimizers.others, optimizers.ever) == (False, [], True)
     ours.step()
     assert len(listener.heard) == 2  # not heard outside
+    optimizers.listen([listener], fully=False)  # between two looks
+    assert hooks() == 1
+    ours.step()
+    optimizers.stop()
+    assert listener.heard[2:] == [("measure", "SGD")]
+    assert (optimizers.stepped, optimizers.groups) == (True, [])
 
 
 def test_what_is_no_optimizer_is_refused():
