@@ -149,6 +149,7 @@ def test_a_gradient_of_a_fused_optimizer_is_the_scalers_to_judge():
     assert all(p.isfinite().all() for p in net.parameters())
 
 
+@pytest.mark.skipif(torch.__version__ < (2, 7), reason="autograd asks for a device that is there")
 @pytest.mark.parametrize(("options", "most"), [({}, 1), ({"check_finite": False}, 0), ({"noise": True}, 1)], ids=str)
 def test_between_looks_nothing_is_waited_for(options, most):
     """On tensors that only say they are on a GPU; the backward is left out."""
