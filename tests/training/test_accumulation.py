@@ -287,3 +287,33 @@ def test_accelerate_agrees_with_the_plain_loop():
     assert watch.history.steps == plain.history.steps == [0, 2, 4]
     assert list(watch.history) == list(plain.history)
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
+
+
+def test_a_block_that_only_looks_is_a_step_of_its_own_beside_old_gradients():
+    """With `zero_grad` at the beginning, the gradients of the last step are still there."""
+    net = nn.Linear(4, 2)
+    optimizer, watch, numbers = torch.optim.SGD(net.parameters(), 0.1), Monitor(net, every=1), []
+    for i in range(8):
+        with watch.step() as step:
+            numbers.append(step.number)
+            if i % 2:
+                net(torch.randn(3, 4))
+            else:
+                optimizer.zero_grad()
+                net(torch.randn(3, 4)).square().mean().backward()
+                optimizer.step()
+    assert numbers == list(range(8))
+    assert [sample.parameters["weight"].grad_norm is not None for sample in watch.history] == [True, False] * 4
+
+
+def test_a_long_accumulation():
+    net = nn.Linear(4, 2)
+    optimizer, watch = torch.optim.SGD(net.parameters(), 0.1), Monitor(net, every=1)
+    for i in range(600):
+        with watch.step():
+            net(torch.randn(3, 4)).square().mean().backward()
+            if i % 200 == 199:
+                optimizer.step()
+                optimizer.zero_grad()
+    assert watch.history.steps == [0, 1, 2]
+    assert not watch.findings

@@ -74,11 +74,6 @@ class Accounts:
         """A step begins that is looked at."""
         self._before = None if self._optimizers.ever else norms_now(self._watched.parameters)
 
-    def moved_by_hand(self) -> bool:
-        """Whether parameters have changed since `begin` although no optimizer has stepped; waits for the device."""
-        now = norms_now(self._watched.parameters)
-        return any(float(now[name]) != float(norm) for name, norm in (self._before or {}).items() if name in now)
-
     @torch.no_grad()
     def end(self, gradients: Accumulation) -> Pending:
         """The step is over: what is known of it, but for the numbers that are still on the device."""

@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 from .optimizers import Optimizers
 
 _FEW = 16  # parameters, the smallest, by whose gradients all is told
-_PATIENCE = 64  # blocks of one step
+_FEWER = 2
+_PATIENCE = 1024  # blocks of one step
 _SKIPS = 24  # of them in which a GradScaler halves its scale, from 65,536 on 16 times at most
 
 
@@ -91,7 +92,7 @@ class Accumulation:
         self._alone = False  # no optimizer is to be waited for
         self._few: list[Tensor] = []
         self._regular = False  # whether the last block had a step
-        self._before: list[Trace] | None = []  # their gradients when the block began,
+        self._before: list[Trace] = []  # their gradients when the block began,
         self._left: list[Trace] = []  # and when the last block of the step ended
 
     def of(self, parameters: Iterable[Tensor]) -> None:
@@ -110,8 +111,8 @@ class Accumulation:
         self.blocks, self.thrown_away, self.skipped, self._left = 0, False, 0, []
 
     def begin_block(self) -> None:
-        """Remember the gradients, unless steps come block by block, as they mostly do."""
-        self._before = None if self._regular else [Trace(each) for each in self._few]
+        """Remember the gradients: a few of them, where steps come block by block, as they mostly do."""
+        self._before = [Trace(each) for each in (self._few[:_FEWER] if self._regular else self._few)]
 
     def end_block(self) -> None:
         """Tell whether the step goes on; it does where gradients came that no optimizer of the model has used."""
@@ -143,6 +144,4 @@ class Accumulation:
 
     def _came(self) -> bool:
         """Whether the block has brought gradients."""
-        if self._before is None:
-            return any(each.grad is not None for each in self._few)
-        return any(trace.has_grown(each) for each, trace in zip(self._few, self._before, strict=True))
+        return any(trace.has_grown(each) for each, trace in zip(self._few, self._before, strict=False))

@@ -85,10 +85,6 @@ class Optimizers:
         self._hooks, self._listeners = [], ()
         self._measured.clear()
 
-    def rates(self) -> list[Tensor | float]:
-        """The learning rates of the groups that have stepped, as these got them."""
-        return [group.rate for group in self.groups if group.rate is not None]
-
     def holders(self) -> dict[int, str]:
         """The class of the optimizer that holds each parameter: one that was given, has stepped, or is alive at all."""
         alive = list(self.known)
