@@ -38,9 +38,11 @@ def data():
 def train(model, watch, part):
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     for step, x in enumerate(data()):
-        with watch.step():
+        with watch.step() as seen:
             y = model(x[part])
-            y.nan_to_num().square().mean().backward()
+            loss = y.nan_to_num().square().mean()
+            loss.backward()
+            seen.log(loss=loss)
             if step == 1:  # its gradients are broken
                 optimizer.zero_grad()
             optimizer.step()

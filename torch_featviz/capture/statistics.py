@@ -97,7 +97,7 @@ class Reduction(Recorder):
             self.reducers.setdefault(name, self._into.fresh())
             if name in self.left_out:
                 continue
-            if self._waits and self.running and has_figures(tensor) and is_plain(tensor) and self._may_wait(tensor):
+            if self._waits and self.running and has_figures(tensor) and self._may_wait(tensor):
                 self.calls.append((name, tensor, versions_of(tensor)))
                 self._device[name] = tensor.device
                 self.came(tensor)
@@ -397,7 +397,7 @@ def inputs_of(given: Any) -> dict[str, Tensor]:
     named += [(name, tensor) for name, value in kwargs.items() for tensor in islice(tensors(value), 1)]
     found: dict[str, Tensor] = {}
     for name, tensor in named:
-        if tensor.is_floating_point() and tensor.numel() > 1 and len(found) < _INPUTS:
+        if tensor.is_floating_point() and is_plain(tensor) and tensor.numel() > 1 and len(found) < _INPUTS:
             found[f"{INPUTS}/{name}" if found else INPUTS] = tensor
     return found
 

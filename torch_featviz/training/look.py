@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch import distributed as dist
 
 from torch_featviz.capture.reduce import Reducer
 from torch_featviz.capture.reduce.reducer import fetch_states
@@ -15,7 +16,7 @@ from .figures import layer_figures, parameter_figures, range_of
 from .frames import Frame, Seen
 from .history import Sample
 from .noise import GradientNoise
-from .pulse import Beat, Beats
+from .pulse import Beat, Beats, of_all
 from .updates import Move, norms_now
 from .watched import Watched
 
@@ -34,6 +35,7 @@ class Look:
         pictured: what is drawn of this step.
         left_out: layers without figures, and why.
         noise: the noise scale, to which this step is added.
+        group: whose losses and other scalars are averaged.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Look:
         pictured: Mapping[str, Seen],
         left_out: Mapping[str, str],
         noise: GradientNoise | None = None,
+        group: dist.ProcessGroup | None = None,
     ) -> None:
         self.step, self.left_out = step, left_out
         self._ends = {name: range_of(watched.layers.get(name, name)) for name in seen}
@@ -56,7 +59,7 @@ class Look:
         self._kinds = watched.kinds
         self._counted = {name: move.figures.unreached is not None for name, move in moves.items()}
         self._pictured = {name: (part.shape, part.notes) for name, part in pictured.items()}
-        self._account, self._beats = account, beats
+        self._account, self._beats, self._group = account, beats, group
         self._noise, sums = noise, noise.sums() if noise else []
         self._sums = len(sums)
         tensors = [
@@ -82,6 +85,8 @@ class Look:
         norms = {name: [float(next(numbers)) for _ in range(3)] for name in self._counted}
         unreached = {name: int(next(numbers)) for name, counted in self._counted.items() if counted}
         beats = self._beats.read(numbers)
+        if self._group is not None:
+            beats = of_all(beats, self._group)
         account = self._account.read(numbers, beats)
         if self._noise:
             self._noise.take([float(next(numbers)) for _ in range(self._sums)])

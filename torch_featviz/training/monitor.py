@@ -394,6 +394,7 @@ class Monitor:
         return Look(
             sampling.step, seen, sampling.updates.moves, self._watched,
             inputs=inputs, account=account, beats=beats, pictured=pictured, left_out=named, noise=noise,
+            group=self._group,
         )  # fmt: skip
 
     def _pictured(self) -> dict[str, Seen]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+from torch import distributed as dist
 from torch.optim import Optimizer
 
 from .squares import Squares
@@ -114,6 +115,27 @@ class Beats:
             }
             beats.append(Beat(step, sum(squares) ** 0.5 if squares else None, scalars))
         return beats
+
+
+def of_all(beats: list[Beat], group: dist.ProcessGroup) -> list[Beat]:
+    """The same steps of all ranks: the mean of each scalar, and the largest norm, or one that is not finite.
+
+    Every rank has to call this.
+    """
+    gathered: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(gathered, [tuple(beat) for beat in beats], group)
+    found = []
+    for each in zip(*gathered, strict=False):
+        step, _, mine = each[0]
+        scalars = {
+            name: sum(values) / len(values)
+            for name in mine
+            if (values := [other[name] for _, _, other in each if name in other])
+        }
+        norms = [gradient for _, gradient, _ in each if gradient is not None]
+        broken = [gradient for gradient in norms if not isfinite(gradient)]
+        found.append(Beat(step, max(broken or norms, default=None), scalars))
+    return found
 
 
 def _joined(norms: Sequence[Tensor]) -> list[Tensor]:
