@@ -74,12 +74,25 @@ def test_gradients_that_are_never_cleared():
     net = fresh()
     optimizer = sgd(net.parameters(), 1e-3)
     watch = Monitor(net, every=1)
-    for i in range(4):
+    for _ in range(6):
         with watch.step():
-            backward(net, i)
+            backward(net, 0)
             optimizer.step()
     (found,) = watch.findings
-    assert (found.step, found.kind, found.names) == (1, "gradients", ("gradient",))
+    assert (found.step, found.kind, found.names) == (3, "gradients", ("gradient",))
+
+
+def test_gradients_that_are_cleared_without_a_trace():
+    net = fresh()
+    optimizer, watch = sgd(net.parameters(), 1e-3), Monitor(net, every=1)
+    for i in range(6):
+        with watch.step():
+            for each in net.parameters():
+                if each.grad is not None:
+                    each.grad.data.zero_()
+            backward(net, i)
+            optimizer.step()
+    assert not watch.findings
 
 
 def test_a_layer_that_never_runs_is_told_after_three_looks():

@@ -65,6 +65,7 @@ class Accounts:
         self._model, self._watched, self._optimizers = model, watched, optimizers
         self._before: dict[str, Tensor] | None = None  # norms, until an optimizer is seen
         self._looked = False
+        self._trained = False  # whether norms had gathered statistics before the first look: the model is no new one
         self._in_training: dict[nn.Module, str] = {}  # at the first look, those to which it matters
         self._missed = set[str]()  # parameters that no optimizer that stepped held,
         self._without = set[str]()  # and those of them that none holds
@@ -73,6 +74,9 @@ class Accounts:
     def begin(self) -> None:
         """A step begins that is looked at."""
         self._before = None if self._optimizers.ever else norms_now(self._watched.parameters)
+        if not self._looked:
+            norms = [each for each in self._model.modules() if isinstance(each, NORMS)]
+            self._trained = any(isinstance(each.running_mean, Tensor) and each.running_mean.any() for each in norms)
 
     @torch.no_grad()
     def end(self, gradients: Accumulation) -> Pending:
@@ -92,9 +96,7 @@ class Accounts:
             "uncleared": gradients.uncleared,
             "thrown_away": gradients.thrown_away,
             "skipped": gradients.skipped,
-            "switched": tuple(self._in_training.values())
-            if not any(each.training for each in self._in_training)
-            else (),
+            "switched": () if self._model.training else self._switched(),
             "unheld": unheld,
             "others": tuple(dict.fromkeys(type(each).__name__ for each in optimizers.others)),
             "copies": bool(unheld) and self._copied(everything),
@@ -127,6 +129,10 @@ class Accounts:
             self._without = found.keys() - of_a_twin
         return tuple(name for name in missing if name in self._without)
 
+    def _switched(self) -> tuple[str, ...]:
+        """All that was in training mode at the first look, if none of it is any more."""
+        return () if any(each.training for each in self._in_training) else tuple(self._in_training.values())
+
     def _copied(self, everything: Mapping[str, Tensor]) -> bool:
         """Whether the other optimizers hold as many tensors of each shape as the model has."""
         theirs = Counter(
@@ -140,6 +146,8 @@ class Accounts:
         names = names_of(self._model)
         self._in_training = {each: name for each, name in names.items() if isinstance(each, _MODAL) and each.training}
         frozen = {name: each for name, each in watched.everything.items() if not each.requires_grad and each.dim() > 1}
+        if self._trained:
+            frozen = {}
         random = drawn(frozen)
         of_a_twin = twins({name: frozen[name] for name in random}, everything.values()) if random else set()
         rows = {

@@ -29,7 +29,7 @@ class Trace:
     def __init__(self, parameter: Tensor) -> None:
         gradient = parameter.grad
         self._gradient = None if gradient is None else ref(gradient)
-        self._version = -1 if gradient is None else gradient._version
+        self._version = -1 if gradient is None else _version(gradient)
 
     def is_of(self, parameter: Tensor) -> bool:
         """Whether the parameter has the very same gradient now, whatever was written to it."""
@@ -38,11 +38,17 @@ class Trace:
     def writes(self, parameter: Tensor) -> int:
         """How often it was written to since; -1 where there was none, or there is another one."""
         same = self._gradient is not None and parameter.grad is not None and self.is_of(parameter)
-        return parameter.grad._version - self._version if same and parameter.grad is not None else -1
+        return _version(parameter.grad) - self._version if same and parameter.grad is not None else -1
 
     def has_grown(self, parameter: Tensor) -> bool:
         """Whether a gradient has come since, or was added to."""
         return parameter.grad is not None and self.writes(parameter) != 0
+
+
+def _version(gradient: Tensor) -> int:
+    """How often it was written to; of a sharded one the part that is here."""
+    local: Tensor = gradient.to_local() if hasattr(gradient, "to_local") else gradient
+    return local._version
 
 
 class Clearing:

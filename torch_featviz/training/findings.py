@@ -33,7 +33,7 @@ class Finding:
 class Findings:
     """Looks at the samples of a `Monitor` in their order, and says what is wrong.
 
-    Kinds are nonfinite, untrained, mode, symmetric, inputs, exploding, dead, saturated, vanishing, stopped,
+    Kinds are nonfinite, untrained, gradients, mode, symmetric, inputs, exploding, dead, saturated, vanishing, stopped,
     large_updates, targets and loss; each is told once of each layer or parameter. From a sample with NaN or infinities
     nothing else is concluded. What may pass is told when three samples in a row show it; a sample that lacks the layer
     neither adds to the row nor ends it.

@@ -28,10 +28,9 @@ class HFMonitor(TrainerCallback):
     checkpoint in its `output_dir`.
 
     Args:
-        layers: as in `Monitor`; by default convolutions and linear layers, and the `Conv1D` of GPT-2 is neither. Blocks
-            that return a tuple or a `ModelOutput` have no figures; name layers inside.
+        layers: as in `Monitor`. Blocks that return a tuple or a `ModelOutput` have no figures; name layers inside.
         every, probe, to: as in `Monitor`. In one trainer, several need to differ in `layers` or `every`.
-        settings: `scales`, `bins` and `keep` of `Monitor`.
+        settings: what else `Monitor` takes.
     Raises:
         FeatvizError: what `Monitor` raises, when a training starts.
     Example:

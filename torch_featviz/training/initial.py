@@ -21,7 +21,7 @@ _STDS = 4.5  # standard errors
 def drawn(weights: Mapping[str, Tensor]) -> list[str]:
     """Those that look as an initialisation of PyTorch draws them: uniform to its very bound, or normal with its std.
 
-    Training leaves neither: numbers go beyond the bound, and the std is no longer the one that was asked for.
+    Training of some length leaves neither: numbers go beyond the bound, and the std is no longer the one asked for.
 
     Args:
         weights: `outputs inputs ...`, by name.
@@ -52,6 +52,7 @@ def twins(frozen: Mapping[str, Tensor], trained: Iterable[Tensor]) -> set[str]:
 
 
 def _is_near(weight: Tensor, other: Tensor) -> bool:
+    other = other.to(weight.device)
     return bool((weight - other).norm() < _NEAR * other.norm())
 
 
@@ -71,10 +72,10 @@ def _is_drawn(weight: Tensor) -> bool:
     n = weight.numel()
     if n < _ENOUGH:
         return False
-    values = weight.flatten().double()
-    values = values[:: max(1, n // _MOST)].cpu().sort().values
-    rows, columns = len(weight), n // len(weight)
-    end, std = weight.abs().max().item(), weight.double().std().item()
+    values = weight.reshape(-1)[:: max(1, n // _MOST)].double().cpu().sort().values
+    rows, columns, known = len(weight), n // len(weight), len(values)
+    low, high = weight.aminmax()
+    end, std = max(-low.item(), high.item()), values.std().item()
     places = rows * (weight[0, 0].numel() if weight.dim() > 2 else 1)
     fans = {columns, places, rows, rows / 3, rows / 4}  # recurrent layers draw from their states, of 3 or 4 gates
     ends = [sqrt(factor / fan) for fan in fans for factor in (1, 3, 6)] + [sqrt(6 / (columns + places))]
@@ -85,7 +86,7 @@ def _is_drawn(weight: Tensor) -> bool:
         return True
     stds = [sqrt(factor / fan) for fan in (columns, places) for factor in (1, 2)]
     stds += [sqrt(2 / (columns + places)), 0.02, 0.01, 1.0]
-    if any(abs(std / known - 1) <= _STDS / sqrt(2 * n) for known in stds):
+    if any(abs(std / each - 1) <= _STDS / sqrt(2 * known) for each in stds):
         return _distance(values, torch.special.ndtr(values / std)) <= _STRICT
     return False
 

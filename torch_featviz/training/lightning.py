@@ -36,7 +36,7 @@ class LightningMonitor(Callback):
     Args:
         layers, every, probe: as in `Monitor`. In one trainer, several need to differ in `layers` or `every`.
         to: as in `Monitor`. Default: those of the trainer's loggers that can take pictures; an empty list for none.
-        settings: `scales`, `bins` and `keep` of `Monitor`.
+        settings: what else `Monitor` takes.
     Raises:
         FeatvizError: what `Monitor` raises, when a training starts.
     Example:

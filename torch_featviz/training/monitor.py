@@ -158,11 +158,12 @@ class Monitor:
             numbers = [self._step]
             dist.broadcast_object_list(numbers, dist.get_global_rank(self._group, 0), self._group)
             (self._step,) = numbers
+            self._number = self._step - 1
 
     @property
     def history(self) -> History:
         """The samples so far; the last one as far as it came, where a step is not over."""
-        self._log.finish()
+        self._settle()
         if self._sampling is None or self._open or self._group is not None:
             return self._log.history
         look = self._look(self._sampling, Pending({}, [], {}), Beats([]), {})  # as far as it came
@@ -177,7 +178,7 @@ class Monitor:
         """
         if self._noise is None:
             raise OptionError("the noise scale is not estimated; ask for it with noise=True.")
-        self._log.finish()
+        self._settle()
         return self._noise.scale
 
     @property
@@ -188,7 +189,7 @@ class Monitor:
     @property
     def findings(self) -> tuple[Finding, ...]:
         """What went wrong, in words, each told once; see `Findings`."""
-        self._log.finish()
+        self._settle()
         return self._log.findings.all
 
     @contextmanager
@@ -285,12 +286,12 @@ class Monitor:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` said."""
-        self._step = state["step"]
+        self._log.findings.load_state_dict(state["findings"])  # which may refuse it
+        self._step, self._number = state["step"], state["step"] - 1
         samples = {**state["samples"], "items": [Sample.from_dict(each) for each in state["samples"]["items"]]}
         history = History(self.history.keep)
         history.go_on_from(**samples)
         self._log.history = history
-        self._log.findings.load_state_dict(state["findings"])
         if self._noise is not None and "noise" in state:
             self._noise.load_state_dict(state["noise"])
 
@@ -298,7 +299,7 @@ class Monitor:
         """Continue the run that an earlier process wrote."""
         self._log.history = History.load(folder, self.history.keep)
         for sample in self.history[-1:]:
-            self._step = sample.step + 1
+            self._step, self._number = sample.step + 1, sample.step
             if unknown := [name for name in sample.layers if name not in self._watched.layers and not range_of(name)]:
                 raise FileError(
                     f"{str(folder)!r} holds a run of a model with other layers, such as {unknown[0]!r}; "
@@ -307,14 +308,21 @@ class Monitor:
 
     # The steps, and the looks at some of them
 
+    def _settle(self) -> None:
+        """All that is known is added, also of a step whose optimizer came after its block."""
+        if self._accumulation.unfinished and self._optimizers.stepped and not self._open and self._group is None:
+            self._complete()
+        self._log.finish()
+
     def _begin(self, number: int | None) -> Step:
         """A block begins: of the step that goes on, or of the next one."""
-        if self.unfinished and number in (None, self._number):
+        if self.unfinished and (number is None or number >= self._number):  # it may count blocks
+            self._step = max(self._step, (number or 0) + 1)
             self._accumulation.begin_block()
             return Step(self._number)
         self._complete()
         number = self._step if number is None else number
-        due = number % self.every == 0 or 0 <= (self._step - 1) // self.every < number // self.every  # one was left out
+        due = number % self.every == 0 or 0 <= self._number // self.every < number // self.every  # one was left out
         self._number, self._step = number, number + 1
         self._accumulation.begin_step()
         self._optimizers.begin()

@@ -62,7 +62,8 @@ class Pulse:
         if (self.updates is None and not self.on) or scale_of(optimizer) is not None or not self._steps:
             return
         known = self.updates.norms if self.updates else {}
-        moved = [each for group in optimizer.param_groups for each in group["params"] if each.grad is not None]
+        held = [each for group in optimizer.param_groups for each in group["params"] if each.grad is not None]
+        moved = [each for each in held if each.grad.is_floating_point()]  # of complex ones nothing is known
         norms = [known[id(each)] for each in moved if id(each) in known]
         others = [_local(each.grad) for each in moved if id(each) not in known and not each.grad.is_sparse]
         squares = [*_joined(norms), *self._squares.of(others)]

@@ -56,7 +56,8 @@ class Step:
 
 def _may_change(value: Tensor) -> bool:
     """Whether it may be another one when it is read, as a running sum. A loss is not, whose copy is one more launch."""
-    return not (value.is_cuda and value.grad_fn is not None and viewed(value) is None) or in_graph_pool(value)
+    alone = value.is_cuda and value.grad_fn is not None and viewed(value) is None
+    return not alone or in_graph_pool(value) or value.untyped_storage().nbytes() > 8
 
 
 def _number(name: str, value: Any) -> Tensor | float:

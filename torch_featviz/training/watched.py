@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import getattr_static
 from operator import is_
 from types import FunctionType
 from typing import NamedTuple, TypeAlias
@@ -100,8 +101,8 @@ class Watched:
             by_outputs, known = isinstance(self.layers[name], _LEARNT), set[int]()
             for within, module in modules:
                 for own, parameter in module._parameters.items():
-                    if parameter is None or id(parameter) in known or not parameter.is_floating_point():
-                        continue  # packed integers, as of quantised layers
+                    if parameter is None or id(parameter) in known or not _has_figures(parameter):
+                        continue
                     known.add(id(parameter))
                     path = ".".join(filter(None, (name, within, own)))
                     self.parameters[path] = parameter
@@ -109,7 +110,7 @@ class Watched:
         names = {id(parameter): name for name, parameter in reversed(self.parameters.items())}
         for module, path in names_of(unwrap(self._model)).items():
             for own, parameter in module._parameters.items():
-                if parameter is None or not parameter.is_floating_point():
+                if parameter is None or not _has_figures(parameter) or not parameter.numel():
                     continue
                 name = names.setdefault(id(parameter), f"{path}.{own}" if path else own)
                 if name not in self.everything:
@@ -132,11 +133,16 @@ class Watched:
             return []
         called = set[str]()
         for kind in {type(module) for module in unwrap(self._model).modules()}:
-            forward = kind.forward
+            forward = getattr_static(kind, "forward", None)  # of a ScriptModule's class there is none
             if isinstance(forward, FunctionType) and not kind.__module__.startswith("torch."):
                 called.update(forward.__code__.co_names)
         found = [call for call in _BOUNDED_CALLS if call in called]
         return [glob for call in found for glob in (call, f"{call}#*", f"*.{call}", f"*.{call}#*")]
+
+
+def _has_figures(parameter: Tensor) -> bool:
+    """Not packed integers, as of quantised layers, and not 8 bits, with which PyTorch does not compute."""
+    return parameter.is_floating_point() and parameter.dtype.itemsize > 1
 
 
 def _is_watched(module: nn.Module) -> bool:

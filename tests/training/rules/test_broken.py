@@ -71,12 +71,22 @@ def test_a_step_between_two_looks_is_earlier_than_all_of_this_one():
     assert "The gradient has NaN or infinity at step 102, though the loss was finite (3)" in text
     assert "(at step 101: loss 2, gradient norm 1)" in text
     assert "Since then weights are broken: a.weight, b.weight, c.weight." in text
-    known = type(known)(**{**vars(known), "beats": (Beat(102, math.nan, {"loss": math.inf}), Beat(200, 1.0, {}))})
+    known = type(known)(**{**vars(known), "beats": (Beat(101, math.nan, {"loss": math.inf}), Beat(200, 1.0, {}))})
     step, name, text = first({"layers": {**FINE, "b": layer(inf=1)}}, known, [{}, {}])
-    assert (step, name) == (102, "loss")
-    assert "The loss is inf at step 102; it is the first such step, so that" in text
+    assert (step, name) == (101, "loss")
+    assert "The loss is inf at step 101; it is the first such step, so that" in text
     assert "At step 200: Layer b is the first with NaN or infinity" in text
     assert "At step 200 all is finite again." in first({}, known, [{}, {}])[2]
+
+
+def test_where_steps_are_not_known_nothing_is_said_of_the_first():
+    """As after a checkpoint, or of more steps than are kept."""
+    known = account()
+    known = type(known)(**{**vars(known), "beats": (Beat(150, math.nan, {"loss": math.nan}), Beat(200, 1.0, {}))})
+    step, name, text = first({}, known, [{}, {}])
+    assert (step, name) == (150, "loss")
+    assert "The loss is nan at step 150, or came before it: of the steps since 100 not all are known." in text
+    assert "first such step" not in text
 
 
 def test_what_was_seen_before_is_said():

@@ -125,8 +125,11 @@ def test_frozen_at_random():
 
 
 def test_uncleared():
-    assert told(account(), account(uncleared=True), account(uncleared=True)) == [(100, "gradients", ("gradient",))]
-    assert "Call optimizer.zero_grad() once in each step." in text(account(uncleared=True))
+    grown = {"parameters": {name: weight(grad=2.1) for name in MOVED}}
+    missed = [(grown, account(uncleared=True))] * 3
+    assert told(account(), *missed) == [(200, "gradients", ("gradient",))]
+    assert told(account(), *[account(uncleared=True)] * 3) == []  # which does not grow
+    assert "Call optimizer.zero_grad() once in each step." in text(account(), *missed)
 
 
 def test_norms_without_statistics_and_rows_alike_count_once_there_is_a_step():

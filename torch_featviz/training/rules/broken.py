@@ -48,6 +48,9 @@ def _between(seen: Seen) -> Broken | None:
             what += f", though the loss was finite ({beat.loss:.3g}): look for sqrt(0) or x / 0 in the backward"
     before = _spoken(beats[place - 1]) if place else ""
     now = _where_now(seen)
+    if not place and beat.step > (-1 if seen.memory.good is None else seen.memory.good) + 1:
+        known = f"{what}, or came before it: of the steps since {seen.memory.good} not all are known"
+        return Broken(beat.step, name, f"{known}. {_where_now(seen)} Look at every step from there on (every=1).")
     text = f"{what}; it is the first such step{before}"
     if place and _is_wild(beats[0], beats[place - 1]):
         advice = "Lower the learning rate, or clip gradients."

@@ -27,8 +27,10 @@ _PRESETS = {
 
 
 def constant(seen: Seen) -> Judged:
-    for name, given in _given(seen):
-        yield name, f"all {given.min:.3g}", given.min == given.max and seen.account.stepped
+    several = [each for each in seen.sample.inputs.values() if values_of(each) >= ENOUGH]
+    for name, given in _given(seen):  # the first may be a mask
+        same = all(each.min == each.max for each in several)
+        yield name, f"all {given.min:.3g}", same and seen.account.stepped
 
 
 def twice_normalised(seen: Seen) -> Judged:

@@ -15,7 +15,8 @@ DIVERGED = 10.0  # ours: times the loss at the beginning
 SQUARED = 1e4  # ours: times the square of what the model answers, after 50 steps,
 ABSOLUTE, APART = 100.0, 20.0  # or so much, and so many times what it answers, after 100
 SLOW = 0.9  # ours: of the loss at the beginning
-GUESSED = 0.15  # ours: of the loss of a guess
+GUESSED = 0.05  # ours: of the loss of a guess
+FLOOR = 10.0  # ours: below that a loss that rises tells little, as of one that begins at 0
 SPENT = 1e-3  # ours: of the highest learning rate
 
 
@@ -24,24 +25,22 @@ def flat(seen: Seen) -> Judged:
     """The loss of a guess: as high as if all classes were given the same chance."""
     channels, curve = (seen.sample.layers[seen.answer].channels if seen.answer is not None else 0), _curve(seen)
     waits = sum(count for _, _, count in curve) < STEPS or len(curve) < MEANS
-    if not channels or waits or seen.account.optimizers > 1 or any(map(seen.rises, seen.account.rates)):
-        return  # two that play against each other end at a guess
+    if channels < 2 or waits or any(map(seen.rises, seen.account.rates)):
+        return  # of one output, that of a GAN's judge ends at a guess when all is well
     half = len(curve) // 2
     first, last = _mean(curve[:half]), _mean(curve[half:])
-    classes = min({2, max(2, channels)}, key=lambda each: abs(last - log(each)))  # an output may also say yes or no
-    guess = log(classes)
+    guess = log(channels)
     near = -BELOW * guess <= last - guess <= NEAR * guess and last >= first - NEAR * guess and not _falls(curve[half:])
-    yield "loss", f"{last:.3g}, ln({classes}) = {guess:.3g}", near
+    yield "loss", f"{last:.3g}, ln({channels}) = {guess:.3g}", near
 
 
 def wrong_sign(seen: Seen) -> Judged:
     """It begins where a guess is, below 0, or runs away below it."""
     curve = _curve(seen)
-    if len(curve) < 2 or seen.answer is None or seen.account.optimizers > 1:
+    if len(curve) < 2 or seen.answer is None:
         return
-    guesses = [log(max(2, seen.sample.layers[seen.answer].channels)), log(2)]
-    first, last = curve[0][1], curve[-1][1]
-    begins = any(abs(first + guess) <= GUESSED * guess for guess in guesses) and last < first
+    guess, first, last = log(max(1, seen.sample.layers[seen.answer].channels)), curve[0][1], curve[-1][1]
+    begins = guess > 1 and abs(first + guess) <= GUESSED * guess and last < first  # of two, other losses begin there
     yield "loss", f"{first:.3g} at first, {last:.3g}", begins or (first < 0 and last < JUMP * min(first, -1.0))
 
 
@@ -60,14 +59,14 @@ def jumped(seen: Seen) -> Judged:
     if losses and seen.account.optimizers < 2:
         most, step = max(losses)
         first = max([value for _, value, _ in seen.memory.curve[:2]] or [losses[0][0]])
-        yield "loss", f"{most:.3g} at step {step}, at first {first:.3g}", first > 0 and most > JUMP * first
+        yield "loss", f"{most:.3g} at step {step}, at first {first:.3g}", first > 0 and most > max(FLOOR, JUMP * first)
 
 
 def diverging(seen: Seen) -> Judged:
     curve = _curve(seen)
     if len(curve) > 1 and seen.account.optimizers < 2:
         first, last = max(value for _, value, _ in curve[:2]), curve[-1][1]
-        yield "loss", f"{last:.3g}, at first {first:.3g}", first > 0 and last > DIVERGED * first
+        yield "loss", f"{last:.3g}, at first {first:.3g}", first > 0 and last > max(FLOOR, DIVERGED * first)
 
 
 def unscaled(seen: Seen) -> Judged:

@@ -6,6 +6,7 @@ import re
 
 from .rule import Judged, Rule, Seen, layer_of
 
+GROWN = 2.0  # ours: times the norm of all gradients at the first look
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)")  # in a name
 
 
@@ -64,7 +65,9 @@ def _routed(seen: Seen) -> set[str]:
 
 
 def uncleared(seen: Seen) -> Judged:
-    yield "gradient", "", seen.account.uncleared
+    """And it has grown: one that is cleared in a way that leaves no trace does not."""
+    first = seen.memory.totals[0] if seen.memory.totals else float("inf")
+    yield "gradient", "", seen.account.uncleared and seen.total > GROWN * first
 
 
 def all_zero(seen: Seen) -> Judged:
@@ -152,7 +155,7 @@ RULES = (
     Rule("untrained", frozen_at_random, 1,
          "These are frozen (requires_grad=False) and still as they were drawn at random: {names}",
          "Load their weights before they are frozen, or train them."),
-    Rule("gradients", uncleared, 1,
+    Rule("gradients", uncleared, 2,
          "The gradient is not cleared between two steps of the optimizer: each is added to all that came before",
          "Call optimizer.zero_grad() once in each step."),
     Rule("mode", evaluation_since, 2,
