@@ -41,7 +41,7 @@ def train(steps: int, out: Path) -> fv.Monitor:
     circle, cross = (next(image for image, label in data if label == k) for k in (0, 1))
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
     loader = DataLoader(data, 16, shuffle=True, generator=torch.Generator().manual_seed(0))
-    with fv.Monitor(model, every=4, probe=torch.stack([circle, cross]), to=out) as watch:
+    with fv.Monitor(model, every=4, probe=torch.stack([circle, cross]), noise=True, to=out) as watch:
         for number, (images, labels) in enumerate(islice(cycle(loader), steps)):
             with watch.step(number) as step:
                 scores = model(images)
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except fv.FeatvizError as error:
         print(f"watch: {error}", file=sys.stderr)
         return 1
-    print(f"{watch.history}; {len(watch.findings)} findings. Look at what is in {arguments.out}.")
+    print(f"{watch.history}; {len(watch.findings)} findings; {watch.noise_scale}. Look at what is in {arguments.out}.")
     return 0
 
 
