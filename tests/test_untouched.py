@@ -287,7 +287,7 @@ WITHOUT_MODEL = {
     *("channel_stats", "confusion", "curves", "effective_field", "errors", "feature_maps", "normalize", "overlay"),
     *("pixels", "predictions", "samples", "tile", "untile", "zoo", "METHODS", "read_patches"),
     *("Added", "Launches", "Overhead", "Ratio", "added", "paired", "peak_memory", "settled"),
-    *("Bins", "History", "LayerFigures", "ParameterFigures", "Sample"),
+    *("Bins", "History", "LayerFigures", "NoiseScale", "ParameterFigures", "Sample", "Step"),
 }
 
 
