@@ -16,12 +16,15 @@ class Step:
     """One training step, while its block is open.
 
     Example:
-        ```
-        with watch.step() as step:
-            loss = criterion(model(images), labels)
-            ...
-            step.log(loss=loss, accuracy=0.5)
-        ```
+        >>> from torch import nn
+        >>> from torch_featviz.training import Monitor
+        >>> net = nn.Linear(2, 1)
+        >>> watch = Monitor(net, every=1)
+        >>> with watch.step() as step:
+        ...     loss = net(torch.ones(3, 2)).square().mean()
+        ...     step.log(loss=loss, accuracy=0.5)
+        >>> watch.history.values("accuracy")
+        array([0.5])
     """
 
     def __init__(self, number: int) -> None:
