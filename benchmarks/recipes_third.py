@@ -483,7 +483,7 @@ class Forecaster(nn.Module):
         return torch.cat(guesses, 1)
 
 
-@healthy("RNN", learns=0.5)
+@healthy("RNN", learns=0.6)
 def teacher_forcing() -> Run:
     """A GRU cell goes on with sines; it is given the truth less and less often (Bengio et al. 2015); AMSGrad."""
     places = torch.arange(20)

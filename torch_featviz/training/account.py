@@ -125,7 +125,8 @@ class Accounts:
             self._missed.update(missing)
             holders = self._optimizers.holders()
             found = {name: everything[name] for name in missing if id(everything[name]) not in holders}
-            of_a_twin = twins(found, [each for name, each in everything.items() if name not in found])
+            by_hand = {name: each for name, each in found.items() if each.grad is None}
+            of_a_twin = twins(by_hand, [each for name, each in everything.items() if name not in found])
             self._without = found.keys() - of_a_twin
         return tuple(name for name in missing if name in self._without)
 

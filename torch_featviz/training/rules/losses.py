@@ -110,7 +110,7 @@ _CAUSES = ("nonfinite", "untrained", "mode", "symmetric", "inputs", "dead", "van
 RULES = (
     Rule("targets", unscaled, 1,
          "The loss is far above what the model answers, and hardly falls: {names}",
-         "Scale the targets to a mean of 0 and a std of 1.", after=("inputs",)),
+         "Scale the targets to a mean of 0 and a std of 1.", after=("inputs", "exploding", "loss")),
     Rule("stopped", ran_out, 1,
          "The learning rate has come down while the loss is still that of a guess: {names}",
          "Let the schedule step once an epoch, or end later.", after=_CAUSES),

@@ -29,7 +29,7 @@ def never_stepped(seen: Seen) -> Judged:
 def none_with_gradient(seen: Seen) -> Judged:
     """The optimizer stepped, and nothing that it holds had a gradient."""
     account = seen.account
-    if account.unreached and set(account.rates) <= set(account.unreached):
+    if account.unreached and not account.unheld and set(account.rates) <= set(account.unreached):
         yield from ((name, "", True) for name in account.unreached)
 
 
