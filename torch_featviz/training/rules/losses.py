@@ -96,7 +96,8 @@ def _falls(curve: list[list[float]]) -> bool:
     places = [i - (len(values) - 1) / 2 for i in range(len(values))]
     middle, across = sum(values) / len(values), sum(place**2 for place in places)
     slope = sum(place * value for place, value in zip(places, values, strict=True)) / across
-    left = sum((value - middle - slope * place) ** 2 for place, value in zip(places, values, strict=True))
+    rests = [value - middle - slope * place for place, value in zip(places, values, strict=True)]
+    left = sum(rest * rest for rest in rests)  # ** would raise where this is infinite
     error = (left / (len(values) - 2) / across) ** 0.5
     return bool(slope < -FALLS[1] * error)
 

@@ -115,7 +115,7 @@ class Seen:
     def gradient_shares(self) -> dict[str, float]:
         """The RMS of each weight's gradient, over the largest; those without any are left out: they are dead."""
         rms = {name: (each.grad_norm or 0.0) / each.size**0.5 for name, each in self.weights.items()}
-        return {name: each / max(rms.values()) for name, each in rms.items() if each}
+        return {name: each / max(rms.values()) for name, each in rms.items() if each > 0}
 
     @cached_property
     def output_shares(self) -> dict[str, float]:
