@@ -65,7 +65,7 @@ def test_by_reference_nothing_is_launched_but_copies_of_what_is_overwritten():
 
 @pytest.mark.skipif(torch.__version__ < (2, 7), reason="its autograd asks for a GPU that is there")
 @pytest.mark.filterwarnings("ignore::torch_featviz.errors.FindingWarning")  # there is no backward: gradients are 0
-@pytest.mark.parametrize(("every", "most", "waits"), [(1, 60, 1), (100, 1, 0)])
+@pytest.mark.parametrize(("every", "most", "waits"), [(1, 40, 1), (100, 1, 0)])
 def test_a_step_of_the_monitor(every, most, waits):
     """The backward is left out of both: autograd asks for a device that is there.
 

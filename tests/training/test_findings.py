@@ -561,3 +561,24 @@ def test_nothing_is_said_of_the_zoos_trainings(name, seed):
     optimizer = torch.optim.AdamW(net.parameters(), lr, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps + 1, pct_start=0.2)
     assert learn(net, optimizer, steps=steps, every=4, batch=20, change=change, schedule=schedule, data=data) == []
+
+
+@pytest.mark.parametrize(
+    ("ignore", "expected"),
+    [
+        (["dead"], "ignore takes globs by kind"),
+        ({"deadd": "*"}, "ignore is by kind of finding .*, got 'deadd'"),
+        ({"dead": 5}, "takes names or globs of layers for 'dead'"),
+        ({"dead": []}, "takes names or globs of layers for 'dead'"),
+        ({"dead": [5]}, "takes names or globs of layers for 'dead'"),
+    ],
+)
+def test_what_cannot_be_ignored(ignore, expected):
+    with pytest.raises(OptionError, match=expected):
+        Monitor(nn.Linear(2, 2), ignore=ignore)
+
+
+@pytest.mark.parametrize("optimizer", [5, [5], "sgd"])
+def test_what_is_no_optimizer(optimizer):
+    with pytest.raises(OptionError, match=r"optimizer takes a torch\.optim\.Optimizer"):
+        Monitor(nn.Linear(2, 2), optimizer=optimizer)

@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
-from math import isfinite
 from typing import Any, TypeAlias
 
 from torch_featviz.errors import OptionError
 
 from .account import Account
-from .history import Sample
+from .history import Sample, as_plain
 from .rules import KINDS, RULES, Memory, Rule, Seen
 from .rules.broken import first_broken
 
@@ -88,7 +87,7 @@ class Findings:
     def state_dict(self) -> dict[str, Any]:
         """All that is remembered, as words, numbers, lists and dicts, which JSON can hold."""
         found = [{**asdict(each), "names": list(each.names)} for each in self._found]
-        memory = {name: _plain(value) for name, value in asdict(self._memory).items()}
+        memory = {name: as_plain(value) for name, value in asdict(self._memory).items()}
         return {"found": found, "rows": deepcopy(self._rows), "memory": memory, "broken": self._broken}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -159,17 +158,8 @@ def _text(rule: Rule, figures: dict[str, str], first: int, last: int) -> str:
     return f"{rule.text.format(names=written)}, {when}."
 
 
-def _plain(value: Any) -> Any:
-    """As JSON can hold it: what is not finite is `"nan"`, `"inf"` or `"-inf"`, as how far a weight moves from 0."""
-    if isinstance(value, dict):
-        return {name: _plain(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [_plain(each) for each in value]
-    return str(value) if isinstance(value, float) and not isfinite(value) else value
-
-
 def _numbers(value: Any) -> Any:
-    """What `_plain` was made of."""
+    """What `as_plain` was made of."""
     if isinstance(value, dict):
         return {name: _numbers(each) for name, each in value.items()}
     if isinstance(value, list):
@@ -178,9 +168,13 @@ def _numbers(value: Any) -> Any:
 
 
 def _checked(ignore: Mapping[str, Globs] | None) -> dict[str, tuple[str, ...]]:
+    if not isinstance(ignore, Mapping | None):
+        raise OptionError(f'ignore takes globs by kind, as {{"dead": ["head*"]}}; got {ignore!r:.80}.')
     checked = {}
     for kind, globs in (ignore or {}).items():
         if kind not in KINDS:
             raise OptionError(f"ignore is by kind of finding ({', '.join(KINDS)}), got {kind!r}.")
-        checked[kind] = (globs,) if isinstance(globs, str) else tuple(globs)
+        checked[kind] = (globs,) if isinstance(globs, str) else tuple(globs) if isinstance(globs, Sequence) else ()
+        if not checked[kind] or not all(isinstance(glob, str) for glob in checked[kind]):
+            raise OptionError(f"ignore takes names or globs of layers for {kind!r}, '*' for all; got {globs!r:.80}.")
     return checked

@@ -84,7 +84,7 @@ class Sample:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, lists and dicts, as JSON can hold them: what is not finite is `"nan"`, `"inf"` or `"-inf"`."""
-        plain: dict[str, Any] = _plain(asdict(self))
+        plain: dict[str, Any] = as_plain(asdict(self))
         return plain
 
     @classmethod
@@ -97,9 +97,12 @@ class Sample:
         return cls(plain["step"], layers, parameters, scalars, inputs)
 
 
-def _plain(value: Any) -> Any:
+def as_plain(value: Any) -> Any:
+    """As JSON can hold it: a number that is not finite is `"nan"`, `"inf"` or `"-inf"`."""
     if isinstance(value, dict):
-        return {name: _plain(each) for name, each in value.items()}
+        return {name: as_plain(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [as_plain(each) for each in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 

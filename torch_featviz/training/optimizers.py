@@ -46,7 +46,7 @@ class Optimizers:
     """
 
     def __init__(self, given: Optimizer | Sequence[Optimizer] | None = None) -> None:
-        several = [given] if isinstance(given, Optimizer) else list(given or ())
+        several: list[Any] = list(given) if isinstance(given, (list, tuple)) else [given] if given is not None else []
         for each in several:
             if not isinstance(each, Optimizer):
                 raise OptionError(f"optimizer takes a torch.optim.Optimizer, or several, got {each!r:.80}.")

@@ -46,7 +46,7 @@ class Step:
         if not self._open:
             raise OptionError(f"step {self.number} is over; log within its block.")
         for name, value in scalars.items():
-            if name in OURS:
+            if name.partition("/")[0] in OURS:
                 raise OptionError(f"{name!r} is logged by the monitor itself; choose another name.")
             number = _number(name, value)
             self._logged.setdefault(name, []).append(number)
@@ -58,7 +58,10 @@ class Step:
 
 
 def _may_change(value: Tensor) -> bool:
-    """Whether it may be another one when it is read, as a running sum. A loss is not, whose copy is one more launch."""
+    """Whether the tensor may hold another value when it is read, as a running sum does.
+
+    A loss on a GPU does not, and to copy it would be one more launch; a part of a larger tensor is copied, too.
+    """
     alone = value.is_cuda and value.grad_fn is not None and viewed(value) is None
     return not alone or in_graph_pool(value) or value.untyped_storage().nbytes() > 8
 

@@ -75,7 +75,8 @@ def test_a_step_between_two_looks_is_earlier_than_all_of_this_one():
     step, name, text = first({"layers": {**FINE, "b": layer(inf=1)}}, known, [{}, {}])
     assert (step, name) == (101, "loss")
     assert "The loss is inf at step 101; it is the first such step, so that" in text
-    assert "At step 200: Layer b is the first with NaN or infinity" in text
+    assert "Layer b is the first with NaN or infinity at step 200" in text
+    assert text.count("Look at") == 1  # one thing to do
     assert "At step 200 all is finite again." in first({}, known, [{}, {}])[2]
 
 
@@ -85,7 +86,9 @@ def test_where_steps_are_not_known_nothing_is_said_of_the_first():
     known = type(known)(**{**vars(known), "beats": (Beat(150, math.nan, {"loss": math.nan}), Beat(200, 1.0, {}))})
     step, name, text = first({}, known, [{}, {}])
     assert (step, name) == (150, "loss")
-    assert "The loss is nan at step 150, or came before it: of the steps since 100 not all are known." in text
+    assert (
+        "The loss is nan at step 150, or came in a step before it, since steps from 101 on are not all known." in text
+    )
     assert "first such step" not in text
 
 

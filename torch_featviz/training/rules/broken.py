@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch_featviz.training.history import LayerFigures
 from torch_featviz.training.pulse import Beat
 
-from .rule import Seen, values_of
+from .rule import Seen, layer_of, values_of
 
 WILD = 100.0  # ours: norm of all gradients, or times the first one's, at most ten times that
 _WRITTEN = 5  # names in a text
@@ -47,10 +47,10 @@ def _between(seen: Seen) -> Broken | None:
         if beat.loss is not None:
             what += f", though the loss was finite ({beat.loss:.3g}): look for sqrt(0) or x / 0 in the backward"
     before = _spoken(beats[place - 1]) if place else ""
-    now = _where_now(seen)
-    if not place and beat.step > (-1 if seen.memory.good is None else seen.memory.good) + 1:
-        known = f"{what}, or came before it: of the steps since {seen.memory.good} not all are known"
-        return Broken(beat.step, name, f"{known}. {_where_now(seen)} Look at every step from there on (every=1).")
+    now, good = _where_now(seen), -1 if seen.memory.good is None else seen.memory.good
+    if not place and beat.step > good + 1:
+        text = f"{what}, or came in a step before it, since steps from {good + 1} on are not all known"
+        return Broken(beat.step, name, f"{text}. {now} Look at every step from {good + 1} on (every=1).")
     text = f"{what}; it is the first such step{before}"
     if place and _is_wild(beats[0], beats[place - 1]):
         advice = "Lower the learning rate, or clip gradients."
@@ -76,8 +76,8 @@ def _where_now(seen: Seen) -> str:
     broken = [name for name, each in seen.sample.parameters.items() if not isfinite(each.norm)]
     if broken:
         return f"Since then weights are broken: {_names(broken)}."
-    found = _layer(seen)
-    return f"At step {seen.sample.step}: {found[1]}" if found else f"At step {seen.sample.step} all is finite again."
+    found = _broken_layer(seen)
+    return f"{found[1]}." if found else f"At step {seen.sample.step} all is finite again."
 
 
 def _input(seen: Seen) -> tuple[str, str] | None:
@@ -98,6 +98,15 @@ def _weight_before(seen: Seen) -> tuple[str, str] | None:
 
 
 def _layer(seen: Seen) -> tuple[str, str] | None:
+    found = _broken_layer(seen)
+    if found is None:
+        return None
+    since = "" if seen.memory.good is None else f" from step {seen.memory.good} on"
+    return found[0], f"{found[1]}. Look at every step{since} (every=1), or ask first_nonfinite(model, inputs)."
+
+
+def _broken_layer(seen: Seen) -> tuple[str, str] | None:
+    """The first layer with NaN or infinity, and what is known of it."""
     sample, memory = seen.sample, seen.memory
     name = next((name for name, layer in sample.layers.items() if layer.nan + layer.inf), None)
     if name is None:
@@ -105,9 +114,7 @@ def _layer(seen: Seen) -> tuple[str, str] | None:
     layer, names = sample.layers[name], list(sample.layers)
     text = f"{f'Layer {name}' if name else 'The model'} is the first with NaN or infinity at step {sample.step}"
     text += f" ({_count(layer)})"
-    own = [
-        path for path, each in sample.parameters.items() if path.rpartition(".")[0] == name and not isfinite(each.norm)
-    ]
+    own = [path for path, each in sample.parameters.items() if layer_of(path) == name and not isfinite(each.norm)]
     before = names[: names.index(name)]
     if unwatched := _unwatched(seen, before[-1] if before else None, name):
         text += f"; it may have come before {name or 'it'}, in layers that are not watched: {_names(unwatched)}"
@@ -119,7 +126,7 @@ def _layer(seen: Seen) -> tuple[str, str] | None:
     if not before and sample.inputs:
         text += "; what the model was given is finite"
     text += "; its weights are broken after the step" if own else ""
-    return name, f"{text}. {_next(seen)}"
+    return name, text
 
 
 def _unwatched(seen: Seen, last: str | None, name: str) -> list[str]:
@@ -156,12 +163,6 @@ def _weight_after(seen: Seen) -> tuple[str, str] | None:
             text = f"{name} has NaN or infinity after step {seen.sample.step}, though its gradient was finite"
             return name, f"{text}: lower the learning rate."
     return None
-
-
-def _next(seen: Seen) -> str:
-    """What to do to see more."""
-    since = "" if seen.memory.good is None else f" from step {seen.memory.good} on"
-    return f"Look at every step{since} (every=1), or ask first_nonfinite(model, inputs)."
 
 
 def _count(figures: LayerFigures) -> str:
