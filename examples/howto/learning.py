@@ -21,7 +21,7 @@ drawings = XO("train")
 fv.samples(drawings, n=10, title="Drawn circles and crosses")
 
 # %%
-# A small network, and a plain loop with one line more.
+# A small network, and a plain loop with a block around each step.
 
 model = nn.Sequential(
     *(nn.Conv2d(1, 8, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),

@@ -159,7 +159,7 @@ RULES = (
          from_the_first="Check the biases and weights that they begin with.", after=("inputs",)),
     Rule("vanishing", small_gradients, 3,
          f"The gradient (RMS), and what it moves, is below {VANISHING:g} of the largest layer's: {{names}}",
-         "Normalisation, skip connections, other initial weights or a ReLU let gradients through.", patient=True,
+         "Put a normalisation between the layers, or begin with larger weights.", patient=True,
          after=("inputs",)),
     Rule("stopped", never_moves, 3,
          "Gradients come, and these have hardly moved in any step (update ÷ weight at most): {names}",
