@@ -156,6 +156,12 @@ def made_by(node: Any) -> type | None:
     return getattr(type(node), "_forward_cls", None)
 
 
+def shape_of(node: Any) -> tuple[int, ...]:
+    """Of what a node returned in the forward; empty where a release does not tell."""
+    about = getattr(node, "_input_metadata", ())
+    return tuple(about[0].shape) if about else ()
+
+
 def lower_bound(node: Any) -> Any:
     """The lower bound of a clamp, of which `node` is the backward; None where there is none."""
     return getattr(node, "_saved_min_val", getattr(node, "_saved_min", None))

@@ -1,6 +1,7 @@
 """What an initialisation of PyTorch has drawn is told from what was trained; and rows that are alike from others."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import init
 
+from torch_featviz.errors import FindingWarning
+from torch_featviz.training import Monitor
 from torch_featviz.training.initial import alike, drawn, twins
 
 DRAWS = {
@@ -115,7 +118,46 @@ def test_rows_that_are_alike_are_those_a_loop_finds():
         and all(row.flatten().tolist() == weight[0].flatten().tolist() for row in weight)
     ]
     assert expected == ["ones", "same", "kernels", "half"]
-    assert alike(weights) == expected
+    several = {name: weight for name, weight in weights.items() if len(weight) > 1}
+    assert alike(several, {name: len(weight) for name, weight in several.items()}) == expected
+
+
+def test_rows_of_one_gate_are_compared_with_each_other():
+    torch.manual_seed(0)
+    gates = torch.tensor([[1.0], [2.0], [3.0]]).repeat_interleave(4, 0).repeat(1, 5)
+    other = gates.clone()
+    other[-1, -1] = 7.0
+    assert alike({"gates": gates, "other": other}, {"gates": 4, "other": 4}) == ["gates"]
+    assert alike({"gates": gates}, {"gates": 12}) == []
+    assert alike({"first": other.flip(0)}, {"first": 4}) == []
+
+
+@pytest.mark.parametrize(
+    ("make", "names"),
+    [
+        (lambda: nn.LSTM(4, 6, batch_first=True), {"weight_ih_l0", "weight_hh_l0"}),
+        (lambda: nn.GRU(4, 6, batch_first=True), {"weight_ih_l0", "weight_hh_l0"}),
+        (lambda: nn.RNN(4, 6, batch_first=True), {"weight_ih_l0", "weight_hh_l0"}),
+    ],
+)
+def test_a_recurrent_layer_of_constants_is_told(make, names):
+    def train(constant):
+        torch.manual_seed(0)
+        net = nn.ModuleDict({"rnn": make(), "head": nn.Linear(6, 3)})
+        for parameter in net["rnn"].parameters() if constant else ():
+            nn.init.constant_(parameter, 0.1)
+        if constant:
+            nn.init.constant_(net["head"].weight, 0.1)
+        optimizer, watch = torch.optim.SGD(net.parameters(), 0.1), Monitor(net, every=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FindingWarning)
+            with watch.step():
+                net["head"](net["rnn"](torch.randn(5, 7, 4))[0][:, -1]).square().mean().backward()
+                optimizer.step()
+            return {name for each in watch.findings if each.kind == "symmetric" for name in each.names}
+
+    assert train(constant=False) == set()
+    assert {f"rnn.{name}" for name in names} <= train(constant=True)
 
 
 def test_a_twin_is_near_one_that_is_trained():

@@ -9,6 +9,7 @@ from torch import nn
 
 from torch_featviz.errors import LayerError
 from torch_featviz.training import Monitor
+from torch_featviz.training.figures import range_of
 from torch_featviz.training.watched import Watched
 
 
@@ -173,3 +174,20 @@ def test_the_model_is_as_it_was_between_steps(instance_state):
     trained(net, watch, steps=2)
     assert instance_state(net) == before
     assert copy.deepcopy(net)(torch.ones(1, 5)).tolist() == net(torch.ones(1, 5)).tolist()
+
+
+def test_states_of_recurrent_layers_have_ends():
+    """Of a tanh and of a GRU; not of a ReLU, nor of an LSTM's, which the output gate holds down."""
+    ends = {
+        nn.RNN(3, 4): (-1.0, 1.0),
+        nn.RNNCell(3, 4): (-1.0, 1.0),
+        nn.GRU(3, 4): (-1.0, 1.0),
+        nn.GRUCell(3, 4): (-1.0, 1.0),
+        nn.RNN(3, 4, nonlinearity="relu"): None,
+        nn.RNNCell(3, 4, nonlinearity="relu"): None,
+        nn.LSTM(3, 4): None,
+    }
+    assert {layer: range_of(layer) for layer in ends} == ends
+    net = nn.ModuleDict({"rnn": nn.RNN(3, 4), "head": nn.Linear(4, 2)})
+    assert list(Watched(net, None, 64).layers) == ["rnn", "head"]
+    assert list(Watched(net, None, 64).drawn) == ["head"]

@@ -14,6 +14,7 @@ from torch_featviz.model.layers import names_of, unwrap
 from torch_featviz.torch_private import DROPOUTS, NORMS
 
 from .accumulation import Accumulation
+from .criterion import Criterion
 from .initial import alike, drawn, twins
 from .optimizers import Optimizers
 from .pulse import Beat
@@ -46,6 +47,7 @@ class Account:
     alike: tuple[str, ...] = ()  # of which all rows are equal
     idle_norms: tuple[str, ...] = ()  # layers that normalise by statistics which were never gathered
     leaves: tuple[str, ...] = ()  # layers without layers in them, in the model's order
+    criterion: Criterion | None = None  # a mistake in how the loss is put together
     beats: tuple[Beat, ...] = ()  # of each step since the last look, this one included
 
 
@@ -79,7 +81,7 @@ class Accounts:
             self._trained = any(isinstance(each.running_mean, Tensor) and each.running_mean.any() for each in norms)
 
     @torch.no_grad()
-    def end(self, gradients: Accumulation) -> Pending:
+    def end(self, gradients: Accumulation, criterion: Criterion | None) -> Pending:
         """The step is over: what is known of it, but for the numbers that are still on the device."""
         watched, optimizers = self._watched, self._optimizers
         everything = {name: each for name, each in watched.everything.items() if each.requires_grad}
@@ -107,6 +109,7 @@ class Accounts:
                 if each not in group.reached and each in names
             ),
             "leaves": watched.leaves,
+            "criterion": criterion,
         }
         if not self._looked:
             facts |= self._first_look(everything)
@@ -157,7 +160,7 @@ class Accounts:
         norms = names_of(unwrap(self._model)).items()
         return {
             "drawn": tuple(name for name in random if name not in of_a_twin) if 2 * len(random) > len(frozen) else (),
-            "alike": tuple(alike(rows)),
+            "alike": tuple(alike(rows, {name: watched.about[name].rows for name in rows})),
             "idle_norms": tuple(
                 name for module, name in norms if isinstance(module, NORMS) and _never_gathered(module)
             ),

@@ -14,6 +14,7 @@ from torch_featviz.capture.reduce.moments import dead_of, wholes
 from .history import Bins, LayerFigures, ParameterFigures
 
 _BOUNDED = {nn.Tanh: (-1.0, 1.0), nn.Softsign: (-1.0, 1.0), nn.Sigmoid: (0.0, 1.0), nn.Hardsigmoid: (0.0, 1.0)}
+_RECURRENT = (nn.RNN, nn.RNNCell, nn.GRU, nn.GRUCell)  # their states lie between -1 and 1, but for those of a ReLU
 State = Sequence[np.ndarray]  # of a reducer
 
 
@@ -54,7 +55,15 @@ def range_of(layer: nn.Module | str) -> tuple[float, float] | None:
     if isinstance(layer, str):
         call = layer.rpartition(".")[2].partition("#")[0].removesuffix("()")
         return next((range_ for kind, range_ in _BOUNDED.items() if kind.__name__.lower() == call), None)
+    if isinstance(layer, _RECURRENT):
+        kind = getattr(layer, "mode", getattr(layer, "nonlinearity", ""))
+        return None if kind.lower().endswith("relu") else (-1.0, 1.0)
     return (layer.min_val, layer.max_val) if type(layer) is nn.Hardtanh else _BOUNDED.get(type(layer))
+
+
+def is_recurrent(layer: nn.Module) -> bool:
+    """Whether it has states, of which `range_of` tells."""
+    return isinstance(layer, _RECURRENT)
 
 
 def _saturated(bins: Bins, low: float, high: float) -> float | None:

@@ -30,12 +30,17 @@ def drawn(weights: Mapping[str, Tensor]) -> list[str]:
     return [name for name, weight in weights.items() if weight.dim() > 1 and _is_drawn(whole(weight))]
 
 
-def alike(weights: Mapping[str, Tensor]) -> list[str]:
-    """Those of which all rows are equal and not 0: outputs that begin alike and learn alike."""
-    several = {name: whole(weight).flatten(1) for name, weight in weights.items() if len(weight) > 1}
-    first = _bools((weight[0] == weight[1]).all() & (weight[0] != 0).any() for weight in several.values())
+def alike(weights: Mapping[str, Tensor], rows: Mapping[str, int]) -> list[str]:
+    """Those of which all rows are equal and not 0: outputs that begin alike and learn alike.
+
+    Args:
+        weights: `outputs inputs ...`, by name.
+        rows: of each, how many are compared: those of one gate, or of the queries; at least 2.
+    """
+    several = {name: _blocks(whole(weight), rows[name]) for name, weight in weights.items()}
+    first = _bools((weight[0, 0] == weight[0, 1]).all() & (weight[0, 0] != 0).any() for weight in several.values())
     suspects = [name for name, same in zip(several, first, strict=True) if same]
-    every = _bools((several[name] == several[name][:1]).all() for name in suspects)
+    every = _bools((several[name] == several[name][:, :1]).all() for name in suspects)
     return [name for name, same in zip(suspects, every, strict=True) if same]
 
 
@@ -49,6 +54,11 @@ def twins(frozen: Mapping[str, Tensor], trained: Iterable[Tensor]) -> set[str]:
         for name, weight in frozen.items()
         if any(_is_near(whole(weight), whole(other)) for other in by_shape.get(weight.shape, ()))
     }
+
+
+def _blocks(weight: Tensor, rows: int) -> Tensor:
+    """`(block row) inputs ...` as `block row (inputs ...)`."""
+    return weight.reshape(len(weight) // rows, rows, *weight.shape[1:]).flatten(2)
 
 
 def _is_near(weight: Tensor, other: Tensor) -> bool:

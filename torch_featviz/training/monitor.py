@@ -226,6 +226,8 @@ class Monitor:
             self._open = False
             self._optimizers.stop()
             self._pulse.logged(step.close())
+            if self._sampling is not None:
+                self._sampling.criterion = self._sampling.criterion or step.criterion
             self._end_block(raised=raised)
 
     def close(self) -> None:
@@ -319,7 +321,7 @@ class Monitor:
         if self.unfinished and (number is None or number >= self._number):  # it may count blocks
             self._step = max(self._step, (number or 0) + 1)
             self._accumulation.begin_block()
-            return Step(self._number)
+            return Step(self._number, looks=self._sampling is not None)
         self._complete()
         number = self._step if number is None else number
         due = number % self.every == 0 or 0 <= self._number // self.every < number // self.every  # one was left out
@@ -333,7 +335,7 @@ class Monitor:
             self._sampling = Sampling(number, self._watched, self._gradients)
         self._pulse.updates = self._sampling.updates if self._sampling else None
         self._accumulation.begin_block()
-        return Step(number)
+        return Step(number, looks=due)
 
     def _find(self) -> None:
         """Look again what the model consists of."""
@@ -381,7 +383,7 @@ class Monitor:
             return
         sampling.end()
         self._pulse.returned(sampling.losses)
-        account = self._accounts.end(self._accumulation)
+        account = self._accounts.end(self._accumulation, sampling.criterion)
         look = self._look(sampling, account, self._pulse.take(), self._pictured(), self._noise)
         wait = look.is_on_its_way and self._group is None
         self._log.take(look, wait=wait)

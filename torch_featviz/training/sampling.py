@@ -11,6 +11,7 @@ from torch import distributed as dist
 from torch_featviz.capture import Statistics
 from torch_featviz.capture.reduce import Reducer
 
+from .criterion import Criterion
 from .updates import Gradients, Updates
 from .watched import Watched
 
@@ -27,6 +28,7 @@ class Sampling:
     def __init__(self, step: int, watched: Watched, gradients: Gradients) -> None:
         self.step = step
         self.updates = Updates(watched.parameters, gradients)
+        self.criterion: Criterion | None = None  # of the loss that was logged
         self._capture = watched.capture
         self._stats: Statistics | None = None
 

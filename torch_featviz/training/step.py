@@ -9,6 +9,8 @@ from torch import Tensor
 from torch_featviz.errors import OptionError
 from torch_featviz.torch_private import in_graph_pool, viewed
 
+from .criterion import Criterion, mistake_of
+
 OURS = ("learning_rate", "gradient_norm")  # scalars that a Monitor adds itself
 
 
@@ -27,8 +29,10 @@ class Step:
         array([0.5])
     """
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, *, looks: bool = False) -> None:
         self.number = number
+        self.criterion: Criterion | None = None  # the mistake that the graph of the loss shows, in a step looked at
+        self._looks = looks
         self._logged: dict[str, list[Tensor | float]] = {}
         self._open = True
 
@@ -49,6 +53,8 @@ class Step:
             if name.partition("/")[0] in OURS:
                 raise OptionError(f"{name!r} is logged by the monitor itself; choose another name.")
             number = _number(name, value)
+            if self._looks and name == "loss" and isinstance(value, Tensor):
+                self.criterion = self.criterion or mistake_of(value)
             self._logged.setdefault(name, []).append(number)
 
     def close(self) -> dict[str, list[Tensor | float]]:

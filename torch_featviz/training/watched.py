@@ -15,7 +15,7 @@ from torch_featviz.errors import LayerError
 from torch_featviz.model.held import base_of
 from torch_featviz.model.layers import Layers, names_of, resolve, unwrap
 
-from .figures import Kind, range_of
+from .figures import Kind, is_recurrent, range_of
 
 _LEARNT = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -29,7 +29,7 @@ class About(NamedTuple):
     axes: int
     dtype: str  # such as "bfloat16"
     table: bool  # of an embedding, of which a step uses few rows
-    rows: int  # of a convolution or linear layer in one group, that begin unlike each other; else 0
+    rows: int  # that begin unlike each other, of a layer in one group, or of one gate of a recurrent one; else 0
     frozen: bool  # requires_grad=False
 
 
@@ -154,18 +154,32 @@ def _is_watched(module: nn.Module) -> bool:
 
 
 def _is_drawn(layer: nn.Module) -> bool:
-    return isinstance(layer, (*_LEARNT, *_TRANSPOSED)) or range_of(layer) is not None or base_of(layer) is not None
+    clips = range_of(layer) is not None and not is_recurrent(layer)
+    return isinstance(layer, (*_LEARNT, *_TRANSPOSED)) or clips or base_of(layer) is not None
 
 
 def _about(module: nn.Module, parameter: Tensor) -> About:
-    apart = isinstance(module, _LEARNT) and getattr(module, "groups", 1) == 1 and parameter.dim() > 1
     return About(
         parameter.dim(),
         str(parameter.dtype).removeprefix("torch."),
         isinstance(module, _TABLES),
-        len(parameter) if apart else 0,
+        _rows(module, parameter),
         not parameter.requires_grad,
     )
+
+
+def _rows(module: nn.Module, parameter: Tensor) -> int:
+    if parameter.dim() < 2:
+        return 0
+    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        return _divides(module.hidden_size, parameter)
+    if isinstance(module, nn.MultiheadAttention):
+        return _divides(module.embed_dim, parameter)
+    return len(parameter) if isinstance(module, _LEARNT) and getattr(module, "groups", 1) == 1 else 0
+
+
+def _divides(rows: int, parameter: Tensor) -> int:
+    return rows if len(parameter) % rows == 0 else 0
 
 
 _Parts: TypeAlias = tuple[list[nn.Module | None], list[str]]

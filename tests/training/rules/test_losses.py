@@ -108,6 +108,18 @@ def test_a_schedule_that_ran_out():
     assert kinds(*looks(1.1e-4)) == [(300, "loss")]
 
 
+def test_a_schedule_that_ran_out_is_told_early():
+    def looks(loss, *, every=10, first=None):
+        losses = [TEN if first is None else first, loss, loss, loss]
+        return [*curve(losses[:3], rate=0.1, every=every), account(losses=losses[3:] * every, rate=1e-5)]
+
+    assert kinds(*looks(TEN)) == [(300, "stopped")]
+    assert kinds(*looks(TEN, every=9)) == []  # 36 steps
+    assert kinds(*looks(1.04 * TEN)) == [(300, "stopped")]
+    assert kinds(*looks(1.06 * TEN)) == []
+    assert kinds(*looks(0.96 * TEN, first=1.02 * TEN)) == []  # it has fallen
+
+
 def test_a_loss_of_the_wrong_sign():
     assert kinds(*curve([-TEN, -TEN - 0.1])) == [(100, "loss")]
     assert kinds(*curve([-TEN, -TEN + 0.1])) == []
@@ -118,6 +130,17 @@ def test_a_loss_of_the_wrong_sign():
     assert kinds(*curve([-TEN, -TEN - 0.1], optimizers=2)) == [(100, "loss")]
     two = [({"layers": {**FINE, "c": layer(channels=2)}}, each) for each in curve([-0.69, -0.9])]
     assert kinds(*two) == []  # a Dice loss may begin there
+
+
+def test_a_loss_that_rises_above_a_guess():
+    high = 1.51 * TEN
+    assert kinds(*curve([TEN, high, high, high, high, high])) == [(500, "loss")]  # with four means, three times
+    assert kinds(*curve([TEN, *[1.49 * TEN] * 9])) == []
+    assert kinds(*curve([1.06 * TEN, *[1.6 * TEN] * 9])) == []  # it began elsewhere
+    assert kinds(*curve([TEN, *[high] * 9], optimizers=2)) == []
+    assert kinds(*curve([TEN, *[high] * 5], every=6)) == []
+    two = [({"layers": {**FINE, "c": layer(channels=2)}}, each) for each in curve([log(2), *[9.0] * 9])]
+    assert kinds(*two) == []
 
 
 def test_a_loss_that_slowly_falls_is_not_flat():

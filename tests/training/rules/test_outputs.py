@@ -117,3 +117,20 @@ def test_ignored_layers_are_not_told():
 def test_figures_without_values_are_passed_over():
     empty = layer(mean=math.nan, std=math.nan, low=math.nan, high=math.nan, n=0)
     assert told(*[(layers(b=empty), account())] * 9) == []
+
+
+def test_states_of_a_recurrent_layer():
+    """Without a look at what it holds back: of those that learn well, few are at the ends."""
+    moved = {**MOVED, "b.weight_hh_l0": weight()}
+    for share, expected in ((0.6, 1), (0.59, 0)):
+        looks = [{**layers(b=layer(saturated=share, low=-1.0)), "parameters": moved}] * 3
+        assert told(*looks) == [(200, "saturated", ("b",))] * expected
+
+
+def test_an_answer_at_its_ends_is_told_where_the_loss_stays():
+    held = {"a.weight": weight(grad=0.01), "b.weight": weight(), "c.weight": weight(grad=0.01)}
+    parts = {**layers(c=layer(saturated=0.9, low=-1.0)), "parameters": held}
+    looks = [(parts, account(losses=[3.0] * 20, start=20 * i)) for i in range(6)]
+    assert [(step, kind) for step, kind, _ in told(*looks, every=20)] == [(100, "saturated")]
+    looks = [(parts, account(losses=[3.0 - 0.3 * i] * 20, start=20 * i)) for i in range(6)]
+    assert told(*looks, every=20) == []

@@ -159,3 +159,61 @@ def test_odd_ratios_raise_nothing():
     for ratio in (math.inf, math.nan, 0.0, None, 1e300):
         told(*[b(ratio=ratio)] * 4)
         told(*[moved(**dict.fromkeys("abc", weight(ratio=ratio)))] * 4)
+
+
+def flat(*losses, **figures):
+    """Looks of 20 steps each."""
+    parameters = {"parameters": {name: weight(**figures) for name in MOVED}}
+    return [(parameters, account(losses=[loss] * 20, start=20 * i)) for i, loss in enumerate(losses)]
+
+
+def kinds(*looks):
+    return [(step, kind) for step, kind, _ in told(*looks, every=20)]
+
+
+def test_steps_too_small_for_a_loss_that_stays():
+    assert kinds(*flat(*[3.0] * 5, ratio=4.9e-5)) == [(80, "stopped")]
+    assert kinds(*flat(*[3.0] * 4, ratio=4.9e-5)) == []  # 80 steps
+    assert kinds(*flat(*[3.0] * 9, ratio=5.1e-5)) == []
+    assert kinds(*flat(3.0, 3.0, *[2.8] * 9, ratio=4.9e-5)) == []  # it falls
+    assert kinds(*flat(*[-3.0] * 9, ratio=4.9e-5)) == []  # of such a loss a share tells nothing
+    spent = [*flat(*[3.0] * 3, ratio=1e-3), *flat(*[3.0] * 9, ratio=1e-5)]
+    assert kinds(*spent) == []  # once they were larger
+    warm = [(parts, account(losses=[3.0] * 20, rate=0.01 * (i + 1))) for i, (parts, _) in enumerate(flat(*[3.0] * 9))]
+    assert kinds(*warm) == []
+    two = [(parts, account(losses=[3.0] * 20, optimizers=2)) for parts, _ in flat(*[3.0] * 9, ratio=1e-5)]
+    assert kinds(*two) == []
+
+
+def test_large_steps_of_a_loss_that_hardly_falls():
+    assert kinds(*flat(*[3.0] * 9, ratio=0.061)) == [(100, "large_updates")]  # known at 60, and three in a row
+    assert kinds(*flat(*[3.0] * 9, ratio=0.059)) == []
+    assert kinds(*flat(3.0, 3.0, *[2.5] * 9, ratio=0.061)) == []
+    mixed = {"a.weight": weight(ratio=0.09), "b.weight": weight(ratio=0.01), "c.weight": weight(ratio=0.01)}
+    assert kinds(*[({"parameters": mixed}, known) for _, known in flat(*[3.0] * 9)]) == []  # one alone
+
+
+def grown(times, *losses):
+    known = [known for _, known in flat(*losses)]
+    return [
+        ({"parameters": {name: weight(norm=times if i else 1.0) for name in MOVED}}, each)
+        for i, each in enumerate(known)
+    ]
+
+
+def test_weights_that_have_outgrown_their_beginning():
+    assert kinds(*grown(3.1, *[3.0] * 9)) == [(60, "large_updates")]
+    assert kinds(*grown(2.9, *[3.0] * 9)) == []
+    assert kinds(*grown(3.1, 3.0, 3.0, *[2.5] * 9)) == []
+    assert kinds(*grown(3.1, *[11.0] * 9)) == []  # of large targets
+    assert kinds(*grown(3.1, *[None] * 9)) == []
+
+
+def test_a_gate_that_is_shut_is_let_alone():
+    """Four rows are off by chance now and then; where all before them learn it is no more than a gate."""
+    silent = {"layers": {**FINE, "b": layer(high=-0.1)}}
+    for rows, expected in ((7, 0), (8, 1)):
+        looks = [{**silent, **moved(b=weight(rows=rows, unreached=rows))}] * 3
+        assert len(told(*looks)) == expected, rows
+    before = {**silent, **moved(a=weight(grad=0.0, rows=64, unreached=64), b=weight(rows=4, unreached=4))}
+    assert told(*[before] * 3) == [(200, "dead", ("b.weight", "a.weight"))]  # in everybody's way

@@ -11,6 +11,8 @@ from statistics import median
 from torch_featviz.training.account import Account
 from torch_featviz.training.history import LayerFigures, ParameterFigures, Sample
 
+from .curve import Curve
+
 ARRIVED = 1e-3  # ours: share of the largest, from which on what began at 0 is judged as all others
 KEPT = 31  # gradient norms of each weight, for their median
 KNOWN = 5  # of them, before one can be called unusual
@@ -70,9 +72,7 @@ class Memory:
         self._add_to_curve(seen)
 
     def _add_to_curve(self, seen: Seen) -> None:
-        losses = [beat.loss for beat in seen.account.beats if beat.loss is not None]
-        if losses:
-            self.curve.append([float(seen.sample.step), sum(losses) / len(losses), float(len(losses))])
+        self.curve = [list(each) for each in seen.curve.means]
         if len(self.curve) > CURVE:  # two neighbours become one
             self.curve = [_joined(*self.curve[i : i + 2]) for i in range(0, len(self.curve), 2)]
 
@@ -125,6 +125,23 @@ class Seen:
             if layer.min < layer.max and (largest := max(largest, layer.std)):
                 shares[name] = layer.std / min(largest, 1.0)
         return shares
+
+    @cached_property
+    def curve(self) -> Curve:
+        """The means of the loss between looks, up to this one."""
+        losses = [beat.loss for beat in self.account.beats if beat.loss is not None]
+        now = [[float(self.sample.step), sum(losses) / len(losses), float(len(losses))]] if losses else []
+        return Curve([*self.memory.curve, *now])
+
+    @property
+    def warms_up(self) -> bool:
+        """Whether a learning rate is higher than at the last look."""
+        return any(map(self.rises, self.account.rates))
+
+    @cached_property
+    def hardly_learns(self) -> bool:
+        """Whether the loss has hardly fallen; of several optimizers the sum of their losses need not."""
+        return self.account.optimizers < 2 and self.curve.hardly_falls and not self.warms_up
 
     def norm_before(self, name: str) -> float | None:
         """Of a parameter, before the first step or at the last look."""

@@ -8,6 +8,7 @@ from .rule import KNOWN, Judged, Rule, Seen, layer_of, once, values_of
 
 DEAD = 0.75  # ours: of a weight's rows; CS231n warns of 40 %, but 57 % were off in a training that went well
 WIDE = 64  # ours: of fewer rows only all count; where biases decide, half of the ReLUs are off by chance
+BY_CHANCE = 8  # ours: of fewer rows all are off by chance now and then, as in the squeeze of a gate
 ENOUGH = 16  # ours: of fewer values for each output, many outputs may be off by chance
 VANISHING = 1e-4  # ours: of the largest, both of gradients and of what they move
 RISING = 3.0  # ours: times its first share, a gradient is on its way,
@@ -16,10 +17,16 @@ EXPLODING = 1e3  # ours: times what was usual
 JUMP = 10.0  # ours: times what is usual of all gradients together, or it is one that begins small
 LEFT_BEHIND = 1e-3  # ours: of the median weight's ratio; layer-wise learning rates differ by less
 MOVING = 1e-6  # ours: where the median weight moves less, rounding makes the differences
+SMALL_STEPS = 5e-5  # ours: of the median weight; a fine-tuning with 1e-5 makes steps of 5e-4
+LARGE_STEPS = 0.06  # ours: of the median weight, where the loss hardly falls
+OUTGROWN = 3.0  # ours: times the first norm of the median weight, where the loss hardly falls
+UNSCALED = 10.0  # ours: a loss that begins above it is of large targets, to which weights have to grow
+KNOWN_FLAT = 100  # ours: steps
 LARGE = 0.1  # a hundred times the 1e-3 that CS231n asks for
 SETTLED = 20  # ours: steps after which even a weight that began at 0 moves little, compared to where it is
 GROWN = 10.0  # ours: times its first norm; what grows by drift changes by 2/k of itself in step k,
 DRIFT = 10.0  # so that the ratio times k stays well below this
+STAYS = 0.95  # ours: of the loss at the beginning
 NEVER = 1e-6  # ours: a training of a million steps would change such a weight by as much as itself, at most
 _HALF_UNIT = {"bfloat16": 2.0**-9, "float16": 2.0**-12}  # relative, of what rounding swallows
 _FEW = 8.0  # of that: where so little arrives, nearly all is swallowed
@@ -40,8 +47,9 @@ def dead_rows(seen: Seen) -> Judged:
         shown = layer is not None and values_of(layer) >= ENOUGH * layer.channels and layer_of(name) != seen.answer
         cause = ", and the layer returns nothing above 0" if layer_of(name) in silent else ""
         most = shown and rows >= WIDE and unreached >= DEAD * rows
-        # a head whose task has nothing to ask in these steps: what comes before it learns
-        idles = unreached == rows and not cause and min(reached, default=len(order)) < order.get(layer_of(name), 0)
+        # a head whose task has nothing to ask in these steps, or a gate that is shut: what comes before it learns
+        spared = not cause or rows < BY_CHANCE
+        idles = unreached == rows and spared and min(reached, default=len(order)) < order.get(layer_of(name), 0)
         yield name, f"{unreached} of {rows}{cause}", (most or unreached == rows) and not idles
 
 
@@ -117,6 +125,35 @@ def large_updates(seen: Seen) -> Judged:
         yield name, f"{each.update_ratio:.2g}", each.update_ratio > LARGE and wild
 
 
+def small_steps(seen: Seen) -> Judged:
+    """None is large enough to get anywhere, and the loss has stayed where it was."""
+    ratios, curve = _ratios(seen), seen.curve
+    if ratios and seen.hardly_learns and curve.steps >= KNOWN_FLAT:
+        middle = median_low(ratios.values())
+        stays = curve.halves[1].mean > STAYS * curve.begun and not curve.halves[1].falls
+        for name in ratios:
+            peak = seen.memory.peak.get(name, 0.0)
+            yield name, f"{peak:.1g}", stays and 0 < middle < SMALL_STEPS and peak < SMALL_STEPS
+
+
+def large_steps(seen: Seen) -> Judged:
+    ratios = _ratios(seen)
+    if ratios and seen.hardly_learns:
+        middle = median_low(ratios.values())
+        for name, ratio in ratios.items():
+            yield name, f"{ratio:.2g}", middle > LARGE_STEPS and ratio > LARGE_STEPS
+
+
+def outgrown(seen: Seen) -> Judged:
+    """Far from where they began, while the loss is not."""
+    begun = {name: norm for name, norm in seen.memory.begun.items() if norm and name in seen.weights}
+    grown = {name: seen.weights[name].norm / norm for name, norm in begun.items()}
+    if grown and seen.hardly_learns and seen.curve.begun < UNSCALED:
+        middle = median_low(grown.values())
+        for name, times in grown.items():
+            yield name, f"{times:.2g}", middle > OUTGROWN and times > OUTGROWN
+
+
 def shut_off(seen: Seen) -> Judged:
     """What learnt once, and took such a step that no gradient comes any more."""
     memory = seen.memory
@@ -168,6 +205,17 @@ RULES = (
     Rule("stopped", stopped, 3,
          f"Others move, these hardly (update ÷ weight below 6e-08 or {LEFT_BEHIND:g} of the median): {{names}}",
          "Check the learning rate of their group, or freeze them.", ("dead", "vanishing", "untrained"), patient=True),
+    Rule("stopped", small_steps, 1,
+         f"The loss stays where it began, and no step was large enough to change that (update ÷ weight below "
+         f"{SMALL_STEPS:g}; about 0.001 is usual): {{names}}",
+         "Raise the learning rate.", ("dead", "vanishing", "untrained", "stopped"), after=("inputs",)),
+    Rule("large_updates", outgrown, 1,
+         f"The loss has hardly fallen, and these have {OUTGROWN:g} times their first norm or more: {{names}}",
+         "Lower the learning rate.", after=("inputs",)),
+    Rule("large_updates", large_steps, 3,
+         f"The loss has hardly fallen, and each step changes much of the weight (update ÷ weight above "
+         f"{LARGE_STEPS:g}; about 0.001 is usual): {{names}}",
+         "Lower the learning rate.", after=("inputs",)),
     Rule("large_updates", large_updates, 3,
          f"Each step changes much of the weight (update ÷ weight above {LARGE:g}; about 0.001 is usual): {{names}}",
          "Lower the learning rate.", after=("inputs",)),
