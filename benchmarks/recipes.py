@@ -34,11 +34,13 @@ HALVES = {
     "held_out": ("benchmarks.recipes_held_out_broken", "benchmarks.recipes_held_out_healthy"),
     # written after the rules had been mended by the second half
     "third": ("benchmarks.recipes_third",),
+    # written when the rules stood, by somebody who had not read them
+    "fourth": ("benchmarks.recipes_fourth_broken", "benchmarks.recipes_fourth_healthy"),
 }
 
 
 def load(half: str) -> list[str]:
-    """Import the recipes of `"first"`, `"held_out"`, `"third"` or `"all"`; the names of these, in order."""
+    """Import the recipes of `"first"`, `"held_out"`, `"third"`, `"fourth"` or `"all"`; the names of these, in order."""
     wanted = [module for name, modules in HALVES.items() if half in (name, "all") for module in modules]
     present = [module for module in wanted if find_spec(module) is not None]
     for module in (*HALVES["first"], *present):  # the first half, too, for its twins
