@@ -183,3 +183,66 @@ def test_ignored_kinds_are_not_told():
     assert train(net, sgd(net.head.parameters()), ignore={"untrained": ["body.*", "mid.weight"]})[0] == [
         (0, "untrained", ("mid.bias",))
     ]
+
+
+class TwoParts(nn.Module):
+    """Each with a norm; the second also drops."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.one = nn.Sequential(nn.Linear(24, 8), nn.BatchNorm1d(8), nn.ReLU())
+        self.two = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Dropout(0.1), nn.Linear(8, 5))
+
+    def forward(self, x):
+        return self.two(self.one(x))
+
+
+def switch(net, how, *, parameters=None, steps=30):
+    """`(step, names)` of what is told of modes, where `how` is done to the net after the tenth of the steps."""
+    watch, optimizer = Monitor(net, every=5), sgd(parameters or net.parameters())
+    for i in range(steps):
+        if i == 10:
+            how(net)
+        with watch.step():
+            backward(net, i)
+            optimizer.step()
+            optimizer.zero_grad()
+    return [(each.step, each.names) for each in watch.findings if each.kind == "mode"]
+
+
+def test_a_part_that_stays_in_evaluation_is_told():
+    assert switch(TwoParts(), lambda net: net.one.eval()) == [(15, ("one.1",))]
+    assert switch(TwoParts(), lambda net: net.two.eval()) == [(15, ("two.1", "two.2"))]
+    assert switch(TwoParts(), lambda net: net.eval()) == [(15, ("one.1", "two.1", "two.2"))]
+
+
+def test_modes_that_are_changed_on_purpose():
+    def norms(net):
+        net.one[1].eval()
+        net.two[1].eval()
+
+    def freeze(net):
+        net.one.eval().requires_grad_(False)
+
+    assert switch(TwoParts(), norms) == []  # norms alone, as at the end of a training
+    assert switch(TwoParts(), freeze) == []  # a part that learns no more
+    assert switch(TwoParts(), lambda net: net.one.eval() and None, steps=15) == []  # once may be a moment between
+    net = TwoParts()
+    assert switch(net, lambda net: net.one.eval(), parameters=list(net.two.parameters())) == []  # nobody moves it
+
+
+@pytest.mark.parametrize(("trained", "expected"), [(0, 4), (1, 0)])
+def test_a_frozen_body_is_untrained_where_more_than_three_quarters_are_as_drawn(trained, expected):
+    torch.manual_seed(0)
+    body = [nn.Linear(24, 24) for _ in range(4)]
+    with torch.no_grad():
+        for layer in body[:trained]:
+            layer.weight *= 1.3
+            layer.weight += 0.3 * torch.randn(24, 24) ** 3
+    small = nn.Linear(24, 5).requires_grad_(False)  # of so few numbers nothing is said
+    net = nn.Sequential(*[layer.requires_grad_(False) for layer in body], small, nn.Linear(5, 5))
+    found, watch = train(net, sgd(net[-1].parameters()), steps=1)
+    told = [name for _, kind, names in found if kind == "untrained" for name in names]
+    assert len(told) == expected
+    assert not expected or "still as they were drawn" in watch.findings[0].text

@@ -438,7 +438,7 @@ def test_weights_far_too_small_or_large():
     assert (found.kind, found.names[-1]) == ("vanishing", "13")
     net = deep(nn.ReLU, 6, bias=False, scale=1e3)
     found = learn(net, sgd(net, 1e-3))
-    assert (found[0].kind, found[0].step, found[0].names[-1]) == ("exploding", 0, "13")
+    assert (found[0].kind, found[0].step, found[0].names[0]) == ("exploding", 0, "13")  # the answer
     assert set(kinds(found)) == {"exploding", "nonfinite"}
 
 

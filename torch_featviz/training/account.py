@@ -15,7 +15,8 @@ from torch_featviz.torch_private import DROPOUTS, NORMS
 
 from .accumulation import Accumulation
 from .criterion import Criterion
-from .initial import alike, drawn, twins
+from .hidden import hidden
+from .initial import ENOUGH, alike, drawn, twins
 from .optimizers import Optimizers
 from .pulse import Beat
 from .updates import norms_now
@@ -33,9 +34,10 @@ class Account:
     stepped: bool = True  # whether an optimizer of the model did
     thrown_away: bool = False  # whether gradients came and went without an optimizer's step
     unheld: tuple[str, ...] = ()  # trainable, and in no optimizer
+    hidden: tuple[str, ...] = ()  # with a gradient, in a list or a dictionary of Python, and in no optimizer
     optimizers: int = 1  # of the model, that stepped
     skipped: int = 0  # blocks whose gradients were not finite, where no optimizer has ever stepped
-    switched: tuple[str, ...] = ()  # norms and dropouts in training mode at the first look, and now all in evaluation
+    switched: tuple[str, ...] = ()  # norms and dropouts of parts in evaluation that were in training mode at first
     uncleared: bool = False  # whether a gradient was added to the one that an earlier step had used
     others: tuple[str, ...] = ()  # classes of optimizers that stepped and hold nothing of the model
     copies: bool = False  # whether these hold tensors of the same shapes
@@ -51,6 +53,7 @@ class Account:
     beats: tuple[Beat, ...] = ()  # of each step since the last look, this one included
 
 
+_DRAWN = 0.75  # ours: of the frozen weights; a few look so in a network that was trained shortly
 _MODAL = (*NORMS, *DROPOUTS)
 
 
@@ -68,7 +71,8 @@ class Accounts:
         self._before: dict[str, Tensor] | None = None  # norms, until an optimizer is seen
         self._looked = False
         self._trained = False  # whether norms had gathered statistics before the first look: the model is no new one
-        self._in_training: dict[nn.Module, str] = {}  # at the first look, those to which it matters
+        self._in_training: dict[nn.Module, str] = {}  # at the first look, those to which it matters,
+        self._parts: list[nn.Module] = []  # and those that hold them
         self._missed = set[str]()  # parameters that no optimizer that stepped held,
         self._without = set[str]()  # and those of them that none holds
 
@@ -98,7 +102,7 @@ class Accounts:
             "uncleared": gradients.uncleared,
             "thrown_away": gradients.thrown_away,
             "skipped": gradients.skipped,
-            "switched": () if self._model.training else self._switched(),
+            "switched": self._switched(),
             "unheld": unheld,
             "others": tuple(dict.fromkeys(type(each).__name__ for each in optimizers.others)),
             "copies": bool(unheld) and self._copied(everything),
@@ -133,9 +137,20 @@ class Accounts:
             self._without = found.keys() - of_a_twin
         return tuple(name for name in missing if name in self._without)
 
+    def _hidden(self) -> tuple[str, ...]:
+        with_gradient = {name: each for name, each in hidden(self._model).items() if each.grad is not None}
+        holders = self._optimizers.holders(with_gradient.values()) if with_gradient else {}
+        return tuple(name for name, each in with_gradient.items() if id(each) not in holders)
+
     def _switched(self) -> tuple[str, ...]:
-        """All that was in training mode at the first look, if none of it is any more."""
-        return () if any(each.training for each in self._in_training) else tuple(self._in_training.values())
+        """What was in training mode at the first look, of parts that an optimizer moves and that are not any more.
+
+        Norms alone may be put into evaluation mode on purpose, and a part that learns no more.
+        """
+        moved = {each for group in self._optimizers.groups for each in group.reached}
+        parts = [each for each in self._parts if _is_evaluated(each) and any(id(p) in moved for p in each.parameters())]
+        within = {each for part in parts for each in part.modules()}
+        return tuple(name for each, name in self._in_training.items() if each in within)
 
     def _copied(self, everything: Mapping[str, Tensor]) -> bool:
         """Whether the other optimizers hold as many tensors of each shape as the model has."""
@@ -149,7 +164,18 @@ class Accounts:
         watched = self._watched
         names = names_of(self._model)
         self._in_training = {each: name for each, name in names.items() if isinstance(each, _MODAL) and each.training}
-        frozen = {name: each for name, each in watched.everything.items() if not each.requires_grad and each.dim() > 1}
+        self._parts = [
+            each
+            for each in names
+            if each.training
+            and each not in self._in_training
+            and not self._in_training.keys().isdisjoint(each.modules())
+        ]
+        frozen = {
+            name: each
+            for name, each in watched.everything.items()
+            if not each.requires_grad and each.dim() > 1 and each.numel() >= ENOUGH
+        }
         if self._trained:
             frozen = {}
         random = drawn(frozen)
@@ -159,7 +185,10 @@ class Accounts:
         }
         norms = names_of(unwrap(self._model)).items()
         return {
-            "drawn": tuple(name for name in random if name not in of_a_twin) if 2 * len(random) > len(frozen) else (),
+            "drawn": tuple(name for name in random if name not in of_a_twin)
+            if len(random) > _DRAWN * len(frozen)
+            else (),
+            "hidden": self._hidden(),
             "alike": tuple(alike(rows, {name: watched.about[name].rows for name in rows})),
             "idle_norms": tuple(
                 name for module, name in norms if isinstance(module, NORMS) and _never_gathered(module)
@@ -187,6 +216,10 @@ class Pending:
         return Account(
             **self._facts, before=before, rates=rates, groups=tuple(rate for rate, _ in groups), beats=tuple(beats)
         )
+
+
+def _is_evaluated(part: nn.Module) -> bool:
+    return not any(each.training for each in part.modules())
 
 
 def _never_gathered(norm: nn.Module) -> bool:

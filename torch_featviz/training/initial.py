@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torch_featviz.model.values import whole
 
-_ENOUGH = 128  # numbers, of fewer nothing is said
+ENOUGH = 128  # numbers, of fewer nothing is said
 _MOST = 2**14  # of them are sorted
 _ENDS = 20  # the largest of n numbers is this many parts in n below the end of their range, at most
 _STRICT = 1.95  # of Kolmogorov and Smirnov's distance times sqrt(n): one set in a thousand that is random exceeds it
@@ -80,7 +80,7 @@ def _bools(tensors: Iterable[Tensor]) -> list[bool]:
 
 def _is_drawn(weight: Tensor) -> bool:
     n = weight.numel()
-    if n < _ENOUGH:
+    if n < ENOUGH:
         return False
     values = weight.reshape(-1)[:: max(1, n // _MOST)].double().cpu().sort().values
     rows, columns, known = len(weight), n // len(weight), len(values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 from weakref import WeakSet
 
@@ -85,8 +85,13 @@ class Optimizers:
         self._hooks, self._listeners = [], ()
         self._measured.clear()
 
-    def holders(self) -> dict[int, str]:
-        """The class of the optimizer that holds each parameter: one that was given, has stepped, or is alive at all."""
+    def holders(self, of: Iterable[Tensor] | None = None) -> dict[int, str]:
+        """The class of the optimizer that holds each parameter: one that was given, has stepped, or is alive at all.
+
+        Args:
+            of: tensors that are asked about; default: the model's parameters.
+        """
+        ids = self._ids if of is None else set(map(id, of))
         alive = list(self.known)
         if not self.given:  # rarely asked, as each object is looked at
             alive += [each for each in gc.get_objects() if issubclass(type(each), Optimizer)]
@@ -95,7 +100,7 @@ class Optimizers:
             for each in alive
             for group in each.param_groups
             for parameter in group["params"]
-            if id(parameter) in self._ids
+            if id(parameter) in ids
         }
 
     def _about_to_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:

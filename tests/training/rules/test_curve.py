@@ -63,10 +63,27 @@ def test_the_numbers_of_a_curve():
         ([2.0, 2.0, 2.0], 100, False),
         ([2.0, 2.0, 1.71, 1.71], 15, True),
         ([2.0, 2.0, 1.69, 1.69], 15, False),
-        ([1.0, 2.0, 1.71, 1.71], 15, True),  # of the first two the higher
+        ([2.0, 9.0, 1.71, 1.71], 15, True),  # it jumped in between
+        ([1.0, 2.0, 0.84, 0.84], 15, False),
         ([-2.0, -2.0, -1.0, -1.0], 15, False),
         ([0.0, 0.0, 0.0, 0.0], 15, False),
     ],
 )
 def test_whether_a_loss_has_hardly_fallen(values, count, expected):
     assert curve(values, count).hardly_falls == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([2.0, 1.3, 1.3, 1.3], True),
+        ([2.0, 1.2, 1.2, 1.19], False),  # it fell before
+        ([2.0, 1.9, 1.8, 1.7], False),  # and this one still falls
+        ([2.0, 1.9, 1.8, 1.72], True),
+        ([0.0, 1.3, 1.3, 1.3], True),
+        ([-2.0, -1.3, -1.3, -1.3], False),
+        ([2.0, 1.3, 1.3], False),
+    ],
+)
+def test_whether_a_loss_has_come_to_rest(values, expected):
+    assert curve(values, 20).rests == expected

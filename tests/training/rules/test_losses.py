@@ -127,6 +127,9 @@ def test_a_loss_of_the_wrong_sign():
     assert kinds(*curve([-1.06 * TEN, -3.0])) == []
     assert kinds(*curve([-0.1, -101.0])) == [(100, "loss")]
     assert kinds(*curve([-0.1, -99.0])) == []
+    assert kinds(*curve([0.003, -101.0])) == [(100, "loss")]  # of a critic without a bound
+    assert kinds(*curve([3.0, -301.0])) == [(100, "loss")]
+    assert kinds(*curve([3.0, -299.0])) == []
     assert kinds(*curve([-TEN, -TEN - 0.1], optimizers=2)) == [(100, "loss")]
     two = [({"layers": {**FINE, "c": layer(channels=2)}}, each) for each in curve([-0.69, -0.9])]
     assert kinds(*two) == []  # a Dice loss may begin there
@@ -141,6 +144,11 @@ def test_a_loss_that_rises_above_a_guess():
     assert kinds(*curve([TEN, *[high] * 5], every=6)) == []
     two = [({"layers": {**FINE, "c": layer(channels=2)}}, each) for each in curve([log(2), *[9.0] * 9])]
     assert kinds(*two) == []
+
+
+def test_a_loss_that_jumped_and_came_back_to_a_guess_is_flat():
+    assert kinds(*curve([TEN, 3.0, 2.5, TEN, TEN, TEN, TEN, TEN])) == [(500, "loss")]
+    assert kinds(*curve([2.6, 3.0, 2.5, TEN, TEN, TEN])) == []  # it came down from elsewhere
 
 
 def test_a_loss_that_slowly_falls_is_not_flat():

@@ -134,3 +134,36 @@ def test_an_answer_at_its_ends_is_told_where_the_loss_stays():
     assert [(step, kind) for step, kind, _ in told(*looks, every=20)] == [(100, "saturated")]
     looks = [(parts, account(losses=[3.0 - 0.3 * i] * 20, start=20 * i)) for i in range(6)]
     assert told(*looks, every=20) == []
+
+
+def test_values_that_widen_from_layer_to_layer():
+    """In the first step, to what the model is given."""
+    wide = {"a": layer(std=6.0), "b": layer(std=14.0), "c": layer(std=31.0)}
+    first = {"layers": wide}
+    assert told(first, {}) == [(0, "exploding", ("c",))]
+    assert told({"layers": {**wide, "c": layer(std=29.0)}}, {}) == []
+    assert told({"layers": {**wide, "a": layer(), "b": layer()}}, {}) == []  # an answer in large units
+    assert told({}, first) == []  # later other rules judge it
+    assert told((first, account(stepped=False)), {}) == []
+    given = {"inputs": layer(std=1.1)}
+    assert told({**first, "inputs": given}, {}) == []
+    assert told({**first, "inputs": {"inputs": layer(std=0.1)}}, {}) == [(0, "exploding", ("c",))]
+
+
+SILENT = {
+    "layers": {**FINE, "c": layer(mean=-1.0, high=-0.1)},
+    "parameters": {name: weight(grad=0.0, unreached=64) for name in MOVED},
+}
+
+
+def test_an_answer_below_zero_that_lets_no_gradient_through():
+    """Told as what it is, and not as gradients that were cleared."""
+    looks = [(SILENT, account(losses=[16.0] * 20, start=20 * i)) for i in range(3)]
+    assert told(*looks, every=20) == [(40, "dead", ("c",))]
+    assert told(*looks[:2], every=20) == []
+    learnt = [(SILENT, account(losses=[loss] * 20, start=20 * i)) for i, loss in enumerate([1.0, 9e-4, 9e-4, 9e-4])]
+    assert told(*learnt, every=20)[1:] == []  # the loss asks for nothing any more
+    above = {**SILENT, "layers": {**FINE, "c": layer(mean=-1.0, high=0.1)}}
+    assert told(*[(above, known) for _, known in looks], every=20) == [(0, "untrained", tuple(MOVED))]
+    reached = {**SILENT, "parameters": {**SILENT["parameters"], "a.weight": weight()}}
+    assert "dead" not in {names for _, _, names in told(*[(reached, known) for _, known in looks[:2]], every=20)}

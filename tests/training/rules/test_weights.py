@@ -1,6 +1,7 @@
 """Rules about gradients and updates, each with what is just beyond its limit, and what is just not."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -217,3 +218,12 @@ def test_a_gate_that_is_shut_is_let_alone():
         assert len(told(*looks)) == expected, rows
     before = {**silent, **moved(a=weight(grad=0.0, rows=64, unreached=64), b=weight(rows=4, unreached=4))}
     assert told(*[before] * 3) == [(200, "dead", ("b.weight", "a.weight"))]  # in everybody's way
+
+
+def test_an_answer_is_a_code_where_its_channels_are_dead():
+    """As in an autoencoder whose decoder is the same weight: there is no layer after the encoder."""
+    code = replace(layer(channels=64, n=2048), dead=48)
+    rows = moved(c=weight(rows=64, unreached=48))
+    assert told(*[{**rows, "layers": {**FINE, "c": code}}] * 3) == [(200, "dead", ("c.weight",))]
+    for other in (replace(code, dead=47), replace(code, dead=0)):  # of a head many outputs may not be asked for
+        assert told(*[{**rows, "layers": {**FINE, "c": other}}] * 3) == []

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 FALLS = (4, 2.5)  # ours: of so many means at least, standard errors of a slope
 SLOWS = 0.5  # ours: of the slope before
+STAYS = 0.6  # ours: of the loss at the beginning, what one that came to rest too early is above
+RESTS = 0.95  # ours: of the quarter before
 HARDLY = 0.85  # ours: of the loss at the beginning, what a loss that has hardly fallen is above
 KNOWN = 60  # ours: steps after which it is known whether it falls
 
@@ -66,11 +68,19 @@ class Curve:
         return min(len(before), len(after)) < FALLS[0] or after._slope()[0] <= SLOWS * before._slope()[0]
 
     @property
-    def hardly_falls(self) -> bool:
-        """Whether it is known, begins above 0, and has been nearly as high as at the beginning for half of the time."""
+    def rests(self) -> bool:
+        """Whether it is known, and has come to rest far above 0."""
         if len(self.means) < FALLS[0] or self.steps < KNOWN:
             return False
-        return self.begun > 0 and self.halves[1].mean > HARDLY * self.begun
+        third, fourth = self.halves[1].halves
+        return self.begun > 0 and fourth.mean > max(STAYS * self.begun, RESTS * third.mean)
+
+    @property
+    def hardly_falls(self) -> bool:
+        """Whether it is known, begins above 0, and has been nearly as high as at first for half of the time."""
+        if len(self.means) < FALLS[0] or self.steps < KNOWN:
+            return False
+        return self.first > 0 and self.halves[1].mean > HARDLY * self.first
 
     def _slope(self) -> tuple[float, float]:
         """The slope from one mean to the next, and its standard error."""

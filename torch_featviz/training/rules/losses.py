@@ -29,7 +29,7 @@ def flat(seen: Seen) -> Judged:
     if channels < 2 or curve.steps < STEPS or len(curve) < MEANS or seen.warms_up:
         return  # of one output, that of a GAN's judge ends at a guess when all is well
     before, after = curve.halves
-    first, last, guess = before.mean, after.mean, log(channels)
+    first, last, guess = min(before.mean, curve.first), after.mean, log(channels)  # it may have jumped in between
     near = -BELOW * guess <= last - guess <= NEAR * guess and last >= first - NEAR * guess and not after.falls
     yield "loss", f"{last:.3g}, ln({channels}) = {guess:.3g}", near
 
@@ -41,7 +41,7 @@ def wrong_sign(seen: Seen) -> Judged:
         return
     guess, first, last = log(max(1, _classes(seen))), curve.first, curve.last
     begins = guess > 1 and abs(first + guess) <= GUESSED * guess and last < first  # of two, other losses begin there
-    yield "loss", f"{first:.3g} at first, {last:.3g}", begins or (first < 0 and last < JUMP * min(first, -1.0))
+    yield "loss", f"{first:.3g} at first, {last:.3g}", begins or last < -JUMP * max(abs(first), 1.0)
 
 
 def ran_out(seen: Seen) -> Judged:
@@ -136,8 +136,8 @@ RULES = (
          "The learning rate has come down while the loss is still that of a guess: {names}",
          "Let the schedule step once an epoch, or end later.", after=_CAUSES),
     Rule("loss", wrong_sign, 1,
-         "The loss is below 0 from the beginning and falls: {names}",
-         "Turn its sign."),
+         "The loss falls further and further below 0: {names}",
+         "Turn its sign, or bound what it rewards."),
     Rule("loss", jumped, 1,
          f"The loss rose to more than {JUMP:g} times what it was at the beginning: {{names}}",
          "Lower the learning rate, clip gradients, or look at the batch of that step.", after=("inputs",)),

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from math import hypot
+
 from .rule import Judged, Rule, Seen, layer_of, values_of
 
 SATURATED = 0.8  # Glorot & Bengio 2010, section 3, saw whole layers there; a tanh MLP that learns well has 57 %
-STATES = 0.6  # ours: of the states of a recurrent layer; of those that learn well below a tenth are there
+STATES = 0.6  # ours: of a recurrent layer, where below a tenth are usual; of an answer, if the loss stays
+LEARNT = 1e-3  # ours: of the first loss
 HELD_BACK = 0.1  # ours: gradient ÷ weight of what feeds it, to the largest
 VANISHING = 1e-4  # ours: of the largest before it; relative, as all becomes small when a net has learnt
 HALF_MAX = 65504.0  # the largest number of float16
 EXPLODING = 1e3  # ours: times what was usual
+WIDE = 30.0  # ours: std of the answer in the first step, to what the model is given, at least 1;
+WIDENED = 5.0  # and of half of the layers: one that is trained already may answer in large units
 ENOUGH = 16  # ours: of fewer values for each output, many outputs may be off by chance
 
 
@@ -24,6 +29,26 @@ def large(seen: Seen) -> Judged:
     alone = not any(far for name, (_, far) in beyond.items() if name != seen.answer)
     for name, (figure, far) in beyond.items():
         yield name, figure, far and not (name == seen.answer and alone and len(beyond) > 1)
+
+
+def widened(seen: Seen) -> Judged:
+    """From layer to layer, before anything has learnt."""
+    layers, given = seen.sample.layers, [hypot(each.mean, each.std) for each in seen.sample.inputs.values()]
+    if seen.memory.good is not None or seen.answer is None or not seen.account.stepped:
+        return
+    room, answer = max(1.0, *given, 1.0), layers[seen.answer]
+    wide = [name for name, layer in layers.items() if layer.std > WIDENED * room]
+    beyond = answer.std > WIDE * room and 2 * len(wide) > len(layers)
+    yield seen.answer, f"std {answer.std:.3g}, of the first layer {next(iter(layers.values())).std:.3g}", beyond
+
+
+def silent_answer(seen: Seen) -> Judged:
+    """Nothing above 0, and not one gradient, while the loss is not 0: as before a ReLU at the end."""
+    if seen.answer is not None:
+        layer = seen.sample.layers[seen.answer]
+        asks = not len(seen.curve) or abs(seen.curve.last) > LEARNT * abs(seen.curve.first)
+        silent = layer.max <= 0 and bool(seen.weights) and not seen.total and asks
+        yield seen.answer, f"at most {layer.max:.2g}", silent
 
 
 def constant(seen: Seen) -> Judged:
@@ -50,7 +75,8 @@ def saturated(seen: Seen) -> Judged:
         if _is_recurrent(seen, name):
             yield name, f"{layer.saturated:.0%}", layer.saturated >= STATES
             continue
-        if name == seen.answer and not seen.hardly_learns:
+        if name == seen.answer:
+            yield name, f"{layer.saturated:.0%}", layer.saturated >= STATES and seen.is_stuck
             continue
         gate = layer.min >= 0 and seen.memory.saturated.get(name, 1.0) < SATURATED
         held = feeding is None or flow[feeding] < HELD_BACK * max(flow.values())
@@ -77,6 +103,12 @@ def small(seen: Seen) -> Judged:
 
 
 RULES = (
+    Rule("exploding", widened, 1,
+         "Values widen from layer to layer before anything is learnt; the answer: {names}",
+         "Begin with smaller weights, such as PyTorch's own, or normalise between the layers.", after=("inputs",)),
+    Rule("dead", silent_answer, 3,
+         "The last layer returns nothing above 0, and no gradient comes through it, as where a ReLU follows: {names}",
+         "Let the model end without a ReLU, or begin with other biases.", after=("inputs",)),
     Rule("exploding", large, 1,
          f"The values of {{names}} are spread beyond {EXPLODING:g} times their first std, or beyond float16",
          "Lower the learning rate, clip gradients, or begin with smaller weights.", after=("inputs",)),

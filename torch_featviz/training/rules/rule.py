@@ -143,6 +143,11 @@ class Seen:
         """Whether the loss has hardly fallen; of several optimizers the sum of their losses need not."""
         return self.account.optimizers < 2 and self.curve.hardly_falls and not self.warms_up
 
+    @cached_property
+    def is_stuck(self) -> bool:
+        """Whether the loss has come to rest far above 0."""
+        return self.account.optimizers < 2 and self.curve.rests and not self.warms_up
+
     def norm_before(self, name: str) -> float | None:
         """Of a parameter, before the first step or at the last look."""
         return self.memory.weights.get(name, self.account.before.get(name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from .outputs import silent_answer
 from .rule import Judged, Rule, Seen, layer_of
 
 GROWN = 2.0  # ours: times the norm of all gradients at the first look
@@ -14,6 +15,11 @@ def of_another_copy(seen: Seen) -> Judged:
     account = seen.account
     if account.copies and not account.stepped:
         yield from _unmoved(seen, account.unheld, ", ".join(account.others))
+
+
+def in_no_module(seen: Seen) -> Judged:
+    """The model does not know of them, as they are kept in a list or a dictionary of Python."""
+    return [(name, "", True) for name in seen.account.hidden]
 
 
 def in_no_optimizer(seen: Seen) -> Judged:
@@ -73,6 +79,8 @@ def uncleared(seen: Seen) -> Judged:
 def all_zero(seen: Seen) -> Judged:
     """In the first step: later a loss may ask for nothing, as when all is learnt."""
     moved = {name: each for name, each in seen.sample.parameters.items() if each.grad_norm is not None}
+    if any(silent for _, _, silent in silent_answer(seen)):
+        return
     if seen.weights and not seen.memory.since and not any(each.grad_norm for each in moved.values()):
         yield from ((name, "", True) for name in moved)
 
@@ -128,6 +136,10 @@ RULES = (
          "Gradients with NaN or infinity came in each of {names} in a row, and no optimizer has ever stepped: a "
          "GradScaler skips such steps, until its scale has come down",
          "Make the GradScaler once, before the loop, and call its update(); or look for the NaN in the forward."),
+    Rule("untrained", in_no_module, 1,
+         "A gradient comes to these, and no optimizer holds them, as the model keeps them in a list or a dictionary of "
+         "Python, which hides them from parameters(): {names}",
+         "Keep layers in nn.ModuleList or nn.ModuleDict, and parameters in nn.ParameterList."),
     Rule("untrained", in_no_optimizer, 1,
          "No optimizer holds these trainable parameters, so that they stay as they are: {names}",
          "Give them to the optimizer, or set requires_grad=False where that is meant.", ("untrained",)),

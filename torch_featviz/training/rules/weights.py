@@ -44,7 +44,8 @@ def dead_rows(seen: Seen) -> Judged:
     for name in sorted(weights, key=lambda name: layer_of(name) not in silent):
         weight, layer = weights[name], sample.layers.get(layer_of(name))
         rows, unreached = weight.outputs or 1, weight.unreached or 0
-        shown = layer is not None and values_of(layer) >= ENOUGH * layer.channels and layer_of(name) != seen.answer
+        asked = layer is not None and (layer_of(name) != seen.answer or layer.dead >= DEAD * layer.channels)
+        shown = layer is not None and asked and values_of(layer) >= ENOUGH * layer.channels
         cause = ", and the layer returns nothing above 0" if layer_of(name) in silent else ""
         most = shown and rows >= WIDE and unreached >= DEAD * rows
         # a head whose task has nothing to ask in these steps, or a gate that is shut: what comes before it learns
