@@ -168,7 +168,7 @@ def share_between(bare, check):
 
     def block():
         with watch.step():
-            watch._pulse.measure(bare.optimizer)
+            watch._recorder.measure(bare.optimizer)
 
     (cost,) = added(lambda: None, lambda: [block() for _ in range(20)], rounds=51)
     bare.optimizer.zero_grad()

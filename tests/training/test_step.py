@@ -218,17 +218,17 @@ def test_files_from_before_scalars_and_inputs_are_read(tmp_path):
     assert later.report().pixels.ndim == 3
 
 
-def test_what_is_logged_between_two_looks_is_kept_for_the_beats_only():
+def test_what_is_logged_between_two_looks_is_kept_for_the_records_only():
     net, optimizer = fresh()
     watch, accounts = Monitor(net, every=3), []
     look = watch._log.findings.look
     watch._log.findings.look = lambda sample, account: accounts.append(account) or look(sample, account)
     losses = [one_step(net, optimizer, watch, accuracy=float(i)) for i in range(7)]
     assert watch.history.values("accuracy").tolist() == [0.0, 3.0, 6.0]
-    beats = [beat for account in accounts for beat in account.beats]
-    assert [beat.step for beat in beats] == list(range(7))
-    assert [beat.loss for beat in beats] == losses
-    assert [beat.scalars["accuracy"] for beat in beats] == list(range(7))
+    records = [record for account in accounts for record in account.records]
+    assert [record.step for record in records] == list(range(7))
+    assert [record.loss for record in records] == losses
+    assert [record.scalars["accuracy"] for record in records] == list(range(7))
 
 
 def test_a_value_is_what_it_was_when_it_was_logged():
@@ -240,4 +240,4 @@ def test_a_value_is_what_it_was_when_it_was_logged():
     for _ in range(4):
         total += 1
         one_step(net, optimizer, watch, total=total)
-    assert [beat.scalars["total"] for beat in accounts[-1].beats] == [2.0, 3.0, 4.0]
+    assert [record.scalars["total"] for record in accounts[-1].records] == [2.0, 3.0, 4.0]

@@ -18,7 +18,7 @@ from .criterion import Criterion
 from .hidden import hidden
 from .initial import ENOUGH, alike, drawn, twins
 from .optimizers import Optimizers
-from .pulse import Beat
+from .records import StepRecord
 from .updates import norms_now
 from .watched import About, Watched
 
@@ -50,7 +50,7 @@ class Account:
     idle_norms: tuple[str, ...] = ()  # layers that normalise by statistics which were never gathered
     leaves: tuple[str, ...] = ()  # layers without layers in them, in the model's order
     criterion: Criterion | None = None  # a mistake in how the loss is put together
-    beats: tuple[Beat, ...] = ()  # of each step since the last look, this one included
+    records: tuple[StepRecord, ...] = ()  # of each step since the last look, this one included
 
 
 _DRAWN = 0.75  # ours: of the frozen weights; a few look so in a network that was trained shortly
@@ -208,13 +208,13 @@ class Pending:
         known = [(rate, names) for rate, names in groups if rate is not None]
         self._groups = [(None if isinstance(rate, Tensor) else float(rate), names) for rate, names in known]
 
-    def read(self, numbers: Iterator[Any], beats: list[Beat]) -> Account:
+    def read(self, numbers: Iterator[Any], records: list[StepRecord]) -> Account:
         """The account, from the numbers of the tensors in their order."""
         before = {name: float(next(numbers)) for name in self._before}
         groups = [(float(next(numbers)) if rate is None else float(rate), names) for rate, names in self._groups]
         rates = {name: rate for rate, names in groups for name in names}
         return Account(
-            **self._facts, before=before, rates=rates, groups=tuple(rate for rate, _ in groups), beats=tuple(beats)
+            **self._facts, before=before, rates=rates, groups=tuple(rate for rate, _ in groups), records=tuple(records)
         )
 
 

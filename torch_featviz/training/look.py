@@ -16,7 +16,7 @@ from .figures import layer_figures, parameter_figures, range_of
 from .frames import Frame, Seen
 from .history import Sample
 from .noise import GradientNoise
-from .pulse import Beat, Beats, of_all
+from .records import PendingRecords, StepRecord, of_all
 from .updates import Move, norms_now
 from .watched import Watched
 
@@ -31,7 +31,7 @@ class Look:
         moves: what the optimizers did.
         watched: the layers and parameters.
         account: of all parameters.
-        beats: of the steps since the last look.
+        records: of the steps since the last look.
         pictured: what is drawn of this step.
         left_out: layers without figures, and why.
         noise: the noise scale, to which this step is added.
@@ -47,7 +47,7 @@ class Look:
         *,
         inputs: Mapping[str, Reducer],
         account: Pending,
-        beats: Beats,
+        records: PendingRecords,
         pictured: Mapping[str, Seen],
         left_out: Mapping[str, str],
         noise: GradientNoise | None = None,
@@ -59,14 +59,14 @@ class Look:
         self._kinds = watched.kinds
         self._counted = {name: move.figures.unreached is not None for name, move in moves.items()}
         self._pictured = {name: (part.shape, part.notes) for name, part in pictured.items()}
-        self._account, self._beats, self._group = account, beats, group
+        self._account, self._records, self._group = account, records, group
         self._noise, sums = noise, noise.sums() if noise else []
         self._sums = len(sums)
         tensors = [
             *norms_now(watched.parameters).values(),
             *(norm for move in moves.values() for norm in (move.grad, move.before, move.added)),
             *(move.figures.unreached for move in moves.values() if move.figures.unreached is not None),
-            *beats.tensors,
+            *records.tensors,
             *account.tensors,
             *sums,
             *(part.values for part in pictured.values()),
@@ -84,10 +84,10 @@ class Look:
         after = {name: float(next(numbers)) for name in self._kinds}
         norms = {name: [float(next(numbers)) for _ in range(3)] for name in self._counted}
         unreached = {name: int(next(numbers)) for name, counted in self._counted.items() if counted}
-        beats = self._beats.read(numbers)
+        records = self._records.read(numbers)
         if self._group is not None:
-            beats = of_all(beats, self._group)
-        account = self._account.read(numbers, beats)
+            records = of_all(records, self._group)
+        account = self._account.read(numbers, records)
         if self._noise:
             self._noise.take([float(next(numbers)) for _ in range(self._sums)])
         frames = {
@@ -103,18 +103,18 @@ class Look:
         ends = {**self._ends, **dict.fromkeys(self._inputs)}
         layers = layer_figures(dict(zip(ends, states, strict=False)), ends)
         given = {name: layers.pop(name) for name in self._inputs}
-        return Sample(self.step, layers, parameters, _scalars(account, beats), given), account, frames
+        return Sample(self.step, layers, parameters, _scalars(account, records), given), account, frames
 
 
-def _scalars(account: Account, beats: Sequence[Beat]) -> dict[str, float]:
-    """Those of the step itself, which is the last of the beats."""
+def _scalars(account: Account, records: Sequence[StepRecord]) -> dict[str, float]:
+    """Those of the step itself, which is the last of the records."""
     rates = account.groups
-    found = dict(beats[-1].scalars) if beats else {}
+    found = dict(records[-1].scalars) if records else {}
     if rates:
         same = len(set(rates)) == 1
         found |= {"learning_rate": rates[0]} if same else {f"learning_rate/{i}": rate for i, rate in enumerate(rates)}
-    if beats and beats[-1].gradient is not None:
-        found["gradient_norm"] = beats[-1].gradient
+    if records and records[-1].gradient is not None:
+        found["gradient_norm"] = records[-1].gradient
     return found
 
 

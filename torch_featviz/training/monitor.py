@@ -32,7 +32,7 @@ from .log import Log
 from .look import Look
 from .noise import GradientNoise, NoiseScale
 from .optimizers import Listener, Optimizers
-from .pulse import Beats, Pulse
+from .records import PendingRecords, StepRecorder
 from .report import report
 from .sampling import Sampling
 from .sinks import sinks_for
@@ -136,7 +136,7 @@ class Monitor:
         self._optimizers = Optimizers(optimizer)
         weakref.finalize(self, self._optimizers.stop).atexit = False  # let go of amid a step, it listens no more
         self._accounts = Accounts(model, self._watched, self._optimizers)
-        self._pulse = Pulse(on=check_finite)
+        self._recorder = StepRecorder(on=check_finite)
         self._accumulation = Accumulation(self._optimizers)
         self._sampling: Sampling | None = None  # of the step that is looked at
         self._number = -1  # of the step that began last
@@ -166,7 +166,7 @@ class Monitor:
         self._settle()
         if self._sampling is None or self._open or self._group is not None:
             return self._log.history
-        look = self._look(self._sampling, Pending({}, [], {}), Beats([]), {})  # as far as it came
+        look = self._look(self._sampling, Pending({}, [], {}), PendingRecords([]), {})  # as far as it came
         return self._log.history.followed_by(look.read()[0])
 
     @property
@@ -225,7 +225,7 @@ class Monitor:
         finally:
             self._open = False
             self._optimizers.stop()
-            self._pulse.logged(step.close())
+            self._recorder.logged(step.close())
             if self._sampling is not None:
                 self._sampling.criterion = self._sampling.criterion or step.criterion
             self._end_block(raised=raised)
@@ -328,12 +328,12 @@ class Monitor:
         self._number, self._step = number, number + 1
         self._accumulation.begin_step()
         self._optimizers.begin()
-        self._pulse.begin(number)
+        self._recorder.begin(number)
         if due:
             self._find()
             self._accounts.begin()
             self._sampling = Sampling(number, self._watched, self._gradients)
-        self._pulse.updates = self._sampling.updates if self._sampling else None
+        self._recorder.updates = self._sampling.updates if self._sampling else None
         self._accumulation.begin_block()
         return Step(number, looks=due)
 
@@ -345,12 +345,12 @@ class Monitor:
         self._accumulation.of(everything)
 
     def _listen(self) -> None:
-        listeners: list[Listener] = [self._pulse]
+        listeners: list[Listener] = [self._recorder]
         looked_at = self._sampling is not None
         if looked_at or (self._number + 1) % self.every == 0:  # the one before a look tells whether it clears gradients
             listeners.append(self._accumulation.clearing)
         if self._sampling is not None:
-            listeners.insert(0, self._sampling.updates)  # the pulse uses its norms
+            listeners.insert(0, self._sampling.updates)  # the recorder uses its norms
         self._optimizers.listen(listeners, fully=len(listeners) > 1)
 
     def _end_block(self, *, raised: bool) -> None:
@@ -382,9 +382,9 @@ class Monitor:
         if sampling is None:
             return
         sampling.end()
-        self._pulse.returned(sampling.losses)
+        self._recorder.returned(sampling.losses)
         account = self._accounts.end(self._accumulation, sampling.criterion)
-        look = self._look(sampling, account, self._pulse.take(), self._pictured(), self._noise)
+        look = self._look(sampling, account, self._recorder.take(), self._pictured(), self._noise)
         wait = look.is_on_its_way and self._group is None
         self._log.take(look, wait=wait)
         if self._end is not None:
@@ -395,7 +395,7 @@ class Monitor:
         self,
         sampling: Sampling,
         account: Pending,
-        beats: Beats,
+        records: PendingRecords,
         pictured: dict[str, Seen],
         noise: GradientNoise | None = None,
     ) -> Look:
@@ -403,7 +403,7 @@ class Monitor:
         named = {name: why for name, why in left_out.items() if self._watched.is_asked_for(name)}
         return Look(
             sampling.step, seen, sampling.updates.moves, self._watched,
-            inputs=inputs, account=account, beats=beats, pictured=pictured, left_out=named, noise=noise,
+            inputs=inputs, account=account, records=records, pictured=pictured, left_out=named, noise=noise,
             group=self._group,
         )  # fmt: skip
 

@@ -3,7 +3,7 @@
 from torch_featviz.training import Bins, LayerFigures, ParameterFigures, Sample
 from torch_featviz.training.account import Account
 from torch_featviz.training.findings import Findings
-from torch_featviz.training.pulse import Beat
+from torch_featviz.training.records import StepRecord
 from torch_featviz.training.watched import About
 
 
@@ -31,10 +31,10 @@ ABOUT = {name: about() for name in MOVED}
 
 
 def account(*, rate=0.1, losses=(), start=0, **facts):
-    """One of which the optimizer steps and reaches everything, unless `facts` say otherwise; losses of its beats."""
+    """One of which the optimizer steps and reaches everything, unless `facts` say otherwise; losses of its records."""
     rates = facts.pop("rates", dict.fromkeys(MOVED, rate))
-    beats = tuple(Beat(start + i, 1.0, {} if loss is None else {"loss": loss}) for i, loss in enumerate(losses))
-    return Account(**{"about": ABOUT, "rates": rates, "groups": (rate,), "leaves": NAMES, "beats": beats, **facts})
+    records = tuple(StepRecord(start + i, 1.0, {} if loss is None else {"loss": loss}) for i, loss in enumerate(losses))
+    return Account(**{"about": ABOUT, "rates": rates, "groups": (rate,), "leaves": NAMES, "records": records, **facts})
 
 
 def sample(step=0, layers=None, parameters=None, inputs=None):

@@ -10,7 +10,7 @@ from tests.training.rules.samples import FINE, MOVED, account, layer, sample, we
 from torch_featviz.training import Bins, LayerFigures, ParameterFigures, Sample
 from torch_featviz.training.account import Account
 from torch_featviz.training.findings import Findings
-from torch_featviz.training.pulse import Beat
+from torch_featviz.training.records import StepRecord
 from torch_featviz.training.rules import KINDS
 from torch_featviz.training.watched import About
 
@@ -57,7 +57,7 @@ def looks_of(numbers):
         groups=st.lists(numbers, max_size=3).map(tuple),
         before=st.dictionaries(PARAMETERS, numbers), drawn=names(PARAMETERS),
         idle_norms=names(LAYERS), leaves=names(LAYERS),
-        beats=st.lists(st.builds(Beat, st.integers(0, 9), st.none() | numbers, st.dictionaries(
+        records=st.lists(st.builds(StepRecord, st.integers(0, 9), st.none() | numbers, st.dictionaries(
             st.sampled_from(["loss", "accuracy"]), numbers)), max_size=3).map(tuple),
     )  # fmt: skip
     samples = st.builds(

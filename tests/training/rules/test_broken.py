@@ -11,7 +11,7 @@ from tests.training.rules.samples import FINE, MOVED, account, layer, sample, st
 from torch_featviz.errors import FindingWarning
 from torch_featviz.training import Monitor
 from torch_featviz.training.findings import Findings
-from torch_featviz.training.pulse import Beat
+from torch_featviz.training.records import StepRecord
 
 NAN = {name: layer(nan=3) for name in FINE}
 LOST = dict.fromkeys(MOVED, weight(grad=math.nan, ratio=math.nan, norm=math.nan))
@@ -63,15 +63,21 @@ def test_the_first_along_the_way_is_named(place):
 
 
 def test_a_step_between_two_looks_is_earlier_than_all_of_this_one():
-    beats = (Beat(101, 1.0, {"loss": 2.0}), Beat(102, math.nan, {"loss": 3.0}), Beat(103, math.nan, {"loss": math.nan}))
+    records = (
+        StepRecord(101, 1.0, {"loss": 2.0}),
+        StepRecord(102, math.nan, {"loss": 3.0}),
+        StepRecord(103, math.nan, {"loss": math.nan}),
+    )
     known = account()
-    known = type(known)(**{**vars(known), "beats": (*beats, Beat(200, math.nan, {"loss": math.nan}))})
+    known = type(known)(**{**vars(known), "records": (*records, StepRecord(200, math.nan, {"loss": math.nan}))})
     step, name, text = first({"layers": NAN, "parameters": LOST}, known, [{}, {}])
     assert (step, name) == (102, "gradient")
     assert "The gradient has NaN or infinity at step 102, though the loss was finite (3)" in text
     assert "(at step 101: loss 2, gradient norm 1)" in text
     assert "Since then weights are broken: a.weight, b.weight, c.weight." in text
-    known = type(known)(**{**vars(known), "beats": (Beat(101, math.nan, {"loss": math.inf}), Beat(200, 1.0, {}))})
+    known = type(known)(
+        **{**vars(known), "records": (StepRecord(101, math.nan, {"loss": math.inf}), StepRecord(200, 1.0, {}))}
+    )
     step, name, text = first({"layers": {**FINE, "b": layer(inf=1)}}, known, [{}, {}])
     assert (step, name) == (101, "loss")
     assert "The loss is inf at step 101; it is the first such step, so that" in text
@@ -83,7 +89,9 @@ def test_a_step_between_two_looks_is_earlier_than_all_of_this_one():
 def test_where_steps_are_not_known_nothing_is_said_of_the_first():
     """As after a checkpoint, or of more steps than are kept."""
     known = account()
-    known = type(known)(**{**vars(known), "beats": (Beat(150, math.nan, {"loss": math.nan}), Beat(200, 1.0, {}))})
+    known = type(known)(
+        **{**vars(known), "records": (StepRecord(150, math.nan, {"loss": math.nan}), StepRecord(200, 1.0, {}))}
+    )
     step, name, text = first({}, known, [{}, {}])
     assert (step, name) == (150, "loss")
     assert (

@@ -6,7 +6,7 @@ from math import isfinite
 from typing import NamedTuple
 
 from torch_featviz.training.history import LayerFigures
-from torch_featviz.training.pulse import Beat
+from torch_featviz.training.records import StepRecord
 
 from .rule import Seen, layer_of, values_of
 
@@ -35,40 +35,40 @@ def first_broken(seen: Seen) -> Broken | None:
 
 def _between(seen: Seen) -> Broken | None:
     """A step before this one whose loss or gradient was not finite."""
-    beats = seen.account.beats
-    place = next((i for i, beat in enumerate(beats[:-1]) if beat.broken), None)
+    records = seen.account.records
+    place = next((i for i, record in enumerate(records[:-1]) if record.broken), None)
     if place is None:
         return None
-    beat = beats[place]
-    if beat.loss is not None and not isfinite(beat.loss):
-        name, what = "loss", f"The loss is {beat.loss:g} at step {beat.step}"
+    record = records[place]
+    if record.loss is not None and not isfinite(record.loss):
+        name, what = "loss", f"The loss is {record.loss:g} at step {record.step}"
     else:
-        name, what = "gradient", f"The gradient has NaN or infinity at step {beat.step}"
-        if beat.loss is not None:
-            what += f", though the loss was finite ({beat.loss:.3g}): look for sqrt(0) or x / 0 in the backward"
-    before = _spoken(beats[place - 1]) if place else ""
+        name, what = "gradient", f"The gradient has NaN or infinity at step {record.step}"
+        if record.loss is not None:
+            what += f", though the loss was finite ({record.loss:.3g}): look for sqrt(0) or x / 0 in the backward"
+    before = _spoken(records[place - 1]) if place else ""
     now, good = _where_now(seen), -1 if seen.memory.good is None else seen.memory.good
-    if not place and beat.step > good + 1:
+    if not place and record.step > good + 1:
         text = f"{what}, or came in a step before it, since steps from {good + 1} on are not all known"
-        return Broken(beat.step, name, f"{text}. {now} Look at every step from {good + 1} on (every=1).")
+        return Broken(record.step, name, f"{text}. {now} Look at every step from {good + 1} on (every=1).")
     text = f"{what}; it is the first such step{before}"
-    if place and _is_wild(beats[0], beats[place - 1]):
+    if place and _is_wild(records[0], records[place - 1]):
         advice = "Lower the learning rate, or clip gradients."
     else:
         text += ", so that its batch is broken, or what is made of it"
-        advice = f"Look at the data of step {beat.step}."
-    return Broken(beat.step, name, f"{text}. {now} {advice}")
+        advice = f"Look at the data of step {record.step}."
+    return Broken(record.step, name, f"{text}. {now} {advice}")
 
 
-def _is_wild(first: Beat, last: Beat) -> bool:
+def _is_wild(first: StepRecord, last: StepRecord) -> bool:
     """Whether the gradient had grown by far, or was huge, a step before."""
     return last.gradient is not None and last.gradient > WILD * max(1.0, min(first.gradient or 1.0, 10.0))
 
 
-def _spoken(beat: Beat) -> str:
-    parts = [] if beat.loss is None else [f"loss {beat.loss:.3g}"]
-    parts += [] if beat.gradient is None else [f"gradient norm {beat.gradient:.3g}"]
-    return f" (at step {beat.step}: {', '.join(parts)})" if parts else ""
+def _spoken(record: StepRecord) -> str:
+    parts = [] if record.loss is None else [f"loss {record.loss:.3g}"]
+    parts += [] if record.gradient is None else [f"gradient norm {record.gradient:.3g}"]
+    return f" (at step {record.step}: {', '.join(parts)})" if parts else ""
 
 
 def _where_now(seen: Seen) -> str:
@@ -139,10 +139,10 @@ def _unwatched(seen: Seen, last: str | None, name: str) -> list[str]:
 
 
 def _loss(seen: Seen) -> tuple[str, str] | None:
-    beat = seen.account.beats[-1] if seen.account.beats else None
-    if beat is None or beat.loss is None or isfinite(beat.loss):
+    record = seen.account.records[-1] if seen.account.records else None
+    if record is None or record.loss is None or isfinite(record.loss):
         return None
-    text = f"The loss is {beat.loss:g} at step {beat.step}, though all layers returned finite values"
+    text = f"The loss is {record.loss:g} at step {record.step}, though all layers returned finite values"
     return "loss", f"{text}: look for log(0), 0 / 0 or an empty mean in the loss."
 
 

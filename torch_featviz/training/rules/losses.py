@@ -59,7 +59,7 @@ def ran_out(seen: Seen) -> Judged:
 
 def jumped(seen: Seen) -> Judged:
     """In any step, also of those that were not looked at."""
-    losses = [(beat.loss, beat.step) for beat in seen.account.beats if beat.loss is not None]
+    losses = [(record.loss, record.step) for record in seen.account.records if record.loss is not None]
     if losses and seen.account.optimizers < 2:
         most, step = max(losses)
         first = max([value for _, value, _ in seen.memory.curve[:2]] or [losses[0][0]])

@@ -129,7 +129,7 @@ class Seen:
     @cached_property
     def curve(self) -> Curve:
         """The means of the loss between looks, up to this one."""
-        losses = [beat.loss for beat in self.account.beats if beat.loss is not None]
+        losses = [record.loss for record in self.account.records if record.loss is not None]
         now = [[float(self.sample.step), sum(losses) / len(losses), float(len(losses))]] if losses else []
         return Curve([*self.memory.curve, *now])
 

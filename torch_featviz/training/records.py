@@ -21,7 +21,7 @@ Value = Tensor | float
 _Step: TypeAlias = tuple[int, dict[int, list[Value]], dict[str, list[Value]]]
 
 
-class Beat(NamedTuple):
+class StepRecord(NamedTuple):
     """One step: plain numbers, NaN where the step was broken; no `gradient` where no optimizer stepped."""
 
     step: int
@@ -39,8 +39,8 @@ class Beat(NamedTuple):
         return not all(isfinite(value) for value in (self.gradient, self.loss) if value is not None)
 
 
-class Pulse:
-    """Collects the beats since the last look; nothing is waited for.
+class StepRecorder:
+    """Collects the records since the last look; nothing is waited for.
 
     Args:
         on: whether gradients of steps between two looks are asked for.
@@ -82,14 +82,14 @@ class Pulse:
         if losses and self._steps:
             self._steps[-1][2].setdefault("loss", list(losses))
 
-    def take(self) -> Beats:
+    def take(self) -> PendingRecords:
         """All steps so far; those that follow are for the next look."""
         steps = list(self._steps)
         self._steps.clear()
-        return Beats(steps)
+        return PendingRecords(steps)
 
 
-class Beats:
+class PendingRecords:
     """Steps whose numbers are to be fetched: `tensors` go to the CPU, `read` is given what became of them."""
 
     def __init__(self, steps: Sequence[_Step]) -> None:
@@ -105,26 +105,26 @@ class Beats:
             here = [None if isinstance(value, Tensor) else value for value in squares]
             self._steps.append((step, here, kept))
 
-    def read(self, numbers: Iterator[Any]) -> list[Beat]:
-        """The beats, from the numbers of the tensors in their order."""
-        beats = []
+    def read(self, numbers: Iterator[Any]) -> list[StepRecord]:
+        """The records, from the numbers of the tensors in their order."""
+        records = []
         for step, norms, kept in self._steps:
             squares = [float(next(numbers)) if value is None else value for value in norms]
             scalars = {
                 name: sum(float(next(numbers)) if value is None else value for value in values) / len(values)
                 for name, values in kept.items()
             }
-            beats.append(Beat(step, sum(squares) ** 0.5 if squares else None, scalars))
-        return beats
+            records.append(StepRecord(step, sum(squares) ** 0.5 if squares else None, scalars))
+        return records
 
 
-def of_all(beats: list[Beat], group: dist.ProcessGroup) -> list[Beat]:
+def of_all(records: list[StepRecord], group: dist.ProcessGroup) -> list[StepRecord]:
     """The same steps of all ranks: the mean of each scalar, and the largest norm, or one that is not finite.
 
     Every rank has to call this.
     """
     gathered: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(gathered, [tuple(beat) for beat in beats], group)
+    dist.all_gather_object(gathered, [tuple(record) for record in records], group)
     found = []
     for each in zip(*gathered, strict=False):
         step, _, mine = each[0]
@@ -135,7 +135,7 @@ def of_all(beats: list[Beat], group: dist.ProcessGroup) -> list[Beat]:
         }
         norms = [gradient for _, gradient, _ in each if gradient is not None]
         broken = [gradient for gradient in norms if not isfinite(gradient)]
-        found.append(Beat(step, max(broken or norms, default=None), scalars))
+        found.append(StepRecord(step, max(broken or norms, default=None), scalars))
     return found
 
 

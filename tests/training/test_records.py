@@ -1,4 +1,4 @@
-"""Every step has a beat: the norm of its gradients and its loss, and the first that is broken is named."""
+"""Every step has a record: the norm of its gradients and its loss, and the first that is broken is named."""
 
 import math
 import warnings
@@ -13,7 +13,7 @@ from torch_featviz.errors import FindingWarning
 from torch_featviz.training import Monitor, Sample
 from torch_featviz.training.account import Account
 from torch_featviz.training.findings import Findings
-from torch_featviz.training.pulse import Beat, Beats
+from torch_featviz.training.records import PendingRecords, StepRecord
 
 
 def fresh(dtype=torch.float32):
@@ -92,8 +92,13 @@ def test_a_gradient_that_had_grown_is_not_the_fault_of_its_batch():
         (1100.0, "Lower the learning rate, or clip gradients."),
         (900.0, "Look at the data of step 8."),
     ):
-        beats = (Beat(6, 20.0, {}), Beat(7, last, {}), Beat(8, math.inf, {}), Beat(9, 1.0, {}))
-        (found,) = Findings().look(Sample(9, {}, {}), Account(beats=beats))
+        records = (
+            StepRecord(6, 20.0, {}),
+            StepRecord(7, last, {}),
+            StepRecord(8, math.inf, {}),
+            StepRecord(9, 1.0, {}),
+        )
+        (found,) = Findings().look(Sample(9, {}, {}), Account(records=records))
         assert (found.step, found.names) == (8, ("gradient",))
         assert found.text.endswith(advice)
 
@@ -111,7 +116,7 @@ def test_switched_off_nothing_is_seen_of_gradients_between_looks():
             net(torch.randn(4, 3)).square().mean().backward()
             optimizer.step()
             optimizer.zero_grad()
-    gradients = [beat.gradient is None for account in accounts for beat in account.beats]
+    gradients = [record.gradient is None for account in accounts for record in account.records]
     assert gradients == [False, True, True, False]  # a look has it anyway
 
 
@@ -130,8 +135,8 @@ def test_the_norm_of_all_gradients_is_numpys(dtype, every):
             expected.append(np.linalg.norm(np.concatenate(grads)))
             optimizer.step()
             optimizer.zero_grad()
-    beats = [beat for account in accounts for beat in account.beats]
-    np.testing.assert_allclose([beat.gradient for beat in beats], expected, rtol=1e-6)
+    records = [record for account in accounts for record in account.records]
+    np.testing.assert_allclose([record.gradient for record in records], expected, rtol=1e-6)
     np.testing.assert_allclose(watch.history.values("gradient_norm"), expected[::every], rtol=1e-6)
 
 
@@ -189,18 +194,22 @@ def test_between_looks_nothing_is_waited_for(options, most):
         (math.nan, None, True),
     ],
 )
-def test_a_broken_beat(gradient, loss, broken):
-    beat = Beat(3, gradient, {"accuracy": math.nan} | ({} if loss is None else {"loss": loss}))
-    assert beat.broken is broken
+def test_a_broken_record(gradient, loss, broken):
+    record = StepRecord(3, gradient, {"accuracy": math.nan} | ({} if loss is None else {"loss": loss}))
+    assert record.broken is broken
 
 
-def test_beats_are_read_in_their_order():
+def test_records_are_read_in_their_order():
     tensor = torch.tensor
     steps = [
         (4, {1: [tensor(9.0)], 2: [tensor(12.0), tensor(4.0)]}, {"loss": [tensor(1.0), 2.0, tensor(6.0)], "a": [5.0]}),
         (5, {}, {"b": [tensor(8.0)]}),
         (6, {1: [tensor(49.0)]}, {}),
     ]
-    beats = Beats(steps)
-    read = beats.read(iter([float(each) for each in beats.tensors]))
-    assert read == [Beat(4, 5.0, {"loss": 3.0, "a": 5.0}), Beat(5, None, {"b": 8.0}), Beat(6, 7.0, {})]
+    records = PendingRecords(steps)
+    read = records.read(iter([float(each) for each in records.tensors]))
+    assert read == [
+        StepRecord(4, 5.0, {"loss": 3.0, "a": 5.0}),
+        StepRecord(5, None, {"b": 8.0}),
+        StepRecord(6, 7.0, {}),
+    ]
