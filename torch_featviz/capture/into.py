@@ -14,7 +14,8 @@ from .keep import Ring, ToCPU
 from .noting import Note, Noting
 from .recorder import Recorder
 from .reduce import Reducer, Several
-from .statistics import Reduction, Statistics
+from .reduction import Reduction
+from .statistics import Statistics
 
 Into: TypeAlias = Reducer | Sequence[Reducer] | Ring | ToCPU | Note | Callable[[Any], Any] | None
 

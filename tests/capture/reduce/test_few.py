@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from torch_featviz.capture import capture, statistics
+from torch_featviz.capture import capture, reduction
 from torch_featviz.capture.reduce import Histogram, Moments, Several, TopK, few
 from torch_featviz.capture.reduce.few import Few
 from torch_featviz.errors import ShapeError
@@ -214,7 +214,7 @@ class Overwrites(nn.Module):
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
 def test_where_there_is_no_triton_they_wait_as_they_are(streams, hooked, monkeypatch, many, mode):
     """As on a GPU, but on a CPU."""
-    monkeypatch.setattr(statistics, "_PLAIN", ("cpu",))
+    monkeypatch.setattr(reduction, "_PLAIN", ("cpu",))
     begin = Few.__init__
 
     def as_on_gpu(self, into, device):
@@ -222,7 +222,7 @@ def test_where_there_is_no_triton_they_wait_as_they_are(streams, hooked, monkeyp
         self._looks, self._small, self._many = False, 2000, many
 
     monkeypatch.setattr(Few, "__init__", as_on_gpu)
-    monkeypatch.setattr(statistics.Reduction, "_spare", lambda self: None)
+    monkeypatch.setattr(reduction.Reduction, "_spare", lambda self: None)
     model, into = Overwrites().eval(), [Moments(), Histogram(8), TopK(2)]
     takes = Few.takes
     monkeypatch.setattr(Few, "takes", lambda into, _device=None: takes(into, torch.device("cuda")))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import hypot
 
-from torch_featviz.capture.statistics import INPUTS
+from torch_featviz.capture.given import INPUTS
 from torch_featviz.training.history import LayerFigures
 
 from .rule import Judged, Rule, Seen, values_of
