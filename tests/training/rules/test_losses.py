@@ -100,24 +100,25 @@ def test_targets_without_a_scale_after_a_hundred_steps(loss, after, std, expecte
     assert kinds(*looks, every=99) == []
 
 
-def test_a_schedule_that_ran_out():
-    def looks(last):
-        return [*curve([TEN] * 3, rate=0.1), account(losses=[TEN] * 30, rate=last)]
+def test_steps_that_go_on_when_the_learning_rate_is_spent():
+    def looks(last, loss=2.0, count=3, first=0.1):
+        spent = [account(losses=[loss] * 20, rate=last) for _ in range(count)]
+        return [account(losses=[2.0] * 20, rate=first), *spent]
 
-    assert kinds(*looks(0.9e-4)) == [(300, "stopped")]  # and not the loss: this is its cause
-    assert kinds(*looks(1.1e-4)) == [(300, "loss")]
+    assert told(*looks(0.9e-5)) == [(300, "stopped", ("learning_rate",))]
+    assert told(*looks(0.0)) == [(300, "stopped", ("learning_rate",))]
+    assert kinds(*looks(1.1e-5)) == []
+    assert kinds(*looks(0.0, count=2)) == []  # as at the end of a schedule
+    assert kinds(*looks(0.0, loss=0.09)) == []  # there is nothing left to learn
+    assert kinds(*looks(0.0, loss=-3.0)) == []
+    restarts = [account(losses=[2.0] * 20, rate=rate) for rate in (0.1, 0.0, 0.0, 0.1, 0.0, 0.0, 0.1)]
+    assert kinds(*restarts) == []
+    assert [kind for _, kind in kinds(*looks(0.0, first=0.0))] == ["untrained"]  # another rule's
 
 
-def test_a_schedule_that_ran_out_is_told_early():
-    def looks(loss, *, every=10, first=None):
-        losses = [TEN if first is None else first, loss, loss, loss]
-        return [*curve(losses[:3], rate=0.1, every=every), account(losses=losses[3:] * every, rate=1e-5)]
-
-    assert kinds(*looks(TEN)) == [(300, "stopped")]
-    assert kinds(*looks(TEN, every=9)) == []  # 36 steps
-    assert kinds(*looks(1.04 * TEN)) == [(300, "stopped")]
-    assert kinds(*looks(1.06 * TEN)) == []
-    assert kinds(*looks(0.96 * TEN, first=1.02 * TEN)) == []  # it has fallen
+def test_a_schedule_that_is_spent_is_the_cause_of_a_flat_loss():
+    rates = [0.1, 1e-6, 1e-6, 1e-6, 1e-6]
+    assert kinds(*[account(losses=[TEN] * 30, rate=rate) for rate in rates]) == [(300, "stopped")]
 
 
 def test_a_loss_of_the_wrong_sign():

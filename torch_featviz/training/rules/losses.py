@@ -18,8 +18,9 @@ ABSOLUTE, APART = 100.0, 20.0  # or so much, and so many times what it answers, 
 SLOW = 0.9  # ours: of the loss at the beginning
 GUESSED = 0.05  # ours: of the loss of a guess
 FLOOR = 10.0  # ours: below that a loss that rises tells little, as of one that begins at 0
-SPENT = 1e-3  # ours: of the highest learning rate
-EARLY = 40  # ours: steps after which a rate that is spent is told
+SPENT = 1e-4  # ours: of the highest learning rate
+LEFT = 0.05  # ours: of the first loss, above which there is something left to learn
+EARLY = 40  # ours: steps
 
 
 @once
@@ -44,17 +45,12 @@ def wrong_sign(seen: Seen) -> Judged:
     yield "loss", f"{first:.3g} at first, {last:.3g}", begins or last < -JUMP * max(abs(first), 1.0)
 
 
-def ran_out(seen: Seen) -> Judged:
-    """The learning rate has come down before the loss has."""
-    rates = [seen.memory.rates.get(name, [rate])[0] for name, rate in seen.account.rates.items()]
-    now, highest = max(seen.account.rates.values(), default=0.0), max(rates, default=0.0)
-    curve, channels = seen.curve, _classes(seen)
-    if channels < 2 or curve.steps < EARLY or len(curve) < MEANS:
-        return
-    last, guess = curve.halves[1].mean, log(channels)
-    stays = abs(last - guess) <= WITHIN * guess and last > (1 - WITHIN) * curve.begun
-    figure = f"{last:.3g}, ln({channels}) = {guess:.3g}; rate {now:.1g}, at first {highest:.1g}"
-    yield "loss", figure, stays and now < SPENT * highest
+def spent(seen: Seen) -> Judged:
+    """The learning rate has come down, and steps go on; at the end of a schedule there are few of them."""
+    rates, memory = seen.account.rates, seen.memory.rates
+    now, highest = max(rates.values(), default=0.0), max((memory.get(name, [0.0])[0] for name in rates), default=0.0)
+    asks = not len(seen.curve) or seen.curve.last > LEFT * abs(seen.curve.first)
+    yield "learning_rate", f"{now:.1g}, at most {highest:.1g} before", asks and now < SPENT * highest
 
 
 def jumped(seen: Seen) -> Judged:
@@ -132,9 +128,9 @@ RULES = (
     Rule("targets", unscaled, 1,
          "The loss is far above what the model answers, and hardly falls: {names}",
          "Scale the targets to a mean of 0 and a std of 1.", after=("inputs", "exploding", "loss")),
-    Rule("stopped", ran_out, 1,
-         "The learning rate has come down while the loss is still that of a guess: {names}",
-         "Let the schedule step once an epoch, or end later.", after=_CAUSES),
+    Rule("stopped", spent, 3,
+         f"The learning rate is below {SPENT:g} of what it was, and steps go on, of which nothing is learnt: {{names}}",
+         "Let the schedule end later, and look whether it counts batches or epochs.", after=_CAUSES),
     Rule("loss", wrong_sign, 1,
          "The loss falls further and further below 0: {names}",
          "Turn its sign, or bound what it rewards."),
