@@ -240,6 +240,52 @@ def test_monitor(device, no_waits):
             assert (other.outputs, other.unreached) == (figures.outputs, figures.unreached)
 
 
+def trained(device, broken):
+    """What a Monitor tells of a small network that is broken in one way."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 16), nn.ReLU(), nn.Linear(16, 4))
+    images, labels = torch.randn(32, 3, 8, 8), torch.arange(32) % 4
+    if broken == "bytes":
+        images = (40 * images + 120).clamp(0, 255).round()
+    if broken == "frozen at random":
+        net[:4].requires_grad_(False)
+    if broken == "dead":
+        nn.init.constant_(net[3].bias, -100.0)
+    net.to(device)
+    images, labels = images.to(device), labels.to(device)
+    held = net[5].parameters() if broken == "in no optimizer" else net.parameters()
+    optimizer, watch = torch.optim.SGD(held, 0.05), Monitor(net, every=5)
+    for i in range(20):
+        with watch.step() as step:
+            scores = net(images + float("nan") if broken == "nan" and i == 13 else images)
+            scores = scores.softmax(1) if broken == "softmax twice" else scores
+            loss = nn.functional.cross_entropy(scores, labels)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            step.log(loss=loss)
+    return [(each.step, each.kind, each.names) for each in watch.findings]
+
+
+@pytest.mark.parametrize(
+    ("broken", "kind"),
+    [
+        ("", None),
+        ("bytes", "inputs"),
+        ("frozen at random", "untrained"),
+        ("in no optimizer", "untrained"),
+        ("dead", "dead"),
+        ("nan", "nonfinite"),
+        ("softmax twice", "loss"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::torch_featviz.errors.FindingWarning")
+def test_findings(device, broken, kind):
+    found = trained(device, broken)
+    assert {each[1] for each in found} == ({kind} if kind else set())
+    assert found == trained("cpu", broken)
+
+
 def test_fit(device):
     net = card("cifar_cnn").build()
     x, y = torch.randn(8, 3, 32, 32), torch.randint(10, (8,))

@@ -43,7 +43,8 @@ class Step:
         The loss that a model returns itself is logged at each look, where none is given.
 
         Args:
-            scalars: by name, numbers or tensors of one number. `loss` is also judged: whether it is finite, and falls.
+            scalars: by name, numbers or tensors of one number. `loss` is also judged: whether it is finite, and falls;
+                and, where it still has its graph, whether it is put together rightly.
         Raises:
             OptionError: a value is no number, a name is one of the Monitor's own, or the block is over.
         """
