@@ -229,7 +229,7 @@ class FourBits(nn.Module):
         return weight + ((weight / scale).round() * scale - weight).detach()
 
 
-@healthy("CNN", learns=0.4)
+@healthy("CNN", learns=0.5)
 def weights_of_four_bits() -> Run:
     """Quantisation-aware training as a parametrization: what is used has four bits, what is trained has 32."""
     net = cnn()
@@ -497,7 +497,7 @@ def masked_loss(net: nn.Module, text: Tensor) -> Tensor:
     return F.cross_entropy(scores.flatten(0, 1), given.masked_fill(~hidden, -100).flatten())
 
 
-@healthy("transformer", learns=0.8)
+@healthy("transformer", learns=0.86)
 def hidden_words() -> Run:
     """BERT-like: hidden words, tied weights, a linear warm-up and a linear end."""
     text, net = language(512, 16), Masked(21, 16)

@@ -417,7 +417,7 @@ def triplets() -> Run:
     return run
 
 
-@healthy("contrastive", learns=0.8)
+@healthy("contrastive", learns=0.85)
 def momentum_queue() -> Run:
     """MoCo: keys come from a slow copy of the encoder, negatives from a queue in a buffer (He et al. 2020)."""
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 16))
