@@ -383,7 +383,7 @@ class _Counter(TorchDispatchMode):
             self.launched()
             self.waits += 1
             with unset_fake_temporarily():
-                return torch.zeros((), dtype=given[0].dtype).item()
+                return torch.zeros((), dtype=given[0].dtype, device="cpu").item()
         result = func(*args, **kwargs)
         if _name(func).startswith("_foreach_") and len({tensor.dtype for tensor in given}) > 1:
             self.launches += len(args[0])  # they go one by one
@@ -397,7 +397,7 @@ class _Counter(TorchDispatchMode):
 
 def _zeros(tensor: Tensor) -> Tensor:
     with unset_fake_temporarily():
-        return torch.zeros(tensor.shape, dtype=tensor.dtype)
+        return torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu")
 
 
 def _name(operator: Any) -> str:

@@ -40,7 +40,7 @@ class Blobs:
 
     def numbers(self, values: Tensor, exponent: int) -> int:
         """Keep values as float16 times `2**exponent`: all high bytes, then all low bytes, deflated."""
-        scaled = torch.ldexp(values, torch.tensor(-exponent)).half().contiguous()
+        scaled = torch.ldexp(values, torch.tensor(-exponent, device="cpu")).half().contiguous()
         if exponent >= _HIGHEST:  # rounded up to 2**128, float32's largest would read as infinite
             scaled = scaled.where(torch.isinf(values), scaled.clamp(-_BELOW, _BELOW))
         words = scaled.numpy().reshape(-1).view(np.uint16)

@@ -56,7 +56,9 @@ def put_units(
     if not convolutions:
         return {}, ["Patches: there is no convolution that runs once."]
     count = min(LAYERS, len(convolutions))
-    names = [list(convolutions)[round(i)] for i in torch.linspace(0, len(convolutions) - 1, count).tolist()]
+    names = [
+        list(convolutions)[round(i)] for i in torch.linspace(0, len(convolutions) - 1, count, device="cpu").tolist()
+    ]
     tops = top_patches(model, loader, names, k=HITS, progress=progress)
     chosen = {name: strongest(convolutions[name], CHANNELS) for name in names}
     patches = read_patches(tops, chosen, projection=projection)

@@ -66,7 +66,7 @@ class Given:
             raise OptionError(f"--batch must be at least 1, got {count}.")
         if not self.card.input_size[1]:
             raise OptionError(f"{self.card.name} does not say how large its images are; do so with --size H W.")
-        noise = torch.rand(count, *self.card.input_size, generator=torch.Generator().manual_seed(0))
+        noise = torch.rand(count, *self.card.input_size, generator=torch.Generator().manual_seed(0), device="cpu")
         return self.tried(self.card.normalize(noise))
 
     def classes(self) -> list[int] | None:

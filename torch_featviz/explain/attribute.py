@@ -233,7 +233,7 @@ def _as_many(target: Target, n: int) -> Target:
     """One class, or one for each image, before the images are cut into parts."""
     if target is None or callable(target) or isinstance(target, int):
         return target
-    chosen = torch.as_tensor(target)
+    chosen = target if isinstance(target, Tensor) else torch.as_tensor(target, device="cpu")
     if chosen.dim() and chosen.shape != (n,):
         raise ShapeError(f"target must be one class or {n}, one for each image, got shape {tuple(chosen.shape)}.")
     return chosen

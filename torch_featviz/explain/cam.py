@@ -114,7 +114,7 @@ def _from_layer(explained: Explained, layer: str, backward: bool) -> tuple[Tenso
     if not backward or figures is None:
         return maps.detach(), maps.detach()
     kind = figures.dtype
-    one = gpu.constant(("one", kind), lambda: torch.ones((), dtype=kind), figures.device)
+    one = gpu.constant(("one", kind), lambda: torch.ones((), dtype=kind, device="cpu"), figures.device)
     (gradients,) = torch.autograd.grad(figures, maps, one.expand_as(figures), materialize_grads=True)
     return maps.detach(), gradients
 

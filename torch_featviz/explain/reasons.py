@@ -163,7 +163,7 @@ def reasons(
         values = answer.values
         classes = values.topk(min(likeliest, values.shape[1]), dim=1).indices
     else:
-        classes = torch.tensor(wanted).expand(len(images), -1)
+        classes = torch.tensor(wanted, device="cpu").expand(len(images), -1)
     nothing = baselines.expand_as(images) if isinstance(baselines, Tensor) else baselines
     results = []
     for method in tqdm(methods, desc="why", disable=not progress, leave=False):

@@ -177,7 +177,8 @@ def _input(model: nn.Module, size: Sequence[int] | Tensor) -> Tensor:
         return size
     if not isinstance(size, Sequence) or not size or not all(isinstance(n, int) and n > 0 for n in size):
         raise OptionError(f"size must be that of one input, such as (3, 224, 224), or a tensor, got {size!r:.80}.")
-    return torch.rand((1, *size), generator=torch.Generator().manual_seed(0)).to(**placement(model))
+    noise = torch.rand((1, *size), generator=torch.Generator().manual_seed(0), device="cpu")
+    return noise.to(**placement(model))
 
 
 def _held_by(model: nn.Module, names: Mapping[str, object]) -> dict[str, list[Tensor]]:

@@ -199,7 +199,8 @@ def classes_of(target: Target, output: Any, n: int, said: Kind | None = None) ->
     last = 1 if is_binary(scores, said) else scores.shape[1] - 1
     if type(target) is int and 0 <= target <= last:
         return torch.full((n,), target, device=scores.device)
-    chosen = torch.as_tensor(target)  # on the CPU a look at it costs nothing
+    # what is no tensor becomes one on the CPU, where a look at it costs nothing
+    chosen = target if isinstance(target, Tensor) else torch.as_tensor(target, device="cpu")
     if chosen.is_floating_point() or chosen.is_complex() or chosen.dtype == torch.bool:
         raise DtypeError(f"target must be a class number, or one for each image, got {target!r}.")
     if chosen.dim() and chosen.shape != (n,):

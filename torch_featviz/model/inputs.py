@@ -143,5 +143,5 @@ def device_of(net: nn.Module) -> torch.device:
 
 def placement(net: nn.Module) -> dict[str, Any]:
     """Device and dtype of the model's weights, as `torch.rand` takes them; float32 on the CPU where it has none."""
-    weight = next((p for p in net.parameters() if p.is_floating_point()), torch.empty(0))
+    weight = next((p for p in net.parameters() if p.is_floating_point()), torch.empty(0, device="cpu"))
     return {"device": weight.device, "dtype": weight.dtype}

@@ -131,7 +131,7 @@ def labels_of(
     for i, label in enumerate(found):
         if isinstance(label, str):
             raise DtypeError(f"{owner.format(first + i)} is {label!r}, a name, where numbers are needed; {hint}.")
-    return torch.tensor(found, device=values.device if isinstance(values, Tensor) else None, dtype=torch.int64)
+    return torch.tensor(found, device=values.device if isinstance(values, Tensor) else "cpu", dtype=torch.int64)
 
 
 def _number_of(name: str, where: str, names: Sequence[str]) -> int:

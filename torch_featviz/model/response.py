@@ -126,9 +126,9 @@ class _Asked:
         self.net, self.guess = net, guess
         self.kind = type(net).__name__
         held = chain(net.parameters(), net.buffers())
-        like = next((tensor for tensor in held if tensor.is_floating_point()), torch.empty(0))
+        like = next((tensor for tensor in held if tensor.is_floating_point()), torch.empty(0, device="cpu"))
         generator = torch.Generator().manual_seed(0)
-        noise = torch.randn(1, guess.channels, *guess.input_size, generator=generator)
+        noise = torch.randn(1, guess.channels, *guess.input_size, generator=generator, device="cpu")
         self.noise = noise.to(like.device, like.dtype)
 
     def answer(self, filters: int | None) -> Response:

@@ -1,7 +1,7 @@
 """Images as data sets and models hold them, brought to red, green and blue within 0 and 1."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -100,7 +100,7 @@ def affine_units(
     if isinstance(declared, str) and declared in _SCALES:
         low, high = (float(end or 0) for end in (_SCALES[declared].vmin, _SCALES[declared].vmax))
         return images, (*[1 / (high - low)] * 3, *[-low / (high - low)] * 3)
-    mean, std = _statistics(_IMAGENET if isinstance(declared, str) else declared, torch.empty(0))
+    mean, std = _statistics(_IMAGENET if isinstance(declared, str) else declared, torch.empty(0, device="cpu"))
     return images, (*std.expand(3, 1, 1).flatten().tolist(), *mean.expand(3, 1, 1).flatten().tolist())
 
 
@@ -157,12 +157,17 @@ def _declared(value_range: ValueRange | None, card: Card | None) -> ValueRange:
 def _statistics(values: Mapping[str, Sequence[float]], images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and std, to be multiplied with images."""
     try:
-        mean, std = (torch.as_tensor(values[name]).detach().to(images).flatten() for name in ("mean", "std"))
+        mean, std = (_tensor(values[name]).detach().to(images).flatten() for name in ("mean", "std"))
     except (TypeError, ValueError, RuntimeError):
         mean = std = images.new_empty(0)
     if not {len(mean), len(std)} <= {1, 3}:
         raise OptionError(f"mean and std must be 1 or 3 numbers each, got {dict(values)}.")
     return mean[:, None, None], std[:, None, None]
+
+
+def _tensor(values: Any) -> Tensor:
+    """A tensor where it is; anything else on the CPU."""
+    return values if isinstance(values, Tensor) else torch.as_tensor(values, device="cpu")
 
 
 def snapped(units: Tensor) -> Tensor:

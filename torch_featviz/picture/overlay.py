@@ -142,7 +142,10 @@ def _fuse(words: Tensor, images: Tensor, heatmaps: Tensor, look: _Look, *, affin
     own = isinstance(scale.vmin, Tensor) or isinstance(scale.vmax, Tensor)
     most = torch.finfo(torch.float32).max
     if own:
-        ends = [torch.as_tensor(end).to(heatmaps).clamp(-most, most) for end in (scale.vmin, scale.vmax)]
+        ends = [
+            torch.as_tensor(end, device=heatmaps.device).to(heatmaps).clamp(-most, most)
+            for end in (scale.vmin, scale.vmax)
+        ]
         ends, low, high = [end.expand(batch, classes, 1, 1).flatten() for end in ends], 0.0, 0.0
     else:
         ends = [words] * 2
@@ -181,7 +184,7 @@ def _last(cmap: str) -> int:
 def _table(cmap: str, alpha: float) -> Tensor:
     """The share that each row of `colors(cmap)` has in a pixel: `n` int32; reserved ones are all of it."""
     table = torch.from_numpy(colors(cmap)).double()
-    room = 255 - int(torch.ones(1).mul_((1 - alpha) * 255).add_(0.5))  # as `_under` computes it
+    room = 255 - int(torch.ones(1, device="cpu").mul_((1 - alpha) * 255).add_(0.5))  # as `_under` computes it
     table[: _last(cmap) + 1] = (table[: _last(cmap) + 1] * alpha).clamp(max=room)
     return (table + 0.5).floor().int() @ torch.tensor(_BYTES, dtype=torch.int32, device="cpu")
 

@@ -107,9 +107,9 @@ class Scale:
             high = -low if self.vmax is None and self.vmin is not None else high
             return replace(self, vmin=-high, vmax=high)
         if self.vmax is None:
-            high = torch.as_tensor(high).clamp(min=low) if isinstance(high, Tensor) else max(high, low)
+            high = high.clamp(min=low) if isinstance(high, Tensor) else max(high, low)
         elif self.vmin is None:
-            low = torch.as_tensor(low).clamp(max=high) if isinstance(low, Tensor) else min(low, high)
+            low = low.clamp(max=high) if isinstance(low, Tensor) else min(low, high)
         return replace(self, vmin=low, vmax=high)
 
     def __call__(self, x: Tensor) -> Tensor:

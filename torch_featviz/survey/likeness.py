@@ -27,8 +27,8 @@ def mean_cosine(parts: Sequence[Tensor], corners: Sequence[tuple[int, int]]) -> 
     top, left = min(row for _, row, _ in placed), min(column for _, _, column in placed)
     down = max(row + part.shape[1] for part, row, _ in placed) - top
     across = max(column + part.shape[2] for part, _, column in placed) - left
-    laid = torch.zeros(len(placed), len(placed[0][0]), down, across)
-    there = torch.zeros(len(placed), down, across)
+    laid = torch.zeros(len(placed), len(placed[0][0]), down, across, device="cpu")
+    there = torch.zeros(len(placed), down, across, device="cpu")
     for n, (part, row, column) in enumerate(placed):
         rows = slice(row - top, row - top + part.shape[1])
         columns = slice(column - left, column - left + part.shape[2])
@@ -36,7 +36,7 @@ def mean_cosine(parts: Sequence[Tensor], corners: Sequence[tuple[int, int]]) -> 
         there[n, rows, columns] = 1
     squares = laid.square().sum(1).flatten(1) @ there.flatten(1).T  # of each row's part, where each column's is
     cosines = laid.flatten(1) @ laid.flatten(1).T / (squares * squares.T).sqrt()
-    first, second = torch.triu_indices(len(placed), len(placed), 1)
+    first, second = torch.triu_indices(len(placed), len(placed), 1, device="cpu")
     return float(cosines[first, second].clamp(-1, 1).double().nanmean())
 
 

@@ -154,7 +154,7 @@ def _check_same(
         with capture(net, list(names.values()), stop=True) as acts:
             net(images.clone())
         values = [acts[names[layer]][row][hit.unit].double().cpu() for layer, rows in hits.items() for row, hit in rows]
-    before = torch.tensor([hit.value for rows in hits.values() for _, hit in rows], dtype=torch.float64)
+    before = torch.tensor([hit.value for rows in hits.values() for _, hit in rows], dtype=torch.float64, device="cpu")
     if not torch.allclose(torch.stack(values), before, rtol=1e-2, atol=1e-4):
         raise OptionError(
             "the images chosen move the units otherwise than in the first pass; the dataset must give the same "

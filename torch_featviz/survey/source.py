@@ -62,7 +62,7 @@ class Source:
             return order
         if isinstance(self.ids, range):
             return torch.where(order < 0, -1, self.ids.start + order * self.ids.step)
-        return torch.where(order < 0, -1, torch.tensor(self.ids)[order.clamp(min=0)])
+        return torch.where(order < 0, -1, torch.tensor(self.ids, device=order.device)[order.clamp(min=0)])
 
     def again(self, wanted: Sequence[int]) -> Iterator[Tensor]:
         """The images of these ascending numbers, `c h w`; where there is an index, no other is read.

@@ -93,7 +93,7 @@ class TopPatches:
         found = [self._crops[projection, channel] for channel in channels]
         crops = [(n, crop) for n, of_channel in enumerate(found) for crop in of_channel]
         sides = sides_of(self._field, self.size[1:], [crop.box for _, crop in crops])
-        images = torch.zeros(len(channels), self.values.shape[1], self.size[0], *sides)
+        images = torch.zeros(len(channels), self.values.shape[1], self.size[0], *sides, device="cpu")
         projections, inside = torch.zeros_like(images), torch.zeros_like(images[:, :, 0], dtype=torch.bool)
         for n, crop in crops:
             images[n, crop.rank] = padded(crop.image, crop.box, sides)
@@ -106,7 +106,7 @@ class TopPatches:
             values=self.values[rows], numbers=self.images[rows],
             layer=self.layer, total=len(self.values), seen=self.seen,
             method=crops[0][1].method if crops else "", switches=bool(crops) and crops[0][1].switches,
-            cosine=torch.tensor(cosines, dtype=torch.float64),
+            cosine=torch.tensor(cosines, dtype=torch.float64, device="cpu"),
         )  # fmt: skip
 
 

@@ -104,6 +104,6 @@ def _is_drawn(weight: Tensor) -> bool:
 def _distance(values: Tensor, expected: Tensor) -> float:
     """Kolmogorov and Smirnov's, times sqrt(n), of sorted values whose cumulated shares are expected to be these."""
     n = len(values)
-    steps = torch.arange(n + 1, dtype=torch.float64) / n
+    steps = torch.arange(n + 1, dtype=torch.float64, device=values.device) / n
     apart = torch.maximum((steps[1:] - expected).abs(), (steps[:-1] - expected).abs())
     return float(apart.max()) * sqrt(n)

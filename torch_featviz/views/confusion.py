@@ -25,7 +25,7 @@ def confusion(counts: Tensor | Sequence[Sequence[int]], classes: Sequence[str], 
         >>> confusion([[3, 1], [0, 4]], ["circle", "cross"]).title
         'Accuracy 87.5 % (7 of 8)'
     """
-    table = torch.as_tensor(counts).detach().cpu()
+    table = torch.as_tensor(counts, device="cpu").detach()
     classes = named_both(classes) if table.shape == (2, 2) else classes
     n = len(classes)
     if tuple(table.shape) != (n, n) or not n:

@@ -64,7 +64,7 @@ def overview(
     side = max(max(mean.shape) for mean in means.values())
     units = {name: fitted[name](mean)[None, None] for name, mean in means.items()}
     cells = torch.cat([_framed(colorize(unit, _CMAP), side) for unit in units.values()])
-    ends = torch.tensor([scale.vmax for scale in fitted.values()])[:, None, None, None]
+    ends = torch.tensor([scale.vmax for scale in fitted.values()], device="cpu")[:, None, None, None]
     legend = Legend(
         Scale(symmetric=True, vmin=-ends, vmax=ends, per="kernel"),
         _CMAP,

@@ -59,7 +59,7 @@ def samples(
     if len(sizes) > 1:
         raise ShapeError(f"images must be of one size, got {sizes[0]} and {sizes[-1]}; add a Resize transform.")
     columns = max(len(row) for row in images.values())
-    blank = torch.zeros(3, *sizes[0])
+    blank = torch.zeros(3, *sizes[0], device="cpu")
     units = torch.stack(
         [(images[i][j] if j < len(images[i]) else blank).cpu() for i in numbers for j in range(columns)]
     )

@@ -126,8 +126,8 @@ def augment_marks(images: Tensor) -> Tensor:
     inverted. New paper continues what was at the edge.
     """
     b = len(images)
-    images = torch.rot90(images, int(torch.randint(4, ())), (2, 3))
-    images = images.flip(3) if torch.rand(()) < 0.5 else images
+    images = torch.rot90(images, int(torch.randint(4, (), device="cpu")), (2, 3))
+    images = images.flip(3) if torch.rand((), device="cpu") < 0.5 else images
     turn, slant = _between(0.2, b), _between(0.16, b)
     zoom = torch.exp(0.2 + _between(0.34, b))[:, None]
     cos, sin = torch.cos(turn), torch.sin(turn)
@@ -138,12 +138,12 @@ def augment_marks(images: Tensor) -> Tensor:
     frame = torch.cat([spin @ shape, move[:, :, None]], 2)
     grid = F.affine_grid(frame.to(images), list(images.shape), align_corners=False)
     images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-    flipped = (torch.rand(b, 1, 1, 1) < 0.15).to(images)
+    flipped = (torch.rand(b, 1, 1, 1, device="cpu") < 0.15).to(images)
     return images + flipped * (1 - 2 * images)
 
 
 def _between(reach: float, *shape: int) -> Tensor:
-    return (2 * torch.rand(shape) - 1) * reach
+    return (2 * torch.rand(shape, device="cpu") - 1) * reach
 
 
 def cifar10(

@@ -37,7 +37,7 @@ _FLOATS = (torch.float32, torch.float16, torch.bfloat16)  # float64 may be too l
 _INF = float("inf")
 _NO_KEY, _LAST = -(2**63), 2**31 - 1
 _CPU = torch.device("cpu")
-_NOTHING = torch.empty(0)
+_NOTHING = torch.empty(0, device=_CPU)
 
 
 class _Item(NamedTuple):

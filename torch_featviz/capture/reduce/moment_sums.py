@@ -171,7 +171,7 @@ def _finite_figures(values: Tensor, zero_point: Tensor, unit: Tensor) -> tuple[T
     total = distance.sum((2, 3)).to(exact).sum(0)
     squares = distance.mul_(distance).sum((2, 3)).to(exact).sum(0)
     zero = torch.eq(values, 0, out=distance).sum((2, 3)).long().sum(0)
-    count = torch.full((channels,), outer * rows * cols)
+    count = torch.full((channels,), outer * rows * cols, device=values.device)
     nothing = torch.zeros_like(count)
     low, high = values.amin(_ALL).to(exact), values.amax(_ALL).to(exact)
     return torch.stack([total, squares, low, high]), torch.stack([count, zero, nothing, nothing])

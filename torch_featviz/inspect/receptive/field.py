@@ -209,7 +209,7 @@ def _map(output: Any, name: str) -> Tensor:
 
 def _effective(net: nn.Module, layer: str, inputs: Inputs, seen: ReceptiveField) -> Tensor:
     """Mean |gradient| of the middle unit, summed over its channels, over a few images of noise: `...`."""
-    total = torch.zeros(inputs.images.shape[2:])
+    total = torch.zeros(inputs.images.shape[2:], device="cpu")
     for _ in range(_SAMPLES):
         image = torch.randn_like(inputs.images).requires_grad_()
         copied = inputs.copied()

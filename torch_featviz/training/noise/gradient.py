@@ -141,7 +141,7 @@ class GradientNoise:
             self._layers = told.layers
         self._left_out = told.left_out
         known = [self._kind, told.small, told.big, told.scaled]
-        return [*(torch.tensor(float(each)) for each in known), told.of_small, told.of_big, told.before]
+        return [*(torch.tensor(float(each), device="cpu") for each in known), told.of_small, told.of_big, told.before]
 
     def take(self, numbers: Sequence[float]) -> None:
         """Add one step to the estimate.
