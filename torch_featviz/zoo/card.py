@@ -121,7 +121,8 @@ class ModelCard:
             check_strip(given, sides, self.resize)
         if self.transform is None:
             return self.normalize(as_unit(to_size(given, sides, self.resize) if sides != (0, 0) else given))
-        fed = self.transform(given)
+        with torch.device(given.device if isinstance(given, Tensor) else "cpu"):  # as published ones name none
+            fed = self.transform(given)
         fed = fed[None] if fed.ndim == 3 else fed
         if sides != (0, 0) and fed.shape[1:] != self.input_size:
             raise ShapeError(

@@ -38,7 +38,7 @@ def train_xo(
         epochs: times through the 1,700.
         model: another XO net; its weights are drawn anew. The default is `xo_deep()`.
         watch: given the net before it learns, says what each step is done in: `lambda net: Monitor(net).step`.
-        device: as in `fit`. The weights begin the same on each.
+        device: as in `fit`; of a net that is made here, PyTorch's default device. The weights begin the same on each.
         progress: bars on stderr.
     Returns:
         The net in eval mode, its history (validated on another 150), and how it does on the test drawings.
@@ -48,7 +48,12 @@ def train_xo(
     if epochs < 1:
         raise OptionError(f"epochs must be at least 1, got {epochs}.")
     train, valid, test = (XO(split, seed) for split in ("train", "valid", "test"))
-    with torch.random.fork_rng(devices=[]):
+    default = torch.empty(0).device  # get_default_device() of torch 2.6 does not know `with torch.device(...)`
+    if device is None and model is None:
+        device = default
+    # On the CPU the first weights are the same wherever it is trained, and PyTorch's loaders shuffle nowhere else.
+    on_the_cpu = nullcontext() if default.type == "cpu" else torch.device("cpu")
+    with torch.random.fork_rng(devices=[]), on_the_cpu:
         torch.manual_seed(seed)
         net = xo_deep() if model is None else model
         _begin(net)
