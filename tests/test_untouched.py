@@ -43,7 +43,7 @@ class Net(nn.Module):
         if "shift" not in self.cache:
             self.cache["shift"] = {"deep": [self.shift[..., :1]]}  # with its graph
         self.seen += len(x)
-        scale = 1 + 0 * (np.random.rand() + random.random() + torch.rand(()).to(x.device))
+        scale = 1 + 0 * (np.random.rand() + random.random() + torch.rand((), device="cpu").to(x.device))
         x = self.features(x) * scale + self.cache["shift"]["deep"][0]
         if self.fails:
             raise Tired
@@ -111,22 +111,23 @@ def monitored(net):
     watch = fv.Monitor(net, every=1, probe=IMAGES, why="saliency")
     with watch.step():
         pass
+    return watch
 
 
 def patches(net):
     best = fv.top_patches(net, BATCHES, "features.4", k=2)
-    best.patches([0, 1])
+    return best.patches([0, 1])
 
 
 def exemplars(net):
-    fv.exemplars(fv.top_patches(net, BATCHES, ["features.0", "features.4"], k=2)["features.0"])
+    return fv.exemplars(fv.top_patches(net, BATCHES, ["features.0", "features.4"], k=2)["features.0"])
 
 
 def faithful(net):
     net.fails, fails = False, net.fails
     why = fv.attribute(net, IMAGES, method="saliency")
     net.fails = fails
-    fv.faithfulness(net, IMAGES, why, steps=2, stages=1)
+    return fv.faithfulness(net, IMAGES, why, steps=2, stages=1)
 
 
 CALLS = {
@@ -186,8 +187,9 @@ def test_the_model_is_as_it_was(name, fails):
 
 def captured(**options):
     def call(net):
-        with fv.capture(net, **options):
+        with fv.capture(net, **options) as acts:
             trained(net)
+        return acts
 
     return call
 
@@ -197,12 +199,13 @@ def trained(net):
 
 
 def extracted(net):
-    fv.FeatureExtractor(net, ["features.4"])(IMAGES)
+    return fv.FeatureExtractor(net, ["features.4"])(IMAGES)
 
 
 def tapped(net):
     tap = fv.FeatureTap(net)
     tap(IMAGES).square().mean().backward()
+    return tap.output
 
 
 def watched(net):
@@ -211,16 +214,19 @@ def watched(net):
     net.fails = fails
     with watch.step():
         trained(net)
+    return watch
 
 
 def seen(net):
-    with torch.no_grad(), fv.capture(net):
+    with torch.no_grad(), fv.capture(net) as acts:
         net(IMAGES)
+    return acts
 
 
 def inference(net):
-    with torch.inference_mode(), fv.capture(net):
+    with torch.inference_mode(), fv.capture(net) as acts:
         net(IMAGES)
+    return acts
 
 
 def forward(net):
