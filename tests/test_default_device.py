@@ -102,6 +102,8 @@ def equal(a, b):
 def test_what_runs_a_model(same, name, request):
     if name == "attribute integrated_gradients" and "meta" in request.node.name:
         pytest.skip("Captum makes the sizes of its steps on the default device, and moves them from there")
+    if name == "launches" and torch.__version__ < (2, 7):
+        pytest.skip("its autograd asks for a GPU that is there")
     same(calls.CALLS[name], calls.make)
 
 
