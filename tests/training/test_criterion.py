@@ -127,6 +127,24 @@ def test_the_layers_of_a_model_are_not_looked_at():
     assert mistake_of(deep) is None  # so far nobody looks
 
 
+class Named(torch.autograd.Function):
+    """One that keeps a `name` where autograd has a method of that name."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.name = "named"
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * 2
+
+
+def test_a_function_of_ones_own_may_keep_what_it_likes(scores):
+    assert mistake_of(Named.apply(scores).mean()) is None
+    assert mistake(F.cross_entropy(scores.softmax(1), LABELS) + Named.apply(scores).mean()) == "twice"
+
+
 def watched(criterion, *, before=True, every=10):
     torch.manual_seed(0)
     net = nn.Linear(3, 5)
