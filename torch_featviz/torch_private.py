@@ -157,9 +157,9 @@ def made_by(node: Any) -> type | None:
 
 
 def shape_of(node: Any) -> tuple[int, ...]:
-    """Of what a node returned in the forward; empty where a release does not tell."""
+    """Of what a node returned in the forward; empty where a release does not tell, and of nested tensors."""
     about = getattr(node, "_input_metadata", ())
-    return tuple(about[0].shape) if about else ()
+    return tuple(about[0].shape) if about and not getattr(about[0], "is_nested_tensor", False) else ()
 
 
 def lower_bound(node: Any) -> Any:

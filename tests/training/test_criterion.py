@@ -75,6 +75,8 @@ def test_nll_loss_of_what_is_no_logarithm(scores, loss):
         lambda x, y: (y - x).abs().mean(),
         lambda x, y: 2 * torch.mean((x - y).square()),
         lambda x, y: (x - y).pow(2).sum() / 6,
+        lambda x, y: ((x - y) * (x - y)).mean(),
+        lambda x, y: (d := x - y).mul(d).mean(),
         lambda x, y: F.mse_loss(x, y),
         lambda x, y: F.l1_loss(x, y),
         lambda x, y: F.smooth_l1_loss(x, y),
@@ -116,6 +118,24 @@ def test_losses_that_are_as_they_should_be(scores, loss):
     assert mistake_of(loss(scores)) is None
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda x, y: 2 * (x - y).abs().mean() - (x - x.t()).abs().mean(),  # the energy distance of two samples
+        lambda x, y: (torch.ones(6, 6) / 36 * (x - y).square()).sum(),  # a plan of transport
+        lambda x, y: (x @ y[None] - torch.ones(6, 6)).square().mean(),  # a matrix of rank 1, one factor known
+        lambda x, y: F.mse_loss(x @ y[None], torch.ones(6, 6)),
+        lambda x, y: F.mse_loss(x * y, torch.ones(6, 6)),
+    ],
+)
+def test_each_beside_all_on_purpose(answers, loss):
+    assert mistake_of(loss(answers, TARGETS)) is None
+
+
+def test_targets_that_went_through_a_sigmoid_are_no_answers(scores):
+    assert mistake_of(F.binary_cross_entropy_with_logits(torch.zeros(6, 5), scores.sigmoid())) is None
+
+
 def test_the_layers_of_a_model_are_not_looked_at():
     """A softmax within it, before a log-softmax within it, is its own affair."""
     x = torch.randn(4, 8, requires_grad=True)
@@ -143,6 +163,13 @@ class Named(torch.autograd.Function):
 def test_a_function_of_ones_own_may_keep_what_it_likes(scores):
     assert mistake_of(Named.apply(scores).mean()) is None
     assert mistake(F.cross_entropy(scores.softmax(1), LABELS) + Named.apply(scores).mean()) == "twice"
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_nested_tensors_have_no_shape_to_ask_for(layout):
+    answers = torch.nested.nested_tensor([torch.ones(3, 2), torch.ones(1, 2)], layout=layout, requires_grad=True)
+    assert mistake_of((answers - answers.detach()).to_padded_tensor(0.0).square().mean()) is None
 
 
 def watched(criterion, *, before=True, every=10):

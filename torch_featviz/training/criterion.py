@@ -21,7 +21,8 @@ _SAME = (  # these move values, or round them
 _ENDS = (*_LAYERS, "Bmm", "Baddbmm", "NativeBatchNorm", "CudnnBatchNorm", "NativeLayerNorm", "Embedding")
 _DISTANCES = ("MseLoss", "L1Loss", "SmoothL1Loss", "HuberLoss")
 _SUMS = ("Mean", "Sum")
-_ROUNDS = ("Pow", "Abs", "Square", "Mul", "Huber", "ToCopy")  # what may stand between a difference and its mean
+_MINUS = ("Sub", "Rsub")
+_ROUNDS = ("Pow", "Abs", "Square", "Huber", "ToCopy")  # what may stand between a difference and its mean
 
 
 class Criterion(NamedTuple):
@@ -45,17 +46,18 @@ def mistake_of(loss: Tensor) -> Criterion | None:
         >>> mistake_of(F.cross_entropy(scores.softmax(1), torch.tensor([0, 1, 2, 0])))
         Criterion(mistake='twice', figure='a softmax before LogSoftmax')
     """
-    waiting, seen = deque([loss.grad_fn]), set[Any]()
+    waiting, seen, broadcast = deque([loss.grad_fn]), set[Any](), None
     while waiting and len(seen) < _MOST:
         node = waiting.popleft()
         if node is None or node in seen:
             continue
         seen.add(node)
-        if (found := _mistake_at(node)) is not None:
+        if (found := _mistake_at(node)) is not None and found.mistake != "broadcast":
             return found
+        broadcast = broadcast or found
         if _kind(node) not in _ENDS:
             waiting.extend(each for each, _ in node.next_functions)
-    return None
+    return None if any(map(_is_of_pairs, seen)) else broadcast
 
 
 def _mistake_at(node: Any) -> Criterion | None:
@@ -68,23 +70,42 @@ def _mistake_at(node: Any) -> Criterion | None:
     if kind not in (*_SUMS, *_DISTANCES):
         return None
     difference = _difference(node) if kind in _SUMS else node
-    return _broadcast(difference) or _broadcast(_first(difference))
+    return _broadcast(difference) or _broadcast(_expanded(difference))
 
 
 def _given(node: Any) -> Any:
-    """What the first argument of a node came from."""
-    given = _first(node)
+    """What the first argument of a node came from; None where it is a constant, as beside targets that are learnt."""
+    given = _argument(node)
     while given is not None and _kind(given) in _SAME:
-        given = _first(given)
+        given = _argument(given)
     return given
 
 
 def _difference(node: Any) -> Any:
     """The difference of answers and targets that is averaged."""
     before = _first(node)
-    while before is not None and _kind(before) in _ROUNDS:
+    while before is not None and (_kind(before) in _ROUNDS or _is_product(before)):
         before = _first(before)
-    return before if _kind(before) in ("Sub", "Rsub") else None
+    return before if _kind(before) in _MINUS else None
+
+
+def _expanded(node: Any) -> Any:
+    """What became as large as its targets before a distance."""
+    before = _first(node)
+    return before if _kind(before) == "Expand" else None
+
+
+def _is_product(node: Any) -> bool:
+    """Whether both factors learn, as in a square; what a table of `n n` weighs is compared in pairs on purpose."""
+    return _kind(node) == "Mul" and all(each is not None for each, _ in node.next_functions)
+
+
+def _is_of_pairs(node: Any) -> bool:
+    """Whether it compares each of `n` answers with each of them, so that to compare each with all is no slip."""
+    if _kind(node) not in _MINUS or len(shape := shape_of(node)) != 2:
+        return False
+    given = sorted(shape_of(each) for each, _ in node.next_functions if each is not None)
+    return given == [(1, shape[1]), (shape[0], 1)]
 
 
 def _broadcast(node: Any) -> Criterion | None:
@@ -93,6 +114,10 @@ def _broadcast(node: Any) -> Criterion | None:
     if len(given) == 1 and len(shape) == 2 and shape[0] == shape[1] > 1 and shape_of(given[0]) == (shape[0], 1):
         return Criterion("broadcast", f"{shape[0]} answers and {shape[0]} targets are {shape[0]} x {shape[0]} numbers")
     return None
+
+
+def _argument(node: Any) -> Any:
+    return node.next_functions[0][0] if node is not None and node.next_functions else None
 
 
 def _first(node: Any) -> Any:
