@@ -90,3 +90,35 @@ def test_one_without_a_gradient_is_no_finding():
     with torch.no_grad():
         net.teacher[0](torch.ones(1, 4))
     assert findings(net, net.parameters()) == ()
+
+
+def test_one_in_evaluation_mode_is_no_finding():
+    """A network that compares what the model makes with what it should be."""
+    net = Keeps(lambda layer: [layer.eval()])
+    assert hidden(net) == {}
+    assert findings(net, net.parameters()) == ()
+
+
+def test_one_that_another_optimizer_holds_is_no_finding_where_one_is_given():
+    """The judge of a generator, say, that has an optimizer of its own."""
+    net = Keeps(lambda layer: [layer])
+    other = torch.optim.SGD(net.middle[0].parameters(), 0.1)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    watch = Monitor(net, every=10, optimizer=optimizer)
+    with watch.step():
+        F.cross_entropy(net(torch.randn(6, 4)), torch.tensor([0, 1] * 3)).backward()
+        other.step()
+        optimizer.step()
+    assert watch.findings == ()
+
+
+def unasked(*_):
+    raise RuntimeError("nobody may ask")
+
+
+@pytest.mark.parametrize("kind", [list, tuple, dict])
+def test_a_container_that_loads_what_it_is_asked_for_is_not_asked(kind):
+    lazy = type("Lazy", (kind,), {"__iter__": unasked, "__getitem__": unasked, "items": unasked})
+    layer = nn.Linear(4, 4)
+    net = Keeps(lambda _: lazy(((0, layer),)) if kind is dict else lazy([layer]))
+    assert list(hidden(net)) == ["middle.0.weight", "middle.0.bias"]

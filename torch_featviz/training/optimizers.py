@@ -89,11 +89,12 @@ class Optimizers:
         """The class of the optimizer that holds each parameter: one that was given, has stepped, or is alive at all.
 
         Args:
-            of: tensors that are asked about; default: the model's parameters.
+            of: tensors that are asked about, which an optimizer that was not given may hold; default: the model's
+                parameters.
         """
         ids = self._ids if of is None else set(map(id, of))
         alive = list(self.known)
-        if not self.given:  # rarely asked, as each object is looked at
+        if not self.given or of is not None:  # rarely asked, as each object is looked at
             alive += [each for each in gc.get_objects() if issubclass(type(each), Optimizer)]
         return {
             id(parameter): type(each).__name__
