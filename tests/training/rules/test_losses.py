@@ -5,6 +5,7 @@ from math import log
 import pytest
 
 from tests.training.rules.samples import FINE, account, layer, told
+from torch_featviz.training.findings import Findings
 
 TEN = log(10)
 
@@ -161,6 +162,17 @@ def test_a_loss_that_slowly_falls_is_not_flat():
 def test_without_a_loss_nothing_is_said():
     assert kinds(*[account(losses=[None] * 30)] * 9) == []
     assert kinds(*[({"layers": {}, "parameters": {}}, account(losses=[TEN] * 30, rates={}))] * 9) == []
+
+
+@pytest.mark.parametrize(("every", "steps"), [(1, 16), (5, 20), (30, 30)])
+def test_the_beginning_stays_what_it_was(every, steps):
+    """However long a training is, its first mean is of few steps; of one step alone it is left to chance."""
+    findings = Findings()
+    told(*curve([3.0] * 9 + [1.0] * 991, every=every), findings=findings)
+    means = findings.state_dict()["memory"]["curve"]
+    assert means[0][2] == steps
+    assert sum(count for _, _, count in means) == 1000 * every
+    assert len(means) <= 64
 
 
 def test_many_means_are_joined_and_none_is_lost():

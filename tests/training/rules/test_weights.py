@@ -210,6 +210,12 @@ def test_weights_that_have_outgrown_their_beginning():
     assert kinds(*grown(3.1, *[None] * 9)) == []
 
 
+def test_a_loss_that_fell_long_ago_has_fallen():
+    """Means that are joined must not make the beginning as low as what followed it."""
+    assert kinds(*grown(3.1, *[3.0] * 2, *[2.0] * 1000)) == []
+    assert kinds(*grown(3.1, *[3.0] * 2, *[2.0 - 0.001 * i for i in range(1000)])) == []
+
+
 def test_a_gate_that_is_shut_is_let_alone():
     """Four rows are off by chance now and then; where all before them learn it is no more than a gate."""
     silent = {"layers": {**FINE, "b": layer(high=-0.1)}}

@@ -17,6 +17,7 @@ ARRIVED = 1e-3  # ours: share of the largest, from which on what began at 0 is j
 KEPT = 31  # gradient norms of each weight, for their median
 KNOWN = 5  # of them, before one can be called unusual
 CURVE = 64  # means of the loss that are kept
+BEGINNING = 20  # ours: steps that count as the beginning when means are joined
 
 Judged = Iterable[tuple[str, str, bool]]  # a name, its figure as a person reads it, whether that is beyond the limit
 
@@ -73,8 +74,9 @@ class Memory:
 
     def _add_to_curve(self, seen: Seen) -> None:
         self.curve = [list(each) for each in seen.curve.means]
-        if len(self.curve) > CURVE:  # two neighbours become one
-            self.curve = [_joined(*self.curve[i : i + 2]) for i in range(0, len(self.curve), 2)]
+        if len(self.curve) > CURVE:  # two neighbours become one; the first stays what the loss began with
+            kept = 0 if self.curve[0][2] + self.curve[1][2] <= BEGINNING else 1
+            self.curve[kept:] = [_joined(*self.curve[i : i + 2]) for i in range(kept, len(self.curve), 2)]
 
 
 class Seen:
