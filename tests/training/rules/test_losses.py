@@ -1,6 +1,6 @@
 """Rules about the loss: flat at a guess, a jump, diverging, targets without a scale."""
 
-from math import log
+from math import cos, log, pi
 
 import pytest
 
@@ -115,6 +115,16 @@ def test_steps_that_go_on_when_the_learning_rate_is_spent():
     restarts = [account(losses=[2.0] * 20, rate=rate) for rate in (0.1, 0.0, 0.0, 0.1, 0.0, 0.0, 0.1)]
     assert kinds(*restarts) == []
     assert [kind for _, kind in kinds(*looks(0.0, first=0.0))] == ["untrained"]  # another rule's
+
+
+def test_the_end_of_a_schedule_grows_with_its_length():
+    """Of a cosine of 10000 steps the last 64 are below a ten thousandth of its first rate."""
+    rates = [0.1 * (1 + cos(pi * i / 1000)) / 2 for i in range(1000)]
+    assert kinds(*[account(losses=[2.0] * 10, rate=rate) for rate in rates], every=10) == []
+    looks = [account(losses=[2.0] * 10, rate=rate) for rate in (*[0.1] * 100, *[0.0] * 20)]
+    assert kinds(*looks, every=10) == [(1130, "stopped")]  # a tenth of all, and more
+    assert kinds(*looks[90:], every=1) == []  # fewer than 20 steps
+    assert kinds(*looks[90:], *looks[-2:], every=1) == [(31, "stopped")]
 
 
 def test_a_schedule_that_is_spent_is_the_cause_of_a_flat_loss():

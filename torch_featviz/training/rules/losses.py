@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import hypot, log
 
-from .rule import Judged, Rule, Seen, once
+from .rule import SPENT, Judged, Rule, Seen, once
 
 STEPS = 100  # ours: so many with a loss that does not fall, none of them while the learning rate rises
 MEANS = 4  # of it at least
@@ -18,7 +18,7 @@ ABSOLUTE, APART = 100.0, 20.0  # or so much, and so many times what it answers, 
 SLOW = 0.9  # ours: of the loss at the beginning
 GUESSED = 0.05  # ours: of the loss of a guess
 FLOOR = 10.0  # ours: below that a loss that rises tells little, as of one that begins at 0
-SPENT = 1e-4  # ours: of the highest learning rate
+ENDS = 20, 0.1  # ours: steps, and share of all steps, in which a schedule may be spent: of a cosine it is 0.006
 LEFT = 0.05  # ours: of the first loss, above which there is something left to learn
 EARLY = 40  # ours: steps
 
@@ -47,10 +47,11 @@ def wrong_sign(seen: Seen) -> Judged:
 
 def spent(seen: Seen) -> Judged:
     """The learning rate has come down, and steps go on; at the end of a schedule there are few of them."""
-    rates, memory = seen.account.rates, seen.memory.rates
-    now, highest = max(rates.values(), default=0.0), max((memory.get(name, [0.0])[0] for name in rates), default=0.0)
+    (now, highest), step = seen.highest_rates, seen.sample.step
+    begun = min(seen.memory.since.values(), default=step)
+    long = seen.spent is not None and step - seen.spent >= max(ENDS[0], ENDS[1] * (step - begun))
     asks = not len(seen.curve) or seen.curve.last > LEFT * abs(seen.curve.first)
-    yield "learning_rate", f"{now:.1g}, at most {highest:.1g} before", asks and now < SPENT * highest
+    yield "learning_rate", f"{now:.1g}, at most {highest:.1g} before", asks and long
 
 
 def jumped(seen: Seen) -> Judged:
@@ -128,7 +129,7 @@ RULES = (
     Rule("targets", unscaled, 1,
          "The loss is far above what the model answers, and hardly falls: {names}",
          "Scale the targets to a mean of 0 and a std of 1.", after=("inputs", "exploding", "loss")),
-    Rule("stopped", spent, 3,
+    Rule("stopped", spent, 2,
          f"The learning rate is below {SPENT:g} of what it was, and steps go on, of which nothing is learnt: {{names}}",
          "Let the schedule end later, and look whether it counts batches or epochs.", after=_CAUSES),
     Rule("loss", wrong_sign, 1,

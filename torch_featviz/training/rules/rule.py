@@ -17,6 +17,7 @@ ARRIVED = 1e-3  # ours: share of the largest, from which on what began at 0 is j
 KEPT = 31  # gradient norms of each weight, for their median
 KNOWN = 5  # of them, before one can be called unusual
 CURVE = 64  # means of the loss that are kept
+SPENT = 1e-4  # ours: of the highest learning rate
 BEGINNING = 20  # ours: steps that count as the beginning when means are joined
 
 Judged = Iterable[tuple[str, str, bool]]  # a name, its figure as a person reads it, whether that is beyond the limit
@@ -37,6 +38,7 @@ class Memory:
     share: dict[str, float] = field(default_factory=dict)  # its gradient's part of the largest then,
     peak: dict[str, float] = field(default_factory=dict)  # and the most that a step has ever changed of it
     rates: dict[str, list[float]] = field(default_factory=dict)  # the highest so far, and the last
+    spent: int | None = None  # the look since which all of them are spent
     weights: dict[str, float] = field(default_factory=dict)  # norms of all parameters at the last look
     curve: list[list[float]] = field(default_factory=list)  # of the loss: last step, mean, and number of steps
     good: int | None = None  # the last step at which all was finite
@@ -69,6 +71,7 @@ class Memory:
             self.totals = [*self.totals, seen.total][-KEPT:]
         for name, rate in seen.account.rates.items():
             self.rates[name] = [max(rate, self.rates.get(name, [rate])[0]), rate]
+        self.spent = seen.spent
         self.weights = {name: each.norm for name, each in sample.parameters.items()}
         self._add_to_curve(seen)
 
@@ -139,6 +142,20 @@ class Seen:
     def warms_up(self) -> bool:
         """Whether a learning rate is higher than at the last look."""
         return any(map(self.rises, self.account.rates))
+
+    @cached_property
+    def highest_rates(self) -> tuple[float, float]:
+        """The highest learning rate, and the highest that there was before."""
+        rates, memory = self.account.rates, self.memory.rates
+        return max(rates.values(), default=0.0), max((memory.get(name, [0.0])[0] for name in rates), default=0.0)
+
+    @cached_property
+    def spent(self) -> int | None:
+        """The look since which all learning rates are spent; None where they are not."""
+        now, highest = self.highest_rates
+        if not now < SPENT * highest:
+            return None
+        return self.sample.step if self.memory.spent is None else self.memory.spent
 
     @cached_property
     def hardly_learns(self) -> bool:
