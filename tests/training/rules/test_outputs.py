@@ -60,6 +60,14 @@ def test_saturated_where_it_holds_back_the_gradient():
     assert told(*[{**answer, "parameters": {"a.weight": weight(grad=0.01), "c.weight": weight()}}] * 5) == []
 
 
+def test_a_saturated_answer_counts_while_the_loss_is_high():
+    """Of rare positives nearly all answers are at one end, and a training that goes on begins with few errors."""
+    answer = layers(c=layer(saturated=0.9))
+    for loss, expected in ((0.11, 1), (0.09, 0)):
+        looks = [(answer, account(losses=[loss] * 30, start=30 * i)) for i in range(6)]
+        assert len(told(*looks, every=30)) == expected, loss
+
+
 def test_of_several_layers_the_nearest_before_it_counts():
     share = layers(b=layer(saturated=0.9))
     held, free = weight(grad=0.01), weight()

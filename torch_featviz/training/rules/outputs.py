@@ -8,6 +8,7 @@ from .rule import Judged, Rule, Seen, layer_of, values_of
 
 SATURATED = 0.8  # Glorot & Bengio 2010, section 3, saw whole layers there; a tanh MLP that learns well has 57 %
 STATES = 0.6  # ours: of a recurrent layer, where below a tenth are usual; of an answer, if the loss stays
+RIGHT = 0.1  # ours: a loss of answers within a range of 1 or 2, below which those at its ends are right
 LEARNT = 1e-3  # ours: of the first loss
 HELD_BACK = 0.1  # ours: gradient ÷ weight of what feeds it, to the largest
 VANISHING = 1e-4  # ours: of the largest before it; relative, as all becomes small when a net has learnt
@@ -76,7 +77,8 @@ def saturated(seen: Seen) -> Judged:
             yield name, f"{layer.saturated:.0%}", layer.saturated >= STATES
             continue
         if name == seen.answer:
-            yield name, f"{layer.saturated:.0%}", layer.saturated >= STATES and seen.is_stuck
+            wrong = seen.is_stuck and seen.curve.last > RIGHT  # of rare positives nearly all answers are 0, and right
+            yield name, f"{layer.saturated:.0%}", layer.saturated >= STATES and wrong
             continue
         gate = layer.min >= 0 and seen.memory.saturated.get(name, 1.0) < SATURATED
         held = feeding is None or flow[feeding] < HELD_BACK * max(flow.values())
