@@ -194,10 +194,10 @@ def test_large_steps_of_a_loss_that_hardly_falls():
     assert kinds(*[({"parameters": mixed}, known) for _, known in flat(*[3.0] * 9)]) == []  # one alone
 
 
-def grown(times, *losses):
+def grown(times, *losses, rows=3):
     known = [known for _, known in flat(*losses)]
     return [
-        ({"parameters": {name: weight(norm=times if i else 1.0) for name in MOVED}}, each)
+        ({"parameters": {name: weight(norm=times if i else 1.0, rows=rows) for name in MOVED}}, each)
         for i, each in enumerate(known)
     ]
 
@@ -208,6 +208,19 @@ def test_weights_that_have_outgrown_their_beginning():
     assert kinds(*grown(3.1, 3.0, 3.0, *[2.5] * 9)) == []
     assert kinds(*grown(3.1, *[11.0] * 9)) == []  # of large targets
     assert kinds(*grown(3.1, *[None] * 9)) == []
+
+
+def test_weights_that_begin_small_may_grow_to_the_usual_size():
+    """PyTorch draws numbers of which those of a row have a norm of sqrt(1 / 3)."""
+    assert kinds(*grown(6.1, *[3.0] * 9, rows=12)) == [(60, "large_updates")]
+    assert kinds(*grown(5.9, *[3.0] * 9, rows=12)) == []
+
+
+def test_a_table_may_outgrow_its_beginning():
+    """Embeddings begin as small as one likes: where the loss can hardly fall they grow all the same."""
+    looks = grown(3.1, *[3.0] * 9)
+    tables = [(parts, replace(known, about=dict.fromkeys(MOVED, about(table=True)))) for parts, known in looks]
+    assert kinds(*tables) == []
 
 
 def test_a_loss_that_fell_long_ago_has_fallen():

@@ -146,13 +146,15 @@ def large_steps(seen: Seen) -> Judged:
 
 
 def outgrown(seen: Seen) -> Judged:
-    """Far from where they began, while the loss is not."""
-    begun = {name: norm for name, norm in seen.memory.begun.items() if norm and name in seen.weights}
-    grown = {name: seen.weights[name].norm / norm for name, norm in begun.items()}
+    """Far from where they began, and beyond the usual size, while the loss is not; tables are as large as one likes."""
+    learnt = [name for name in seen.weights if not _is_table(seen, name)]
+    begun = {name: norm for name in learnt if (norm := seen.memory.begun.get(name))}
+    usual = {name: ((seen.weights[name].outputs or 0) / 3) ** 0.5 for name in begun}  # of what PyTorch draws
+    grown = {name: seen.weights[name].norm / max(norm, usual[name]) for name, norm in begun.items()}
     if grown and seen.hardly_learns and seen.curve.begun < UNSCALED:
         middle = median_low(grown.values())
         for name, times in grown.items():
-            yield name, f"{times:.2g}", middle > OUTGROWN and times > OUTGROWN
+            yield name, f"{seen.weights[name].norm / begun[name]:.2g}", middle > OUTGROWN and times > OUTGROWN
 
 
 def shut_off(seen: Seen) -> Judged:
