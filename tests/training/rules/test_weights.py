@@ -246,3 +246,5 @@ def test_an_answer_is_a_code_where_its_channels_are_dead():
     assert told(*[{**rows, "layers": {**FINE, "c": code}}] * 3) == [(200, "dead", ("c.weight",))]
     for other in (replace(code, dead=47), replace(code, dead=0)):  # of a head many outputs may not be asked for
         assert told(*[{**rows, "layers": {**FINE, "c": other}}] * 3) == []
+    below = replace(code, dead=64, max=-1.0)  # as values of actions, of which each example asks for one
+    assert told(*[{**rows, "layers": {**FINE, "c": below}}] * 3) == []

@@ -44,7 +44,9 @@ def dead_rows(seen: Seen) -> Judged:
     for name in sorted(weights, key=lambda name: layer_of(name) not in silent):
         weight, layer = weights[name], sample.layers.get(layer_of(name))
         rows, unreached = weight.outputs or 1, weight.unreached or 0
-        asked = layer is not None and (layer_of(name) != seen.answer or layer.dead >= DEAD * layer.channels)
+        # of an answer that is below 0 those that were not asked for have none, and some that were have one
+        code = layer is not None and DEAD * layer.channels <= layer.dead <= unreached
+        asked = layer is not None and (layer_of(name) != seen.answer or code)
         shown = layer is not None and asked and values_of(layer) >= ENOUGH * layer.channels
         cause = ", and the layer returns nothing above 0" if layer_of(name) in silent else ""
         most = shown and rows >= WIDE and unreached >= DEAD * rows
