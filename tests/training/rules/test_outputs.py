@@ -127,6 +127,14 @@ def test_figures_without_values_are_passed_over():
     assert told(*[(layers(b=empty), account())] * 9) == []
 
 
+def test_states_that_remember_are_at_the_ends():
+    """One that has learnt to count keeps what it knows in states near -1 and 1."""
+    states = {"layers": {**FINE, "b": layer(saturated=0.9)}, "parameters": {"b.weight_hh_l0": weight()}}
+    for last, expected in ((1.21, 1), (1.19, 0), (0.1, 0)):
+        looks = [(states, account(losses=[loss] * 10, start=10 * i)) for i, loss in enumerate([2.0, *[last] * 5])]
+        assert len(told(*looks, every=10)) == expected, last
+
+
 def test_states_of_a_recurrent_layer():
     """Without a look at what it holds back: of those that learn well, few are at the ends."""
     moved = {**MOVED, "b.weight_hh_l0": weight()}
