@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tests.training.rules.samples import FINE, MOVED, account, layer, still, told, weight
+from tests.training.rules.samples import FINE, MOVED, account, layer, still, text, told, weight
 
 
 def layers(**others):
@@ -141,6 +141,13 @@ def test_states_of_a_recurrent_layer():
     for share, expected in ((0.6, 1), (0.59, 0)):
         looks = [{**layers(b=layer(saturated=share, low=-1.0)), "parameters": moved}] * 3
         assert told(*looks) == [(200, "saturated", ("b",))] * expected
+
+
+def test_the_share_that_is_told_is_not_below_what_the_text_says():
+    looks = [{**layers(b=layer(saturated=0.65)), "parameters": {**MOVED, "b.weight_hh_l0": weight()}}] * 3
+    said = text(*looks)
+    assert "told from 80% on; from 60% of what a recurrent layer or the model returns" in said
+    assert ": b (65%)" in said
 
 
 def test_an_answer_at_its_ends_is_told_where_the_loss_stays():

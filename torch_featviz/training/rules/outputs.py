@@ -118,7 +118,8 @@ RULES = (
          "One single value is all that these layers return: {names}",
          "Check their weights and what comes before them.", patient=True, after=("inputs",)),
     Rule("saturated", saturated, 3,
-         f"Values at the ends of the activation's range (told from {SATURATED:.0%} on), where gradients end: {{names}}",
+         f"Values at the ends of the activation's range (told from {SATURATED:.0%} on; from {STATES:.0%} of what a "
+         "recurrent layer or the model returns), where gradients end: {names}",
          "Begin with smaller weights, normalise before the activation, or take another one.", after=("inputs",)),
     Rule("vanishing", small, 3,
          f"The values (std) are below {VANISHING:g} of the largest before them, to the end of the model: {{names}}",
