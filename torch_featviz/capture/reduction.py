@@ -30,7 +30,7 @@ from .reduce.together import Together
 _known: WeakKeyDictionary[nn.Module, dict[Hashable, Any]] = WeakKeyDictionary()
 _KEPT = 8  # of each model
 _PLAIN = ("cuda",)  # where each launch costs more than what it computes, and float64 is to be had
-_SMALL = 2**20  # bytes that are copied sooner than read apart
+_COPIED = 2**26  # bytes; to copy so much costs less than to read it apart from others
 
 
 class Reduction(Recorder):
@@ -57,6 +57,7 @@ class Reduction(Recorder):
         self._settled = 0  # changes that reducers know
         device = device_of(scope.model)
         self._budget = gpu.budget(device)
+        self._copied = min(_COPIED, self._budget >> 2)
         self.with_inputs = False
         self.inputs: dict[str, None] = {}  # their names
         self.losses: list[Tensor] = []  # that the model returned
@@ -162,7 +163,7 @@ class Reduction(Recorder):
             or self.leftovers.amid
             or type(output) is not Tensor
             or name not in self._waited
-            or output.nbytes > _SMALL
+            or output.nbytes > self._copied
         ):
             super().record(name, output)
             return
@@ -207,7 +208,7 @@ class Reduction(Recorder):
 
     def _wait(self, name: str, output: Tensor, copy: bool) -> None:
         """Have an output wait; with `copy` it will be overwritten."""
-        if copy and self.running and output.nbytes <= _SMALL:
+        if copy and self.running and output.nbytes <= self._copied:
             output, copy = output.detach().clone(), False
         self._waited.add(name)
         self.overwriting.holds(output, len(self.calls))

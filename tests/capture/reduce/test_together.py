@@ -282,7 +282,7 @@ class Overwrites(nn.Module):
 @pytest.mark.parametrize("budget", [0, 2**26])
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
 def test_captured_figures_are_those_of_what_layers_returned(streams, hooked, monkeypatch, small, budget, mode):
-    monkeypatch.setattr("torch_featviz.capture.reduction._SMALL", small)
+    monkeypatch.setattr("torch_featviz.capture.reduction._COPIED", small)
     monkeypatch.setattr(gpu, "budget", lambda _device: budget)
     model, into = Overwrites().eval(), [Moments(), Histogram(8), TopK(2)]
     inputs = [torch.randn(2, 3, 6, 6) for _ in range(3)]

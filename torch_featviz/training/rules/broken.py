@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch_featviz.training.history import LayerFigures
 from torch_featviz.training.records import StepRecord
 
-from .rule import Seen, layer_of, values_of
+from .rule import Seen, values_of
 
 WILD = 100.0  # ours: norm of all gradients, or times the first one's, at most ten times that
 _WRITTEN = 5  # names in a text
@@ -114,7 +114,7 @@ def _broken_layer(seen: Seen) -> tuple[str, str] | None:
     layer, names = sample.layers[name], list(sample.layers)
     text = f"{f'Layer {name}' if name else 'The model'} is the first with NaN or infinity at step {sample.step}"
     text += f" ({_count(layer)})"
-    own = [path for path, each in sample.parameters.items() if layer_of(path) == name and not isfinite(each.norm)]
+    own = [path for path in seen.own[name] if not isfinite(sample.parameters[path].norm)]
     before = names[: names.index(name)]
     if unwatched := _unwatched(seen, before[-1] if before else None, name):
         text += f"; it may have come before {name or 'it'}, in layers that are not watched: {_names(unwatched)}"

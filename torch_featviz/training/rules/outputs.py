@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import hypot
 
-from .rule import Judged, Rule, Seen, layer_of, values_of
+from .rule import Judged, Rule, Seen, values_of
 
 SATURATED = 0.8  # Glorot & Bengio 2010, section 3, saw whole layers there; a tanh MLP that learns well has 57 %
 STATES = 0.6  # ours: of a recurrent layer, where below a tenth are usual; of an answer, if the loss stays
@@ -54,7 +54,7 @@ def silent_answer(seen: Seen) -> Judged:
 
 def constant(seen: Seen) -> Judged:
     for name, layer in seen.sample.layers.items():
-        own = [each for path, each in seen.sample.parameters.items() if layer_of(path) == name]
+        own = [seen.sample.parameters[path] for path in seen.own[name]]
         waits = bool(own) and not any(each.norm for each in own)  # it begins at 0
         same = layer.min == layer.max and values_of(layer) >= ENOUGH
         yield name, f"{layer.min:.3g}", same and not waits
@@ -69,7 +69,7 @@ def saturated(seen: Seen) -> Judged:
         if each.grad_norm is not None and each.norm
     }
     for name, layer in seen.sample.layers.items():
-        own = next((each for each in flow if layer_of(each) == name), None)
+        own = next((each for each in seen.own[name] if each in flow), None)
         feeding = own or feeding
         if layer.saturated is None:
             continue
@@ -86,9 +86,7 @@ def saturated(seen: Seen) -> Judged:
 
 
 def _is_recurrent(seen: Seen, name: str) -> bool:
-    return any(
-        path.rpartition(".")[2].startswith("weight_hh") for path in seen.sample.parameters if layer_of(path) == name
-    )
+    return any(path.rpartition(".")[2].startswith("weight_hh") for path in seen.own[name])
 
 
 def small(seen: Seen) -> Judged:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
 from math import hypot, isfinite
@@ -99,6 +100,14 @@ class Seen:
     def answer(self) -> str | None:
         """The layer that ran last."""
         return next(reversed(self.sample.layers), None)
+
+    @cached_property
+    def own(self) -> Mapping[str, list[str]]:
+        """The names of each layer's own parameters."""
+        found = defaultdict[str, list[str]](list)
+        for name in self.sample.parameters:
+            found[layer_of(name)].append(name)
+        return found
 
     @cached_property
     def weights(self) -> dict[str, ParameterFigures]:
