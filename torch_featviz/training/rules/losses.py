@@ -51,7 +51,7 @@ def spent(seen: Seen) -> Judged:
     begun = min(seen.memory.since.values(), default=step)
     long = seen.spent is not None and step - seen.spent >= max(ENDS[0], ENDS[1] * (step - begun))
     asks = not len(seen.curve) or seen.curve.last > LEFT * abs(seen.curve.first)
-    yield "learning_rate", f"{now:.1g}, at most {highest:.1g} before", asks and long
+    yield "learning_rate", f"{now:.1g}, once {highest:.1g}", asks and long
 
 
 def jumped(seen: Seen) -> Judged:
@@ -124,7 +124,7 @@ RULES = (
          "nll_loss takes logarithms of probabilities, and is given something else: {names}",
          "Take cross_entropy, or log_softmax before nll_loss."),
     Rule("targets", broadcast, 1,
-         "Answers and targets have other shapes, so that each answer is compared with all targets: {names}",
+         "The shapes of answers and targets differ, so that each answer is compared with all targets: {names}",
          "Give both the same shape, as with targets[:, None]."),
     Rule("targets", unscaled, 1,
          "The loss is far above what the model answers, and hardly falls: {names}",

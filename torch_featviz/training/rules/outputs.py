@@ -37,7 +37,7 @@ def widened(seen: Seen) -> Judged:
     layers, given = seen.sample.layers, [hypot(each.mean, each.std) for each in seen.sample.inputs.values()]
     if seen.memory.good is not None or seen.answer is None or not seen.account.stepped:
         return
-    room, answer = max(1.0, *given, 1.0), layers[seen.answer]
+    room, answer = max([1.0, *given]), layers[seen.answer]
     wide = [name for name, layer in layers.items() if layer.std > WIDENED * room]
     beyond = answer.std > WIDE * room and 2 * len(wide) > len(layers)
     yield seen.answer, f"std {answer.std:.3g}, of the first layer {next(iter(layers.values())).std:.3g}", beyond
