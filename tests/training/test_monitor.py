@@ -477,6 +477,7 @@ def test_ten_thousand_samples_need_no_more_memory():
         with watch.step():
             net(x).square().sum().backward()
             optimizer.step()
+            optimizer.zero_grad()
         if step % 1000 == 0:
             grown.append(resident())
     print("MB after each 1,000 samples:", *(f"{each:.0f}" for each in grown))
