@@ -125,6 +125,15 @@ def test_several_layers_at_once(streams, data):
             streams.agree(got[name], streams.fed(into, several), rtol=2e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("into", [Several(Moments(), Histogram(8), TopK(2)), Moments(), Histogram(8), TopK(1)])
+@pytest.mark.parametrize("shape", [(2, 1), (5, 1), (2, 1, 3, 4)])
+def test_one_channel_of_a_larger_tensor(streams, into, shape):
+    """Its values lie apart, as those of `layer(x)[:, :1]`."""
+    wide = torch.randn(*shape, 3)
+    outputs = [wide[..., 1], wide[..., 2]]
+    streams.agree(kept(into, {"a": outputs})["a"], streams.fed(into, outputs), rtol=2e-6, atol=1e-6)
+
+
 def test_more_than_one_tile_of_everything(streams):
     into = Several(Moments(), Histogram(), TopK(9))
     shapes = {"wide": (3, 70, 5, 7), "high": (2, 3, 15, 20), "many": (70, 2, 3, 3), "vectors": (66, 40)}

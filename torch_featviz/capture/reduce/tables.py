@@ -53,7 +53,8 @@ def geometry(shape: Sequence[int], strides: Sequence[int], axis: int | None, *, 
         images: whether images, on axis 0, have to be told apart.
     """
     axes = list(zip(shape, strides, strict=True))
-    channels, by_channel = (1, 0) if axis is None else axes.pop(axis)
+    channels, by_channel = (1, 1) if axis is None else axes.pop(axis)
+    by_channel = 1 if channels == 1 else by_channel  # there is no other, so that places may lie as they like
     count, by_image = axes.pop(0) if axes and axis not in (None, 0) else (1, 0)
     places, by_place = 1, 0
     for size, stride in reversed(axes):
@@ -66,7 +67,7 @@ def geometry(shape: Sequence[int], strides: Sequence[int], axis: int | None, *, 
     if places == 1 and not images:
         count, places, by_image, by_place = 1, count, 0, by_image
     seen = Geometry(count, channels, places, by_image, by_channel, by_place)
-    return seen if 1 in (by_channel, by_place) or channels == places == 1 else None
+    return seen if 1 in (by_channel, by_place) else None
 
 
 class Item(NamedTuple):
