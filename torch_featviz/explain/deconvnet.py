@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from torch_featviz.choices import PROJECTIONS
 from torch_featviz.errors import DtypeError, LayerError, OptionError, ShapeError
 from torch_featviz.inspect.receptive import Tracer, channels_at
 from torch_featviz.model.inputs import Inputs, check_images
@@ -27,7 +28,6 @@ from .rectify import Rectify, graph_of, refuse_others, word_of
 from .switches import switched
 
 Unit: TypeAlias = int | tuple[int, int, int]  # a channel at its strongest place, or channel, row, column
-PROJECTIONS = {"deconvnet": "deconvnet", "guided_backprop": "guided backpropagation"}  # options, and in words
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from torch_featviz.errors import LayerError, OptionError
+from torch_featviz.choices import check_method
+from torch_featviz.errors import LayerError
 from torch_featviz.inspect.cut import AnswerMap
 from torch_featviz.model.layers import names_of
 from torch_featviz.model.run import hooked, run
@@ -293,7 +294,6 @@ _KINDS: dict[str, tuple[Run, str | None]] = {
     "layercam": (_cam("layercam"), None),
     "guided_gradcam": (_guided_gradcam, None),
 }
-METHODS = tuple(_KINDS)
 LAYERED = ("layer_activation", "gradcam", "hirescam", "layercam", "guided_gradcam")
 _MANY: dict[str, Callable[[Options], int]] = {
     "integrated_gradients": lambda options: int(options.get("n_steps", 50)),
@@ -312,8 +312,7 @@ def method_of(name: str) -> Method:
     Raises:
         OptionError: there is none.
     """
-    if name not in _KINDS:
-        raise OptionError(f"no method {name!r}; there are {', '.join(METHODS)}.")
+    check_method(name)
     run, captum = _KINDS[name]
     takes: frozenset[str] = frozenset()
     if captum is not None:

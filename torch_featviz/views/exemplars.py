@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from torch_featviz.choices import PROJECTIONS
 from torch_featviz.errors import OptionError, ShapeError
-from torch_featviz.explain.deconvnet import PROJECTIONS
 from torch_featviz.picture import Legend, Picture, Scale, Sheet, count, grid_columns, number, rgb, tile
 from torch_featviz.picture.color import total_of
 from torch_featviz.picture.images import Card, ValueRange, clipped, unit_images

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
-
-from torch_featviz.errors import OptionError
+from torch_featviz.choices import MODELS, check_model
 
 from . import cifar, filters, lite, xo
 from .card import ModelCard
@@ -52,7 +50,7 @@ def names() -> list[str]:
         >>> names()[:3]
         ['filters', 'xo', 'xo_deep']
     """
-    return [*_CARDS, "alexnet", lite.NAME]
+    return list(MODELS)
 
 
 def card(name: str) -> ModelCard:
@@ -68,16 +66,10 @@ def card(name: str) -> ModelCard:
         >>> card("xo_deep").classes
         ('circle', 'cross')
     """
+    check_model(name)
     if name in _CARDS:
         return _CARDS[name]
     if name == lite.NAME:
         return lite.lite0_card()
     house, _, rest = name.partition(":")
-    if name == "alexnet" or (house == "torchvision" and rest):
-        return torchvision_card(rest or name)
-    if house == "timm" and rest:
-        return timm_card(rest)
-    close = ", ".join(repr(n) for n in get_close_matches(name, names(), 3, 0.4))
-    raise OptionError(
-        f"no model {name!r}; close: {close or 'none'}. There are {', '.join(names())}, torchvision:NAME and timm:NAME."
-    )
+    return timm_card(rest) if house == "timm" else torchvision_card(rest or name)

@@ -25,11 +25,6 @@ from .imagenet import landmarks_of
 from .weights import why
 
 
-def is_file(source: str) -> bool:
-    """Whether a model's name is that of a Python file, `net.py` or `net.py:build`."""
-    return source.endswith(".py") or ".py:" in source
-
-
 def file_net(source: str, size: tuple[int, int] | None = None) -> tuple[ModelCard, nn.Module | None]:
     """The card that a function in a Python file returns, or one for the net that it returns, and that net.
 

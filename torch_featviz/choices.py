@@ -1,0 +1,48 @@
+"""What is chosen by name. Torch takes seconds to import: a name that there is not is told without it."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from .errors import OptionError
+
+METHODS = (  # of attribution
+    *("saliency", "input_x_gradient", "integrated_gradients", "smoothgrad", "deep_lift", "gradient_shap"),
+    *("guided_backprop", "deconvolution", "occlusion", "feature_ablation", "lrp"),
+    *("layer_activation", "gradcam", "hirescam", "layercam", "guided_gradcam"),
+)
+PROJECTIONS = {"deconvnet": "deconvnet", "guided_backprop": "guided backpropagation"}  # options, and in words
+MODELS = (
+    *("filters", "xo", "xo_deep", "xo_nopool", "xo_wide", "cifar_mlp", "cifar_cnn", "cifar_cnn_3", "cifar_cnn_large"),
+    *("alexnet", "efficientnet_lite0"),
+)
+_HOUSES = ("torchvision:", "timm:")  # that publish models of their own
+
+
+def check_method(name: str) -> None:
+    """Whether there is such a method of attribution.
+
+    Raises:
+        OptionError: there is none.
+    """
+    if name not in METHODS:
+        raise OptionError(f"no method {name!r}; there are {', '.join(METHODS)}.")
+
+
+def check_model(name: str) -> None:
+    """Whether there is a model of that name, as far as is known here.
+
+    Raises:
+        OptionError: there is none; the nearest names are told.
+    """
+    if name in MODELS or (name.startswith(_HOUSES) and name not in _HOUSES):
+        return
+    close = ", ".join(map(repr, get_close_matches(name, MODELS, 3, 0.4)))
+    raise OptionError(
+        f"no model {name!r}; close: {close or 'none'}. There are {', '.join(MODELS)}, torchvision:NAME and timm:NAME."
+    )
+
+
+def is_file(source: str) -> bool:
+    """Whether a model's name is that of a Python file, `net.py` or `net.py:build`."""
+    return source.endswith(".py") or ".py:" in source
