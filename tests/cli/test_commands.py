@@ -4,7 +4,6 @@ import json
 import re
 from argparse import Namespace
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -292,9 +291,10 @@ def test_atlas_writes_the_page_of_a_persons_own_file(drawing, tmp_path, capsys):
 
 
 def test_atlas_is_given_all_that_was_typed(page, drawing, tmp_path, capsys):
-    other, out = tmp_path / "b.png", tmp_path / "out.html"
+    other, out, runs = tmp_path / "b.png", tmp_path / "out.html", tmp_path / "runs"
+    runs.mkdir()
     Image.new("RGB", (30, 300), "red").save(other)
-    images = ["--image", str(drawing), "--image", str(other), "--data", str(tmp_path), "--training", "runs/xo"]
+    images = ["--image", str(drawing), "--image", str(other), "--data", str(tmp_path), "--training", str(runs)]
     rest = ["--method", "gradcam", "--method", "saliency", "--class", "cross", "--class", "0", "--megabytes", "2.5"]
     rest += ["--projection", "deconvnet"]
     assert cli.main(["atlas", "xo", "--random", *images, *rest, "--out", str(out)]) == 0
@@ -307,7 +307,7 @@ def test_atlas_is_given_all_that_was_typed(page, drawing, tmp_path, capsys):
     assert page["names"] == ["drawing.png", "b.png"]
     assert [tuple(batch.shape) for batch in page["loader"]] == [(2, 1, 116, 116)]
     assert (page["methods"], page["targets"], page["megabytes"]) == (["gradcam", "saliency"], [1, 0], 2.5)
-    assert (page["training"], page["projection"]) == (Path("runs/xo"), "deconvnet")
+    assert (page["training"], page["projection"]) == (runs, "deconvnet")
 
 
 def test_atlas_leaves_to_the_page_what_was_not_typed(page, drawing, tmp_path, monkeypatch, capsys):
