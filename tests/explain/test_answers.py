@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from torch_featviz.choices import METHODS
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.explain import attribute, faithfulness, reasons
-from torch_featviz.explain.methods import METHODS
 from torch_featviz.views import attributions
 
 IMAGES = torch.rand(3, 1, 6, 6, generator=torch.Generator().manual_seed(1))
