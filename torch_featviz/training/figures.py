@@ -47,7 +47,9 @@ def layer_figures(
 
 
 def range_of(layer: nn.Module | str) -> tuple[float, float] | None:
-    """The least and greatest value a bounded activation can return; not of a ReLU6, whose zeros are no sign of harm.
+    """The least and greatest value of a bounded activation, or of a recurrent layer's states.
+
+    Not of a ReLU6, whose zeros are no sign of harm.
 
     Args:
         layer: itself, or the name of a call of a function, such as `"conv1.tanh#2"`.

@@ -46,7 +46,9 @@ class LayerFigures:
     nan: int  # values
     inf: int  # of either sign
     histogram: Bins
-    saturated: float | None = None  # of a bounded activation: share of values in the outer 1/32 of its range
+    saturated: float | None = (
+        None  # of a bounded activation, or a recurrent layer: share in the outer 1/32 of its range
+    )
 
 
 @dataclass(frozen=True)

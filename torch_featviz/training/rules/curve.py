@@ -68,6 +68,11 @@ class Curve:
         return min(len(before), len(after)) < FALLS[0] or after._slope()[0] <= SLOWS * before._slope()[0]
 
     @property
+    def has_fallen(self) -> bool:
+        """Whether it is far below where it began."""
+        return bool(self.means) and self.last < STAYS * self.begun
+
+    @property
     def rests(self) -> bool:
         """Whether it is known, and has come to rest far above 0."""
         if len(self.means) < FALLS[0] or self.steps < KNOWN:

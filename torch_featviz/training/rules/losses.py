@@ -9,18 +9,17 @@ from .rule import SPENT, Judged, Rule, Seen, once
 STEPS = 100  # ours: so many with a loss that does not fall, none of them while the learning rate rises
 MEANS = 4  # of it at least
 NEAR, BELOW = 0.02, 0.005  # ours: of ln(classes), above and below it
-WITHIN = 0.05  # ours: of ln(classes), what begins there or has not left it
 WORSE = 1.5  # ours: times the loss of a guess, where it began
 JUMP = 100.0  # ours: times the loss at the beginning, in one step
 DIVERGED = 10.0  # ours: times the loss at the beginning
 SQUARED = 1e4  # ours: times the square of what the model answers, after 50 steps,
 ABSOLUTE, APART = 100.0, 20.0  # or so much, and so many times what it answers, after 100
 SLOW = 0.9  # ours: of the loss at the beginning
-GUESSED = 0.05  # ours: of the loss of a guess
+GUESSED = 0.05  # ours: of the loss of a guess, what begins there
 FLOOR = 10.0  # ours: below that a loss that rises tells little, as of one that begins at 0
 ENDS = 20, 0.1  # ours: steps, and share of all steps, in which a schedule may be spent: of a cosine it is 0.006
 LEFT = 0.05  # ours: of the first loss, above which there is something left to learn
-EARLY = 40  # ours: steps
+EARLY = 40  # ours: steps after which a loss above that of a guess is told
 
 
 @once
@@ -75,7 +74,7 @@ def worse_than_a_guess(seen: Seen) -> Judged:
     curve, channels = seen.curve, _classes(seen)
     if channels > 2 and len(curve) >= MEANS and curve.steps >= EARLY and seen.account.optimizers < 2:
         guess, last = log(channels), min(curve.halves[1].mean, curve.last)
-        beyond = abs(curve.first - guess) <= WITHIN * guess and last > WORSE * guess
+        beyond = abs(curve.first - guess) <= GUESSED * guess and last > WORSE * guess
         yield "loss", f"{last:.3g}, ln({channels}) = {guess:.3g}", beyond
 
 

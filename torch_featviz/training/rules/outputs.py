@@ -74,7 +74,7 @@ def saturated(seen: Seen) -> Judged:
         if layer.saturated is None:
             continue
         if _is_recurrent(seen, name):
-            yield name, f"{layer.saturated:.0%}", layer.saturated >= STATES and not seen.has_learnt
+            yield name, f"{layer.saturated:.0%}", layer.saturated >= STATES and not seen.curve.has_fallen
             continue
         if name == seen.answer:
             wrong = seen.is_stuck and seen.curve.last > RIGHT  # of rare positives nearly all answers are 0, and right

@@ -12,7 +12,7 @@ from statistics import median
 from torch_featviz.training.account import Account
 from torch_featviz.training.history import LayerFigures, ParameterFigures, Sample
 
-from .curve import STAYS, Curve
+from .curve import Curve
 
 ARRIVED = 1e-3  # ours: share of the largest, from which on what began at 0 is judged as all others
 KEPT = 31  # gradient norms of each weight, for their median
@@ -175,11 +175,6 @@ class Seen:
     def is_stuck(self) -> bool:
         """Whether the loss has come to rest far above 0."""
         return self.account.optimizers < 2 and self.curve.rests and not self.warms_up
-
-    @property
-    def has_learnt(self) -> bool:
-        """Whether the loss is far below where it began."""
-        return bool(len(self.curve)) and self.curve.last < STAYS * self.curve.begun
 
     def norm_before(self, name: str) -> float | None:
         """Of a parameter, before the first step or at the last look."""

@@ -26,7 +26,7 @@ LARGE = 0.1  # a hundred times the 1e-3 that CS231n asks for
 SETTLED = 20  # ours: steps after which even a weight that began at 0 moves little, compared to where it is
 GROWN = 10.0  # ours: times its first norm; what grows by drift changes by 2/k of itself in step k,
 DRIFT = 10.0  # so that the ratio times k stays well below this
-STAYS = 0.95  # ours: of the loss at the beginning
+FLAT = 0.95  # ours: of the loss at the beginning
 NEVER = 1e-6  # ours: a training of a million steps would change such a weight by as much as itself, at most
 _HALF_UNIT = {"bfloat16": 2.0**-9, "float16": 2.0**-12}  # relative, of what rounding swallows
 _FEW = 8.0  # of that: where so little arrives, nearly all is swallowed
@@ -133,9 +133,9 @@ def small_steps(seen: Seen) -> Judged:
     ratios, curve = _ratios(seen), seen.curve
     if ratios and seen.hardly_learns and curve.steps >= KNOWN_FLAT:
         middle = median_low(ratios.values())
-        stays = curve.halves[1].mean > STAYS * curve.begun and not curve.halves[1].falls
-        for name in ratios:
-            peak = seen.memory.peak.get(name, 0.0)
+        stays = curve.halves[1].mean > FLAT * curve.begun and not curve.halves[1].falls
+        for name, ratio in ratios.items():
+            peak = max(ratio, seen.memory.peak.get(name, 0.0))
             yield name, f"{peak:.1g}", stays and 0 < middle < SMALL_STEPS and peak < SMALL_STEPS
 
 
