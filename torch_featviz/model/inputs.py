@@ -135,6 +135,22 @@ def check_images(images: Any, axes: tuple[int, ...] = (4,)) -> None:
         raise ShapeError(f"images must be {expected} and not empty, got shape {tuple(images.shape)}{hint}.")
 
 
+def as_batch(images: Any) -> Tensor:
+    """Images `b c h w`; one image `c h w` becomes a batch of one.
+
+    Raises:
+        DtypeError: it is no tensor of floats.
+        ShapeError: it is empty, or has another number of axes.
+    Example:
+        >>> as_batch(torch.zeros(3, 8, 8)).shape
+        torch.Size([1, 3, 8, 8])
+    """
+    if isinstance(images, Tensor) and images.dim() == 3:
+        images = images[None]
+    check_images(images)
+    return images  # type: ignore[no-any-return]
+
+
 def device_of(net: nn.Module) -> torch.device:
     """The device of the model's first parameter or buffer; the CPU where it has none."""
     held = next(chain(net.parameters(), net.buffers()), None)
