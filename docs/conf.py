@@ -12,7 +12,7 @@ project = "torch_featviz"
 author = "the torch_featviz founders"
 release = version = fv.__version__
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_gallery.gen_gallery", "myst_parser"]
-exclude_patterns = ["_build", "howto/*.ipynb", "howto/*.py", "sg_execution_times.rst"]
+exclude_patterns = ["_build", "*/*.ipynb", "*/*.py", "sg_execution_times.rst"]
 default_role = "code"
 html_theme = "furo"
 html_static_path = ["_static"]
@@ -24,11 +24,14 @@ autodoc_member_order = "bysource"
 napoleon_use_rtype = False
 suppress_warnings = ["myst.header", "myst.xref_missing", "config.cache"]
 
+myst_heading_anchors = 3
+GALLERIES = ("howto", "tutorials")
+
 sphinx_gallery_conf = {
-    "examples_dirs": str(ROOT / "examples" / "howto"),
-    "gallery_dirs": "howto",
-    "filename_pattern": r"/howto/",
-    "within_subsection_order": "gallery.in_order",
+    "examples_dirs": [str(ROOT / "examples" / name) for name in GALLERIES],
+    "gallery_dirs": [*GALLERIES],
+    "filename_pattern": r"/(howto|tutorials)/",
+    "within_subsection_order": "gallery.InOrder",
     "image_scrapers": ["gallery.pictures"],
     "capture_repr": ("_repr_html_",),
     "abort_on_example_error": True,

@@ -6,10 +6,13 @@ from sphinx_gallery.scrapers import figure_rst
 
 from torch_featviz.picture import Picture
 
-ORDER = (
-    *("atlas", "kernels", "maps", "overview", "why", "units", "receptive", "learning", "findings"),
-    *("capture", "cost", "own_model", "filters"),
-)
+ORDER = {
+    "howto": (
+        *("atlas", "kernels", "maps", "overview", "why", "units", "receptive", "learning", "findings"),
+        *("capture", "cost", "own_model", "filters"),
+    ),
+    "tutorials": ("filters", "xo", "alexnet", "cifar_mlp", "cifar_cnn"),
+}
 
 
 _shown: list[Picture | None] = [None]  # a piece that ends with no value leaves that of the one before
@@ -25,6 +28,14 @@ def pictures(_block, variables, settings):
     return figure_rst([str(path)], settings["src_dir"], getattr(found, "title", ""))
 
 
-def in_order(file):
-    """Where a how-to stands among the others."""
-    return ORDER.index(Path(file).stem)
+class InOrder:
+    """Where a page stands among the others of its gallery."""
+
+    def __init__(self, folder):
+        self.order = ORDER.get(Path(folder).name, ())
+
+    def __call__(self, file):
+        return self.order.index(Path(file).stem)
+
+    def __repr__(self):  # part of what tells whether a build is up to date
+        return f"InOrder({self.order})"
