@@ -42,8 +42,8 @@ function renderLearning() {
   $("step").setAttribute("aria-valuetext", `step ${steps[at]}`);
   $("step-now").textContent = `${steps[at]} of ${steps.at(-1)}`;
   renderFrame(film?.frames[at], `${film?.of} of ${layer} at step ${steps[at]}`);
-  const kinds = unique(DATA.learning.curves, "what").map(({ what }) => what);
-  $("curves").replaceChildren(...kinds.map((what) => curves(what, DATA.learning.curves.filter((each) => each.what === what), layer, at)));
+  const figures = unique(DATA.learning.curves, "what").map(({ what }) => what);
+  $("curves").replaceChildren(...figures.map((what) => curves(what, DATA.learning.curves.filter((each) => each.what === what), layer, at)));
 }
 
 function renderFrame(picture, words) {
