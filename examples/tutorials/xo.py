@@ -2,8 +2,8 @@
 XO: circles and crosses
 =======================
 
-The tutorial trains a small network to tell a circle from a cross, and rewrites its ``forward`` to see inside. You wrote a
-second class for each network that you looked at. Here the network stays as it is.
+The tutorial trains a small network to tell a circle from a cross, and rewrites its ``forward`` to see inside. You
+wrote a second class for each network that you looked at. Here the network stays as it is.
 """
 
 import torch
@@ -47,11 +47,10 @@ fv.predictions(torch.stack([circle, cross]), logits, test.classes, targets=[0, 1
 
 with torch.no_grad(), fv.capture(model, ["features.conv1", "features.relu1", "features.pool1"]) as acts:
     model(torch.stack([circle, cross]))
-for layer, maps in acts.items():
-    print(layer, tuple(maps.shape))
-fv.feature_maps(
-    {"circle": acts["features.relu1"][0], "cross": acts["features.relu1"][1]}, title="After conv1 and its ReLU"
-)
+for layer, output in acts.items():
+    print(layer, tuple(output.shape))
+maps = dict(zip(["circle", "cross"], acts["features.relu1"], strict=True))
+fv.feature_maps(maps, title="After conv1 and its ReLU")
 
 # %%
 # **The kernels** of the second convolution: 5 filters of 9 × 3 × 3 on one sheet.
