@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, kineto_available, profile
 
+from torch_featviz.displayed import Displayed
 from torch_featviz.launching import gpu
 from torch_featviz.model.copier import copied
 from torch_featviz.model.layers import Layers
@@ -157,8 +158,8 @@ def settled(measure: Callable[[], T], within: Callable[[T], bool]) -> T:
     return result
 
 
-@dataclass(frozen=True)
-class Overhead:
+@dataclass(frozen=True, repr=False)
+class Overhead(Displayed):
     """What a capture costs on one model, as `overhead` measured it.
 
     Attributes:

@@ -119,8 +119,8 @@ def test_layers_that_did_not_run_are_reported():
         acts["pair"]
     with pytest.raises(LayerError, match="layer 'pair' was not captured"):
         acts.calls("pair")
-    assert "did not run: unused" in repr(acts)
-    assert "body: 1 3, float32" in repr(acts)
+    assert "did not run: unused" in str(acts)
+    assert "body: 1 3, float32" in str(acts)
 
 
 def test_the_latest_forward_is_kept():

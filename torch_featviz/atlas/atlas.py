@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from torch_featviz.displayed import Displayed
 from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.explain.deconvnet import check_projection
 from torch_featviz.files import write_whole
@@ -42,8 +43,8 @@ _NAMED = 12  # layers that a note names
 _LEARNING = 0.3  # of the page, at most
 
 
-@dataclass(frozen=True, eq=False)
-class Atlas:
+@dataclass(frozen=True, eq=False, repr=False)
+class Atlas(Displayed):
     """A page; it shows itself in a notebook.
 
     Args:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
 
+from torch_featviz.displayed import Displayed, within
 from torch_featviz.errors import LayerError
 from torch_featviz.model.layers import canonical, near
 from torch_featviz.model.layout import Layout
@@ -19,7 +20,7 @@ from .noting import numbered
 from .recorder import Recorder
 
 
-class _Recorded(Mapping[str, Any]):
+class _Recorded(Displayed, Mapping[str, Any]):
     """What reading one forward and reading several have in common."""
 
     def __init__(self, recorder: Recorder) -> None:
@@ -36,6 +37,19 @@ class _Recorded(Mapping[str, Any]):
         missing = self._recorder.not_called()
         used = self._recorder.in_use(missing)
         return [name for name in missing if name not in used] + self._recorder.functions.unmatched
+
+    def __repr__(self) -> str:
+        missing = [f"{len(self.not_run)} layers did not run"] if self.not_run else []
+        return within(f"{type(self).__name__}({len(self):,} calls: ", [*missing, *map(repr, self)], ")")
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self)
+
+    def _words(self, key: str, describe: Callable[[Any], str]) -> str:
+        try:
+            return describe(self[key])
+        except LayerError:
+            return "changed in place after the forward"
 
     def _name(self, key: str) -> str:
         if not isinstance(key, str):
@@ -130,11 +144,15 @@ class Activations(_Recorded):
     def __len__(self) -> int:
         return len(self._recorder.latest())
 
-    def __repr__(self) -> str:
-        lines = [f"  {key}: {_describe(value)}" for key, value in self.items()]
+    def __str__(self) -> str:
+        lines = [f"  {key}: {words}" for key, words in self.described().items()]
         if missing := self.not_run:
             lines.append(f"  did not run: {', '.join(missing)}")
         return "\n".join([f"Activations, {len(self)} calls", *lines])
+
+    def described(self) -> dict[str, str]:
+        """What each call returned, in words: its shape and dtype."""
+        return {key: self._words(key, _describe) for key in self}
 
     def _index(self) -> dict[str, int]:
         records = self._recorder.latest()
@@ -164,9 +182,12 @@ class Recent(_Recorded):
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
-    def __repr__(self) -> str:
-        lines = [f"  {key}: {len(values)} x {_describe(values[-1])}" for key, values in self.items()]
-        return "\n".join([f"Recent, {len(self)} calls", *lines])
+    def __str__(self) -> str:
+        return "\n".join([f"Recent, {len(self)} calls", *(f"  {key}: {all}" for key, all in self.described().items())])
+
+    def described(self) -> dict[str, str]:
+        """What each call returned last, in words, and how often it is there."""
+        return {key: self._words(key, lambda values: f"{len(values)} x {_describe(values[-1])}") for key in self}
 
     def _forwards(self) -> list[tuple[list[Record], dict[str, int]]]:
         latest = self._recorder.latest()

@@ -12,6 +12,7 @@ from weakref import ref
 from torch import nn
 from torch.compiler import is_dynamo_compiling
 
+from torch_featviz.displayed import Displayed, shortened, within
 from torch_featviz.errors import LayerError, OptionError
 from torch_featviz.model.layers import Layers, check_module, choose, inside, survey
 from torch_featviz.torch_private import is_optimized, optimized_kinds
@@ -97,7 +98,7 @@ def check_every(every: object, counted: str) -> None:
 _Opened: TypeAlias = tuple[Recorder, Taps, "ref[Any]"]
 
 
-class Capture:
+class Capture(Displayed):
     """The context manager that `capture` returns; it may be entered again, each time with new activations."""
 
     def __init__(
@@ -132,6 +133,7 @@ class Capture:
         if stop or isinstance(into, (Reducer, list, tuple)):
             refuse_calls(layers)
         self._every = every
+        self._told = (into, of)
         self._make = recorder_for(into, of, detach=detach, stop=stop)
         self._open: list[_Opened] = []
         self._kinds = set(map(type, self._modules))
@@ -141,6 +143,17 @@ class Capture:
         self._own_deepcopy = own_deepcopy((self._chain, self._modules), self._copied_kinds)
         refuse_scripted(self._kinds, self._layers)
         refuse_flat(self._modules, self._kinds, self._layers)
+
+    @property
+    def chosen(self) -> dict[str, nn.Module]:
+        """The layers whose outputs are captured, by name."""
+        return dict(self._layers)
+
+    def __repr__(self) -> str:
+        into, of = self._told
+        parts = [type(self._model).__name__, f"{len(self._layers):,} layers", f"every={self._every}", f"of={of!r}"]
+        parts += [] if into is None else [f"into={shortened(repr(into))}"]
+        return within("Capture(", parts, ")")
 
     def __enter__(self) -> Any:
         flags: Hashable = tuple([getattr(module, "training", None) for module in self._modules])

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch import distributed as dist
 
+from torch_featviz.displayed import Displayed, within
 from torch_featviz.errors import LayerError
 from torch_featviz.model.layers import canonical, near
 
@@ -18,7 +19,7 @@ from .reduce import Reducer, across_ranks
 from .reduction import Reduction
 
 
-class Statistics(Mapping[str, Any]):
+class Statistics(Displayed, Mapping[str, Any]):
     """The reducer of each layer that ran, by layer name, in model order.
 
     All calls of a layer, in all forwards of the block, go into one. Readable inside the block and after it. Of several
@@ -105,7 +106,13 @@ class Statistics(Mapping[str, Any]):
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self)
+
     def __repr__(self) -> str:
+        return within(f"Statistics({len(self):,} layers: ", [repr(name) for name in self], ")")
+
+    def __str__(self) -> str:
         lines = [f"  {name}: {reducer!r}" for name, reducer in self.items()]
         if missing := self.not_run:
             lines.append(f"  did not run: {', '.join(missing)}")

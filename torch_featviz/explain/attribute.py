@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from torch_featviz.displayed import Displayed
 from torch_featviz.errors import LayerError, OptionError, ShapeError
 from torch_featviz.inspect.cut import AnswerMap, answer_map, map_of, remembered
 from torch_featviz.model.answer import KINDS, Kind, Target
@@ -28,8 +29,8 @@ from .methods import Job, method_of
 OneOrMore: TypeAlias = str | nn.Module | Sequence[str | nn.Module] | None
 
 
-@dataclass(frozen=True, eq=False)
-class Attribution:
+@dataclass(frozen=True, eq=False, repr=False)
+class Attribution(Displayed):
     """What one method found, for each image.
 
     Args:

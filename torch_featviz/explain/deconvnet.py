@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torch_featviz.choices import PROJECTIONS
+from torch_featviz.displayed import Displayed
 from torch_featviz.errors import DtypeError, LayerError, OptionError, ShapeError
 from torch_featviz.inspect.receptive import Tracer, channels_at
 from torch_featviz.model.inputs import Inputs, check_images
@@ -30,8 +31,8 @@ from .switches import switched
 Unit: TypeAlias = int | tuple[int, int, int]  # a channel at its strongest place, or channel, row, column
 
 
-@dataclass(frozen=True, eq=False)
-class Projections:
+@dataclass(frozen=True, eq=False, repr=False)
+class Projections(Displayed):
     """Units projected back to the pixels, and how.
 
     Args:

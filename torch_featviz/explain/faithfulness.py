@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from torch_featviz.displayed import Displayed
 from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.model.answer import Answer, Kind, figures, scores_of
 from torch_featviz.model.inputs import Inputs
@@ -23,8 +24,8 @@ UNMOVED = 0.5
 _Figure = Callable[[Tensor, Tensor], Tensor]  # of rows, and of which image each is a variant
 
 
-@dataclass(frozen=True, eq=False)
-class Faithfulness:
+@dataclass(frozen=True, eq=False, repr=False)
+class Faithfulness(Displayed):
     """Figures of one method, for each image; areas are means over the share of pixels, from 0 to 1.
 
     Args:

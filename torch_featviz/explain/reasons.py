@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from torch_featviz.displayed import Displayed
 from torch_featviz.errors import OptionError
 from torch_featviz.model.answer import Answer, Kind, answer_of, ending
 from torch_featviz.model.inputs import Inputs
@@ -26,8 +27,8 @@ from .methods import LAYERED, method_of
 _HELD = 0.995  # share of a method's values within its reach
 
 
-@dataclass(frozen=True, eq=False)
-class Reason:
+@dataclass(frozen=True, eq=False, repr=False)
+class Reason(Displayed):
     """The heatmaps of one method.
 
     Args:
@@ -56,8 +57,8 @@ class Reason:
         return any(figures.unmoved for figures in self.worth)
 
 
-@dataclass(frozen=True, eq=False)
-class Reasons:
+@dataclass(frozen=True, eq=False, repr=False)
+class Reasons(Displayed):
     """Why a model gave its answers.
 
     Args:

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from torch_featviz.displayed import Displayed
+
 
 @dataclass(frozen=True)
 class Given:
@@ -28,8 +30,8 @@ class Given:
         return f"{size}{span}, {'finite' if self.finite else 'NOT FINITE'}"
 
 
-@dataclass(frozen=True)
-class NonFinite:
+@dataclass(frozen=True, repr=False)
+class NonFinite(Displayed):
     """The first output with NaN or infinity in it, and what its layer had to make it of.
 
     Attributes:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from torch_featviz.displayed import Displayed
 from torch_featviz.errors import OptionError
 from torch_featviz.model.inputs import Inputs, placement
 from torch_featviz.model.layers import check_module, names_of, unwrap
@@ -49,8 +50,8 @@ class LayerSummary:
     calls: int
 
 
-@dataclass(frozen=True)
-class Summary:
+@dataclass(frozen=True, repr=False)
+class Summary(Displayed):
     """The layers of a model in order of execution; it prints as a table, and shows as one in a notebook.
 
     Args:

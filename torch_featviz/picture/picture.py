@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torch_featviz.displayed import Displayed, shortened, within
 from torch_featviz.errors import OptionError
 from torch_featviz.files import write_whole
 from torch_featviz.picture import png
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Picture(ABC):
+class Picture(ABC, Displayed):
     """What every view returns: something to save, to show in a notebook, to log, or to draw on."""
 
     @property
@@ -59,11 +60,17 @@ class Picture(ABC):
             raise OptionError(f"a picture is saved as PNG, got {str(path)!r}; let the name end in '.png'.")
         return write_whole(path, self.png())
 
+    def __repr__(self) -> str:
+        return within(f"{type(self).__name__}(", [repr(shortened(str(getattr(self, "title", "")), 120))], ")")
+
     def _repr_png_(self) -> bytes:
         return self.png()
 
+    def _repr_html_(self) -> None:
+        """Nothing: it is a picture."""
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Chart(Picture):
     """A matplotlib Figure as a Picture; it is drawn once, when first asked for."""
 

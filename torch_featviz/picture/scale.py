@@ -7,14 +7,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from torch_featviz.displayed import Displayed
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
 
 _RANK = {"kernel": 2, "filter": 3}
 _WORDS = {"kernel": "each map on its own scale", "filter": "each filter on its own scale"}
 
 
-@dataclass(frozen=True, eq=False)
-class Scale:
+@dataclass(frozen=True, eq=False, repr=False)
+class Scale(Displayed):
     """A display range, and how to find the ends of it that are not given.
 
     Ends that are given are kept; the others are fitted, from finite values only. Nothing else is

@@ -26,7 +26,7 @@ _MARGIN, _TITLE, _LABEL = 16, 16, 11
 _NARROWEST = 320
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Sheet(Picture):
     """Cells on a grid, and what they mean.
 

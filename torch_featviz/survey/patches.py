@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torch_featviz.capture import capture
+from torch_featviz.displayed import Displayed
 from torch_featviz.errors import OptionError
 from torch_featviz.explain.deconvnet import Projections, project
 from torch_featviz.explain.explained import chunks
@@ -30,8 +31,8 @@ Span = tuple[int, int]
 Box = tuple[Span, Span]
 
 
-@dataclass(frozen=True, eq=False)
-class Patches:
+@dataclass(frozen=True, eq=False, repr=False)
+class Patches(Displayed):
     """The hits of some channels of a layer, best first, each cut to the unit's receptive field.
 
     Patches are of one size, that of the field or of the image; beyond the image's border they are 0, and not `inside`.

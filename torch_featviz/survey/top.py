@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from torch_featviz.displayed import Displayed
 from torch_featviz.errors import OptionError
 from torch_featviz.explain.deconvnet import check_projection
 from torch_featviz.inspect.receptive import ReceptiveField
@@ -27,8 +28,8 @@ from .stream import FirstPass, TopValues
 _Several: TypeAlias = list[str] | list[nn.Module] | list[Layer] | tuple[Layer, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class TopPatches:
+@dataclass(frozen=True, eq=False, repr=False)
+class TopPatches(Displayed):
     """For each channel of a layer the images where its map is highest, all on the CPU.
 
     Args:

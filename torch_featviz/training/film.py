@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from torch_featviz.displayed import Displayed, within
 from torch_featviz.errors import OptionError
 from torch_featviz.files import write_whole
 from torch_featviz.picture import Picture, Sheet
@@ -25,7 +26,7 @@ _CELL = 32  # pixels that a map of a table is wide at least
 _HOLD = 8  # times as long the last frame stands
 
 
-class Film:
+class Film(Displayed):
     """Sheets of one layer, one a step, all on one scale.
 
     Args:
@@ -43,6 +44,9 @@ class Film:
         self.steps = list(steps)
         self._sheets = list(sheets)
         self._table = table
+
+    def __repr__(self) -> str:
+        return within("Film(", [f"{len(self.steps)} frames", f"steps {self.steps[0]:,} to {self.steps[-1]:,}"], ")")
 
     def numpy(self) -> Pixels:
         """All frames, `t H W 3` uint8; what is lower than the highest has white below it."""
@@ -87,12 +91,16 @@ class Film:
             raise OptionError(f"a film is saved as '.webp', '.gif' or, as a strip, '.png'; got {str(path)!r}.")
         if duration < 1:
             raise OptionError(f"duration must be at least 1 ms, got {duration}.")
+        return write_whole(path, self.animation(suffix[1:], duration=duration))
+
+    def animation(self, kind: str = "webp", *, duration: int = 150) -> bytes:
+        """What `save` writes to a `.webp` or a `.gif`."""
         first, *others = [Image.fromarray(frame) for frame in self.numpy()]
-        options = {"lossless": True} if suffix == ".webp" else {"optimize": False}
+        options = {"lossless": True} if kind == "webp" else {"optimize": False}
         times = [duration] * len(others) + [_HOLD * duration]
         data = io.BytesIO()
-        first.save(data, suffix[1:], save_all=True, append_images=others, duration=times, loop=0, **options)
-        return write_whole(path, data.getvalue())
+        first.save(data, kind, save_all=True, append_images=others, duration=times, loop=0, **options)
+        return data.getvalue()
 
 
 def _side_by_side(steps: list[int], sheets: list[Sheet]) -> Sheet:

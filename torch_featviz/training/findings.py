@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
 
+from torch_featviz.displayed import Displayed
 from torch_featviz.errors import OptionError
 
 from .account import Account
@@ -19,8 +20,8 @@ _WRITTEN = 5  # names in a text
 Globs: TypeAlias = str | Sequence[str]
 
 
-@dataclass(frozen=True)
-class Finding:
+@dataclass(frozen=True, repr=False)
+class Finding(Displayed):
     """One thing that a person should look at."""
 
     step: int  # at which it was seen

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from torch_featviz.displayed import Displayed
 from torch_featviz.errors import FileError, LayerError, OptionError
 
 from .thinned import Thinned
@@ -20,8 +21,8 @@ from .thinned import Thinned
 FIGURES = "samples.jsonl"  # in a folder that a Monitor writes to, a line a sample
 
 
-@dataclass(frozen=True)
-class Bins:
+@dataclass(frozen=True, repr=False)
+class Bins(Displayed):
     """A histogram of equal bins: bin `i` holds the values from `start + i * width` on, below the next."""
 
     start: float
@@ -29,8 +30,8 @@ class Bins:
     counts: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class LayerFigures:
+@dataclass(frozen=True, repr=False)
+class LayerFigures(Displayed):
     """What one layer returned in one step, over all its calls in it.
 
     Mean, std (of the population), min and max are of the finite values, NaN where there is none.
@@ -51,8 +52,8 @@ class LayerFigures:
     )
 
 
-@dataclass(frozen=True)
-class ParameterFigures:
+@dataclass(frozen=True, repr=False)
+class ParameterFigures(Displayed):
     """One parameter in one step; None where no optimizer moved it.
 
     Norms are Euclidean. The gradient is as the optimizer got it: accumulated, and unscaled where a GradScaler is used.
@@ -68,8 +69,8 @@ class ParameterFigures:
     frozen: bool = False  # requires_grad=False
 
 
-@dataclass(frozen=True)
-class Sample:
+@dataclass(frozen=True, repr=False)
+class Sample(Displayed):
     """Everything seen in one step, by name.
 
     Scalars are what `step.log` was given (`"loss"`), the learning rate (`"learning_rate"`; of several groups that
@@ -117,7 +118,7 @@ def _figures(plain: dict[str, Any]) -> dict[str, Any]:
     return {name: figure(value) for name, value in plain.items()}
 
 
-class History(Thinned[Sample]):
+class History(Displayed, Thinned[Sample]):
     """Samples in order of steps, in bounded memory: thinned, never cut off.
 
     Args:

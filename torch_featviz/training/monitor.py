@@ -16,9 +16,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from torch_featviz.capture.session import check_every
+from torch_featviz.displayed import Displayed, within
 from torch_featviz.errors import FileError, LayerError, OptionError
 from torch_featviz.model.inputs import Inputs
-from torch_featviz.model.layers import Layers, check_module
+from torch_featviz.model.layers import Layers, check_module, unwrap
 from torch_featviz.picture import Picture, Scale
 
 from .account import Accounts, Pending
@@ -43,7 +44,7 @@ from .watched import Watched
 from .writer import Writer
 
 
-class Monitor:
+class Monitor(Displayed):
     """Looks at one training step in `every`, and says what goes wrong; the steps between cost next to nothing.
 
     For each of the layers: mean, std, extremes, share of zeros, dead channels, broken values and a histogram of what it
@@ -159,6 +160,20 @@ class Monitor:
             dist.broadcast_object_list(numbers, dist.get_global_rank(self._group, 0), self._group)
             (self._step,) = numbers
             self._number = self._step - 1
+
+    def __repr__(self) -> str:
+        return within(f"Monitor({type(unwrap(self._model)).__name__}, ", self._state(), ")")
+
+    def _state(self) -> list[str]:
+        """In words, how far it has come; nothing is waited for."""
+        looks, found = len(self._log.history), len(self._log.findings.all)
+        return [
+            f"every={self.every}",
+            f"{self._step:,} steps seen",
+            f"{looks:,} samples",
+            f"{len(self._watched.layers):,} layers",
+            f"{found} finding{'s' * (found != 1)}",
+        ]
 
     @property
     def history(self) -> History:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from torch_featviz.displayed import Displayed
 from torch_featviz.errors import FeatvizError, OptionError, ShapeError, WeightsError
 from torch_featviz.model.answer import KINDS, Kind
 
@@ -18,8 +19,8 @@ from .images import as_given, as_unit, check_strip, open_image, to_size
 from .weights import State, fetch_state, put_state, read_state
 
 
-@dataclass(frozen=True)
-class ModelCard:
+@dataclass(frozen=True, repr=False)
+class ModelCard(Displayed):
     """A net, its input and its layers, in one frozen record.
 
     Args:

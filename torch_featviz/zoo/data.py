@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from torch_featviz.capture import Moments
+from torch_featviz.displayed import Displayed, shortened
 from torch_featviz.errors import DtypeError, FileError, OptionError, ShapeError, WeightsError
 from torch_featviz.model.labels import image_of, items_of
 
@@ -26,7 +27,7 @@ Transform = Callable[[Image.Image], Any]
 T = TypeVar("T")
 
 
-class XO(Dataset[tuple[Tensor, int]]):
+class XO(Displayed, Dataset[tuple[Tensor, int]]):
     """Hand-drawn circles (0) and crosses (1), each `1 116 116` float32 in [0, 1], drawn when first asked for.
 
     Args:
@@ -50,6 +51,9 @@ class XO(Dataset[tuple[Tensor, int]]):
         self.split, self.seed = split, seed
         self._drawn: dict[int, Tensor] = {}
 
+    def __repr__(self) -> str:
+        return f"XO({self.split!r}, seed={self.seed}: {len(self):,} drawings)"
+
     def __len__(self) -> int:
         return len(SPLITS[self.split])
 
@@ -61,7 +65,7 @@ class XO(Dataset[tuple[Tensor, int]]):
         return self._drawn[number].float() / 255, number % 2
 
 
-class ImageFiles(Dataset[Tensor]):
+class ImageFiles(Displayed, Dataset[Tensor]):
     """All images in a folder and below it, in the order of their paths, as a net is fed them.
 
     Args:
@@ -78,6 +82,10 @@ class ImageFiles(Dataset[Tensor]):
         if not self.paths:
             raise FileError(f"{str(root)!r} holds no images; name a folder of PNG, JPEG or the like.")
         self.preprocess = preprocess
+        self._root = root
+
+    def __repr__(self) -> str:
+        return f"ImageFiles({shortened(str(self._root), 120)!r}: {len(self):,} images)"
 
     def __len__(self) -> int:
         return len(self.paths)

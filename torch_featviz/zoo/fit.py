@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from torch_featviz.displayed import Displayed
 from torch_featviz.errors import FeatvizError, OptionError, ShapeError
 from torch_featviz.model.answer import Answer, Kind, answer_of, end_of, ending, scores_of
 from torch_featviz.model.inputs import Inputs, device_of
@@ -30,8 +31,8 @@ Around = Callable[[], AbstractContextManager[object]]
 _HINT = "a row of scores for each image, 'b n', is needed"
 
 
-@dataclass(frozen=True)
-class TrainingCurves:
+@dataclass(frozen=True, repr=False)
+class TrainingCurves(Displayed):
     """One number per epoch in each field; those of validation are empty where there was none."""
 
     train_loss: tuple[float, ...] = ()
@@ -41,8 +42,8 @@ class TrainingCurves:
     seconds: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True, eq=False)
-class Evaluation:
+@dataclass(frozen=True, eq=False, repr=False)
+class Evaluation(Displayed):
     """How a classifier does on a loader.
 
     `loss` is the mean cross entropy, `accuracy` is in [0, 1], `confusion` is `n n` int64 with a row per true

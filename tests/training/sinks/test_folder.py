@@ -42,7 +42,7 @@ def test_what_is_written_is_read_back(tmp_path):
         sink.write(each)
     history = History.load(tmp_path / "run")
     assert history.steps == [0, 8, 16]
-    assert list(map(repr, history)) == [repr(each.sample) for each in made]  # by their words, for NaN is not itself
+    assert [each.as_dict() for each in history] == [each.sample.as_dict() for each in made]  # where NaN is a word
     lines = (tmp_path / "run/samples.jsonl").read_text().splitlines()
     rows = [json.loads(line, parse_constant=pytest.fail) for line in lines]
     assert rows[1]["findings"] == [{"step": 8, "kind": "dead", "names": ["conv.1"], "text": "<b>dead</b> – ×"}]

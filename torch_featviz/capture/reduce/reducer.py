@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from torch_featviz.displayed import Displayed
 from torch_featviz.errors import DtypeError, LayerError, OptionError, ShapeError
 from torch_featviz.torch_private import FakeTensor, is_mapped
 
@@ -33,7 +34,7 @@ def checked_dim(dim: Any) -> int | None:
     return dim
 
 
-class Reducer(ABC):
+class Reducer(ABC, Displayed):
     """Takes a layer's outputs one by one and keeps figures of them, never the outputs.
 
     The figures are those of all outputs together, however these were split into calls, and `merge` adds what another

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from torch_featviz.displayed import Displayed
 from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.model.inputs import Inputs, placement
 from torch_featviz.model.kinds import CHANNELS_LAST
@@ -29,8 +30,8 @@ Box = tuple[tuple[int, int], ...]
 _SAMPLES = 8
 
 
-@dataclass(frozen=True, eq=False)
-class ReceptiveField:
+@dataclass(frozen=True, eq=False, repr=False)
+class ReceptiveField(Displayed):
     """What the units of one layer see of an input of one size.
 
     A unit's place, and `map_size`, are in the order of the map's axes, as the layer returns them. All that is said of

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from torch_featviz.displayed import Displayed
 from torch_featviz.errors import OptionError
 
 
-@dataclass(frozen=True)
-class NoiseScale:
+@dataclass(frozen=True, repr=False)
+class NoiseScale(Displayed):
     """The batch size up to which a larger batch saves almost as many steps as it costs examples.
 
     Attributes:
