@@ -59,17 +59,16 @@ function real(value) {
   return { nan: NaN, inf: Infinity, "-inf": -Infinity }[value] ?? value;
 }
 
-/** A value to 4 significant digits. */
+/** A value as on the library's pictures: three digits and a true minus sign, as in 0.0123, −4.5, 1.2e6. */
 function figure(value) {
   value = real(value);
   if (value === null || value === undefined) return "–";
   if (Number.isNaN(value)) return "NaN";
-  if (!Number.isFinite(value)) return value > 0 ? "∞" : "-∞";
-  return value === 0 ? "0" : value.toPrecision(4);
+  if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
+  const [head, power] = value.toExponential(2).split("e").map(Number);
+  const text = power < -4 || power > 2 ? `${head}e${power}` : String(Number(value.toPrecision(3)));
+  return value === 0 ? "0" : text.replaceAll("-", "−");
 }
-
-/** The same for axes, without zeros at the end. */
-const short = (value) => (Number.isFinite(real(value)) ? String(Number(Number(value).toPrecision(3))) : figure(value));
 
 /** A large count with its unit: 61.1 M. */
 function count(value) {

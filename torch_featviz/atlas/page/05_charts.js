@@ -30,7 +30,9 @@ function histogram(values, name) {
   const floor = height - bottom;
   const bars = counts.map((number, i) => {
     const tall = ((floor - top) * number) / most;
-    return svg("rect", { x: left + i * step, y: floor - tall, width: Math.max(1, step - 1), height: tall });
+    const middle = limits[0] + ((i + 0.5) * (limits[1] - limits[0])) / counts.length;
+    const side = limits[0] >= 0 ? "" : middle < 0 ? "below" : "above";
+    return svg("rect", { x: left + i * step, y: floor - tall, width: Math.max(1, step - 1), height: tall, class: side });
   });
   const zero = left + ((0 - limits[0]) / (limits[1] - limits[0])) * (width - left - right);
   const clear = zero > 70 && zero < width - 70; // of the numbers at the ends
@@ -76,8 +78,8 @@ function curves(what, series, chosen, at) {
     .map(({ layer, values }) => svg("path", { d: linePath(values, x, y), class: layer === chosen ? "line chosen" : "line" }));
   const now = real(series.find(({ layer }) => layer === chosen)?.values[at] ?? null);
   const cursor = svg("line", { x1: x(at), x2: x(at), y1: top, y2: height - bottom, class: "cursor" });
-  const texts = [chartText(left, 11, "start", `${short(limits[1])}${log ? " (powers of ten)" : ""}`),
-    chartText(left, height - 6, "start", short(limits[0])), chartText(width - right, height - 6, "end", `step ${steps.at(-1)}`)];
+  const texts = [chartText(left, 11, "start", `${figure(limits[1])}${log ? " (powers of ten)" : ""}`),
+    chartText(left, height - 6, "start", figure(limits[0])), chartText(width - right, height - 6, "end", `step ${steps.at(-1)}`)];
   const caption = h("figcaption", {}, `${what}: `, h("b", {}, figure(now)), ` at step ${steps[at]}`);
   return h("figure", {}, chartFrame(`${what} of ${series.length} layers over the steps`, [...lines, cursor, ...texts]), caption);
 }

@@ -2,9 +2,37 @@
 
 const side = { figures: new Map() }; // by image: its picture and the box drawn on it
 
+const LISTED = 8; // images that are listed by name; more of them are small pictures, as many in a row as there is room
+
 function imageChoice(image, i) {
   const radio = h("input", { type: "radio", name: "image", value: i, onchange: () => go({ image: String(i) }) });
   return h("label", {}, radio, named(image.name));
+}
+
+/** The same as a small picture; its name is read aloud, and shown where the pointer rests. */
+function thumbnail(image, i) {
+  const label = imageChoice(image, i);
+  const img = h("img", { alt: "", draggable: "false", width: 32, height: 32 });
+  label.title = image.name;
+  label.querySelector(".name").classList.add("unseen");
+  label.append(img);
+  whenSeen(img, () => (img.src = pictureUrl(image.picture)));
+  return label;
+}
+
+function fillImages() {
+  const few = DATA.images.length <= LISTED;
+  const choices = DATA.images.map(few ? imageChoice : thumbnail);
+  $("images").append(...(few ? choices : [h("div", { class: "thumbnails" }, ...choices)]));
+}
+
+/** Scroll the small pictures, and nothing else, to the chosen one. */
+function showChosen() {
+  const strip = $("images").querySelector(".thumbnails");
+  const chosen = strip?.querySelector("input:checked")?.parentElement;
+  if (!chosen) return;
+  const [top, bottom] = [chosen.offsetTop - strip.offsetTop, chosen.offsetTop - strip.offsetTop + chosen.offsetHeight];
+  strip.scrollTop = Math.min(Math.max(strip.scrollTop, bottom - strip.clientHeight + 4), top - 4);
 }
 
 /** A picture at a whole zoom, in a frame that other things are laid over. */
@@ -32,6 +60,7 @@ function renderSide() {
   const shown = imagesNow();
   $("images").hidden = DATA.images.length < 2;
   for (const radio of $("images").querySelectorAll("input")) radio.checked = radio.value === state.image;
+  showChosen();
   side.figures = new Map(shown.map((image) => [image, framed(image, narrow.matches ? 112 : 240)]));
   $("pictures").replaceChildren(
     ...shown.map((image) => {

@@ -25,6 +25,24 @@ function fillLayers() {
     go({ layer: row.dataset.layer });
   });
   $("filter").addEventListener("input", filterLayers);
+  $("filter").addEventListener("keydown", leaveFilter);
+}
+
+/** Layers that the filter leaves, as links. */
+const matches = () => [...$("list").querySelectorAll("li:not([hidden]) a")];
+
+/** Enter opens the first match; Down does, too, and goes on into the list. */
+function leaveFilter(event) {
+  const first = matches()[0];
+  if (event.isComposing || !["Enter", "ArrowDown"].includes(event.key) || !first) return;
+  event.preventDefault(); // other keys are the field's
+  go({ layer: first.dataset.layer });
+  (event.key === "Enter" ? $("layer-name") : first).focus({ preventScroll: true });
+}
+
+function clearFilter() {
+  $("filter").value = "";
+  filterLayers();
 }
 
 function filterLayers() {
@@ -35,7 +53,8 @@ function filterLayers() {
     row.hidden = !words.every((word) => text.includes(word));
   });
   const left = rows.filter((row) => !row.hidden).length;
-  $("found").textContent = words.length ? `${left} of ${rows.length} layers` : "";
+  const hint = left ? "; Enter opens the first" : "";
+  $("found").textContent = words.length ? `${left} of ${rows.length} layers${hint}` : "";
 }
 
 function renderLayers() {
@@ -61,11 +80,12 @@ function keepInSight(row, tries) {
 
 /** Go `by` layers on, among those that the filter leaves. */
 function stepLayer(by) {
-  const rows = [...$("list").querySelectorAll("li:not([hidden]) a")];
+  const rows = matches();
   const at = rows.findIndex((row) => row.dataset.layer === layerNow().name);
   const next = rows[at < 0 ? 0 : at + by];
-  if (!next) return;
   const inList = $("list").contains(document.activeElement);
+  if (inList && at === 0 && by < 0 && $("filter").value) $("filter").focus(); // back to where the matches came from
+  if (!next) return;
   go({ layer: next.dataset.layer });
   if (inList) next.focus({ preventScroll: true });
   else $("layer-name").focus({ preventScroll: true });

@@ -141,7 +141,7 @@ function cellOf(maps, i) {
     resize(canvas, maps.height * factor, maps.width * factor);
     return canvas;
   });
-  const text = `${maps.channels[i]}${dead ? " ×" : ""} · ${peaks.map(figure).join(" | ")}`;
+  const text = `channel ${maps.channels[i]}${dead ? " ×" : ""} · ${peaks.map(figure).join(" | ")}`;
   const cell = h("button", { type: "button", class: "map", "data-place": i, "aria-label": label, tabindex: "-1" },
     h("span", { class: "sides" }, ...canvases), h("span", { class: "caption" }, text));
   const draw = () => canvases.forEach((canvas, n) => paint(canvas, walk.loaded[n].plane(i), maps, scaleOf(i)));
@@ -158,7 +158,7 @@ function fillUnits({ maps, scale }) {
   const more = h("button", { type: "button", class: "plain", onclick: () => ((walk.all = true), fillUnits(walk.layer)) }, `Show all ${walk.order.length}`);
   const names = walk.loaded.map(({ image }) => DATA.images[image].name).join("; below it: ");
   titleMaps(`${maps.of} unit${maps.of === 1 ? "" : "s"}`, walk.loaded.length > 1 ? `Above: ${names}.` : "Number and value of each.");
-  $("maps").className = "units";
+  $("maps").className = scale.symmetric ? "units signed" : "units";
   $("maps").replaceChildren(...rows, ...(most < walk.order.length ? [more] : []));
   rove();
 }
@@ -175,7 +175,7 @@ function unitOf(maps, i, low, span) {
     return h("span", { class: "track", "data-n": n }, bar);
   });
   return h("button", { type: "button", class: "map unit", "data-place": i, tabindex: "-1" },
-    h("span", { class: "number" }, String(channel)), name ? named(name) : h("span", {}),
+    h("span", { class: "number" }, `unit ${channel}`), name ? named(name) : h("span", {}),
     h("span", { class: "tracks" }, ...bars), h("span", { class: "number" }, values.map(figure).join(" | ")));
 }
 

@@ -5,7 +5,7 @@ const HELP = [
   ["↑ ↓ or k j", "layers; in Why methods; inside a large map or kernels, their values"],
   ["Enter", "open a map"],
   ["Esc", "back"],
-  ["/", "find a layer"],
+  ["/", "find a layer: Enter or ↓ opens the first match, ↑ ↓ go through them, Esc clears"],
   ["1 2 3", "Walk, Why, Learning"],
   ["?", "these keys"],
 ];
@@ -40,10 +40,11 @@ function findLayer() {
 }
 
 function leave() {
-  if (document.activeElement === $("filter")) {
-    $("filter").value = "";
-    filterLayers();
-    $("filter").blur();
+  const finding = document.activeElement === $("filter");
+  if (finding || ($("filter").value && $("list").contains(document.activeElement))) {
+    clearFilter();
+    if (finding) $("filter").blur();
+    else keepInSight(document.activeElement, 5);
   } else if (state.map !== "") go({ map: "" });
 }
 

@@ -70,7 +70,7 @@ function listenToControls() {
 function fillPage() {
   const compute = DATA.multiply_adds === null ? [] : [`${count(DATA.multiply_adds)} multiply-adds an image`];
   $("model").textContent = [`${count(DATA.parameters)} parameters`, ...compute, `input ${times(DATA.input)}`].join(" · ");
-  $("images").append(...DATA.images.map(imageChoice));
+  fillImages();
   $("compare").append(h("option", { value: "" }, "nothing"), ...DATA.images.map(({ name }, i) => h("option", { value: i }, name)));
   $("compare-choice").hidden = DATA.images.length < 2;
   $("left-out").hidden = !DATA.left_out?.length;
