@@ -104,6 +104,12 @@ def expect():
 
 
 @pytest.fixture(scope="session")
+def close():
+    """Whether a text is a value, to the three digits with which the page writes it."""
+    return lambda text, value: float(text.replace("−", "-")) == pytest.approx(float(value), rel=5.5e-3, abs=1e-9)
+
+
+@pytest.fixture(scope="session")
 def axe():
     return _needed("axe_playwright_python.sync_playwright").Axe()
 

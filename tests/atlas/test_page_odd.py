@@ -122,7 +122,7 @@ def test_all_of_many_units_are_shown_on_demand(look, tmp_path):
     assert page.locator("#maps .unit").count() == 2048
 
 
-def test_tokens_are_one_matrix(look, tmp_path):
+def test_tokens_are_one_matrix(look, tmp_path, close):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 6, 4, 4), nn.Flatten(2), nn.Linear(4, 9))
     images = torch.rand(1, 3, 8, 8)
@@ -130,13 +130,13 @@ def test_tokens_are_one_matrix(look, tmp_path):
     page = look("layer=2", save(atlas(net, images), tmp_path))
     box = page.locator("#maps canvas").bounding_box()
     page.mouse.move(box["x"] + 2.5 * box["width"] / 9, box["y"] + 4.5 * box["height"] / 6)
-    assert float(page.inner_text("#value")) == pytest.approx(float(values[4, 2]), rel=1e-3)
+    assert close(page.inner_text("#value"), float(values[4, 2]))
     page.locator("#maps canvas").focus()
     page.keyboard.press("ArrowRight")
     assert "token" in page.inner_text("#place")
 
 
-def test_tokens_of_a_vision_transformer_are_maps(look, tmp_path):
+def test_tokens_of_a_vision_transformer_are_maps(look, tmp_path, close):
     torch.manual_seed(0)
     sizes = {"image_size": 8, "patch_size": 4, "num_layers": 2, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 16}
     net = VisionTransformer(num_classes=3, **sizes).eval()
@@ -157,7 +157,7 @@ def test_tokens_of_a_vision_transformer_are_maps(look, tmp_path):
         box = cell.bounding_box()
         page.mouse.move(box["x"] + box["width"] / 4, box["y"] + 3 * box["height"] / 4)
         assert page.inner_text("#place").startswith("channel 1, row 1, column 0 of")
-        assert float(page.inner_text("#value")) == pytest.approx(float(values[name][0, 3, 1]), rel=1e-3, abs=1e-6)
+        assert close(page.inner_text("#value"), float(values[name][0, 3, 1]))
         page.context.close()
 
 
@@ -270,7 +270,7 @@ def test_the_chosen_layer_of_a_long_list_is_in_sight(look, tmp_path):
         assert listed["y"] <= row["y"] <= listed["y"] + listed["height"] - row["height"]
 
 
-def test_a_frame_of_a_notebook(look, browser, made):
+def test_a_frame_of_a_notebook(look, browser, made, close):
     page = browser.new_page()
     wrong = []
     page.on("pageerror", lambda error: wrong.append(str(error)))

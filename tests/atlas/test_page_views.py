@@ -17,7 +17,7 @@ def heat(made, image, method, place):
     return entry, values.reshape(entry["height"], entry["width"])
 
 
-def test_heatmaps_by_method_and_class(look, made):
+def test_heatmaps_by_method_and_class(look, made, close):
     page = look("view=why")
     assert page.locator("#why-grid button").count() == 4
     page.locator("#why-grid button").nth(3).click()
@@ -27,14 +27,14 @@ def test_heatmaps_by_method_and_class(look, made):
     page.wait_for_selector("#why-stage .frame[aria-label^='Occlusion']")
     box = page.locator("#why-stage canvas").bounding_box()
     page.mouse.move(box["x"] + 2.5 * box["width"] / 14, box["y"] + 5.5 * box["height"] / 14)
-    assert float(page.inner_text("#value")) == pytest.approx(values[5, 2], rel=1e-3, abs=1e-9)
+    assert close(page.inner_text("#value"), values[5, 2])
     says = page.inner_text("#why-says")
     assert f"insertion {entry['faithfulness']['insertion']:.2f}" in says
     assert f"random order {entry['faithfulness']['random_deletion']:.2f}" in says
     assert page.locator("#why-mark").is_visible() == entry["faithfulness"]["unmoved"]
 
 
-def test_why_by_keys(look, made):
+def test_why_by_keys(look, made, close):
     page = look("view=why")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowDown")
@@ -46,10 +46,10 @@ def test_why_by_keys(look, made):
     )
     page.locator("#why-stage .frame").focus()
     page.keyboard.press("ArrowUp")
-    assert float(page.inner_text("#value")) == pytest.approx(values[6, 7], rel=1e-3, abs=1e-9)
+    assert close(page.inner_text("#value"), values[6, 7])
 
 
-def test_contours_lie_where_the_heatmap_crosses_half(look, made):
+def test_contours_lie_where_the_heatmap_crosses_half(look, made, close):
     page = look("view=why&contour=1&method=occlusion")
     page.wait_for_selector(".contours")
     entry, values = heat(made, 0, "occlusion", 0)
@@ -69,7 +69,7 @@ def test_contours_lie_where_the_heatmap_crosses_half(look, made):
     page.wait_for_selector(".contours", state="detached")
 
 
-def test_learning_by_slider_keys_and_findings(look, made):
+def test_learning_by_slider_keys_and_findings(look, made, close):
     page = look("view=learning")
     steps = made.data["learning"]["steps"]
     assert page.inner_text("#step-now") == f"{steps[-1]} of {steps[-1]}"
@@ -90,7 +90,7 @@ def test_learning_by_slider_keys_and_findings(look, made):
     value = curve["values"][steps.index(finding["step"])]
     text = page.locator("#curves b").first.inner_text()
     words = {None: "–", "nan": "NaN"}
-    assert text == words[value] if value in words else float(text) == pytest.approx(value, rel=1e-3)
+    assert text == words[value] if value in words else close(text, value)
 
 
 def test_learning_plays_and_stops(look, expect, made):
