@@ -16,6 +16,7 @@ MODELS = (
     *("filters", "xo", "xo_deep", "xo_nopool", "xo_wide", "cifar_mlp", "cifar_cnn", "cifar_cnn_3", "cifar_cnn_large"),
     *("alexnet", "efficientnet_lite0"),
 )
+DEMO = "featviz-demo"  # where `featviz demo` writes unless it is told another folder
 _HOUSES = ("torchvision:", "timm:")  # that publish models of their own
 
 

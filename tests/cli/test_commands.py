@@ -1,6 +1,7 @@
 """What each command makes."""
 
 import json
+import os
 import re
 from argparse import Namespace
 from dataclasses import replace
@@ -13,6 +14,7 @@ from torch_featviz import cli, demo, training, views
 from torch_featviz.bench import Added, Overhead, Ratio
 from torch_featviz.cli import commands
 from torch_featviz.cli.given import device_given
+from torch_featviz.demo import made
 from torch_featviz.inspect import summary
 from torch_featviz.picture import Sheet
 from torch_featviz.zoo import TrainingCurves, card
@@ -52,22 +54,32 @@ def size(path):
 def few(monkeypatch):
     """The demo's sheets left out but for one, and an empty page."""
 
-    class Page:
-        def save(self, path):
-            path.write_text("")
-            return path
+    drawn = []
 
-    monkeypatch.setattr(demo, "_sheets", lambda *given: [("01-samples.png", views.samples(given[-1], n=1))])
-    monkeypatch.setattr(demo, "_atlas", lambda *given: Page())
+    def draw(learnt):
+        drawn.append("sheet")
+        return views.samples(learnt.test, n=1)
+
+    def page(*given):
+        drawn.append("page")
+        return Namespace(html="<p>")
+
+    monkeypatch.setattr(demo, "sheets", lambda: {"9-what-it-was-asked.png": draw})
+    monkeypatch.setattr(demo, "page", page)
+    return drawn
 
 
 def test_demo_writes_every_sheet_and_the_page(quick, tmp_path, capsys):
     assert cli.main(["demo", "--out", str(tmp_path / "out")]) == 0
     sheets = sorted(path.name for path in (tmp_path / "out").glob("*.png"))
-    assert [int(name[:2]) for name in sheets] == [1, 2, 3, 4, 5, 5, 5, 6, 6, 6, 7, 7, 8, 9, 10, 10]
-    assert all(min(size(tmp_path / "out" / name)) > 100 for name in sheets)
-    with Image.open(tmp_path / "out" / "10-kernels-conv1.webp") as film:
-        assert film.n_frames == 1
+    assert [int(name[0]) for name in sheets] == [1, 2, 3, 3, 3, 4, 4, 5, 5, 6, 7, 7, 7, 8, 8, 8, 9]
+    assert sheets[0] == "1-why-it-decided.png"
+    assert all(min(size(tmp_path / "out" / name)) > 90 for name in sheets)
+    films = sorted((tmp_path / "out").glob("*.webp"))
+    assert [film.name for film in films] == ["5-how-its-kernels-grew.webp", "5-how-its-maps-grew.webp"]
+    for path in films:
+        with Image.open(path) as film:
+            assert film.n_frames == 1
     assert training.History.load(tmp_path / "out" / "seed0" / "training").steps == [0]
     said, progress = capsys.readouterr()
     assert "Held-out accuracy:" in said
@@ -86,16 +98,94 @@ def test_demo_keeps_the_network(quick, few, tmp_path, capsys):
     assert cli.main(["demo", "--out", str(tmp_path / "out")]) == 0
     assert cli.main(["demo", "--out", str(tmp_path / "out")]) == 0
     assert quick == [0]
-    assert "Loaded the network that an earlier run trained" in capsys.readouterr().err
+    assert "Found the network that an earlier run trained" in capsys.readouterr().err
     for again in (["--retrain"], ["--epochs", "1"], ["--seed", "3"]):
         assert cli.main(["demo", "--out", str(tmp_path / "out"), *again]) == 0
     assert quick == [0, 0, 0, 3]
     assert cli.main(["demo", "--out", str(tmp_path / "out")]) == 0
     assert quick == [0, 0, 0, 3]
     kept = tmp_path / "out" / "seed0"
-    assert "Loaded" in capsys.readouterr().err.splitlines()[-1]
-    for name in ("10-report.png", "10-kernels-conv1.webp", "10-kernels-conv1.png"):  # its own, and not the last run's
+    assert "Found" in capsys.readouterr().err.splitlines()[-1]
+    for name in demo.TRAINING:  # its own, and not the last run's
         assert (tmp_path / "out" / name).read_bytes() == (kept / name).read_bytes()
+
+
+def listed(capsys):
+    """The files that a run lists, and whether each was there already."""
+    lines = re.findall(r"^  (\S+?)( \(unchanged\))?$", capsys.readouterr().out, re.M)
+    return {line.rpartition("/")[2]: bool(unchanged) for line, unchanged in lines}
+
+
+def test_what_is_there_stays(quick, few, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+    again = lambda *more: cli.main(["demo", "--out", str(out), *more])
+    assert again() == 0
+    first = listed(capsys)
+    names = {"9-what-it-was-asked.png", "atlas.html", *demo.TRAINING}
+    assert first == dict.fromkeys(names, False)
+    assert few == ["sheet", "page"]
+    written = {name: (out / name).read_bytes() for name in names}
+    few.clear()
+    monkeypatch.setattr(demo, "_load", lambda path: pytest.fail("nobody needs the network"))
+    assert again() == 0
+    assert listed(capsys) == dict.fromkeys(names, True)
+    assert few == []
+    assert {name: (out / name).read_bytes() for name in names} == written
+
+
+@pytest.mark.parametrize("spoil", ["unlink", "write_text"])
+def test_a_file_that_was_deleted_or_edited_is_made_again(quick, few, tmp_path, capsys, spoil):
+    again = lambda *more: cli.main(["demo", "--out", str(tmp_path), *more])
+    assert again() == 0
+    for name in ("9-what-it-was-asked.png", demo.REPORT):
+        before = (tmp_path / name).read_bytes()
+        getattr(tmp_path / name, spoil)(*(["edited"] if spoil == "write_text" else []))
+        capsys.readouterr()
+        assert again() == 0
+        assert [each for each, same in listed(capsys).items() if not same] == [name]
+        assert (tmp_path / name).read_bytes() == before
+
+
+@pytest.mark.parametrize("change", ["weights", "code", "record", "device"])
+def test_all_is_made_again_of_another_network_or_by_other_code(quick, few, tmp_path, capsys, monkeypatch, change):
+    again = lambda *more: cli.main(["demo", "--out", str(tmp_path), *more])
+    assert again() == 0
+    kept = tmp_path / "seed0" / demo.STATE
+    if change == "weights":
+        torch.save({name: value + 1 for name, value in torch.load(kept).items()}, kept)
+    elif change == "record":
+        (tmp_path / "seed0" / made.RECORD).write_text('{"state": 3')
+    elif change == "code":
+        code = tmp_path / "code"
+        code.mkdir()
+        (code / "a.py").write_text("1")
+        monkeypatch.setattr(made, "_ROOM", code)
+        assert again() == 0
+        (code / "a.py").write_text("2")
+    else:
+        monkeypatch.setattr(torch, "__version__", "0.0")
+    capsys.readouterr()
+    assert again() == 0
+    assert not any(listed(capsys).values())
+
+
+def test_commands_find_the_weights_of_the_demo(quick, few, tmp_path, drawing, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["kernels", "xo_deep"]) == 1
+    assert "has no published weights" in capsys.readouterr().err
+    assert cli.main(["demo"]) == 0
+    assert cli.main(["demo", "--seed", "2"]) == 0
+    os.utime("featviz-demo/seed0/xo_deep.pt", (1, 1))
+    capsys.readouterr()
+    titles = []
+    monkeypatch.setattr(Sheet, "save", lambda self, path: titles.append(self) or path)
+    assert cli.main(["maps", "xo_deep", "--image", str(drawing)]) == 0
+    assert "weights: featviz-demo/seed2/xo_deep.pt, which featviz demo trained" in capsys.readouterr().err
+    assert cli.main(["maps", "xo_deep", "--image", str(drawing), "--weights", "featviz-demo/seed2/xo_deep.pt"]) == 0
+    assert "weights:" not in capsys.readouterr().err
+    assert torch.equal(titles[0].cells, titles[1].cells)
+    assert "untrained" not in titles[0].title
+    assert cli.main(["kernels", "xo"]) == 1  # another network
 
 
 def test_the_three_lines_work(quick, few, tmp_path, capsys, monkeypatch):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from torch_featviz.choices import is_file
+from torch_featviz.choices import DEMO, is_file
 from torch_featviz.errors import DeviceError, OptionError, ShapeError
 from torch_featviz.model.answer import LABELS, named_both
 from torch_featviz.model.untouched import evaluating
@@ -140,11 +140,22 @@ def _begun(arguments: Namespace, info: ModelCard) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return info.build().eval()
-    if arguments.weights is None and info.weights is None:
+    path: Path | None = arguments.weights
+    if path is None and info.weights is None and (path := _of_the_demo(info)) is None:
         raise OptionError(
             f"{info.name!r} has no published weights; give --weights FILE, or --random for an untrained one."
         )
-    return info.load(arguments.weights)
+    return info.load(path)
+
+
+def _of_the_demo(info: ModelCard) -> Path | None:
+    """Weights of this model that the latest demo trained, in its folder under the current one; which, is told."""
+    found = [path for path in Path(DEMO).glob(f"*/{info.name}.pt") if path.is_file()]
+    if not found:
+        return None
+    latest = max(found, key=lambda path: (path.stat().st_mtime, path))
+    print(f"weights: {latest}, which featviz demo trained", file=sys.stderr)
+    return latest
 
 
 def _together(images: Sequence[Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch_featviz import __version__
-from torch_featviz.choices import METHODS, MODELS, PROJECTIONS
+from torch_featviz.choices import DEMO, METHODS, MODELS, PROJECTIONS
 
 from .mistakes import check
 
@@ -136,7 +136,7 @@ def _demo(add: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument(
-        "--out", type=Path, default=Path("featviz-demo"), metavar="FOLDER", help="folder of the sheets (%(default)s)"
+        "--out", type=Path, default=Path(DEMO), metavar="FOLDER", help="folder of the sheets (%(default)s)"
     )
     command.add_argument("--seed", type=int, default=0, help="of the drawings and the weights (%(default)s)")
     command.add_argument("--epochs", type=int, help="train so long, instead of what is enough")
