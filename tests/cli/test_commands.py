@@ -15,9 +15,10 @@ from torch_featviz.bench import Added, Overhead, Ratio
 from torch_featviz.cli import commands
 from torch_featviz.cli.given import device_given
 from torch_featviz.demo import made
+from torch_featviz.demo.sheets import drawings
 from torch_featviz.inspect import summary
 from torch_featviz.picture import Sheet
-from torch_featviz.zoo import TrainingCurves, card
+from torch_featviz.zoo import XO, TrainingCurves, card
 
 
 @pytest.fixture
@@ -422,3 +423,14 @@ def test_by_default_a_gpu_is_taken_where_there_is_one(monkeypatch):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: "a card")
         assert device_given(Namespace(device=None)) == torch.device(expected)
         assert taken == [torch.device(expected)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_demo_shows_whole_drawings(seed):
+    data = XO("test", seed)
+    for label, image in enumerate(drawings(data).values()):
+        assert any(torch.equal(image, other) and label == k for other, k in map(data.__getitem__, range(len(data))))
+        paper = float(image.median())
+        dark = (image[0] < paper - 0.35).nonzero()
+        assert int(dark.min()) >= 16
+        assert int(dark.max()) < 100

@@ -40,7 +40,7 @@ TRAINING = (*(name + end for name in FILMS for end in (".webp", ".png")), REPORT
 SCALES = {  # what fills them when it is learnt; what goes beyond is marked
     "kernels/features.conv1": Scale(symmetric=True, vmax=1.25),
     **{f"kernels/features.conv{n}": Scale(symmetric=True, vmax=0.75) for n in (2, 3)},
-    **{f"maps/features.conv{n}": Scale(symmetric=True, vmax=3.0) for n in (1, 2, 3)},
+    **{f"maps/features.conv{n}": Scale(symmetric=True, vmax=2.5) for n in (1, 2, 3)},
 }
 
 

@@ -24,6 +24,7 @@ from torch_featviz.zoo import XO, Evaluation, TrainingCurves, card, evaluate
 from torch_featviz.zoo.xo import CLASSES
 
 METHODS = ("gradcam", "integrated_gradients", "occlusion")
+_BORDER, _DARK, _FAINT = 16, 0.75, 0.35  # pixels, and how much darker than paper
 
 
 class Learnt:
@@ -45,7 +46,7 @@ class Learnt:
 
     @cached_property
     def drawn(self) -> dict[str, Tensor]:
-        """The first of these of each class, where the network is."""
+        """One of these of each class, where the network is."""
         first = drawings(self.test)
         return {name: image.to(device_of(self.model)) for name, image in first.items()}
 
@@ -66,8 +67,19 @@ class Learnt:
 
 
 def drawings(data: XO) -> dict[str, Tensor]:
-    """The first drawing of each class."""
-    return {name: next(data[i][0] for i in range(len(data)) if data[i][1] == k) for k, name in enumerate(CLASSES)}
+    """Of each class the first drawing that is dark and in the middle; without one, the first."""
+    chosen = {}
+    for k, name in enumerate(CLASSES):
+        images = [image for image, label in map(data.__getitem__, range(len(data))) if label == k]
+        chosen[name] = next(filter(_is_clear, images), images[0])
+    return chosen
+
+
+def _is_clear(image: Tensor) -> bool:
+    """Whether there is ink, all of it well within the border; `1 h w`."""
+    ink = image.median() - image
+    inner = ink[:, _BORDER:-_BORDER, _BORDER:-_BORDER]
+    return bool(inner.max() > _DARK) and int((ink > _FAINT).sum()) == int((inner > _FAINT).sum())
 
 
 def sheets() -> Mapping[str, Callable[[Learnt], Picture]]:
