@@ -30,7 +30,7 @@ def test_the_typeface_has_the_signs_we_use(sign):
 def test_wrapped_lines_fit_and_keep_the_words(words, limit):
     lines = text.wrap(words, limit, 12)
     assert all(text.width(line, 12) <= limit for line in lines)
-    if not any(line.endswith("…") for line in lines):
+    if not any("…" in line for line in lines):
         assert " ".join(lines).split() == words.split()
 
 

@@ -1,13 +1,23 @@
-"""Text as pixels, with the typeface that matplotlib bundles: the same bytes on every machine."""
+"""Text as pixels, with the typeface that matplotlib bundles: the same bytes on every machine.
 
-from functools import lru_cache
-from pathlib import Path
+What that one lacks is taken from typefaces of the machine.
+"""
+
+import bisect
+import math
+import re
+from functools import lru_cache, partial
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from torch_featviz.picture import direction, faces, letters
+from torch_featviz.picture.faces import Face
+
 Pixels = npt.NDArray[np.uint8]
+_NO_CONTROL = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]*")
 Color = tuple[int, int, int]
 
 PAPER: Color = (255, 255, 255)
@@ -17,11 +27,7 @@ FAINT: Color = (96, 96, 96)
 
 @lru_cache
 def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    import matplotlib  # noqa: PLC0415  only when something is written
-
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    path = Path(matplotlib.get_data_path(), "fonts", "ttf", name)
-    return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
+    return ImageFont.truetype(faces.bundled(bold).path, size, layout_engine=ImageFont.Layout.BASIC)
 
 
 def line_height(size: int) -> int:
@@ -32,36 +38,163 @@ def line_height(size: int) -> int:
 @lru_cache(maxsize=65536)
 def width(text: str, size: int, bold: bool = False) -> int:
     """Width in pixels of one line."""
-    return -int(-font(size, bold).getlength(text) // 1)
+    if _is_plain(text, bold):
+        return -int(-font(size, bold).getlength(text) // 1)
+    return sum(_extent(run, size)[1] for run in _runs(text, bold))
 
 
 @lru_cache(maxsize=4096)
 def strip(text: str, size: int, bold: bool = False, ink: Color = INK, paper: Color = PAPER) -> Pixels:
-    """One line of text on its paper: `height width 3`; cached, as labels come again on every sheet."""
+    """One line of text on its paper: `height width 3`; cached, as labels come again on every sheet.
+
+    Letters of all scripts stand in their own direction, in the typeface that has them; a line break becomes `↵`.
+    """
     image = Image.new("RGB", (max(1, width(text, size, bold)), line_height(size)), paper)
-    ImageDraw.Draw(image).text((0, 0), text, fill=ink, font=font(size, bold))
+    if _is_plain(text, bold):
+        ImageDraw.Draw(image).text((0, 0), text, fill=ink, font=font(size, bold))
+        return np.asarray(image)
+    x = 0
+    for run in _runs(text, bold):
+        piece = _draw(run, size, ink, paper)
+        image.paste(piece, (x, 0))
+        x += piece.width
     return np.asarray(image)
 
 
-def wrap(text: str, limit: int, size: int, bold: bool = False) -> list[str]:
-    """Lines that are at most `limit` pixels wide; a word that is wider by itself is cut with `…`."""
-    lines: list[str] = []
-    for word in text.split():
-        longer = f"{lines[-1]} {word}" if lines else word
-        if lines and width(longer, size, bold) <= limit:
-            lines[-1] = longer
+class _Run(NamedTuple):
+    """Letters of one typeface and one direction."""
+
+    letters: str
+    face: Face
+    rightward: bool
+    beside: str  # all letters of the line in this typeface: they stand on one baseline
+
+    @property
+    def usual(self) -> bool:
+        return self.rightward and self.face in (faces.bundled(), faces.bundled(bold=True))
+
+    @property
+    def direction(self) -> str | None:
+        if self.usual or not faces.SHAPES:
+            return None
+        return "ltr" if self.rightward else "rtl"
+
+
+def _is_plain(text: str, bold: bool) -> bool:
+    """Whether the bundled typeface has all that is written, from left to right."""
+    if text.isascii():
+        return text.isprintable()
+    return bool(_NO_CONTROL.fullmatch(text)) and direction.is_rightward(text) and faces.has(faces.bundled(bold), text)
+
+
+@lru_cache(maxsize=4096)
+def _runs(text: str, bold: bool) -> list[_Run]:
+    """Runs from left to right as they stand on paper."""
+    line = faces.legible(text, bold=bold)
+    language, levels, at = letters.language(line), direction.levels(line), 0
+    keys: list[tuple[Face, int]] = []
+    parts: list[str] = []
+    for cluster in letters.clusters(line):
+        face = faces.face_of(cluster, language, bold) or faces.bundled(bold)
+        if keys and keys[-1] == (face, levels[at]):
+            parts[-1] += cluster
         else:
-            lines.append(shorten(word, limit, size, bold))
+            keys.append((face, levels[at]))
+            parts.append(cluster)
+        at += len(cluster)
+    beside: dict[Face, list[str]] = {}
+    for part, (face, _) in zip(parts, keys, strict=True):
+        beside.setdefault(face, []).append(part)
+    runs = []
+    for part, (face, level) in zip(parts, keys, strict=True):
+        words = part if faces.SHAPES or level % 2 == 0 else direction.mirrored(part, partial(faces.has, face))
+        runs.append(_Run(words, face, level % 2 == 0, "".join(beside[face])))
+    return direction.in_sight(runs, [level for _, level in keys])
+
+
+@lru_cache(maxsize=4096)
+def _fitted(run: _Run, size: int) -> tuple[ImageFont.FreeTypeFont, int]:
+    """The typeface of a run, as large as a line of this size has room for, and where its baseline stands."""
+    up, down = font(size).getmetrics()
+    if run.usual:
+        return font(size, run.face == faces.bundled(bold=True)), up
+    largest = size if run.face.family == faces.bundled().family else size + 1  # most are smaller than the bundled one
+    for smaller in range(largest, size // 2, -1):
+        found = faces.opened(run.face, smaller)
+        box = found.getbbox(run.beside, anchor="ls", direction=run.direction)
+        top, bottom = math.floor(box[1]), math.ceil(box[3])
+        if bottom - top <= up + down:
+            break
+    if found.size > size + 1:  # a picture, which is made smaller
+        return found, round(up / _shrink(found, size))
+    return found, min(max(up, -top), up + down - bottom)
+
+
+def _extent(run: _Run, size: int) -> tuple[int, int]:
+    """How far ink reaches to the left of its place, and the width of the whole, in pixels of the typeface and here."""
+    found, _ = _fitted(run, size)
+    if run.usual:
+        return 0, -int(-found.getlength(run.letters) // 1)
+    left, _, right, _ = found.getbbox(run.letters, anchor="ls", direction=run.direction)
+    left = min(0, math.floor(left))
+    length = max(right, found.getlength(run.letters, direction=run.direction)) - left
+    return left, math.ceil(length * _shrink(found, size))
+
+
+def _shrink(found: ImageFont.FreeTypeFont, size: int) -> float:
+    """Pictures of letters come in one size."""
+    return 1 if found.size <= size + 1 else (line_height(size) - 1) / sum(found.getmetrics())
+
+
+def _draw(run: _Run, size: int, ink: Color, paper: Color) -> Image.Image:
+    """A run on its paper, as high as its line."""
+    (found, baseline), (left, wide) = _fitted(run, size), _extent(run, size)
+    shrink, high = _shrink(found, size), line_height(size)
+    image = Image.new("RGB", (round(wide / shrink), round(high / shrink)), paper)
+    ImageDraw.Draw(image).text(
+        (-left, baseline),
+        run.letters,
+        fill=ink,
+        font=found,
+        anchor="ls",
+        direction=run.direction,
+        embedded_color=True,
+    )
+    return image if shrink == 1 else image.resize((wide, high), Image.Resampling.BOX)
+
+
+def wrap(text: str, limit: int, size: int, bold: bool = False) -> list[str]:
+    """Lines of at most `limit` pixels, broken between words, or letters where a script has no spaces."""
+    lines: list[str] = []
+    for paragraph in text.splitlines():
+        line = ""
+        for word in paragraph.split():
+            for i, piece in enumerate(letters.pieces(word)):
+                longer = f"{line} {piece}" if line and i == 0 else line + piece
+                if line and width(longer, size, bold) > limit:
+                    lines.append(line)
+                    longer = piece
+                line = longer if len(longer) > len(piece) else shorten(piece, limit, size, bold)
+        lines += [line] if line else []
     return lines
 
 
 def shorten(text: str, limit: int, size: int, bold: bool = False) -> str:
-    """The text itself where it fits, else its beginning and `…`."""
-    if width(text, size, bold) <= limit:
+    """The beginning and the end of a text around `…`, where it is wider than `limit` pixels; in constant time."""
+    room = 64 + 4 * limit  # letters: no text that is longer can fit
+    if len(text) <= room and width(text, size, bold) <= limit:
         return text
-    while text and width(text + "…", size, bold) > limit:
-        text = text[:-1]
-    return text + "…"
+    head, tail = list(letters.clusters(text[:room])), list(letters.clusters(text[-room:]))
+    head, tail = (head, tail) if len(text) <= room else (head[:-1], tail[1:])  # these may be cut
+
+    def cut(count: int) -> str:
+        end = count // 2
+        return "".join([*head[: count - end], "…", *tail[len(tail) - end :]])
+
+    kept = bisect.bisect(range(1, len(head)), limit, key=lambda count: width(cut(count), size, bold))
+    while kept and width(cut(kept), size, bold) > limit:  # letters that join may be narrower than fewer of them
+        kept -= 1
+    return cut(kept)
 
 
 def number(value: float) -> str:
