@@ -7,7 +7,7 @@ import warnings
 
 from torch_featviz.errors import FeatvizWarning
 
-_OURS = ("torch_featviz", "contextlib")
+_OURS = ("torch_featviz", "contextlib", "functools")
 
 
 def warn(text: str, kind: type[FeatvizWarning] = FeatvizWarning) -> None:

@@ -90,6 +90,20 @@ def mirrored(run: str, drawn: Callable[[str], bool] = bool) -> str:
     return "".join(_MIRRORED.get(cluster, cluster) for cluster in reversed(list(clusters(shaped))))
 
 
+def in_order(line: str, drawn: Callable[[str], bool] = bool) -> str:
+    """A line as it stands on paper from left to right, for whatever knows no other direction.
+
+    Example:
+        >>> in_order("אבג 12 abc")
+        'abc 12 גבא'
+    """
+    level = levels(line)
+    runs = [(deep, [i for i, _ in same]) for deep, same in groupby(enumerate(level), lambda each: each[1])]
+    parts = [line[places[0] : places[-1] + 1] for _, places in runs]
+    turned = [mirrored(part, drawn) if deep % 2 else part for part, (deep, _) in zip(parts, runs, strict=True)]
+    return "".join(in_sight(turned, [deep for deep, _ in runs]))
+
+
 def joined(text: str) -> str:
     """Arabic letters in the form that they have beside their neighbours; all others as they are."""
     forms, ligatures = _arabic()

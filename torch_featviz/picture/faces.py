@@ -28,9 +28,10 @@ _NO_LETTERS = re.compile(r"LastResort|Last Resort|Adobe Blank|Tofu")
 _PACKAGES = {"CJK": "fonts-noto-cjk", "emoji": "fonts-noto-color-emoji", "symbol": "fonts-symbola"}
 _STRIKES = (109, 128, 136, 160, 96, 72, 64, 48, 40, 32, 20)  # pixels of faces that are made of pictures
 _NO_INK = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufe00-\ufe0f\ufeff]")  # joiners and the like: no ink
+_NEEDS_SHAPE = re.compile("[\u0900-\u0dff\u0f00-\u109f\u1780-\u17ff]")  # of India, Tibet, Burma and Cambodia
 _NO_SCRIPT = ("Cc", "Cf", "Cn", "Co", "Cs")
 _SIGNS = {"\r\n": "↵", "\n": "↵", "\r": "↵", "\u2028": "↵", "\u2029": "↵", "\t": "⇥"}
-_missed: set[tuple[str, bool]] = set()  # scripts of which has been warned
+_said: set[tuple[str, bool]] = set()  # scripts of which has been warned, and whether in charts
 SHAPES = features.check("raqm")
 
 
@@ -164,6 +165,13 @@ def _draws(face: Face, cluster: str, outlines: bool) -> bool:
     return cluster.isspace() or font.getmask(cluster).getbbox() is not None
 
 
+def charts_shape() -> bool:
+    """Whether matplotlib joins letters and knows their direction."""
+    import matplotlib  # noqa: PLC0415
+
+    return matplotlib.__version_info__ >= (3, 11)
+
+
 def legible(line: str, *, bold: bool = False, outlines: bool = False) -> str:
     """One line whose every letter can be drawn: what no typeface has is written out, `[732B]` or `[dog face]`.
 
@@ -179,12 +187,14 @@ def legible(line: str, *, bold: bool = False, outlines: bool = False) -> str:
     """
     if line.isascii() and line.isprintable():
         return line
-    language = letters.language(line)
+    language, shapes = letters.language(line), charts_shape() if outlines else SHAPES
     out: list[str] = []
     for cluster in letters.clusters(line):
         sign = _SIGNS.get(cluster)
         if sign or face_of(cluster, language, bold, outlines):
             out.append(sign or cluster)
+            if not shapes and _NEEDS_SHAPE.search(cluster):
+                _say_unshaped(cluster, outlines)
             continue
         word = f"[{_spelled(cluster)}]"
         if out and out[-1].startswith("[") and len(out[-1]) > 1:
@@ -204,9 +214,8 @@ def _spelled(cluster: str) -> str:
 def _miss(cluster: str, language: str, outlines: bool) -> None:
     script = letters.script(cluster[0])
     name = language if script == "CJK" else script
-    if unicodedata.category(cluster[0]) in _NO_SCRIPT or (name, outlines) in _missed:
+    if unicodedata.category(cluster[0]) in _NO_SCRIPT or not _first(name, outlines):
         return
-    _missed.add((name, outlines))
     written = "their names are" if script in ("emoji", "symbol") else "their code points are"
     package = "fonts-symbola" if outlines and script == "emoji" else _PACKAGES.get(script, "fonts-noto-core")
     what = {"emoji": "emoji", "symbol": "such symbols"}.get(script, f"{name} letters")
@@ -215,3 +224,18 @@ def _miss(cluster: str, language: str, outlines: bool) -> None:
         f"no installed {kind} has {what}, such as U+{ord(cluster[0]):04X}; {written} written instead. "
         f"Install one, as by 'apt install {package}', and start anew."
     )
+
+
+def _say_unshaped(cluster: str, outlines: bool) -> None:
+    name = letters.script(cluster[0])
+    if _first(f"unshaped {name}", outlines):
+        who = "matplotlib before 3.11" if outlines else "Pillow without FriBiDi"
+        cure = "pip install -U matplotlib" if outlines else "apt install libfribidi0"
+        warn(f"{who} cannot join {name} letters: they stand side by side. Mend it, as by '{cure}', and start anew.")
+
+
+def _first(what: str, outlines: bool) -> bool:
+    """Whether this has not been said before."""
+    new = (what, outlines) not in _said
+    _said.add((what, outlines))
+    return new

@@ -15,6 +15,7 @@ from torch_featviz.displayed import Displayed, shortened, within
 from torch_featviz.errors import OptionError
 from torch_featviz.files import write_whole
 from torch_featviz.picture import png
+from torch_featviz.picture.figures import make_legible
 from torch_featviz.picture.text import Pixels
 
 if TYPE_CHECKING:
@@ -81,12 +82,12 @@ class Chart(Picture):
         return torch.from_numpy(self.numpy()).permute(2, 0, 1)
 
     def figure(self) -> "Figure":
-        return self.chart
+        return make_legible(self.chart)
 
     @cached_property
     def _sheet(self) -> Pixels:
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415  no matplotlib on import
 
-        canvas: Any = FigureCanvasAgg(self.chart)
+        canvas: Any = FigureCanvasAgg(make_legible(self.chart))
         canvas.draw()
         return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])

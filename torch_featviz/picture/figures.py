@@ -1,0 +1,91 @@
+"""Letters of all scripts in matplotlib figures."""
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from torch_featviz.picture import direction, faces, letters
+from torch_featviz.picture.faces import Face
+
+if TYPE_CHECKING:
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
+
+
+def make_legible(figure: "Figure") -> "Figure":
+    """Give each text of a figure the typefaces that it needs; twice is as once.
+
+    Where no typeface that matplotlib can draw has a letter, it is written out, with one warning per script.
+
+    Args:
+        figure: changed in place; texts that the bundled typeface can write are left alone.
+    Returns:
+        The figure.
+    """
+    from matplotlib.text import Text  # noqa: PLC0415  no matplotlib on import
+
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            _write_ticks(axis)
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        words = text.get_text()
+        if not words.isascii() and vars(text).get("legible") != words:
+            text.set_text(_written(words, _is_bold(text)))
+            _add_families(text, words)
+            vars(text)["legible"] = text.get_text()
+    return figure
+
+
+def _write_ticks(axis: "Axis") -> None:
+    """Labels of ticks are written anew whenever they are drawn, so that they are changed where they come from."""
+    from matplotlib.ticker import LogFormatter, NullFormatter, ScalarFormatter  # noqa: PLC0415
+
+    if isinstance(axis.get_major_formatter(), (ScalarFormatter, LogFormatter, NullFormatter)):
+        return  # numbers
+    labels = axis.get_ticklabels()
+    words = [label.get_text() for label in labels]
+    written = [_written(each, _is_bold(label)) for each, label in zip(words, labels, strict=True)]
+    if written != words:
+        axis.set_ticks(axis.get_majorticklocs(), labels=written)
+    for label, each in zip(axis.get_ticklabels(), words, strict=True):
+        _add_families(label, each)
+        vars(label)["legible"] = label.get_text()
+
+
+def _is_bold(text: "Text") -> bool:
+    weight = text.get_fontweight()
+    return weight >= 600 if isinstance(weight, int) else "bold" in weight or weight in ("heavy", "black")
+
+
+def _written(words: str, bold: bool) -> str:
+    """What matplotlib can draw of a text, in the order in which it draws letters."""
+    if words.isascii():
+        return words
+    lines = [faces.legible(line, bold=bold, outlines=True) for line in words.split("\n")]
+    if not faces.charts_shape():
+        drawn = partial(faces.has, faces.bundled(bold))
+        lines = [line if direction.is_rightward(line) else direction.in_order(line, drawn) for line in lines]
+    return "\n".join(lines)
+
+
+def _add_families(text: "Text", words: str) -> None:
+    language, bold = letters.language(words), _is_bold(text)
+    needed = dict.fromkeys(
+        faces.face_of(cluster, language, bold, outlines=True)
+        for cluster in ([] if words.isascii() else letters.clusters(words))
+    )
+    own = text.get_fontfamily()
+    more = [_family(face) for face in needed if face is not None and face != faces.bundled(bold)]
+    if more:
+        text.set_fontfamily([*own, *(name for name in dict.fromkeys(more) if name not in own)])
+
+
+def _family(face: Face) -> str:
+    """The name by which matplotlib finds a typeface; before 3.11 it takes only the first of a file."""
+    from matplotlib.font_manager import fontManager  # noqa: PLC0415
+
+    if all(entry.fname != face.path for entry in fontManager.ttflist):
+        fontManager.addfont(face.path)
+    names = [entry.name for entry in fontManager.ttflist if entry.fname == face.path]
+    return face.family if face.family in names else names[0]
