@@ -31,7 +31,7 @@ _NO_INK = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufe00-\ufe0f\ufef
 _NEEDS_SHAPE = re.compile("[\u0900-\u0dff\u0f00-\u109f\u1780-\u17ff]")  # of India, Tibet, Burma and Cambodia
 _NO_SCRIPT = ("Cc", "Cf", "Cn", "Co", "Cs")
 _SIGNS = {"\r\n": "↵", "\n": "↵", "\r": "↵", "\u2028": "↵", "\u2029": "↵", "\t": "⇥"}
-_said: set[tuple[str, bool]] = set()  # scripts of which has been warned, and whether in charts
+_said: set[tuple[str, bool]] = set()  # scripts of which has been warned, and whether of charts alone
 SHAPES = features.check("raqm")
 
 
@@ -214,28 +214,29 @@ def _spelled(cluster: str) -> str:
 def _miss(cluster: str, language: str, outlines: bool) -> None:
     script = letters.script(cluster[0])
     name = language if script == "CJK" else script
-    if unicodedata.category(cluster[0]) in _NO_SCRIPT or not _first(name, outlines):
+    colored = outlines and face_of(cluster, language) is not None
+    if unicodedata.category(cluster[0]) in _NO_SCRIPT or not _first((name, colored)):
         return
-    written = "their names are" if script in ("emoji", "symbol") else "their code points are"
-    package = "fonts-symbola" if outlines and script == "emoji" else _PACKAGES.get(script, "fonts-noto-core")
     what = {"emoji": "emoji", "symbol": "such symbols"}.get(script, f"{name} letters")
-    kind = "typeface that matplotlib can draw" if outlines else "typeface"
+    typeface = "typeface that matplotlib can draw" if colored else "installed typeface"
+    written = "their names are" if script in ("emoji", "symbol") else "their code points are"
+    package = "fonts-symbola" if colored else _PACKAGES.get(script, "fonts-noto-core")
     warn(
-        f"no installed {kind} has {what}, such as U+{ord(cluster[0]):04X}; {written} written instead. "
+        f"no {typeface} has {what}, such as U+{ord(cluster[0]):04X}; {written} written instead. "
         f"Install one, as by 'apt install {package}', and start anew."
     )
 
 
 def _say_unshaped(cluster: str, outlines: bool) -> None:
     name = letters.script(cluster[0])
-    if _first(f"unshaped {name}", outlines):
+    if _first((f"unshaped {name}", outlines)):
         who = "matplotlib before 3.11" if outlines else "Pillow without FriBiDi"
         cure = "pip install -U matplotlib" if outlines else "apt install libfribidi0"
         warn(f"{who} cannot join {name} letters: they stand side by side. Mend it, as by '{cure}', and start anew.")
 
 
-def _first(what: str, outlines: bool) -> bool:
+def _first(what: tuple[str, bool]) -> bool:
     """Whether this has not been said before."""
-    new = (what, outlines) not in _said
-    _said.add((what, outlines))
+    new = what not in _said
+    _said.add(what)
     return new

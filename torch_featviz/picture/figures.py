@@ -5,11 +5,14 @@ from typing import TYPE_CHECKING
 
 from torch_featviz.picture import direction, faces, letters
 from torch_featviz.picture.faces import Face
+from torch_featviz.picture.text import shorten
 
 if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
     from matplotlib.text import Text
+
+_LONGEST = 1000  # letters of a line: matplotlib needs time and room for each
 
 
 def make_legible(figure: "Figure") -> "Figure":
@@ -30,11 +33,21 @@ def make_legible(figure: "Figure") -> "Figure":
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
         words = text.get_text()
-        if not words.isascii() and vars(text).get("legible") != words:
+        if not _is_usual(words) and vars(text).get("legible") != words:
             text.set_text(_written(words, _is_bold(text)))
             _add_families(text, words)
             vars(text)["legible"] = text.get_text()
     return figure
+
+
+def fit(name: str, limit: int, size: int, *, bold: bool = False) -> str:
+    """A name on one line of a figure, as matplotlib can draw it, at most `limit` pixels wide at this size in pixels.
+
+    Example:
+        >>> fit("golden retriever\\nsecond line", 120, 12)
+        'golden re…ond line'
+    """
+    return shorten(faces.legible(name, bold=bold, outlines=True), limit, size, bold)
 
 
 def _write_ticks(axis: "Axis") -> None:
@@ -53,6 +66,10 @@ def _write_ticks(axis: "Axis") -> None:
         vars(label)["legible"] = label.get_text()
 
 
+def _is_usual(words: str) -> bool:
+    return words.isascii() and len(words) <= _LONGEST
+
+
 def _is_bold(text: "Text") -> bool:
     weight = text.get_fontweight()
     return weight >= 600 if isinstance(weight, int) else "bold" in weight or weight in ("heavy", "black")
@@ -60,9 +77,10 @@ def _is_bold(text: "Text") -> bool:
 
 def _written(words: str, bold: bool) -> str:
     """What matplotlib can draw of a text, in the order in which it draws letters."""
-    if words.isascii():
+    if _is_usual(words):
         return words
-    lines = [faces.legible(line, bold=bold, outlines=True) for line in words.split("\n")]
+    lines = [line if len(line) <= _LONGEST else shorten(line, 4 * _LONGEST, 12) for line in words.split("\n")]
+    lines = [faces.legible(line, bold=bold, outlines=True) for line in lines]
     if not faces.charts_shape():
         drawn = partial(faces.has, faces.bundled(bold))
         lines = [line if direction.is_rightward(line) else direction.in_order(line, drawn) for line in lines]

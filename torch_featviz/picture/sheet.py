@@ -1,7 +1,7 @@
 """Sheet: a grid of cells with a title, labels and a legend, composed without a plotting library."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 FRAME = 128
 _MARGIN, _TITLE, _LABEL = 16, 16, 11
 _NARROWEST = 320
+_LONGEST = 320  # pixels of a name
+_NAMES = ("labels", "captions", "rows", "columns", "heads")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -182,6 +184,8 @@ class _Grid:
     """Where everything of a sheet's grid stands: measured first, drawn after."""
 
     def __init__(self, sheet: Sheet) -> None:
+        words = {name: tuple(map(_short, getattr(sheet, name))) for name in _NAMES}
+        sheet = replace(sheet, **words, corner=_short(sheet.corner))  # type: ignore[arg-type]
         self.sheet, self.ncols = sheet, sheet._ncols
         self.nrows = -(-len(sheet.cells) // self.ncols)
         h, w = (side * sheet._zoom + 2 for side in sheet.cells.shape[2:])
@@ -260,6 +264,10 @@ class _Grid:
         for piece in pieces:
             put(page, piece, x + (w - piece.shape[1] + 1) // 2, y)
             y += piece.shape[0]
+
+
+def _short(words: str) -> str:
+    return text.shorten(words, _LONGEST, _LABEL)
 
 
 def _widest(words: Iterable[str]) -> int:

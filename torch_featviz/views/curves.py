@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.picture import Chart, Picture, number
+from torch_featviz.picture.figures import fit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -83,7 +84,7 @@ def _draw(axes: "Axes", name: str, lines: dict[str, _Line]) -> None:
     from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
 
     count = len(next(iter(lines.values())))
-    axes.set_title(name, loc="left", fontsize=11)
+    axes.set_title(fit(name, 380, 17), loc="left", fontsize=11)
     axes.set_xlabel("epoch")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="0.9")
@@ -119,7 +120,7 @@ def _label(axes: "Axes", lines: dict[str, _Line]) -> None:
         end = values[-1]
         at = (next((v for v in reversed(values) if math.isfinite(v)), high) - low) / (high - low)
         word = number(end) if math.isfinite(end) else "NaN" if math.isnan(end) else "∞" if end > 0 else "−∞"
-        ends.append((at, f"{key} {word}".strip(), _COLORS[i % 4]))
+        ends.append((at, f"{fit(key, 160, 15)} {word}".strip(), _COLORS[i % 4]))
     ends.sort()
     places = [max(0.02, ends[0][0])]
     for at, *_ in ends[1:]:

@@ -13,6 +13,7 @@ from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.model.answer import LABELS, Answer, Kind, answer_of, end_of, scores_of
 from torch_featviz.model.labels import labels_of
 from torch_featviz.picture import Chart, Legend, Picture, rgb
+from torch_featviz.picture.figures import fit
 from torch_featviz.picture.images import ValueRange, clipped, unit_image
 from torch_featviz.picture.scale import as_float
 from torch_featviz.zoo import ModelCard
@@ -146,17 +147,13 @@ def _bars(axes: "Axes", bars: list[tuple[int, float]], classes: Sequence[str], t
         return
     if truth is not None:
         true, right = truth
-        said = "✓ right" if right else f"✗ wrong, it is {_short(classes[true], 20)}"
+        said = "✓ right" if right else f"✗ wrong, it is {fit(classes[true], 170, 14, bold=True)}"
         axes.set_title(said, loc="left", fontsize=10, color=_RIGHT if right else _WRONG, weight="bold")
     for y, (index, chance) in enumerate(bars):
         is_true = truth is not None and index == truth[0]
         color = _RIGHT if is_true else _BAR
         axes.barh(y, 1, height=0.28, color="0.93")
         axes.barh(y, chance, height=0.28, color=color)
-        name = _short(classes[index], 26) + (" ✓" if is_true else "")
+        name = fit(classes[index], 185, 13) + (" ✓" if is_true else "")
         axes.text(0, y - 0.22, name, fontsize=9, va="bottom")
         axes.text(1, y - 0.22, f"{100 * chance:.1f} %", fontsize=9, va="bottom", ha="right")
-
-
-def _short(name: str, limit: int) -> str:
-    return name if len(name) <= limit else name[: limit - 1] + "…"
