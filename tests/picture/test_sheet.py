@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.picture import Chart, Legend, Scale, Sheet, paint, reserved, tile
 from torch_featviz.picture.sheet import FRAME, _Grid
+from torch_featviz.picture.text import line_height, width
 
 WHITE = [255, 255, 255]
 
@@ -179,8 +180,6 @@ def test_labels_rows_and_columns_never_overlap():
         columns=("in 0",),
     )
     grid = _Grid(sheet)
-    from torch_featviz.picture.text import width
-
     assert grid.step_x >= width("channel 0", 11) + 2
     assert grid.gutter >= width(names[0], 11) + 6
     wide = sheet_of(torch.zeros(2, 1, 1, 1), zoom=24, columns=("a very long heading", "b"))
@@ -188,7 +187,9 @@ def test_labels_rows_and_columns_never_overlap():
     assert (wide.numpy()[:16] == 255).all()
 
 
-words = st.text(st.characters(codec="latin-1", categories=("L", "N")), min_size=1, max_size=14)
+words = st.text(
+    st.characters(codec="latin-1", categories=("L", "N")) | st.sampled_from("אבש\u05b0بت\nЖ"), min_size=1, max_size=14
+)
 
 
 @given(st.data(), st.integers(1, 12), st.integers(1, 6), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9))
@@ -222,6 +223,30 @@ def test_nothing_is_clipped_and_nothing_overlaps(data, n, ncols, group, h, w):
         assert x + shape[1] <= grid.width
         taken[y : y + shape[0], x : x + shape[1]] += 1
     assert taken.max() == 1
+
+
+@pytest.mark.parametrize("part", ["labels", "captions", "rows", "columns", "heads"])
+def test_a_name_of_a_million_letters_is_shortened_in_the_middle(part):
+    long = "dog " * 250_000 + "z"
+    cells = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
+    page, short = Sheet(cells, **{part: (long,)}).numpy(), Sheet(cells, **{part: ("dog",)}).numpy()
+    assert 100 < max(page.shape[0] - short.shape[0], page.shape[1] - short.shape[1] + 320) < 700
+    other = Sheet(cells, **{part: (long[:-1] + "y",)}).numpy()
+    assert page.tobytes() != other.tobytes(), "its end is seen, too"
+
+
+@pytest.mark.parametrize("part", ["labels", "captions", "rows", "columns", "heads"])
+def test_what_stands_after_a_line_break_is_seen(part):
+    cells = torch.zeros(1, 3, 40, 40, dtype=torch.uint8)
+    one, two = (Sheet(cells, **{part: (f"dog\n{letter}",)}).png() for letter in "ab")
+    assert one != two
+
+
+def test_a_line_break_in_a_title_or_a_note_begins_a_line():
+    cells = torch.zeros(1, 3, 40, 40, dtype=torch.uint8)
+    bare = Sheet(cells, Legend(notes=("a",)), title="a").numpy().shape[0]
+    assert Sheet(cells, Legend(notes=("a",)), title="a\nb").numpy().shape[0] == bare + line_height(16)
+    assert Sheet(cells, Legend(notes=("a\nb",)), title="a").numpy().shape[0] == bare + line_height(12) + 4
 
 
 def test_groups_of_columns_are_set_apart():

@@ -23,7 +23,7 @@ def test_top_classes_with_probabilities_and_the_truth():
         "cross",
         f"{100 * chances[0, 1]:.1f} %",
     ]
-    assert second.get_title(loc="left") == "✗ wrong, it is a very long name th…"
+    assert second.get_title(loc="left") == "✗ wrong, it is a very lon… room for"
     assert texts(second)[0] == "cross"
 
 

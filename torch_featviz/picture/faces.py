@@ -72,7 +72,7 @@ def faces_of(path: str) -> list[Face]:
     return [f for f in found if not re.search("Italic|Oblique", f.style) and not _NO_LETTERS.search(f.family)]
 
 
-@lru_cache
+@lru_cache(maxsize=32)
 def _open(path: str, number: int, size: int) -> ImageFont.FreeTypeFont | None:
     layout = ImageFont.Layout.RAQM if SHAPES else ImageFont.Layout.BASIC
     for each in (size, *_STRIKES):
@@ -138,10 +138,16 @@ def face_of(cluster: str, language: str = "Chinese", bold: bool = False, outline
     for face in (bundled(bold), bundled()):
         if has(face, wanted):
             return face
-    if unicodedata.category(wanted[0]) in _NO_SCRIPT:
+    lacking = _lacking(cluster)
+    if unicodedata.category(lacking) in _NO_SCRIPT:
         return None
-    faces = _ranked(letters.script(wanted[0]), language, bold)
+    faces = _ranked(letters.script(lacking), language, bold)
     return next((face for face in faces if has(face, wanted) and _draws(face, cluster, outlines)), None)
+
+
+def _lacking(cluster: str) -> str:
+    """The letter or mark of a cluster that the bundled typeface lacks."""
+    return next((letter for letter in _NO_INK.sub("", cluster) if not has(bundled(), letter)), cluster[0])
 
 
 @lru_cache(maxsize=256)
@@ -189,40 +195,41 @@ def legible(line: str, *, bold: bool = False, outlines: bool = False) -> str:
         return line
     language, shapes = letters.language(line), charts_shape() if outlines else SHAPES
     out: list[str] = []
+    spelled = False
     for cluster in letters.clusters(line):
         sign = _SIGNS.get(cluster)
         if sign or face_of(cluster, language, bold, outlines):
             out.append(sign or cluster)
+            spelled = False
             if not shapes and _NEEDS_SHAPE.search(cluster):
                 _say_unshaped(cluster, outlines)
             continue
-        word = f"[{_spelled(cluster)}]"
-        if out and out[-1].startswith("[") and len(out[-1]) > 1:
-            word = f"{out.pop()[:-1]} {word[1:]}"
-        out.append(word)
+        out.append(f"{out.pop()[:-1]} {_spelled(cluster)}]" if spelled else f"[{_spelled(cluster)}]")
+        spelled = True
         _miss(cluster, language, outlines)
     return "".join(out)
 
 
 def _spelled(cluster: str) -> str:
-    emoji = letters.script(cluster[0]) in ("emoji", "symbol")
+    emoji = letters.script(_lacking(cluster)) in ("emoji", "symbol")
     names = [unicodedata.name(letter, "").lower() if emoji else f"{ord(letter):04X}" for letter in cluster]
     drawn = [name for name, letter in zip(names, cluster, strict=True) if name and not _NO_INK.match(letter)]
     return " ".join(drawn).replace("regional indicator symbol letter ", "")
 
 
 def _miss(cluster: str, language: str, outlines: bool) -> None:
-    script = letters.script(cluster[0])
+    lacking = _lacking(cluster)
+    script = letters.script(lacking)
     name = language if script == "CJK" else script
     colored = outlines and face_of(cluster, language) is not None
-    if unicodedata.category(cluster[0]) in _NO_SCRIPT or not _first((name, colored)):
+    if unicodedata.category(lacking) in _NO_SCRIPT or not _first((name, colored)):
         return
     what = {"emoji": "emoji", "symbol": "such symbols"}.get(script, f"{name} letters")
     typeface = "typeface that matplotlib can draw" if colored else "installed typeface"
     written = "their names are" if script in ("emoji", "symbol") else "their code points are"
     package = "fonts-symbola" if colored else _PACKAGES.get(script, "fonts-noto-core")
     warn(
-        f"no {typeface} has {what}, such as U+{ord(cluster[0]):04X}; {written} written instead. "
+        f"no {typeface} has {what}, such as U+{ord(lacking):04X}; {written} written instead. "
         f"Install one, as by 'apt install {package}', and start anew."
     )
 

@@ -43,7 +43,7 @@ def _joins(before: str, letter: str) -> bool:
     if unicodedata.category(letter)[0] == "M" or letter in "\u200c\u200d" or before == _JOINER:
         return True
     if "\U0001f3fb" <= letter <= "\U0001f3ff" or "\U000e0020" <= letter <= "\U000e007f":  # skin tones, tags
-        return True
+        return before >= "\u2190"
     if unicodedata.combining(before) == 9:  # a virama joins two consonants
         return unicodedata.category(letter) == "Lo"
     return "\u1160" <= letter <= "\u11ff" and "\u1100" <= before <= "\u11ff"  # parts of a Korean syllable

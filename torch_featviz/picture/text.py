@@ -179,8 +179,19 @@ def wrap(text: str, limit: int, size: int, bold: bool = False) -> list[str]:
     return lines
 
 
-def shorten(text: str, limit: int, size: int, bold: bool = False) -> str:
-    """The beginning and the end of a text around `…`, where it is wider than `limit` pixels; in constant time."""
+def shorten(text: str, limit: int, size: int, bold: bool = False, *, ending: float = 0.5) -> str:
+    """The beginning and the end of a text around `…`, where it is wider than `limit` pixels; in constant time.
+
+    Args:
+        text: one line.
+        limit: pixels.
+        size: of its letters.
+        bold: as it will be drawn.
+        ending: share of the letters that are kept which stand after `…`; 1 keeps the end alone.
+    Example:
+        >>> shorten("golden retriever", 70, 12), shorten("golden retriever", 70, 12, ending=1)
+        ('gold…ever', '… retriever')
+    """
     room = 64 + 4 * limit  # letters: no text that is longer can fit
     if len(text) <= room and width(text, size, bold) <= limit:
         return text
@@ -188,7 +199,7 @@ def shorten(text: str, limit: int, size: int, bold: bool = False) -> str:
     head, tail = (head, tail) if len(text) <= room else (head[:-1], tail[1:])  # these may be cut
 
     def cut(count: int) -> str:
-        end = count // 2
+        end = int(count * ending)
         return "".join([*head[: count - end], "…", *tail[len(tail) - end :]])
 
     kept = bisect.bisect(range(1, len(head)), limit, key=lambda count: width(cut(count), size, bold))

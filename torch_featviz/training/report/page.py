@@ -226,4 +226,4 @@ def _name_rows(axes: Axes, layers: list[str]) -> None:
 
 def _label(layer: str) -> str:
     """A layer's name, or the end of it, which tells it from its neighbours."""
-    return shorten(layer, 150, 11) or "(model)"
+    return shorten(layer, 150, 11, ending=1) or "(model)"
