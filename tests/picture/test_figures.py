@@ -113,6 +113,13 @@ def test_names_are_told_apart_where_nothing_is_installed(only):
         assert left.png() != right.png()
 
 
+def test_dollar_signs_are_no_formulas():
+    for left, right in zip(views("$\\frac", "a$b$"), views("$\\y$", "a$c$"), strict=True):
+        assert left.png() != right.png()
+        left.figure().draw_without_rendering()
+    fv.confusion([[3, 1], [0, 4]], ["$\\frac", "$\\y$"], title="$\\x$").figure().draw_without_rendering()
+
+
 def test_chinese_charts_on_this_machine():
     if faces.face_of("圆") is None:
         pytest.skip("no Chinese typeface is installed here")

@@ -27,7 +27,9 @@ _ODD = re.compile(
 _NO_LETTERS = re.compile(r"LastResort|Last Resort|Adobe Blank|Tofu")
 _PACKAGES = {"CJK": "fonts-noto-cjk", "emoji": "fonts-noto-color-emoji", "symbol": "fonts-symbola"}
 _STRIKES = (109, 128, 136, 160, 96, 72, 64, 48, 40, 32, 20)  # pixels of faces that are made of pictures
-_NO_INK = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufe00-\ufe0f\ufeff]")  # joiners and the like: no ink
+_NO_INK = re.compile(
+    "[\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufe00-\ufe0f\ufeff]"
+)  # joiners and the like: no ink
 _NEEDS_SHAPE = re.compile("[\u0900-\u0dff\u0f00-\u109f\u1780-\u17ff]")  # of India, Tibet, Burma and Cambodia
 _NO_SCRIPT = ("Cc", "Cf", "Cn", "Co", "Cs")
 _SIGNS = {"\r\n": "↵", "\n": "↵", "\r": "↵", "\u2028": "↵", "\u2029": "↵", "\t": "⇥"}
@@ -139,7 +141,7 @@ def face_of(cluster: str, language: str = "Chinese", bold: bool = False, outline
         if has(face, wanted):
             return face
     lacking = _lacking(cluster)
-    if unicodedata.category(lacking) in _NO_SCRIPT:
+    if unicodedata.category(lacking) in ("Cc", "Co", "Cs"):  # a private letter is another one in each typeface
         return None
     faces = _ranked(letters.script(lacking), language, bold)
     return next((face for face in faces if has(face, wanted) and _draws(face, cluster, outlines)), None)

@@ -40,6 +40,23 @@ def make_legible(figure: "Figure") -> "Figure":
     return figure
 
 
+def as_written(figure: "Figure") -> "Figure":
+    """A dollar sign in a name is a dollar sign: no text that stands in a figure is read as a formula.
+
+    Args:
+        figure: changed in place.
+    Returns:
+        The figure.
+    """
+    from matplotlib.text import Text  # noqa: PLC0415
+
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        if text.get_text():  # numbers at ticks are written later, and may be formulas
+            text.set_parse_math(False)
+    return figure
+
+
 def fit(name: str, limit: int, size: int, *, bold: bool = False) -> str:
     """A name on one line of a figure, as matplotlib can draw it, at most `limit` pixels wide at this size in pixels.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.picture import text
 from torch_featviz.picture.color import colorize, count, is_diverging, lut, rgb
-from torch_featviz.picture.figures import make_legible
+from torch_featviz.picture.figures import as_written, make_legible
 from torch_featviz.picture.legend import Legend, blank, draw
 from torch_featviz.picture.picture import Picture
 from torch_featviz.picture.scale import Scale
@@ -166,7 +166,7 @@ class Sheet(Picture):
         self._bar(figure, axes)
         notes = [words for _, words in self.legend.marks()] + self.legend.lines()
         axes.set_xlabel("\n".join(notes), fontsize=8)
-        return make_legible(figure)
+        return make_legible(as_written(figure))
 
     def _bar(self, figure: "Figure", axes: object) -> None:
         if self.legend.cmap is None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.picture import Chart, Picture, number
-from torch_featviz.picture.figures import fit
+from torch_featviz.picture.figures import as_written, fit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +45,7 @@ def curves(
         figure.suptitle(title, x=0.01, ha="left", weight="bold")
     for axes, (name, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         _draw(axes, name, lines)
-    return Chart(figure)
+    return Chart(as_written(figure))
 
 
 def _panels(history: Mapping[str, Any]) -> dict[str, dict[str, _Line]]:

@@ -13,7 +13,7 @@ from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.model.answer import LABELS, Answer, Kind, answer_of, end_of, scores_of
 from torch_featviz.model.labels import labels_of
 from torch_featviz.picture import Chart, Legend, Picture, rgb
-from torch_featviz.picture.figures import fit
+from torch_featviz.picture.figures import as_written, fit
 from torch_featviz.picture.images import ValueRange, clipped, unit_image
 from torch_featviz.picture.scale import as_float
 from torch_featviz.zoo import ModelCard
@@ -94,7 +94,7 @@ def predictions(
         bars = [(each, float(probabilities[i, each])) for each in best if each in shown][:k]
         axes = figure.add_subplot(grid[row, 2 * column + 1])
         _bars(axes, bars, names, None if truth is None else (truth[i], truth[i] == best[0]))
-    return Chart(figure)
+    return Chart(as_written(figure))
 
 
 def _check(images: Tensor, logits: Any, classes: Sequence[str], k: int) -> Tensor:
