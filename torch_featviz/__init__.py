@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # what is here and in __all__ can be had; at run time it is f
     from .survey import TopPatches, top_patches
     from .training import Monitor
     from .views import (
+        adversarial,
         attributions,
         confusion,
         curves,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:  # what is here and in __all__ can be had; at run time it is f
         predictions,
         samples,
     )
-    from .zoo import ModelCard, channel_stats
+    from .zoo import ModelCard, augment, channel_stats, probabilities
 
 __version__ = "0.1.0"
 
@@ -56,9 +57,11 @@ __all__ = [
     "ToCPU",
     "TopK",
     "TopPatches",
+    "adversarial",
     "atlas",
     "attribute",
     "attributions",
+    "augment",
     "capture",
     "channel_stats",
     "confusion",
@@ -77,6 +80,7 @@ __all__ = [
     "overview",
     "pixels",
     "predictions",
+    "probabilities",
     "receptive_field",
     "samples",
     "shapes",

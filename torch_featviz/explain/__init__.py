@@ -2,6 +2,7 @@
 
 from torch_featviz.choices import METHODS
 
+from .attack import Adversarial, attack
 from .attribute import Attribution, attribute
 from .deconvnet import Projections, deconvnet, project
 from .faithfulness import Faithfulness, faithfulness
@@ -9,11 +10,13 @@ from .reasons import Reason, Reasons, reasons
 
 __all__ = [
     "METHODS",
+    "Adversarial",
     "Attribution",
     "Faithfulness",
     "Projections",
     "Reason",
     "Reasons",
+    "attack",
     "attribute",
     "deconvnet",
     "faithfulness",

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
 
@@ -81,6 +82,21 @@ class Answer:
             return scores
         scores = scores.clamp(0, 1)
         return torch.cat([1 - scores, scores], 1) if self.binary else scores
+
+    @property
+    def log_values(self) -> Tensor:
+        """The logarithm of `values`, whose gradient does not vanish where the model is all but sure.
+
+        Example:
+            >>> Answer(torch.tensor([[0.0, 200.0]]), "logits").log_values
+            tensor([[-200.,    0.]])
+        """
+        scores = self.scores if self.scores.dtype == torch.float64 else self.scores.float()
+        if self.squashed == "softmax":
+            return scores.log_softmax(1)
+        if self.squashed == "sigmoid":
+            return logsigmoid(_both(scores) if self.binary else scores)
+        return self.values.clamp(min=torch.finfo(scores.dtype).tiny).log()
 
     def names(self, classes: Sequence[str] = ()) -> tuple[str, ...]:
         """A name for each column of `values`; the opposite of a single class is called "not" that.

@@ -74,15 +74,42 @@ def unit_images(images: Tensor, value_range: ValueRange | None = None, card: Car
         tensor([0.5000])
     """
     declared = _declared(value_range, card)
-    images = _checked(images)
+    return snapped(_brought(_checked(images), declared)).expand(-1, 3, -1, -1)
+
+
+def _brought(images: Tensor, declared: ValueRange) -> Tensor:
+    """Images from a range to the unit range, as far as rounding allows."""
     if isinstance(declared, str) and declared in _SCALES:
-        units = images if declared == "unit" else _SCALES[declared](images)
-    elif callable(declared):
-        units = declared(images)
-    else:
-        mean, std = _statistics(_IMAGENET if isinstance(declared, str) else declared, images)
-        units = images * std + mean
-    return snapped(units).expand(-1, 3, -1, -1)
+        return images if declared == "unit" else _SCALES[declared](images)
+    if callable(declared):
+        return declared(images)
+    mean, std = _statistics(_IMAGENET if isinstance(declared, str) else declared, images)
+    return images * std + mean
+
+
+def unit_steps(images: Tensor, value_range: ValueRange | None = None, card: Card | None = None) -> Tensor:
+    """How far a step of 1 in the images' own range is on the unit range: `1 c h w`.
+
+    Args:
+        images: `b c h w` in the declared range, one or three channels.
+        value_range: as for `unit_images`.
+        card: likewise.
+    Raises:
+        OptionError: the range is a function that does not scale and shift each value by itself.
+    Example:
+        >>> unit_steps(torch.zeros(1, 3, 1, 1), {"mean": (0.5,), "std": (0.25,)}).flatten()
+        tensor([0.2500, 0.2500, 0.2500])
+    """
+    declared = _declared(value_range, card)
+    images = _checked(images)
+    units = _brought(images, declared)
+    low = _brought(torch.zeros_like(images[:1]), declared)
+    steps = _brought(torch.ones_like(images[:1]), declared) - low
+    if units.shape != images.shape or not torch.allclose(units, low + images * steps, 1e-3, 1e-4, equal_nan=True):
+        raise OptionError(
+            "value_range= must scale and shift each value by itself, as card.denormalize does; this function does not."
+        )
+    return steps
 
 
 def affine_units(

@@ -1,5 +1,6 @@
 """What a person asks to see: each view is a function that returns a Picture."""
 
+from torch_featviz.views.adversarial import adversarial
 from torch_featviz.views.attributions import attributions
 from torch_featviz.views.confusion import confusion
 from torch_featviz.views.curves import curves
@@ -13,6 +14,7 @@ from torch_featviz.views.predictions import predictions
 from torch_featviz.views.samples import samples
 
 __all__ = [
+    "adversarial",
     "attributions",
     "confusion",
     "curves",

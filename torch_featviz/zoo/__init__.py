@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch_featviz.choices import MODELS, check_model
 
 from . import cifar, filters, lite, xo
+from .augment import Augmentation, augment, probabilities
 from .card import ModelCard
 from .data import XO, ImageFiles, augment_marks, channel_stats, cifar10, mnist, write_image_folder
 from .filters import FOUR_EDGES, SOBEL_X, SOBEL_Y, VERTICAL_EDGE, FilterBank, FilterMaps
@@ -20,12 +21,14 @@ __all__ = [
     "SOBEL_Y",
     "VERTICAL_EDGE",
     "XO",
+    "Augmentation",
     "Evaluation",
     "FilterBank",
     "FilterMaps",
     "ImageFiles",
     "ModelCard",
     "TrainingCurves",
+    "augment",
     "augment_marks",
     "card",
     "channel_stats",
@@ -35,6 +38,7 @@ __all__ = [
     "from_pil",
     "mnist",
     "names",
+    "probabilities",
     "read_image",
     "train_xo",
     "write_image_folder",

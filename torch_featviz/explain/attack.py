@@ -1,0 +1,194 @@
+"""A change of an image, too small to be seen, that changes the model's answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torch_featviz.errors import OptionError
+from torch_featviz.model.answer import LABELS, Answer, Kind, answer_of, classes_of, ending, scores_of
+from torch_featviz.model.inputs import Inputs, as_batch
+from torch_featviz.model.run import run
+from torch_featviz.model.twin import twin
+from torch_featviz.model.untouched import isolated
+from torch_featviz.picture.images import Card, ValueRange, unit_images, unit_steps
+
+from .explained import chunks, rows_at_once
+
+_STRIDE = 2.5  # of all steps together, in eps: enough to cross the ball and come back (Madry et al. 2018)
+
+
+@dataclass(frozen=True, eq=False)
+class Adversarial:
+    """Images that were changed so that a model answers otherwise.
+
+    Args:
+        images: `b c h w`, changed, as the model takes them.
+        perturbation: `b c h w`, what was added, on the unit range: at most `eps` at each value.
+        before: `b k`, the probability of each class or label for the images as they were.
+        after: `b k`, likewise for the changed ones.
+        classes: `b`, the class asked for; without a target the most probable one before, which was driven away.
+        targeted: whether `classes` was asked for.
+        kind: what the model's scores are, as in `attribute(answer=)`.
+        eps: the bound, as it was given.
+        steps: likewise.
+        seed: likewise.
+    """
+
+    images: Tensor
+    perturbation: Tensor = field(repr=False)
+    before: Tensor
+    after: Tensor
+    classes: Tensor
+    targeted: bool
+    kind: Kind
+    eps: float
+    steps: int
+    seed: int
+
+    def __repr__(self) -> str:
+        what = "to a target" if self.targeted else "away from the answer"
+        share = f"{int(self.reached.sum())} of {len(self.images)}"
+        return f"Adversarial({share} images moved {what}, eps={self.eps}, steps={self.steps})"
+
+    @property
+    def reached(self) -> Tensor:
+        """Whether each image has the answer that was sought, `b` bool.
+
+        With a target: it is the most probable class. Without: another class than before is. Labels that may be true
+        together are told by a probability of one half.
+        """
+        if self.kind in LABELS:
+            chance = self.after.gather(1, self.classes[:, None])[:, 0]
+            return chance >= 0.5 if self.targeted else chance < 0.5
+        same = self.after.argmax(1) == self.classes
+        return same if self.targeted else ~same
+
+
+def attack(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    target: int | Sequence[int] | Tensor | None = None,
+    eps: float = 0.005,
+    steps: int = 20,
+    seed: int = 0,
+    answer: Kind | None = None,
+    value_range: ValueRange | None = None,
+    card: Card | None = None,
+    additional_forward_args: Any = None,
+    keywords: Mapping[str, Any] | None = None,
+) -> Adversarial:
+    """Change images by at most `eps` at each value, so that the model answers otherwise.
+
+    By projected gradient descent: from a random start each step moves every value by the sign of the gradient of the
+    class's log probability, and then back to within `eps`, and to within 0 and 1. With `steps=1` it is the fast
+    gradient sign method: one step of `eps`, without a random start. Values that are outside of 0 and 1 already go no
+    further out. The model is in evaluation mode and untouched: all is done on a copy that shares its weights.
+
+    Args:
+        model: any that returns a row of scores for each image.
+        images: `b c h w` or `c h w`, as the model takes them, one or three channels.
+        target: the class that is sought, or one for each image; default: any other than the answer.
+        eps: the largest change of a value, where the images' range is 0 to 1; 0.005 is about one level of 255.
+        steps: of the search.
+        seed: of the random start, which is the same for each image.
+        answer: what the model's scores are, as for `attribute`.
+        value_range: what the values of images mean, as for `adversarial`.
+        card: of the model, if images are as it takes them; default of `answer`, too.
+        additional_forward_args: what `forward` takes after the images, as for `attribute`.
+        keywords: what it takes by name, likewise.
+    Raises:
+        OptionError: `eps` or `steps` is out of range, the model has no such class or returns figures, no gradient
+            reaches the images, or there is no such range, card or answer.
+        ShapeError: images are not `b c h w`, or the model returns no row of scores for each.
+        DtypeError, DeviceError: as of `attribute`.
+    Example:
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+        >>> found = attack(net, torch.rand(2, 1, 8, 8), target=1, eps=0.5)
+        >>> found.reached.tolist(), bool(found.perturbation.abs().max() <= 0.5)
+        ([True, True], True)
+
+    Reference: Goodfellow et al. 2015; Madry et al. 2018.
+    """
+    images = as_batch(images)
+    if not 0 < eps <= 1 or steps < 1:
+        raise OptionError(f"eps must be above 0 and at most 1, and steps at least 1, got {eps} and {steps}.")
+    said = getattr(card, "answer", None) if answer is None else answer
+    with isolated(seed), torch.no_grad():
+        inputs, net = Inputs.of(images, additional_forward_args, keywords).copied(), twin(model)
+        units = unit_images(inputs.images, value_range, card)[:, : images.shape[1]]
+        search = _Search(net, unit_steps(inputs.images, value_range, card), eps, steps, target is not None)
+        ended = partial(ending, net, inputs.rows(slice(1)))
+        before = answer_of(run(net, inputs), len(images), said=said, ended=ended)
+        classes = _classes(before, target)
+        start = torch.rand(images.shape[1:], generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
+        start = (2 * eps * start - eps if steps > 1 else torch.zeros_like(start)).to(units)
+        low, high = (-units).clamp(max=0).clamp(min=-eps), (1 - units).clamp(min=0).clamp(max=eps)
+        parts = [
+            search.of(
+                inputs.rows(part),
+                classes[part],
+                before.kind,
+                start.clamp(low[part], high[part]),
+                (low[part], high[part]),
+            )
+            for part in chunks(len(images), rows_at_once(net, inputs.rows(slice(1)), len(images)))
+        ]
+        moved, change, scores = map(torch.cat, zip(*parts, strict=True))
+    after = Answer(scores, before.kind)
+    return Adversarial(
+        moved, change, before.values, after.values, classes, target is not None, before.kind, eps, steps, seed
+    )
+
+
+def _classes(before: Answer, target: Any) -> Tensor:
+    """The class that is sought for each image; else its answer."""
+    if before.kind == "figures":
+        raise OptionError("the model returns figures, and an attack seeks another class; leave answer= out.")
+    if callable(target):
+        raise OptionError(f"target must be a class number, or one for each image, got {target!r:.80}.")
+    known = None if target is None else classes_of(target, before.scores, len(before.scores), before.kind)
+    return before.values.argmax(1) if known is None else known
+
+
+class _Search:
+    """What does not change from image to image."""
+
+    def __init__(self, net: nn.Module, unit: Tensor, eps: float, steps: int, targeted: bool) -> None:
+        self.net, self.unit, self.steps = net, unit, steps
+        stride = eps if steps == 1 else _STRIDE * eps / steps
+        self.stride = stride if targeted else -stride
+
+    def of(
+        self, inputs: Inputs, classes: Tensor, kind: Kind, change: Tensor, ends: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The changed images, what was added on the unit range, and the scores."""
+        for _ in range(self.steps):
+            change = (change + self.stride * self._uphill(inputs, classes, kind, change)).clamp(*ends)
+        moved = self._moved(inputs.images, change)
+        return moved, change, scores_of(run(self.net, inputs.with_images(moved)), len(moved))
+
+    def _moved(self, images: Tensor, change: Tensor) -> Tensor:
+        return (images + change / self.unit).to(images.dtype)
+
+    def _uphill(self, inputs: Inputs, classes: Tensor, kind: Kind, change: Tensor) -> Tensor:
+        """The sign of the gradient of each image's log probability of its class."""
+        with torch.enable_grad():
+            change = change.clone().requires_grad_()
+            output = run(self.net, inputs.with_images(self._moved(inputs.images, change)))
+            figures = Answer(scores_of(output, len(classes)), kind).log_values.gather(1, classes[:, None])
+            gradient = None
+            if figures.requires_grad:
+                (gradient,) = torch.autograd.grad(figures.sum(), change, allow_unused=True)
+        if gradient is None:
+            raise OptionError(
+                "no gradient leads from the model's output to the images (an argmax, a round() or no_grad() on the "
+                "way?), and the attack follows it."
+            )
+        return gradient.nan_to_num(0).sign()

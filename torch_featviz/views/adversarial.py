@@ -1,0 +1,177 @@
+"""Images, the smallest changes that move the model to another answer, and what it says after them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torch_featviz.errors import ShapeError
+from torch_featviz.explain import Adversarial, attack
+from torch_featviz.model.answer import Answer, Kind, named_both
+from torch_featviz.model.inputs import as_batch
+from torch_featviz.picture import Picture, Scale, Sheet, grid_columns, number, paint, rgb
+from torch_featviz.picture.images import ValueRange, clipped, unit_images
+from torch_featviz.picture.legend import OF_IMAGES
+from torch_featviz.picture.text import shorten, width
+from torch_featviz.zoo import ModelCard
+
+from .room import fitted
+
+LIMIT = 32
+_GOAL = 224  # pixels of a cell
+_SIZE = 11  # of labels
+
+
+def adversarial(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    target: int | Sequence[int] | Tensor | None = None,
+    eps: float = 0.005,
+    steps: int = 20,
+    seed: int = 0,
+    classes: Sequence[str] = (),
+    answer: Kind | None = None,
+    value_range: ValueRange | None = None,
+    card: ModelCard | None = None,
+    additional_forward_args: Any = None,
+    keywords: Mapping[str, Any] | None = None,
+    title: str = "",
+) -> Picture:
+    """Each image, a perturbation too small to see that changes the model's answer, enlarged, and the perturbed image.
+
+    Above an image stands the answer with its probability; below it, before and after, the probability of the class that
+    is sought, or left. `explain.attack` returns the same as tensors.
+
+    Args:
+        model: any that returns a row of scores for each image; untouched.
+        images: `b c h w` or `c h w`, as the model takes them, one or three channels, at most 32.
+        target: the class that is sought, or one for each image; default: any other than the answer.
+        eps: the largest change of a value, where the images' range is 0 to 1; 0.005 is about one level of 255.
+        steps: of projected gradient descent (Madry et al. 2018); 1 is the fast gradient sign method.
+        seed: of its random start.
+        classes: names, in the order of the outputs; default the card's.
+        answer: what the model's scores are, as for `attribute`.
+        value_range: what the values of images mean: `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`,
+            `{"mean": ..., "std": ...}`, or a function that scales and shifts each value; default the card's, or
+            `"unit"`. `eps` and the limits of a pixel are meant in it.
+        card: of the model, if images are as it takes them.
+        additional_forward_args: what `forward` takes after the images, as for `attribute`.
+        keywords: what it takes by name, likewise.
+        title: above everything.
+    Raises:
+        ShapeError: images are not `b c h w`, or more than 32; classes are not as many as the model's.
+        OptionError, DtypeError, DeviceError: as of `explain.attack`.
+    Example:
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+        >>> adversarial(net, torch.rand(2, 1, 8, 8), target=1, eps=0.1, classes=["pig", "airliner"]).columns
+        ('image', 'perturbation × 5', 'perturbed image')
+
+    Reference: Goodfellow et al. 2015; Madry et al. 2018.
+    """
+    images = as_batch(images)
+    if len(images) > LIMIT:
+        raise ShapeError(
+            f"{len(images)} images are more than a sheet can show; give at most {LIMIT}, images[:{LIMIT}]."
+        )
+    found = attack(
+        model,
+        images,
+        target=target,
+        eps=eps,
+        steps=steps,
+        seed=seed,
+        answer=answer,
+        value_range=value_range,
+        card=card,
+        additional_forward_args=additional_forward_args,
+        keywords=keywords,
+    )
+    names = _names(found, classes, () if card is None else card.classes)
+    before, after = (unit_images(x, value_range, card) for x in (images, found.images))
+    counts, hints = clipped(torch.cat([before, after]), value_range, card)
+    change = found.perturbation.expand(-1, 3, -1, -1)
+    n = len(images)
+    groups = grid_columns(n, images.shape[2] / (3 * images.shape[3]))
+    pictures = torch.cat([before, change.to(before), after])
+    pictures, zoom, notes = fitted(pictures, 3 * groups, -(-n // groups), goal=_GOAL)
+    before, change, after = pictures.split(n)
+    ends = max(eps, float(change.abs().max()))  # which is eps, rounded
+    painted, legend = paint(change, Scale(symmetric=True, vmin=-ends, vmax=ends), notes=_notes(found, names))
+    legend = replace(legend, counts=counts, notes=(*legend.notes, *notes, *hints), bounds=OF_IMAGES)
+    side = pictures.shape[3] * zoom
+    return Sheet(
+        torch.stack([rgb(before), painted, rgb(after)], 1).flatten(0, 1),
+        legend,
+        title=title or _title(found),
+        ncols=3 * groups,
+        columns=("image", f"perturbation × {number(0.5 / eps)}", "perturbed image"),
+        group=3,
+        labels=tuple(words for i in range(n) for words in _labels(found, i, names, side)),
+        captions=tuple(words for i in range(n) for words in _captions(found, i, names, side)),
+        zoom=zoom,
+    )
+
+
+def _names(found: Adversarial, classes: Sequence[str], published: Sequence[str]) -> tuple[str, ...]:
+    """Those given; else those published with a card, if they are of this model's outputs; else numbers."""
+    n = found.before.shape[1]
+    for given in (classes, published):
+        known = named_both(given) if n == 2 else tuple(given)
+        if given and len(known) == n:
+            return known
+    if classes:
+        raise ShapeError(f"classes must name {n}, as the model returns, got {len(classes)}.")
+    return Answer(found.before, found.kind).names()
+
+
+def _title(found: Adversarial) -> str:
+    reached, n = int(found.reached.sum()), len(found.images)
+    share = "the answer" if n == 1 else f"{reached} of {n} answers"
+    does = f"moves {share} to the target" if found.targeted else f"moves {share}"
+    return (
+        f"A perturbation of at most {number(found.eps)} {does if reached else does.replace('moves', 'does not move')}"
+    )
+
+
+def _notes(found: Adversarial, names: Sequence[str]) -> tuple[str, ...]:
+    by = (
+        "the fast gradient sign method, 1 step"
+        if found.steps == 1
+        else f"projected gradient descent, {found.steps} steps"
+    )
+    wanted = sorted(set(found.classes.tolist()))
+    sought = "any other answer"
+    if found.targeted:
+        sought = f"{names[wanted[0]]}" if len(wanted) == 1 else "a target for each image"
+    return (
+        f"perturbation: at most {number(found.eps)} at each value, of a range of 0 to 1 "
+        f"({number(255 * found.eps)} of 255 levels), by {by}; sought: {sought}",
+        f"✓ found: {int(found.reached.sum())} of {len(found.images)}",
+    )
+
+
+def _labels(found: Adversarial, image: int, names: Sequence[str], side: int) -> tuple[str, str, str]:
+    """The answer before and after, with a mark whether it is the one that was sought."""
+    before, after = (
+        _chance(values[image], int(values[image].argmax()), names, side) for values in (found.before, found.after)
+    )
+    mark = "✓" if bool(found.reached[image]) else "✗"
+    return before, "", f"{mark} {after}"
+
+
+def _captions(found: Adversarial, image: int, names: Sequence[str], side: int) -> tuple[str, str, str]:
+    """The probability of the class that is sought, or left, before and after."""
+    k = int(found.classes[image])
+    before, after = (_chance(values[image], k, names, side) for values in (found.before, found.after))
+    return (before, "", after) if found.targeted else ("", "", after)
+
+
+def _chance(values: Tensor, k: int, names: Sequence[str], side: int) -> str:
+    """A class with its probability, no wider than a cell."""
+    chance = f" {100 * float(values[k]):.1f} %"
+    return shorten(names[k], max(60, side - width(f"✓ {chance}", _SIZE)), _SIZE) + chance

@@ -1,0 +1,180 @@
+"""Test-time augmentation: a model looks at several views of each image, and what it says of them is averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from torch_featviz.errors import DtypeError, OptionError, ShapeError
+from torch_featviz.model.answer import LABELS, Answer, Kind, answer_of, ending, scores_of
+from torch_featviz.model.inputs import Inputs, as_batch
+from torch_featviz.model.run import run
+from torch_featviz.model.twin import twin
+from torch_featviz.model.untouched import isolated
+
+from .card import ModelCard
+
+Views: TypeAlias = Callable[[Tensor], Tensor | Sequence[Tensor]]
+
+NAMES = ("flip", "crops")
+_SHARE = 7 / 8  # of a side, that a crop keeps: 224 of 256
+_HINT = "a row of scores for each image, 'b n', is needed"
+
+
+class Augmentation:
+    """What `augment` returns: a function from images `b c h w` to a list of views of them."""
+
+    def __init__(self, names: tuple[str, ...], draws: tuple[Callable[[Tensor], Tensor], ...], n: int) -> None:
+        self.names, self.draws, self.n = names, draws, n
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        """Images as they are, then the other views, each `b c h w`."""
+        return list(self.views(images))
+
+    def views(self, images: Tensor) -> Iterator[Tensor]:
+        """The same, one after another, so that no more than one is held."""
+        for view in self._crops(images):
+            yield view
+            if "flip" in self.names:
+                yield view.flip(3)
+        for draw in self.draws:
+            for _ in range(self.n):
+                yield draw(images)
+
+    def _crops(self, images: Tensor) -> Iterator[Tensor]:
+        yield images
+        if "crops" not in self.names:
+            return
+        sides = images.shape[2:]
+        height, width = (max(1, round(_SHARE * side)) for side in sides)
+        down, right = sides[0] - height, sides[1] - width
+        for y, x in ((0, 0), (0, right), (down, 0), (down, right), (down // 2, right // 2)):
+            cut = images[:, :, y : y + height, x : x + width]
+            yield F.interpolate(cut, tuple(sides), mode="bilinear", align_corners=False)
+
+    def __repr__(self) -> str:
+        given = [*map(repr, self.names), *(f"{getattr(draw, '__name__', type(draw).__name__)}" for draw in self.draws)]
+        return f"augment({', '.join([*given, *([f'n={self.n}'] if self.draws else [])])})"
+
+
+def augment(*ways: str | Callable[[Tensor], Tensor], n: int = 4) -> Augmentation:
+    """Views of images for test-time augmentation; the images themselves are always the first.
+
+    Args:
+        ways: `"flip"`, each view mirrored, too; `"crops"`, the four corners and the middle, 7/8 of each side, brought
+            back to size; both together are twelve views. Or a function of images `b c h w` that draws at random, such
+            as a transform of torchvision or kornia.
+        n: how often each function draws.
+    Raises:
+        OptionError: there is no such way, none is given, or `n` is below 1.
+    Example:
+        >>> views = augment("flip", "crops")
+        >>> views, len(views(torch.rand(2, 3, 16, 16)))
+        (augment('flip', 'crops'), 12)
+
+    Reference: Krizhevsky et al. 2012, section 4.1, which averages over ten crops.
+    """
+    names = tuple(dict.fromkeys(way for way in ways if isinstance(way, str)))
+    unknown = [way for way in ways if not callable(way) and way not in NAMES]
+    if not ways or unknown:
+        got = ", ".join(map(repr, unknown)) or "none"
+        raise OptionError(f"augment takes {' and '.join(map(repr, NAMES))} and functions of images, got {got}.")
+    if n < 1:
+        raise OptionError(f"n must be at least 1, got {n}.")
+    return Augmentation(names, tuple(way for way in ways if callable(way)), n)
+
+
+def probabilities(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    augment: Views | None = None,
+    answer: Kind | None = None,
+    card: ModelCard | None = None,
+    seed: int = 0,
+    additional_forward_args: Any = None,
+    keywords: Mapping[str, Any] | None = None,
+) -> Tensor:
+    """The probability of each class or label, for each image; with `augment`, the mean over several views of it.
+
+    The model is in evaluation mode and untouched: it runs on a copy that shares its weights, one view at a time.
+
+    Args:
+        model: any that returns a row of scores for each image.
+        images: `b c h w` or `c h w`, as the model takes them.
+        augment: `augment("flip", "crops")`, or any function from images to a list of views.
+        answer: what the model's scores are, as for `attribute`; default the card's, or told by their values and how
+            the model makes them.
+        card: of the model.
+        seed: of views that are drawn at random.
+        additional_forward_args: what `forward` takes after the images, as for `attribute`.
+        keywords: what it takes by name, likewise.
+    Returns:
+        `b n`, floats; of a single logit or probability `b 2`.
+    Raises:
+        ShapeError: images are not `b c h w`, the model returns no row of scores for each, or a view has fewer images.
+        DtypeError: images are no floats, or a view is no tensor.
+        OptionError: the scores are figures, or nobody can tell what they are.
+    Example:
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(192, 5))
+        >>> probabilities(net, torch.rand(2, 3, 8, 8), augment=augment("flip")).sum(1)
+        tensor([1., 1.])
+    """
+    images = as_batch(images)
+    said = card.answer if answer is None and card is not None else answer
+    with isolated(seed), torch.no_grad():
+        net, inputs = twin(model), Inputs.of(images, additional_forward_args, keywords).copied()
+        ended = partial(ending, net, inputs.rows(slice(1)))
+        judge = partial(answer_of, count=len(images), said=said, ended=ended)
+        return averaged(lambda view: run(net, inputs.with_images(view)), inputs.images, augment, judge).scores
+
+
+def averaged(
+    look: Callable[[Tensor], Any],
+    images: Tensor,
+    augment: Views | None,
+    judge: Callable[[Any], Answer],
+) -> Answer:
+    """The mean of the probabilities over all views, as an answer of its own.
+
+    Args:
+        look: what the model returns for a view.
+        images: `b c h w`.
+        augment: what makes views; None for the images alone.
+        judge: tells what the first output is; the others are that, too.
+    """
+    total, kind, count = None, None, 0
+    for view in _views(images, augment):
+        output = look(view)
+        known = judge(output) if kind is None else Answer(scores_of(output, len(images), _HINT), kind)
+        kind, count = known.kind, count + 1
+        total = known.values if total is None else total + known.values
+    if kind == "figures":
+        raise OptionError("the model returns figures, which are no probabilities of classes; leave answer= out.")
+    assert total is not None
+    return Answer(total / count, "label_probabilities" if kind in LABELS else "probabilities")
+
+
+def _views(images: Tensor, augment: Views | None) -> Iterator[Tensor]:
+    """Each view, once it is known to be one."""
+    if augment is None:
+        yield images
+        return
+    views: Any = augment.views(images) if isinstance(augment, Augmentation) else augment(images)
+    count = 0
+    for view in [views] if isinstance(views, Tensor) else views:
+        count += 1
+        if not isinstance(view, Tensor):
+            raise DtypeError(f"augment= must make tensors 'b c h w' of images, got {type(view).__name__}.")
+        if view.dim() != 4 or len(view) != len(images):
+            raise ShapeError(
+                f"augment= must make views 'b c h w' of all {len(images)} images, got shape {tuple(view.shape)}."
+            )
+        yield view
+    if not count:
+        raise ShapeError("augment= made no view of the images; it must make at least one.")
