@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # what is here and in __all__ can be had; at run time it is f
         pixels,
         predictions,
         samples,
+        segments,
     )
     from .zoo import ModelCard, augment, channel_stats, probabilities
 
@@ -83,6 +84,7 @@ __all__ = [
     "probabilities",
     "receptive_field",
     "samples",
+    "segments",
     "shapes",
     "summary",
     "tile",

@@ -20,7 +20,7 @@ from torch_featviz.picture.images import Card, ValueRange, unit_images, unit_ste
 
 from .explained import chunks, rows_at_once
 
-_STRIDE = 2.5  # of all steps together, in eps: enough to cross the ball and come back (Madry et al. 2018)
+_PATH = 5  # of all steps together, in eps: enough to cross the ball of 2 eps more than twice
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,7 @@ def attack(
     *,
     target: int | Sequence[int] | Tensor | None = None,
     eps: float = 0.005,
-    steps: int = 20,
+    steps: int = 40,
     seed: int = 0,
     answer: Kind | None = None,
     value_range: ValueRange | None = None,
@@ -162,7 +162,7 @@ class _Search:
 
     def __init__(self, net: nn.Module, unit: Tensor, eps: float, steps: int, targeted: bool) -> None:
         self.net, self.unit, self.steps = net, unit, steps
-        stride = eps if steps == 1 else _STRIDE * eps / steps
+        stride = min(eps, _PATH * eps / steps)
         self.stride = stride if targeted else -stride
 
     def of(

@@ -27,6 +27,7 @@ class Legend:
         counts: pixels drawn in a reserved colour.
         notes: further lines, such as what was left out.
         bounds: what counted values are above or below; default the scale, or without one the range of the images.
+        swatches: colours that have a meaning each, with its words, such as classes.
     """
 
     scale: Scale | None = None
@@ -34,6 +35,7 @@ class Legend:
     counts: Counts = field(default_factory=Counts)
     notes: tuple[str, ...] = ()
     bounds: str = ""
+    swatches: tuple[tuple[Color, str], ...] = ()
 
     def ticks(self) -> list[tuple[float, str]]:
         """Where on the bar (0 to 1) stands which number."""
@@ -56,12 +58,12 @@ class Legend:
         return [*([self.scale.describe()] if self.scale is not None else []), *self.notes]
 
     def marks(self) -> list[tuple[Color, str]]:
-        """The reserved colours in use, with their counts."""
+        """Colours with their words: those given, then the reserved ones in use, with their counts."""
         colors = reserved(self.cmap or "viridis")
         bounds = self.bounds or ("the scale" if self.scale is not None else OF_IMAGES)
         words = {why: f"{word} {bounds}" if why in ("over", "under") else word for why, word in _WORDS.items()}
         counted = [(reason, getattr(self.counts, reason)) for reason in colors]
-        return [(colors[reason], f"{n:,} px {words[reason]}") for reason, n in counted if n]
+        return [*self.swatches, *((colors[reason], f"{n:,} px {words[reason]}") for reason, n in counted if n)]
 
 
 def draw(legend: Legend, limit: int) -> Pixels:

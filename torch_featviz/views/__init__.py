@@ -12,6 +12,7 @@ from torch_featviz.views.overview import overview
 from torch_featviz.views.pixels import pixels
 from torch_featviz.views.predictions import predictions
 from torch_featviz.views.samples import samples
+from torch_featviz.views.segments import segments
 
 __all__ = [
     "adversarial",
@@ -26,4 +27,5 @@ __all__ = [
     "pixels",
     "predictions",
     "samples",
+    "segments",
 ]

@@ -32,7 +32,7 @@ def adversarial(
     *,
     target: int | Sequence[int] | Tensor | None = None,
     eps: float = 0.005,
-    steps: int = 20,
+    steps: int = 40,
     seed: int = 0,
     classes: Sequence[str] = (),
     answer: Kind | None = None,

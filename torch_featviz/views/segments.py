@@ -1,0 +1,246 @@
+"""A class for each pixel, over the image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from torch_featviz.errors import DtypeError, OptionError, ShapeError
+from torch_featviz.model.answer import Kind, answer_of, named_both
+from torch_featviz.picture import Counts, Legend, Picture, Sheet, enlarge, grid_columns, reserved, rgb
+from torch_featviz.picture.images import Card, ValueRange, clipped, unit_image, unit_images
+from torch_featviz.picture.legend import SIZE
+from torch_featviz.picture.text import Color, shorten
+
+from .room import fitted
+
+LIMIT = 32
+_GOAL = 320  # pixels of a cell
+_OTHER: Color = (96, 96, 96)
+_UNKNOWN, _IGNORED = -2, -1  # where scores are not finite, and the label that says nothing
+_NONE: Color = (255, 255, 255)
+_LUMA = (0.299, 0.587, 0.114)  # of ITU-R BT.601
+
+# Found by search: at least 17 apart (CIE76) from each other, and from black, white, the grey of other classes and the
+# colour of NaN, in normal vision and in simulated deuteranopia and protanopia. The first ones are furthest apart.
+PALETTE: tuple[Color, ...] = (
+    *((238, 85, 34), (238, 238, 0), (221, 238, 153), (34, 68, 136), (204, 153, 204), (136, 34, 17), (0, 0, 255)),
+    *((119, 170, 119), (102, 0, 187), (238, 204, 85), (204, 85, 68), (136, 102, 153), (119, 221, 187), (85, 102, 204)),
+    *((255, 136, 255), (255, 204, 255), (170, 187, 102), (255, 136, 0), (85, 170, 153), (136, 34, 51)),
+)
+
+
+def segments(
+    logits: Any,
+    classes: Sequence[str],
+    image: Tensor | None = None,
+    *,
+    alpha: float = 0.6,
+    ignore: int = 255,
+    answer: Kind | None = None,
+    value_range: ValueRange | None = None,
+    card: Card | None = None,
+    title: str = "",
+) -> Picture:
+    """Each pixel in the colour of its class, over the image, with the names and shares of the classes that occur.
+
+    A class has the same colour in every picture where there are at most 20; of more, the 20 most frequent ones of the
+    picture have colours and the others are grey. One called "background" keeps the image. Segments are parted by black
+    lines.
+
+    Args:
+        logits: `n h w`, `1 n h w` or `b n h w`, what the model returned, also as a dictionary that calls it `out` or
+            `logits`; or the classes themselves, whole numbers `h w` or `b h w`. A single channel is that of the second
+            of two classes.
+        classes: the `n` names; of a single channel two, or the one that it speaks for.
+        image: `c h w` or `b c h w`, of any size: segments are brought to it, each pixel by its nearest.
+        alpha: opacity of the colours, 0 to 1.
+        ignore: the label of pixels that have no class, which are drawn in white.
+        answer: what a single channel is, where its values do not tell: `"logits"` or `"probabilities"`.
+        value_range: what the values of images mean: `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`,
+            `{"mean": ..., "std": ...}`, or a function that brings them to 0 to 1; default the card's, or `"unit"`.
+        card: of the model, if images are as it takes them.
+        title: above everything; default says how many classes occur.
+    Raises:
+        ShapeError: logits or images have other axes, or are more than 32; numbers of images or classes do not agree.
+        DtypeError: logits are no tensor of real values.
+        OptionError: a label has no name, there is no such `alpha`, range or card, or it cannot be told what a single
+            channel is.
+    Example:
+        >>> segments(torch.randn(1, 3, 8, 8), ["sky", "road", "car"], torch.rand(3, 32, 32)).columns
+        ('image', 'segments')
+    """
+    if not 0 <= alpha <= 1:
+        raise OptionError(f"alpha is the colours' opacity, from 0 to 1, got {alpha}.")
+    labels, names = _labels(logits, classes, ignore, answer)
+    under, counts, hints = _under(image, labels, value_range, card)
+    b, pair = len(labels), 1 if image is None else 2
+    groups = grid_columns(b, under.shape[2] / (pair * under.shape[3]))
+    under, zoom, notes = fitted(under, pair * groups, -(-b // groups), goal=_GOAL)
+    known = _Dyes.of(labels, names, background=image is not None)
+    under, drawn = enlarge(under, zoom), enlarge(_nearest(labels, under.shape[2:]), zoom)  # lines are one pixel wide
+    alpha = 1.0 if image is None else alpha
+    cells = _dyed(under, drawn, known, alpha)
+    if image is not None:
+        cells = torch.stack([rgb(under), cells], 1).flatten(0, 1)
+    nan = int((labels == _UNKNOWN).sum())
+    return Sheet(
+        cells,
+        Legend(
+            counts=replace(counts, nan=counts.nan + nan),
+            swatches=known.swatches(alpha),
+            notes=(*known.notes(), *notes, *hints),
+        ),
+        title=title or known.title(),
+        ncols=pair * groups,
+        columns=("image", "segments") if image is not None else (),
+        group=pair,
+        zoom=1,
+    )
+
+
+def _labels(logits: Any, classes: Sequence[str], ignore: int, answer: Kind | None) -> tuple[Tensor, tuple[str, ...]]:
+    """`b h w` int64, each pixel's class, `_IGNORED` or `_UNKNOWN`; and the names of the classes."""
+    if isinstance(logits, Mapping):
+        logits = logits.get("out", logits.get("logits"))
+    logits = getattr(logits, "logits", logits)
+    if not isinstance(logits, Tensor) or logits.is_complex():
+        what = getattr(logits, "dtype", type(logits).__name__)
+        raise DtypeError(f"logits must be a tensor 'n h w' or 'b n h w', or labels 'h w' or 'b h w', got {what}.")
+    shape = tuple(logits.shape)
+    whole = not logits.is_floating_point()
+    batch = logits[None] if logits.dim() == (2 if whole else 3) else logits
+    if batch.dim() != (3 if whole else 4) or not batch.numel() or len(batch) > LIMIT:
+        expected = "labels must be 'h w' or 'b h w'" if whole else "logits must be 'n h w' or 'b n h w'"
+        raise ShapeError(f"{expected}, not empty, with b at most {LIMIT}, got shape {shape}.")
+    if whole:
+        return _numbered(batch.long(), len(classes), ignore), tuple(classes)
+    n = batch.shape[1]
+    if len(classes) not in ((1, 2) if n == 1 else (n,)):
+        raise ShapeError(f"logits {shape} are of {n} classes, and {len(classes)} are named; give a name for each.")
+    scores = batch
+    if n == 1:
+        column = batch.reshape(-1, 1)
+        scores = answer_of(column, len(column), said=answer).values.unflatten(0, (len(batch), *batch.shape[2:]))
+        scores = scores.movedim(-1, 1)
+    labels = scores.argmax(1).masked_fill(batch.isnan().any(1), _UNKNOWN)
+    return labels, named_both(classes) if n == 1 else tuple(classes)
+
+
+def _numbered(labels: Tensor, n: int, ignore: int) -> Tensor:
+    """Labels, if each is of a class that has a name."""
+    labels = labels.masked_fill(labels == ignore, _IGNORED)
+    odd = labels[((labels < 0) & (labels != _IGNORED)) | (labels >= n)]
+    if odd.numel():
+        raise OptionError(
+            f"labels must be from 0 to {n - 1}, one for each name, or ignore={ignore}, got {int(odd[0])}."
+        )
+    return labels
+
+
+def _under(
+    image: Any, labels: Tensor, value_range: ValueRange | None, card: Card | None
+) -> tuple[Tensor, Counts, tuple[str, ...]]:
+    """What lies below the colours, `b 3 h w` on the unit range; white where there is no image."""
+    if image is None:
+        return torch.ones((len(labels), 3, *labels.shape[1:]), device=labels.device), Counts(), ()
+    if isinstance(image, Tensor) and image.dim() == 4:
+        units = unit_images(image, value_range, card)
+    else:
+        units = unit_image(image, value_range, card)[None]
+    if len(units) != len(labels):
+        raise ShapeError(f"there must be an image for each of {len(labels)} maps of classes, got {len(units)}.")
+    counts, hints = clipped(units, value_range, card)
+    return units.to(labels.device), counts, hints
+
+
+def _nearest(labels: Tensor, size: Sequence[int]) -> Tensor:
+    """Labels at another size: each pixel has that of the nearest one, so that no class is made up."""
+    return F.interpolate(labels[:, None].float(), tuple(size), mode="nearest-exact")[:, 0].long()
+
+
+@dataclass(frozen=True)
+class _Dyes:
+    """The classes that occur, most frequent first, with the share of the pixels and the colour of each.
+
+    A class called background has no colour over an image.
+    """
+
+    names: tuple[str, ...]
+    shares: dict[int, float]
+    background: bool
+
+    @classmethod
+    def of(cls, labels: Tensor, names: tuple[str, ...], *, background: bool) -> _Dyes:
+        numbers, counts = labels.unique(return_counts=True)
+        shares = zip(numbers.tolist(), (counts / labels.numel()).tolist(), strict=True)
+        return cls(names, dict(sorted(shares, key=lambda pair: (-pair[1], pair[0]))), background)
+
+    @property
+    def _classes(self) -> list[int]:
+        return [k for k in self.shares if k >= 0]
+
+    @property
+    def _colored(self) -> dict[int, Color]:
+        """The same colour in every picture where there is one for each class, else by rank in this one."""
+        classes = [k for k in range(len(self.names)) if not self._is_background(k)]
+        if len(classes) > len(PALETTE):
+            classes = [k for k in self._classes if not self._is_background(k)][: len(PALETTE)]
+        return dict(zip(classes, PALETTE, strict=False))
+
+    def _is_background(self, k: int) -> bool:
+        return self.background and k >= 0 and self.names[k].strip("_ ").lower() == "background"
+
+    def table(self) -> tuple[list[Color], list[bool]]:
+        """A colour for each label, and whether it is drawn; `_UNKNOWN` and `_IGNORED` come first."""
+        colors = self._colored
+        dyes = [reserved()["nan"], _NONE, *(colors.get(k, _OTHER) for k in range(len(self.names)))]
+        return dyes, [True, True, *(not self._is_background(k) for k in range(len(self.names)))]
+
+    def swatches(self, alpha: float) -> tuple[tuple[Color, str], ...]:
+        """A colour, as it is over mid-grey, with the name and the share of each class."""
+        colors, dyes, entries = self._colored, self.table()[0], []
+        other = [k for k in self._classes if k not in colors and not self._is_background(k)]
+        for k in self.shares:
+            if k == _UNKNOWN or k in other:
+                continue
+            name = "no class" if k == _IGNORED else "image as it is: " * self._is_background(k) + self.names[k]
+            share = 0 if self._is_background(k) else alpha
+            red, green, blue = (round(share * value + (1 - share) * 128) for value in dyes[k + 2])
+            entries.append(((red, green, blue), f"{shorten(name, 260, SIZE)} {_percent(self.shares[k])}"))
+        if other:
+            share = sum(self.shares[k] for k in other)
+            entries.append((_OTHER, f"{len(other)} other classes {_percent(share)}"))
+        return tuple(entries)
+
+    def notes(self) -> tuple[str, ...]:
+        return ("in % of all pixels of the maps",)
+
+    def title(self) -> str:
+        n = len(self._classes)
+        return f"A class for each pixel: {n} of {len(self.names)} occur{'s' if n == 1 else ''}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %" if share >= 0.0005 else "< 0.1 %"
+
+
+def _dyed(units: Tensor, labels: Tensor, dyes: _Dyes, alpha: float) -> Tensor:
+    """Colours of classes over images in grey, with black lines between segments: `b 3 h w` uint8."""
+    colors, drawn = dyes.table()
+    table = torch.tensor(colors, dtype=torch.float32, device=labels.device)
+    weights = torch.tensor(drawn, dtype=torch.float32, device=labels.device) * alpha
+    weights[0] = 1  # where scores are not finite nothing else shows
+    gray = units.float().nan_to_num(0).clamp(0, 1)
+    gray = 255 * (gray * gray.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)
+    share = weights[labels + 2][:, None]
+    mixed = share * table[labels + 2].movedim(-1, 1) + (1 - share) * gray
+    line = torch.zeros_like(labels, dtype=torch.bool)
+    line[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    line[:, :, :-1] |= labels[:, :, :-1] != labels[:, :, 1:]
+    return mixed.masked_fill(line[:, None], 0).round().to(torch.uint8)
