@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # what is here and in __all__ can be had; at run time it is f
         overview,
         pixels,
         predictions,
+        projection,
         samples,
         segments,
     )
@@ -82,6 +83,7 @@ __all__ = [
     "pixels",
     "predictions",
     "probabilities",
+    "projection",
     "receptive_field",
     "samples",
     "segments",

@@ -40,11 +40,15 @@ class Projections(Displayed):
         method: `"deconvnet"` or `"guided_backprop"`.
         switches: whether max pools lie on the way from the layer to the images. Without, what a deconvnet projects
             depends on the image through nothing but gates and the unit's value.
+        units: `(channel, row, column)` of each, in the order of the map's own axes.
+        activations: `n`, what each had in the image.
     """
 
     values: Tensor
     method: str
     switches: bool
+    units: tuple[tuple[int, int, int], ...]
+    activations: Tensor
 
 
 def deconvnet(
@@ -163,8 +167,10 @@ def project(
         if len(images) == 1:
             inputs = inputs.rows(torch.zeros(len(asked), dtype=torch.long, device=images.device))
         rows = internal_batch_size or rows_at_once(up, inputs.rows(slice(1)), len(asked))
-        projected = [_down(up, inputs.rows(part), asked[part]) for part in chunks(len(asked), rows)]
-        return Projections(torch.cat(projected), method, switches)
+        parts = [_down(up, inputs.rows(part), asked[part]) for part in chunks(len(asked), rows)]
+        values, places, activations = map(torch.cat, zip(*parts, strict=True))
+        found = tuple((channel, row, column) for channel, row, column in places.tolist())
+        return Projections(values, method, switches, found, activations)
 
 
 def check_projection(projection: str | None) -> None:
@@ -184,27 +190,31 @@ def _check_options(projection: str | None, pooling: str, internal_batch_size: in
         raise OptionError(f"internal_batch_size must be at least 1, got {internal_batch_size}.")
 
 
-def _down(up: _UpTo, inputs: Inputs, units: list[tuple[int, ...]]) -> Tensor:
+def _down(up: _UpTo, inputs: Inputs, units: list[tuple[int, ...]]) -> tuple[Tensor, Tensor, Tensor]:
+    """The projections, the units as `n 3`, and what these have in the images."""
     leaf = inputs.images.detach().clone().requires_grad_()
     maps: Tensor = up.maps(inputs.at(leaf, slice(None)))
+    places = _places(maps.detach(), units)
+    rows, (channels, ys, xs) = torch.arange(len(units), device=maps.device), places.unbind(1)
+    activations = maps.detach()[rows, channels, ys, xs]
+    seed = torch.zeros_like(maps)  # but for one unit in each row, which has its own value, rectified
+    seed[rows, channels, ys, xs] = activations.clamp(min=0)
     projection: Tensor | None
-    (projection,) = torch.autograd.grad(maps, leaf, _seed(maps.detach(), units), allow_unused=True)
+    (projection,) = torch.autograd.grad(maps, leaf, seed, allow_unused=True)
     if projection is None:
         raise _without_gradient(up.name)
-    return projection
+    return projection, places, activations
 
 
-def _seed(maps: Tensor, units: list[tuple[int, ...]]) -> Tensor:
-    """Maps of zeros, but for one unit in each row, which has its own value, rectified."""
+def _places(maps: Tensor, units: list[tuple[int, ...]]) -> Tensor:
+    """Channel, row and column of one unit in each row of maps, `n 3`; a channel alone is at its strongest place."""
     rows = torch.arange(len(units), device=maps.device)
     channels = torch.tensor([unit[0] for unit in units], device=maps.device)
     planes = maps[rows, channels].flatten(1)
     width = maps.shape[3]
     asked = torch.tensor([unit[1] * width + unit[2] if unit[1:] else -1 for unit in units], device=maps.device)
     places = torch.where(asked < 0, planes.argmax(1), asked)
-    seed = torch.zeros_like(maps)
-    seed[rows, channels, places // width, places % width] = planes[rows, places].clamp(min=0)
-    return seed
+    return torch.stack([channels, places // width, places % width], 1)
 
 
 class _UpTo(nn.Module):

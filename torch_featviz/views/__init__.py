@@ -11,6 +11,7 @@ from torch_featviz.views.maps import feature_maps
 from torch_featviz.views.overview import overview
 from torch_featviz.views.pixels import pixels
 from torch_featviz.views.predictions import predictions
+from torch_featviz.views.projection import projection
 from torch_featviz.views.samples import samples
 from torch_featviz.views.segments import segments
 
@@ -26,6 +27,7 @@ __all__ = [
     "overview",
     "pixels",
     "predictions",
+    "projection",
     "samples",
     "segments",
 ]

@@ -24,6 +24,8 @@ _GOAL = 320  # pixels of a cell
 _OTHER: Color = (96, 96, 96)
 _UNKNOWN, _IGNORED = -2, -1  # where scores are not finite, and the label that says nothing
 _NONE: Color = (255, 255, 255)
+_BACKGROUND: Color = (225, 225, 225)  # where there is no image
+_LIFT = 0.3  # of the range of an image's grey, that coloured parts are lifted by
 _LUMA = (0.299, 0.587, 0.114)  # of ITU-R BT.601
 
 # Found by search: at least 17 apart (CIE76) from each other, and from black, white, the grey of other classes and the
@@ -82,7 +84,7 @@ def segments(
     b, pair = len(labels), 1 if image is None else 2
     groups = grid_columns(b, under.shape[2] / (pair * under.shape[3]))
     under, zoom, notes = fitted(under, pair * groups, -(-b // groups), goal=_GOAL)
-    known = _Dyes.of(labels, names, background=image is not None)
+    known = _Dyes.of(labels, names)
     under, drawn = enlarge(under, zoom), enlarge(_nearest(labels, under.shape[2:]), zoom)  # lines are one pixel wide
     alpha = 1.0 if image is None else alpha
     cells = _dyed(under, drawn, known, alpha)
@@ -146,9 +148,10 @@ def _numbered(labels: Tensor, n: int, ignore: int) -> Tensor:
 def _under(
     image: Any, labels: Tensor, value_range: ValueRange | None, card: Card | None
 ) -> tuple[Tensor, Counts, tuple[str, ...]]:
-    """What lies below the colours, `b 3 h w` on the unit range; white where there is no image."""
+    """What lies below the colours, `b 3 h w` on the unit range; light grey where there is no image."""
     if image is None:
-        return torch.ones((len(labels), 3, *labels.shape[1:]), device=labels.device), Counts(), ()
+        bare = torch.full((len(labels), 3, *labels.shape[1:]), _BACKGROUND[0] / 255, device=labels.device)
+        return bare, Counts(), ()
     if isinstance(image, Tensor) and image.dim() == 4:
         units = unit_images(image, value_range, card)
     else:
@@ -173,13 +176,12 @@ class _Dyes:
 
     names: tuple[str, ...]
     shares: dict[int, float]
-    background: bool
 
     @classmethod
-    def of(cls, labels: Tensor, names: tuple[str, ...], *, background: bool) -> _Dyes:
+    def of(cls, labels: Tensor, names: tuple[str, ...]) -> _Dyes:
         numbers, counts = labels.unique(return_counts=True)
         shares = zip(numbers.tolist(), (counts / labels.numel()).tolist(), strict=True)
-        return cls(names, dict(sorted(shares, key=lambda pair: (-pair[1], pair[0]))), background)
+        return cls(names, dict(sorted(shares, key=lambda pair: (-pair[1], pair[0]))))
 
     @property
     def _classes(self) -> list[int]:
@@ -194,32 +196,36 @@ class _Dyes:
         return dict(zip(classes, PALETTE, strict=False))
 
     def _is_background(self, k: int) -> bool:
-        return self.background and k >= 0 and self.names[k].strip("_ ").lower() == "background"
+        return k >= 0 and self.names[k].strip("_ ").lower() == "background"
 
-    def table(self) -> tuple[list[Color], list[bool]]:
-        """A colour for each label, and whether it is drawn; `_UNKNOWN` and `_IGNORED` come first."""
-        colors = self._colored
-        dyes = [reserved()["nan"], _NONE, *(colors.get(k, _OTHER) for k in range(len(self.names)))]
-        return dyes, [True, True, *(not self._is_background(k) for k in range(len(self.names)))]
+    def table(self, alpha: float) -> tuple[list[Color], list[float]]:
+        """The colour and the opacity of each label; `_UNKNOWN` and `_IGNORED` come first."""
+        colors, classes = self._colored, range(len(self.names))
+        bare = [self._is_background(k) for k in classes]
+        dyes = [colors.get(k, _OTHER) for k in classes]
+        opacities = [0.0 if bare[k] else alpha for k in classes]
+        return [reserved()["nan"], _NONE, *dyes], [1.0, alpha, *opacities]
 
     def swatches(self, alpha: float) -> tuple[tuple[Color, str], ...]:
         """A colour, as it is over mid-grey, with the name and the share of each class."""
-        colors, dyes, entries = self._colored, self.table()[0], []
+        colors, entries = self._colored, []
+        dyes, _ = self.table(alpha)
         other = [k for k in self._classes if k not in colors and not self._is_background(k)]
-        for k in self.shares:
-            if k == _UNKNOWN or k in other:
-                continue
-            name = "no class" if k == _IGNORED else "image as it is: " * self._is_background(k) + self.names[k]
-            share = 0 if self._is_background(k) else alpha
-            red, green, blue = (round(share * value + (1 - share) * 128) for value in dyes[k + 2])
-            entries.append(((red, green, blue), f"{shorten(name, 260, SIZE)} {_percent(self.shares[k])}"))
+        for k in (k for k in self.shares if k != _UNKNOWN and k not in other):
+            name = "no class" if k == _IGNORED else shorten(self.names[k], 260, SIZE)
+            dye = _BACKGROUND if self._is_background(k) else _mixed(dyes[k + 2], alpha)
+            entries.append((dye, f"{name} {_percent(self.shares[k])}"))
         if other:
             share = sum(self.shares[k] for k in other)
-            entries.append((_OTHER, f"{len(other)} other classes {_percent(share)}"))
+            entries.append((_mixed(_OTHER, alpha), f"{len(other)} other classes {_percent(share)}"))
         return tuple(entries)
 
     def notes(self) -> tuple[str, ...]:
-        return ("in % of all pixels of the maps",)
+        """What the shares are of, and what has no colour."""
+        return (
+            "% of all pixels of the maps",
+            *(f"{self.names[k]} is not coloured" for k in self._classes if self._is_background(k)),
+        )
 
     def title(self) -> str:
         n = len(self._classes)
@@ -230,15 +236,21 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %" if share >= 0.0005 else "< 0.1 %"
 
 
+def _mixed(dye: Color, alpha: float) -> Color:
+    """A colour over the mid-grey of an image."""
+    gray = 255 * (_LIFT + (1 - _LIFT) / 2)
+    red, green, blue = (round(alpha * value + (1 - alpha) * gray) for value in dye)
+    return red, green, blue
+
+
 def _dyed(units: Tensor, labels: Tensor, dyes: _Dyes, alpha: float) -> Tensor:
     """Colours of classes over images in grey, with black lines between segments: `b 3 h w` uint8."""
-    colors, drawn = dyes.table()
+    colors, opacities = dyes.table(alpha)
     table = torch.tensor(colors, dtype=torch.float32, device=labels.device)
-    weights = torch.tensor(drawn, dtype=torch.float32, device=labels.device) * alpha
-    weights[0] = 1  # where scores are not finite nothing else shows
+    share = torch.tensor(opacities, dtype=torch.float32, device=labels.device)[labels + 2][:, None]
     gray = units.float().nan_to_num(0).clamp(0, 1)
-    gray = 255 * (gray * gray.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)
-    share = weights[labels + 2][:, None]
+    gray = (gray * gray.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)
+    gray = 255 * torch.where(share > 0, _LIFT + (1 - _LIFT) * gray, gray)  # else colours drown in what is dark
     mixed = share * table[labels + 2].movedim(-1, 1) + (1 - share) * gray
     line = torch.zeros_like(labels, dtype=torch.bool)
     line[:, :-1] |= labels[:, :-1] != labels[:, 1:]

@@ -1,0 +1,174 @@
+"""What in an image excites one unit: the unit projected back to the pixels, beside the image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torch_featviz.choices import PROJECTIONS
+from torch_featviz.errors import ShapeError
+from torch_featviz.explain import Projections, project
+from torch_featviz.explain.deconvnet import Unit
+from torch_featviz.inspect import ReceptiveField, receptive_field
+from torch_featviz.inspect.receptive import Box
+from torch_featviz.model.inputs import as_batch
+from torch_featviz.picture import Picture, Scale, Sheet, enlarge, grid_columns, number, paint, rgb
+from torch_featviz.picture.color import total_of
+from torch_featviz.picture.images import Card, ValueRange, clipped, unit_images
+
+from .room import fitted
+
+LIMIT = 32
+_GOAL = 300  # pixels of a cell
+_SHARE = 0.999  # of what a unit sees, within the scale of its projection
+_WHITE, _BLACK = 255, 0
+
+
+def projection(
+    model: nn.Module,
+    image: Tensor,
+    layer: str | nn.Module,
+    unit: Unit | Sequence[Unit] | Tensor,
+    *,
+    projection: str | None = None,
+    value_range: ValueRange | None = None,
+    card: Card | None = None,
+    additional_forward_args: Any = None,
+    keywords: Mapping[str, Any] | None = None,
+    title: str = "",
+) -> Picture:
+    """An image with a box around what one unit sees, and beside it the unit projected back to the pixels.
+
+    In the projection mid-grey is 0. Its scale is symmetric about 0 and ends at a value that 0.1 % of what the unit sees
+    exceed, which are drawn at the end; of several units each has its own. `deconvnet` returns the values.
+
+    Args:
+        model: any module; untouched.
+        image: `c h w`, or one image `1 c h w`, as the model takes it, of one or three channels.
+        layer: its output is a map, as for `deconvnet`.
+        unit: `(channel, row, column)`, or a channel for the place where it is strongest; or a list of up to 32 of them.
+        projection: `"deconvnet"` or `"guided_backprop"`; default: what suits the network, as in `deconvnet`.
+        value_range: what the values of the image mean: `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`,
+            `{"mean": ..., "std": ...}`, or a function that brings them to 0 to 1; default the card's, or `"unit"`.
+        card: of the model, if the image is as it takes it.
+        additional_forward_args: what `forward` takes after the image, as for `attribute`.
+        keywords: what it takes by name, likewise.
+        title: above everything; default names the layer and the method.
+    Raises:
+        ShapeError: there is more than one image, it has other than one or three channels, there are no units or more
+            than 32, or the layer returns no map.
+        LayerError, DtypeError, OptionError, DeviceError: as of `deconvnet`.
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 8, 3), nn.ReLU())
+        >>> projection(net, torch.rand(3, 16, 16), "4", unit=(3, 2, 2)).title
+        'Channel 3 of 4 at row 2, column 2, projected back to the pixels (deconvnet)'
+
+    Reference: Zeiler & Fergus 2013, section 2.1; Springenberg et al. 2015, section 4.
+    """
+    images = as_batch(image)
+    if len(images) != 1 or images.shape[1] not in (1, 3):
+        raise ShapeError(f"image must be one image '1 h w' or '3 h w', got shape {tuple(image.shape)}.")
+    more: dict[str, Any] = {"additional_forward_args": additional_forward_args, "keywords": keywords}
+    found = project(model, images, layer, _several(unit), projection=projection, **more)
+    n, name = len(found.units), layer if isinstance(layer, str) else ""
+    if n > LIMIT:
+        raise ShapeError(f"{n} units are more than a sheet can show; give at most {LIMIT}.")
+    seen = receptive_field(model, layer, tuple(images.shape[2:]), channels=images.shape[1], **more)
+    boxes = [seen.box(row, column) for _, row, column in found.units]
+    units = unit_images(images, value_range, card)
+    counts, hints = clipped(units, value_range, card)
+    scale = _scale(found.values, boxes)
+    groups = grid_columns(n, images.shape[2] / (2 * images.shape[3]))
+    units, zoom, notes = fitted(units, 2 * groups, -(-n // groups), goal=_GOAL)
+    values, *_ = fitted(found.values, 2 * groups, -(-n // groups), goal=_GOAL)
+    size = images.shape[2] / units.shape[2] / zoom
+    painted, legend = paint(_held(values, scale), scale, notes=(*_notes(found, seen, boxes), *notes, *hints))
+    boxed = torch.cat([_boxed(enlarge(rgb(units), zoom), box, size) for box in boxes])
+    return Sheet(
+        torch.stack([boxed, enlarge(painted, zoom)], 1).flatten(0, 1),
+        replace(legend, counts=total_of([counts, legend.counts])),
+        title=title or _title(found, seen.layer or name),
+        ncols=2 * groups,
+        columns=("image", "projection"),
+        group=2,
+        labels=tuple(words for i in range(n) for words in _labels(found, i)),
+        zoom=1,
+    )
+
+
+def _several(unit: Any) -> Any:
+    """One unit as a list of one."""
+    one = isinstance(unit, int) or (
+        isinstance(unit, tuple) and len(unit) == 3 and all(isinstance(each, int) for each in unit)
+    )
+    return [unit] if one else unit
+
+
+def _scale(values: Tensor, boxes: Sequence[Box]) -> Scale:
+    """Symmetric about 0, and found among what each unit sees: beyond it all is 0."""
+    ends = []
+    for value, ((top, bottom), (left, right)) in zip(values, boxes, strict=True):
+        inside = value[:, top:bottom, left:right]
+        ends.append(float(Scale(symmetric=True, quantile=_SHARE).fit(inside).vmax) if inside.numel() else 0.0)
+    if len(ends) == 1:
+        return Scale(symmetric=True, vmin=-ends[0], vmax=ends[0], quantile=_SHARE)
+    each = torch.tensor(ends, device=values.device)[:, None, None, None]
+    return Scale(symmetric=True, vmin=-each, vmax=each, per="filter", quantile=_SHARE)
+
+
+def _held(values: Tensor, scale: Scale) -> Tensor:
+    """Values within the scale; NaN and infinities stay."""
+    low, high = (torch.as_tensor(end, device=values.device).to(values) for end in (scale.vmin, scale.vmax))
+    return torch.where(values.isfinite(), values.clamp(low, high), values)
+
+
+def _boxed(picture: Tensor, box: Box, size: float) -> Tensor:
+    """A picture `1 3 h w` with a white line just outside of a box, and a black one around that.
+
+    Args:
+        picture: bytes.
+        box: in pixels of the image.
+        size: of a pixel of the picture, in these.
+    """
+    picture = picture.clone()
+    (top, bottom), (left, right) = ((round(low / size), round(high / size)) for low, high in box)
+    height, width = picture.shape[2:]
+    if (top, bottom, left, right) == (0, height, 0, width) or bottom <= top:
+        return picture
+    for out, color in ((1, _WHITE), (2, _BLACK)):
+        rows = slice(max(0, top - out), bottom + out)
+        columns = slice(max(0, left - out), right + out)
+        picture[..., [y for y in (top - out, bottom + out - 1) if 0 <= y < height], columns] = color
+        picture[..., rows, [x for x in (left - out, right + out - 1) if 0 <= x < width]] = color
+    return picture
+
+
+def _title(found: Projections, layer: str) -> str:
+    how = f"projected back to the pixels ({PROJECTIONS[found.method]})"
+    if len(found.units) == 1:
+        channel, row, column = found.units[0]
+        return f"Channel {channel} of {layer} at row {row}, column {column}, {how}"
+    return f"{len(found.units)} units of {layer}, {how}"
+
+
+def _labels(found: Projections, i: int) -> tuple[str, str]:
+    channel, row, column = found.units[i]
+    where = f"channel {channel} at ({row}, {column})" if len(found.units) > 1 else ""
+    return where, f"activation {number(float(found.activations[i]))}"
+
+
+def _notes(found: Projections, seen: ReceptiveField, boxes: Sequence[Box]) -> tuple[str, ...]:
+    whole = all(box == tuple((0, size) for size in seen.input_size) for box in boxes)
+    field = "all of the image" if whole else f"at most {seen.size[0]} × {seen.size[1]} pixels, the box"
+    notes = [f"a unit of {seen.layer} sees {field}"]
+    if found.values[0].numel() * (1 - _SHARE) >= 1:
+        notes.append("what is beyond the scale, 0.1 % of what a unit sees, is drawn at its end")
+    if still := sum(value <= 0 for value in found.activations.tolist()):
+        notes.append(f"not above 0 in this image, so that nothing is projected: {still} of {len(found.units)}")
+    if found.method == "deconvnet" and not found.switches:
+        notes.append("no max pool lies on the way: the deconvnet projects the same from every image")
+    return tuple(notes)
