@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch_featviz.explain.deconvnet import Unit
 from torch_featviz.inspect import ReceptiveField, receptive_field
 from torch_featviz.inspect.receptive import Box
 from torch_featviz.model.inputs import as_batch
-from torch_featviz.picture import Picture, Scale, Sheet, enlarge, grid_columns, number, paint, rgb
+from torch_featviz.picture import Legend, Picture, Scale, Sheet, enlarge, grid_columns, number, paint, rgb
 from torch_featviz.picture.color import total_of
 from torch_featviz.picture.images import Card, ValueRange, clipped, unit_images
 
@@ -25,7 +25,7 @@ from .room import fitted
 LIMIT = 32
 _GOAL = 300  # pixels of a cell
 _SHARE = 0.999  # of what a unit sees, within the scale of its projection
-_WHITE, _BLACK = 255, 0
+_WHITE, _BLACK, _NOTHING = 255, 0, 225
 
 
 def projection(
@@ -43,8 +43,10 @@ def projection(
 ) -> Picture:
     """An image with a box around what one unit sees, and beside it the unit projected back to the pixels.
 
-    In the projection mid-grey is 0. Its scale is symmetric about 0 and ends at a value that 0.1 % of what the unit sees
-    exceed, which are drawn at the end; of several units each has its own. `deconvnet` returns the values.
+    Where it sees at most half of each side, that part and its projection are enlarged; beyond it all is 0. In a
+    projection mid-grey is 0, or of one channel white. Its scale is symmetric about 0 and ends at a value that 0.1 % of
+    what the unit sees exceed, which are drawn at the end; of several units each has its own. `deconvnet` returns the
+    values.
 
     Args:
         model: any module; untouched.
@@ -74,7 +76,7 @@ def projection(
         raise ShapeError(f"image must be one image '1 h w' or '3 h w', got shape {tuple(image.shape)}.")
     more: dict[str, Any] = {"additional_forward_args": additional_forward_args, "keywords": keywords}
     found = project(model, images, layer, _several(unit), projection=projection, **more)
-    n, name = len(found.units), layer if isinstance(layer, str) else ""
+    n = len(found.units)
     if n > LIMIT:
         raise ShapeError(f"{n} units are more than a sheet can show; give at most {LIMIT}.")
     seen = receptive_field(model, layer, tuple(images.shape[2:]), channels=images.shape[1], **more)
@@ -82,20 +84,36 @@ def projection(
     units = unit_images(images, value_range, card)
     counts, hints = clipped(units, value_range, card)
     scale = _scale(found.values, boxes)
-    groups = grid_columns(n, images.shape[2] / (2 * images.shape[3]))
-    units, zoom, notes = fitted(units, 2 * groups, -(-n // groups), goal=_GOAL)
-    values, *_ = fitted(found.values, 2 * groups, -(-n // groups), goal=_GOAL)
-    size = images.shape[2] / units.shape[2] / zoom
-    painted, legend = paint(_held(values, scale), scale, notes=(*_notes(found, seen, boxes), *notes, *hints))
-    boxed = torch.cat([_boxed(enlarge(rgb(units), zoom), box, size) for box in boxes])
+    held = _held(found.values, scale)
+    painted, legend = paint(held, scale)
+    close = all(2 * side <= whole for side, whole in zip(seen.size, seen.input_size, strict=True))
+    heads = ("image", "what the unit sees", "projection") if close else ("image", "projection")
+    groups = grid_columns(n, images.shape[2] / (len(heads) * images.shape[3]))
+    small, zoom, notes = fitted(units, len(heads) * groups, -(-n // groups), goal=_GOAL)
+    shape = (small.shape[2] * zoom, small.shape[3] * zoom)
+    image_cells = [_boxed(enlarge(rgb(small), zoom)[0], box, images.shape[2] / shape[0]) for box in boxes]
+    if close:
+        pairs = [
+            (_close_up(rgb(units)[0], seen, box, shape), _close_up(painted[i], seen, box, shape))
+            for i, box in enumerate(boxes)
+        ]
+    else:
+        values, *_ = fitted(held, 2 * groups, -(-n // groups), goal=_GOAL)
+        pairs = [(cell,) for cell in enlarge(paint(values, scale)[0], zoom)]
+    cells = [torch.stack([whole, *pair]) for whole, pair in zip(image_cells, pairs, strict=True)]
     return Sheet(
-        torch.stack([boxed, enlarge(painted, zoom)], 1).flatten(0, 1),
-        replace(legend, counts=total_of([counts, legend.counts])),
-        title=title or _title(found, seen.layer or name),
-        ncols=2 * groups,
-        columns=("image", "projection"),
-        group=2,
-        labels=tuple(words for i in range(n) for words in _labels(found, i)),
+        torch.cat(cells),
+        Legend(
+            scale if n == 1 else None,
+            legend.cmap if n == 1 else None,
+            total_of([counts, legend.counts]),
+            (*_notes(found, seen, boxes, images.shape[1]), *notes, *hints),
+        ),
+        title=title or _title(found, seen.layer),
+        ncols=len(heads) * groups,
+        columns=heads,
+        group=len(heads),
+        labels=tuple(words for i in range(n) for words in (*_labels(found, i), *[""] * close)),
         zoom=1,
     )
 
@@ -126,8 +144,19 @@ def _held(values: Tensor, scale: Scale) -> Tensor:
     return torch.where(values.isfinite(), values.clamp(low, high), values)
 
 
+def _close_up(picture: Tensor, seen: ReceptiveField, box: Box, shape: tuple[int, int]) -> Tensor:
+    """The part of a picture `3 h w` that a unit sees, enlarged by a whole factor, in the middle of a cell."""
+    (top, bottom), (left, right) = box
+    factor = min(side // min(size, whole) for side, size, whole in zip(shape, seen.size, seen.input_size, strict=True))
+    part = enlarge(picture[:, top:bottom, left:right], max(1, factor))[:, : shape[0], : shape[1]]
+    cell = picture.new_full((3, *shape), _NOTHING)
+    y, x = ((side - size) // 2 for side, size in zip(shape, part.shape[1:], strict=True))
+    cell[:, y : y + part.shape[1], x : x + part.shape[2]] = part
+    return cell
+
+
 def _boxed(picture: Tensor, box: Box, size: float) -> Tensor:
-    """A picture `1 3 h w` with a white line just outside of a box, and a black one around that.
+    """A picture `3 h w` with a white line just outside of a box, and a black one around that.
 
     Args:
         picture: bytes.
@@ -136,7 +165,7 @@ def _boxed(picture: Tensor, box: Box, size: float) -> Tensor:
     """
     picture = picture.clone()
     (top, bottom), (left, right) = ((round(low / size), round(high / size)) for low, high in box)
-    height, width = picture.shape[2:]
+    height, width = picture.shape[1:]
     if (top, bottom, left, right) == (0, height, 0, width) or bottom <= top:
         return picture
     for out, color in ((1, _WHITE), (2, _BLACK)):
@@ -161,12 +190,16 @@ def _labels(found: Projections, i: int) -> tuple[str, str]:
     return where, f"activation {number(float(found.activations[i]))}"
 
 
-def _notes(found: Projections, seen: ReceptiveField, boxes: Sequence[Box]) -> tuple[str, ...]:
+def _notes(found: Projections, seen: ReceptiveField, boxes: Sequence[Box], channels: int) -> tuple[str, ...]:
     whole = all(box == tuple((0, size) for size in seen.input_size) for box in boxes)
-    field = "all of the image" if whole else f"at most {seen.size[0]} × {seen.size[1]} pixels, the box"
-    notes = [f"a unit of {seen.layer} sees {field}"]
-    if found.values[0].numel() * (1 - _SHARE) >= 1:
-        notes.append("what is beyond the scale, 0.1 % of what a unit sees, is drawn at its end")
+    zero = "red above 0 and blue below" if channels == 1 else "mid-grey is 0"
+    field = "all of the image" if whole else f"{seen.size[0]} × {seen.size[1]} pixels (the box)"
+    several = "; each on its own scale, symmetric about 0" if len(found.units) > 1 else ""
+    beyond = "; the 0.1 % of what a unit sees that are beyond the scale are drawn at its end"
+    notes = [
+        f"projection: {zero}{several}{beyond if math.prod(seen.size) * channels * (1 - _SHARE) >= 1 else ''}",
+        f"a unit of {seen.layer} sees {field}",
+    ]
     if still := sum(value <= 0 for value in found.activations.tolist()):
         notes.append(f"not above 0 in this image, so that nothing is projected: {still} of {len(found.units)}")
     if found.method == "deconvnet" and not found.switches:

@@ -122,42 +122,58 @@ def probabilities(
         OptionError: the scores are figures, or nobody can tell what they are.
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(192, 5))
-        >>> probabilities(net, torch.rand(2, 3, 8, 8), augment=augment("flip")).sum(1)
-        tensor([1., 1.])
+        >>> probabilities(net, torch.rand(2, 3, 8, 8), augment=augment("flip")).shape
+        torch.Size([2, 5])
     """
     images = as_batch(images)
     said = card.answer if answer is None and card is not None else answer
     with isolated(seed), torch.no_grad():
         net, inputs = twin(model), Inputs.of(images, additional_forward_args, keywords).copied()
         ended = partial(ending, net, inputs.rows(slice(1)))
-        judge = partial(answer_of, count=len(images), said=said, ended=ended)
-        return averaged(lambda view: run(net, inputs.with_images(view)), inputs.images, augment, judge).scores
+        judge = lambda output, view: answer_of(output, len(view), said=said, ended=ended)
+        return OverViews(lambda view: run(net, inputs.with_images(view)), augment, judge)(inputs.images)
 
 
-def averaged(
-    look: Callable[[Tensor], Any],
-    images: Tensor,
-    augment: Views | None,
-    judge: Callable[[Any], Answer],
-) -> Answer:
-    """The mean of the probabilities over all views, as an answer of its own.
+class OverViews:
+    """A model that answers with the mean of its probabilities over several views of each image, `b k`.
+
+    What its scores are is told by the first view that it is shown.
 
     Args:
-        look: what the model returns for a view.
-        images: `b c h w`.
+        look: what the model returns for images `b c h w`.
         augment: what makes views; None for the images alone.
-        judge: tells what the first output is; the others are that, too.
+        judge: says what the scores of the first view are, given these and the view.
     """
-    total, kind, count = None, None, 0
-    for view in _views(images, augment):
-        output = look(view)
-        known = judge(output) if kind is None else Answer(scores_of(output, len(images), _HINT), kind)
-        kind, count = known.kind, count + 1
-        total = known.values if total is None else total + known.values
-    if kind == "figures":
-        raise OptionError("the model returns figures, which are no probabilities of classes; leave answer= out.")
-    assert total is not None
-    return Answer(total / count, "label_probabilities" if kind in LABELS else "probabilities")
+
+    def __init__(
+        self,
+        look: nn.Module | Callable[[Tensor], Any],
+        augment: Views | None,
+        judge: Callable[[Any, Tensor], Answer],
+    ) -> None:
+        self.look, self.augment, self.judge = look, augment, judge
+        self.kind: Kind | None = None
+
+    @property
+    def said(self) -> Kind:
+        """What the means are."""
+        return "label_probabilities" if self.kind in LABELS else "probabilities"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        total, count = None, 0
+        for view in _views(images, self.augment):
+            output = self.look(view)
+            known = (
+                self.judge(output, view)
+                if self.kind is None
+                else Answer(scores_of(output, len(images), _HINT), self.kind)
+            )
+            self.kind, count = known.kind, count + 1
+            total = known.values if total is None else total + known.values
+        if self.kind == "figures":
+            raise OptionError("the model returns figures, which are no probabilities of classes; leave answer= out.")
+        assert total is not None  # _views yields one at least
+        return total / count
 
 
 def _views(images: Tensor, augment: Views | None) -> Iterator[Tensor]:

@@ -24,6 +24,8 @@ from torch_featviz.model.answer import Answer, Kind, answer_of, end_of, ending, 
 from torch_featviz.model.inputs import Inputs, device_of
 from torch_featviz.model.labels import labels_of, pair_of
 
+from .augment import OverViews, Views
+
 Loader = DataLoader[Any]
 Augment = Callable[[Tensor], Tensor]
 Around = Callable[[], AbstractContextManager[object]]
@@ -154,28 +156,35 @@ def _epoch(
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, loader: Loader) -> Evaluation:
+def evaluate(model: nn.Module, loader: Loader, *, augment: Views | None = None) -> Evaluation:
     """Loss, accuracy and confusion in eval mode; the model's flags are put back afterwards.
 
     Args:
         model: gives `b n` logits or probabilities, or a single one for two classes; each batch is moved to its device.
         loader: yields inputs and labels below `n`: numbers of classes, or one-hot rows.
+        augment: `augment("flip", "crops")`, or any function from images to a list of views: an answer is then the mean
+            of the probabilities over all views of an image, and `logits` holds these means.
     Raises:
-        ShapeError: the loader is empty, or the model returns no row of scores for each image.
-        DtypeError: a label is no class.
+        ShapeError: the loader is empty, the model returns no row of scores for each image, or a view has fewer images.
+        DtypeError: a label is no class, or a view is no tensor.
         OptionError: a label is of a class that the model does not have.
     """
     device = device_of(model)
     batches, one = [], None
+    judge = lambda scores, images: answer_of(
+        scores, len(images), ended=partial(ending, model, Inputs(images[:1])), unsure="logits", hint=_HINT
+    )
+    look = model if augment is None else OverViews(model, augment, judge)
     with _flags(model, training=False):
         for inputs, labels in _batches(loader):
             images = inputs.to(device)
             one = images[:1] if one is None else one
-            batches.append((scores_of(model(images), len(labels), _HINT), labels.to(device)))
+            batches.append((scores_of(look(images), len(labels), _HINT), labels.to(device)))
         if one is None:
             raise ShapeError("loader must yield at least one batch, got none.")
         scores, truth = (torch.cat(part) for part in zip(*batches, strict=True))
-        answer = answer_of(scores, len(scores), ended=partial(ending, model, Inputs(one)), unsure="logits")
+        kind = look.said if isinstance(look, OverViews) else None
+        answer = answer_of(scores, len(scores), said=kind, ended=partial(ending, model, Inputs(one)), unsure="logits")
     truth, values = _fitting(truth, answer, 0), answer.values
     n, said = values.shape[1], values.argmax(1)
     confusion = torch.bincount(truth * n + said, minlength=n * n).reshape(n, n)
