@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # what is here and in __all__ can be had; at run time it is f
     from .views import (
         adversarial,
         attributions,
+        augmentations,
         confusion,
         curves,
         effective_field,
@@ -64,6 +65,7 @@ __all__ = [
     "attribute",
     "attributions",
     "augment",
+    "augmentations",
     "capture",
     "channel_stats",
     "confusion",

@@ -2,6 +2,7 @@
 
 from torch_featviz.views.adversarial import adversarial
 from torch_featviz.views.attributions import attributions
+from torch_featviz.views.augmentations import augmentations
 from torch_featviz.views.confusion import confusion
 from torch_featviz.views.curves import curves
 from torch_featviz.views.effective_field import effective_field
@@ -18,6 +19,7 @@ from torch_featviz.views.segments import segments
 __all__ = [
     "adversarial",
     "attributions",
+    "augmentations",
     "confusion",
     "curves",
     "effective_field",

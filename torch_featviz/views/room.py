@@ -12,21 +12,22 @@ _BETWEEN = 44  # pixels from one cell to the next, with a label and a caption
 
 
 def fitted(images: Tensor, columns: int, rows: int, *, goal: int) -> tuple[Tensor, int, tuple[str, ...]]:
-    """Images made smaller where a sheet could not hold them; the zoom at which they are drawn; and both in words.
+    """Images made smaller where they are large; the zoom at which they are drawn; and what was done, in words.
 
     Args:
-        images: `n c h w` floats; averaged over squares of pixels where they are too large.
+        images: `n c h w` floats; averaged over squares of pixels where they are at least twice as large as `goal`, or
+            a sheet could not hold them.
         columns: of the sheet.
         rows: likewise.
-        goal: pixels, about, of a cell's longer side, where images are small.
+        goal: pixels, about, of a cell's longer side.
     Example:
         >>> small, zoom, notes = fitted(torch.zeros(1, 3, 3000, 4000), 3, 1, goal=200)
         >>> small.shape, zoom, notes
-        (torch.Size([1, 3, 750, 1000]), 1, ('images are drawn at 1/4 of their size',))
+        (torch.Size([1, 3, 150, 200]), 1, ('images are drawn at 1/20 of their size',))
     """
     height, width = images.shape[2:]
     wide, high = ((_SIDE - _MARGINS) // n - _BETWEEN for n in (columns, rows))
-    factor = max(1, math.ceil(width / wide), math.ceil(height / high))
+    factor = max(1, math.ceil(width / wide), math.ceil(height / high), max(height, width) // goal)
     if factor > 1:
         images = F.avg_pool2d(images, factor, ceil_mode=True)
         return images, 1, (f"images are drawn at 1/{factor} of their size",)
