@@ -177,7 +177,18 @@ IMAGE = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
 CLASSES = ["a", "b", "c"]
 CARD = fv.ModelCard("mine", nn.Identity, (3, 12, 12), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), resize=12)
 
+
+def noisy(image):
+    """Of a Pillow image a tensor with noise."""
+    values = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+    return (values + 0.1 * torch.randn(values.shape, device="cpu")).clamp(0, 1)
+
+
 PICTURES = {
+    "augmentations": lambda: fv.augmentations(IMAGE, {"noise": noisy, "part": lambda x: noisy(x)[:, :3]}, times=False),
+    "segments": lambda: fv.segments(MAPS[:3], CLASSES, IMAGE),
+    "segments labels": lambda: fv.segments((MAPS[:2] > 0).int(), CLASSES[:2]),
+    "segments of one logit": lambda: fv.segments(MAPS[:, None], ["a"], IMAGES),
     "confusion": lambda: fv.confusion([[3, 1], [0, 4]], ["no", "yes"]),
     "curves": lambda: fv.curves({"train_loss": [2.0, 1.0]}),
     "feature_maps": lambda: fv.feature_maps(MAPS),
@@ -282,7 +293,8 @@ def test_a_training_of_ones_own(same):
         net, labels = classifier(), torch.tensor([0, 1], device="cpu")
         data = [(images, labels) for images in BATCHES]
         curves = fit(net, data, data, epochs=2, progress=False)
-        return net, curves.train_loss, curves.valid_loss, evaluate(net, data)
+        seen = evaluate(net, data, augment=fv.augment("flip", "crops"))
+        return net, curves.train_loss, curves.valid_loss, evaluate(net, data), seen
 
     same(call)
 

@@ -138,6 +138,10 @@ CALLS = {
         for method in METHODS
     },
     "attributions": lambda net: fv.attributions(net, IMAGES, methods=["gradcam", "saliency"]),
+    "attack": lambda net: explain.attack(net, IMAGES, target=1, steps=2),
+    "adversarial": lambda net: fv.adversarial(net, IMAGES, steps=2),
+    "probabilities": lambda net: fv.probabilities(net, IMAGES, augment=fv.augment("flip", torch.rand_like, n=1)),
+    "projection": lambda net: fv.projection(net, IMAGES[0], "features.4", [0, (1, 2, 0)]),
     "reasons": lambda net: explain.reasons(net, IMAGES, faithful=False),
     "faithfulness": faithful,
     "deconvnet": lambda net: fv.deconvnet(net, IMAGES[:1], "features.4", [0, 1]),
@@ -290,6 +294,7 @@ WITHOUT_MODEL = {
     ),
     *("GridTiler", "KernelNormalizer", "ModelCard", "Picture", "Scale", "TopPatches", "Patches", "Reason", "Reasons"),
     "Projections",
+    *("Adversarial", "augment", "augmentations", "segments"),
     *("channel_stats", "confusion", "curves", "effective_field", "errors", "feature_maps", "normalize", "overlay"),
     *("pixels", "predictions", "samples", "tile", "untile", "zoo", "METHODS", "read_patches"),
     *("Added", "Launches", "Overhead", "Ratio", "added", "paired", "peak_memory", "settled"),

@@ -99,7 +99,7 @@ def adversarial(
     groups = grid_columns(n, images.shape[2] / (3 * images.shape[3]))
     pictures = torch.cat([before, change.to(before), after])
     pictures, zoom, notes = fitted(pictures, 3 * groups, -(-n // groups), goal=_GOAL)
-    before, change, after = pictures.split(n)
+    before, change, after = pictures[:n], pictures[n : 2 * n], pictures[2 * n :]
     ends = max(eps, float(change.abs().max()))  # which is eps, rounded
     painted, legend = paint(change, Scale(symmetric=True, vmin=-ends, vmax=ends), notes=_notes(found, names))
     legend = replace(legend, counts=counts, notes=(*legend.notes, *notes, *hints), bounds=OF_IMAGES)

@@ -92,6 +92,7 @@ def projection(
     small, zoom, notes = fitted(units, len(heads) * groups, -(-n // groups), goal=_GOAL)
     shape = (small.shape[2] * zoom, small.shape[3] * zoom)
     image_cells = [_boxed(enlarge(rgb(small), zoom)[0], box, images.shape[2] / shape[0]) for box in boxes]
+    pairs: list[tuple[Tensor, ...]]
     if close:
         pairs = [
             (_close_up(rgb(units)[0], seen, box, shape), _close_up(painted[i], seen, box, shape))
@@ -131,7 +132,7 @@ def _scale(values: Tensor, boxes: Sequence[Box]) -> Scale:
     ends = []
     for value, ((top, bottom), (left, right)) in zip(values, boxes, strict=True):
         inside = value[:, top:bottom, left:right]
-        ends.append(float(Scale(symmetric=True, quantile=_SHARE).fit(inside).vmax) if inside.numel() else 0.0)
+        ends.append(float(Scale(symmetric=True, quantile=_SHARE).fit(inside).vmax or 0) if inside.numel() else 0.0)
     if len(ends) == 1:
         return Scale(symmetric=True, vmin=-ends[0], vmax=ends[0], quantile=_SHARE)
     each = torch.tensor(ends, device=values.device)[:, None, None, None]

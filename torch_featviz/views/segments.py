@@ -128,8 +128,8 @@ def _labels(logits: Any, classes: Sequence[str], ignore: int, answer: Kind | Non
     scores = batch
     if n == 1:
         column = batch.reshape(-1, 1)
-        scores = answer_of(column, len(column), said=answer).values.unflatten(0, (len(batch), *batch.shape[2:]))
-        scores = scores.movedim(-1, 1)
+        values = answer_of(column, len(column), said=answer).values
+        scores = values.reshape(len(batch), *batch.shape[2:], 2).movedim(-1, 1)
     labels = scores.argmax(1).masked_fill(batch.isnan().any(1), _UNKNOWN)
     return labels, named_both(classes) if n == 1 else tuple(classes)
 
@@ -179,8 +179,8 @@ class _Dyes:
 
     @classmethod
     def of(cls, labels: Tensor, names: tuple[str, ...]) -> _Dyes:
-        numbers, counts = labels.unique(return_counts=True)
-        shares = zip(numbers.tolist(), (counts / labels.numel()).tolist(), strict=True)
+        counts = torch.bincount(labels.flatten() - _UNKNOWN, minlength=len(names) - _UNKNOWN).tolist()
+        shares = [(k + _UNKNOWN, count / labels.numel()) for k, count in enumerate(counts) if count]
         return cls(names, dict(sorted(shares, key=lambda pair: (-pair[1], pair[0]))))
 
     @property
