@@ -243,3 +243,15 @@ def test_names(n, kind, classes, names):
     assert answer.values.shape == (1, len(names))
     with pytest.raises(ShapeError, match=r"classes must name .* got 3"):
         answer.names("abc")
+
+
+@pytest.mark.parametrize("kind", ["logits", "probabilities", "label_logits", "label_probabilities"])
+@pytest.mark.parametrize("columns", [1, 4])
+def test_log_odds_are_those_of_the_values(kind, columns):
+    scores = torch.randn(5, columns, dtype=torch.float64)
+    if "probabilities" in kind:
+        scores = scores.softmax(1) if kind == "probabilities" and columns > 1 else scores.sigmoid()
+    answer = Answer(scores, kind)
+    for k in range(answer.values.shape[1]):
+        p = answer.values[:, k]
+        assert torch.allclose(answer.log_odds(torch.full((5,), k)), (p / (1 - p)).log())

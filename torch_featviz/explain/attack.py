@@ -178,11 +178,11 @@ class _Search:
         return (images + change / self.unit).to(images.dtype)
 
     def _uphill(self, inputs: Inputs, classes: Tensor, kind: Kind, change: Tensor) -> Tensor:
-        """The sign of the gradient of each image's log probability of its class."""
+        """The sign of the gradient of each image's log probability of its class, by way of the log odds."""
         with torch.enable_grad():
             change = change.clone().requires_grad_()
             output = run(self.net, inputs.with_images(self._moved(inputs.images, change)))
-            figures = Answer(scores_of(output, len(classes)), kind).log_values.gather(1, classes[:, None])
+            figures = Answer(scores_of(output, len(classes)), kind).log_odds(classes)
             gradient = None
             if figures.requires_grad:
                 (gradient,) = torch.autograd.grad(figures.sum(), change, allow_unused=True)

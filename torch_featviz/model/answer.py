@@ -9,7 +9,6 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
 
@@ -83,20 +82,27 @@ class Answer:
         scores = scores.clamp(0, 1)
         return torch.cat([1 - scores, scores], 1) if self.binary else scores
 
-    @property
-    def log_values(self) -> Tensor:
-        """The logarithm of `values`, whose gradient does not vanish where the model is all but sure.
+    def log_odds(self, classes: Tensor) -> Tensor:
+        """The logarithm of `p / (1 - p)` of one class of each image, `b`.
 
+        Its gradient has the direction of that of `log p`, and does not vanish where the model is all but sure.
+
+        Args:
+            classes: `b`, columns of `values`.
         Example:
-            >>> Answer(torch.tensor([[0.0, 200.0]]), "logits").log_values
-            tensor([[-200.,    0.]])
+            >>> Answer(torch.tensor([[200.0, 0.0, -500.0]]), "logits").log_odds(torch.tensor([0]))
+            tensor([200.])
         """
+        k = classes[:, None]
         scores = self.scores if self.scores.dtype == torch.float64 else self.scores.float()
         if self.squashed == "softmax":
-            return scores.log_softmax(1)
+            return scores.gather(1, k)[:, 0] - scores.scatter(1, k, -torch.inf).logsumexp(1)
         if self.squashed == "sigmoid":
-            return logsigmoid(_both(scores) if self.binary else scores)
-        return self.values.clamp(min=torch.finfo(scores.dtype).tiny).log()
+            return (_both(scores) if self.binary else scores).gather(1, k)[:, 0]
+        chances, tiny = self.values, torch.finfo(scores.dtype).tiny
+        own = chances.gather(1, k)[:, 0]
+        rest = 1 - own if self.kind in LABELS else chances.scatter(1, k, 0).sum(1)
+        return own.clamp(min=tiny).log() - rest.clamp(min=tiny).log()
 
     def names(self, classes: Sequence[str] = ()) -> tuple[str, ...]:
         """A name for each column of `values`; the opposite of a single class is called "not" that.

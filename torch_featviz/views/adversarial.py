@@ -23,7 +23,7 @@ from .room import fitted
 
 LIMIT = 32
 _GOAL = 224  # pixels of a cell
-_SIZE = 11  # of labels
+_SIZE, _AROUND = 11, 8  # of labels, and pixels beside them
 
 
 def adversarial(
@@ -174,4 +174,4 @@ def _captions(found: Adversarial, image: int, names: Sequence[str], side: int) -
 def _chance(values: Tensor, k: int, names: Sequence[str], side: int) -> str:
     """A class with its probability, no wider than a cell."""
     chance = f" {100 * float(values[k]):.1f} %"
-    return shorten(names[k], max(60, side - width(f"✓ {chance}", _SIZE)), _SIZE) + chance
+    return shorten(names[k], max(60, side - _AROUND - width(f"✓ {chance}", _SIZE)), _SIZE) + chance
