@@ -21,8 +21,6 @@ import torch
 from torch import Tensor, nn
 
 import torch_featviz as fv
-from torch_featviz.explain import project
-from torch_featviz.picture import Legend, Sheet
 from torch_featviz.zoo import ModelCard, card, from_pil, read_image
 
 METHODS = ("gradcam", "integrated_gradients", "occlusion")
@@ -61,23 +59,13 @@ def excite(info: ModelCard, model: nn.Module, photo: Tensor, out: Path) -> None:
     with torch.no_grad(), fv.capture(model, info.middle, stop=True) as acts:
         model(x)
     channels = acts[info.middle][0].flatten(1).amax(1).topk(8).indices.tolist()
-    field = fv.receptive_field(model, info.middle, x.shape[2:])
-    down = project(model, x, info.middle, channels)
-    print(f"  a unit of {info.middle} sees {field.size[0]}×{field.size[1]} pixels")
-    scale = fv.Scale(symmetric=True, per="kernel", quantile=0.999)
-    heat = down.values.sum(1, keepdim=True)
-    fitted = scale.fit(heat)
-    shares = (heat / fitted.vmax).clamp(-1, 1)
-    photos = x.expand(len(channels), -1, -1, -1)
-    cells = fv.overlay(photos, shares, scale=fv.Scale(symmetric=True, vmin=-1, vmax=1), card=info)
-    how = "the deconvnet" if down.method == "deconvnet" else "guided backpropagation"
-    note = f"by {how}, summed over colours; the 0.1 % beyond a map's scale are drawn at its end"
-    Sheet(
-        cells[:, 0],
-        Legend(fitted, "RdBu_r", notes=(note,)),
+    fv.projection(
+        model,
+        x,
+        info.middle,
+        channels,
+        card=info,
         title=f"What in the photo excites the eight strongest channels of {info.middle}",
-        labels=tuple(f"channel {channel}" for channel in channels),
-        ncols=4,
     ).save(out / "units.png")
 
 

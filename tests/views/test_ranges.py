@@ -13,7 +13,16 @@ from torch_featviz.errors import OptionError
 from torch_featviz.picture import Counts, count, overlay
 from torch_featviz.picture.images import unit_images
 from torch_featviz.survey import top_patches
-from torch_featviz.views import attributions, exemplars, predictions, samples
+from torch_featviz.views import (
+    adversarial,
+    attributions,
+    augmentations,
+    exemplars,
+    predictions,
+    projection,
+    samples,
+    segments,
+)
 from torch_featviz.zoo import ModelCard
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -29,6 +38,10 @@ def net():
 UNITS = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 LOGITS = torch.tensor([[1.0, 2.0], [3.0, 0.0]])
 PICTURES = {
+    "adversarial": lambda net, x, r: adversarial(net, x, value_range=r, eps=0.1, steps=1).cells,
+    "augmentations": lambda _, x, r: augmentations(x[0], [lambda y: y.flip(2)], value_range=r, times=False).cells,
+    "projection": lambda net, x, r: projection(net, x[0], "1", 0, value_range=r).cells[:2],
+    "segments": lambda _, x, r: segments(torch.zeros(2, 8, 8).long(), "ab", x, value_range=r).cells[::2],
     "attributions": lambda net, x, r: attributions(net, x, value_range=r, faithful=False).cells[::2],
     "exemplars": lambda net, x, r: exemplars(top_patches(net, [x], "1", k=2), value_range=r).cells[::2],
     "overlay": lambda _, x, r: overlay(x, torch.zeros(2, 8, 8), alpha=0, gray=False, value_range=r),

@@ -118,8 +118,9 @@ def _check(images: Tensor, logits: Any, classes: Sequence[str], k: int) -> Tenso
 
 
 def _unfit(images: Tensor, classes: Sequence[str], logits: Any) -> ShapeError:
-    expected = (len(images), len(classes))
-    return ShapeError(f"logits must be {expected} (images, classes), got shape {tuple(getattr(logits, 'shape', ()))}.")
+    expected, shape = (len(images), len(classes)), tuple(getattr(logits, "shape", ()))
+    hint = "; segments() draws a class for each pixel" if len(shape) == 4 else ""
+    return ShapeError(f"logits must be {expected} (images, classes), got shape {shape}{hint}.")
 
 
 def _read(answer: Answer, classes: Sequence[str], targets: Any) -> tuple[Tensor, tuple[str, ...], list[int] | None]:

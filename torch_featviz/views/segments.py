@@ -136,13 +136,12 @@ def _labels(logits: Any, classes: Sequence[str], ignore: int, answer: Kind | Non
 
 def _numbered(labels: Tensor, n: int, ignore: int) -> Tensor:
     """Labels, if each is of a class that has a name."""
-    labels = labels.masked_fill(labels == ignore, _IGNORED)
-    odd = labels[((labels < 0) & (labels != _IGNORED)) | (labels >= n)]
+    odd = labels[((labels < 0) | (labels >= n)) & (labels != ignore)]
     if odd.numel():
         raise OptionError(
             f"labels must be from 0 to {n - 1}, one for each name, or ignore={ignore}, got {int(odd[0])}."
         )
-    return labels
+    return labels.masked_fill(labels == ignore, _IGNORED)
 
 
 def _under(
