@@ -160,7 +160,7 @@ def small_weights(tmp_path):
 def test_why(small_weights, tmp_path, capsys):
     assert load("why").main([*small_weights, "--out", str(tmp_path / "out")]) == 0
     assert sheets(tmp_path / "out") == ["units.png", "why.png"]
-    assert "sees 10×10 pixels" in capsys.readouterr().out
+    assert "Look at the sheets in" in capsys.readouterr().out
 
 
 @pytest.mark.slow

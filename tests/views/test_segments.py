@@ -95,6 +95,14 @@ def test_only_classes_that_occur_are_listed_with_ignored_and_broken_pixels():
     assert reserved()["nan"] in set(map(tuple, sheet.cells[0].flatten(1).T.tolist()))
 
 
+def test_a_figure_has_the_same_legend():
+    sheet = segments(torch.tensor([[0, 0, 2, 255]]), NAMES)
+    legend = sheet.figure().axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == [words for _, words in sheet.legend.swatches]
+    colors = [tuple(round(255 * v) for v in patch.get_facecolor()[:3]) for patch in legend.get_patches()]
+    assert colors == [color for color, _ in sheet.legend.swatches]
+
+
 def test_background_keeps_the_image():
     labels = torch.tensor([[0, 1]])
     sheet = segments(labels, ["__background__", "cat"], torch.full((3, 1, 2), 0.2))

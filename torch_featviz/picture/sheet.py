@@ -20,6 +20,7 @@ from torch_featviz.picture.text import FAINT, Pixels, line_height, put, strip
 from torch_featviz.picture.tile import enlarge, grid_columns, tile
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 FRAME = 128
@@ -164,9 +165,23 @@ class Sheet(Picture):
             ink = "black" if text.contrast((red, green, blue)) == (0, 0, 0) else "white"
             axes.text(x, y, words, fontsize=6, ha="center", va="center", color=ink)
         self._bar(figure, axes)
-        notes = [words for _, words in self.legend.marks()] + self.legend.lines()
+        self._swatches(axes)
+        marks = self.legend.marks()[len(self.legend.swatches) :]  # those have their colours beside the grid
+        notes = [words for _, words in marks] + self.legend.lines()
         axes.set_xlabel("\n".join(notes), fontsize=8)
         return make_legible(as_written(figure))
+
+    def _swatches(self, axes: "Axes") -> None:
+        """The colours that have a meaning each, beside the grid."""
+        if not self.legend.swatches:
+            return
+        from matplotlib.patches import Patch  # noqa: PLC0415
+
+        patches = [
+            Patch(facecolor=[value / 255 for value in color], edgecolor="black", label=words)
+            for color, words in self.legend.swatches
+        ]
+        axes.legend(handles=patches, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=7, frameon=False)
 
     def _bar(self, figure: "Figure", axes: object) -> None:
         if self.legend.cmap is None:
