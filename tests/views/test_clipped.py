@@ -96,7 +96,7 @@ def _pixels(file):
 
 
 def of_pixels(given, **declared):
-    return sheet(views.pixels(given.permute(1, 0, 2, 3).flatten(1, 2), **declared))
+    return sheet(views.pixels(_tall(given), **declared))
 
 
 def of_samples(given, **declared):
@@ -117,6 +117,41 @@ def of_attributions(given, **declared):
     return sheet(drawn, slice(0, None, 2), "RdBu_r")
 
 
+def of_adversarial(given, **declared):
+    drawn = views.adversarial(SMALL, given, eps=0.01, steps=1, **declared)
+    for at in (0, 2):  # before and after
+        assert_marked(*sheet(drawn, slice(at, None, 3)), drawn.legend.counts)
+    return sheet(drawn, slice(0, None, 3))
+
+
+def of_augmentations(given, **declared):
+    return sheet(views.augmentations(_tall(given), [torch.zeros_like], n=1, times=False, **declared), slice(0, 1))
+
+
+def of_projection(given, **declared):
+    drawn = views.projection(SMALL, _tall(given), "1", (0, 2, 2), **declared)
+    assert drawn.labels[1].startswith("activation")
+    marks, lines, cells, colors = sheet(drawn, slice(0, 1))
+    return marks, lines, _small(cells, 16), colors
+
+
+def of_segments(given, **declared):
+    drawn = views.segments(torch.zeros(2, 4, 4, dtype=torch.long), ["background"], given, **declared)
+    marks, lines, cells, colors = sheet(drawn, slice(0, None, 2), "viridis")
+    return marks[1:], lines, _small(cells, 8), colors
+
+
+def _tall(given):
+    """Two images as one."""
+    return given.permute(1, 0, 2, 3).flatten(1, 2)
+
+
+def _small(cells, height):
+    """What was enlarged by a whole factor as it was."""
+    zoom = cells.shape[2] // height
+    return cells[:, :, zoom // 2 :: zoom, zoom // 2 :: zoom]
+
+
 def assert_marked(marks, lines, cells, colors, counts):
     for reason in ("over", "under"):
         color = torch.tensor(colors[reason])[:, None, None]
@@ -124,6 +159,10 @@ def assert_marked(marks, lines, cells, colors, counts):
 
 
 DRAWN = {
+    "adversarial": of_adversarial,
+    "augmentations": of_augmentations,
+    "projection": of_projection,
+    "segments": of_segments,
     "attributions": of_attributions,
     "exemplars": of_exemplars,
     "pixels": of_pixels,

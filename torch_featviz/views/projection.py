@@ -19,6 +19,7 @@ from torch_featviz.model.inputs import as_batch
 from torch_featviz.picture import Legend, Picture, Scale, Sheet, enlarge, grid_columns, number, paint, rgb
 from torch_featviz.picture.color import total_of
 from torch_featviz.picture.images import Card, ValueRange, clipped, unit_images
+from torch_featviz.picture.legend import OF_IMAGES
 
 from .room import fitted
 
@@ -109,6 +110,7 @@ def projection(
             legend.cmap if n == 1 else None,
             total_of([counts, legend.counts]),
             (*_notes(found, seen, boxes, images.shape[1]), *notes, *hints),
+            OF_IMAGES,
         ),
         title=title or _title(found, seen.layer),
         ncols=len(heads) * groups,
