@@ -50,7 +50,7 @@ class Evaluation(Displayed):
 
     `loss` is the mean cross entropy, `accuracy` is in [0, 1], `confusion` is `n n` int64 with a row per true
     class and a column per answer (2 by 2 for a single logit or probability), `logits` is `b n` in the loader's order,
-    as the model returned them.
+    as the model returned them; of an evaluation over several views the mean probabilities.
     """
 
     loss: float
