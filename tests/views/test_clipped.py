@@ -119,8 +119,10 @@ def of_attributions(given, **declared):
 
 def of_adversarial(given, **declared):
     drawn = views.adversarial(SMALL, given, eps=0.01, steps=1, **declared)
-    for at in (0, 2):  # before and after
-        assert_marked(*sheet(drawn, slice(at, None, 3)), drawn.legend.counts)
+    assert_marked(*sheet(drawn, slice(0, None, 3)), drawn.legend.counts)
+    for reason in ("over", "under"):  # none goes further out, some may come in
+        color = torch.tensor(reserved("gray")[reason])[:, None, None]
+        assert int((drawn.cells[2::3] == color).all(1).sum()) <= getattr(drawn.legend.counts, reason)
     return sheet(drawn, slice(0, None, 3))
 
 

@@ -93,7 +93,7 @@ def adversarial(
     )
     names = _names(found, classes, () if card is None else card.classes)
     before, after = (unit_images(x, value_range, card) for x in (images, found.images))
-    counts, hints = clipped(before, value_range, card)  # and after it no other pixels are
+    counts, hints = clipped(before, value_range, card)  # afterwards no other pixels are beyond
     change = found.perturbation.expand(-1, 3, -1, -1)
     n = len(images)
     groups = grid_columns(n, images.shape[2] / (3 * images.shape[3]))
