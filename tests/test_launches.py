@@ -155,7 +155,9 @@ def test_errors():
         def forward(self, x):
             return x[x > 0]
 
-    with pytest.raises(OptionError, match="this forward depends on values, which only a GPU can tell"):
+    with pytest.raises(
+        OptionError, match="this forward depends on tensor values, so its launches can be counted only on a GPU"
+    ):
         launches(Picks(), torch.zeros(3))
 
 

@@ -1,4 +1,4 @@
-"""What watching costs: ratios that a noisy machine cannot bend, and the price of a capture on a model of your own."""
+"""Measure the cost of a capture on your own model, as ratios that are robust on a noisy machine."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ T = TypeVar("T")
 
 
 class Ratio(NamedTuple):
-    """Time of `a` over time of `b`: the median, and where the true median lies with 95 % confidence.
+    """Time of `a` divided by time of `b`: the median and its 95 % confidence interval.
 
     Example:
         >>> ratio = Ratio(1.04, 1.03, 1.06)
@@ -71,7 +71,7 @@ class Ratio(NamedTuple):
     high: float
 
     def within(self, budget: float) -> bool:
-        """Whether the ratio may be at most `budget`: false once it is above with 97.5 % confidence."""
+        """Return whether the ratio is within `budget`; False if it is above with 97.5 % confidence."""
         return self.low <= budget
 
     def __str__(self) -> str:
@@ -79,7 +79,7 @@ class Ratio(NamedTuple):
 
 
 class Added(NamedTuple):
-    """Seconds that one way takes longer than another: the median, and its 95 % confidence interval.
+    """Extra seconds of one way compared with another: the median and its 95 % confidence interval.
 
     Example:
         >>> Added(2e-4, 1e-4, 3e-4).micro(parts=100)
@@ -91,19 +91,19 @@ class Added(NamedTuple):
     high: float
 
     def micro(self, parts: int = 1) -> str:
-        """In microseconds for each of so many parts."""
+        """Format in microseconds, divided by `parts`."""
         return "{:.2f} ({:.2f} to {:.2f}) us".format(*(1e6 * value / parts for value in self))
 
 
 def paired(
     a: Callable[[], object], b: Callable[[], object], *, rounds: int = 15, timer: Callable[[], float] = perf_counter
 ) -> Ratio:
-    """Time `a` against `b`: warmed up, garbage collection off, and the order turned round every time.
+    """Time `a` against `b` in one process: after a warm-up, without garbage collection, in alternating order.
 
-    Each ratio is of neighbours in time, so that what slows the whole machine down slows both sides.
+    Each ratio compares neighbouring runs, so a machine that slows down slows down both.
 
     Args:
-        rounds: how often each is timed; below 6 the interval is all that was seen, and surer of nothing.
+        rounds: number of timings of each. Below 6 the interval is just the observed range, with less confidence.
         timer: a clock, in seconds.
     Raises:
         OptionError: `rounds` is below 1.
@@ -125,7 +125,7 @@ def added(
     rounds: int = 15,
     timer: Callable[[], float] = perf_counter,
 ) -> list[Added]:
-    """What each of `ways` takes longer than `base`, timed in the same manner.
+    """Measure how much longer each of `ways` takes than `base`; timed as in `paired`.
 
     Raises:
         OptionError: `rounds` is below 1.
@@ -142,8 +142,9 @@ def added(
 
 
 def settled(measure: Callable[[], T], within: Callable[[T], bool]) -> T:
-    """What `measure` says, asked again while it is not `within` its budget: a busy neighbour on the machine spoils one
-    measurement, a regression spoils all three.
+    """Call `measure` up to three times, until the result is `within` its budget.
+
+    A busy machine spoils one measurement; a regression spoils all three.
 
     Example:
         >>> said = iter([1.3, 1.01, 1.2])
@@ -160,18 +161,17 @@ def settled(measure: Callable[[], T], within: Callable[[T], bool]) -> T:
 
 @dataclass(frozen=True, repr=False)
 class Overhead(Displayed):
-    """What a capture costs on one model, as `overhead` measured it.
+    """The cost of a capture on one model, as `overhead` measured it.
 
     Attributes:
-        ratio: a forward inside the block, to the bare forward.
-        per_layer: what the forward takes longer, for each call of a captured layer.
-        calls: how many such calls one forward makes.
-        bytes_held: memory that the capture keeps alive beyond the forward's arguments and result and the model's own
-            parameters and buffers; each storage counts once, and whole. In grad mode the autograd graph, which the
-            block keeps too, is not in it.
-        peak_over_bare: what the forward needs at most, beyond what the bare one does, in bytes; None where the device
-            does not tell.
-        device: where it was measured.
+        ratio: time of a captured forward, divided by that of the bare forward.
+        per_layer: extra time of the forward, per call of a captured layer.
+        calls: number of such calls in one forward.
+        bytes_held: memory that the capture keeps alive, beyond the forward's arguments and result and the model's
+            parameters and buffers. Each storage counts once, with its full size. In grad mode the autograd graph, which
+            the block also keeps, is not included.
+        peak_over_bare: extra peak memory of the captured forward, in bytes; None if the device does not report it.
+        device: the device of the measurement.
     """
 
     ratio: Ratio
@@ -183,11 +183,11 @@ class Overhead(Displayed):
 
     @property
     def us_per_layer(self) -> float:
-        """The median of `per_layer`, in microseconds."""
+        """Median of `per_layer`, in microseconds."""
         return 1e6 * self.per_layer.median
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it in plain numbers, for a log or a JSON file; `us_per_layer` with its interval."""
+        """Convert to plain numbers, for a log or JSON; `us_per_layer` comes with its interval."""
         micro = Added(*(1e6 * value for value in self.per_layer))
         kept = {name: value for name, value in asdict(self).items() if name != "per_layer"}
         return {**kept, "ratio": self.ratio._asdict(), "us_per_layer": micro._asdict()}
@@ -203,27 +203,28 @@ class Overhead(Displayed):
 def overhead(
     model: nn.Module, inputs: Any, layers: Layers = None, *, rounds: int | None = None, **options: Any
 ) -> Overhead:
-    """Measure what capturing `layers` costs `model`, against the bare forward of that same model.
+    """Measure how much capturing `layers` slows `model` down, compared with its bare forward.
 
-    Both sides alternate in one process. Of each, two forwards run and the second is timed, so a captured one includes
-    letting go of what the one before it left, as in a loop over batches. Entering and leaving the block, and the
-    first forward, which is watched, are not in the figures.
+    Both alternate in one process. In each round two forwards run and the second is timed; a captured forward thus
+    includes freeing the outputs of the previous one, as in a loop over batches. Entering and leaving the block, and the
+    first forward, which is slower, are not timed.
 
-    Grad mode, autocast, threads and train or eval are the caller's. Buffers and the random state are put back
-    afterwards. A compiled model runs uncompiled inside the block, and is compared to its compiled self.
+    Grad mode, autocast, threads and train or eval mode are the caller's. Buffers and random states are restored. A
+    compiled model runs uncompiled inside the block where `of="grad"` or `ops=True` needs that, and is compared with its
+    compiled self.
 
     Args:
         inputs: the model's argument, or a tuple of its arguments.
         layers: as for `capture`.
-        rounds: how often each side is timed; None for as many as fit in two seconds, from 15 to 401.
+        rounds: number of timings of each side; None for as many as fit into two seconds, from 15 to 401.
         options: as for `capture`.
     Raises:
         LayerError: `model` has no such layer, or none of them ran.
         OptionError: `rounds` is below 1.
-        DeviceError: inputs are on another device than the model.
+        DeviceError: the inputs are on another device than the model.
 
-    On a GPU each timing ends with a synchronisation, and the device's peak statistics are reset; this has not been
-    run on one yet. Another thread's allocations would count as the model's.
+    On a GPU each timing ends with a synchronisation, and the device's peak memory statistics are reset; allocations of
+    other threads would count too.
 
     Example:
         >>> cost = overhead(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), torch.zeros(1, 3, 8, 8), "0", rounds=1)
@@ -240,7 +241,7 @@ def overhead(
             result = forward()
             calls, held = len(acts), _bytes_held(acts, [result, inputs, *model.parameters(), *model.buffers()])
         if not calls:
-            absent = ", ".join(acts.not_run) or "they are never called, though their weights are used"
+            absent = ", ".join(acts.not_run) or "they are never called; only their weights are used"
             raise LayerError(f"no captured layer ran in this forward: {absent}.")
         del acts, result
 
@@ -269,11 +270,11 @@ def overhead(
 
 
 class Launches(NamedTuple):
-    """What a capture adds to a forward on a GPU, in launches.
+    """Kernel launches that a capture adds to a forward on a GPU.
 
     Attributes:
-        bare: kernels, copies and fills of the forward alone.
-        added: those that come on top of it.
+        bare: kernels, copies and fills of the bare forward.
+        added: launches that the capture adds.
         waits: how often the CPU waits for the device because of the capture.
     """
 
@@ -283,12 +284,12 @@ class Launches(NamedTuple):
 
 
 def launches(model: nn.Module, inputs: Any, layers: Layers = None, **options: Any) -> Launches:
-    """Count what capturing `layers` adds to one forward of `model` on a GPU, also where there is none.
+    """Count the GPU launches that capturing `layers` adds to one forward of `model`. It works without a GPU too.
 
-    On a GPU by the profiler. Elsewhere a copy of the model runs whose tensors say that they are on a GPU and hold no
-    values: each operator counts as one launch, unless it returns a view or unwritten memory; a few of PyTorch's launch
-    several kernels. The count is the same on all machines, and can stand in a test.
-    The second forward of the block counts; the first is watched, and costs more.
+    On a GPU the profiler counts. Elsewhere a copy of the model runs on tensors that report a GPU as their device and
+    hold no values: each operator counts as one launch unless it returns a view or uninitialised memory (a few of
+    PyTorch's operators launch several kernels). This count is the same on all machines and can be asserted in a test.
+    The second forward of the block is counted; the first one costs more.
 
     Args:
         inputs: the model's argument, or a tuple of its arguments.
@@ -296,7 +297,7 @@ def launches(model: nn.Module, inputs: Any, layers: Layers = None, **options: An
         options: as for `capture`.
     Raises:
         LayerError: `model` has no such layer.
-        OptionError: without a GPU, the forward itself depends on values that are not there.
+        OptionError: without a GPU, the forward depends on values, which the tensors do not hold.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True))
@@ -354,7 +355,9 @@ def _on_fake_gpu(model: nn.Module, arguments: tuple[Any, ...]) -> Iterator[_Coun
         try:
             yield copied(model, partial(map, on_gpu), evaluates=False), map_tensors(on_gpu, arguments), counted
         except UNKNOWN_VALUES as error:
-            raise OptionError(f"this forward depends on values, which only a GPU can tell: {error}") from error
+            raise OptionError(
+                f"this forward depends on tensor values, so its launches can be counted only on a GPU: {error}"
+            ) from error
 
 
 class _Counter(TorchDispatchMode):
@@ -412,10 +415,10 @@ _LAUNCH_NOTHING = {  # they make or change what describes memory, and write none
 
 
 def peak_memory(call: Callable[[], object], *, device: str | torch.device = "cpu") -> int | None:
-    """The most bytes of tensors that `call` has alive at one time, not counting those that were there before.
+    """Measure the peak of tensor memory during `call`, in bytes, beyond what was allocated before.
 
-    On the CPU from the profiler's allocation events: scratch memory of operators is in it, but not what a library
-    such as oneDNN takes behind PyTorch's back. On CUDA from the allocator. None where neither is at hand.
+    On the CPU it is read from the profiler's allocation events: scratch memory of operators is included, memory that a
+    library such as oneDNN allocates itself is not. On CUDA it is read from the allocator. None if neither is available.
 
     Example:
         >>> x = torch.zeros(1000, 1000)

@@ -1,45 +1,45 @@
-"""Every error this package raises on purpose; each also is the built-in error a caller would expect."""
+"""Every error that this package raises on purpose. Each is also the built-in error that a caller would expect."""
 
 
 class FeatvizError(Exception):
-    """Root of all errors raised on purpose by torch_featviz."""
+    """Base class of all errors that torch_featviz raises on purpose."""
 
 
 class LayerError(FeatvizError, LookupError):
-    """A layer that does not exist, did not run, or cannot be shown."""
+    """The layer does not exist, did not run, or cannot be captured or shown."""
 
 
 class ShapeError(FeatvizError, ValueError):
-    """A tensor of another rank or size than asked for, or an empty one."""
+    """The tensor is empty, or has the wrong number of axes or the wrong size."""
 
 
 class DtypeError(FeatvizError, TypeError):
-    """A value whose type or dtype cannot be drawn or captured."""
+    """The value has the wrong Python type or tensor dtype."""
 
 
 class DeviceError(FeatvizError, RuntimeError):
-    """Inputs on another device than the model."""
+    """The inputs are on another device than the model."""
 
 
 class OptionError(FeatvizError, ValueError):
-    """An argument outside the values it may take."""
+    """An argument has an invalid value."""
 
 
 class FileError(FeatvizError, OSError):
-    """A file or folder that cannot be read or written."""
+    """A file or folder cannot be read or written."""
 
 
 class WeightsError(FeatvizError, RuntimeError):
-    """Weights or data that cannot be had, or that do not fit the model."""
+    """Weights or data are not available, or do not fit the model."""
 
 
 class MissingError(FeatvizError, ImportError):
-    """A package that only some uses need, and that is not installed."""
+    """An optional package is needed and not installed."""
 
 
 class FeatvizWarning(UserWarning):
-    """Something that a person should look at, and that stops nothing."""
+    """Base class of all warnings: something to look at; the program goes on."""
 
 
 class FindingWarning(FeatvizWarning):
-    """What a `Monitor` found in a training."""
+    """A problem that a `Monitor` found during training."""

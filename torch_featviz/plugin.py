@@ -1,4 +1,4 @@
-"""The pytest plugin: `capture_overhead`, a fixture that measures what capturing costs a model of yours.
+"""The pytest plugin: the fixture `capture_overhead` measures the cost of a capture on your model.
 
 Every pytest run on a machine with this package imports this file, so it imports torch only when the fixture is used.
 """
@@ -25,16 +25,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def capture_overhead(request: pytest.FixtureRequest) -> Callable[..., Overhead]:
-    """Measure what capturing costs a model, as `torch_featviz.bench.overhead` does, and report it after the run.
+    """Measure the cost of a capture, as `torch_featviz.bench.overhead` does, and report it after the run.
 
     Example:
         def test_capture_stays_cheap(capture_overhead):
             cost = capture_overhead(model, images, ["layer1", "layer4"])
             assert cost.ratio.within(1.05)
 
-    Each measurement has a line in the summary. Where pytest-benchmark writes JSON, it also is in there, under
-    `featviz`. Skipped under `--benchmark-disable` and `--benchmark-skip`, and in the workers of pytest-xdist, which
-    disturb each other.
+    Each measurement is one line of the test summary. If pytest-benchmark writes JSON, the measurement is in it under
+    `featviz`. The test is skipped under `--benchmark-disable` and `--benchmark-skip`, and in pytest-xdist workers,
+    which disturb each other's timing.
     """
     if why := _why_not(request.config):
         pytest.skip(why)

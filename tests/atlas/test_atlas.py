@@ -465,7 +465,7 @@ def test_channels_that_are_no_colours():
         (torch.rand(1, 3, 14, 14), {"methods": ["no"]}, "OptionError", "'no'"),
         (torch.rand(1, 3, 14, 14), {"targets": [9]}, "OptionError", "9"),
         (torch.rand(1, 3, 14, 14), {"targets": []}, "OptionError", "targets is empty; name a class"),
-        (torch.rand(1, 3, 9, 9), {}, "ShapeError", "does not take inputs of shape"),
+        (torch.rand(1, 3, 9, 9), {}, "ShapeError", "does not accept inputs of shape"),
     ],
 )
 def test_bad_input(images, options, kind, words):

@@ -331,7 +331,7 @@ def test_stop():
     with capture(net, ["conv2.relu", "conv1.tanh"], ops=True, stop=True) as acts:
         assert net(x) is None
     assert list(acts) == ["conv1.tanh", "conv2.relu"]
-    with pytest.raises(OptionError, match="stop=True with ops=True needs names"):
+    with pytest.raises(OptionError, match="stop=True with ops=True needs exact names"):
         capture(net, ["conv1.*"], ops=True, stop=True)
 
 

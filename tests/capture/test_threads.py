@@ -58,7 +58,7 @@ def test_another_threads_capture_of_the_model_is_refused(mine, theirs, options, 
         inside = instance_state(parent)
         error = in_thread(lambda: capture(other, **options).__enter__())
         assert isinstance(error, LayerError)
-        assert "another thread captures this model now" in str(error)
+        assert "another thread is capturing this model" in str(error)
         assert instance_state(parent) == inside
         model(X)
     assert len(acts) > 0
@@ -162,7 +162,11 @@ def test_two_threads_may_not_run_the_model_at_once_in_one_block():
         thread.start()
         inside.wait(10)
         try:
-            with pytest.raises(LayerError, match="another thread runs this model now, in the same block; take turns"):
+            with pytest.raises(
+                LayerError,
+                match="another thread is running this model inside the same "
+                "capture block; run them one after the other",
+            ):
                 model(X)
         finally:
             go_on.set()

@@ -253,7 +253,9 @@ def test_flat_exported_programs_are_refused(layers, wrap, instance_state):
     if wrap is nn.Sequential and isinstance(layers, (str, list)):
         layers = "0.0"
     before = instance_state(model)
-    with pytest.raises(LayerError, match=r"one flat graph of it. Capture the model .*unflatten\(exported_program\)"):
+    with pytest.raises(
+        LayerError, match=r"flattened the model into one graph. Capture the " r".*unflatten\(exported_program\)"
+    ):
         capture(model, layers)
     assert instance_state(model) == before
 
@@ -278,7 +280,10 @@ def test_an_exported_program_is_refused():
 def test_scripted_modules_are_refused(script):
     for model, layers in ((script(network().eval()), None), (nn.Sequential(script(network().eval())), "0")):
         before = [dict(module.__dict__) for module in model.modules()]
-        with pytest.raises(LayerError, match=r"is a ScriptModule; capture the model as it was before torch\.jit"):
+        with pytest.raises(
+            LayerError,
+            match=r"is a ScriptModule and cannot be captured; capture " r"the original model, before torch\.jit",
+        ):
             capture(model, layers)
         assert [dict(module.__dict__) for module in model.modules()] == before
 
@@ -365,7 +370,10 @@ def test_data_parallel_on_no_device_or_one():
 def test_data_parallel_on_several_devices_is_refused():
     model = nn.DataParallel(network())
     model.device_ids = [0, 1]
-    with pytest.raises(LayerError, match=r"DataParallel copies its model .*; capture model\.module on one device"):
+    with pytest.raises(
+        LayerError,
+        match=r"DataParallel on several devices " r"copies the model .*; " r"capture model\.module on one device",
+    ):
         capture(model)
 
 

@@ -62,7 +62,9 @@ class Rows(nn.Module):
 @pytest.mark.parametrize("method", METHODS)
 def test_rows_that_are_not_the_images(method, target):
     words = (
-        "must return 'b' figures" if callable(target) else r"shape \([48], 5\) for [12] images?: its rows are not the"
+        "must return shape 'b', one value per image"
+        if callable(target)
+        else r"shape \([48], 5\) for [12] " r"images?: its rows are not the"
     )
     if callable(target) and method in ("lrp", "deep_lift", "layer_activation"):
         pytest.skip("what the model calls is told first, or no figure is needed")

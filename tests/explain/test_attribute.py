@@ -341,7 +341,11 @@ def test_in_bfloat16(method):
         ({"target": 3}, OptionError, r"target must be from 0 to 2, got \[3\]"),
         ({"target": [0, 1]}, ShapeError, "one class or 4"),
         ({"target": 0.5}, DtypeError, "target must be a class number"),
-        ({"target": lambda output: output}, ShapeError, r"must return 'b' figures, one for each image, got \(1, 3\)"),
+        (
+            {"target": lambda output: output},
+            ShapeError,
+            r"must return shape 'b', one value per image, " r"one for each image, got \(1, 3\)",
+        ),
         ({"target": lambda output: 1.0}, DtypeError, "must return a tensor 'b' of floats, got float"),
         ({"layer": "8"}, ShapeError, r"layer '8' returns shape \(4, 3\), no map"),
         ({"layer": "nope"}, LayerError, "no layer 'nope'"),
@@ -411,7 +415,7 @@ def test_lrp_names_the_layer_that_is_called_twice():
 
 
 def test_models_that_cannot_be_explained():
-    with pytest.raises(LayerError, match="has no map through which its answer passes; name a layer"):
+    with pytest.raises(LayerError, match="has no feature map that its answer depends on; choose one"):
         attribute(nn.Sequential(nn.Flatten(), nn.Linear(128, 2)), IMAGES)
     with pytest.raises(LayerError, match="layer '0' of Sequential is lazy and was never called"):
         attribute(nn.Sequential(nn.LazyConv2d(2, 3)), IMAGES)
@@ -513,7 +517,7 @@ def test_targets_must_be_as_many_as_images_however_they_are_cut():
             attribute(tiny(), IMAGES, target=[0, 1], **options)
     by_array = attribute(tiny(), IMAGES, target=np.array([0, 1, 2, 0]), internal_batch_size=3)
     assert by_array.classes.tolist() == [0, 1, 2, 0]
-    with pytest.raises(ShapeError, match="must return 'b' figures"):
+    with pytest.raises(ShapeError, match="must return shape 'b', one value per image"):
         attribute(tiny(), IMAGES, target=lambda output: output[0], method="saliency")
 
 

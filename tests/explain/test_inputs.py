@@ -129,7 +129,7 @@ def test_the_default_is_of_both_calls_and_a_plain_name_says_which_there_are():
     parts = [part / part.abs().amax((1, 2, 3), keepdim=True) for part in parts]
     parts = [torch.nn.functional.interpolate(part, (9, 9), mode="bilinear") for part in parts]
     torch.testing.assert_close(why.attributions, torch.maximum(*parts))
-    with pytest.raises(LayerError, match=r"'conv' ran 2 times .*; name one of its calls: 'conv#1', 'conv#2'"):
+    with pytest.raises(LayerError, match=r"'conv' ran 2 times .*; choose one call: 'conv#1', 'conv#2'"):
         attribute(net, PAIRS, layer="conv")
     with pytest.raises(LayerError, match="'conv' ran 2 times in one forward; it has no call 3"):
         attribute(net, PAIRS, layer="conv#3")
@@ -139,5 +139,5 @@ def test_a_projection_from_one_call_reaches_its_image_only():
     down = deconvnet(Siamese(), PAIRS[:1], "conv#2", [1])
     assert not down[:, :3].any()
     assert down[:, 3:].any()
-    with pytest.raises(LayerError, match="name one of its calls"):
+    with pytest.raises(LayerError, match="choose one call"):
         deconvnet(Siamese(), PAIRS[:1], "conv", [1])

@@ -237,5 +237,5 @@ def test_projections_that_there_are_not():
     net, images = seeded(lambda: around(nn.MaxPool2d(2))), waves(1)
     with pytest.raises(OptionError, match=r"'deconvnet' or 'guided_backprop', or None for .*; got 'deconvolution'"):
         deconvnet(net, images, "3", 0, projection="deconvolution")
-    with pytest.raises(OptionError, match="pooling='overwrite' is the deconvnet's; guided"):
+    with pytest.raises(OptionError, match="pooling='overwrite' needs projection='deconvnet'; guided"):
         project(net, images, "3", 0, projection="guided_backprop", pooling="overwrite")

@@ -182,7 +182,9 @@ def test_it_prints_it_shows_and_it_is_plain():
 
 @pytest.mark.parametrize("size", [(), (3, 0, 4), (3, 4.0), 7, "x", None])
 def test_a_size_is_that_of_one_input(size):
-    with pytest.raises(OptionError, match=r"size must be that of one input, such as \(3, 224, 224\), or a tensor, got"):
+    with pytest.raises(
+        OptionError, match=r"size must be the size of one input, such as " r"\(3, 224, 224\), or a tensor; got"
+    ):
         summary(nn.Linear(2, 2), size)
 
 

@@ -198,7 +198,7 @@ def test_torchscript_cannot_be_looked_into():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # newer versions of torch say that they will drop it
         script = torch.jit.trace(nn.Conv2d(3, 4, 3), IMAGES)
-    with pytest.raises(fv.errors.LayerError, match="TorchScript module cannot be looked into"):
+    with pytest.raises(fv.errors.LayerError, match="TorchScript module hides its layers"):
         walk(script, IMAGES)
 
 

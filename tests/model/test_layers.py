@@ -125,7 +125,7 @@ def test_a_shared_module_is_known_by_its_first_name_and_found_by_all():
         ("nothing.*", LayerError, r"no layer 'nothing.\*' in Sequential; it has 0, 0.0, .*, 3, 4\.$"),
         ([nn.Conv3d], LayerError, r"no layer of type Conv3d in Sequential; it has .*Conv2d \(3\)"),
         (nn.Linear(1, 1), LayerError, "this Linear is no layer of the Sequential given"),
-        ([], OptionError, "layers is empty; name at least one layer"),
+        ([], OptionError, "layers is empty; give at least one layer"),
         ([3], DtypeError, "a layer is a name, a glob, a module type or a module, got 3"),
     ],
 )

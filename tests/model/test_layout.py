@@ -200,9 +200,9 @@ def test_what_does_not_depend_on_the_images():
     ("layout", "shape", "message"),
     [
         (Layout((2, 3)), (1, 7, 4), r"7 tokens are not 0 \+ 2 × 3 \+ 0"),
-        (Layout(), (1, 7, 4), "has no places"),
-        (Layout((2, 3)), (1, 6, 4, 2), "no layout of shape"),
-        (Layout((2, 3), **MAP), (1, 4, 2, 2), "no layout of shape"),
+        (Layout(), (1, 7, 4), "have no places"),
+        (Layout((2, 3)), (1, 6, 4, 2), "does not fit values of shape"),
+        (Layout((2, 3), **MAP), (1, 4, 2, 2), "does not fit values of shape"),
     ],
 )
 def test_values_that_do_not_fit(layout, shape, message):
@@ -212,7 +212,7 @@ def test_values_that_do_not_fit(layout, shape, message):
 
 @pytest.mark.parametrize("options", [{"grid": (0, 3)}, {"grid": (2, 2), "prefix": -1}])
 def test_layouts_that_mean_nothing(options):
-    with pytest.raises(OptionError, match="a grid has sizes of at least 1"):
+    with pytest.raises(OptionError, match="grid sizes must be at least 1"):
         Layout(**options)
 
 
@@ -233,5 +233,5 @@ def test_the_layout_of_what_was_captured_draws_its_tokens():
 def test_no_layers_at_all_are_no_default():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(2))
     net(torch.rand(1, 3, 8, 8))
-    with pytest.raises(OptionError, match="layer= names no layer; leave it out"):
+    with pytest.raises(OptionError, match="layer is empty; give a layer, or leave it out"):
         attribute(net, torch.rand(1, 3, 8, 8), layer=[])

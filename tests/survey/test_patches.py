@@ -186,7 +186,7 @@ def test_a_file_that_is_not_of_this_pass(tmp_path):
     with pytest.raises(FileError, match=r"cannot be read .*; delete it, or give resume= another name"):
         top_patches(net, loader(images), LAYER, resume=file)
     torch.save({"a": 1}, file)
-    with pytest.raises(FileError, match="holds no state of top_patches"):
+    with pytest.raises(FileError, match="is not a resume file of top_patches"):
         top_patches(net, loader(images), LAYER, resume=file)
     torch.save({"format": "torch_featviz top patches 1", "what": {"layer": LAYER}, "state": {}}, file)
     with pytest.raises(FileError, match=r"another version of torch_featviz \(format 1, this one reads 3\); delete it"):
@@ -262,7 +262,7 @@ def test_several_layers_share_the_second_reading():
         torch.testing.assert_close(patches[layer].projections, alone.projections)
     other = top_patches(net, loader(images), "0", k=4)
     for results, asked in (({"0": other, LAYER: best[LAYER]}, channels), (best, {"0": 1}), ({}, {})):
-        with pytest.raises(OptionError, match=r"results must be of one top_patches\(model, loader, \[...\]\)"):
+        with pytest.raises(OptionError, match=r"results must come from one top_patches\(model, loader, \[...\]\)"):
             read_patches(results, asked)
 
 
@@ -320,7 +320,7 @@ def test_a_dataset_that_does_not_give_the_same_image_again():
     data = Watched(pictures(30))
     best = top_patches(build(), DataLoader(data, 16), LAYER)
     data.images = data.images.flip(3)
-    with pytest.raises(OptionError, match=r"otherwise than in the first pass; .* \(no random transforms"):
+    with pytest.raises(OptionError, match=r"other activations than in the first pass; .* \(no random transforms"):
         best.patches(0)
     batches = list(pictures(30).split(16))
     best = top_patches(build(), batches, LAYER)
@@ -416,7 +416,7 @@ def test_loaders_that_cannot_be_used():
     shuffled = DistributedSampler(images, num_replicas=2, rank=0)
     with pytest.raises(OptionError, match="order is that of DistributedSampler"):
         top_patches(net, loader(images, sampler=shuffled), LAYER)
-    with pytest.raises(OptionError, match=r"batch_sampler of its own hides which image is which"):
+    with pytest.raises(OptionError, match=r"custom batch_sampler hides which image is which"):
         top_patches(net, DataLoader(TensorDataset(images), batch_sampler=[[1, 2], [0]]), LAYER)
     with pytest.raises(DtypeError, match=r"loader must yield floats 'b c h w', or .* got a tensor of torch.uint8"):
         top_patches(net, [images.byte()], LAYER)
@@ -431,10 +431,10 @@ def test_loaders_that_cannot_be_used():
 
 
 def test_options_that_mean_nothing():
-    with pytest.raises(OptionError, match="k must be an integer, 1 or more, got 0"):
+    with pytest.raises(OptionError, match="k must be an integer of at least 1, got 0"):
         top_patches(build(), [pictures(2)], LAYER, k=0)
     for options in ({"every": 3}, {"every": 0, "resume": "x.pt"}):
-        with pytest.raises(OptionError, match="every counts batches between writes of resume, 1 or more"):
+        with pytest.raises(OptionError, match="every must be at least 1 and needs resume="):
             top_patches(build(), [pictures(2)], LAYER, **options)
 
 

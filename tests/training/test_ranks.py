@@ -86,4 +86,4 @@ def test_a_twin_of_a_wrapped_model_is_bare_and_of_a_sharded_one_there_is_none(ra
         assert twins["fsdp"].startswith(
             "FSDPSequential cannot be copied, and the model itself is not to be touched (FSDP"
         )
-        assert "another one with the same state dict" in twins["fsdp"]
+        assert "a new one with the same state dict" in twins["fsdp"]

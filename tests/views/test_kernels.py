@@ -121,9 +121,9 @@ def test_odd_weights_are_drawn(weight):
         (
             lambda n: kernels(nn.LazyConv2d(2, 3)),
             LayerError,
-            "no weights before its first call; call the model once",
+            "is lazy and has no weights yet; run the model once",
         ),
-        (lambda n: kernels("x"), LayerError, "expected a model or a weight, got str"),
+        (lambda n: kernels("x"), LayerError, "need a model, a layer or a weight tensor, got str"),
         (lambda n: kernels(torch.ones(3, 3)), ShapeError, r"'k c h w' and not empty, got shape \(3, 3\)"),
         (lambda n: kernels(torch.ones(0, 1, 3, 3)), ShapeError, r"got shape \(0, 1, 3, 3\)"),
         (lambda n: kernels(n, "0", limit=0), OptionError, "limit must be at least 1, got 0"),

@@ -1,4 +1,4 @@
-"""Model in, tensors out: what each layer returns, recorded or summed up while the model runs."""
+"""Capture the outputs of layers, or statistics of them, while the model runs."""
 
 from torch_featviz.rooms import callable_room
 

@@ -53,7 +53,7 @@ class _Recorded(Displayed, Mapping[str, Any]):
 
     def _name(self, key: str) -> str:
         if not isinstance(key, str):
-            raise LayerError(f"activations are read by layer name, got {key!r:.80}; list(acts) has all that ran.")
+            raise LayerError(f"the key must be a layer name, got {key!r:.80}; list(acts) shows the layers that ran.")
         layer, mark, call = key.partition("#")
         if layer not in self._recorder.names and (model := self._recorder.model()) is not None:
             name = canonical(model, layer)
@@ -64,7 +64,7 @@ class _Recorded(Displayed, Mapping[str, Any]):
         value, intact = self._recorder.read(records, position)
         if not intact:
             raise LayerError(
-                f"what {key!r} returned was changed in place after the forward; read it sooner, "
+                f"the output of {key!r} was changed in place after the forward; read it earlier, "
                 "or change a clone of the model's output."
             )
         return value
@@ -84,13 +84,13 @@ class _Recorded(Displayed, Mapping[str, Any]):
 
 
 class Activations(_Recorded):
-    """What each captured layer returned in the latest forward, by layer name, in order of execution.
+    """The outputs of the captured layers in the latest forward, by layer name, in order of execution.
 
-    A layer that ran once has its own name. One that ran several times has a key for each call, `'relu#1'`, `'relu#2'`,
-    and no plain one, so that no call is mistaken for another; `calls('relu')` lists them all. Readable inside the
-    block and after it.
+    A layer that ran once has its own name as the key. A layer that ran several times has one key per call, `'relu#1'`,
+    `'relu#2'`, and no plain key, so that calls cannot be confused; `calls('relu')` lists all of them. The mapping is
+    read-only. Read it inside the `with` block or after it.
 
-    Values keep the structure that the layer returned (tensor, tuple, dict, ...), every tensor detached.
+    Values keep the structure that the layer returned (tensor, tuple, dict, ...). Every tensor is detached.
     """
 
     def __init__(self, recorder: Recorder) -> None:
@@ -99,7 +99,7 @@ class Activations(_Recorded):
         self._positions: dict[str, int] = {}
 
     def calls(self, layer: str) -> list[Any]:
-        """What `layer` returned at each of its calls, first to last; empty where it did not run.
+        """List the outputs of `layer`, one per call, in order. Empty if it did not run.
 
         Raises:
             LayerError: `layer` was not captured.
@@ -111,17 +111,17 @@ class Activations(_Recorded):
         return [self._read(records, i, name) for i, record in enumerate(records) if record[0] == name]
 
     def layout(self, key: str) -> Layout:
-        """Where images, channels and places are in what a call returned, for `feature_maps(..., layout=...)`.
+        """Return the axes of an output: images, channels and places, for `feature_maps(..., layout=...)`.
 
         A copy of the model runs once more.
 
         Raises:
-            LayerError: there is no such call, it is a functional call, or the model ran in compiled code around it.
+            LayerError: there is no such call, it is a functional call, or the model was called by other compiled code.
         """
         self[key]  # says what is wrong with a name
         model, given = self._recorder.model(), self._recorder.given
         if model is None or given is None:
-            raise LayerError(f"the layout of {key!r} is not known any more; give a Layout(grid=...) of it.")
+            raise LayerError(f"the layout of {key!r} is no longer known; pass layout=Layout(grid=...).")
         return layout_in(model, given, self._name(key))
 
     def __getitem__(self, key: str) -> Any:
@@ -164,9 +164,9 @@ class Activations(_Recorded):
 
 
 class Recent(_Recorded):
-    """What each captured layer returned in the last forwards, the oldest first: a list by layer name.
+    """The outputs of the captured layers in the last forwards: a list by layer name, the oldest first.
 
-    A layer that runs several times in one forward has a list for each of its calls, `'relu#1'`, `'relu#2'`.
+    A layer that runs several times in one forward has one list per call, `'relu#1'`, `'relu#2'`.
     """
 
     def __getitem__(self, key: str) -> list[Any]:

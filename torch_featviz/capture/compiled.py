@@ -140,7 +140,7 @@ def entry(
         except Exception as error:
             if recorder.stopping.active and is_of_dynamo(error):
                 raise OptionError(
-                    "stop=True cannot end a forward that Dynamo compiles like this one (a checkpoint?); leave it out."
+                    "stop=True cannot end this compiled forward (activation checkpointing, perhaps); leave stop out."
                 ) from error
             raise
         finally:

@@ -70,8 +70,8 @@ class OutsideInferenceMode:
             _writing.add(model)
             raise LayerError(
                 f"{type(model).__name__} wrote to a tensor made in torch.inference_mode(), which capture() cannot "
-                "follow there; this forward was not finished. Use torch.no_grad(), or go on: each output is copied "
-                "from now on."
+                "follow; this forward was interrupted. Use torch.no_grad(), or run the forward again: from now on each "
+                "output is copied."
             ) from error
         finally:
             replaced.put_back((args, kwargs))

@@ -27,15 +27,18 @@ def recorder_for(into: Into, of: str, *, detach: bool, stop: bool) -> Callable[[
         OptionError: options of no meaning, or that exclude each other.
     """
     if of not in ("output", "grad"):
-        raise OptionError(f"of is 'output' or 'grad', got {of!r}.")
+        raise OptionError(f"of must be 'output' or 'grad', got {of!r}.")
     gradients = of == "grad"
     if gradients and stop:
-        raise OptionError("stop=True ends the forward before there is an output to call backward() on.")
+        raise OptionError(
+            "of='grad' needs the model's output for backward(), and stop=True "
+            "ends the forward before it; leave stop out."
+        )
     if isinstance(into, (list, tuple)):
         into = Several(*into)
     if isinstance(into, type) or not (into is None or isinstance(into, (Reducer, Ring, Note)) or callable(into)):
         known = "Moments(), Histogram(), TopK(), a list of these, Ring(n), ToCPU(), or a function"
-        raise OptionError(f"into is one of {known}; got {into!r}.")
+        raise OptionError(f"into must be one of {known}; got {into!r}.")
 
     def make(scope: Scope, setting: Hashable) -> tuple[Recorder, Any]:
         if isinstance(into, Note):

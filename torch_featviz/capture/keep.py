@@ -16,13 +16,13 @@ from torch_featviz.torch_private import in_graph_pool
 class Ring:
     """Keep the outputs of the last `n` forwards: `capture(model, layers, into=Ring(3))`.
 
-    Read by layer name, each layer's outputs are a list, the oldest first.
+    Each layer name gives a list of outputs, the oldest first.
 
     Args:
-        n: how many forwards, 1 or more.
+        n: number of forwards, 1 or more.
 
     Raises:
-        OptionError: `n` is no such number.
+        OptionError: `n` is not a positive integer.
 
     Example:
         >>> from torch_featviz import capture
@@ -36,7 +36,7 @@ class Ring:
 
     def __init__(self, n: int) -> None:
         if not isinstance(n, int) or n < 1:
-            raise OptionError(f"a ring keeps 1 or more forwards, got {n!r}.")
+            raise OptionError(f"Ring(n) needs n of at least 1 forward, got {n!r}.")
         self.n = n
 
     def __repr__(self) -> str:
@@ -46,8 +46,8 @@ class Ring:
 class ToCPU:
     """Keep copies on the CPU: `capture(model, layers, into=ToCPU())`.
 
-    On CUDA each output is copied into pinned memory on a stream of its own, so that the copy runs beside the forward;
-    what comes after the forward waits for it, on the device. Reading waits for the copies, once.
+    On CUDA each output is copied into pinned memory on a separate stream, so that the copy overlaps with the forward.
+    Device work after the forward waits for the copies. Reading waits for them once.
 
     Example:
         >>> from torch_featviz import capture

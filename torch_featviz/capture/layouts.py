@@ -44,5 +44,8 @@ def layout_in(model: nn.Module, given: Any, key: str) -> Layout:
     number = (call or 1) - 1
     layout = layouts[number] if number < len(layouts) else None
     if layout is None:
-        raise LayerError(f"what {key!r} returned does not depend on the model's inputs; give a Layout(...) of it.")
+        raise LayerError(
+            f"the output of {key!r} does not depend on the model's inputs, so "
+            f"its axes are unknown; pass layout=Layout(...)."
+        )
     return layout

@@ -42,19 +42,19 @@ def _rename(state: dict[str, Any], old: str, new: str) -> None:
 
 
 class FeatureExtractor(_Transparent):
-    """A model that returns what some of its layers return.
+    """Wrap a model so that it returns the outputs of some layers instead of its own output.
 
     Args:
         model: the model; it is used, not copied.
         layers: as for `capture`.
 
-    `forward` takes what the model takes, and returns a dict from layer name (or `name#1`, `name#2` for a layer called
-    several times, see `Activations`) to that layer's output, in order of execution. Where gradients are enabled the
-    outputs are part of the graph, as for a loss on features. To have it compiled, give it a compiled model; in
-    `torch.compile(FeatureExtractor(model))` the model runs uncompiled, and with `fullgraph=True` that is refused.
+    `forward` takes the model's arguments. It returns a dict from layer name to output, in order of execution; a layer
+    that is called several times has the keys `name#1`, `name#2` (see `Activations`). Where gradients are enabled, the
+    outputs are part of the autograd graph, so that a loss on features can be trained. To compile it, pass a compiled
+    model. In `torch.compile(FeatureExtractor(model))` the model runs uncompiled, and `fullgraph=True` is an error.
 
     Raises:
-        LayerError: a layer that the model does not have, or, in `forward`, one asked for by name that did not run.
+        LayerError: the model has no such layer; in `forward`, a layer given by name did not run.
 
     Example:
         >>> extractor = FeatureExtractor(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()), ["1"])
@@ -81,7 +81,7 @@ def _extract(extractor: FeatureExtractor, args: tuple[Any, ...], kwargs: dict[st
     if missing := extractor._asked.difference(split_call(key)[0] for key in acts):
         for name in acts.not_run:
             if name in missing:
-                raise LayerError(f"layer {name!r} did not run; the forward never called it.")
+                raise LayerError(f"layer {name!r} did not run: the model's forward never called it.")
         for name in filter(missing.__contains__, resolve(extractor.module, extractor.layers)):
             raise unreturned(name)
     return dict(acts)
@@ -95,10 +95,10 @@ def _extract_uncompiled(*args: Any) -> dict[str, Any]:
 
 
 class FeatureTap(_Transparent):
-    """One module that also keeps what it last returned: `model.layer1 = FeatureTap(model.layer1)`.
+    """Wrap one module so that it also keeps its latest output: `model.layer1 = FeatureTap(model.layer1)`.
 
-    `output` is a detached copy (what comes after the module may overwrite the original), None before the first call.
-    It is not saved with the module.
+    `output` is a detached copy, because a later layer may overwrite the original. It is None before the first call and
+    is not part of `state_dict()`.
 
     Example:
         >>> model = nn.Sequential(FeatureTap(nn.Conv2d(1, 4, 3)), nn.ReLU(inplace=True))

@@ -208,7 +208,7 @@ def _whole(model: nn.Module, calls: Calls) -> Callable[..., Any]:
         if is_dynamo_compiling():
             if calls.recorder.functions.only_eager:
                 return inner(self, *args, **kwargs)
-            raise OptionError("ops=True sees no call inside compiled code; give capture() the compiled model.")
+            raise OptionError("ops=True cannot see calls inside compiled code; pass the compiled model to capture().")
         with calls.whole_forward(("", {}) if _open(type(model)) else None):
             return inner(self, *args, **kwargs)
 

@@ -138,7 +138,10 @@ class Recorder:
     def refuse_another_thread(self) -> None:
         """Outputs of two forwards at once could not be told apart."""
         if self._thread != get_ident():
-            raise LayerError("another thread runs this model now, in the same block; take turns, or capture in each.")
+            raise LayerError(
+                "another thread is running this model inside the same capture block; run them one after the "
+                "other, or use one block per thread with a copy of the model each."
+            )
 
     @eager
     def start(self) -> None:

@@ -42,42 +42,45 @@ def capture(
     stop: bool = False,
     ops: bool = False,
 ) -> Capture:
-    """Record what `layers` of `model` return, for each forward run inside the `with` block.
+    """Record the outputs of `layers` of `model` for each forward inside the `with` block.
+
+    The model is unchanged afterwards: no hooks are left behind, and outputs and gradients are the same as without
+    capture.
 
     Args:
-        model: any `nn.Module`; compiled or not, before or inside the block; may be wrapped in
+        model: any `nn.Module`, compiled or not (before or inside the block). It may be wrapped in
             DistributedDataParallel, FSDP2, or DataParallel on one device.
-        layers: names, globs (`*` also crosses dots), module types, module objects, one or several of them; None for
-            all leaves, and, whatever is in them, all convolutions, linear layers, attentions and adapters. A wrapper's
-            prefix (`module.`, `_orig_mod.`) may be given or left out. The name of one call, `'relu#2'`, stands for its
-            layer, all of whose calls are kept.
-        into: what becomes of an output. None keeps those of the latest forward; `Ring(n)` those of the last n;
-            `ToCPU()` copies; `Moments()`, `Histogram()` and `TopK()`, or a list of them, keep figures and no outputs; a
-            function keeps what it returns, given a layer's output.
-        of: `'output'`, or `'grad'` for the gradient that reaches it in the backward. A compiled model then runs
-            uncompiled. Gradients are as they flow: scaled, where a GradScaler scales the loss.
-        every: capture the first of every so many forwards; the others run as if nothing were captured.
-        stop: end the forward once each of `layers` has run; it then returns None.
-        ops: take functional calls (`F.relu`, `torch.cat`, `view`, `+`) as layers too, under the name of the layer that
-            feeds them, or else of the module whose forward makes them: `'conv1.tanh'`, `'layer1.0.bn2.add_'`, `'cat'`.
-            `layers` may then name and match calls as well; a call asked for by name that never happens is in
-            `not_run`. A compiled model then runs uncompiled.
+        layers: names, globs (`*` also matches dots), module types, module objects, or a list of them. None captures all
+            leaf modules, and all convolutions, linear layers, attentions and adapters even if they contain modules. The
+            prefix of a wrapper (`module.`, `_orig_mod.`) may be left out. The name of one call, `'relu#2'`, stands for
+            its layer; all calls of that layer are kept.
+        into: what to keep. None keeps the outputs of the latest forward; `Ring(n)` those of the last n forwards;
+            `ToCPU()` copies on the CPU; `Moments()`, `Histogram()` and `TopK()`, or a list of them, keep statistics and
+            no outputs. A function is called with each output, and its result is kept.
+        of: `'output'`, or `'grad'` for the gradient of the output in the backward. With `'grad'` a compiled model runs
+            uncompiled. Gradients are not rescaled: if a GradScaler scales the loss, they are scaled too.
+        every: capture one forward in `every`, beginning with the first; the others run without any overhead.
+        stop: end the forward as soon as all of `layers` have run; the model then returns None.
+        ops: also capture functional calls (`F.relu`, `torch.cat`, `view`, `+`) as layers. A call is named after the
+            layer that feeds it, or else after the module whose forward makes it: `'conv1.tanh'`, `'layer1.0.bn2.add_'`,
+            `'cat'`. `layers` may then name or match calls too; a named call that never happens is listed in `not_run`.
+            A compiled model then runs uncompiled.
 
     Returns:
-        A context manager that yields `Activations`, a read-only mapping from layer name to what the layer returned,
-        in order of execution (outside a forward of the whole model, when only parts of it are called, each layer
-        keeps its latest call). Tensors are the network's own (no copy, on their device), detached; only those that
-        the network goes on to overwrite in place are copied, and what a compiled graph is asked for. A new forward
-        replaces what the last one left. With `Ring` each value is a list; with the statistics it is the layer's own
-        `Moments`, `Histogram` or `TopK`, or all that were listed, over all its calls.
+        A context manager that yields `Activations`, a read-only mapping from layer name to output, in order of
+        execution. The tensors are the network's own: not copied, on their device, detached. Copied are only outputs
+        that the network later overwrites in place, and outputs inside a compiled graph. The next forward replaces the
+        outputs. If only parts of the model are called, each layer keeps its latest call. With `Ring` each value is a
+        list. With statistics each value is the layer's `Moments`, `Histogram` or `TopK` (or a list of them) over all
+        its calls.
 
     Raises:
-        LayerError: a layer that `model` does not have, or cannot be captured; the model has not been touched then.
-        DtypeError, OptionError: an argument of a wrong kind.
+        LayerError: `model` has no such layer, or it cannot be captured; the model is unchanged.
+        DtypeError, OptionError: an argument has the wrong type or an invalid value.
 
-    In a compiled model what is captured is part of the compiled graph: one graph for each set of layers, made at its
-    first forward; without capture the bare graph runs again. Hooks added inside the block are seen where they change
-    an output only if the module had hooks before. Two threads must not capture one model at the same time.
+    In a compiled model the capture becomes part of the compiled graph. Each set of layers compiles one more graph at
+    its first forward; after the block the original graph runs again. A hook that is added inside the block and changes
+    an output is seen only if the module had hooks before. Two threads must not capture one model at the same time.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True))
@@ -90,16 +93,16 @@ def capture(
 
 
 def check_every(every: object, counted: str) -> None:
-    """Raise OptionError unless `every` counts what `counted` names, from 1."""
+    """Raise OptionError unless `every` is an integer of at least 1; `counted` is what it counts."""
     if not isinstance(every, int) or isinstance(every, bool) or every < 1:
-        raise OptionError(f"every counts {counted}, 1 for each of them; got {every!r}.")
+        raise OptionError(f"every must be at least 1 (it counts {counted}; 1 takes each of them), got {every!r}.")
 
 
 _Opened: TypeAlias = tuple[Recorder, Taps, "ref[Any]"]
 
 
 class Capture(Displayed):
-    """The context manager that `capture` returns; it may be entered again, each time with new activations."""
+    """The context manager that `capture` returns. Each `with` block has new activations."""
 
     def __init__(
         self,
@@ -115,7 +118,10 @@ class Capture(Displayed):
     ) -> None:
         check_module(model)
         if isinstance(model, nn.DataParallel) and len(model.device_ids) > 1:
-            raise LayerError("DataParallel copies its model at each call; capture model.module on one device.")
+            raise LayerError(
+                "DataParallel on several devices copies the model at each call and cannot "
+                "be captured; capture model.module on one device."
+            )
         check_every(every, "forwards")
         self._chain = list(_chain(model))
         names, leaves = survey(model)
@@ -127,7 +133,10 @@ class Capture(Displayed):
         if ops:
             self._layers, self._asked = choose_with_calls(model, names, leaves, layers)
             if stop and self._asked.globs:
-                raise OptionError("stop=True with ops=True needs names: a glob may mean calls that are yet to come.")
+                raise OptionError(
+                    "stop=True with ops=True needs exact names: a glob may also "
+                    "match later calls. Name the layers and calls."
+                )
         else:
             self._layers = choose(model, names, leaves, layers)
         if stop or isinstance(into, (Reducer, list, tuple)):
@@ -176,14 +185,14 @@ class Capture(Displayed):
             raise
 
     def suspend(self) -> None:
-        """Leave the model alone until `resume`; what the block has seen stays open."""
+        """Take the capture off the model until `resume`; the recorded outputs stay readable."""
         _, taps, _ = self._open[-1]
         with _installing:
             release(taps)
         take_back(taps)
 
     def resume(self) -> None:
-        """Go on with the block that is suspended, as if it had never been."""
+        """Continue a suspended capture."""
         recorder, _, result = self._open[-1]
         taps = Taps(self._modules)
         self._open[-1] = (recorder, taps, result)

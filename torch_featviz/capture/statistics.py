@@ -20,11 +20,11 @@ from .reduction import Reduction
 
 
 class Statistics(Displayed, Mapping[str, Any]):
-    """The reducer of each layer that ran, by layer name, in model order.
+    """The statistics of each captured layer, by layer name, in model order.
 
-    All calls of a layer, in all forwards of the block, go into one. Readable inside the block and after it. Of several
-    tensors that a layer returns the first one counts. Layers of which no figures can be kept (complex or sparse
-    tensors, dictionaries) never stop a forward: `left_out` names them.
+    One entry sums up all calls of a layer in all forwards of the block. Read it inside the block or after it. If a
+    layer returns several tensors, the first one counts. A layer whose output has no statistics (complex or sparse
+    tensors, dictionaries) does not stop the forward; it is listed in `left_out`.
     """
 
     def __init__(self, recorder: Reduction | ReducedGradients, reducers: dict[str, Reducer]) -> None:
@@ -34,13 +34,13 @@ class Statistics(Displayed, Mapping[str, Any]):
 
     @property
     def left_out(self) -> dict[str, str]:
-        """Layers that ran and of which no figures are kept, and why."""
+        """Layers that ran and have no statistics, each with the reason."""
         self._recorder.settle()
         return dict(self._recorder.left_out)
 
     @property
     def not_run(self) -> list[str]:
-        """Captured layers that did nothing, in model order; see `Activations.not_run`."""
+        """Captured layers that did not run, in model order; see `Activations.not_run`."""
         left_out = self.left_out
         empty = [name for name, reducer in self._reducers.items() if reducer.empty and name not in left_out]
         used = self._recorder.in_use(empty)
@@ -76,21 +76,23 @@ class Statistics(Displayed, Mapping[str, Any]):
         return list(getattr(self._recorder, "losses", ()))
 
     def merged(self, group: dist.ProcessGroup | None = None) -> dict[str, Any]:
-        """The same of the data of all ranks of a distributed run; see `across_ranks`. Every rank has to call this."""
+        """Merge the statistics of all ranks of a distributed run; see `across_ranks`. Every rank must call it."""
         return across_ranks(dict(self), group)
 
     def __getitem__(self, layer: str) -> Any:
         reducers = self._reducers
         if not isinstance(layer, str):
-            raise LayerError(f"statistics are read by layer name, got {layer!r:.80}; list(stats) has all that ran.")
+            raise LayerError(f"the key must be a layer name, got {layer!r:.80}; list(stats) shows the layers that ran.")
         model = self._recorder.model()
         name = layer if layer in reducers or model is None else canonical(model, layer)
         if name not in reducers and model is not None:
             name = call_name(model, layer)
         if name not in reducers:
-            raise LayerError(f"layer {layer!r} was not captured; {near(layer, reducers)}list(stats) has all that ran.")
+            raise LayerError(
+                f"layer {layer!r} was not captured; {near(layer, reducers)}list(stats) shows the layers that ran."
+            )
         if name in (left_out := self.left_out):
-            raise LayerError(f"layer {layer!r} has no figures: {left_out[name]}")
+            raise LayerError(f"layer {layer!r} has no statistics: {left_out[name]}")
         if reducers[name].empty:
             if self._recorder.in_use([name]):
                 raise unreturned(name)

@@ -67,7 +67,10 @@ def refuse_another_thread(taps: Taps) -> None:
     """Two threads' captures of one model would take each other's outputs, and end in no order."""
     for other in open_taps():
         if other and other.thread != taps.thread and not set(taps.modules).isdisjoint(other.modules):
-            raise LayerError("another thread captures this model now; capture a copy.deepcopy() of it, or take turns.")
+            raise LayerError(
+                "another thread is capturing this model; capture a "
+                "copy.deepcopy() of it, or capture one after the other."
+            )
 
 
 def tap(layers: dict[str, nn.Module], recorder: Recorder, taps: Taps) -> None:

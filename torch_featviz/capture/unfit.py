@@ -17,7 +17,10 @@ def refuse_scripted(kinds: set[type], layers: dict[str, nn.Module]) -> None:
     scripted = {kind for kind in kinds if issubclass(kind, torch.jit.ScriptModule)}
     for name, module in layers.items() if scripted else ():
         if type(module) in scripted:
-            raise LayerError(f"layer {name!r} is a ScriptModule; capture the model as it was before torch.jit.")
+            raise LayerError(
+                f"layer {name!r} is a ScriptModule and cannot be captured; "
+                f"capture the original model, before torch.jit."
+            )
 
 
 def refuse_flat(modules: list[nn.Module], kinds: set[type], layers: dict[str, nn.Module]) -> None:
@@ -32,8 +35,8 @@ def refuse_flat(modules: list[nn.Module], kinds: set[type], layers: dict[str, nn
             for name, module in layers.items():
                 if module in unused:
                     raise LayerError(
-                        f"layer {name!r} is never called: torch.export made one flat graph of it. Capture the model as "
-                        "it was before, or torch.export.unflatten(exported_program)."
+                        f"layer {name!r} is never called: torch.export flattened the model into one graph. Capture the "
+                        "original model, or torch.export.unflatten(exported_program)."
                     )
 
 
@@ -55,6 +58,7 @@ def refuse_calls(layers: Layers) -> None:
         if isinstance(layer, str) and split_call(layer)[1] is not None:
             name = split_call(layer)[0]
             raise OptionError(
-                f"{layer!r} is one call of a layer; statistics and stop=True are of all its calls. Name {name!r}, or "
-                "leave them out."
+                f"{layer!r} is a single call of a layer; statistics and "
+                f"stop=True need the whole layer. Use {name!r}, or "
+                "leave out into= and stop=."
             )

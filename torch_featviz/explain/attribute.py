@@ -1,4 +1,4 @@
-"""`attribute()`: why a model gave the answer it gave, by any of Captum's methods, and the model never touched."""
+"""`attribute()`: which pixels speak for a model's answer, by any of Captum's methods. The model is unchanged."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ OneOrMore: TypeAlias = str | nn.Module | Sequence[str | nn.Module] | None
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Attribution(Displayed):
-    """What one method found, for each image.
+    """The result of one attribution method for each image.
 
     Args:
-        attributions: as the method gives them: `b c ...` per value of the input, or `b k ...` on a layer's maps.
-        heatmaps: the same reduced over channels by their sum, at the size of the images: `b ...` (`b h w`), float32,
-            signed, in the method's own units and never rescaled, so that images and classes can be compared.
-        classes: the class explained for each image, `b`; None where the target is no class.
-        method: its name.
-        layers: those looked at, in order of execution; empty where there are none.
-        where: the same in words, with what became of tokens, and how several were joined.
-        target: as it was given.
-        options: likewise.
-        inputs: what the model was given.
-        answer: what its scores are, as it was said.
+        attributions: as the method returns them: `b c ...` for methods on the input, `b k ...` for methods on a layer.
+        heatmaps: attributions summed over channels, at the size of the images: `b ...` (`b h w`), float32, signed. They
+            are never rescaled, so that images and classes can be compared.
+        classes: the class explained for each image, `b`; None if the target is not a class.
+        method: name of the method.
+        layers: names of the layers used, in order of execution; empty if there are none.
+        where: the same in words: how tokens became a map, and how several maps were joined.
+        target: the `target` argument.
+        options: the options of the method.
+        inputs: the arguments of the model.
+        answer: the `answer` argument.
     """
 
     attributions: Tensor
@@ -60,7 +60,7 @@ class Attribution(Displayed):
 
     @property
     def layer(self) -> str:
-        """The layers in one word, joined by `+`; empty where there are none."""
+        """Names of the layers, joined by `+`; empty if there are none."""
         return "+".join(self.layers)
 
 
@@ -79,51 +79,53 @@ def attribute(
     progress: bool = False,
     **options: Any,
 ) -> Attribution:
-    """What in the images speaks for (positive) or against (negative) the figure that `target` names.
+    """Compute which parts of the images speak for (positive) or against (negative) the output that `target` selects.
 
-    The model is in evaluation mode for it and untouched: all is done on a copy that shares its weights. It works within
-    `torch.inference_mode()`, under autocast, in a training step.
+    The model is unchanged: a copy that shares its weights runs, in evaluation mode. It works inside
+    `torch.inference_mode()`, under autocast, and in a training step.
 
     Args:
-        model: any module, wrapped or compiled, too.
+        model: any module, wrapped or compiled or not.
         images: `b c h w` (or `b c l`, `b c d h w`), as the model takes them.
-        target: a class; one for each image; a callable from the model's output to `b` figures (for regression,
-            segmentation, detection, or outputs that hold several tensors); or None for the class predicted. Where the
-            model returns one figure for each image, None is that figure; as the logit or probability of two classes
-            it is that of class 1, and class 0 is its negative.
+        target: a class; one class per image; a callable from the model's output to `b` values (for regression,
+            segmentation, detection, or outputs with several tensors); or None for the predicted class. If the model
+            returns one value per image, None selects that value; if the value is the logit or probability of two
+            classes, it belongs to class 1, and class 0 is its negative.
         method: one of `saliency`, `input_x_gradient`, `integrated_gradients`, `smoothgrad`, `deep_lift`,
             `gradient_shap`, `guided_backprop`, `deconvolution`, `occlusion`, `feature_ablation`, `lrp`,
             `layer_activation`, `gradcam`, `hirescam`, `layercam`, `guided_gradcam`.
-        layer: for the last five, by its name, or that of one of its calls (`"relu#2"`), or of a functional call, as
-            `capture(ops=True)` gives it (`"cat"`). Several, in a list, are joined: each map divided by its own largest
-            magnitude, then the larger value. Default: the latest map through which all passes that the answer knows of
-            the image, and at more than one place of which its gradient is not 0; of a transformer the tokens that enter
-            its last block. Several are joined where only together they are that.
-        answer: what the model's scores are: `"logits"`, `"probabilities"`, `"label_logits"` or `"label_probabilities"`
-            (of labels that may be true together), or `"figures"` (no probabilities at all); default: told by their
-            values and how the model makes them.
-        additional_forward_args: what `forward` takes after the images, one value or a tuple. A tensor as long as the
-            images has a row for each of them.
-        keywords: what `forward` takes by name, likewise.
-        seed: of the noise of `smoothgrad` and `gradient_shap`, which each image draws as if it were alone.
-        internal_batch_size: rows that the model is given at once; default: what autograd needs for one row is
-            measured, and half of the free memory of a GPU, or 1 GiB, is used.
+        layer: for the last five methods: a layer, one of its calls (`"relu#2"`), or a functional call as
+            `capture(ops=True)` names it (`"cat"`). The maps of a list of layers are joined: each is divided by its
+            largest magnitude, then the larger value is taken. Default: the latest map that the whole answer depends on
+            and whose gradient is not 0 at more than one place; for a transformer, the tokens that enter its last block.
+            If only several maps together carry the whole answer, they are joined.
+        answer: meaning of the model's scores: `"logits"`, `"probabilities"`, `"label_logits"` or
+            `"label_probabilities"` (independent labels), or `"figures"` (numbers that are not probabilities). Default:
+            derived from their values and from the last operators of the model.
+        additional_forward_args: further positional arguments of `forward`, one value or a tuple. A tensor as long as
+            the images has one row per image.
+        keywords: keyword arguments of `forward`, likewise.
+        seed: seed of the noise of `smoothgrad` and `gradient_shap`. The noise of an image does not depend on the other
+            images.
+        internal_batch_size: rows per forward. Default: as many as fit into half of the free memory of a GPU, or 1 GiB
+            on a CPU, by a measurement of one row.
         progress: show a bar.
-        options: as Captum names them: `baselines`, `n_steps`, `sliding_window_shapes`, `strides`, `feature_mask`,
-            `nt_samples`, `stdevs`, `multiply_by_inputs`, ...; `reshape_transform` for maps of transformers.
-            Defaults are Captum's, but: occlusion slides a window of an eighth of each side by half of itself, ablation
-            takes an 8 × 8 grid, smoothgrad 25 samples of 15 % noise (Smilkov et al. 2017), gradient_shap zeros.
+        options: options of the method, with Captum's names: `baselines`, `n_steps`, `sliding_window_shapes`, `strides`,
+            `feature_mask`, `nt_samples`, `stdevs`, `multiply_by_inputs`, ...; `reshape_transform` for the maps of
+            transformers. Defaults are Captum's, except: occlusion uses a window of an eighth of each side and moves it
+            by half its size; feature ablation an 8 × 8 grid; smoothgrad 25 samples with 15 % noise (Smilkov et al.
+            2017); gradient_shap baselines of zeros.
     Returns:
         The attributions, and heatmaps `b h w`.
     Raises:
-        DtypeError: the model cannot be copied, images are no floats or not of its dtype, or the
-            output needs a callable.
+        DtypeError: the model cannot be copied, images are not floats or not of its dtype, or the output needs a
+            callable target.
         DeviceError: the inputs are on another device than the model.
-        ShapeError: images are empty or of a shape that the model refuses, the layer returns no map, target does not
-            fit, or the rows of what the model returns are not the images.
-        LayerError: no such layer, one that the method has no rule for, or no map through which the answer passes.
-        OptionError: no such method, option, answer or class, `forward` takes other inputs, or no gradient reaches the
-            output.
+        ShapeError: images are empty or have a shape that the model does not accept, the layer returns no map, target
+            does not fit, or the model's output has no row per image.
+        LayerError: no such layer, the method has no rule for a layer, or the answer depends on no map.
+        OptionError: no such method, option, answer or class, `forward` takes other arguments, or no gradient reaches
+            the output.
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
         >>> attribute(net, torch.rand(5, 3, 8, 8), target=1).heatmaps.shape
@@ -164,7 +166,7 @@ def explain(
         takes = f"it takes {', '.join(sorted(known.takes))}" if known.takes else "it takes none"
         raise OptionError(f"{method} has no option {', '.join(map(repr, unknown))}; {takes}.")
     if layer is not None and not known.layered:
-        raise OptionError(f"{method} looks at no layer; leave layer= out.")
+        raise OptionError(f"{method} uses no layer; leave layer out.")
     if answer is not None and answer not in KINDS:
         raise OptionError(f"answer must be one of {', '.join(KINDS)}, got {answer!r}.")
     if internal_batch_size is not None and internal_batch_size < 1:
@@ -202,7 +204,7 @@ def _names(model: nn.Module, layer: OneOrMore) -> list[str]:
     """The names asked for; of a functional call as it was given, since it is known once it runs."""
     entries = [] if layer is None else [layer] if isinstance(layer, (str, nn.Module)) else list(layer)
     if layer is not None and not entries:
-        raise OptionError("layer= names no layer; leave it out for the map that the answer depends on.")
+        raise OptionError("layer is empty; give a layer, or leave it out for the map that the answer depends on.")
     names = []
     for entry in entries:
         try:
@@ -236,7 +238,7 @@ def _as_many(target: Target, n: int) -> Target:
         return target
     chosen = target if isinstance(target, Tensor) else torch.as_tensor(target, device="cpu")
     if chosen.dim() and chosen.shape != (n,):
-        raise ShapeError(f"target must be one class or {n}, one for each image, got shape {tuple(chosen.shape)}.")
+        raise ShapeError(f"target must be one class, or {n} classes, one per image; got shape {tuple(chosen.shape)}.")
     return chosen
 
 
@@ -248,7 +250,7 @@ def _part_of(value: Any, part: slice, n: int) -> Any:
 
 
 def heatmaps_of(attributions: Tensor, images: Tensor) -> Tensor:
-    """Attributions summed over channels, at the size of the images: `b c ... -> b ...`, float32, sign kept."""
+    """Sum attributions over channels and resize them to the images: `b c ... -> b ...`, float32, sign kept."""
     maps = attributions.detach().float()
     maps = maps.sum(1, keepdim=True) if maps.shape[1] > 1 else maps
     if maps.shape[2:] == images.shape[2:]:

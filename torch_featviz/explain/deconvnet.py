@@ -1,4 +1,4 @@
-"""One unit's value, sent back to the pixels: by the deconvnet of Zeiler & Fergus, or by guided backpropagation."""
+"""Project a unit back to the pixels: by the deconvnet of Zeiler & Fergus, or by guided backpropagation."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ Unit: TypeAlias = int | tuple[int, int, int]  # a channel at its strongest place
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Projections(Displayed):
-    """Units projected back to the pixels, and how.
+    """Projections of units to the pixels, and the method that made them.
 
     Args:
-        values: `n c h w`, signed, a projection for each unit, in the model's own units and never rescaled.
+        values: `n c h w`, signed, one projection per unit; values are never rescaled.
         method: `"deconvnet"` or `"guided_backprop"`.
-        switches: whether max pools lie on the way from the layer to the images. Without, what a deconvnet projects
-            depends on the image through nothing but gates and the unit's value.
+        switches: whether max pools lie between the layer and the images. Without them, a deconvnet's projection depends
+            on the image only through gates and the unit's value.
         units: `(channel, row, column)` of each, in the order of the map's own axes.
-        activations: `n`, what each had in the image.
+        activations: `n`, the value of each unit in the image.
     """
 
     values: Tensor
@@ -63,47 +63,47 @@ def deconvnet(
     pooling: str = "sum",
     internal_batch_size: int | None = None,
 ) -> Tensor:
-    """What in an image makes one unit active: the unit's value, projected back to the pixels.
+    """Project units back to the pixels: show which pattern in an image activates each unit.
 
-    By the deconvnet, on the way down max pools put values back where they came from; rectifiers pass the positive part,
-    wherever they were active; convolutions run transposed, without bias; local response normalisation passes what
-    comes. Batch norm is not in the paper: here γ/σ scales, the shift is left out. ReLU6, SiLU, Hardswish and the like
-    go as ReLU. All else (average pools, sums, concatenation, gates, other norms, and what a model writes out by
-    arithmetic, such as `x * (x > 0)`) goes as its derivative does. Dropout is off.
+    Deconvnet: on the way back, max pools put values where the maximum was; rectifiers pass positive values only,
+    wherever they were active in the forward; convolutions run transposed, without bias; local response normalisation
+    passes values unchanged. Batch norm, which the paper does not cover, multiplies by γ/σ, without the shift. ReLU6,
+    SiLU, Hardswish and similar activations are treated as ReLU. All other operators (average pools, sums,
+    concatenation, gates, other norms, and arithmetic such as `x * (x > 0)`) use their derivative. Dropout is off.
 
-    A deconvnet knows the image by the switches of max pools alone: where there are none, as in networks that stride,
-    it projects the same from every image. Guided backpropagation was proposed for these, and is the default there. It
-    is the gradient, times the unit's value, but rectifiers pass the positive part where they were active. Of other
-    activations than ReLU, which its paper does not know, the positive part goes on times the activation's derivative:
-    for ReLU6 that is 0 at its ceiling, too; for SiLU, GELU and Hardswish about 1 where they are active, small or even
-    negative where they are not.
+    A deconvnet depends on the image only through the switches of max pools. A network that downsamples by strides has
+    none, and its projection of a unit is the same for every image. There the default is guided backpropagation, which
+    was proposed for such networks: the gradient times the unit's value, where rectifiers pass positive values only, and
+    only where they were active. For other activations, which its paper does not cover, positive values are multiplied
+    by the activation's derivative: for ReLU6 this is 0 above its ceiling too; for SiLU, GELU and Hardswish it is about
+    1 where they are active, and small or even negative where they are not.
 
-    The model is in evaluation mode for it and untouched: all is done on a copy that shares its weights.
+    The model is unchanged: a copy that shares its weights runs, in evaluation mode.
 
     Args:
-        model: any module, wrapped or compiled, too; its layers or functions may rectify, also in place.
+        model: any module, wrapped or compiled or not. Rectifiers may be layers or functions, also in place.
         images: `b c h w`, as the model takes them.
-        layer: its output is a map, `b k h w` or with its axes in another order, such as `b h w k`; it runs once. For
-            the deconvnet, before or after its rectifier makes no difference.
-        units: one for each image, or any number for a single image: `(channel, row, column)`, the place in the order
-            of the map's own axes, or a channel alone for the place where it is strongest. A unit at or below 0 has a
-            projection of zeros.
-        projection: `"deconvnet"` or `"guided_backprop"`; default: the deconvnet where, in a run of the first image, a
-            max pool lies on the way from the layer to the image, else guided backpropagation. `explain.project` says
-            which it was.
-        additional_forward_args: what `forward` takes after the images, one value or a tuple. A tensor as long as the
-            images has a row for each of them.
-        keywords: what `forward` takes by name, likewise.
-        pooling: of the deconvnet: `"sum"` adds up where windows overlap and chose the same place; `"overwrite"` keeps
-            the value of the last of these windows, row by row, as `MaxUnpool2d` does on a CPU; here it is deterministic
-            everywhere.
-        internal_batch_size: units that are run at once; default: what autograd needs for one is measured, and half of
-            the free memory of a GPU, or 1 GiB, is used.
+        layer: a layer that returns a map, `b k h w` or with its axes in another order such as `b h w k`, and that runs
+            once. For the deconvnet it makes no difference whether it is taken before or after its rectifier.
+        units: one per image, or any number for a single image: `(channel, row, column)`, in the order of the map's own
+            axes, or a channel alone for the place where it is strongest. A unit at or below 0 has a projection of
+            zeros.
+        projection: `"deconvnet"` or `"guided_backprop"`. Default: the deconvnet if, for the first image, a max pool
+            lies between the layer and the image; else guided backpropagation. `explain.project` also returns the
+            method.
+        additional_forward_args: further positional arguments of `forward`, one value or a tuple. A tensor as long as
+            the images has one row per image.
+        keywords: keyword arguments of `forward`, likewise.
+        pooling: of the deconvnet, if overlapping windows chose the same place: `"sum"` adds their values; `"overwrite"`
+            keeps that of the last window, row by row, as `MaxUnpool2d` does on a CPU, but deterministic on every
+            device.
+        internal_batch_size: units per backward. Default: as many as fit into half of the free memory of a GPU, or 1 GiB
+            on a CPU, by a measurement of one.
     Returns:
-        `n c h w`, signed: a projection for each unit, in the model's own units and never rescaled.
+        `n c h w`, signed, one projection per unit; values are never rescaled.
     Raises:
-        DtypeError: images are no floats, units no numbers, or the model cannot be copied.
-        ShapeError: images are not `b c h w`, the layer returns no map, or units and images are not as many.
+        DtypeError: images are not floats, units are not integers, or the model cannot be copied.
+        ShapeError: images are not `b c h w`, the layer returns no map, or the numbers of units and images differ.
         LayerError: no such layer, it does not run exactly once, or a layer before it has no rule.
         OptionError: no such unit or option, or no gradient reaches the images.
     Example:
@@ -138,7 +138,7 @@ def project(
     pooling: str = "sum",
     internal_batch_size: int | None = None,
 ) -> Projections:
-    """What `deconvnet` returns, with the name of the method; arguments and errors are the same.
+    """Do what `deconvnet` does, and also return the name of the method; arguments and errors are the same.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.Conv2d(4, 8, 3), nn.ReLU())
@@ -151,7 +151,7 @@ def project(
     _check_options(projection, pooling, internal_batch_size)
     if not asked or len(images) not in (1, len(asked)):
         raise ShapeError(
-            f"units must be one for each image, or any number for one image; got {len(asked)} units for "
+            f"units must be one per image, or any number for a single image; got {len(asked)} units for "
             f"{len(images)} images."
         )
     name = layer_name(model, layer)
@@ -177,15 +177,18 @@ def check_projection(projection: str | None) -> None:
     """Raise OptionError unless that is a way to project units, or None."""
     if projection is not None and projection not in PROJECTIONS:
         names = " or ".join(map(repr, PROJECTIONS))
-        raise OptionError(f"projection is {names}, or None for what suits the network; got {projection!r}.")
+        raise OptionError(f"projection must be {names}, or None to choose by the network; got {projection!r}.")
 
 
 def _check_options(projection: str | None, pooling: str, internal_batch_size: int | None) -> None:
     check_projection(projection)
     if pooling not in ("sum", "overwrite"):
-        raise OptionError(f"pooling is 'sum' or 'overwrite', got {pooling!r}.")
+        raise OptionError(f"pooling must be 'sum' or 'overwrite', got {pooling!r}.")
     if pooling == "overwrite" and projection == "guided_backprop":
-        raise OptionError("pooling='overwrite' is the deconvnet's; guided backpropagation sums as the gradient does.")
+        raise OptionError(
+            "pooling='overwrite' needs projection='deconvnet'; guided "
+            "backpropagation always sums, as the gradient does."
+        )
     if internal_batch_size is not None and internal_batch_size < 1:
         raise OptionError(f"internal_batch_size must be at least 1, got {internal_batch_size}.")
 
@@ -251,8 +254,8 @@ class _UpTo(nn.Module):
 
 def _without_gradient(name: str) -> OptionError:
     return OptionError(
-        f"no gradient leads from layer {name!r} to the images (an argmax, a round() or no_grad() on the way?); name a "
-        "layer before it."
+        f"no gradient flows from layer {name!r} to the images (perhaps argmax, round() or no_grad() lies between); "
+        "choose an earlier layer."
     )
 
 
@@ -275,8 +278,8 @@ class _Down(Rectify):
             x = args[0] if args else kwargs["input"]
             if x.requires_grad:  # else of a weight, as weight standardisation does, and no images are mixed
                 raise LayerError(
-                    "a batch norm has no running statistics (track_running_stats=False?), so that the rows of a batch "
-                    "would mix; name a layer before it, or give the model running statistics."
+                    "a batch norm has no running statistics (track_running_stats=False?), so the images of a batch "
+                    "would mix; choose a layer before it, or use track_running_stats=True."
                 )
         if self.overwrite and name.removesuffix("_with_indices").removeprefix("adaptive_") in _POOLS:
             return _overwritten(name, args, kwargs)
@@ -335,8 +338,9 @@ def _refuse_pools(output: Tensor) -> None:
     for node in graph_of(output):
         if "MaxPool" in node.name():
             raise LayerError(
-                f"a max pool ({node.name()}) is called out of reach, in scripted code perhaps, and would sum; give the "
-                "model as it was before torch.jit, or pooling='sum'."
+                f"pooling='overwrite' cannot reach a max pool ({node.name()}), in "
+                f"scripted code perhaps; pass the original "
+                "model, before torch.jit, or pooling='sum'."
             )
 
 
@@ -354,7 +358,7 @@ def _first_look(model: nn.Module, one: Inputs, name: str) -> tuple[torch.Size, i
         torch.set_grad_enabled(False)
         if not isinstance(output, Tensor) or output.dim() != 4 or len(output) != 1:
             what = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-            raise ShapeError(f"layer {name!r} returns {what} for one image, no map 'b k h w'; give a convolution.")
+            raise ShapeError(f"layer {name!r} returns {what} for one image, not a map 'b k h w'; choose a convolution.")
         axis = 1 if tracer is None else channels_at(output.shape, tracer.read(output), module)
         return output.movedim(axis, 1).shape[1:], axis, switched(output, image)
 
@@ -366,12 +370,15 @@ def _listed(units: Any) -> list[tuple[int, ...]]:
     """Each unit as `(channel,)` or `(channel, row, column)`."""
     units = _plain(units)
     if isinstance(units, tuple) and len(units) == 3 and not any(isinstance(unit, Iterable) for unit in units):
-        raise OptionError(f"units={units} may be one unit or three channels; say [{units}] or {list(units)}.")
+        raise OptionError(
+            f"units={units} may be one unit or three channels; pass [{units}] for "
+            f"one unit or {list(units)} for three channels."
+        )
     listed = [_plain(unit) for unit in (units if isinstance(units, Iterable) else [units])]
     try:
         return [tuple(map(operator.index, unit if isinstance(unit, Iterable) else [unit])) for unit in listed]
     except TypeError as error:
-        what = "units are channels or (channel, row, column), whole numbers all of them"
+        what = "units must be integers: channels or (channel, row, column)"
         raise DtypeError(f"{what}, got {units!r:.80}.") from error
 
 
@@ -383,11 +390,11 @@ def _plain(value: Any) -> Any:
 def _check_units(units: list[tuple[int, ...]], shape: torch.Size, name: str) -> None:
     for unit in units:
         if len(unit) not in (1, 3):
-            raise OptionError(f"a unit is a channel or (channel, row, column), got {unit}.")
+            raise OptionError(f"a unit must be a channel or (channel, row, column), got {unit}.")
         if not 0 <= unit[0] < shape[0]:
-            raise OptionError(f"layer {name!r} has channels 0 to {shape[0] - 1}, got {unit[0]}.")
+            raise OptionError(f"layer {name!r} has channels 0 to {shape[0] - 1}, got channel {unit[0]}.")
         if unit[1:] and not (0 <= unit[1] < shape[1] and 0 <= unit[2] < shape[2]):
             raise OptionError(
-                f"unit {unit} is outside of the map of layer {name!r}, which has rows 0 to {shape[1] - 1} and columns "
+                f"unit {unit} is outside the map of layer {name!r}, which has rows 0 to {shape[1] - 1} and columns "
                 f"0 to {shape[2] - 1}."
             )

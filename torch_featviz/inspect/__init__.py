@@ -1,4 +1,4 @@
-"""Run a model once, untouched, and say what it did: layers in order, shapes, compute, receptive fields."""
+"""Run a model once, without changing it, and describe it: layers in order, shapes, compute, receptive fields."""
 
 from .activations import activations
 from .finite import NonFinite

@@ -14,17 +14,17 @@ from torch_featviz.model.untouched import evaluating, isolated
 
 
 def activations(model: nn.Module, inputs: Inputs, layers: Layers = None) -> Activations:
-    """What `layers` return for `inputs`, in evaluation mode and without gradients.
+    """Return the outputs of `layers` for `inputs`, in evaluation mode and without gradients. The model is unchanged.
 
-    A copy runs that shares the weights. A sharded model (FSDP2) cannot be copied: it runs itself, and is put back.
+    A copy runs that shares the weights. A sharded model (FSDP2) cannot be copied: it runs itself and is restored.
 
     Args:
-        model: any module, wrapped or compiled, too.
-        inputs: they are copied first.
+        model: any module, wrapped or compiled or not.
+        inputs: the arguments; they are copied first.
         layers: as for `capture`.
     Raises:
-        LayerError: no such layer, or one that cannot be captured.
-        DtypeError, DeviceError, OptionError, ShapeError: the model cannot be copied, or does not take the inputs.
+        LayerError: no such layer, or it cannot be captured.
+        DtypeError, DeviceError, OptionError, ShapeError: the model cannot be copied, or does not accept the inputs.
     """
     sharded = any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
     net = model if sharded else twin(model)

@@ -36,11 +36,11 @@ _Edge: TypeAlias = tuple[Any, int]  # a node of autograd's graph, and the number
 
 @dataclass(frozen=True)
 class AnswerMap:
-    """One map, or several that only together are a cut.
+    """The feature map that an answer depends on, or several maps that together carry all of it.
 
     Args:
-        layers: their names in order of execution; also of functional calls, as `capture(ops=True)` gives them.
-        layouts: where images, channels and places are in what each of them returns.
+        layers: their names in order of execution; functional calls are named as `capture(ops=True)` names them.
+        layouts: the axes (images, channels, places) of each output.
     """
 
     layers: tuple[str, ...]
@@ -155,15 +155,15 @@ def answer_map(net: nn.Module, inputs: Inputs, figure: Callable[[Any], Tensor]) 
         (gradient,) = torch.autograd.grad(answer, image, allow_unused=True, retain_graph=True)
     if gradient is None or not bool(gradient.any()):
         raise OptionError(
-            f"the gradient of the answer of {type(net).__name__} is 0 everywhere, as in a network whose head was "
-            "filled with zeros and never trained; there is nothing to explain."
+            f"the gradient of the answer of {type(net).__name__} is 0 everywhere, so there is nothing to explain; "
+            "perhaps the last layer was initialised with zeros and never trained."
         )
     if chosen := graph.latest_cut(live):
         order = [edge for edge in maps if edge in live]
         return _as_result([maps[edge] for edge in _latest_within(chosen, order, maps, answer, image)])
     raise LayerError(
-        f"{type(net).__name__} has no map through which its answer passes; name a layer, of which featviz layers and "
-        "layer_names(model) list all."
+        f"{type(net).__name__} has no feature map that its answer depends on; choose one with layer=. "
+        "layer_names(model) lists all layers."
     )
 
 

@@ -15,8 +15,10 @@ from torch_featviz.displayed import Displayed
 
 @dataclass(frozen=True)
 class Given:
-    """One tensor that a layer was given: its shape and dtype, and its least and greatest value (NaN if it holds any;
-    None where there is none: empty, complex)."""
+    """One input tensor of a layer: shape, dtype, and its minimum and maximum.
+
+    These are NaN if the tensor contains NaN, and None if it is empty or complex.
+    """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -32,17 +34,17 @@ class Given:
 
 @dataclass(frozen=True, repr=False)
 class NonFinite(Displayed):
-    """The first output with NaN or infinity in it, and what its layer had to make it of.
+    """The first layer output that contains NaN or infinity, with the layer's inputs and parameters.
 
     Attributes:
-        layer: the layer's name; `""` is the model itself, in code between its layers. `"input"` with `call` 0 says
-            that it is the model's own input that holds NaN or +inf.
-        call: which call of that layer in this forward, from 1.
-        nan, inf, numel: how many values are NaN, how many are +inf or -inf, of how many.
-        dtype: of the output.
-        inputs: each tensor that the layer was given, as it was before the call.
-        parameters: the layer's own parameters and buffers that hold NaN or infinity. A buffer whose only such values
-            are -inf is taken for an attention mask, and left out.
+        layer: name of the layer; `""` is the model itself, in code between its layers. `"input"` with `call` 0: the
+            model's own input contains NaN or +inf.
+        call: number of the call of that layer in this forward, from 1.
+        nan, inf, numel: number of NaN values, of +inf and -inf values, and of all values.
+        dtype: dtype of the output.
+        inputs: the layer's input tensors, as they were before the call.
+        parameters: names of the layer's own parameters and buffers that contain NaN or infinity. A buffer whose only
+            non-finite values are -inf counts as an attention mask and is left out.
     """
 
     layer: str

@@ -17,26 +17,26 @@ from .receptive import ReceptiveField, interval
 
 @dataclass(eq=False)
 class Layer:
-    """One call of a layer, or one functional call, and what it returned.
+    """One call of a layer, or one functional call, and its output.
 
     Args:
-        name: as `capture` gives it; empty for the model itself.
-        order: its number among all calls of the forward.
-        module: None for a functional call.
-        values: `b k h w`, `b t k` or `b k`, float32 on the CPU; None where it returned no such thing, or values were
-            not asked for.
-        why_not: why there are no values.
-        shape: of the first tensor that it returned, whichever axis its channels are on; empty where there is none.
-        channels_at: that axis.
-        layout: where images, channels and places are in what it returned, where that is known.
-        field: what its places see of the image; None where it returned no tensor with a row for each image.
-        multiply_adds: of this call, for one image; None where they are not known.
-        parameters: of the layer, at its first call.
-        fed_by: the layer whose filters made these channels, if not itself.
-        positive: nothing is below 0, by the layer's nature or that of the layer it takes its channels from.
-        kernels: `k c h w`.
-        groups: of the kernels.
-        kernel_notes: what is in the kernels, such as an adapter.
+        name: the name as `capture` gives it; empty for the model itself.
+        order: number among all calls of the forward.
+        module: the module; None for a functional call.
+        values: the output, `b k h w`, `b t k` or `b k`, float32 on the CPU; None if it has no such form, or values were
+            not requested.
+        why_not: the reason why there are no values.
+        shape: shape of the first output tensor, with channels on any axis; empty if there is none.
+        channels_at: the channel axis of `shape`.
+        layout: the axes (images, channels, places) of the output, if known.
+        field: receptive field of its places; None if the output has no row per image.
+        multiply_adds: of this call, for one image; None if unknown.
+        parameters: number of parameters, counted at the layer's first call.
+        fed_by: the layer whose filters made these channels, if it is another one.
+        positive: no value can be below 0, because of this layer or the one it takes its channels from.
+        kernels: the weight, `k c h w`.
+        groups: groups of the convolution.
+        kernel_notes: notes on the kernels, for instance an adapter that is added.
     """
 
     name: str

@@ -24,19 +24,18 @@ from .finite import NonFinite, Span, finite, report, span_of
 
 
 def first_nonfinite(model: nn.Module, *inputs: Any, **keywords: Any) -> NonFinite | None:
-    """Run `model(*inputs, **keywords)` and say which layer is the first to return NaN or infinity.
+    """Run `model(*inputs, **keywords)` and return the first layer whose output contains NaN or infinity.
 
-    The forward ends there. Layers count in the order in which their calls end, so that a layer comes before the block
-    that holds it, and a block is named only where all layers in it returned finite values. Gradients are made or not
-    as outside of this call. A compiled model runs uncompiled. Buffers (the running statistics of batch
-    normalisation) and the states of the random generators are put back.
+    The forward stops there. Layers are ordered by the end of their calls: a layer comes before the block that contains
+    it, and a block is named only if the outputs of all layers in it are finite. Grad mode stays as the caller set it. A
+    compiled model runs uncompiled. Buffers (running statistics of batch norm) and random states are restored.
 
     Returns:
-        None where every layer's output is finite.
+        The layer with its inputs and parameters (see `NonFinite`); None if every output is finite.
 
     Raises:
-        DtypeError: `model` is no module.
-        DeviceError: inputs are on another device than the model.
+        DtypeError: `model` is not a module.
+        DeviceError: the inputs are on another device than the model.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())

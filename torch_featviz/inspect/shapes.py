@@ -24,24 +24,24 @@ def shapes(
     layers: Layers = None,
     keywords: Mapping[str, Sequence[int] | Tensor | float | str | None] | None = None,
 ) -> dict[str, Any]:
-    """What shape each layer returns, in order of execution, for inputs of the given sizes.
+    """Return the output shape of each layer, in order of execution, without computing anything.
 
-    A copy of the model without weights runs on the meta device, in evaluation mode: no memory, no arithmetic, and
-    nothing of `model` changes.
+    A copy of the model without weights runs on the meta device in evaluation mode: no memory, no arithmetic. `model` is
+    unchanged.
 
     Args:
-        model: any module whose forward does not look at values.
-        inputs: for each positional argument its size, of the dtype of the model's first floating parameter; or a
-            tensor where the dtype is another (token ids, say).
-        layers: as for `capture`; None for all leaves.
-        keywords: for each argument by name the same; a number, a string or None is given to the model as it is.
+        model: any module whose forward does not depend on values.
+        inputs: one entry per positional argument: its size, for a tensor of the dtype of the model's first
+            floating-point parameter; or a tensor, where another dtype is needed (token ids, for instance).
+        layers: as for `capture`; None for all leaf modules.
+        keywords: the same for keyword arguments; a number, a string or None is passed on as it is.
 
     Returns:
-        Layer name to `torch.Size`; tuples and dicts of sizes where a layer returns tuples and dicts.
+        A dict from layer name to `torch.Size`, or to tuples and dicts of sizes for layers that return tuples and dicts.
 
     Raises:
-        ShapeError: the forward refused inputs of these sizes.
-        OptionError: it takes other inputs.
+        ShapeError: the forward fails with inputs of these sizes.
+        OptionError: `forward` takes other arguments.
         DtypeError: the model cannot be copied.
 
     Example:
@@ -67,6 +67,4 @@ def _argument(size: Sequence[int] | Tensor, dtype: torch.dtype) -> Tensor:
     try:
         return torch.empty(tuple(size), dtype=dtype, device="meta")
     except (TypeError, RuntimeError) as error:
-        raise ShapeError(
-            f"an input is given by its size, as in (1, 3, 32, 32), or as a tensor; got {size!r}."
-        ) from error
+        raise ShapeError(f"an input must be a size such as (1, 3, 32, 32), or a tensor; got {size!r}.") from error

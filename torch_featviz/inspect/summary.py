@@ -26,18 +26,17 @@ _NUMBERS = frozenset((3, 4, 5, 7))  # columns set flush right
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """One layer in a `Summary`.
+    """One row of a `Summary`: one layer.
 
     Args:
-        name: as `capture` takes it; empty for the model itself.
-        kind: the name of its class.
-        shape: of the first tensor that it returns at its first call, the batch axis in front; empty where it returns
-            none.
-        parameters: how many numbers it can learn; one shared by several layers counts where it comes first.
-        megabytes: of its parameters and buffers, in 2^20 bytes.
-        multiply_adds: of all its calls, for one image; None where an operator in it has no formula.
-        receptive_field: size of what one place of its map sees of the input; None where that is everything, or unknown.
-        calls: how often it runs in one forward.
+        name: the name as `capture` takes it; empty for the model itself.
+        kind: class name.
+        shape: shape of the first output tensor at the first call, batch axis first; empty if there is none.
+        parameters: number of trainable values; a parameter shared by several layers counts where it comes first.
+        megabytes: size of parameters and buffers, in 2^20 bytes.
+        multiply_adds: of all calls, for one image; None if an operator has no formula.
+        receptive_field: size in pixels; None if a place sees the whole input, or it is unknown.
+        calls: number of calls in one forward.
     """
 
     name: str
@@ -52,16 +51,16 @@ class LayerSummary:
 
 @dataclass(frozen=True, repr=False)
 class Summary(Displayed):
-    """The layers of a model in order of execution; it prints as a table, and shows as one in a notebook.
+    """The layers of a model in order of execution. `print` shows a table; so does a notebook.
 
     Args:
-        model: the name of its class.
-        input_shape: of the input, the batch axis in front.
-        layers: those that compute or hold something, and ran.
+        model: class name of the model.
+        input_shape: shape of the input, batch axis first.
+        layers: the layers that ran and that compute or hold something.
         not_run: names of layers that the forward never called.
-        parameters: of the whole model.
-        trainable: those of them that want a gradient.
-        megabytes: of all parameters and buffers, in 2^20 bytes.
+        parameters: number of parameters of the whole model.
+        trainable: number of those that require a gradient.
+        megabytes: size of all parameters and buffers, in 2^20 bytes.
         multiply_adds: of one forward of one image.
     """
 
@@ -75,7 +74,7 @@ class Summary(Displayed):
     multiply_adds: int
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it in plain numbers, strings and lists, for JSON."""
+        """Convert to plain numbers, strings and lists, for JSON."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -122,21 +121,22 @@ def summary(
     additional_forward_args: Any = None,
     keywords: Mapping[str, Any] | None = None,
 ) -> Summary:
-    """The layers of a model in order of execution: kind, shape, parameters, compute, what they see, times called.
+    """Summarise a model as a table: layers in order of execution, output shapes, parameters, compute, receptive fields,
+    calls.
 
-    A copy of the model runs once on one input of noise, in evaluation mode; the model is untouched.
+    A copy of the model runs once on one input of random noise, in evaluation mode; the model is unchanged.
 
     Args:
         model: any module.
-        size: of one input, without a batch axis, such as `(3, 224, 224)`; or an input itself, with one, where values
-            matter (token numbers, say).
-        additional_forward_args: what `forward` takes after the input, one value or a tuple.
-        keywords: what `forward` takes by name.
+        size: size of one input without the batch axis, such as `(3, 224, 224)`; or an input tensor with a batch axis,
+            if its values matter (token ids, for instance).
+        additional_forward_args: further positional arguments of `forward`, one value or a tuple.
+        keywords: keyword arguments of `forward`.
     Raises:
-        OptionError: `size` is neither, or `forward` takes other inputs.
-        ShapeError: the model does not take an input of that size.
-        LayerError: it has no layer that runs, or is TorchScript.
-        DtypeError: it cannot be copied.
+        OptionError: `size` is neither, or `forward` takes other arguments.
+        ShapeError: the model does not accept an input of that size.
+        LayerError: no layer of the model runs, or it is TorchScript.
+        DtypeError: the model cannot be copied.
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(7200, 10))
         >>> print(summary(net, (3, 32, 32)))
@@ -177,7 +177,7 @@ def _input(model: nn.Module, size: Sequence[int] | Tensor) -> Tensor:
     if isinstance(size, Tensor):
         return size
     if not isinstance(size, Sequence) or not size or not all(isinstance(n, int) and n > 0 for n in size):
-        raise OptionError(f"size must be that of one input, such as (3, 224, 224), or a tensor, got {size!r:.80}.")
+        raise OptionError(f"size must be the size of one input, such as (3, 224, 224), or a tensor; got {size!r:.80}.")
     noise = torch.rand((1, *size), generator=torch.Generator().manual_seed(0), device="cpu")
     return noise.to(**placement(model))
 

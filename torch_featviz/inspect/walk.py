@@ -29,16 +29,16 @@ from .receptive import Trace, Tracer, channels_at, described
 
 @dataclass
 class Walk:
-    """What one run of a model showed.
+    """The result of one run of a model.
 
     Args:
         layers: the input, then each call of a layer that computes something, in order of execution.
-        idle: those that compute nothing: dropout in evaluation, flatten, padding.
-        output: what the model returned.
+        idle: layers that compute nothing: dropout in evaluation mode, flatten, padding.
+        output: the model's output.
         multiply_adds: of one forward of one image.
         not_run: layers that the forward never called.
-        uncounted: layers that may multiply more than is counted.
-        answered_by: the layer whose output is the model's.
+        uncounted: layers with multiply-adds that have no formula.
+        answered_by: the layer whose output is the model's output.
     """
 
     layers: list[Layer]
@@ -51,22 +51,22 @@ class Walk:
 
 
 def walk(model: nn.Module, inputs: Inputs, layers: Layers = None, *, values: bool = True) -> Walk:
-    """Run a copy of `model` once, in evaluation mode, and say what each layer did.
+    """Run a copy of `model` once, in evaluation mode, and return what each layer did.
 
-    Functional calls (`F.relu`, `torch.cat`, `+`) are layers of their own, but for those that only move values. A block
-    that returns what the last layer in it does is left out.
+    Functional calls (`F.relu`, `torch.cat`, `+`) are layers of their own, except those that only move values. A block
+    that returns the output of its last layer is left out.
 
     Args:
-        model: any module; it is untouched.
-        inputs: `images` are `b c ...`.
-        layers: as for `capture`: these alone, whatever they do; default all that compute something.
-        values: keep what they return.
+        model: any module; it is unchanged.
+        inputs: the arguments; `images` are `b c ...`.
+        layers: as for `capture`: only these, whatever they compute. Default: all layers that compute something.
+        values: keep the outputs.
     Raises:
-        ShapeError, DtypeError, DeviceError, OptionError: the model cannot be copied, or does not take the inputs.
-        LayerError: it has no such layer, none that ran, or is TorchScript, which nobody can look into.
+        ShapeError, DtypeError, DeviceError, OptionError: the model cannot be copied, or does not accept the inputs.
+        LayerError: the model has no such layer, none that ran, or is TorchScript.
     """
     if isinstance(model, torch.jit.ScriptModule):
-        raise LayerError("a TorchScript module cannot be looked into; give the module that it was made from.")
+        raise LayerError("a TorchScript module hides its layers; pass the original nn.Module.")
     with isolated(), torch.no_grad():
         net, inputs = twin(model), inputs.copied()
         for copied, own in zip(net.parameters(), model.parameters(), strict=True):
@@ -79,7 +79,7 @@ def walk(model: nn.Module, inputs: Inputs, layers: Layers = None, *, values: boo
         working = {name for name, module in modules.items() if works(module)}
         absent = [name for name in absent if name in working and PARAMETRIZATIONS not in name.split(".")]
     if not calls:
-        raise LayerError(f"{type(net).__name__} has no layer that ran.")
+        raise LayerError(f"no layer of {type(net).__name__} ran.")
     for i, call in enumerate(calls):
         call.channels_at = _channels_at(call, calls[:i])
         if call.values is not None:

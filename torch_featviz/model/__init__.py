@@ -1,4 +1,4 @@
-"""What has to be known about a model before it is looked at, each question answered once."""
+"""Facts about a model that the other rooms need; each question is answered in one place."""
 
 from .layers import layer_names
 from .layout import Layout

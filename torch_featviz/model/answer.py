@@ -24,7 +24,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 LABELS: tuple[Kind, ...] = ("label_logits", "label_probabilities")
 _SLACK = 1e-3  # by which probabilities may miss 0, 1 and their sum
 _ROUNDED = 1e-2  # by which the sum of what was bfloat16 once, or has two digits, may miss 1 if nothing else tells
-_HINT = "give target= a callable that makes 'b' figures of it"
+_HINT = "pass target= a callable that returns shape 'b', one value per image"
 _SCORES = ("logits", "out")  # in dictionaries and dataclasses: transformers' word, and torchvision's
 
 # Nodes of autograd's graph, without "Backward0".
@@ -45,13 +45,13 @@ _PASSING = frozenset(
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What a model says of some images.
+    """The scores of a model for some images, and what they mean.
 
     Args:
         scores: `b n`, as the model returned them.
-        kind: what they mean. `"logits"` or `"probabilities"` are of classes of which one is true; a single column is
-            that of the second of two classes. `"label_logits"` or `"label_probabilities"` are of labels, each of which
-            is true or not whatever the others are. `"figures"` are no probabilities of anything, as in regression.
+        kind: `"logits"` or `"probabilities"` of classes that exclude each other; a single column is that of the second
+            of two classes. `"label_logits"` or `"label_probabilities"` of independent labels. `"figures"` are numbers
+            that are not probabilities, as in regression.
     """
 
     scores: Tensor
@@ -105,12 +105,12 @@ class Answer:
         return own.clamp(min=tiny).log() - rest.clamp(min=tiny).log()
 
     def names(self, classes: Sequence[str] = ()) -> tuple[str, ...]:
-        """A name for each column of `values`; the opposite of a single class is called "not" that.
+        """Return a name for each column of `values`; the opposite of a single class is "not" and its name.
 
         Args:
-            classes: in the order of the outputs, or none, which numbers them.
+            classes: names in the order of the outputs; empty to number them.
         Raises:
-            ShapeError: there are more or fewer.
+            ShapeError: the number of names is wrong.
         Example:
             >>> Answer(torch.zeros(3, 1), "logits").names(["cat"])
             ('not cat', 'cat')
@@ -187,8 +187,9 @@ def scores_of(output: Any, count: int, hint: str = _HINT) -> Tensor:
         scores = scores[None]
     if scores.dim() in (1, 2) and len(scores) != count:
         raise ShapeError(
-            f"the model returns shape {tuple(scores.shape)} for {count} image{'s' if count > 1 else ''}: its rows are "
-            f"not the images. Let it keep the batch axis, as flatten(1) and squeeze(1) do; or else, {hint}."
+            f"the model returns shape {tuple(scores.shape)} for {count} "
+            f"image{'s' if count > 1 else ''}: the first axis "
+            f"must be the batch. Keep the batch axis, with flatten(1) or squeeze(1); otherwise, {hint}."
         )
     if scores.dim() == 1:
         return scores[:, None]
@@ -224,9 +225,9 @@ def classes_of(target: Target, output: Any, n: int, said: Kind | None = None) ->
     # what is no tensor becomes one on the CPU, where a look at it costs nothing
     chosen = target if isinstance(target, Tensor) else torch.as_tensor(target, device="cpu")
     if chosen.is_floating_point() or chosen.is_complex() or chosen.dtype == torch.bool:
-        raise DtypeError(f"target must be a class number, or one for each image, got {target!r}.")
+        raise DtypeError(f"target must be a class number, or one per image, got {target!r}.")
     if chosen.dim() and chosen.shape != (n,):
-        raise ShapeError(f"target must be one class or {n}, one for each image, got shape {tuple(chosen.shape)}.")
+        raise ShapeError(f"target must be one class, or {n} classes, one per image; got shape {tuple(chosen.shape)}.")
     if bool(((chosen < 0) | (chosen > last)).any()):
         raise OptionError(f"target must be from 0 to {last}, got {chosen.expand(n).tolist()}.")
     if chosen.dim():
@@ -258,7 +259,7 @@ def figures(output: Any, target: Target, classes: Tensor | None, rows: int, said
     if made.dim() == 2 and made.shape[1] == 1:
         made = made[:, 0]
     if made.shape != (rows,):
-        raise ShapeError(f"the target callable must return 'b' figures, one for each image, got {tuple(made.shape)}.")
+        raise ShapeError(f"the target callable must return shape 'b', one value per image, got {tuple(made.shape)}.")
     return made
 
 
@@ -328,7 +329,7 @@ def _judged(known: Tensor, ended: Callable[[], End | None] | None, unsure: Kind 
     if several:
         words = "answer='logits', or, of labels that may be true together, 'label_probabilities' or 'label_logits'"
     where = f"{_ends(known)}{' and rows do not sum to 1' if several else ''}"
-    raise OptionError(f"scores lie {where}: logits or probabilities? Say so with {words}.")
+    raise OptionError(f"scores lie {where}, which may be logits or probabilities; set {words}.")
 
 
 def _check_said(said: Kind, known: Tensor, within: bool) -> None:
@@ -338,12 +339,14 @@ def _check_said(said: Kind, known: Tensor, within: bool) -> None:
         return
     if not within:
         other = said.replace("probabilities", "logits")
-        raise OptionError(f"answer={said!r}, but scores lie {_ends(known)}; {other!r} may lie outside 0 to 1.")
+        raise OptionError(
+            f"answer={said!r}, but the scores lie {_ends(known)}; scores outside 0 to 1 need answer={other!r}."
+        )
     most = float(known.sum(1).max())
     if said == "probabilities" and known.shape[1] > 1 and most > 1 + _ROUNDED:
         raise OptionError(
-            f"answer='probabilities', but a row sums to {most:.3g}; say 'label_probabilities' of labels that may be "
-            "true together."
+            f"answer='probabilities', but a row sums to {most:.3g} instead of 1; for independent labels set "
+            "answer='label_probabilities'."
         )
 
 

@@ -188,8 +188,8 @@ class _ModelCopier(ObjectCopier):
 
     def _refusal(self, what: str, error: object) -> DtypeError:
         return DtypeError(
-            f"{what} cannot be copied, and the model itself is not to be touched ({error}); give a model without it: "
-            "another one with the same state dict, or the module inside that computes the answer."
+            f"{what} cannot be copied ({error}), and the model itself must not change. Pass a model without it: "
+            "a new one with the same state dict, or the submodule that computes the answer."
         )
 
 

@@ -15,7 +15,7 @@ from torch_featviz.errors import DtypeError, OptionError, ShapeError
 
 _IMAGES = ("image", "img", "images", "pixel_values")  # in items that are dictionaries, as Hugging Face's are
 _LABELS = ("label", "labels", "target", "class")
-_HINT = "give the data set a target_transform that makes a class number of it"
+_HINT = "set a target_transform on the data set that returns a class number"
 
 
 def items_of(data: Any) -> Iterable[Any]:
@@ -48,14 +48,14 @@ def pair_of(item: Any, where: str) -> tuple[Any, Any]:
         if label is None or (image := image_of(item)) is item:
             keys = ", ".join(map(repr, item)) or "nothing"
             raise DtypeError(
-                f"{where} is a dict of {keys}; images are looked for under {', '.join(_IMAGES)}, classes under "
-                f"{', '.join(_LABELS)}. Rename them, or give pairs (image, label)."
+                f"{where} is a dict with {keys}; expected the image under {', '.join(_IMAGES)} and the class under "
+                f"{', '.join(_LABELS)}. Rename the keys, or give pairs (image, label)."
             )
         return image, item[label]
     if isinstance(item, (tuple, list)) and len(item) > 1:
         return item[0], item[1]
     what = f"a {type(item).__name__}" + (f" of {len(item)}" if isinstance(item, (tuple, list)) else "")
-    raise DtypeError(f"{where} is {what}, and no pair (image, label).")
+    raise DtypeError(f"{where} must be a pair (image, label), got {what}.")
 
 
 def label_of(value: Any, where: str, names: Sequence[str] | None = None, hint: str = _HINT) -> int | str:
@@ -76,7 +76,7 @@ def label_of(value: Any, where: str, names: Sequence[str] | None = None, hint: s
     shape = tuple(n for n in getattr(value, "shape", ()) if n != 1)
     if len(shape) > 1:
         what = f"of shape {tuple(value.shape)}, a mask or an image"
-        raise DtypeError(f"{where} is {what}, and no class; {hint}.")
+        raise DtypeError(f"{where} must be a class, got {what}; {hint}.")
     plain = value.reshape(-1).tolist() if hasattr(value, "reshape") else value
     while isinstance(plain, (list, tuple)) and len(plain) == 1:
         plain = plain[0]
@@ -86,7 +86,7 @@ def label_of(value: Any, where: str, names: Sequence[str] | None = None, hint: s
         return int(float(plain))
     if isinstance(plain, (list, tuple)) and plain and all(isinstance(each, Real) for each in plain):
         return _hot(plain, where, names, hint)
-    raise DtypeError(f"{where} is {_what(plain)}, and no class; {hint}.")
+    raise DtypeError(f"{where} must be a class, got {_what(plain)}; {hint}.")
 
 
 def labels_of(
@@ -130,7 +130,7 @@ def labels_of(
     found = [label_of(row, owner.format(first + i), names, hint) for i, row in enumerate(rows)]
     for i, label in enumerate(found):
         if isinstance(label, str):
-            raise DtypeError(f"{owner.format(first + i)} is {label!r}, a name, where numbers are needed; {hint}.")
+            raise DtypeError(f"{owner.format(first + i)} must be a class number, got the name {label!r}; {hint}.")
     return torch.tensor(found, device=values.device if isinstance(values, Tensor) else "cpu", dtype=torch.int64)
 
 
@@ -138,7 +138,7 @@ def _number_of(name: str, where: str, names: Sequence[str]) -> int:
     if name in names:
         return list(names).index(name)
     close = ", ".join(map(repr, get_close_matches(name, names, 3, 0.5))) or "none"
-    raise OptionError(f"{where} is {name!r}, which is none of the {len(names)} classes; close: {close}.")
+    raise OptionError(f"{where} is {name!r}, which is not one of the {len(names)} classes; close: {close}.")
 
 
 def _hot(entries: Sequence[Any], where: str, names: Sequence[str] | None, hint: str) -> int:
@@ -146,10 +146,10 @@ def _hot(entries: Sequence[Any], where: str, names: Sequence[str] | None, hint: 
     hot = [i for i, each in enumerate(entries) if each == 1]
     if len(hot) != 1 or any(each not in (0, 1) for each in entries):
         shown = ", ".join(f"{each:g}" for each in entries[:6]) + (", …" if len(entries) > 6 else "")
-        raise DtypeError(f"{where} is ({shown}), and not one class; {hint}.")
+        raise DtypeError(f"{where} must be one class, got ({shown}); {hint}.")
     if names is not None and len(entries) != len(names):
         raise OptionError(
-            f"{where} is one-hot of {len(entries)} classes, and {len(names)} are named; name all of them."
+            f"{where} is one-hot with {len(entries)} classes, but {len(names)} names are given; name all of them."
         )
     return hot[0]
 

@@ -96,7 +96,7 @@ def wrappers_in(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:
 
 
 def layer_names(model: nn.Module) -> list[str]:
-    """The dotted names by which `capture` knows the layers of `model`, in the order of `named_modules()`.
+    """List the dotted names of all layers of `model`, as `capture` takes them, in the order of `named_modules()`.
 
     Example:
         >>> layer_names(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()))
@@ -165,7 +165,7 @@ def choose(
         return leaves
     asked = listed(layers)
     if not asked:
-        raise OptionError("layers is empty; name at least one layer, or leave it out for all leaves.")
+        raise OptionError("layers is empty; give at least one layer, or leave it out for all leaf modules.")
     known = {name: module for module, name in names.items()}
     chosen: set[str] = set()
     for entry in asked:
@@ -216,14 +216,14 @@ def _names(model: nn.Module, known: dict[str, nn.Module], entry: Layer) -> Itera
         target = unwrap(entry)
         if names := [name for name, module in known.items() if module is target]:
             return names
-        raise LayerError(f"this {type(entry).__name__} is no layer of the {where} given.")
+        raise LayerError(f"this {type(entry).__name__} object is not a layer of {where}; pass one of model.modules().")
     if isinstance(entry, type) and issubclass(entry, nn.Module):
         if names := [name for name, module in known.items() if isinstance(module, entry)]:
             return names
         counts = Counter(type(module).__name__ for name, module in known.items() if name)
         types = ", ".join(f"{kind} ({count})" for kind, count in counts.most_common(6))
         raise LayerError(f"no layer of type {entry.__name__} in {where}; it has {types or 'no layers'}.")
-    raise DtypeError(f"a layer is a name, a glob, a module type or a module, got {entry!r}.")
+    raise DtypeError(f"a layer must be a name, a glob, a module type or a module, got {entry!r}.")
 
 
 def near(name: str, known: Iterable[str]) -> str:
@@ -249,7 +249,7 @@ def layer_name(model: nn.Module, layer: Any) -> str:
     """
     names = list(resolve(model, layer))
     if len(names) != 1:
-        raise LayerError(f"{layer!r} means {len(names)} layers ({', '.join(names[:4])}, ...); name one.")
+        raise LayerError(f"{layer!r} matches {len(names)} layers ({', '.join(names[:4])}, ...); choose one.")
     call = split_call(layer)[1] if isinstance(layer, str) else None
     return names[0] if call is None else f"{names[0]}#{call}"
 

@@ -19,22 +19,22 @@ from .values import tensors
 
 @dataclass(frozen=True)
 class Layout:
-    """Where images, channels and places lie in a layer's output.
+    """The axes of a layer's output: which are images, channels, places, tokens and heads.
 
-    A map has an axis for the image's rows and one for its columns (`places`); in a sequence of tokens both lie along
-    one axis (`tokens`), place after place, behind `prefix` tokens that have no place, such as a class token.
+    A map has one axis for the image's rows and one for its columns (`places`). A sequence of tokens has both on one
+    axis (`tokens`), place after place, behind `prefix` tokens without a place, such as a class token.
 
     Args:
-        grid: how many places there are along each axis of the image, `(rows, columns)`; empty where there are none.
-        prefix: tokens in front of those that have a place.
-        suffix: tokens behind them.
-        images: the axis with an entry for each image; None where there is none.
-        channels: the axis of channels, likewise.
-        tokens: the axis of tokens, likewise.
-        places: the axes of a map, in the order of the image's: rows, columns.
-        heads: the axis of attention heads, likewise.
+        grid: number of places along each axis of the image, `(rows, columns)`; empty if there are none.
+        prefix: number of tokens before those with a place.
+        suffix: number of tokens behind them.
+        images: the axis of images; None if there is none.
+        channels: the axis of channels; None if there is none.
+        tokens: the axis of tokens; None if there is none.
+        places: the axes of a map, in the order rows, columns of the image.
+        heads: the axis of attention heads; None if there is none.
     Raises:
-        OptionError: a size below 1, or a number of tokens below 0.
+        OptionError: a size below 1, or a negative number of tokens.
     Example:
         >>> Layout(grid=(2, 3), prefix=1).maps(torch.arange(7.0).reshape(1, 7, 1))
         tensor([[[[1., 2., 3.],
@@ -52,43 +52,51 @@ class Layout:
 
     def __post_init__(self) -> None:
         if any(size < 1 for size in self.grid) or self.prefix < 0 or self.suffix < 0:
-            raise OptionError(f"a grid has sizes of at least 1 and a prefix no fewer than 0 tokens, got {self}.")
+            raise OptionError(f"grid sizes must be at least 1, prefix and suffix at least 0; got {self}.")
 
     @property
     def known(self) -> bool:
-        """Whether anything is known besides the axis of images."""
+        """Whether anything besides the axis of images is known."""
         return bool(self.grid) or self.channels is not None
 
     @property
     def is_map(self) -> bool:
-        """Whether its places are known, and more than one."""
+        """Whether there is more than one place, and the places are known."""
         return prod(self.grid) > 1
 
     def maps(self, values: Tensor) -> Tensor:
-        """The same values as maps `b k h w` (or `b k l`, ...), without the tokens that have no place.
+        """Rearrange `values` into maps `b k h w` (or `b k l`, ...), without the tokens that have no place.
 
         Raises:
             ShapeError: they do not fit this layout, or it has no places.
         """
         if not self.grid:
-            raise ShapeError(f"shape {tuple(values.shape)} has no places; give layout=Layout(grid=(rows, columns)).")
+            raise ShapeError(
+                f"values of shape {tuple(values.shape)} have no places; pass layout=Layout(grid=(rows, columns))."
+            )
         if self.images is None:
-            raise ShapeError(f"in shape {tuple(values.shape)} the images have no axis of their own.")
+            raise ShapeError(
+                f"values of shape {tuple(values.shape)} have no batch axis; pass a layout with images=AXIS."
+            )
         axes = [axis for axis in (self.images, self.channels, *(self.places or (self.tokens,))) if axis is not None]
         ndim = values.dim()
         if {axis % ndim for axis in axes if -ndim <= axis < ndim} != set(range(ndim)) or len(axes) != ndim:
-            raise ShapeError(f"{self} is no layout of shape {tuple(values.shape)}.")
+            raise ShapeError(
+                f"{self} does not fit values of shape {tuple(values.shape)}; pass a Layout with these axes."
+            )
         values = values.permute(axes)
         if not self.places:
             count = values.shape[2]
             if count != self.prefix + prod(self.grid) + self.suffix:
                 raise ShapeError(
                     f"{count} tokens are not {self.prefix} + {' × '.join(map(str, self.grid))} + {self.suffix}; "
-                    "give layout=Layout(grid=(rows, columns), prefix=...)."
+                    "pass layout=Layout(grid=(rows, columns), prefix=...)."
                 )
             values = values[:, :, self.prefix : count - self.suffix]
         elif values.shape[2:] != self.grid:
-            raise ShapeError(f"{self} is no layout of shape {tuple(values.shape)}.")
+            raise ShapeError(
+                f"{self} does not fit values of shape {tuple(values.shape)}; pass a Layout with these axes."
+            )
         return values.reshape(*values.shape[:2], *self.grid)
 
 

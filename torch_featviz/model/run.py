@@ -49,14 +49,16 @@ def _explained(error: Exception, net: nn.Module, inputs: Inputs) -> FeatvizError
     images = inputs.images
     if dtypes and images.is_floating_point() and images.dtype not in dtypes and not torch.is_autocast_enabled():
         wanted = _listed(dtypes)
-        return DtypeError(f"images are {images.dtype} and the weights of {name} {wanted}; write images.to({wanted}).")
+        return DtypeError(
+            f"images are {images.dtype}, but the weights of {name} are {wanted}; pass images.to({wanted})."
+        )
     if isinstance(error, TypeError) and (known := _misfit(net, inputs)):
         return OptionError(
-            f"{name}.forward{known} does not fit what it is given ({error}); give more inputs with "
+            f"{name}.forward{known} takes other arguments ({error}); pass further ones with "
             "additional_forward_args=(...) or keywords={'name': value}."
         )
     what = f"{type(error).__name__}: {error}".rstrip(".")
-    return ShapeError(f"{name} does not take inputs of shape {tuple(images.shape)}: {what}.")
+    return ShapeError(f"{name} does not accept inputs of shape {tuple(images.shape)}: {what}.")
 
 
 def _on_another_device(net: nn.Module, given: Any) -> DeviceError | None:
@@ -139,7 +141,7 @@ def run_until(net: nn.Module, layer: str, inputs: Inputs) -> Any:
     with hooked([module_at(net, layer)], after=stop), suppress(_Reached):
         run(net, inputs)
     if not outputs:
-        raise LayerError(f"layer {layer!r} did not run; the forward never called it.")
+        raise LayerError(f"layer {layer!r} did not run: the model's forward never called it.")
     return outputs[0]
 
 
@@ -176,7 +178,7 @@ def graph_from(net: nn.Module, layer: str) -> Iterator[list[Tensor]]:
 
     def begin(_module: nn.Module, _inputs: Any, output: Any) -> Tensor:
         if not isinstance(output, Tensor):
-            raise ShapeError(f"layer {layer!r} returns a {type(output).__name__}, no map; give a convolution.")
+            raise ShapeError(f"layer {layer!r} returns a {type(output).__name__}, not a map; choose a convolution.")
         leaves.append(output.detach().requires_grad_())
         return leaves[-1].clone()  # the network may go on in place
 
@@ -187,11 +189,11 @@ def graph_from(net: nn.Module, layer: str) -> Iterator[list[Tensor]]:
 def check_once(layer: str, times: int) -> None:
     """Raise LayerError unless a layer ran once."""
     if times == 0:
-        raise LayerError(f"layer {layer!r} did not run; the forward never called it.")
+        raise LayerError(f"layer {layer!r} did not run: the model's forward never called it.")
     if times > 1:
         names = ", ".join(f"'{layer}#{call}'" for call in range(1, min(times, 4) + 1))
         more = ", ..." if times > 4 else ""
-        raise LayerError(f"layer {layer!r} ran {times} times in one forward; name one of its calls: {names}{more}.")
+        raise LayerError(f"layer {layer!r} ran {times} times in one forward; choose one call: {names}{more}.")
 
 
 def check_call(name: str, times: int) -> None:

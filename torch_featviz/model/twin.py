@@ -85,7 +85,7 @@ def _lazy(model: nn.Module, tensor: Tensor) -> LayerError:
     names = (name for name, module in model.named_modules() if any(tensor is own for own in module.parameters(False)))
     name = next(names, "")
     where = f"layer {name!r} of {type(model).__name__}" if name else type(model).__name__
-    return LayerError(f"{where} is lazy and was never called; run the model on an input first.")
+    return LayerError(f"{where} is lazy and has no weights yet; run the model once on an input first.")
 
 
 def _on_meta(tensor: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ def kernel_of(module: nn.Module, *, filters: int | None = None, name: str = "thi
     """
     module = unwrap(module)
     if any(is_lazy(parameter) for parameter in module.parameters()):
-        raise LayerError(f"{name} has no weights before its first call; call the model once.")
+        raise LayerError(f"{name} is lazy and has no weights yet; run the model once on an input first.")
     if (packed := _unpacked(module)) is not None:
         weight, groups, notes = packed, _groups(module), _packed_notes(module)
     elif _is_plain(module) and (stored := _stored(module, name)) is not None:
@@ -111,7 +111,7 @@ def planes_of(source: nn.Module | Tensor, layer: str | None = None, *, filters: 
             raise ShapeError(f"a weight must be 'k c h w' and not empty, got shape {tuple(source.shape)}.")
         return _planes(Kernel(whole(source), len(source)))
     if not isinstance(source, nn.Module):
-        raise LayerError(f"expected a model or a weight, got {type(source).__name__}.")
+        raise LayerError(f"kernels need a model, a layer or a weight tensor, got {type(source).__name__}.")
     module = unwrap(_resolve(source, layer) if layer else source)
     name = f"layer {layer!r}" if layer else "this module"
     if isinstance(module, _SOLID):
@@ -263,7 +263,7 @@ def _resolve(model: nn.Module, layer: str) -> nn.Module:
     modules = resolve(model, layer)
     if len(modules) > 1:
         several = ", ".join(map(repr, modules))
-        raise LayerError(f"{layer!r} stands for {len(modules)} layers, {several}; draw one at a time.")
+        raise LayerError(f"{layer!r} matches {len(modules)} layers, {several}; choose one.")
     return next(iter(modules.values()))
 
 

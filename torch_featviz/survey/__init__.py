@@ -1,4 +1,4 @@
-"""The images and patches that move each channel most: one pass over a data set, and a second over what it chose."""
+"""Top-activating images and patches per channel: one pass over a data set, then a second over the chosen images."""
 
 from .patches import Patches
 from .top import TopPatches, read_patches, top_patches

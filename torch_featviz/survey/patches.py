@@ -33,27 +33,27 @@ Box = tuple[Span, Span]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Patches(Displayed):
-    """The hits of some channels of a layer, best first, each cut to the unit's receptive field.
+    """Top-activating patches of some channels, best first, each cropped to the unit's receptive field.
 
-    Patches are of one size, that of the field or of the image; beyond the image's border they are 0, and not `inside`.
-    A hit at or below 0 has no patch: nothing moved the unit there.
+    All patches have one size: that of the receptive field, or of the image if it is smaller. Beyond the border of the
+    image they are 0 and not `inside`. A hit with a value at or below 0 has no patch.
 
     Args:
-        channels: their numbers, `n`.
-        images: `n k c h w`, the part of the image in the unit's receptive field, as the model was given it.
-        projections: `n k c h w`, the same part of the unit's projection back to the pixels, signed.
-        inside: `n k h w`, where there is image: false beyond its border, and all over where there is no patch.
-        values: `n k`, the unit's value, highest first, float64; NaN where there are fewer images than `k`.
-        numbers: `n k`, the image's number in the data set; -1 where there are fewer.
-        layer: the layer's full name.
-        total: channels of the layer.
-        seen: images of the data set.
-        method: of projection, `"deconvnet"` or `"guided_backprop"`; empty where there is no patch.
-        switches: whether max pools lie on the way from the layer to the image; without, what a deconvnet projects does
-            not depend on the image.
-        cosine: `n`, float64, how far a channel's projections depend on their images: 1, not at all. It is the mean
-            cosine of all pairs of them, laid over one another by the unit's place, over the pixels that both have; what
-            borders cut off inside of the network lowers it. NaN where fewer than two are other than 0.
+        channels: channel numbers, `n`.
+        images: `n k c h w`, the crops of the images, as the model was given them.
+        projections: `n k c h w`, the unit's projection to the pixels, cropped likewise, signed.
+        inside: `n k h w`, True where the crop lies within the image; all False where there is no patch.
+        values: `n k`, value of the unit, highest first, float64; NaN if there are fewer images than `k`.
+        numbers: `n k`, index of the image in the data set; -1 if there are fewer.
+        layer: full name of the layer.
+        total: number of channels of the layer.
+        seen: number of images in the data set.
+        method: method of projection, `"deconvnet"` or `"guided_backprop"`; empty if there is no patch.
+        switches: whether max pools lie between the layer and the image. Without them, a deconvnet's projection does not
+            depend on the image.
+        cosine: `n`, float64, how similar the projections of a channel are; 1 means that they do not depend on the
+            image. It is the mean cosine over all pairs of projections, aligned at the unit's position, over the pixels
+            that both have. Borders inside the network lower it. NaN if fewer than two projections are non-zero.
     """
 
     channels: tuple[int, ...]
@@ -158,7 +158,7 @@ def _check_same(
     before = torch.tensor([hit.value for rows in hits.values() for _, hit in rows], dtype=torch.float64, device="cpu")
     if not torch.allclose(torch.stack(values), before, rtol=1e-2, atol=1e-4):
         raise OptionError(
-            "the images chosen move the units otherwise than in the first pass; the dataset must give the same "
+            "the chosen images give other activations than in the first pass; the data set must return the same "
             "image each time (no random transforms), and the model must not have been trained since."
         )
 

@@ -69,7 +69,7 @@ class Checkpoint:
             raise FileError(f"{file} cannot be read ({type(error).__name__}); {remedy}") from error
         kind, _, version = str(content.get("format") if isinstance(content, dict) else "").rpartition(" ")
         if kind != _KIND:
-            raise FileError(f"{file} holds no state of top_patches; {remedy}")
+            raise FileError(f"{file} is not a resume file of top_patches; {remedy}")
         if version != str(_VERSION):
             raise FileError(
                 f"{file} was written by another version of torch_featviz (format {version}, this one reads "
@@ -78,6 +78,6 @@ class Checkpoint:
         written: dict[str, Any] = content["settings"]
         other = [f"{k}={written.get(k)!r}, not {v!r}" for k, v in self.settings.items() if written.get(k) != v]
         if other:
-            raise OptionError(f"{file} is of another pass ({'; '.join(other)}); {remedy}")
+            raise OptionError(f"{file} belongs to another pass ({'; '.join(other)}); {remedy}")
         state: dict[str, Any] = content["state"]
         return state

@@ -77,8 +77,8 @@ class Source:
             return
         if iter(self.loader) is self.loader:
             raise OptionError(
-                f"{type(self.loader).__name__} can be read only once, and the images chosen have to be read again; "
-                "give top_patches a DataLoader or a list of batches."
+                f"{type(self.loader).__name__} can be read only once, but the chosen images are read a second time; "
+                "pass top_patches a DataLoader or a list of batches."
             )
         waiting, seen = list(reversed(wanted)), 0
         for batch in self.loader if waiting else ():
@@ -90,7 +90,8 @@ class Source:
                 return
         if waiting:
             raise OptionError(
-                f"image {waiting[-1]} is not there any more, the loader now has {seen}; give it as it was."
+                f"image {waiting[-1]} is missing: the loader now has {seen} "
+                f"images; pass the same data as in the first pass."
             )
 
     def _after(self, done: int) -> Iterable[Any]:
@@ -113,7 +114,9 @@ def images_of(batch: Any) -> Tensor:
     images = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
     if not isinstance(images, Tensor) or not images.is_floating_point():
         what = f"a tensor of {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
-        raise DtypeError(f"loader must yield floats 'b c h w', or (images, ...), as the model takes them; got {what}.")
+        raise DtypeError(
+            f"loader must yield float images 'b c h w', or (images, ...), as the model takes them; got {what}."
+        )
     if images.dim() != 4 or not images.numel():
         raise ShapeError(f"loader must yield images 'b c h w', got shape {tuple(images.shape)}.")
     return images
@@ -129,7 +132,7 @@ def _ids(loader: Iterable[Any]) -> Sequence[int] | None:
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return _alone(None, "a loader without a sampler")
     if loader.batch_size is None or type(loader.batch_sampler) is not BatchSampler:
-        raise OptionError("a batch_sampler of its own hides which image is which; give batch_size and sampler instead.")
+        raise OptionError("a custom batch_sampler hides which image is which; use batch_size and sampler instead.")
     sampler: Any = loader.sampler
     if type(sampler) is SequentialSampler:
         return _alone(range(len(sampler)), "a DataLoader without a DistributedSampler")
@@ -139,15 +142,15 @@ def _ids(loader: Iterable[Any]) -> Sequence[int] | None:
     if isinstance(sampler, Sequence) and all(a < b for a, b in pairwise(sampler)):
         return sampler
     raise OptionError(
-        f"the DataLoader's order is that of {type(sampler).__name__}, and images are found again by their number: give "
-        "one with shuffle=False, DistributedSampler(..., shuffle=False), or ascending numbers as sampler."
+        f"the DataLoader must read images in a known order, but uses {type(sampler).__name__}; pass one with "
+        "shuffle=False, DistributedSampler(..., shuffle=False), or ascending numbers as sampler."
     )
 
 
 def _alone(ids: Sequence[int] | None, what: str) -> Sequence[int] | None:
     if ranks() > 1:
         raise OptionError(
-            f"in a distributed run each rank passes its own images, and with {what} every rank would see all; give "
+            f"in a distributed run each rank must read its own images, and with {what} every rank would read all; pass "
             "sampler=DistributedSampler(dataset, shuffle=False)."
         )
     return ids

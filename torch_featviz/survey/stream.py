@@ -105,7 +105,7 @@ class FirstPass:
             gathered = [{}] * ranks()
             dist.all_gather_object(gathered, own)
         if not any(gathered):
-            raise ShapeError("loader yields no images; give one that does, and that can be iterated again.")
+            raise ShapeError("loader yields no images; pass one that yields some and can be iterated more than once.")
         return {layer: _merged([part[layer] for part in gathered if part], self.k) for layer in self.tops}
 
     def _of_rank(self, layer: str, top: TopK) -> TopValues:
@@ -123,7 +123,10 @@ def _merged(parts: list[TopValues], k: int) -> TopValues:
     order = images.masked_fill(absent, torch.iinfo(torch.int64).max).argsort(1)
     numbers = images.gather(1, order)
     if bool(((numbers[:, 1:] == numbers[:, :-1]) & (numbers[:, 1:] >= 0)).any()):
-        raise OptionError("two ranks passed the same image; give each its own, by DistributedSampler(shuffle=False).")
+        raise OptionError(
+            "two ranks read the same image; give each rank its own part with "
+            "DistributedSampler(dataset, shuffle=False)."
+        )
     heights = values.masked_fill(absent, -torch.inf).gather(1, order)
     order = order.gather(1, heights.argsort(dim=1, descending=True, stable=True))[:, :k]
     values, images, positions = (column.gather(1, order) for column in (values, images, positions))
@@ -170,7 +173,9 @@ def fields_of(model: nn.Module, layers: Sequence[str], image: Tensor) -> dict[st
         check_once(layer, len(seen))
         if seen[0] is None or len(seen[0][0]) != 4:
             what = "no tensor" if seen[0] is None else f"shape {seen[0][0]}"
-            raise ShapeError(f"layer {layer!r} returns {what}, no map 'b c h w'; give a convolution or what follows.")
+            raise ShapeError(
+                f"layer {layer!r} returns {what}, not a map 'b c h w'; choose a convolution or a layer after one."
+            )
         shape, trace = seen[0]
         axis = channels_at(shape, trace, module_at(model, layer))
         fields[layer] = described(layer, tuple(image.shape[2:]), shape, trace, axis)

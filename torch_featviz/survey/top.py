@@ -30,20 +30,20 @@ _Several: TypeAlias = list[str] | list[nn.Module] | list[Layer] | tuple[Layer, .
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TopPatches(Displayed):
-    """For each channel of a layer the images where its map is highest, all on the CPU.
+    """Top-activating images per channel of a layer. All tensors are on the CPU.
 
     Args:
-        values: `c k`, the highest value of the map, highest first, float64; NaN where there are fewer images than `k`.
-        images: `c k`, the image's number in the data set; -1 where there are fewer.
-        places: `c k 2`, where in the map that value is, in the order of the map's own axes, as the layer returns them:
-            row and column, or column and row where the network swaps the two; -1 where there are fewer. What a place
-            sees of the image, `receptive_field(...).box(*place)` tells.
-        dead: channels that were above 0 in no image.
-        seen: how many images there were.
-        layer: its full name.
+        values: `c k`, maximum of the map in each image, highest first, float64; NaN if there are fewer images than `k`.
+        images: `c k`, index of the image in the data set; -1 if there are fewer.
+        places: `c k 2`, position of the maximum in the map, in the order of the map's own axes: row and column, or
+            column and row if the network swaps them; -1 if there are fewer. `receptive_field(...).box(*place)` gives
+            the pixels that it sees.
+        dead: channels that were not above 0 in any image.
+        seen: number of images.
+        layer: full name of the layer.
         size: `c h w` of each image.
-        model: as it was given, for the second pass.
-        source: the loader, likewise.
+        model: the model, kept for the second pass.
+        source: the loader, kept for the second pass.
     """
 
     values: Tensor
@@ -60,23 +60,27 @@ class TopPatches(Displayed):
     _crops: dict[tuple[str | None, int], list[Crop]] = field(default_factory=dict, init=False, repr=False)
 
     def patches(self, channels: int | Sequence[int], *, projection: str | None = None) -> Patches:
-        """What moves some channels most: the images chosen are read again and cut (Zeiler & Fergus 2013, fig. 2).
+        """Read the chosen images again and crop the top-activating patches of some channels (Zeiler & Fergus 2013, fig.
+        2).
 
-        The patches of the last call are kept; asked for again, they cost no reading and no forward.
+        The patches of the latest call are cached; the same call again costs no reading and no forward.
 
         Args:
-            channels: one or several.
-            projection: `"deconvnet"` or `"guided_backprop"`; default: the deconvnet where a max pool lies on the way to
-                the image, else guided backpropagation, as in `deconvnet`.
+            channels: one channel number, or several.
+            projection: `"deconvnet"` or `"guided_backprop"`. Default, as in `deconvnet`: the deconvnet if a max pool
+                lies between the layer and the image, else guided backpropagation.
         Raises:
-            OptionError: there is no such channel or projection, or the data set gives other images than the first time.
+            OptionError: there is no such channel or projection, or the data set returns other images than the first
+                time.
         """
         return read_patches({self.layer: self}, {self.layer: channels}, projection=projection)[self.layer]
 
     def _checked(self, channels: int | Sequence[int]) -> tuple[int, ...]:
         chosen = (channels,) if isinstance(channels, int) else tuple(int(c) for c in channels)
         if not chosen or not all(0 <= c < len(self.values) for c in chosen):
-            raise OptionError(f"channels must be from 0 to {len(self.values) - 1}, one at least, got {channels!r}.")
+            raise OptionError(
+                f"channels must be one or more numbers from 0 to {len(self.values) - 1}, got {channels!r}."
+            )
         return chosen
 
     def _hits(self, channel: int) -> list[Hit]:
@@ -143,35 +147,35 @@ def top_patches(
     every: int | None = None,
     progress: bool = False,
 ) -> TopPatches | dict[str, TopPatches]:
-    """For each channel of a layer, the `k` images of a data set where its map is highest, in one pass over it.
+    """Find the `k` images of a data set that activate each channel of a layer most, in one pass.
 
-    Several layers share the pass. The model runs in evaluation mode as far as the last of them, on a copy that shares
-    its weights; memory does not grow with the data set. An image counts once for a channel; of equal ones the lowest
-    number comes first.
+    Several layers share the pass. A copy that shares the weights runs in evaluation mode, up to the last of these
+    layers; memory does not grow with the data set. An image counts once per channel; of equal values the lowest index
+    comes first.
 
-    In a distributed run every rank calls this with its own part, by `DistributedSampler(dataset, shuffle=False)` or by
-    ascending numbers as the DataLoader's `sampler`; each gets the result of all images.
+    In a distributed run every rank calls this with its own part of the data, by `DistributedSampler(dataset,
+    shuffle=False)` or by ascending numbers as the DataLoader's `sampler`. Each rank gets the result over all images.
 
     Args:
-        model: any module that takes `b c h w` and calls the layer once.
+        model: any module that takes `b c h w`.
         loader: yields `images` or `(images, ...)`, all of one size: a DataLoader that does not shuffle, or any iterable
-            of batches, which has to be iterable twice for `patches`.
-        layer: one that returns maps and runs once, by name or itself, or one of its calls (`"relu#2"`); or a list of
-            such, in which globs and types stand for several. Maps are `b c h w`, or have their axes in another order
-            (`b h w c`, rows and columns swapped or flipped): which axis is which is told by where the image went.
-        k: images for each channel.
-        resume: a file to keep how far the pass has come; if there is one, the pass goes on from there. Each rank of a
-            distributed run has its own, with the rank in its name.
-        every: batches between two writes of that file; default 100.
+            of batches. `patches` iterates it a second time.
+        layer: a layer that returns maps and runs once, by name or as a module, or one of its calls (`"relu#2"`); or a
+            list, which may contain globs and types. Maps are `b c h w`, or have their axes in another order (`b h w c`,
+            rows and columns swapped or flipped); the axes are found by following the image through the network.
+        k: images per channel.
+        resume: a file for the state of the pass. If it exists, the pass is resumed from it. Each rank of a distributed
+            run has its own file, with the rank in its name.
+        every: number of batches between two writes of that file; default 100.
         progress: show a bar.
     Returns:
-        For one layer its `TopPatches`; for a list a dictionary of them by layer name.
+        The `TopPatches` of one layer; for a list, a dictionary of them by layer name.
     Raises:
-        OptionError: the loader's order is random or unknown, `k` or `every` is below 1, or `resume` is of another
-            pass: other layers, k, model or loader.
+        OptionError: the loader's order is random or unknown, `k` or `every` is below 1, or `resume` belongs to another
+            pass (other layers, k, model or loader).
         LayerError: no such layer, or it does not run exactly once.
-        ShapeError: the layer returns no maps, there are no images, or they are not of one size.
-        DtypeError: the loader yields something else than images, or the model cannot be copied.
+        ShapeError: the layer returns no maps, there are no images, or they differ in size.
+        DtypeError: the loader yields something other than images, or the model cannot be copied.
         FileError: `resume` cannot be read or written, or another version of this package wrote it.
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())
@@ -182,7 +186,10 @@ def top_patches(
     Reference: Zeiler & Fergus 2013, fig. 2.
     """
     if every is not None and (resume is None or every < 1):
-        raise OptionError(f"every counts batches between writes of resume, 1 or more; got every={every}, {resume=}.")
+        raise OptionError(
+            f"every must be at least 1 and needs resume= (it counts batches between "
+            f"writes of that file), got every={every}, {resume=}."
+        )
     several = isinstance(layer, (list, tuple))
     names, source = _names(model, layer) if several else [layer_name(model, layer)], Source(loader)
     checkpoint = None
@@ -202,15 +209,16 @@ def read_patches(
     *,
     projection: str | None = None,
 ) -> dict[str, Patches]:
-    """The second pass for several layers: `TopPatches.patches` of each, while each image chosen is read once for all.
+    """Crop the top-activating patches of several layers, as `TopPatches.patches` does, but read each image once for all
+    layers.
 
     Args:
-        results: what one call of `top_patches` returned for a list of layers, or some of it.
-        channels: for each of these layers, one or several.
-        projection: as in `TopPatches.patches`; the default is chosen for each layer.
+        results: what one call of `top_patches` returned for a list of layers, or a part of it.
+        channels: for each of these layers, one channel number or several.
+        projection: as in `TopPatches.patches`; the default is chosen per layer.
     Raises:
-        OptionError: there is no such channel or projection, the layers are not of one pass, or the data set gives other
-            images than the first time.
+        OptionError: there is no such channel or projection, the layers come from different passes, or the data set
+            returns other images than the first time.
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
         >>> best = top_patches(net, torch.rand(2, 5, 1, 6, 6), ["1", "2"], k=3)
@@ -219,8 +227,9 @@ def read_patches(
     """
     if set(results) != set(channels) or len({(id(best.model), id(best.source)) for best in results.values()}) != 1:
         raise OptionError(
-            f"results must be of one top_patches(model, loader, [...]), and channels name the same layers; got results "
-            f"of {list(results)} and channels of {list(channels)}."
+            f"results must come from one top_patches(model, loader, [...]) "
+            f"and have the layers of channels; got results "
+            f"for {list(results)} and channels for {list(channels)}."
         )
     check_projection(projection)
     chosen = {name: best._checked(channels[name]) for name, best in results.items()}

@@ -1,4 +1,4 @@
-"""What has to be known about a net to use it: how to build it, feed it, and where to look."""
+"""`ModelCard`: how to build a network, how to prepare its input, and which layers to look at."""
 
 from __future__ import annotations
 
@@ -21,28 +21,30 @@ from .weights import State, fetch_state, put_state, read_state
 
 @dataclass(frozen=True, repr=False)
 class ModelCard(Displayed):
-    """A net, its input and its layers, in one frozen record.
+    """Everything needed to use a network: how to build it, how to prepare its input, its classes, its interesting
+    layers.
 
     Args:
-        name: as a person would say it.
-        build: makes the net with random weights; call it as `card.build()`.
-        input_size: channels, height, width; with 0 for the last two, images are taken in the size they have.
+        name: name for people.
+        build: a function that returns the network with random weights; call it as `card.build()`.
+        input_size: channels, height, width. With height and width 0, images keep their size.
         classes: class names in the order of the outputs.
-        mean: of the unit-range input, one value per channel or one for all.
-        std: likewise; the net is fed `(x - mean) / std`.
-        low: name of an early layer worth looking at.
-        middle: of a middle one.
-        high: of a late one.
-        weights: address of a trained state dict, or the path of its file, or what returns it.
-        resize: shorter side before the middle is cut out; `None` squeezes the whole picture to size.
-        rename: turns a key of an old weights file into the net's own.
-        answer: what the outputs are: `"logits"` or `"probabilities"` of classes of which one is true, `"label_logits"`
-            or `"label_probabilities"` of labels that may be true together, or `"figures"`; default: told by their
-            values and how the net makes them.
-        transform: the published one, instead of `resize`, `mean` and `std`: from a PIL image, or `b c h w` bytes or
-            floats in [0, 1], to what the net is fed; such as `ResNet18_Weights.DEFAULT.transforms()` of torchvision.
+        mean: mean of inputs in [0, 1], one value per channel or one for all.
+        std: standard deviation, likewise; the network takes `(x - mean) / std`.
+        low: name of an early layer to look at.
+        middle: name of a middle layer to look at.
+        high: name of a late layer to look at.
+        weights: URL or file of a trained state dict, or a function that returns one.
+        resize: length of the shorter side before the centre crop; `None` resizes the whole image to `input_size`.
+        rename: maps a key of an old weights file to the network's own key.
+        answer: meaning of the outputs: `"logits"` or `"probabilities"` of classes that exclude each other,
+            `"label_logits"` or `"label_probabilities"` of independent labels, or `"figures"`. Default: derived from
+            their values and the network.
+        transform: the published transform, used instead of `resize`, `mean` and `std`: from a PIL image, or from `b c h
+            w` bytes or floats in [0, 1], to the network's input; for instance torchvision's
+            `ResNet18_Weights.DEFAULT.transforms()`.
     Raises:
-        OptionError: sizes, statistics or an answer that cannot be.
+        OptionError: a size, a mean, a std or an answer is invalid.
     Example:
         >>> card = ModelCard("tiny", lambda: nn.Conv2d(3, 4, 3), (3, 8, 8), mean=(0.5,), std=(0.25,))
         >>> card.build()(card.preprocess(torch.rand(3, 20, 30))).shape
@@ -77,12 +79,13 @@ class ModelCard(Displayed):
             raise OptionError(f"std must be above 0, got {self.std}.")
 
     def load(self, path: str | Path | None = None) -> nn.Module:
-        """The net with trained weights, in eval mode.
+        """Build the network and load trained weights; it is in evaluation mode.
 
         Args:
-            path: a `.pt`, `.pth` or `.safetensors` state dict; without it the card's own are downloaded.
+            path: a `.pt`, `.pth` or `.safetensors` state dict. Default: the weights of the card, downloaded if
+                necessary.
         Raises:
-            WeightsError: there is neither file nor address nor network, or the weights do not fit.
+            WeightsError: the card has no weights, they cannot be downloaded, or they do not fit the network.
             FileError: there is no such file.
         """
         if path is None and self.weights is None:
@@ -99,15 +102,15 @@ class ModelCard(Displayed):
         return model.eval()
 
     def preprocess(self, image: Tensor | Image.Image | str | Path) -> Tensor:
-        """What the net is fed, normalised `b c h w`, out of an image: by the published transform, where there is one.
+        """Turn an image into the network's input, normalised `b c h w`, by the published transform if the card has one.
 
         Args:
-            image: a file, a PIL image, or a tensor `c h w` or `b c h w`, of bytes or of floats in [0, 1].
+            image: a file, a PIL image, or a tensor `c h w` or `b c h w` of bytes or of floats in [0, 1].
         Raises:
-            FileError: there is no such file, or it is no image.
-            DtypeError: anything else.
-            ShapeError: another rank, empty, too thin, or channels that cannot become the net's; or the transform makes
-                another size than `input_size`.
+            FileError: there is no such file, or it is not an image.
+            DtypeError: another type.
+            ShapeError: the wrong number of axes, an empty or too narrow image, or channels that cannot be converted; or
+                the transform returns another size than `input_size`.
             OptionError: floats outside [0, 1].
         """
         if isinstance(image, (str, Path)):
@@ -127,25 +130,25 @@ class ModelCard(Displayed):
         fed = fed[None] if fed.ndim == 3 else fed
         if sides != (0, 0) and fed.shape[1:] != self.input_size:
             raise ShapeError(
-                f"the transform of {self.name!r} makes {tuple(fed.shape[1:])}, and its input_size is "
-                f"{self.input_size}; change both."
+                f"the transform of {self.name!r} returns {tuple(fed.shape[1:])}, but its input_size is "
+                f"{self.input_size}; make them equal."
             )
         return fed
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Unit range to the net's range: `(x - mean) / std`, for `c h w` or `b c h w`.
+        """Normalise images in [0, 1]: `(x - mean) / std`, for `c h w` or `b c h w`.
 
         Raises:
-            ShapeError: another rank or channel count than the net's.
+            ShapeError: the wrong number of axes or channels.
         """
         mean, std = self._statistics(images)
         return (images - mean) / std
 
     def denormalize(self, images: Tensor) -> Tensor:
-        """The net's range back to unit range: `x * std + mean`, for `c h w` or `b c h w`.
+        """Undo `normalize`: `x * std + mean`, for `c h w` or `b c h w`.
 
         Raises:
-            ShapeError: another rank or channel count than the net's.
+            ShapeError: the wrong number of axes or channels.
         """
         mean, std = self._statistics(images)
         return images * std + mean

@@ -121,7 +121,7 @@ def test_what_it_takes():
 def test_shapes_that_do_not_fit_and_another_block():
     figures = Few(Moments())
     figures.add("a", torch.zeros(2, 3))
-    with pytest.raises(ShapeError, match=r"must agree in their channels, got 4 after 3\."):
+    with pytest.raises(ShapeError, match=r"must have the same number of channels, got 4 after 3\."):
         figures.add("a", torch.zeros(2, 4))
     figures.settle({"a": Moments()})
     figures.end_block()
@@ -169,7 +169,7 @@ def test_channels_that_change_with_the_size_leave_a_layer_out():
         model(torch.ones(2, 3, 4, 4))
         model(torch.ones(2, 3, 200, 200))
     assert set(stats.left_out) == {"0", "1"}
-    assert "must agree in their channels" in stats.left_out["0"]
+    assert "must have the same number of channels" in stats.left_out["0"]
 
 
 def test_inference_mode_and_then_without_it():

@@ -124,9 +124,9 @@ def test_no_update_waits_for_a_device(streams):
 
 
 def test_what_cannot_be_merged(streams):
-    with pytest.raises(OptionError, match="only figures of one kind and setting can be merged, got TopK"):
+    with pytest.raises(OptionError, match="only figures of the same kind and settings can be merged, got TopK"):
         TopK(3).merge(TopK(4))
-    with pytest.raises(OptionError, match="one kind and setting"):
+    with pytest.raises(OptionError, match="the same kind and settings"):
         Moments().merge(TopK())
     a, b = streams.fed(Moments(), [torch.zeros(2, 3)]), streams.fed(Moments(), [torch.zeros(2, 4)])
     with pytest.raises(ShapeError, match="must agree in their channels, got 4 after 3"):

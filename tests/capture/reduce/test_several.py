@@ -45,14 +45,14 @@ def test_parts_are_told():
 def test_what_is_refused():
     net, _ = nets()
     for into in ([], [Moments(), Ring(2)], [Moments]):
-        with pytest.raises(OptionError, match=r"several figures are reducers such as Moments\(\) and Hist"):
+        with pytest.raises(OptionError, match=r"a list for into= must hold statistics such as Moments\(\) and Hist"):
             capture(net, into=into)
     a, b = Several(Histogram(8), Moments()), Several(Histogram(8), Moments())
     a.update(torch.zeros(1, 3))
     b.update(torch.zeros(1, 4))
     with pytest.raises(ShapeError, match="must agree in their channels, got 4 after 3"):
         a.merge(b)
-    with pytest.raises(OptionError, match="only figures of one kind and setting can be merged"):
+    with pytest.raises(OptionError, match="only statistics of the same kind and settings can be merged"):
         a.merge(Several(Histogram(4), Moments()))
 
 

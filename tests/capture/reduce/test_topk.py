@@ -83,14 +83,14 @@ def test_a_given_axis_of_channels(dim):
 
 @pytest.mark.parametrize("k", [0, -1, 2.0, True])
 def test_what_is_refused(k):
-    with pytest.raises(OptionError, match=f"k must be an integer, 1 or more, got {k}"):
+    with pytest.raises(OptionError, match=f"k must be an integer of at least 1, got {k}"):
         TopK(k)
     with pytest.raises(LayerError, match=r"TopK\(k=9, dim=None, nothing seen yet\)"):
         _ = TopK().values
     with pytest.raises(ShapeError, match=r"outputs must be 'b c \.\.\.', got shape \(3,\)"):
         TopK().update(torch.zeros(3))
     for dim in (0, 3, -3):
-        with pytest.raises(ShapeError, match=f"no channels on axis {dim} of shape"):
+        with pytest.raises(ShapeError, match=f"has no such channel axis{dim} of shape"):
             TopK(dim=dim).update(torch.zeros(2, 3, 4))
     with pytest.raises(OptionError, match="dim must be an integer"):
         TopK(dim="channels")

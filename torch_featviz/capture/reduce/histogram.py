@@ -23,20 +23,22 @@ _INF = float("inf")
 
 
 class Histogram(Reducer):
-    """Counts of all values a layer returned, in equal bins.
+    """Histogram of all values that a layer returned, in bins of equal width.
+
+    The range grows with the data; no range has to be given, and the result does not depend on how the data was split
+    into batches.
 
     Args:
-        bins: how many; an even number.
-        symmetric: have 0 in the middle, as for signed values; otherwise the bins begin with the one that holds the
-            smallest value.
+        bins: number of bins; an even number.
+        symmetric: put 0 in the middle, for signed values. Otherwise the first bin holds the smallest value.
 
-    The width of a bin is the smallest power of two with which `bins` bins, beginning at multiples of it, hold all
-    finite values; at least `2**-126`, and `2**-50` of the largest magnitude. A value on an edge is in the bin on its
-    right; the largest value is always left of the last edge. Values from `2**1000` on count as infinite.
+    The bin width is the smallest power of two for which `bins` bins, starting at a multiple of the width, hold all
+    finite values. It is at least `2**-126`, and `2**-50` of the largest magnitude. A value on an edge belongs to the
+    bin on its right; the largest value is always left of the last edge. Values from `2**1000` on count as infinite.
 
     Raises:
         OptionError: `bins` is not an even number of at least 2.
-        LayerError: a figure is read before any output was seen.
+        LayerError: a property is read before any output was seen.
 
     Example:
         >>> histogram = Histogram(bins=4)
@@ -50,7 +52,7 @@ class Histogram(Reducer):
     def __init__(self, bins: int = 64, symmetric: bool = False) -> None:
         super().__init__()
         if not isinstance(bins, int) or isinstance(bins, bool) or bins < 2 or bins % 2:
-            raise OptionError(f"bins must be an even number, 2 or more, got {bins!r}.")
+            raise OptionError(f"bins must be an even number of at least 2, got {bins!r}.")
         self.bins, self.symmetric = bins, bool(symmetric)
 
     @property
@@ -60,28 +62,28 @@ class Histogram(Reducer):
 
     @property
     def counts(self) -> Tensor:
-        """Finite values in each bin, int64."""
+        """Number of finite values per bin, int64."""
         return self._read()[2][: self.bins]
 
     @property
     def edges(self) -> Tensor:
-        """Where bins begin, and where the last one ends: `bins + 1` exact float64 numbers."""
+        """Edges of the bins: `bins + 1` exact float64 numbers."""
         start, width = start_and_width(self._read()[1].numpy())
         return torch.from_numpy(start + np.arange(self.bins + 1) * width)
 
     @property
     def nan(self) -> int:
-        """How many values were NaN."""
+        """Number of NaN values."""
         return int(self._read()[2][self.bins])
 
     @property
     def inf(self) -> int:
-        """How many values were +inf."""
+        """Number of +inf values."""
         return int(self._read()[2][self.bins + 1])
 
     @property
     def neg_inf(self) -> int:
-        """How many values were -inf."""
+        """Number of -inf values."""
         return int(self._read()[2][self.bins + 2])
 
     def _arrange(self, output: Tensor, channels: int) -> Tensor:  # noqa: ARG002 - all are counted together

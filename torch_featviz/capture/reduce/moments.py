@@ -29,23 +29,24 @@ class Whole(NamedTuple):
 
 
 class Moments(Reducer):
-    """Per-channel figures of everything a layer returned.
+    """Statistics per channel of all outputs of a layer: mean, std, min, max, zeros, NaN.
 
     Args:
-        dim: the axis of channels: 1 for `b c h w` and `b c`, -1 for `b tokens c`; default: where a capture found
-            them, from where the images went, and else 1. An output that has no such axis (a scalar, or one axis where
-            it is 1) is one channel.
+        dim: the channel axis: 1 for `b c h w` and `b c`, -1 for `b tokens c`. Default: `capture` finds it by following
+            the images through the network; elsewhere 1. An output without such an axis (a scalar, or one axis where it
+            would be 1) is treated as one channel.
 
-    Each figure has one value per channel, on the CPU. NaN and infinities are counted, and left out of the other
-    figures; a channel with no finite value has NaN for mean, std, min and max.
+    Each property has one value per channel, on the CPU. NaN and infinities are counted separately and left out of the
+    other statistics; a channel without finite values has NaN for mean, std, min and max.
 
-    Outputs of up to 32 bits are summed over short stretches in float32, about a value near the mean, and from there in
-    float64; in a capture on a GPU in float64 at once. Mean and std hold to about 1e-6 of the std, whatever the mean. Of
-    an accelerator's tensors that `update` is given, std is inf if one is 1e18 times as far away as any before.
+    Outputs of up to 32 bits are summed in float32 over short blocks, relative to a value near the mean, and then in
+    float64; in a capture on a GPU directly in float64. Mean and std are accurate to about 1e-6 of the std, whatever the
+    mean is. If `update` is called on tensors of an accelerator, std is inf when one value is 1e18 times as far away as
+    all before.
 
     Raises:
         OptionError: `dim` is not an integer.
-        LayerError: a figure is read before any output was seen.
+        LayerError: a property is read before any output was seen.
 
     Example:
         >>> moments = Moments()
@@ -69,22 +70,22 @@ class Moments(Reducer):
 
     @property
     def count(self) -> Tensor:
-        """Finite values, int64."""
+        """Number of finite values, int64."""
         return self._read()[1][0]
 
     @property
     def nan(self) -> Tensor:
-        """NaN values, int64."""
+        """Number of NaN values, int64."""
         return self._read()[1][2]
 
     @property
     def inf(self) -> Tensor:
-        """Infinite values of either sign, int64."""
+        """Number of infinite values of either sign, int64."""
         return self._read()[1][3]
 
     @property
     def zero_share(self) -> Tensor:
-        """Share of all values, broken ones included, that are exactly 0."""
+        """Share of all values, NaN and infinities included, that are exactly 0."""
         finite, zero, nan, inf = self._read()[1]
         share: Tensor = zero.double() / (finite + nan + inf)
         return share
@@ -111,12 +112,12 @@ class Moments(Reducer):
 
     @property
     def dead(self) -> Tensor:
-        """Whether finite values were seen and none was positive, bool."""
+        """Channels with finite values, none of them above 0; bool."""
         return torch.from_numpy(dead_of(*self._figures()))
 
     @property
     def whole(self) -> Whole:
-        """The figures of all channels together, as if they were one."""
+        """The same statistics over all channels together."""
         return wholes([self._figures()])[0]
 
     def _figures(self) -> tuple[np.ndarray, np.ndarray]:
@@ -143,7 +144,9 @@ class Moments(Reducer):
         if -output.ndim <= dim < output.ndim:
             return dim % output.ndim
         if output.ndim > 1:
-            raise ShapeError(f"no axis {dim} in an output of shape {tuple(output.shape)}; choose another dim.")
+            raise ShapeError(
+                f"Moments(dim={dim}): an output of shape {tuple(output.shape)} has no such axis; choose another dim."
+            )
         return None
 
     def _arrange(self, output: Tensor, channels: int) -> Tensor:

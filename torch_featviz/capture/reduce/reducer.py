@@ -30,19 +30,19 @@ def checked_dim(dim: Any) -> int | None:
         OptionError: it is neither.
     """
     if dim is not None and (not isinstance(dim, int) or isinstance(dim, bool)):
-        raise OptionError(f"dim must be an integer, the axis of channels, got {dim!r}.")
+        raise OptionError(f"dim must be an integer, the channel axis, got {dim!r}.")
     return dim
 
 
 class Reducer(ABC, Displayed):
-    """Takes a layer's outputs one by one and keeps figures of them, never the outputs.
+    """Base of streaming statistics: takes outputs one by one and keeps statistics, never the outputs.
 
-    The figures are those of all outputs together, however these were split into calls, and `merge` adds what another
-    reducer saw. All work is done where the outputs are, without waiting for the device; reading brings the result to
-    the CPU in one transfer, and is kept until the next update.
+    The result does not depend on how the data was split into calls; `merge` adds the statistics of another reducer. All
+    work runs on the device of the outputs, without waiting for it. Reading copies the result to the CPU in one
+    transfer, which is cached until the next update.
 
-    A subclass says what its `settings` are, and how a state (tensors that are replaced, never written to) is made of
-    one output and of two states.
+    A subclass defines its `settings`, how one output becomes a state (tensors that are replaced, never written to), and
+    how two states are merged.
     """
 
     tensors: ClassVar[int]  # in a state
@@ -86,8 +86,8 @@ class Reducer(ABC, Displayed):
         """Add one output.
 
         Args:
-            output: what a layer returned.
-            channels: the axis of channels, for figures of channels that were not given one.
+            output: the output of a layer.
+            channels: the channel axis, unless the constructor was given one.
         Raises:
             DtypeError: not a dense tensor of real numbers.
             ShapeError: too few axes, or another number of channels than before.
@@ -98,14 +98,16 @@ class Reducer(ABC, Displayed):
             self._host = None
 
     def merge(self: R, other: R) -> None:
-        """Add what `other` saw, as if that came after all that was seen here. `other` stays as it is.
+        """Add the statistics of `other`, as if its outputs came after those seen here. `other` is unchanged.
 
         Raises:
             OptionError: `other` is of another kind or has other settings.
             ShapeError: another number of channels.
         """
         if type(other) is not type(self) or other.settings != self.settings:
-            raise OptionError(f"only figures of one kind and setting can be merged, got {self!r} and {other!r}.")
+            raise OptionError(
+                f"only statistics of the same kind and settings can be merged, got {self!r} and {other!r}."
+            )
         if other._state is not None:
             theirs = other._state
             if self._state is not None:
@@ -124,7 +126,7 @@ class Reducer(ABC, Displayed):
     def _read(self) -> list[Tensor]:
         """The state on the CPU, floats in float64."""
         if self._state is None:
-            raise LayerError(f"{self!r}: run the model before reading; a layer that did not run has no figures.")
+            raise LayerError(f"{self!r} has seen no output yet; run the model before reading.")
         if self._host is None:
             self._host = to_host(self._state)
         return self._host
@@ -138,18 +140,18 @@ class Reducer(ABC, Displayed):
 
 
 def across_ranks(states: Mapping[str, R], group: dist.ProcessGroup | None = None) -> dict[str, R]:
-    """One result from the figures that every process of a distributed run kept of its own part of the data.
+    """Merge the statistics of all processes of a distributed run.
+
+    Every rank of the group must call this.
 
     Args:
-        states: reducers by layer name, as this rank has them; they stay as they are.
-        group: the process group; default all ranks.
+        states: this rank's reducers, by layer name; they are unchanged.
+        group: the process group; default: all ranks.
     Returns:
-        The same on every rank, on the CPU: the figures of all ranks' data, in order of rank. A layer that ran on some
-        ranks only is there with what these saw.
+        The same result on every rank, on the CPU, merged in the order of ranks. A layer that ran only on some ranks is
+        included with the data of these ranks.
     Raises:
-        OptionError: ranks that have another kind of reducer, or other settings, for the same layer.
-
-    Every rank of the group has to call this.
+        OptionError: ranks have different kinds of reducer or settings for the same layer.
     """
     gathered: list[Any] = [None] * dist.get_world_size(group)
     dist.all_gather_object(gathered, {name: state.cpu() for name, state in states.items()}, group=group)
@@ -187,10 +189,10 @@ def fetch_states(
 def real(output: Any) -> Tensor:
     """`output` outside of any graph, as float32, or as float64 where that could lose digits."""
     if not isinstance(output, Tensor):
-        raise DtypeError(f"figures are kept of tensors, got {type(output).__name__}; capture layers that return one.")
+        raise DtypeError(f"statistics need a tensor, got {type(output).__name__}; capture a layer that returns one.")
     if not has_figures(output):
         kind = output.dtype if output.is_complex() or output.is_quantized else output.layout
-        raise DtypeError(f"figures are kept of dense tensors of real numbers, got {kind}.")
+        raise DtypeError(f"statistics need dense tensors of real numbers, got {kind}.")
     narrow = output.is_floating_point() and output.dtype != torch.float64
     return output.detach().to(torch.float32 if narrow else wide(output.device))
 
@@ -213,7 +215,7 @@ def wide(device: torch.device) -> torch.dtype:
 def same_channels(before: int, now: int) -> None:
     """Raise ShapeError unless the two are equal."""
     if before != now:
-        raise ShapeError(f"the outputs of one layer must agree in their channels, got {now} after {before}.")
+        raise ShapeError(f"all outputs of a layer must have the same number of channels, got {now} after {before}.")
 
 
 def exponent(value: Tensor) -> Tensor:

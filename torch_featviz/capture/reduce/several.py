@@ -32,7 +32,9 @@ class Several(Reducer):
     def __init__(self, *parts: Reducer) -> None:
         super().__init__()
         if not parts or not all(isinstance(part, Reducer) for part in parts):
-            raise OptionError(f"several figures are reducers such as Moments() and Histogram(), got {list(parts)!r}.")
+            raise OptionError(
+                f"a list for into= must hold statistics such as Moments() and Histogram(), got {list(parts)!r}."
+            )
         self._parts = [part.fresh() for part in parts]
         self._channels = 1  # of the output that is being added
 

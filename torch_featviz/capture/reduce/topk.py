@@ -18,20 +18,20 @@ _INF = float("inf")
 
 
 class TopK(Reducer):
-    """The largest value of each channel's map, for the k images where it is largest.
+    """Top-activating images per channel: the `k` images with the largest maximum of the channel's map, and where it is.
 
     Args:
-        k: how many images per channel.
-        dim: the axis of channels, behind that of images; default: where a capture found them, of tokens `b n c` the
-            last, and else 1.
+        k: number of images per channel.
+        dim: the channel axis, after that of images. Default: `capture` finds it; elsewhere the last one of tokens `b n
+            c`, and 1 of maps.
 
     Takes outputs `b c ...`. An image counts once per channel, with the first of its largest values. Images are numbered
-    from 0 in the order seen; where two are equal, the earlier comes first. NaN counts as -inf here. Columns beyond the
+    from 0 in the order seen; of equal values the earlier image comes first. NaN counts as -inf here. Columns beyond the
     number of images seen hold NaN, image -1 and position -1.
 
     Raises:
-        OptionError: `k` is not an integer of at least 1, or `dim` is no integer.
-        LayerError: a figure is read before any output was seen.
+        OptionError: `k` is not an integer of at least 1, or `dim` is not an integer.
+        LayerError: a property is read before any output was seen.
 
     Example:
         >>> top = TopK(k=2)
@@ -45,7 +45,7 @@ class TopK(Reducer):
     def __init__(self, k: int = 9, dim: int | None = None) -> None:
         super().__init__()
         if not isinstance(k, int) or isinstance(k, bool) or k < 1:
-            raise OptionError(f"k must be an integer, 1 or more, got {k!r}.")
+            raise OptionError(f"k must be an integer of at least 1, got {k!r}.")
         self.k, self.dim = k, checked_dim(dim)
 
     @property
@@ -55,28 +55,28 @@ class TopK(Reducer):
 
     @property
     def values(self) -> Tensor:
-        """`c k`, largest first, float64."""
+        """Maximum of the map in each image, `c k`, largest first, float64."""
         _, values, images, *_ = self._read()
         return torch.where(images < 0, torch.nan, values).t()
 
     @property
     def images(self) -> Tensor:
-        """`c k`, the image of each value, int64."""
+        """Number of the image of each value, `c k`, int64."""
         return self._read()[2].t()
 
     @property
     def positions(self) -> Tensor:
-        """`c k`, where in the flattened map the value is, int64."""
+        """Index of the value in the flattened map, `c k`, int64."""
         return self._read()[3].t()
 
     @property
     def nan(self) -> Tensor:
-        """`c`, NaN values seen, int64."""
+        """Number of NaN values seen, `c`, int64."""
         return self._read()[0]
 
     @property
     def seen(self) -> int:
-        """How many images were seen."""
+        """Number of images seen."""
         return int(self._read()[4])
 
     def _summary(self) -> str:
@@ -96,7 +96,10 @@ class TopK(Reducer):
             raise ShapeError(f"outputs must be 'b c ...', got shape {tuple(output.shape)}; capture another layer.")
         dim = channels if self.dim is None else self.dim
         if dim == 0 or not -output.ndim < dim < output.ndim:
-            raise ShapeError(f"no channels on axis {dim} of shape {tuple(output.shape)}; choose another dim.")
+            raise ShapeError(
+                f"TopK(dim={dim}): an output of shape {tuple(output.shape)} has "
+                f"no such channel axis; choose another dim."
+            )
         return dim % output.ndim
 
     def _arrange(self, output: Tensor, channels: int) -> Tensor:

@@ -32,30 +32,30 @@ _SAMPLES = 8
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ReceptiveField(Displayed):
-    """What the units of one layer see of an input of one size.
+    """Receptive field of a layer's units, for an input of one size.
 
-    A unit's place, and `map_size`, are in the order of the map's axes, as the layer returns them. All that is said of
-    the input (`size`, `stride`, `start`, the intervals of a box) is in the order of the input's axes, rows before
-    columns. Where a network swaps axes the two differ, and `along` tells how.
+    Places of units and `map_size` are in the order of the map's axes, as the layer returns them. `size`, `stride`,
+    `start` and the intervals of a box are in the order of the input's axes, rows before columns. In a network that
+    swaps axes the two orders differ; `along` gives the correspondence.
 
     Away from borders, with `p = place[along[i]]`, a unit sees `[start[i] + p * stride[i], start[i] + p * stride[i] +
     size[i])` of axis `i` of the input.
 
     Args:
-        layer: its name.
-        input_size: of the input, `h w` (or `l`, or `d h w`).
-        map_size: of the layer's map, without images and channels; empty where the layer returns no map.
-        size: of the field; where it differs from unit to unit, of the largest.
-        stride: from one unit's field to the next, below 0 where the map is flipped; None where that differs, 0 where
-            all see the same.
-        start: of the first unit's field, negative in the padding; None where there is no one stride.
-        kind: `"exact"`, all of a box is seen; `"hull"`, the box is the smallest around what is seen, which has holes
-            (dilation) or is a union of several boxes (branches); `"whole"`, the layer, or something on the way, looks
-            at everything (linear, flatten, global pooling, squeeze and excitation), or cannot be told.
-        along: for each axis of the input, which coordinate of a place moves along it: `(0, 1)`, or `(1, 0)` where rows
-            and columns are swapped; None where none does.
-        channels_at: the axis of the layer's output that its channels are on: 1 of `b c h w`, 3 of `b h w c`.
-        effective: mean absolute gradient of the middle unit, `h w`, if asked for.
+        layer: name of the layer.
+        input_size: size of the input, `h w` (or `l`, or `d h w`).
+        map_size: size of the layer's map, without images and channels; empty if the layer returns no map.
+        size: size of the field, in pixels; if units differ, the largest.
+        stride: distance between the fields of neighbouring units; negative if the map is flipped, None if it varies, 0
+            if all units see the same.
+        start: first pixel of the first unit's field, negative in the padding; None if the stride varies.
+        kind: `"exact"`: the whole box is seen. `"hull"`: the box is the smallest one around a field with holes
+            (dilation) or of several boxes (branches). `"whole"`: the layer, or an earlier one, depends on the whole
+            input (linear, flatten, global pooling, squeeze and excitation), or the field is unknown.
+        along: for each axis of the input, the coordinate of a place that moves along it: `(0, 1)`, or `(1, 0)` if rows
+            and columns are swapped; None if there is none.
+        channels_at: the channel axis of the layer's output: 1 for `b c h w`, 3 for `b h w c`.
+        effective: mean absolute gradient of the middle unit, `h w`, if requested.
     """
 
     layer: str
@@ -71,14 +71,14 @@ class ReceptiveField(Displayed):
     _tables: tuple[Table, ...] = field(default=(), repr=False)
 
     def box(self, *place: int) -> Box:
-        """What the unit at `place` sees, one half-open interval for each axis of the input, clipped to it.
+        """Return the receptive field of one unit: a half-open interval per axis of the input, clipped to the input.
 
-        A unit that sees nothing but padding has empty intervals, `(0, 0)`.
+        A unit that sees only padding has empty intervals, `(0, 0)`.
 
         Args:
-            place: of the unit in the layer's map, in the order of the map's axes.
+            place: position of the unit in the layer's map, in the order of the map's axes.
         Raises:
-            ShapeError: the layer is no map, or has other axes.
+            ShapeError: the layer returns no map, or its map has another number of axes.
             OptionError: the map has no such place.
         Example:
             >>> class Turned(nn.Module):  # columns before rows
@@ -92,12 +92,17 @@ class ReceptiveField(Displayed):
             ((26, 16), (1, 0), ((0, 5), (25, 30)))
         """
         if not self.map_size:
-            raise ShapeError(f"layer {self.layer!r} returns no map, its units have no place; name a convolution.")
+            raise ShapeError(f"layer {self.layer!r} returns no map, so its units have no place; choose a convolution.")
         if len(place) != len(self.map_size):
-            raise ShapeError(f"a unit of {self.layer!r} has {len(self.map_size)} coordinates, got {place}.")
+            raise ShapeError(
+                f"a unit of {self.layer!r} has {len(self.map_size)} coordinates, "
+                f"got {place}; pass one per axis of its map."
+            )
         if not all(0 <= i < n for i, n in zip(place, self.map_size, strict=True)):
             last = tuple(n - 1 for n in self.map_size)
-            raise OptionError(f"no unit {place} in {self.layer!r}, whose map is {_by(self.map_size)}; last is {last}.")
+            raise OptionError(
+                f"no unit {place} in {self.layer!r}: its map is {_by(self.map_size)}, the last unit is {last}."
+            )
         places = [0 if i is None else place[i] for i in self.along]
         found = tuple(interval(table[i]) for table, i in zip(self._tables, places, strict=True))
         return found if all(low < high for low, high in found) else tuple((0, 0) for _ in found)
@@ -113,21 +118,23 @@ def receptive_field(
     additional_forward_args: Any = None,
     keywords: Mapping[str, Any] | None = None,
 ) -> ReceptiveField:
-    """What the units of a layer can see of the input; the model is run once, on a copy, and is untouched.
+    """Compute the receptive field of a layer's units. A copy of the model runs once; the model is unchanged.
+
+    The field is computed by following every operator, so it is exact at borders and through branches too.
 
     Args:
-        model: any module that takes `b c ...`, wrapped or compiled, too.
-        layer: a name as `capture` knows it, also of one of several calls (`"relu#2"`), or the module.
-        input_size: of the input, `h w` (or `l`, or `d h w`).
-        channels: of the input; default: what the first convolution takes, else 3.
-        effective: differentiate, too, for how much of it the middle unit uses.
-        additional_forward_args: what `forward` takes after the image, one value or a tuple.
-        keywords: what `forward` takes by name.
+        model: any module that takes `b c ...`, wrapped or compiled or not.
+        layer: a name as for `capture`, or one of several calls (`"relu#2"`), or the module.
+        input_size: size of the input, `h w` (or `l`, or `d h w`).
+        channels: channels of the input; default: those of the first convolution, else 3.
+        effective: also compute, by gradients, how much each pixel influences the middle unit.
+        additional_forward_args: further positional arguments of `forward`, one value or a tuple.
+        keywords: keyword arguments of `forward`.
     Raises:
         DtypeError: the model cannot be copied.
         LayerError: no such layer, or it runs several times and no call is named.
-        OptionError: a size is no positive number, or `forward` takes other inputs.
-        ShapeError: the model does not take such an input, or the layer returns no tensor.
+        OptionError: a size is not a positive number, or `forward` takes other arguments.
+        ShapeError: the model does not accept such an input, or the layer returns no tensor.
     Reference: Luo et al. 2016, for the effective field.
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 11, stride=4, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2))
@@ -152,7 +159,7 @@ def receptive_field(
             except ShapeError as error:
                 if error.__cause__ is None:  # not of the model's own forward
                     raise
-                raise ShapeError(f"{error} Give input_size= and channels= as it takes them.") from error
+                raise ShapeError(f"{error} Pass the input_size= and channels= that the model takes.") from error
         seen = described(name, sizes, tuple(shape), trace, channels_at(shape, trace, module))
         return replace(seen, effective=_effective(net, at, inputs, seen)) if effective else seen
 
@@ -204,7 +211,7 @@ def channels_at(shape: Sequence[int], trace: Trace, module: nn.Module | None) ->
 
 def _map(output: Any, name: str) -> Tensor:
     if not isinstance(output, Tensor):
-        raise ShapeError(f"layer {name!r} returns a {type(output).__name__}, no map; name a convolution.")
+        raise ShapeError(f"layer {name!r} returns a {type(output).__name__}, not a map; choose a convolution.")
     return output
 
 
@@ -222,7 +229,7 @@ def _effective(net: nn.Module, layer: str, inputs: Inputs, seen: ReceptiveField)
         for n in seen.map_size:
             unit = unit.select(2, n // 2)
         if not unit.requires_grad:
-            raise OptionError(f"no gradient reaches layer {seen.layer!r}; leave effective= out.")
+            raise OptionError(f"no gradient flows from layer {seen.layer!r} to the input; leave effective out.")
         (gradient,) = torch.autograd.grad(unit.sum(), image, materialize_grads=True)
         total += gradient.abs().mean((0, 1)).float().cpu()
     return total / _SAMPLES
