@@ -136,7 +136,7 @@ def test_a_caller_who_changes_the_output_is_told(mode):
         output = model(torch.ones(1, 3))
         acts["0"]
         output.zero_()
-    with pytest.raises(LayerError, match="'0' returned was changed in place after the forward; read it sooner"):
+    with pytest.raises(LayerError, match="the output of '0' was changed in place after the forward; read it earlier"):
         acts["0"]
 
 

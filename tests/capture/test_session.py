@@ -505,5 +505,5 @@ def test_the_name_of_a_call_stands_for_its_layer():
     with pytest.raises(LayerError, match="no layer 'conv#x'"):
         capture(net, "conv#x")
     for options in ({"stop": True}, {"into": Moments()}, {"into": [Moments()]}):
-        with pytest.raises(OptionError, match=r"'conv#2' is one call of a layer; .* Name 'conv', or leave them out"):
+        with pytest.raises(OptionError, match=r"'conv#2' is a single call of a layer; .* Use 'conv', or leave out"):
             capture(net, ["conv#2"], **options)

@@ -333,7 +333,7 @@ def test_quantised_after_training(quantization):
         assert torch.equal(acts[name], expected[name])
     with capture(model, "quant", into=Moments()) as stats:
         model(X)
-    assert stats.left_out == {"quant": "figures are kept of dense tensors of real numbers, got torch.quint8."}
+    assert stats.left_out == {"quant": "statistics need dense tensors of real numbers, got torch.quint8."}
 
 
 def test_quantised_dynamically(quantization):

@@ -77,7 +77,7 @@ def test_rows_that_are_not_the_images(method, target):
 def test_rows_that_are_not_the_images_in_pictures():
     for view in (attributions, lambda *given: reasons(*given, ["occlusion"])):
         with pytest.raises(
-            ShapeError, match=r"its rows are not the images\. Let it keep .*; or else, attribute\(\) takes"
+            ShapeError, match=r"the first axis must be the batch\. Keep .*; otherwise, attribute\(\) takes"
         ):
             view(Rows().eval(), IMAGES[:2])
 
@@ -261,7 +261,7 @@ def test_a_dictionary_of_several_needs_a_callable():
         def forward(self, x):
             return {"a": self.net(x), "b": self.net(x)}
 
-    with pytest.raises(DtypeError, match=r"returns a dict; give target= a callable .* \(it has 'a', 'b'\)"):
+    with pytest.raises(DtypeError, match=r"returns a dict; pass target= a callable .* \(it has 'a', 'b'\)"):
         attribute(Two(), IMAGES)
     with pytest.raises(DtypeError, match=r"returns a dict; attribute\(\) takes a callable as target="):
         attributions(Two(), IMAGES)

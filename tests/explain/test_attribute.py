@@ -183,7 +183,7 @@ def test_outputs_that_are_no_classes(method):
     found = attribute(net, IMAGES, target=lambda output: output["out"][:, 1].mean((1, 2)), method=method)
     assert found.heatmaps.shape == (4, 8, 8)
     assert found.heatmaps.any()
-    with pytest.raises(DtypeError, match="the model returns a dict; give target= a callable"):
+    with pytest.raises(DtypeError, match="the model returns a dict; pass target= a callable"):
         attribute(net, IMAGES, method=method)
 
 
@@ -337,7 +337,7 @@ def test_in_bfloat16(method):
     [
         ({"method": "cam"}, OptionError, "no method 'cam'; there are saliency"),
         ({"method": "saliency", "n_steps": 3}, OptionError, "saliency has no option 'n_steps'; it takes abs"),
-        ({"method": "saliency", "layer": "0"}, OptionError, "saliency looks at no layer"),
+        ({"method": "saliency", "layer": "0"}, OptionError, "saliency uses no layer"),
         ({"target": 3}, OptionError, r"target must be from 0 to 2, got \[3\]"),
         ({"target": [0, 1]}, ShapeError, "one class or 4"),
         ({"target": 0.5}, DtypeError, "target must be a class number"),

@@ -525,7 +525,7 @@ def test_a_layer_must_run_once():
 
 
 def test_no_gradient_to_the_images():
-    with pytest.raises(OptionError, match="no gradient leads from layer '2'"):
+    with pytest.raises(OptionError, match="no gradient flows from layer '2'"):
         deconvnet(tiny(Rounded()), IMAGES, "2", [0])
 
 
@@ -537,7 +537,7 @@ class Elsewhere(nn.Module):
 
 
 def test_a_gradient_to_something_else():
-    with pytest.raises(OptionError, match="no gradient leads from layer '2'"):
+    with pytest.raises(OptionError, match="no gradient flows from layer '2'"):
         deconvnet(tiny(Elsewhere()), IMAGES, "2", [0])
 
 

@@ -254,7 +254,7 @@ def test_a_head_of_zeros_is_said():
 
 def test_a_network_without_maps():
     net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 24, 3))
-    with pytest.raises(LayerError, match="Sequential has no map through which its answer passes; name a layer"):
+    with pytest.raises(LayerError, match="Sequential has no feature map that its answer depends on; choose one"):
         found(net)
 
 

@@ -457,7 +457,7 @@ def lstm(m, x):
 def test_refusals():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
     seen = receptive_field(net, "1", (9, 8))
-    with pytest.raises(OptionError, match=r"no unit \(7, 0\) in '1', whose map is 7 × 6; last is \(6, 5\)"):
+    with pytest.raises(OptionError, match=r"no unit \(7, 0\) in '1': its map is 7 × 6, the last unit is \(6, 5\)"):
         seen.box(7, 0)
     with pytest.raises(OptionError, match=r"no unit \(-1, 0\)"):
         seen.box(-1, 0)
@@ -473,7 +473,7 @@ def test_refusals():
         receptive_field(net, "0", 9)
     with pytest.raises(OptionError, match=r"channels must be at least 1, got 0"):
         receptive_field(net, "0", (9, 9), channels=0)
-    with pytest.raises(ShapeError, match=r"does not take inputs of shape \(1, 5, 9, 9\).*channels="):
+    with pytest.raises(ShapeError, match=r"does not accept inputs of shape \(1, 5, 9, 9\).*channels="):
         receptive_field(net, "0", (9, 9), channels=5)
     twice = Function(lambda m, x: m.a(m.a(x)), a=conv(2, 1, 1, 3))
     with pytest.raises(LayerError, match=r"'a' ran 2 times in one forward"):
@@ -481,7 +481,7 @@ def test_refusals():
     with pytest.raises(ShapeError, match=r"layer 'a' returns a tuple, no map"):
         receptive_field(Function(lstm, a=nn.LSTM(12, 4, batch_first=True)), "a", (3, 4), channels=2)
     flat = Function(lambda m, x: torch.round(m.a(x)).detach(), a=conv(2, 1, 1, 3))
-    with pytest.raises(OptionError, match=r"no gradient reaches layer 'end'"):
+    with pytest.raises(OptionError, match=r"no gradient flows from layer 'end'"):
         receptive_field(flat, "end", (9, 9), effective=True)
 
 

@@ -34,7 +34,7 @@ def test_structures_token_ids_and_several_inputs():
 
 def test_wrong_sizes_and_layers():
     model = nn.Sequential(nn.Conv2d(3, 8, 3))
-    with pytest.raises(ShapeError, match=r"Sequential does not take inputs of shape \(1, 4, 8, 8\)"):
+    with pytest.raises(ShapeError, match=r"Sequential does not accept inputs of shape \(1, 4, 8, 8\)"):
         shapes(model, (1, 4, 8, 8))
     assert model.training
     with pytest.raises(LayerError, match="no layer '7'"):

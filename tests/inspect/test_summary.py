@@ -189,7 +189,7 @@ def test_a_size_is_that_of_one_input(size):
 
 
 def test_what_cannot_be_summarised():
-    with pytest.raises(ShapeError, match=r"does not take inputs of shape \(1, 5\)"):
+    with pytest.raises(ShapeError, match=r"does not accept inputs of shape \(1, 5\)"):
         summary(nn.Linear(2, 2), (5,))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # newer versions of torch say that they will drop it

@@ -215,7 +215,7 @@ def test_what_cannot_be_shown_is_said():
 
 
 def test_images_that_do_not_fit():
-    with pytest.raises(fv.errors.ShapeError, match=r"Functional does not take inputs of shape \(1, 2, 8, 8\)"):
+    with pytest.raises(fv.errors.ShapeError, match=r"Functional does not accept inputs of shape \(1, 2, 8, 8\)"):
         walk(Functional(), torch.rand(1, 2, 8, 8))
 
 

@@ -72,7 +72,7 @@ def test_names_and_numbers_that_have_them():
         (float("nan"), DtypeError, "item 7 is nan"),
         (None, DtypeError, "item 7 is None, and no class"),
         ("dgo", OptionError, "item 7 is 'dgo', which is none of the 3 classes; close: 'dog'"),
-        (torch.eye(2)[0], OptionError, "item 7 is one-hot of 2 classes, and 3 are named"),
+        (torch.eye(2)[0], OptionError, "item 7 is one-hot with 2 classes, but 3 names are given"),
     ],
 )
 def test_what_is_no_class_says_which_and_what_to_do(value, error, words):
@@ -96,7 +96,7 @@ def test_batches():
     [
         (torch.zeros(2, 4, 4), DtypeError, r"the label of item 10 is of shape \(4, 4\), a mask"),
         (torch.tensor([[1.0, 0.0], [1.0, 1.0]]), DtypeError, r"the label of item 11 is \(1, 1\), and not one class"),
-        (("a", "b"), DtypeError, "the label of item 10 is 'a', a name, where numbers are needed"),
+        (("a", "b"), DtypeError, "the label of item 10 must be a class number, got the name 'a'"),
         (torch.zeros(3), ShapeError, "items must hold 2 classes, one per image, got 3"),
         ({"boxes": 1}, ShapeError, "got a dict of 'boxes'"),
         ("ab", ShapeError, "got a str"),
@@ -113,8 +113,8 @@ def test_items():
     assert pair_of({"pixel_values": 1, "labels": 2}, "item 0") == (1, 2)
     assert [image_of(item) for item in ((1, 2), [1], {"img": 1, "x": 2}, 1)] == [1] * 4
     for item, words in (
-        ({"image": 1, "caption": 2}, "item 3 is a dict of 'image', 'caption'; images are looked for under image"),
-        ({"photo": 1, "label": 2}, "classes under label, labels, target"),
+        ({"image": 1, "caption": 2}, "item 3 is a dict with 'image', 'caption'; expected the image under image"),
+        ({"photo": 1, "label": 2}, "class under label, labels, target"),
         (torch.zeros(2), "item 3 is a Tensor, and no pair"),
         ((1,), r"item 3 is a tuple of 1, and no pair \(image, label\)"),
     ):

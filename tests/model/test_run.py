@@ -75,7 +75,10 @@ def test_what_a_person_gives_is_not_moved(call):
 
 
 def test_another_dtype():
-    expected = r"images are torch\.float32 and the weights of Linear torch\.float64; write images\.to\(torch\.float64\)"
+    expected = (
+        r"images are torch\.float32, but the weights of Linear are "
+        r"torch\.float64; pass images\.to\(torch\.float64\)"
+    )
     with pytest.raises(DtypeError, match=expected):
         run(nn.Linear(3, 3).double(), Inputs(X))
 
@@ -102,7 +105,7 @@ def test_other_arguments():
 
 def test_another_shape():
     with pytest.raises(
-        ShapeError, match=r"Linear does not take inputs of shape \(2, 3\): RuntimeError: .*mat1 and mat2"
+        ShapeError, match=r"Linear does not accept inputs of shape \(2, 3\): RuntimeError: .*mat1 and mat2"
     ):
         run(nn.Linear(4, 4), Inputs(X))
 
@@ -151,7 +154,7 @@ def test_what_fails_after_a_layer_is_of_no_consequence():
 
     net = Late()
     assert run_looking_at(net, "body", Inputs(X), torch.Tensor.clone).equal(net.body(X))
-    with pytest.raises(ShapeError, match="Late does not take inputs"):
+    with pytest.raises(ShapeError, match="Late does not accept inputs"):
         run_looking_at(net, "head", Inputs(X), torch.Tensor.clone)
 
 

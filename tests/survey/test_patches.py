@@ -325,7 +325,7 @@ def test_a_dataset_that_does_not_give_the_same_image_again():
     batches = list(pictures(30).split(16))
     best = top_patches(build(), batches, LAYER)
     del batches[1:]
-    with pytest.raises(OptionError, match="is not there any more, the loader now has 16"):
+    with pytest.raises(OptionError, match="is missing: the loader now has 16"):
         best.patches(range(6))
 
 
@@ -418,7 +418,9 @@ def test_loaders_that_cannot_be_used():
         top_patches(net, loader(images, sampler=shuffled), LAYER)
     with pytest.raises(OptionError, match=r"custom batch_sampler hides which image is which"):
         top_patches(net, DataLoader(TensorDataset(images), batch_sampler=[[1, 2], [0]]), LAYER)
-    with pytest.raises(DtypeError, match=r"loader must yield floats 'b c h w', or .* got a tensor of torch.uint8"):
+    with pytest.raises(
+        DtypeError, match=r"loader must yield float images 'b c h w', or " r".* got a tensor of torch.uint8"
+    ):
         top_patches(net, [images.byte()], LAYER)
     with pytest.raises(DtypeError, match=r"loader must be an iterable of batches, got TensorDataset; DataLoader\(data"):
         top_patches(net, TensorDataset(images), LAYER)

@@ -28,7 +28,7 @@ def test_an_optimizer_of_another_copy():
     net = fresh()
     found, watch = train(net, sgd(copy.deepcopy(net).parameters()))
     assert found == [(0, "untrained", ALL)]
-    assert "The optimizer that steps holds tensors of the same shapes as these" in watch.findings[0].text
+    assert "The optimizer updates other tensors of the same shapes" in watch.findings[0].text
     assert "(SGD)" in watch.findings[0].text
 
 
@@ -67,7 +67,7 @@ def test_an_optimizer_that_never_steps():
     watch.close()
     (found,) = watch.findings
     assert (found.kind, found.names) == ("untrained", ALL)
-    assert "Gradients came and were thrown away" in found.text
+    assert "Gradients were computed and discarded" in found.text
 
 
 def test_gradients_that_are_never_cleared():
@@ -100,7 +100,7 @@ def test_a_layer_that_never_runs_is_told_after_three_looks():
     net.unused = nn.Linear(3, 3)
     found, watch = train(net, sgd(net.parameters()))
     assert found == [(2, "untrained", ("unused.weight", "unused.bias"))]
-    assert "No gradient comes to these parameters, and nothing else moves them" in watch.findings[0].text
+    assert "No gradient reaches these parameters, so they never change" in watch.findings[0].text
 
 
 @pytest.mark.parametrize("every", [1, 3])
@@ -116,7 +116,7 @@ def test_one_group_without_a_learning_rate(every):
         )
         found, watch = train(net, optimizer, every=every)
         assert found == [(every, "untrained", BODY)]
-        assert "The learning rate of these has been 0 from the beginning" in watch.findings[0].text
+        assert "The learning rate of these parameters has been 0 since the first step" in watch.findings[0].text
         assert watch.history[0].scalars["learning_rate/0"] == 0.0
 
 
@@ -133,7 +133,7 @@ def test_what_is_frozen_is_told_only_where_it_is_random():
     net.body.requires_grad_(False)
     found, watch = train(net, sgd([*net.mid.parameters(), *net.head.parameters()]))
     assert found == [(0, "untrained", ("body.weight",))]
-    assert "still as they were drawn at random" in watch.findings[0].text
+    assert "are frozen (requires_grad=False) with random weights" in watch.findings[0].text
     net = fresh()
     train(net, sgd(net.parameters(), 0.5), steps=40)
     net.body.requires_grad_(False)
@@ -245,4 +245,4 @@ def test_a_frozen_body_is_untrained_where_more_than_three_quarters_are_as_drawn(
     found, watch = train(net, sgd(net[-1].parameters()), steps=1)
     told = [name for _, kind, names in found if kind == "untrained" for name in names]
     assert len(told) == expected
-    assert not expected or "still as they were drawn" in watch.findings[0].text
+    assert not expected or "frozen (requires_grad=False) with random weights" in watch.findings[0].text

@@ -196,14 +196,14 @@ def watched(criterion, *, before=True, every=10):
 def test_it_is_told_at_the_first_look(before):
     (found,) = watched(lambda x, y: F.cross_entropy(x.softmax(1), y), before=before)
     assert (found.step, found.kind, found.names) == (0, "loss", ("loss",))
-    assert "went through one already: loss (a softmax before LogSoftmax)" in found.text
+    assert "is applied twice: loss (a softmax before LogSoftmax)" in found.text
     assert "as they are." in found.text
 
 
 def test_each_mistake_has_its_own_text():
     (found,) = watched(F.nll_loss)
     assert (found.kind, found.step) == ("loss", 0)
-    assert "nll_loss takes logarithms" in found.text
+    assert "nll_loss needs log-probabilities" in found.text
     assert "what a linear layer returns" in found.text
     (found,) = watched(lambda x, y: ((x[:, :1] - y) ** 2).mean())
     assert (found.kind, found.step) == ("targets", 0)
@@ -231,5 +231,5 @@ def test_blocks_of_one_step_are_looked_at_each():
                 optimizer.zero_grad()
 
     block(0)
-    with pytest.warns(FindingWarning, match="went through one already"):
+    with pytest.warns(FindingWarning, match="is applied twice"):
         block(1)

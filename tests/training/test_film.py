@@ -67,7 +67,7 @@ def test_maps_are_those_of_the_probe_in_evaluation_mode():
         assert torch.equal(sheet.pixels, expected.pixels)
     assert film._sheets[0].title == "Maps of 4, step 0: 20 maps of 4 × 4"
     assert film._sheets[0].legend.notes[0] == "9 of 20 maps and 4 of 6 images shown"
-    with pytest.raises(LayerError, match="no maps of '6' were seen; there are 0, 4"):
+    with pytest.raises(LayerError, match="no maps of '6' were recorded; recorded: 0, 4"):
         watch.film("6", "maps")  # it has no place
 
 
@@ -103,7 +103,7 @@ def test_why_is_what_attribute_says_of_the_probe():
 
 
 def test_what_is_wrong_with_a_probe_is_said_at_once():
-    with pytest.raises(ShapeError, match=r"does not take inputs of shape \(2, 5, 8, 8\): .*expected input"):
+    with pytest.raises(ShapeError, match=r"does not accept inputs of shape \(2, 5, 8, 8\): .*expected input"):
         Monitor(net(), probe=torch.randn(2, 5, 8, 8))
     with pytest.raises(OptionError, match="no method 'magic'; there are"):
         Monitor(net(), probe=torch.randn(2, 1, 8, 8), why="magic")
@@ -267,16 +267,16 @@ def test_strips_have_the_first_and_the_last_step(tmp_path):
 
 
 def test_bad_input(tmp_path):
-    with pytest.raises(OptionError, match=r"saved as '\.webp', '\.gif' or, as a strip, '\.png'; got .*mp4"):
+    with pytest.raises(OptionError, match=r"must end in '\.webp', '\.gif', or '\.png' for a strip; got .*mp4"):
         film_of(1).save(tmp_path / "film.mp4")
     with pytest.raises(OptionError, match="duration must be at least 1 ms, got 0"):
         film_of(1).save(tmp_path / "film.gif", duration=0)
     with pytest.raises(OptionError, match="at least one frame"):
         Film([], [])
     watch = Monitor(net())
-    with pytest.raises(LayerError, match="no kernels of '0' were seen; there are none"):
+    with pytest.raises(LayerError, match="no kernels of '0' were recorded; recorded: none"):
         watch.film("0")
-    with pytest.raises(LayerError, match="maps are of probe=, which was not given"):
+    with pytest.raises(LayerError, match="maps need a probe; pass probe="):
         watch.film("0", "maps")
     with pytest.raises(DtypeError, match=r"or a tuple or mapping that begins with one; got int"):
         Monitor(net(), probe=[1])

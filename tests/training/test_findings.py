@@ -216,9 +216,9 @@ def test_findings_of_one_kind_are_one():
         findings.look(Sample(i, layers, parameters))
     (found,) = findings.all
     assert found.names == tuple(names)
-    assert "layers.4 (85%) and 15 more, in 3 samples in a row, steps 0 to 2. Begin with" in found.text
+    assert "layers.4 (85 %) and 15 more, in 3 samples in a row, steps 0 to 2. Initialise with" in found.text
     assert "layers.5" not in found.text
-    assert "80%" in found.text
+    assert "80 %" in found.text
 
 
 def test_nan_is_told_at_once_with_what_was_before():
@@ -228,8 +228,9 @@ def test_nan_is_told_at_once_with_what_was_before():
     broken = {"a": layer(low=-1.5, high=1.0), "b": layer(nan=3, inf=2), "c": layer(nan=640, n=0, std=math.nan)}
     (found,) = findings.look(Sample(200, broken, {"a.weight": weight(grad=math.nan, ratio=math.nan)}))
     assert (found.kind, found.names) == ("nonfinite", ("b",))
-    for part in ("b is the first", "at step 200", "3 NaN and 2 infinite of 645", "at step 100 all", "-3.5 to 7.25",
-                 "a -1.5 to 1.", "from step 100 on (every=1)", "first_nonfinite(model, inputs)"):  # fmt: skip
+    for part in ("b is the first", "at step 200", "3 NaN and 2 infinite of 645",
+                 "at step 100 its output was finite", "-3.5 to 7.25",
+                 "a -1.5 to 1.", "with every=1 from step 100 on", "first_nonfinite(model, inputs)"):  # fmt: skip
         assert part in found.text, part
     all_broken = {name: layer(nan=640, n=0, std=math.nan, low=math.nan, high=math.nan) for name in FINE}
     for step in range(300, 900, 100):
@@ -470,14 +471,14 @@ def test_nan_in_the_input():
     net = convolutions()
     (found,) = learn(net, sgd(net), change=change)
     assert (found.kind, found.step, found.names) == ("nonfinite", 6, ("inputs",))
-    assert "The model is given 1 NaN and 0 infinite of 98304 values at step 6" in found.text
+    assert "The input has 1 NaN and 0 infinite of 98304 values at step 6" in found.text
 
 
 def test_nan_from_the_loss():
     net = convolutions()
     (found,) = learn(net, sgd(net), loss=lambda out, labels: cross_entropy(out, labels) + (out[0, 0] * 0).sqrt())
     assert (found.kind, found.step, found.names) == ("nonfinite", 0, ("0.weight",))
-    assert "all layers returned finite values" in found.text
+    assert "all layer outputs are finite" in found.text
 
 
 def test_a_group_without_a_learning_rate():
@@ -491,7 +492,7 @@ def test_a_body_that_is_detached():
     (found,) = learn(net := Detached(), sgd(net))
     assert (found.kind, found.step) == ("untrained", 0)
     assert found.names == ("net.0.weight", "net.0.bias", "net.2.weight", "net.2.bias")
-    assert "No gradient comes to these parameters, nor to anything before them" in found.text
+    assert "No gradient reaches these parameters or any layer before them" in found.text
 
 
 def test_norms_that_never_gathered_statistics():
@@ -566,11 +567,11 @@ def test_nothing_is_said_of_the_zoos_trainings(name, seed):
 @pytest.mark.parametrize(
     ("ignore", "expected"),
     [
-        (["dead"], "ignore takes globs by kind"),
-        ({"deadd": "*"}, "ignore is by kind of finding .*, got 'deadd'"),
-        ({"dead": 5}, "takes names or globs of layers for 'dead'"),
-        ({"dead": []}, "takes names or globs of layers for 'dead'"),
-        ({"dead": [5]}, "takes names or globs of layers for 'dead'"),
+        (["dead"], "ignore must map kinds to globs"),
+        ({"deadd": "*"}, "a key of ignore must be a kind of finding .*, got 'deadd'"),
+        ({"dead": 5}, r"ignore\['dead'\] must be names or globs"),
+        ({"dead": []}, r"ignore\['dead'\] must be names or globs"),
+        ({"dead": [5]}, r"ignore\['dead'\] must be names or globs"),
     ],
 )
 def test_what_cannot_be_ignored(ignore, expected):
@@ -580,5 +581,5 @@ def test_what_cannot_be_ignored(ignore, expected):
 
 @pytest.mark.parametrize("optimizer", [5, [5], "sgd"])
 def test_what_is_no_optimizer(optimizer):
-    with pytest.raises(OptionError, match=r"optimizer takes a torch\.optim\.Optimizer"):
+    with pytest.raises(OptionError, match=r"optimizer must be a torch\.optim\.Optimizer"):
         Monitor(nn.Linear(2, 2), optimizer=optimizer)

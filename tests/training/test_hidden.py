@@ -72,7 +72,7 @@ def findings(net, parameters, steps=1):
 @pytest.mark.parametrize(("keep", "names"), HIDES.values(), ids=list(HIDES))
 def test_it_is_told_at_the_first_look(keep, names):
     net = Keeps(keep)
-    with pytest.warns(FindingWarning, match="keeps them in a list or a dictionary of Python"):
+    with pytest.warns(FindingWarning, match="keeps them in a Python list or dict"):
         (found,) = findings(net, net.parameters())
     assert (found.step, found.kind, found.names) == (0, "untrained", tuple(names))
     assert found.text.endswith("Keep layers in nn.ModuleList or nn.ModuleDict, and parameters in nn.ParameterList.")

@@ -63,15 +63,15 @@ def test_what_there_was_not_is_no_nan():
 
 
 def test_what_is_not_there():
-    with pytest.raises(LayerError, match="nothing was seen of 'conv'; there are no samples yet"):
+    with pytest.raises(LayerError, match="no figures of 'conv' were recorded; recorded: no samples yet"):
         History().values("conv", "mean")
     assert repr(History()) == "History(no samples yet)"
     history = History()
     history.append(sample(0, conv=2.0))
-    with pytest.raises(LayerError, match=r"nothing was seen of 'fc'; there are conv, conv\.weight"):
+    with pytest.raises(LayerError, match=r"no figures of 'fc' were recorded; recorded: conv, conv\.weight"):
         history.values("fc", "mean")
     for name in ("median", "histogram", "__class__"):
-        with pytest.raises(OptionError, match=f"LayerFigures has no number '{name}'; it has mean, std, min"):
+        with pytest.raises(OptionError, match=f"LayerFigures has no figure '{name}'; choose one of mean, std, min"):
             history.values("conv", name)
-    with pytest.raises(OptionError, match="keep must be an integer, 2 or more, got 1"):
+    with pytest.raises(OptionError, match="keep must be an integer of at least 2, got 1"):
         History(1)

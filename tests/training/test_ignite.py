@@ -254,5 +254,5 @@ def test_a_handler_that_raises_within_a_step():
 @pytest.mark.parametrize("accumulate", [0, -1, 1.5])
 def test_iterations_of_a_step_are_at_least_one(accumulate):
     net = fresh()
-    with pytest.raises(OptionError, match=f"accumulate counts iterations.*; got {accumulate}"):
+    with pytest.raises(OptionError, match=f"accumulate must be at least 1 iteration.*, got {accumulate}"):
         attach_ignite(supervised(net), Monitor(net), accumulate=accumulate)

@@ -118,7 +118,7 @@ def test_a_plan_that_tells_much(tmp_path):
     assert len(records) == 7
     assert any("samples.jsonl" in name for name in files)
     texts = " ".join(text for _, text in said)
-    for expected in ("layer 'named' is left out", "is the first with NaN", "are there already"):
+    for expected in ("no figures of layer 'named'", "is the first with NaN", "exist already"):
         assert expected in texts
 
 
@@ -131,7 +131,7 @@ def test_findings_are_told_when_the_next_step_ends(waits):
     net, x = nn.Linear(2, 2), torch.full((1, 2), torch.nan)
     watch = Monitor(net, every=2)
     looked_at(net, watch, x)  # says nothing yet
-    with pytest.warns(FindingWarning, match="The model is given 2 NaN and 0 infinite of 2 values at step 0"):
+    with pytest.warns(FindingWarning, match="The input has 2 NaN and 0 infinite of 2 values at step 0"):
         looked_at(net, watch, x)  # which is not looked at
     assert watch.history.steps == [0]
 
@@ -213,7 +213,7 @@ def test_an_interpreter_that_ends_without_a_word(tmp_path, steps):
     command = [sys.executable, "-c", SCRIPT, str(tmp_path), str(steps)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert History.load(tmp_path).steps == list(range(steps))
-    assert done.stderr.count("The model is given 2 NaN") == steps - 1
+    assert done.stderr.count("The input has 2 NaN") == steps - 1
     assert "Traceback" not in done.stderr
 
 

@@ -75,7 +75,7 @@ def test_a_listener_is_told_of_the_models_optimizers_only():
 
 def test_what_is_no_optimizer_is_refused():
     net = fresh()
-    with pytest.raises(OptionError, match=r"optimizer takes a torch.optim.Optimizer, or several, got 'adam'"):
+    with pytest.raises(OptionError, match=r"optimizer must be a torch.optim.Optimizer, or several, got 'adam'"):
         Optimizers(["adam"])
     scheduler = torch.optim.lr_scheduler.StepLR(torch.optim.SGD(net.parameters(), 0.1), 3)
     with pytest.raises(OptionError, match=r"or several, got <torch\.optim\.lr_scheduler"):

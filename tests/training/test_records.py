@@ -56,9 +56,9 @@ def _quiet():
 def test_the_first_broken_step_between_two_looks_is_named():
     (found,) = told(break_gradient={7, 8})
     assert (found.step, found.kind, found.names) == (7, "nonfinite", ("gradient",))
-    assert "The gradient has NaN or infinity at step 7, though the loss was finite" in found.text
+    assert "The gradient has NaN or infinity at step 7, although the loss is finite" in found.text
     assert "(at step 6: loss " in found.text
-    assert "At step 10 all is finite again." in found.text
+    assert "At step 10 all values are finite again." in found.text
     (found,) = told(break_gradient={7}, log=False)
     assert (
         "The gradient has NaN or infinity at step 7; it is the first such step (at step 6: gradient norm" in found.text
@@ -68,7 +68,7 @@ def test_the_first_broken_step_between_two_looks_is_named():
 def test_of_loss_and_gradient_the_loss_comes_first():
     (found,) = told(break_loss={7}, break_gradient={7, 8})
     assert (found.step, found.names) == (7, ("loss",))
-    assert "The loss is inf at step 7; it is the first such step (at step 6: loss " in found.text
+    assert "The loss is inf at step 7; this is the first such step (at step 6: loss " in found.text
     (found,) = told(break_loss={8}, break_gradient={7})
     assert (found.step, found.names) == (7, ("gradient",))
 
@@ -83,14 +83,14 @@ def test_weights_that_are_broken_since_are_named():
             optimizer.zero_grad()
     (found,) = watch.findings
     assert (found.step, found.names) == (2, ("gradient",))
-    assert "Since then weights are broken: 0.weight, 0.bias, 2.weight, 2.bias." in found.text
-    assert found.text.endswith("Look at the data of step 2.")
+    assert "These weights now contain NaN or infinity: 0.weight, 0.bias, 2.weight, 2.bias." in found.text
+    assert found.text.endswith("Check the data of step 2.")
 
 
 def test_a_gradient_that_had_grown_is_not_the_fault_of_its_batch():
     for last, advice in (
         (1100.0, "Lower the learning rate, or clip gradients."),
-        (900.0, "Look at the data of step 8."),
+        (900.0, "Check the data of step 8."),
     ):
         records = (
             StepRecord(6, 20.0, {}),

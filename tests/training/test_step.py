@@ -135,7 +135,7 @@ def test_what_is_no_number_is_refused(value, said):
 
 @pytest.mark.parametrize("name", ["learning_rate", "gradient_norm"])
 def test_names_of_the_monitors_own_are_refused(name):
-    with pytest.raises(OptionError, match=f"'{name}' is logged by the monitor itself; choose another name"):
+    with pytest.raises(OptionError, match=f"'{name}' is reserved: the monitor logs it itself. Choose another name"):
         Step(0).log(**{name: 1.0})
 
 
@@ -144,7 +144,7 @@ def test_after_its_block_nothing_is_logged():
     watch = Monitor(net, every=1)
     with watch.step(4) as step:
         net(torch.ones(1, 3))
-    with pytest.raises(OptionError, match="step 4 is over; log within its block"):
+    with pytest.raises(OptionError, match=r"step 4 is over; call step\.log inside"):
         step.log(loss=1.0)
     with pytest.raises(RuntimeError, match="stop"), watch.step(5) as step:
         raise RuntimeError("stop")
@@ -172,7 +172,7 @@ def test_scalars_are_in_history_report_and_sinks(tmp_path):
             optimizer.step()
             optimizer.zero_grad()
     assert panels(without) == ["learning_rate", "gradient_norm"]
-    with pytest.raises(LayerError, match="no scalar 'loss' was seen; there are learning_rate, gradient_norm"):
+    with pytest.raises(LayerError, match="no scalar 'loss' was recorded; recorded: learning_rate, gradient_norm"):
         without.history.values("loss")
 
 

@@ -40,5 +40,5 @@ def test_one_goes_on_from_another(n, more, keep):
 
 @pytest.mark.parametrize("keep", [1, 2.0, "2"])
 def test_numbers_that_mean_nothing(keep):
-    with pytest.raises(OptionError, match="keep must be an integer, 2 or more"):
+    with pytest.raises(OptionError, match="keep must be an integer of at least 2"):
         Thinned(keep)

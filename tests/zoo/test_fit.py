@@ -143,7 +143,7 @@ def test_evaluate_of_dictionaries_and_of_several_labels():
         ([0, 1, -1], OptionError, "got -1 of item 2"),
         ([0, 1, 0.5], DtypeError, r"the label of item 2 is 0\.5, and no class; give the data set a target_transform"),
         ([torch.eye(4)] * 3, DtypeError, r"the label of item 0 is of shape \(4, 4\), a mask"),
-        (["a", "b"], DtypeError, "the label of item 0 is 'a', a name, where numbers are needed"),
+        (["a", "b"], DtypeError, "the label of item 0 must be a class number, got the name 'a'"),
     ],
 )
 def test_labels_that_are_no_class_of_the_model(labels, error, words):

@@ -1,4 +1,4 @@
-"""A network while it learns: what its layers return, what its weights become."""
+"""Watch a network while it learns: activations, gradients, updates, films, and findings in words."""
 
 from typing import TYPE_CHECKING, Any
 

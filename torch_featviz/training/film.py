@@ -27,13 +27,13 @@ _HOLD = 8  # times as long the last frame stands
 
 
 class Film(Displayed):
-    """Sheets of one layer, one a step, all on one scale.
+    """Pictures of one layer at several steps, all on one scale: an animation, or a strip.
 
     Args:
-        steps: of each sheet.
-        sheets: of one size.
-        table: sheets are maps of one or several images, and a strip is a table of them: a map a row, and for each step
-            as many columns as there are images.
+        steps: the step of each sheet.
+        sheets: one picture per step, all of one size.
+        table: the sheets are maps of one or several images; a strip is then a table with one row per map, and one
+            column per image for each step.
     Raises:
         OptionError: there is no sheet.
     """
@@ -49,7 +49,7 @@ class Film(Displayed):
         return within("Film(", [f"{len(self.steps)} frames", f"steps {self.steps[0]:,} to {self.steps[-1]:,}"], ")")
 
     def numpy(self) -> Pixels:
-        """All frames, `t H W 3` uint8; what is lower than the highest has white below it."""
+        """Return all frames, `t H W 3` uint8; lower frames are padded with white at the bottom."""
         frames = [sheet.numpy() for sheet in self._sheets]
         height, width = (max(frame.shape[axis] for frame in frames) for axis in (0, 1))
         film = np.full((len(frames), height, width, 3), 255, np.uint8)
@@ -58,7 +58,7 @@ class Film(Displayed):
         return film
 
     def strip(self) -> Picture:
-        """Some steps side by side, the first and the last among them; a note of some of them says of which."""
+        """Draw some steps side by side, the first and the last among them; a note says which, if some are left out."""
         last = self._sheets[-1]
         most = STRIP
         if self._table:
@@ -73,22 +73,22 @@ class Film(Displayed):
         return replace(draw(steps, sheets), legend=legend, title=title)
 
     def save(self, path: str | os.PathLike[str], *, duration: int = 150) -> Path:
-        """Write an animation, or the strip, at once or not at all.
+        """Write an animation, or the strip. The file is written as a whole or not at all.
 
         Args:
-            path: ends in `.webp` (the very colours), in `.gif` (256 of them), or in `.png` for the strip.
-            duration: of each frame in ms; the last stands eight times as long.
+            path: ends in `.webp` (exact colours), `.gif` (256 colours), or `.png` for the strip.
+            duration: time per frame in ms; the last frame stays eight times as long.
         Returns:
             The path.
         Raises:
             OptionError: `path` has another ending, or `duration` is below 1.
-            FileError: it cannot be written; nothing is left behind.
+            FileError: the file cannot be written; nothing is left behind.
         """
         suffix = Path(path).suffix.lower()
         if suffix == ".png":
             return self.strip().save(path)
         if suffix not in (".webp", ".gif"):
-            raise OptionError(f"a film is saved as '.webp', '.gif' or, as a strip, '.png'; got {str(path)!r}.")
+            raise OptionError(f"path must end in '.webp', '.gif', or '.png' for a strip; got {str(path)!r}.")
         if duration < 1:
             raise OptionError(f"duration must be at least 1 ms, got {duration}.")
         return write_whole(path, self.animation(suffix[1:], duration=duration))

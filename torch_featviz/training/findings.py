@@ -1,4 +1,4 @@
-"""What went wrong in a training, in words: each finding with its figure, told once."""
+"""Report what goes wrong during training, in words: each finding with its figure, once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Globs: TypeAlias = str | Sequence[str]
 
 @dataclass(frozen=True, repr=False)
 class Finding(Displayed):
-    """One thing that a person should look at."""
+    """One problem: its step, its kind, the layers or parameters concerned, and a text with advice."""
 
     step: int  # at which it was seen
     kind: str  # "nonfinite", "dead", ...
@@ -31,15 +31,15 @@ class Finding(Displayed):
 
 
 class Findings:
-    """Looks at the samples of a `Monitor` in their order, and says what is wrong.
+    """Check the samples of a `Monitor` in order, and report what is wrong.
 
-    Kinds are nonfinite, untrained, gradients, mode, symmetric, inputs, exploding, dead, saturated, vanishing, stopped,
-    large_updates, targets and loss; each is told once of each layer or parameter. From a sample with NaN or infinities
-    nothing else is concluded. What may pass is told when three samples in a row show it; a sample that lacks the layer
-    neither adds to the row nor ends it.
+    The kinds are nonfinite, untrained, gradients, mode, symmetric, inputs, exploding, dead, saturated, vanishing,
+    stopped, large_updates, targets and loss. Each is reported once per layer or parameter. A sample with NaN or
+    infinity is used for nothing else. A problem that may be temporary is reported when three samples in a row show it;
+    a sample without the layer neither counts nor interrupts the row.
 
     Args:
-        ignore: names of layers and parameters, as globs, of which nothing is told, by kind.
+        ignore: layers and parameters, as globs, that are not reported, by kind.
     Raises:
         OptionError: there is no such kind.
 
@@ -63,15 +63,15 @@ class Findings:
 
     @property
     def all(self) -> tuple[Finding, ...]:
-        """Everything found so far."""
+        """All findings so far."""
         return tuple(self._found)
 
     def look(self, sample: Sample, account: Account | None = None) -> list[Finding]:
-        """What is new in the next sample.
+        """Check the next sample and return the new findings.
 
         Args:
             sample: the figures of a step.
-            account: what is known beside them.
+            account: further facts about the step.
         """
         seen = Seen(sample, account or Account(), self._memory)
         broken, before = first_broken(seen), self._broken
@@ -86,16 +86,16 @@ class Findings:
         return new
 
     def state_dict(self) -> dict[str, Any]:
-        """All that is remembered, as words, numbers, lists and dicts, which JSON can hold."""
+        """Return the state as words, numbers, lists and dicts, as JSON can hold them."""
         found = [{**asdict(each), "names": list(each.names)} for each in self._found]
         memory = {name: as_plain(value) for name, value in asdict(self._memory).items()}
         return {"found": found, "rows": deepcopy(self._rows), "memory": memory, "broken": self._broken}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` returned.
+        """Continue from what `state_dict` returned.
 
         Raises:
-            OptionError: it is not what `state_dict` returns.
+            OptionError: `state` does not come from `state_dict`.
         """
         expected = self.state_dict()
         if state.keys() != expected.keys() or len(state["rows"]) != len(RULES):
@@ -170,12 +170,12 @@ def _numbers(value: Any) -> Any:
 
 def _checked(ignore: Mapping[str, Globs] | None) -> dict[str, tuple[str, ...]]:
     if not isinstance(ignore, Mapping | None):
-        raise OptionError(f'ignore takes globs by kind, as {{"dead": ["head*"]}}; got {ignore!r:.80}.')
+        raise OptionError(f'ignore must map kinds to globs, such as {{"dead": ["head*"]}}; got {ignore!r:.80}.')
     checked = {}
     for kind, globs in (ignore or {}).items():
         if kind not in KINDS:
-            raise OptionError(f"ignore is by kind of finding ({', '.join(KINDS)}), got {kind!r}.")
+            raise OptionError(f"a key of ignore must be a kind of finding ({', '.join(KINDS)}), got {kind!r}.")
         checked[kind] = (globs,) if isinstance(globs, str) else tuple(globs) if isinstance(globs, Sequence) else ()
         if not checked[kind] or not all(isinstance(glob, str) for glob in checked[kind]):
-            raise OptionError(f"ignore takes names or globs of layers for {kind!r}, '*' for all; got {globs!r:.80}.")
+            raise OptionError(f"ignore[{kind!r}] must be names or globs of layers, '*' for all; got {globs!r:.80}.")
     return checked

@@ -184,7 +184,9 @@ def check_scales(scales: Mapping[str, Scale], layers: Mapping[str, nn.Module]) -
     for name, scale in scales.items():
         kind, _, layer = name.partition("/")
         if kind not in KINDS or (kind != "why" and layer not in layers):
-            raise OptionError(f"scales are by {', '.join(f'{each}/...' for each in KINDS)} of a layer, got {name!r}.")
+            raise OptionError(
+                f"a key of scales must be 'kernels/<layer>', 'maps/<layer>' or 'why/<method>', got {name!r}."
+            )
         if not isinstance(scale, Scale) or scale.per != "layer":
             raise OptionError(
                 f"the scale of {name!r} must be a Scale that all frames share (per='layer'), got {scale!r}."

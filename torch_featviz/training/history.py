@@ -1,4 +1,4 @@
-"""What was seen of a network at some steps of its training: plain numbers, as many as can be kept."""
+"""The recorded figures of a training: plain numbers, in bounded memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FIGURES = "samples.jsonl"  # in a folder that a Monitor writes to, a line a samp
 
 @dataclass(frozen=True, repr=False)
 class Bins(Displayed):
-    """A histogram of equal bins: bin `i` holds the values from `start + i * width` on, below the next."""
+    """A histogram with bins of equal width: bin `i` counts values from `start + i * width` up to the next bin."""
 
     start: float
     width: float
@@ -32,9 +32,9 @@ class Bins(Displayed):
 
 @dataclass(frozen=True, repr=False)
 class LayerFigures(Displayed):
-    """What one layer returned in one step, over all its calls in it.
+    """Statistics of one layer's activations in one step, over all its calls.
 
-    Mean, std (of the population), min and max are of the finite values, NaN where there is none.
+    Mean, std (of the population), min and max are those of the finite values; NaN if there is none.
     """
 
     mean: float
@@ -54,9 +54,11 @@ class LayerFigures(Displayed):
 
 @dataclass(frozen=True, repr=False)
 class ParameterFigures(Displayed):
-    """One parameter in one step; None where no optimizer moved it.
+    """Figures of one parameter in one step: norms, gradient, update. Those of the update are None if no optimizer moved
+    it.
 
-    Norms are Euclidean. The gradient is as the optimizer got it: accumulated, and unscaled where a GradScaler is used.
+    Norms are Euclidean. The gradient is the one that the optimizer got: accumulated, and unscaled if a GradScaler is
+    used.
     """
 
     size: int  # numbers in it
@@ -71,12 +73,11 @@ class ParameterFigures(Displayed):
 
 @dataclass(frozen=True, repr=False)
 class Sample(Displayed):
-    """Everything seen in one step, by name.
+    """All figures of one step, by name.
 
-    Scalars are what `step.log` was given (`"loss"`), the learning rate (`"learning_rate"`; of several groups that
-    differ `"learning_rate/0"` and so on), and the norm of all gradients together (`"gradient_norm"`). Inputs are the
-    tensors of floating-point numbers that the model was given: `"inputs"` the first one, `"inputs/1"` or
-    `"inputs/mask"` others.
+    Scalars are the values of `step.log` (`"loss"`), the learning rate (`"learning_rate"`, or `"learning_rate/0"` and so
+    on if parameter groups differ), and the norm of all gradients together (`"gradient_norm"`). Inputs are the model's
+    floating-point input tensors: `"inputs"` is the first, `"inputs/1"` or `"inputs/mask"` are others.
     """
 
     step: int
@@ -86,13 +87,13 @@ class Sample(Displayed):
     inputs: dict[str, LayerFigures] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain numbers, lists and dicts, as JSON can hold them: what is not finite is `"nan"`, `"inf"` or `"-inf"`."""
+        """Convert to plain values for JSON; non-finite numbers become `"nan"`, `"inf"` or `"-inf"`."""
         plain: dict[str, Any] = as_plain(asdict(self))
         return plain
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> Sample:
-        """What `as_dict` was made of."""
+        """Restore a sample from `as_dict`."""
         layers = {name: LayerFigures(**_figures(each)) for name, each in plain["layers"].items()}
         parameters = {name: ParameterFigures(**_figures(each)) for name, each in plain["parameters"].items()}
         scalars = {name: float(value) for name, value in plain.get("scalars", {}).items()}  # older files have none
@@ -119,10 +120,10 @@ def _figures(plain: dict[str, Any]) -> dict[str, Any]:
 
 
 class History(Displayed, Thinned[Sample]):
-    """Samples in order of steps, in bounded memory: thinned, never cut off.
+    """The samples of a training in order of steps, in bounded memory. When it is full, every second sample is dropped.
 
     Args:
-        keep: how many samples are held at most, 2 or more.
+        keep: maximum number of samples, 2 or more.
     Raises:
         OptionError: `keep` is less.
     Example:
@@ -138,13 +139,13 @@ class History(Displayed, Thinned[Sample]):
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], keep: int = 512) -> History:
-        """What a `Monitor` wrote to a folder, also while it is still writing.
+        """Load the history that a `Monitor` wrote to a folder, also while it is still writing.
 
         Args:
-            folder: what was given as `to=`.
-            keep: samples held at most.
+            folder: the folder given as `to=`.
+            keep: maximum number of samples.
         Raises:
-            FileError: there is nothing, or something else.
+            FileError: the folder has no history, or something else is there.
             OptionError: `keep` is below 2.
         """
         figures = Path(folder) / FIGURES
@@ -153,13 +154,13 @@ class History(Displayed, Thinned[Sample]):
             for _, plain in lines(figures.read_bytes()):
                 history.append(Sample.from_dict(plain))
         except OSError as error:
-            raise FileError(f"{str(folder)!r} holds no {FIGURES}; give a folder that a Monitor wrote to.") from error
+            raise FileError(f"{str(folder)!r} has no {FIGURES}; pass a folder that a Monitor wrote.") from error
         except (KeyError, TypeError, ValueError) as error:
-            raise FileError(f"{str(figures)!r} is not what a Monitor writes: {error!r}.") from error
+            raise FileError(f"{str(figures)!r} was not written by a Monitor: {error!r}.") from error
         return history
 
     def cut_from(self, step: int) -> list[int]:
-        """Forget samples of that step and later ones; their steps."""
+        """Drop the samples of that step and later ones; return their steps."""
         if not len(self) or self[-1].step < step:
             return []
         late = [each for each in self.steps if each >= step]
@@ -167,7 +168,7 @@ class History(Displayed, Thinned[Sample]):
         return late
 
     def followed_by(self, sample: Sample) -> History:
-        """These samples and one more, in a history of its own."""
+        """Return a new history with one more sample."""
         other = History(self.keep)
         other.go_on_from(list(self), **self.thinning())
         other.append(sample)
@@ -175,20 +176,20 @@ class History(Displayed, Thinned[Sample]):
 
     @property
     def steps(self) -> list[int]:
-        """The step of each sample."""
+        """Step of each sample."""
         return [sample.step for sample in self]
 
     @property
     def scalars(self) -> list[str]:
-        """The names of all scalars, in the order in which they came."""
+        """Names of all scalars, in the order in which they first came."""
         return list(dict.fromkeys(name for sample in self for name in sample.scalars))
 
     def values(self, name: str, figure: str | None = None) -> NDArray[np.float64]:
-        """One figure, or a scalar, at each of the steps, float64; NaN also where there was none.
+        """Return one figure or scalar over the steps, float64; NaN where it was not recorded.
 
         Args:
-            name: of a layer, a parameter or a scalar.
-            figure: a field of `LayerFigures` or `ParameterFigures` that is a number; None for a scalar.
+            name: name of a layer, a parameter or a scalar.
+            figure: a numeric field of `LayerFigures` or `ParameterFigures`; None for a scalar.
         Raises:
             LayerError: no sample has that name.
             OptionError: it has no such figure.
@@ -196,22 +197,22 @@ class History(Displayed, Thinned[Sample]):
         return np.array([np.nan if value is None else value for value in self.line(name, figure)])
 
     def line(self, name: str, figure: str | None = None) -> list[float | None]:
-        """The same as `curves` draws it: None where there was none, and NaN where the figure was NaN.
+        """Return one figure or scalar as `curves` takes it: None where it was not recorded, NaN where it was NaN.
 
         Raises:
-            LayerError, OptionError: as of `values`.
+            LayerError, OptionError: as in `values`.
         """
         if figure is None:
             return self._scalar(name)
         found = [s.layers.get(name) or s.parameters.get(name) or s.inputs.get(name) for s in self]
         if not any(found):
             known = sorted({each for sample in self for each in (*sample.layers, *sample.parameters, *sample.inputs)})
-            raise LayerError(f"nothing was seen of {name!r}; there are {', '.join(known) or 'no samples yet'}.")
+            raise LayerError(f"no figures of {name!r} were recorded; recorded: {', '.join(known) or 'no samples yet'}.")
         return [None if each is None else _number(each, figure) for each in found]
 
     def _scalar(self, name: str) -> list[float | None]:
         if name not in self.scalars:
-            raise LayerError(f"no scalar {name!r} was seen; there are {', '.join(self.scalars) or 'none'}.")
+            raise LayerError(f"no scalar {name!r} was recorded; recorded: {', '.join(self.scalars) or 'none'}.")
         return [sample.scalars.get(name) for sample in self]
 
     def __repr__(self) -> str:
@@ -233,5 +234,5 @@ def _number(figures: LayerFigures | ParameterFigures, figure: str) -> float | No
     if not isinstance(value, (int, float)):
         kind = type(figures)
         numbers = [name for name, what in kind.__annotations__.items() if "Bins" not in what]
-        raise OptionError(f"{kind.__name__} has no number {figure!r}; it has {', '.join(numbers)}.")
+        raise OptionError(f"{kind.__name__} has no figure {figure!r}; choose one of {', '.join(numbers)}.")
     return float(value)

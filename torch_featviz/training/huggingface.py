@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 
 class HFMonitor(TrainerCallback):
-    """Watches one step in `every` of `trainer.train()`.
+    """Watch one step in `every` of `trainer.train()`: a callback for the `Trainer` of Hugging Face's transformers.
 
-    A step is one of `state.global_step`: an optimizer's step, with all batches whose gradients it accumulates. The
-    history is written into the folder of each checkpoint, and goes on from there where the training resumes from a
-    checkpoint in its `output_dir`.
+    A step is one of `state.global_step`: an optimizer step with all batches whose gradients it accumulates. The history
+    is written into the folder of each checkpoint, and continues there if the training resumes from a checkpoint in its
+    `output_dir`.
 
     Args:
-        layers: as in `Monitor`. Blocks that return a tuple or a `ModelOutput` have no figures; name layers inside.
-        every, probe, to: as in `Monitor`. In one trainer, several need to differ in `layers` or `every`.
-        settings: what else `Monitor` takes.
+        layers: as in `Monitor`. Blocks that return a tuple or a `ModelOutput` have no figures; choose layers inside.
+        every, probe, to: as in `Monitor`. Several monitors in one trainer must differ in `layers` or `every`.
+        settings: further arguments of `Monitor`.
     Raises:
-        FeatvizError: what `Monitor` raises, when a training starts.
+        FeatvizError: what `Monitor` raises, at the start of training.
     Example:
         ```
         monitor = HFMonitor(every=50, to="figures")
@@ -54,7 +54,7 @@ class HFMonitor(TrainerCallback):
 
     @property
     def watch(self) -> Monitor | None:
-        """From the start of a training on, also after its end."""
+        """The `Monitor`, from the start of training on, also after its end."""
         return self._steps.watch
 
     def on_train_begin(

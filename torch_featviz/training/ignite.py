@@ -16,19 +16,19 @@ from .steps import Steps
 
 
 def attach_ignite(engine: Engine, watch: Monitor, *, accumulate: int = 1) -> Attached:
-    """Let `watch` look at the steps of a training `engine`, in all of its runs.
+    """Attach `watch` to a PyTorch-Ignite training `engine`: it then watches the steps of all runs.
 
-    A number that the process function returns, or one called `loss` in what it returns, is logged as the loss. What
-    handlers do is not looked at: they may run an evaluator on the same model. Where `engine.run` begins again at
-    its first iteration, steps are counted on. `watch` stays open; close it when all is done.
+    A number that the process function returns, or a value called `loss` in its result, is logged as the loss. Event
+    handlers are not watched: they may run an evaluator on the same model. If `engine.run` starts again at its first
+    iteration, steps continue to count up. `watch` stays open; close it at the end.
 
     Args:
-        engine: the trainer, of which an iteration is a forward, a backward, and a step of an optimizer.
-        watch: of the model that it trains.
-        accumulate: iterations in a step of the optimizer, as `gradient_accumulation_steps` of `engine`. What handlers
-            run between the iterations of one step is looked at, too.
+        engine: the trainer; an iteration is a forward, a backward and an optimizer step.
+        watch: a `Monitor` of the model that it trains.
+        accumulate: iterations per optimizer step, like `gradient_accumulation_steps` of `engine`. Handlers that run
+            between the iterations of one step are watched too.
     Returns:
-        A handle; its `remove()` leaves the engine as it was.
+        A handle; its `remove()` restores the engine.
     Raises:
         OptionError: `accumulate` is below 1.
     Example:
@@ -40,7 +40,7 @@ def attach_ignite(engine: Engine, watch: Monitor, *, accumulate: int = 1) -> Att
         ```
     """
     if not isinstance(accumulate, int) or accumulate < 1:
-        raise OptionError(f"accumulate counts iterations, 1 where each has its optimizer's step; got {accumulate!r}.")
+        raise OptionError(f"accumulate must be at least 1 iteration per optimizer step, got {accumulate!r}.")
     return Attached(engine, watch, accumulate)
 
 

@@ -26,19 +26,20 @@ else:
 
 
 class LightningMonitor(Callback):
-    """Watches one step in `every` of `trainer.fit`, and tells what it saw to the trainer's loggers.
+    """Watch one step in `every` of `trainer.fit`, and write to the trainer's loggers: a callback for Lightning's
+    `Trainer`.
 
-    A step is one of `trainer.global_step`: an optimizer's step, with all batches whose gradients it accumulates; of
-    several optimizers stepped by hand, each counts. Validation is never looked at, also where it comes between these
-    batches. The loss that `training_step` returns is logged. The history goes into checkpoints, and on from there.
-    It is a callback of `lightning.pytorch`; of `pytorch_lightning` where only that was imported before, or is there.
+    A step is one of `trainer.global_step`: an optimizer step with all batches whose gradients it accumulates. With
+    manual optimization, each step of each optimizer counts. Validation is never watched. The loss that `training_step`
+    returns is logged. The history is saved in checkpoints and continues from them. The callback is one of
+    `lightning.pytorch`, or of `pytorch_lightning` if only that was imported before or is installed.
 
     Args:
-        layers, every, probe: as in `Monitor`. In one trainer, several need to differ in `layers` or `every`.
-        to: as in `Monitor`. Default: those of the trainer's loggers that can take pictures; an empty list for none.
-        settings: what else `Monitor` takes.
+        layers, every, probe: as in `Monitor`. Several monitors in one trainer must differ in `layers` or `every`.
+        to: as in `Monitor`. Default: those of the trainer's loggers that accept pictures; an empty list for none.
+        settings: further arguments of `Monitor`.
     Raises:
-        FeatvizError: what `Monitor` raises, when a training starts.
+        FeatvizError: what `Monitor` raises, at the start of training.
     Example:
         ```
         monitor = LightningMonitor(every=50)
@@ -56,7 +57,7 @@ class LightningMonitor(Callback):
 
     @property
     def watch(self) -> Monitor | None:
-        """From the start of a training on, also after its end."""
+        """The `Monitor`, from the start of training on, also after its end."""
         return self._steps.watch
 
     @property

@@ -83,15 +83,15 @@ class Log:
         without = {name: why for name, why in left_out.items() if name not in self._named}
         self._named |= without.keys()
         for name, why in without.items() if self._tells else ():
-            warn(f"layer {name!r} is left out of the monitor: {why}")
+            warn(f"the monitor has no figures of layer {name!r}: {why}")
 
     def _cut_from(self, step: int) -> None:
         if late := self.history.cut_from(step):
             for each in self.frames.values():
                 each.cut_from(step)
             if self._tells:
-                there = f"samples of steps {late[0]} to {late[-1]} are there already"
-                warn(f"{there}; from step {step} on they are replaced.")
+                there = f"samples of steps {late[0]} to {late[-1]} exist already"
+                warn(f"{there}; those from step {step} on are replaced.")
 
     def _add(self, look: Look) -> None:
         sample, account, frames = look.read()

@@ -1,4 +1,4 @@
-"""`Monitor`: what the layers of a network return while it learns, and what becomes of their weights."""
+"""`Monitor`: record activations, gradients and updates during training, and report what goes wrong."""
 
 from __future__ import annotations
 
@@ -45,52 +45,51 @@ from .writer import Writer
 
 
 class Monitor(Displayed):
-    """Looks at one training step in `every`, and says what goes wrong; the steps between cost next to nothing.
+    """Watch one training step in `every` and report what goes wrong. The steps between cost next to nothing.
 
-    For each of the layers: mean, std, extremes, share of zeros, dead channels, broken values and a histogram of what it
-    returned. For each of their parameters: its norm, the norm and histogram of its gradient as the optimizer got it,
-    and how far the optimizer moved it. All is computed where the tensors are, and fetched in one transfer at the end of
-    the step. A GPU is not waited for: its figures are read when the next step ends, or when somebody asks, and findings
-    are told then. The network, its gradients and its random numbers stay exactly as they are.
+    For each layer it records the mean, std, extremes, share of zeros, dead channels, NaN and infinities, and a
+    histogram of its activations. For each parameter it records the norm, the norm and histogram of the gradient that
+    the optimizer got, and the size of the update. All of it is computed on the device and copied to the CPU in one
+    transfer at the end of the step. A GPU is not waited for: its figures are read, and findings reported, when the next
+    step ends or when you ask. The training stays the same bit by bit: outputs, gradients, weights and random numbers.
 
-    Every trainable parameter is accounted for, the model's inputs have figures as well, and in the steps between the
-    norm of all gradients and the logged loss are kept, so that the first step with NaN is known.
+    Every trainable parameter is checked, and the model's inputs have figures too. In the steps between, the norm of all
+    gradients and the logged loss are kept, so that the first step with NaN is known.
 
     Args:
         model: any module, in any mode, compiled or wrapped, as `capture` takes it.
-        layers: as in `capture`; default: all layers that have parameters of their own (convolutions, also transposed,
-            linear, recurrent and attention layers, norms, embeddings), adapters, and bounded activations (tanh,
-            sigmoid, their hard forms, softsign), also as functions in a forward of your own; or all leaves where there
-            is none.
-        every: look at the first of every so many steps.
+        layers: as in `capture`. Default: all layers with parameters of their own (convolutions, linear, recurrent and
+            attention layers, norms, embeddings), adapters, and bounded activations (tanh, sigmoid, their hard forms,
+            softsign), also as functions in your forward; if there is none, all leaf modules.
+        every: watch one step in `every`, beginning with the first.
         probe: a fixed batch of inputs: images, a tuple of positional arguments, or a mapping of keywords, images first.
-            What the layers make of it, in evaluation mode, is kept for films and sinks.
-        why: a method of `attribute`: what in the probe speaks for the answer to it is kept, too. It takes a backward,
-            or many forwards, for each sample.
-        to: where it is written beside the training, one or several: a folder, a TensorBoard `SummaryWriter`, a W&B or
-            MLflow run, a Lightning logger, or a `Sink`. A folder that holds an earlier run is gone on with.
-        optimizer: of the model, one or several. By default each is known from when it first steps.
-        check_finite: whether gradients, and what is logged as `loss`, are looked at in every step for NaN and
-            infinities, so that the first step which had any is known. It takes a norm of the gradients.
-        noise: whether the gradient noise scale is estimated at each look; see `noise_scale`.
-        ignore: findings that are not told, by kind and layer or parameter, as `{"dead": ["head*"]}`.
-        scales: how values become colours, by `"kernels/<layer>"`, `"maps/<layer>"` or `"why/<method>"`.
-            Default: of a film one that holds all its frames but those that blow up; of what is written while it learns,
-            one symmetric about 0, four times as wide as the first step needs; what goes beyond has a colour of its own
-            and is counted.
-        bins: of the histograms, an even number.
-        keep: samples held at most; see `History`.
-        group: processes whose data are one batch. Default: all, where `model` is wrapped in DistributedDataParallel or
-            its parameters are sharded. Each of them must have a monitor; the first one writes and warns.
+            The layers' maps of it, in evaluation mode, are kept for films and sinks.
+        why: a method of `attribute`: its heatmaps of the probe are kept too. Each sample then costs a backward, or many
+            forwards.
+        to: where to write during training, one or several: a folder, a TensorBoard `SummaryWriter`, a W&B or MLflow
+            run, a Lightning logger, or a `Sink`. An existing run folder is resumed.
+        optimizer: the model's optimizers, one or several. Default: each is found when it first steps.
+        check_finite: also check the gradients and the logged `loss` of the steps between for NaN and infinity, so that
+            the first such step is known. It costs one norm of the gradients per step.
+        noise: estimate the gradient noise scale at each watched step; see `noise_scale`.
+        ignore: findings that are not reported, by kind and layer or parameter, such as `{"dead": ["head*"]}`.
+        scales: colour scales of films, by `"kernels/<layer>"`, `"maps/<layer>"` or `"why/<method>"`. Default for a
+            film: one scale for all frames, except those that blow up. Default for pictures written during training:
+            symmetric about 0, four times as wide as the first step needs; values beyond it have their own colour and
+            are counted.
+        bins: bins of the histograms, an even number.
+        keep: maximum number of samples; see `History`.
+        group: the processes whose data form one batch. Default: all, if `model` is wrapped in DistributedDataParallel
+            or its parameters are sharded. Each process needs a monitor; the first one writes and warns.
     Raises:
-        LayerError: a layer that `model` does not have.
-        OptionError: `every`, `why`, `bins`, `keep` or `to` is none that can be.
-        DtypeError: `model` is no module, `probe` begins with no tensor, or `model` cannot be copied for it.
+        LayerError: `model` has no such layer.
+        OptionError: `every`, `why`, `bins`, `keep` or `to` is invalid.
+        DtypeError: `model` is not a module, `probe` does not begin with a tensor, or `model` cannot be copied for it.
         FileError: the folder holds something else.
     Warns:
         FindingWarning: each finding, once.
-        FeatvizWarning: a sink fails, steps that were there already are replaced, or a layer has no figures (it returns
-            a dictionary, say), each once.
+        FeatvizWarning: a sink fails, existing steps are replaced, or a layer has no figures (it returns a dictionary,
+            for instance); each once.
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
         >>> optimizer, watch = torch.optim.SGD(net.parameters(), 0.1), Monitor(net, every=2)
@@ -127,7 +126,7 @@ class Monitor(Displayed):
     ) -> None:
         check_every(every, "steps")
         if why is not None and probe is None:
-            raise OptionError(f"why={why!r} explains the answers to a probe; give one with probe=.")
+            raise OptionError(f"why={why!r} needs images to explain; pass them as probe=.")
         check_module(model)
         self.every = every
         self._model, self._why = model, why
@@ -177,7 +176,7 @@ class Monitor(Displayed):
 
     @property
     def history(self) -> History:
-        """The samples so far; the last one as far as it came, where a step is not over."""
+        """The samples so far. If a step is still open, the last sample is incomplete."""
         self._settle()
         if self._sampling is None or self._open or self._group is not None:
             return self._log.history
@@ -186,46 +185,47 @@ class Monitor(Displayed):
 
     @property
     def noise_scale(self) -> NoiseScale:
-        """The gradient noise scale over the last looks, with its interval: up to which batch size more examples pay.
+        """The gradient noise scale over the last watched steps, with its interval: the batch size up to which more
+        examples pay.
 
         Raises:
-            OptionError: `noise=True` was not asked for, or the model mixes the examples of a batch, or is compiled.
+            OptionError: `noise=True` was not set, or the model mixes the examples of a batch, or is compiled.
         """
         if self._noise is None:
-            raise OptionError("the noise scale is not estimated; ask for it with noise=True.")
+            raise OptionError("the noise scale was not estimated; use Monitor(..., noise=True).")
         self._settle()
         return self._noise.scale
 
     @property
     def unfinished(self) -> bool:
-        """Whether the last step has gradients that its optimizer is still to use."""
+        """Whether the last step has gradients that its optimizer has not used yet."""
         return self._accumulation.unfinished and not self._optimizers.stepped
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """What went wrong, in words, each told once; see `Findings`."""
+        """All findings so far, each reported once; see `Findings`."""
         self._settle()
         return self._log.findings.all
 
     @contextmanager
     def step(self, number: int | None = None) -> Iterator[Step]:
-        """Around one step: its forwards, the backward, and `optimizer.step()`.
+        """Put this around one training step: its forwards, the backward, and `optimizer.step()`.
 
-        A step is an optimizer's. Where a block has gradients and no optimizer has stepped, as with accumulation, the
-        next blocks belong to the same step, and a look goes on until its end: it has the figures of all batches in it,
-        and the gradients as the optimizer got them. Of several steps of an optimizer in one block the last is seen. A
-        block that raises is kept too, as far as it came. Forwards in evaluation mode are passed over, unless the model
-        is in it when the block begins.
+        A step is an optimizer step. If a block has gradients but no optimizer step, as with gradient accumulation, the
+        next blocks belong to the same step; a watched step then includes all its batches, and the gradients as the
+        optimizer got them. If an optimizer steps several times in one block, the last step is recorded. If a block
+        raises, what was recorded so far is kept. Forwards in evaluation mode are skipped, unless the model is in
+        evaluation mode when the block begins.
 
         Args:
-            number: of this step, where a run goes on that began elsewhere; default: one more than the last, from 0.
+            number: number of this step, for a resumed run. Default: the last one plus 1, from 0.
         Yields:
-            A `Step`: `step.log(loss=loss)` keeps scalars of one's own.
+            A `Step`: `step.log(loss=loss)` records your own scalars.
         Raises:
-            OptionError: a block of this monitor is open already, or the number is no integer from 0 on.
+            OptionError: another block of this monitor is open, or the number is not an integer from 0 on.
         """
         if self._open:
-            raise OptionError("a step of this monitor is open already; end its block first.")
+            raise OptionError("a step of this monitor is already open; leave its block first.")
         step = self._begin(None if number is None else _counted(number))
         self._open, raised = True, True
         try:
@@ -246,7 +246,7 @@ class Monitor(Displayed):
             self._end_block(raised=raised)
 
     def close(self) -> None:
-        """Wait until everything is written, and let go of the sinks; once is enough, twice does no harm."""
+        """Wait until everything is written, and close the sinks. Calling it again does nothing."""
         if not self._open:
             self._complete()
         self._log.close()
@@ -261,37 +261,38 @@ class Monitor(Displayed):
         self.close()
 
     def report(self, *, title: str = "") -> Picture:
-        """Loss and other scalars on top, then a row a layer: histograms, spread, dead channels, gradients, updates.
+        """Draw the report: loss and other scalars on top, then one row per layer with histograms, spread, dead
+        channels, gradients and updates.
 
-        Findings are flagged at their step. Frozen parameters are listed below.
+        Findings are marked at their step and listed below, and so are frozen parameters.
 
         Raises:
-            ShapeError: no step was looked at yet, or in none a layer ran or a scalar was seen.
+            ShapeError: no step was watched yet, or no layer ran and no scalar was logged.
         """
         return report(self.history, self.findings, title=title)
 
     def film(self, layer: str, of: Literal["kernels", "maps", "why"] = "kernels") -> Film:
-        """A layer's kernels, or its feature maps of the probe, over the steps, all on one scale.
+        """Make a film of a layer's kernels, or of its feature maps of the probe, over the steps, on one scale.
 
-        It holds all frames but those that blow up, which are marked. At most 32 steps are held, thinned like the
-        history. A resumed run has a film of its own steps.
+        The scale holds all frames except those that blow up, which are marked. At most 32 steps are kept, thinned like
+        the history. After a resume the film has only the new steps.
 
         Args:
-            layer: one of those that are watched; of `"why"`, the method.
+            layer: a watched layer; for `"why"`, the method.
             of: `"kernels"`, `"maps"`, or `"why"` for heatmaps of the probe.
         Raises:
-            LayerError: there is nothing of that layer.
+            LayerError: nothing was recorded of that layer.
         """
         self._log.finish()
         name, frames = f"{of}/{layer}", self._log.frames
         if name not in frames:
             known = ", ".join(each.partition("/")[2] for each in frames if each.startswith(f"{of}/"))
-            hint = " maps are of probe=, which was not given." if of == "maps" and self._probe is None else ""
-            raise LayerError(f"no {of} of {layer!r} were seen; there are {known or 'none'}.{hint}")
+            hint = " maps need a probe; pass probe=." if of == "maps" and self._probe is None else ""
+            raise LayerError(f"no {of} of {layer!r} were recorded; recorded: {known or 'none'}.{hint}")
         return frames[name].film()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps so that a resumed run goes on: plain numbers, strings, lists and dicts."""
+        """Return the state for a checkpoint: plain numbers, strings, lists and dicts."""
         history = self.history
         samples = {"items": [sample.as_dict() for sample in history], **history.thinning()}
         state = {"step": self._step, "samples": samples, "findings": self._log.findings.state_dict()}
@@ -302,7 +303,7 @@ class Monitor(Displayed):
         return self
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` said."""
+        """Continue from what `state_dict` returned."""
         self._log.findings.load_state_dict(state["findings"])  # which may refuse it
         self._step, self._number = state["step"], state["step"] - 1
         samples = {**state["samples"], "items": [Sample.from_dict(each) for each in state["samples"]["items"]]}
@@ -455,5 +456,5 @@ def _counted(number: Any) -> int:
     except TypeError:
         count = -1
     if count < 0:
-        raise OptionError(f"steps count from 0, got {number!r}.")
+        raise OptionError(f"the number of a step must be an integer from 0 on, got {number!r}.")
     return count

@@ -49,7 +49,7 @@ class Optimizers:
         several: list[Any] = list(given) if isinstance(given, (list, tuple)) else [given] if given is not None else []
         for each in several:
             if not isinstance(each, Optimizer):
-                raise OptionError(f"optimizer takes a torch.optim.Optimizer, or several, got {each!r:.80}.")
+                raise OptionError(f"optimizer must be a torch.optim.Optimizer, or several, got {each!r:.80}.")
         self.given = bool(several)
         self.known: WeakSet[Optimizer] = WeakSet(several)
         self.groups: list[Group] = []  # that have stepped since `begin`

@@ -37,22 +37,22 @@ class Step:
         self._open = True
 
     def log(self, **scalars: Any) -> None:
-        """Keep scalars of this step: a row of the report, and in every sink.
+        """Log scalars of this step: each is a row of the report, and goes to every sink.
 
-        Nothing is waited for: what is on a GPU is read with the figures. Of several values in one step the mean counts.
-        The loss that a model returns itself is logged at each look, where none is given.
+        A GPU is not waited for: values on it are read with the other figures. Several values in one step are averaged.
+        A loss that the model itself returns is logged at each watched step if you log none.
 
         Args:
-            scalars: by name, numbers or tensors of one number. `loss` is also judged: whether it is finite, and falls;
-                and, where it still has its graph, whether it is put together rightly.
+            scalars: by name, numbers or tensors of one number. `loss` is also checked: whether it is finite and falls,
+                and, if it still has its autograd graph, whether it fits the model's output.
         Raises:
-            OptionError: a value is no number, a name is one of the Monitor's own, or the block is over.
+            OptionError: a value is not a number, the name is reserved, or the block is over.
         """
         if not self._open:
-            raise OptionError(f"step {self.number} is over; log within its block.")
+            raise OptionError(f"step {self.number} is over; call step.log inside its with block.")
         for name, value in scalars.items():
             if name.partition("/")[0] in OURS:
-                raise OptionError(f"{name!r} is logged by the monitor itself; choose another name.")
+                raise OptionError(f"{name!r} is reserved: the monitor logs it itself. Choose another name.")
             number = _number(name, value)
             if self._looks and name == "loss" and isinstance(value, Tensor):
                 self.criterion = self.criterion or mistake_of(value)

@@ -30,7 +30,7 @@ class Thinned(Sequence[T]):
 
     def __init__(self, keep: int) -> None:
         if not isinstance(keep, int) or keep < 2:
-            raise OptionError(f"keep must be an integer, 2 or more, got {keep!r}.")
+            raise OptionError(f"keep must be an integer of at least 2, got {keep!r}.")
         self.keep = keep
         self._items: list[T] = []
         self._latest: T | None = None  # where it is not among the items

@@ -61,7 +61,7 @@ class Writer:
             self._lost += 1
             if self._lost == 1:
                 names = ", ".join(type(sink).__name__ for sink in self._sinks)
-                warn(f"{names} cannot keep up: some steps will not be written there; the history has them.")
+                warn(f"{names} cannot keep up: some steps are not written there. The history still has them.")
         self._tell()
 
     def close(self) -> None:
@@ -72,7 +72,10 @@ class Writer:
             if not self._work.done.is_set():
                 self._stuck = True  # a second thread would write between the lines of the first
                 names = ", ".join(type(sink).__name__ for sink in self._sinks)
-                warn(f"after {END:g} s {names} still had {self._work.queue.qsize()} steps or more to write: given up.")
+                warn(
+                    f"{names} still had {self._work.queue.qsize()} or more steps to "
+                    f"write after {END:g} s; they are not written."
+                )
             self._end, self._work = None, _Work(self._sinks)
 
     def _tell(self) -> None:

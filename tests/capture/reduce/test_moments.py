@@ -227,7 +227,7 @@ def test_what_is_refused():
     with pytest.raises(ShapeError, match=r"no axis 3 in an output of shape \(2, 2\)"):
         Moments(3).update(torch.zeros(2, 2))
     moments.update(torch.zeros(2, 4))
-    with pytest.raises(ShapeError, match="must agree in their channels, got 5 after 4"):
+    with pytest.raises(ShapeError, match="must have the same number of channels, got 5 after 4"):
         moments.update(torch.zeros(2, 5))
     assert repr(moments) == "Moments(dim=None, 4 channels)"
 
@@ -308,9 +308,9 @@ def test_what_has_no_figures_is_named_and_stops_nothing():
     assert stats["lstm"].mean.shape == (4,)
     assert stats.not_run == []
     assert stats.left_out == {
-        "mix": "figures are kept of dense tensors of real numbers, got torch.complex64.",
+        "mix": "statistics need dense tensors of real numbers, got torch.complex64.",
         "named": "it returned a dict",
     }
     assert "mix is left out: figures are kept" in repr(stats)
-    with pytest.raises(LayerError, match="layer 'mix' has no figures: figures are kept of dense tensors"):
+    with pytest.raises(LayerError, match="layer 'mix' has no statistics: statistics need dense tensors"):
         stats["mix"]

@@ -124,12 +124,12 @@ def test_no_update_waits_for_a_device(streams):
 
 
 def test_what_cannot_be_merged(streams):
-    with pytest.raises(OptionError, match="only figures of the same kind and settings can be merged, got TopK"):
+    with pytest.raises(OptionError, match="only statistics of the same kind and settings can be merged, got TopK"):
         TopK(3).merge(TopK(4))
     with pytest.raises(OptionError, match="the same kind and settings"):
         Moments().merge(TopK())
     a, b = streams.fed(Moments(), [torch.zeros(2, 3)]), streams.fed(Moments(), [torch.zeros(2, 4)])
-    with pytest.raises(ShapeError, match="must agree in their channels, got 4 after 3"):
+    with pytest.raises(ShapeError, match="must have the same number of channels, got 4 after 3"):
         a.merge(b)
 
 

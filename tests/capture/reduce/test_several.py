@@ -50,7 +50,7 @@ def test_what_is_refused():
     a, b = Several(Histogram(8), Moments()), Several(Histogram(8), Moments())
     a.update(torch.zeros(1, 3))
     b.update(torch.zeros(1, 4))
-    with pytest.raises(ShapeError, match="must agree in their channels, got 4 after 3"):
+    with pytest.raises(ShapeError, match="must have the same number of channels, got 4 after 3"):
         a.merge(b)
     with pytest.raises(OptionError, match="only statistics of the same kind and settings can be merged"):
         a.merge(Several(Histogram(4), Moments()))

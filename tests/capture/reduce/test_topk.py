@@ -96,6 +96,6 @@ def test_what_is_refused(k):
         TopK(dim="channels")
     top = TopK()
     top.update(torch.zeros(2, 3, 4))
-    with pytest.raises(ShapeError, match="must agree in their channels, got 2 after 3"):
+    with pytest.raises(ShapeError, match="must have the same number of channels, got 2 after 3"):
         top.update(torch.zeros(2, 2, 4))
     assert repr(top) == "TopK(k=9, dim=None, 3 channels)"

@@ -39,13 +39,13 @@ def first(look, known=None, before=()):
 
 # From the first to the last along the way: each look below has all that is broken further on, too.
 WAY = [
-    ("inputs", {"inputs": {"inputs": layer(nan=2)}}, {}, "The model is given 2 NaN and 0 infinite of 642 values"),
-    ("a.weight", {}, {"before": {"a.weight": math.nan}}, "a.weight has NaN or infinity from the beginning"),
+    ("inputs", {"inputs": {"inputs": layer(nan=2)}}, {}, "The input has 2 NaN and 0 infinite of 642 values"),
+    ("a.weight", {}, {"before": {"a.weight": math.nan}}, "a.weight has NaN or infinity before the first step"),
     ("a", {"layers": NAN}, {}, "Layer a is the first with NaN or infinity at step 0 (3 NaN and 0 infinite of 643"),
-    ("loss", {"layers": FINE}, {"losses": [math.nan]}, "The loss is nan at step 0, though all layers returned finite"),
-    ("a.weight", {}, {"losses": [1.0]}, "The gradient of a.weight has NaN or infinity at step 0, though all layers"),
+    ("loss", {"layers": FINE}, {"losses": [math.nan]}, "The loss is nan at step 0, although all layer outputs"),
+    ("a.weight", {}, {"losses": [1.0]}, "The gradient of a.weight has NaN or infinity at step 0, although all layer"),
     ("b.weight", {"parameters": {**MOVED, "b.weight": weight(norm=math.inf)}}, {},
-     "b.weight has NaN or infinity after step 0, though its gradient was finite: lower the learning rate"),
+     "b.weight has NaN or infinity after step 0, although its gradient was finite: lower the learning rate"),
 ]  # fmt: skip
 
 
@@ -72,18 +72,18 @@ def test_a_step_between_two_looks_is_earlier_than_all_of_this_one():
     known = type(known)(**{**vars(known), "records": (*records, StepRecord(200, math.nan, {"loss": math.nan}))})
     step, name, text = first({"layers": NAN, "parameters": LOST}, known, [{}, {}])
     assert (step, name) == (102, "gradient")
-    assert "The gradient has NaN or infinity at step 102, though the loss was finite (3)" in text
+    assert "The gradient has NaN or infinity at step 102, although the loss is finite (3)" in text
     assert "(at step 101: loss 2, gradient norm 1)" in text
-    assert "Since then weights are broken: a.weight, b.weight, c.weight." in text
+    assert "These weights now contain NaN or infinity: a.weight, b.weight, c.weight." in text
     known = type(known)(
         **{**vars(known), "records": (StepRecord(101, math.nan, {"loss": math.inf}), StepRecord(200, 1.0, {}))}
     )
     step, name, text = first({"layers": {**FINE, "b": layer(inf=1)}}, known, [{}, {}])
     assert (step, name) == (101, "loss")
-    assert "The loss is inf at step 101; it is the first such step, so that" in text
+    assert "The loss is inf at step 101; this is the first such step, so its batch" in text
     assert "Layer b is the first with NaN or infinity at step 200" in text
-    assert text.count("Look at") == 1  # one thing to do
-    assert "At step 200 all is finite again." in first({}, known, [{}, {}])[2]
+    assert text.count("Check the data") == 1  # one thing to do
+    assert "At step 200 all values are finite again." in first({}, known, [{}, {}])[2]
 
 
 def test_where_steps_are_not_known_nothing_is_said_of_the_first():
@@ -94,9 +94,7 @@ def test_where_steps_are_not_known_nothing_is_said_of_the_first():
     )
     step, name, text = first({}, known, [{}, {}])
     assert (step, name) == (150, "loss")
-    assert (
-        "The loss is nan at step 150, or came in a step before it, since steps from 101 on are not all known." in text
-    )
+    assert "The loss is nan at step 150, or in an earlier step: not all steps from 101 on were recorded." in text
     assert "first such step" not in text
 
 
@@ -104,18 +102,18 @@ def test_what_was_seen_before_is_said():
     before = [{"layers": {**FINE, "b": layer(low=-3.5, high=7.25)}}] * 2
     _, name, text = first({"layers": {**FINE, "b": layer(nan=1)}}, before=before)
     assert name == "b"
-    assert "at step 100 all was finite, and it gave -3.5 to 7.25; before it now: a -2 to 2" in text
-    assert "Look at every step from step 100 on (every=1)" in text
+    assert "at step 100 its output was finite, from -3.5 to 7.25; ranges of the layers before it: a -2 to 2" in text
+    assert "Run again with every=1 from step 100 on" in text
     _, _, text = first({"layers": {"a": layer(nan=1)}, "inputs": {"inputs": layer()}})
-    assert "what the model was given is finite" in text
+    assert "the model's input is finite" in text
 
 
 def test_layers_that_are_not_watched_are_named():
     known = account(leaves=("rnn", "norm", "a", "act", "b", "drop", "c"), losses=[1.0])
-    assert "in layers that are not watched: rnn, norm." in first({"layers": NAN}, known)[2]
+    assert "an earlier layer that is not watched: rnn, norm." in first({"layers": NAN}, known)[2]
     _, name, text = first({"layers": {**FINE, "b": layer(nan=1)}}, known)
     assert name == "b"
-    assert "it may have come before b, in layers that are not watched: act;" in text
+    assert "the cause may be an earlier layer that is not watched: act;" in text
     assert "not watched" not in first({"layers": NAN}, account(leaves=("a", "b", "c")))[2]
     many = account(leaves=(*(f"l{i}" for i in range(9)), "a"))
     assert "l0, l1, l2, l3, l4 and 4 more" in first({"layers": NAN}, many)[2]
@@ -130,7 +128,7 @@ def test_a_skipped_step_of_a_scaler_is_no_finding():
 def test_weights_that_no_step_moved():
     assert first({"parameters": {"a.weight": still(norm=math.nan)}}, account(before={"a.weight": math.nan}))[1:] == (
         "a.weight",
-        "a.weight has NaN or infinity from the beginning, before any step: look at how it is made or loaded.",
+        "a.weight has NaN or infinity before the first step: check how it is initialised or loaded.",
     )
     assert (
         "after step 0"
@@ -182,7 +180,7 @@ def test_nan_in_the_data():
 
     found, text = learn(Recurrent(), give=give)
     assert found == [(1, "nonfinite", ("inputs",))]
-    assert "look at the data" in text
+    assert "check the data" in text
 
 
 def test_a_recurrent_layer_before_the_only_one_that_is_watched():
@@ -192,7 +190,7 @@ def test_a_recurrent_layer_before_the_only_one_that_is_watched():
         net.rnn.weight_ih_l0.mul_(1e30)
     found, text = learn(net, layers=["head"], steps=1)
     assert found == [(0, "nonfinite", ("head",))]
-    assert "it may have come before head, in layers that are not watched: rnn;" in text
+    assert "the cause may be an earlier layer that is not watched: rnn;" in text
     net = Recurrent()
     with torch.no_grad():
         net.rnn.weight_hh_l0.mul_(1e30)
@@ -207,7 +205,7 @@ def test_a_weight_that_was_loaded_broken():
         net.head.weight[0, 0] = torch.nan
     found, text = learn(net)
     assert found == [(0, "nonfinite", ("head.weight",))]
-    assert "from the beginning, before any step" in text
+    assert "before the first step" in text
 
 
 def test_a_loss_that_is_nan_by_itself():
@@ -219,7 +217,7 @@ def test_a_loss_that_is_nan_by_itself():
 def test_a_gradient_that_is_nan_by_itself():
     found, text = learn(Recurrent(), loss=lambda i, answer: answer.square().mean() + (answer[0, 0] * 0 * i).sqrt())
     assert found[0][:2] in ((0, "nonfinite"), (1, "nonfinite"))
-    assert "though all layers returned finite values" in text
+    assert "although all layer outputs are finite" in text
 
 
 def test_a_weight_that_is_broken_by_the_step():
@@ -231,4 +229,4 @@ def test_a_weight_that_is_broken_by_the_step():
 
     found, text = learn(net, spoil=spoil)
     assert found[0][:2] == (1, "nonfinite")
-    assert "head.weight has NaN or infinity after step 1, though its gradient was finite" in text
+    assert "head.weight has NaN or infinity after step 1, although its gradient was finite" in text

@@ -95,11 +95,11 @@ def test_images_normalised_once_and_twice(name, seed):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda x: x * 0, "All values that the model is given are the same: inputs (all 0)"),
-        (lambda x: (x * 255).floor(), "The images that the model is given go from 0 to 255: inputs (0 to 25"),
-        (lambda x: (x - 0.5) * 2000, "The values that the model is given are large"),
-        (lambda x: x / 255, "The values that the model is given are tiny"),
-        (lambda x: ((x - 0.5) / 0.5 - 0.5) / 0.5, "as if they had been normalised twice"),
+        (lambda x: x * 0, "All values of the input are equal: inputs (all 0)"),
+        (lambda x: (x * 255).floor(), "The input images have values from 0 to 255: inputs (0 to 25"),
+        (lambda x: (x - 0.5) * 2000, "The input values are large"),
+        (lambda x: x / 255, "The input values are tiny"),
+        (lambda x: ((x - 0.5) / 0.5 - 0.5) / 0.5, "to be normalised twice"),
         (lambda x: (x - 0.5) / 0.5, None),
         (lambda x: x, None),
     ],

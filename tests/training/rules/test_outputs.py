@@ -146,8 +146,8 @@ def test_states_of_a_recurrent_layer():
 def test_the_share_that_is_told_is_not_below_what_the_text_says():
     looks = [{**layers(b=layer(saturated=0.65)), "parameters": {**MOVED, "b.weight_hh_l0": weight()}}] * 3
     said = text(*looks)
-    assert "told from 80% on; from 60% of what a recurrent layer or the model returns" in said
-    assert ": b (65%)" in said
+    assert "reported from 80 % on; from 60 % for recurrent layers and the model's output" in said
+    assert ": b (65 %)" in said
 
 
 def test_an_answer_at_its_ends_is_told_where_the_loss_stays():

@@ -17,7 +17,7 @@ def test_an_optimizer_of_another_copy():
     copied = account(stepped=False, unheld=ALL, others=("Adam", "SGD"), copies=True, before=BEFORE, rates={})
     look = ({"parameters": STILL}, copied)
     assert told(look, look) == [(0, "untrained", ALL)]
-    assert "as one that was made for another copy of the model: a.weight (Adam, SGD), b.weight (Adam, SGD)" in text(
+    assert "as if it was created for another copy of the model: a.weight (Adam, SGD), b.weight (Adam, SGD)" in text(
         look
     )
     stepped = account(stepped=True, unheld=("a.weight",), others=("Adam",), copies=True)
@@ -91,7 +91,7 @@ def test_zeros_one_after_another_hold_back_all():
     zeros = dict.fromkeys(("a.weight", "b.weight"), weight(grad=0.0, ratio=0.0, norm=0.0))
     all_still = {"parameters": {**MOVED, **zeros, "c.weight": weight(grad=0.0, ratio=0.0)}}
     assert told(all_still, all_still) == [(0, "untrained", ("a.weight", "b.weight"))] or told(all_still)[0][2] == ALL
-    assert "as these are all zeros: a.weight, b.weight, at step 0" in text(all_still)
+    assert "because these are all zeros: a.weight, b.weight, at step 0" in text(all_still)
     assert told({"parameters": {**MOVED, **zeros}}) == []  # others have a gradient
 
 
@@ -107,7 +107,7 @@ def test_an_expert_may_wait_long_for_its_turn():
 
 def test_steps_that_a_scaler_skips_forever():
     assert told(account(skipped=24)) == [(0, "nonfinite", ("gradient",))]
-    assert "in each of gradient (24 blocks) in a row" in text(account(skipped=24))
+    assert "gradient (24 blocks) in a row" in text(account(skipped=24))
     assert told(account(skipped=0)) == []
 
 
@@ -121,7 +121,7 @@ def test_evaluation_mode_since_the_first_look():
 def test_frozen_at_random():
     frozen = account(drawn=("a.weight", "b.weight"))
     assert told(frozen, frozen) == [(0, "untrained", ("a.weight", "b.weight"))]
-    assert "Load their weights before they are frozen" in text(frozen)
+    assert "Load trained weights before freezing them" in text(frozen)
 
 
 def test_uncleared():
@@ -129,7 +129,7 @@ def test_uncleared():
     missed = [(grown, account(uncleared=True))] * 3
     assert told(account(), *missed) == [(200, "gradients", ("gradient",))]
     assert told(account(), *[account(uncleared=True)] * 3) == []  # which does not grow
-    assert "Call optimizer.zero_grad() once in each step." in text(account(), *missed)
+    assert "Call optimizer.zero_grad() once per step." in text(account(), *missed)
 
 
 def test_norms_without_statistics_and_rows_alike_count_once_there_is_a_step():

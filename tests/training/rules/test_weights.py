@@ -129,9 +129,11 @@ def test_behind_weights_of_zeros():
     assert found == (200, "dead", ("a.weight",))
     findings = Findings()
     told(*[moved(**zeros)] * 3, findings=findings)
-    assert "through weights of zeros that stand after these: a.weight (b.weight is all zeros)" in findings.all[0].text
+    assert (
+        "because the weights of a later layer are all zeros: a.weight (b.weight is all zeros)" in findings.all[0].text
+    )
     told(*[moved(a=gone)] * 3, findings=(findings := Findings()))
-    assert "No gradient at all reaches these outputs" in findings.all[0].text
+    assert "These outputs get no gradient at all" in findings.all[0].text
 
 
 def test_dead_from_the_start_is_told_apart():

@@ -82,10 +82,10 @@ def test_what_is_no_such_folder(tmp_path):
     with pytest.raises(FileError, match=r"holds no samples\.jsonl; give a folder that a Monitor wrote to"):
         History.load(tmp_path)
     (tmp_path / "samples.jsonl").write_text('{"step": 1}\n')
-    with pytest.raises(FileError, match=r"samples\.jsonl' is not what a Monitor writes: KeyError"):
+    with pytest.raises(FileError, match=r"samples\.jsonl' was not written by a Monitor: KeyError"):
         History.load(tmp_path)
     (tmp_path / "samples.jsonl").write_text("no\n")
-    with pytest.raises(FileError, match="is not what a Monitor writes: JSONDecodeError"):
+    with pytest.raises(FileError, match="was not written by a Monitor: JSONDecodeError"):
         Monitor(nn.Linear(2, 2), to=tmp_path)
     with pytest.raises(FileError, match=r"cannot write .*samples\.jsonl"):
         FolderSink(tmp_path / "samples.jsonl").write(record(0))
@@ -153,9 +153,7 @@ def test_killed_in_mid_run_it_is_whole_and_a_resumed_run_appends(tmp_path, forks
     assert not list(folder.rglob("*.tmp"))
     assert watch.history.steps == after.steps  # its report is of the whole run
 
-    with pytest.warns(
-        FeatvizWarning, match=f"steps 10 to {resumed + 4} are there already; from step 10 on they are rep"
-    ):
+    with pytest.warns(FeatvizWarning, match=f"steps 10 to {resumed + 4} exist already; those from step 10 on are rep"):
         space["train"](folder, 10, 12)
     assert History.load(folder).steps == [0, 2, 4, 6, 8, 10]
 
@@ -232,7 +230,7 @@ def test_what_is_not_ours_stays(tmp_path):
 def test_two_monitors_do_not_share_a_folder(tmp_path):
     first, second = FolderSink(tmp_path / "run"), FolderSink(tmp_path / "x" / ".." / "run")
     first.write(record(0))
-    with pytest.raises(FileError, match=r"another monitor writes to .*; give each a folder of its own"):
+    with pytest.raises(FileError, match=r"another monitor already writes to .*; use one folder per monitor"):
         second.write(record(0))
     first.write(record(1))
     first.close()

@@ -131,7 +131,7 @@ def _has_rank(module):
 
 @pytest.mark.parametrize("thing", [3, Kept, Writer, print, {"to": Kept()}, [[Kept()]], logging])
 def test_what_is_refused(thing):
-    with pytest.raises(OptionError, match=r"to takes a folder's path, a SummaryWriter.* or a list .*; got "):
+    with pytest.raises(OptionError, match=r"to must be a folder, a SummaryWriter.* or a list .*; got "):
         sinks_for(thing)
 
 

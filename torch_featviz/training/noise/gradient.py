@@ -98,7 +98,7 @@ class GradientNoise:
             OptionError: a block is open already.
         """
         if self._open:
-            raise OptionError("a block of this noise scale is open already; end it first.")
+            raise OptionError("a block of this noise scale is already open; leave it first.")
         self._refused = self._why_refused()
         if self._refused:
             self._step = None
@@ -165,7 +165,7 @@ class GradientNoise:
             OptionError: the model is compiled, mixes the examples of a batch, or takes the batch on its second axis.
         """
         if self._refused:
-            raise OptionError(f"no noise scale: {self._refused}")
+            raise OptionError(f"the noise scale cannot be estimated: {self._refused}")
         return self._estimate.scale(self._layers, dict(self._left_out))
 
     def state_dict(self) -> dict[str, Any]:

@@ -14,19 +14,19 @@ from torch_featviz.errors import OptionError
 
 @dataclass(frozen=True, repr=False)
 class NoiseScale(Displayed):
-    """The batch size up to which a larger batch saves almost as many steps as it costs examples.
+    """The gradient noise scale: the batch size up to which a larger batch saves almost as many steps as it costs
+    examples.
 
     Attributes:
-        value: the simple noise scale `noise / gradient`, in examples; infinite where no gradient is found in the noise,
-            NaN before the first look.
-        low, high: the true one lies between them with 95 % confidence; 0 and infinity where fewer than three looks or
-            too much noise tell nothing.
-        gradient: squared norm of the true gradient, of which that of a batch is a noisy sample; an estimate can be
-            negative.
+        value: the simple noise scale `noise / gradient`, in examples; infinite if the gradient disappears in the noise,
+            NaN before the first watched step.
+        low, high: the 95 % confidence interval; 0 and infinity if there are fewer than three watched steps or too much
+            noise.
+        gradient: squared norm of the true gradient; the estimate can be negative.
         noise: trace of the covariance of the gradients of single examples.
-        looks: how many steps it was averaged over.
-        batch: examples in the gradient of the last one.
-        layers: whose weights and biases count.
+        looks: number of steps averaged.
+        batch: examples in the latest batch.
+        layers: layers whose weights and biases count.
         left_out: layers with parameters that do not count, and why.
     """
 

@@ -54,7 +54,10 @@ def report(history: History, findings: Sequence[Finding] = (), *, title: str = "
     layers = list(dict.fromkeys(name for sample in history for name in sample.layers))
     panels = panels_of(history)
     if not layers and not panels:
-        raise ShapeError("there is nothing to report: no step was looked at in which a layer ran or a scalar was seen.")
+        raise ShapeError(
+            "there is nothing to report: no watched step has a layer that ran or "
+            "a scalar; run steps inside watch.step() first."
+        )
     page = _Page(history, layers, panels, findings, title or "Training")
     if layers:
         page.draw_rows()

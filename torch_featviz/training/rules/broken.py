@@ -45,18 +45,18 @@ def _between(seen: Seen) -> Broken | None:
     else:
         name, what = "gradient", f"The gradient has NaN or infinity at step {record.step}"
         if record.loss is not None:
-            what += f", though the loss was finite ({record.loss:.3g}): look for sqrt(0) or x / 0 in the backward"
+            what += f", although the loss is finite ({record.loss:.3g}): look for sqrt(0) or x / 0 in the backward"
     before = _spoken(records[place - 1]) if place else ""
     now, good = _where_now(seen), -1 if seen.memory.good is None else seen.memory.good
     if not place and record.step > good + 1:
-        text = f"{what}, or came in a step before it, since steps from {good + 1} on are not all known"
-        return Broken(record.step, name, f"{text}. {now} Look at every step from {good + 1} on (every=1).")
-    text = f"{what}; it is the first such step{before}"
+        text = f"{what}, or in an earlier step: not all steps from {good + 1} on were recorded"
+        return Broken(record.step, name, f"{text}. {now} Run again with every=1 from step {good + 1} on.")
+    text = f"{what}; this is the first such step{before}"
     if place and _is_wild(records[0], records[place - 1]):
         advice = "Lower the learning rate, or clip gradients."
     else:
-        text += ", so that its batch is broken, or what is made of it"
-        advice = f"Look at the data of step {record.step}."
+        text += ", so its batch is probably broken"
+        advice = f"Check the data of step {record.step}."
     return Broken(record.step, name, f"{text}. {now} {advice}")
 
 
@@ -75,15 +75,15 @@ def _where_now(seen: Seen) -> str:
     """What of this look still tells: inputs, and whether weights are broken by now."""
     broken = [name for name, each in seen.sample.parameters.items() if not isfinite(each.norm)]
     if broken:
-        return f"Since then weights are broken: {_names(broken)}."
+        return f"These weights now contain NaN or infinity: {_names(broken)}."
     found = _broken_layer(seen)
-    return f"{found[1]}." if found else f"At step {seen.sample.step} all is finite again."
+    return f"{found[1]}." if found else f"At step {seen.sample.step} all values are finite again."
 
 
 def _input(seen: Seen) -> tuple[str, str] | None:
     for name, given in seen.sample.inputs.items():
         if given.nan + given.inf:
-            return name, f"The model is given {_count(given)} at step {seen.sample.step} ({name}): look at the data."
+            return name, f"The input has {_count(given)} at step {seen.sample.step} ({name}): check the data."
     return None
 
 
@@ -92,7 +92,7 @@ def _weight_before(seen: Seen) -> tuple[str, str] | None:
     known = {**seen.account.before, **seen.memory.weights}
     for name, each in seen.sample.parameters.items():
         if not isfinite(known.get(name, 0.0)) and not isfinite(each.norm):
-            text = f"{name} has NaN or infinity from the beginning, before any step: look at how it is made or loaded."
+            text = f"{name} has NaN or infinity before the first step: check how it is initialised or loaded."
             return name, text
     return None
 
@@ -102,7 +102,7 @@ def _layer(seen: Seen) -> tuple[str, str] | None:
     if found is None:
         return None
     since = "" if seen.memory.good is None else f" from step {seen.memory.good} on"
-    return found[0], f"{found[1]}. Look at every step{since} (every=1), or ask first_nonfinite(model, inputs)."
+    return found[0], f"{found[1]}. Run again with every=1{since}, or call first_nonfinite(model, inputs)."
 
 
 def _broken_layer(seen: Seen) -> tuple[str, str] | None:
@@ -117,15 +117,15 @@ def _broken_layer(seen: Seen) -> tuple[str, str] | None:
     own = [path for path in seen.own[name] if not isfinite(sample.parameters[path].norm)]
     before = names[: names.index(name)]
     if unwatched := _unwatched(seen, before[-1] if before else None, name):
-        text += f"; it may have come before {name or 'it'}, in layers that are not watched: {_names(unwatched)}"
+        text += f"; the cause may be an earlier layer that is not watched: {_names(unwatched)}"
     if memory.good is not None and name in memory.ranges:
         low, high = memory.ranges[name]
-        text += f"; at step {memory.good} all was finite, and it gave {low:.3g} to {high:.3g}"
+        text += f"; at step {memory.good} its output was finite, from {low:.3g} to {high:.3g}"
     ranges = [f"{each} {sample.layers[each].min:.3g} to {sample.layers[each].max:.3g}" for each in before[-_WRITTEN:]]
-    text += f"; before it now: {', '.join(ranges)}" if ranges else ""
+    text += f"; ranges of the layers before it: {', '.join(ranges)}" if ranges else ""
     if not before and sample.inputs:
-        text += "; what the model was given is finite"
-    text += "; its weights are broken after the step" if own else ""
+        text += "; the model's input is finite"
+    text += "; its weights contain NaN or infinity after the step" if own else ""
     return name, text
 
 
@@ -142,7 +142,7 @@ def _loss(seen: Seen) -> tuple[str, str] | None:
     record = seen.account.records[-1] if seen.account.records else None
     if record is None or record.loss is None or isfinite(record.loss):
         return None
-    text = f"The loss is {record.loss:g} at step {record.step}, though all layers returned finite values"
+    text = f"The loss is {record.loss:g} at step {record.step}, although all layer outputs are finite"
     return "loss", f"{text}: look for log(0), 0 / 0 or an empty mean in the loss."
 
 
@@ -152,7 +152,7 @@ def _gradient(seen: Seen) -> tuple[str, str] | None:
         if each.grad_norm is not None and not isfinite(each.grad_norm) and each.update_ratio != 0:
             text = f"The gradient of {name} has NaN or infinity at step {seen.sample.step}"
             return name, (
-                f"{text}, though all layers returned finite values: look for log(0), sqrt(0) or x / 0 in the loss."
+                f"{text}, although all layer outputs are finite: look for log(0), sqrt(0) or x / 0 in the loss."
             )
     return None
 
@@ -160,7 +160,7 @@ def _gradient(seen: Seen) -> tuple[str, str] | None:
 def _weight_after(seen: Seen) -> tuple[str, str] | None:
     for name, each in seen.sample.parameters.items():
         if not isfinite(each.norm):
-            text = f"{name} has NaN or infinity after step {seen.sample.step}, though its gradient was finite"
+            text = f"{name} has NaN or infinity after step {seen.sample.step}, although its gradient was finite"
             return name, f"{text}: lower the learning rate."
     return None
 

@@ -41,7 +41,7 @@ def wrong_sign(seen: Seen) -> Judged:
         return
     guess, first, last = log(max(1, _classes(seen))), curve.first, curve.last
     begins = guess > 1 and abs(first + guess) <= GUESSED * guess and last < first  # of two, other losses begin there
-    yield "loss", f"{first:.3g} at first, {last:.3g}", begins or last < -JUMP * max(abs(first), 1.0)
+    yield "loss", f"{first:.3g} at first, now {last:.3g}", begins or last < -JUMP * max(abs(first), 1.0)
 
 
 def spent(seen: Seen) -> Judged:
@@ -50,7 +50,7 @@ def spent(seen: Seen) -> Judged:
     begun = min(seen.memory.since.values(), default=step)
     long = seen.spent is not None and step - seen.spent >= max(ENDS[0], ENDS[1] * (step - begun))
     asks = not len(seen.curve) or seen.curve.last > LEFT * abs(seen.curve.first)
-    yield "learning_rate", f"{now:.1g}, once {highest:.1g}", asks and long
+    yield "learning_rate", f"{now:.1g}, at most {highest:.1g} before", asks and long
 
 
 def jumped(seen: Seen) -> Judged:
@@ -105,7 +105,7 @@ def unscaled(seen: Seen) -> Judged:
     steps, mean = curve.means[-1][0] - curve.means[0][0], max(1.0, hypot(answer.mean, answer.std))
     least = min(first, last)  # one that has risen has another cause
     far = (steps >= 50 and least > SQUARED * mean * mean) or (steps >= 100 and least > max(ABSOLUTE, APART * mean))
-    yield "loss", f"{last:.3g}, answers about {mean:.2g}", far and last > SLOW * first
+    yield "loss", f"{last:.3g}, outputs about {mean:.2g}", far and last > SLOW * first
 
 
 def _classes(seen: Seen) -> int:
@@ -117,34 +117,36 @@ _CAUSES = ("nonfinite", "untrained", "mode", "symmetric", "inputs", "dead", "van
 
 RULES = (
     Rule("loss", applied_twice, 1,
-         "The loss applies a softmax or sigmoid to what went through one already: {names}",
-         "Give the loss the scores of the last layer as they are."),
+         "Softmax or sigmoid is applied twice, in the model and in the loss: {names}",
+         "Pass the raw scores (logits) of the last layer to the loss."),
     Rule("loss", without_logarithm, 1,
-         "nll_loss takes logarithms of probabilities, and is given something else: {names}",
-         "Take cross_entropy, or log_softmax before nll_loss."),
+         "nll_loss needs log-probabilities, but is given something else: {names}",
+         "Use cross_entropy, or log_softmax before nll_loss."),
     Rule("targets", broadcast, 1,
-         "The shapes of answers and targets differ, so that each answer is compared with all targets: {names}",
-         "Give both the same shape, as with targets[:, None]."),
+         "Outputs and targets have different shapes and are broadcast, so each output is compared with all targets: "
+         "{names}",
+         "Give both the same shape, for instance with targets[:, None]."),
     Rule("targets", unscaled, 1,
-         "The loss is far above what the model answers, and hardly falls: {names}",
+         "The loss is far larger than the model's outputs and hardly falls: {names}",
          "Scale the targets to a mean of 0 and a std of 1.", after=("inputs", "exploding", "loss")),
     Rule("stopped", spent, 2,
-         f"The learning rate is below {SPENT:g} of what it was, and steps go on, of which nothing is learnt: {{names}}",
-         "Let the schedule end later, and look whether it counts batches or epochs.", after=_CAUSES),
+         f"The learning rate has decayed below {SPENT:g} of its maximum, so the remaining steps learn nothing: "
+         f"{{names}}",
+         "Let the schedule end later; check whether it counts batches or epochs.", after=_CAUSES),
     Rule("loss", wrong_sign, 1,
-         "The loss falls further and further below 0: {names}",
-         "Turn its sign, or bound what it rewards."),
+         "The loss keeps falling below 0: {names}",
+         "Check its sign, or bound the term that it rewards."),
     Rule("loss", jumped, 1,
-         f"The loss rose to more than {JUMP:g} times what it was at the beginning: {{names}}",
-         "Lower the learning rate, clip gradients, or look at the batch of that step.", after=("inputs",)),
+         f"The loss jumped to more than {JUMP:g} times its initial value: {{names}}",
+         "Lower the learning rate, clip gradients, or check the batch of that step.", after=("inputs",)),
     Rule("loss", diverging, 3,
-         f"The loss is more than {DIVERGED:g} times what it was at the beginning: {{names}}",
+         f"The loss diverges: it is more than {DIVERGED:g} times its initial value: {{names}}",
          "Lower the learning rate, or clip gradients.", after=("inputs",)),
     Rule("loss", worse_than_a_guess, 3,
-         f"The loss began at a guess among all classes, and has risen to {WORSE:g} times that or more: {{names}}",
+         f"The loss began at chance level and has risen to {WORSE:g} times that or more: {{names}}",
          "Lower the learning rate.", after=("inputs", "exploding", "nonfinite")),
     Rule("loss", flat, 1,
-         "The loss stays where a guess among all classes is, at the logarithm of their number: {names}",
-         "Look whether labels belong to their images, and whether the learning rate is high enough.",
+         "The loss stays at chance level, the logarithm of the number of classes: {names}",
+         "Check that labels match their images and that the learning rate is high enough.",
          after=(*_CAUSES, "stopped")),
 )  # fmt: skip

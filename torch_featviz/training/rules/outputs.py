@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import hypot
 
-from .rule import Judged, Rule, Seen, values_of
+from .rule import Judged, Rule, Seen, percent, values_of
 
 SATURATED = 0.8  # Glorot & Bengio 2010, section 3, saw whole layers there; a tanh MLP that learns well has 57 %
 STATES = 0.6  # ours: of a recurrent layer, where below a tenth are usual; of an answer, if the loss stays
@@ -74,15 +74,15 @@ def saturated(seen: Seen) -> Judged:
         if layer.saturated is None:
             continue
         if _is_recurrent(seen, name):
-            yield name, f"{layer.saturated:.0%}", layer.saturated >= STATES and not seen.curve.has_fallen
+            yield name, percent(layer.saturated), layer.saturated >= STATES and not seen.curve.has_fallen
             continue
         if name == seen.answer:
             wrong = seen.is_stuck and seen.curve.last > RIGHT  # of rare positives nearly all answers are 0, and right
-            yield name, f"{layer.saturated:.0%}", layer.saturated >= STATES and wrong
+            yield name, percent(layer.saturated), layer.saturated >= STATES and wrong
             continue
         gate = layer.min >= 0 and seen.memory.saturated.get(name, 1.0) < SATURATED
         held = feeding is None or flow[feeding] < HELD_BACK * max(flow.values())
-        yield name, f"{layer.saturated:.0%}", layer.saturated >= SATURATED and held and not gate
+        yield name, percent(layer.saturated), layer.saturated >= SATURATED and held and not gate
 
 
 def _is_recurrent(seen: Seen, name: str) -> bool:
@@ -104,22 +104,26 @@ def small(seen: Seen) -> Judged:
 
 RULES = (
     Rule("exploding", widened, 1,
-         "Values widen from layer to layer before anything is learnt; the answer: {names}",
-         "Begin with smaller weights, such as PyTorch's own, or normalise between the layers.", after=("inputs",)),
+         "Activations grow from layer to layer before the first step; the last layer: {names}",
+         "Initialise with smaller weights, such as PyTorch's default, or add normalisation between the layers.",
+         after=("inputs",)),
     Rule("dead", silent_answer, 3,
-         "The last layer returns nothing above 0, and no gradient comes through it, as where a ReLU follows: {names}",
-         "Let the model end without a ReLU, or begin with other biases.", after=("inputs",)),
+         "No output of the last layer is above 0 and no gradient flows through it, as with a ReLU behind it: {names}",
+         "Remove the ReLU at the end of the model, or initialise its biases differently.", after=("inputs",)),
     Rule("exploding", large, 1,
-         f"The values of {{names}} are spread beyond {EXPLODING:g} times their first std, or beyond float16",
-         "Lower the learning rate, clip gradients, or begin with smaller weights.", after=("inputs",)),
+         f"The std of the activations of {{names}} is above {EXPLODING:g} times its initial value, or above the "
+         "range of float16",
+         "Lower the learning rate, clip gradients, or initialise with smaller weights.", after=("inputs",)),
     Rule("dead", constant, 3,
-         "One single value is all that these layers return: {names}",
-         "Check their weights and what comes before them.", patient=True, after=("inputs",)),
+         "These layers return one constant value: {names}",
+         "Check their weights and the layers before them.", patient=True, after=("inputs",)),
     Rule("saturated", saturated, 3,
-         f"Values at the ends of the activation's range (told from {SATURATED:.0%} on; from {STATES:.0%} of what a "
-         "recurrent layer or the model returns), where gradients end: {names}",
-         "Begin with smaller weights, normalise before the activation, or take another one.", after=("inputs",)),
+         f"Saturated activations, which block the gradient (reported from {percent(SATURATED)} on; from "
+         f"{percent(STATES)} for recurrent layers and the model's output): {{names}}",
+         "Initialise with smaller weights, normalise before the activation, or use another activation.",
+         after=("inputs",)),
     Rule("vanishing", small, 3,
-         f"The values (std) are below {VANISHING:g} of the largest before them, to the end of the model: {{names}}",
-         "Begin with larger weights, or normalise.", patient=True, after=("inputs",)),
+         f"The activations vanish: from here to the end of the model their std is below {VANISHING:g} of the largest "
+         f"before: {{names}}",
+         "Initialise with larger weights, or add normalisation.", patient=True, after=("inputs",)),
 )  # fmt: skip

@@ -218,6 +218,11 @@ def once(judge: Callable[[Seen], Judged]) -> Callable[[Seen], Judged]:
     return judged
 
 
+def percent(share: float) -> str:
+    """A share as a person reads it: `80 %`."""
+    return f"{100 * share:.0f} %"
+
+
 def values_of(layer: LayerFigures) -> int:
     """How many finite values it returned."""
     return sum(layer.histogram.counts)

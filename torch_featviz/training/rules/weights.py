@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from statistics import median, median_low
 
-from .rule import KNOWN, Judged, Rule, Seen, layer_of, once, values_of
+from .rule import KNOWN, Judged, Rule, Seen, layer_of, once, percent, values_of
 
 DEAD = 0.75  # ours: of a weight's rows; CS231n warns of 40 %, but 57 % were off in a training that went well
 WIDE = 64  # ours: of fewer rows only all count; where biases decide, half of the ReLUs are off by chance
@@ -187,41 +187,47 @@ def _is_table(seen: Seen, name: str) -> bool:
 
 RULES = (
     Rule("exploding", large_gradients, 1,
-         f"The gradient of {{names}} has more than {EXPLODING:g} times its usual norm",
-         "Look at this batch, clip gradients, or lower the learning rate.", after=("inputs",)),
+         f"The gradient norm of {{names}} is more than {EXPLODING:g} times its usual value",
+         "Check this batch, clip gradients, or lower the learning rate.", after=("inputs",)),
     Rule("large_updates", shut_off, 3,
-         f"These took a step of more than {LARGE:g} of the weight, and no gradient comes to them any more: {{names}}",
+         f"One step changed these weights by more than {LARGE:g} of their norm, and since then they get no gradient: "
+         f"{{names}}",
          "Lower the learning rate.", after=("inputs",)),
     Rule("dead", behind_zeros, 3,
-         "No gradient comes through weights of zeros that stand after these: {names}",
-         "Let the weights of zeros begin with other numbers, or let them learn.", ("untrained",), after=("inputs",)),
+         "These get no gradient, because the weights of a later layer are all zeros: {names}",
+         "Initialise the later weights differently, or train them.", ("untrained",), after=("inputs",)),
     Rule("dead", dead_rows, 3,
-         f"No gradient at all reaches these outputs (told from {DEAD:.0%} on, of narrow layers all): {{names}}",
-         "Lower the learning rate; a LeakyReLU, or a normalisation before the activation, helps.", ("untrained",),
-         from_the_first="Check the biases and weights that they begin with.", after=("inputs",)),
+         f"These outputs get no gradient at all (reported from {percent(DEAD)} of a layer on; in a narrow "
+         f"layer, only if it is all of them): {{names}}",
+         "Lower the learning rate; a LeakyReLU or normalisation before the activation helps.", ("untrained",),
+         from_the_first="Check the initial biases and weights.", after=("inputs",)),
     Rule("vanishing", small_gradients, 3,
-         f"The gradient (RMS), and what it moves, is below {VANISHING:g} of the largest layer's: {{names}}",
-         "Put a normalisation between the layers, or begin with larger weights.", patient=True,
+         f"The gradient (RMS) vanishes: it and the update are below {VANISHING:g} of those of the largest layer: "
+         f"{{names}}",
+         "Add normalisation between the layers, or initialise with larger weights.", patient=True,
          after=("inputs",)),
     Rule("stopped", never_moves, 3,
-         "Gradients come, and these have hardly moved in any step (update ÷ weight at most): {names}",
-         "Raise the learning rate; keep weights in float32 where they are rounded to 16 bits.",
+         "These get gradients but have hardly changed in any step (largest update ÷ weight): {names}",
+         "Raise the learning rate; if the weights have 16 bits, keep them in float32.",
          ("dead", "vanishing", "untrained"), patient=True),
     Rule("stopped", stopped, 3,
-         f"Others move, these hardly (update ÷ weight below 6e-08 or {LEFT_BEHIND:g} of the median): {{names}}",
+         f"These weights hardly change while others do (update ÷ weight below 6e-08 or {LEFT_BEHIND:g} of the "
+         f"median): {{names}}",
          "Check the learning rate of their group, or freeze them.", ("dead", "vanishing", "untrained"), patient=True),
     Rule("stopped", small_steps, 1,
-         f"The loss stays where it began, and no step was large enough to change that (update ÷ weight below "
+         f"The loss stays at its initial value, and all steps are too small to change it (update ÷ weight below "
          f"{SMALL_STEPS:g}; about 0.001 is usual): {{names}}",
          "Raise the learning rate.", ("dead", "vanishing", "untrained", "stopped"), after=("inputs",)),
     Rule("large_updates", outgrown, 1,
-         f"The loss has hardly fallen, and these have {OUTGROWN:g} times their first norm or more: {{names}}",
+         f"The loss has hardly fallen, and the norm of these weights is {OUTGROWN:g} times its initial value or "
+         f"more: {{names}}",
          "Lower the learning rate.", after=("inputs",)),
     Rule("large_updates", large_steps, 3,
-         f"The loss has hardly fallen, and each step changes much of the weight (update ÷ weight above "
+         f"The loss has hardly fallen, and each step changes a large part of the weight (update ÷ weight above "
          f"{LARGE_STEPS:g}; about 0.001 is usual): {{names}}",
          "Lower the learning rate.", after=("inputs",)),
     Rule("large_updates", large_updates, 3,
-         f"Each step changes much of the weight (update ÷ weight above {LARGE:g}; about 0.001 is usual): {{names}}",
+         f"Each step changes a large part of the weight (update ÷ weight above {LARGE:g}; about 0.001 is usual): "
+         f"{{names}}",
          "Lower the learning rate.", after=("inputs",)),
 )  # fmt: skip

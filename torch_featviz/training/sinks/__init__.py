@@ -31,8 +31,8 @@ __all__ = [
 ]
 
 _CAN_BE = (
-    "to takes a folder's path, a SummaryWriter, a run of wandb or MLflow, a Lightning logger of one of these three, "
-    "anything with write(record) and close(), or a list of such things"
+    "to must be a folder, a SummaryWriter, a run of wandb or MLflow, a Lightning logger of one of these three, "
+    "an object with write(record) and close(), or a list of them"
 )
 
 

@@ -69,7 +69,7 @@ class FolderSink:
 
     def _claim(self) -> None:
         if _CLAIMED.setdefault(self.folder.resolve(), self) is not self:
-            raise FileError(f"another monitor writes to {str(self.folder)!r}; give each a folder of its own.")
+            raise FileError(f"another monitor already writes to {str(self.folder)!r}; use one folder per monitor.")
 
     def _path(self, name: str, step: int) -> Path:
         kind, _, layer = name.partition("/")
