@@ -28,7 +28,7 @@ def main() -> None:
         seconds = time.perf_counter() - start
         mistakes = int(result.confusion.sum() - result.confusion.diagonal().sum())
         found = len(watched[0].findings)
-        print(f"| {seed} | {result.accuracy:.2%} | {mistakes} | {seconds:.0f} | {found} |", flush=True)
+        print(f"| {seed} | {100 * result.accuracy:.2f} % | {mistakes} | {seconds:.0f} | {found} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -197,8 +197,8 @@ RULES = (
          "These get no gradient, because the weights of a later layer are all zeros: {names}",
          "Initialise the later weights differently, or train them.", ("untrained",), after=("inputs",)),
     Rule("dead", dead_rows, 3,
-         f"These outputs get no gradient at all (reported from {percent(DEAD)} of a layer on; in a narrow "
-         f"layer, only if it is all of them): {{names}}",
+         f"These outputs get no gradient at all (reported from {percent(DEAD)} of a wide layer on, or all of a narrow "
+         f"one): {{names}}",
          "Lower the learning rate; a LeakyReLU or normalisation before the activation helps.", ("untrained",),
          from_the_first="Check the initial biases and weights.", after=("inputs",)),
     Rule("vanishing", small_gradients, 3,
