@@ -2,8 +2,8 @@
 Can I see all of it on one page?
 ================================
 
-An atlas is one HTML file on which a person walks through a network, from the pixels to the decision. It asks for
-nothing else: send it by mail, open it anywhere.
+An atlas is one HTML file that shows a network from the pixels to the decision. It needs no other file: send it by mail,
+open it anywhere.
 """
 
 # sphinx_gallery_thumbnail_path = "../examples/pictures/atlas.png"
@@ -14,10 +14,10 @@ import torch_featviz as fv
 from torch_featviz.zoo import XO, train_xo
 
 model, history, result = train_xo(0, epochs=4, progress=False)
-print(f"{result.accuracy:.0%} of drawings that it never saw")
+print(f"{100 * result.accuracy:.0f} % of held-out drawings are right")
 
 # %%
-# Two drawings, and the rest of them to find what else moves each channel.
+# Two drawings to walk through, and the whole test set to find the top-activating patches of each channel.
 
 test = XO("test")
 images = torch.stack([next(image for image, label in test if label == k) for k in (0, 1)])
@@ -31,8 +31,8 @@ page = fv.atlas(
 page
 
 # %%
-# Point at a map: its value there, and the part of the drawing that it sees. Press Enter on it, then Esc; ``?`` tells
-# all keys. ``page.save("atlas.html")`` writes the file.
+# Point at a map to read its value and to see the part of the drawing that the unit sees. Press Enter to open it, Esc to
+# close it; ``?`` lists all keys. ``page.save("atlas.html")`` writes the file.
 
 print(f"{len(page.html.encode()) / 1e6:.1f} MB")
 print("Not on the page:", *page.left_out, sep="\n  ")

@@ -2,8 +2,8 @@
 How do I capture activations in a training loop, and under torch.compile?
 =========================================================================
 
-``fv.capture`` is a ``with`` block around whatever runs the model. What it keeps is up to you: outputs, statistics that
-are computed on the device and cost next to nothing, gradients.
+``fv.capture`` is a ``with`` block around the code that runs the model. You choose what it keeps: outputs, gradients, or
+statistics, which are computed on the device and cost next to nothing.
 """
 
 import torch
@@ -26,7 +26,7 @@ def train(model):
 
 
 # %%
-# **Outputs.** The block holds those of the latest forward; ``every=10`` looks at one forward in ten.
+# **Outputs.** The block keeps those of the latest forward; ``every=10`` captures one forward in ten.
 
 with fv.capture(model, [nn.Conv2d], every=10) as acts:
     train(model)
@@ -34,23 +34,25 @@ for layer, output in acts.items():
     print(layer, tuple(output.shape))
 
 # %%
-# **Statistics.** Nothing is stored, nothing is transferred until you read it.
+# **Statistics.** No output is stored, and nothing is copied to the CPU until you read it.
 
 with fv.capture(model, [nn.ReLU], into=fv.Moments()) as stats:
     train(model)
 for layer, moments in stats.items():
     dead = int(moments.dead.sum())
-    print(f"{layer}: mean {moments.mean.mean():.3f}, {moments.zero_share.mean():.0%} zeros, {dead} dead channels")
+    print(
+        f"{layer}: mean {moments.mean.mean():.3f}, {100 * moments.zero_share.mean():.0f} % zeros, {dead} dead channels"
+    )
 # %%
-# **Gradients** of outputs, with the backward inside the block.
+# **Gradients** of outputs. The backward must be inside the block.
 
 with fv.capture(model, ["2"], of="grad") as grads:
     train(model)
 print(grads["2"].norm())
 
 # %%
-# **Compiled.** The same lines. What is captured becomes part of the compiled graph: no graph break, and the bare graph
-# runs again once the block is left.
+# **Compiled models** need no other code. The capture becomes part of the compiled graph, without a graph break. After
+# the block the original graph runs again.
 
 compiled = torch.compile(model)
 with torch.no_grad(), fv.capture(compiled, ["0", "2"]) as acts:

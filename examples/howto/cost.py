@@ -2,8 +2,8 @@
 How do I gate the cost in CI?
 =============================
 
-Watching should cost nothing that you notice. Whether it does depends on your model, so measure it there, and let CI
-fail when it changes. The package brings a pytest fixture; this is the whole test:
+A capture should cost almost nothing. The cost depends on your model, so measure it there and let CI fail when it rises.
+The package has a pytest fixture for it; this is the whole test:
 
 .. code-block:: python
 
@@ -11,8 +11,8 @@ fail when it changes. The package brings a pytest fixture; this is the whole tes
         cost = capture_overhead(model, images, ["layer1", "layer4"])
         assert cost.ratio.within(1.05)
 
-It fails once the ratio to the bare forward is above 1.05 with 97.5 % confidence: a noisy machine widens the interval
-and does not fail the test. The run's summary has a line for each measurement. The same in a script:
+It fails if the ratio to the bare forward is above 1.05 with 97.5 % confidence: a noisy machine widens the interval and
+does not fail the test. The test summary has one line per measurement. The same in a script:
 """
 
 import torch
@@ -28,8 +28,8 @@ with torch.no_grad():
 print(cost)
 
 # %%
-# Of the captured forward to the bare one: the median of the ratios, and its 95 % interval; then what each layer adds,
-# and the memory that is held. :doc:`How it is measured </measured>` says why these figures can be trusted.
+# The output is the ratio of the captured to the bare forward (median and 95 % interval), the extra time per layer, and
+# the memory that is held. :doc:`How it is measured </measured>` explains why these figures can be trusted.
 
 print("may be at most 1.5:", cost.ratio.within(1.5))
 print(sorted(cost.as_dict()))

@@ -2,7 +2,7 @@
 What does one convolution do to a photograph?
 =============================================
 
-Before anything is learnt: what the computer sees, and what a filter made by hand does to it.
+Before any training: the numbers in an image, and what a hand-made filter does with them.
 """
 
 import torch
@@ -16,28 +16,28 @@ photo = from_pil(Image.fromarray(data.camera()).resize((256, 256)), "L")
 fv.samples([(photo, 0)], classes=["a photograph"])
 
 # %%
-# **The numbers.** A piece of 12 × 12 pixels, each with its value written in its cell.
+# **The numbers.** A crop of 12 × 12 pixels, each with its value in its cell.
 
 piece = (photo[:, 60:72, 120:132] * 255).round().byte()
 fv.pixels(piece, title="12 × 12 pixels, from row 60 and column 120")
 
 # %%
-# **Two filters.** Sobel's: red weighs for, blue against. One looks for what gets lighter to the right, one for what
-# gets lighter downwards.
+# **Two filters**, by Sobel: red weights are positive, blue ones negative. Sobel x responds where the image gets lighter
+# to the right, Sobel y where it gets lighter downwards.
 
 sobel = FilterBank([SOBEL_X, SOBEL_Y])
 fv.pixels(sobel.conv.weight[0], decimals=0, scale=fv.Scale(symmetric=True), title="Sobel x")
 
 # %%
-# **What they find.** Red is a positive answer, blue a negative one, on one scale for both.
+# **Their feature maps.** Red is a positive response, blue a negative one; both maps have one scale.
 
 with torch.no_grad():
     x, y = sobel(photo[None]).conv[0]
 fv.feature_maps({"Sobel x": x[None], "Sobel y": y[None]}, title="Edges of a photograph")
 
 # %%
-# **What a network makes of it.** Four filters, then a ReLU, which keeps what is positive, then a max-pool, which halves
-# the map and keeps the edges.
+# **As in a network:** four filters, then a ReLU, which keeps positive values, then a max-pool, which halves the map and
+# keeps the edges.
 
 bank = FilterBank()
 with torch.no_grad():

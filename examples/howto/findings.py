@@ -2,8 +2,8 @@
 What is wrong with my training?
 ===============================
 
-When a layer dies, values explode, gradients vanish or the first NaN comes, a ``Monitor`` says so in words: once, as a
-warning, in ``watch.findings`` and below its report. Here a network is broken on purpose.
+When a layer dies, activations explode, gradients vanish or the first NaN appears, a ``Monitor`` reports it in words,
+once: as a warning, in ``watch.findings``, and below its report. This network is broken on purpose.
 """
 
 import warnings
@@ -41,12 +41,12 @@ for found in watch.findings:
     print(f"step {found.step}, {found.kind}: {found.text}")
 
 # %%
-# The report shows the same: a layer whose values stay in one bin, and gradients that are gone.
+# The report shows the same: one layer's values stay in one bin, and the gradients are 0.
 
-watch.report(title="The third convolution (4) begins with a bias of −10")
+watch.report(title="The bias of the third convolution (4) starts at −10")
 
 # %%
-# A NaN has a place of birth. Without any training, one call tells which layer is the first to return one:
+# Where does a NaN come from? One call, without training, returns the first layer whose output contains one:
 
 with torch.no_grad():
     model[2].weight[3, 0, 0, 0] = torch.nan

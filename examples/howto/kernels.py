@@ -2,8 +2,8 @@
 What do the kernels look like?
 ==============================
 
-The first convolution of a trained network is the one layer that can be read by eye: its filters look at pixels. The
-network here is EfficientNet-Lite0 with its ImageNet weights; nothing is downloaded.
+The first convolution of a trained network can be read by eye, because its filters work on pixels. The network is
+EfficientNet-Lite0 with ImageNet weights; nothing is downloaded.
 """
 
 import torch
@@ -16,11 +16,11 @@ model = info.load()
 fv.kernels(model, info.low)
 
 # %%
-# A filter of three channels is drawn in colour: grey is 0, each colour channel is a signed weight. You see edges of all
-# directions, blobs, and filters for a colour against another. Some do nothing: they are flat.
+# A filter with three input channels is drawn in colour: grey is 0, each colour channel is a signed weight. You see
+# edges in all directions, blobs, and filters that compare two colours. Flat filters do nothing.
 #
-# **Before and after on one scale.** A picture's scale is declared, never guessed, and one scale can be shared. Random
-# weights and trained ones, on the scale that holds both:
+# **Before and after on one scale.** A scale is declared, never guessed, and can be shared. These are random and trained
+# weights on a scale that fits both:
 
 untrained = info.build()
 before, after = (net.get_submodule(info.low).weight for net in (untrained, model))
@@ -32,8 +32,8 @@ fv.kernels(before, scale=scale)
 fv.kernels(after, scale=scale)
 
 # %%
-# **Each on its own.** One strong filter makes the others pale. With ``per="filter"`` each has a scale of its own:
-# good to see shapes, no good to compare strengths. The legend says which it is.
+# **One scale per filter.** One strong filter makes the others pale. With ``per="filter"`` each filter has its own
+# scale: good for seeing shapes, useless for comparing strengths. The legend says which it is.
 
 fv.kernels(model, info.low, scale=fv.Scale(symmetric=True, per="filter"))
 

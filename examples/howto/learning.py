@@ -2,8 +2,8 @@
 What happens while it learns?
 =============================
 
-A ``Monitor`` around the training step looks at one step in so many, and keeps what each layer returned, how its weights
-moved, its kernels, and what it makes of a few images of yours. The training stays the same, bit by bit.
+A ``Monitor`` around the training step watches one step in ``every``. It records activations, weight updates, kernels,
+and the feature maps of a few images of yours. The training stays the same, bit by bit.
 """
 
 # sphinx_gallery_thumbnail_number = 2
@@ -21,7 +21,7 @@ drawings = XO("train")
 fv.samples(drawings, n=10, title="Drawn circles and crosses")
 
 # %%
-# A small network, and a plain loop with a block around each step.
+# A small network and a plain training loop, with a block around each step.
 
 model = nn.Sequential(
     *(nn.Conv2d(1, 8, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
@@ -43,21 +43,22 @@ for images, labels in islice(cycle(loader), 100):
 print(watch.history, len(watch.findings), "findings")
 
 # %%
-# Is every layer alive? A row is a layer, time goes to the right.
+# Is every layer alive? Each row is a layer; time runs to the right.
 
 watch.report(title="Two convolutions and a classifier learn circles and crosses")
 
 # %%
-# What does the second convolution make of the probe, step by step? One scale for all of them.
+# The feature maps of the second convolution for the probe, step by step, on one scale.
 
 watch.film("3", of="maps").strip()
 
 # %%
-# And what become of the kernels? ``save("kernels.webp")`` instead of ``strip()`` writes an animation.
+# The kernels of the first convolution, step by step. ``save("kernels.webp")`` instead of ``strip()`` writes an
+# animation.
 
 watch.film("0").strip()
 
 # %%
-# The numbers are there, too: how far a step moves a weight, relative to it.
+# The numbers are available too, here the size of each update relative to the weight.
 
 print(watch.history.values("0.weight", "update_ratio")[:5])

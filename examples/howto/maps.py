@@ -2,8 +2,8 @@
 Which maps fire on this image?
 ==============================
 
-Every channel of a layer answers to something else. Capture what a layer returns for one image, and look at the channels
-that answer most.
+Each channel of a layer responds to another pattern. Capture a layer's output for one image, and look at the channels
+with the strongest response.
 """
 
 import torch
@@ -22,20 +22,20 @@ fires = fv.Scale(vmin=0)  # after a ReLU nothing is below 0
 fv.feature_maps(acts["_swish#1"][0], top=12, ncols=6, scale=fires, title="What the first layer makes of a cat")
 
 # %%
-# Edges of one direction each, and in channel 6 the dark parts. The number is the channel's. Capturing is one ``with``
-# block around your own call of the model; names may be globs, types or modules. A layer that runs more than once has a
-# key for each of its calls:
+# Each map shows edges of one direction, and channel 6 the dark parts. The number above a map is its channel. Capturing
+# is one ``with`` block around your own call of the model; layers may be names, globs, types or modules. A layer that
+# runs more than once has one key per call:
 
 for layer, output in acts.items():
     print(layer, tuple(output.shape))
 
 # %%
-# Late maps are small and choosy. There are 1,152 of them; these are the 12 that answer most.
+# Late maps are small and selective. These are the 12 strongest of 1,152.
 
 fv.feature_maps(acts["_blocks.12._swish#2"][0], top=12, ncols=6, scale=fires, title="A late layer")
 
 # %%
-# Two images side by side, on one scale: which channels tell them apart?
+# Two images side by side, on one scale: which channels distinguish them?
 
 both = {"cat": cat, "astronaut": info.preprocess(Image.fromarray(data.astronaut()))}
 with torch.no_grad(), fv.capture(model, "_swish") as acts:

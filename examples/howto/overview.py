@@ -2,7 +2,7 @@
 What does each layer make of it?
 ================================
 
-One picture from the pixels to the decision: one map for each layer, in the order in which they run.
+One picture from the pixels to the decision: one map per layer, in order of execution.
 """
 
 import torch
@@ -18,11 +18,11 @@ blocks = ["_conv_stem", *(f"_blocks.{i}" for i in range(16))]
 fv.overview(model, cat, blocks, title="A cat, block by block: mean over channels")
 
 # %%
-# Each map is the mean over the channels of a layer. Maps get smaller, and what they mean gets larger: strokes first,
-# then parts, then places. Each has a scale of its own, whose end stands above it, because layers differ in range.
-# Without the list of layers, all of them are drawn.
+# Each map is the mean over the channels of a layer. Maps get smaller from layer to layer, and show larger structures:
+# strokes first, then parts, then places. Each map has its own scale, because layers differ in range; its maximum is
+# printed above it. Without the list of layers, the layers are chosen for you.
 #
-# And the answer:
+# And the prediction:
 
 with torch.no_grad():
     logits = model(cat)

@@ -2,8 +2,8 @@
 How do I bring my own model?
 ============================
 
-Any ``nn.Module`` will do: the views take modules and tensors. A ``ModelCard`` adds what a file of weights does not say:
-how images are fed to the model, what its classes are called, and which layers are worth a look.
+Every ``nn.Module`` works: the views take modules and tensors. A ``ModelCard`` adds what a weights file does not
+contain: the preprocessing of images, the class names, and the layers worth looking at.
 """
 
 from pathlib import Path
@@ -40,20 +40,20 @@ card = fv.ModelCard(
 )
 
 # %%
-# Which layers are there? These are the names that everything else takes.
+# List the layers. All other calls take these names.
 
 model = card.build().eval()
 print(fv.layer_names(model))
 
 # %%
-# Your own weights: a state dict, as ``.pt``, ``.pth`` or ``.safetensors``. A pickle that wants to run code is refused.
+# Load your own weights: a state dict as ``.pt``, ``.pth`` or ``.safetensors``. A pickle that runs code is an error.
 
 with TemporaryDirectory() as folder:
     torch.save(model.state_dict(), Path(folder) / "weights.pt")
     model = card.load(Path(folder) / "weights.pt")
 
 # %%
-# From a photograph to an answer. ``preprocess`` takes a PIL image, or a tensor in [0, 1]; nothing is guessed.
+# From a photograph to a prediction. ``preprocess`` takes a PIL image, or a tensor in [0, 1]; nothing is guessed.
 
 photo = torch.from_numpy(data.astronaut()).permute(2, 0, 1) / 255
 images = card.preprocess(photo)
@@ -63,6 +63,6 @@ title = "An untrained network guesses"
 fv.predictions(images, logits, card.classes, card=card, title=title)
 
 # %%
-# From here on it is like any other network.
+# From here on, use it like any other network.
 
 fv.overview(model, images, title="mine, layer by layer")

@@ -2,8 +2,8 @@
 What excites a unit?
 ====================
 
-A channel is known by what moves it. Go through a set of images once, keep the patches where a channel is highest, and
-project the unit back to the pixels to see what in the patch does it (Zeiler & Fergus 2013, figure 2).
+To learn what a channel detects, go through a set of images once, keep the patches with its highest activations, and
+project the unit back to the pixels (Zeiler & Fergus 2013, figure 2).
 """
 
 import torch
@@ -18,7 +18,7 @@ model = info.load()
 
 
 def squares(name, side=160):
-    """Overlapping squares of a photograph, as the network is fed them."""
+    """Cut a photograph into overlapping squares, preprocessed for the network."""
     photo = torch.from_numpy(getattr(data, name)().copy()).permute(2, 0, 1).float() / 255
     cut = F.unfold(photo[None], side, stride=side // 2)[0].t().view(-1, 3, side, side)
     return [info.preprocess(square)[0] for square in cut]
@@ -31,19 +31,20 @@ strongest = best.values[:, 0].topk(6).indices.tolist()
 fv.exemplars(best, strongest, card=info)
 
 # %%
-# Left the patches, right what in them excites the unit: mid-grey is 0. Each channel has found edges of its own slant,
-# in a cat, an astronaut and a cup of coffee. With a folder of thousands of images, the same takes one pass, in constant
-# memory: ``fv.zoo.ImageFiles("FOLDER", info.preprocess)`` is a dataset for the loader.
+# Left are the patches, right the projections: the pattern in each patch that activates the unit (mid-grey is 0). Each
+# channel detects edges of one slant, in a cat, an astronaut and a cup of coffee. For a folder with thousands of images,
+# use ``fv.zoo.ImageFiles("FOLDER", info.preprocess)`` as the data set: it takes one pass, in constant memory.
 #
-# A deconvnet would know a patch by the switches of max pools alone. This network has none: its deconvnet projects one
-# unit alike from every patch, so that the default here is guided backpropagation, as the title says. The legend says
-# how far that depends on the patch, by the cosine between the projections of a channel. The deconvnet, with its figure:
+# A deconvnet depends on the patch only through the switches of max pools. This network has no max pools, so its
+# deconvnet projects a unit in the same way from every patch. The default here is therefore guided backpropagation, as
+# the title says. The legend gives the cosine between the projections of a channel: 1 means that they do not depend on
+# the patch. This is the deconvnet for comparison:
 
 fv.exemplars(best, strongest, projection="deconvnet", value_range=info.denormalize)
 
 # %%
-# One unit of one image is :func:`~torch_featviz.deconvnet` alone, by the same rule. It is signed, in the shape of the
-# image:
+# For one unit of one image call :func:`~torch_featviz.deconvnet`; it chooses the method by the same rule. The result is
+# signed and has the shape of the image:
 
 cat = images[:1]
 down = fv.deconvnet(model, torch.stack(cat), layer, strongest[:1])

@@ -2,8 +2,8 @@
 Why did it decide?
 ==================
 
-Attribution methods say which pixels speak for an answer. They often disagree, and a heatmap that looks right may have
-little to do with the model. So every heatmap here comes with a measure of how much it is worth.
+Attribution methods show which pixels speak for a class. They often disagree, and a heatmap that looks right may have
+little to do with the model. So each heatmap comes with a measure of its faithfulness.
 """
 
 from PIL import Image
@@ -24,22 +24,23 @@ fv.attributions(
 )
 
 # %%
-# Red speaks for the class, blue against it. The figures below each heatmap: **insertion** is how fast the class becomes
-# probable when the pixels come back in the heatmap's order (high is good), **deletion** how fast it goes when they are
-# taken away (low is good), each beside the figure of a random order. A method that hardly changes when all weights are
-# made random is marked ``(!)``: it draws the image, not the model.
+# Red speaks for the class, blue against it. Below each heatmap are two figures. **Insertion** says how fast the class
+# becomes probable when pixels are added in the heatmap's order (high is good). **Deletion** says how fast the class
+# disappears when they are removed (low is good). Each stands beside that of a random order. A method that hardly
+# changes when all weights are randomised is marked ``(!)``: it shows the image, not the model.
 #
-# Several classes are compared with ``targets=``. The same in numbers, for a loop of your own:
+# Compare several classes with ``targets=``. The same as numbers, for your own loop:
 
 why = fv.attribute(model, cat, method="gradcam")
 worth = fv.faithfulness(model, cat, why)
 print(f"insertion {worth.insertion.item():.2f}, of a random order {worth.random_insertion.item():.2f}")
 print(f"deletion  {worth.deletion.item():.2f}, of a random order {worth.random_deletion.item():.2f}")
-print("the same without what was learnt:", worth.unmoved)
+print("unchanged with random weights:", worth.unmoved)
 
 # %%
-# Read both: here the pixels that Grad-CAM names first bring the cat back far sooner than chance does, but without them
-# the network still knows it, longer than without pixels at random. The one figure alone would have told half of it.
+# Read both figures. Adding the pixels that Grad-CAM ranks first brings the cat back far sooner than chance does. But
+# when they are removed, the network recognises the cat longer than with random pixels removed. One figure alone would
+# tell half of the story.
 
 # %%
 # From the shell: ``featviz why efficientnet_lite0 --image cat.jpg --method gradcam --class tabby``.
