@@ -57,21 +57,21 @@ def test_names_and_numbers_that_have_them():
         (
             torch.zeros(4, 4, dtype=torch.long),
             DtypeError,
-            r"item 7 is of shape \(4, 4\), a mask or an image, and no class; give the data set a target_transform",
+            r"item 7 is of shape \(4, 4\), a mask or an image, not a class; set a target_transform",
         ),
         (np.zeros((1, 4, 4)), DtypeError, r"of shape \(1, 4, 4\), a mask"),
-        (Image.new("L", (4, 4)), DtypeError, "item 7 is a Image, and no class"),
-        ({"boxes": 1, "labels": 2}, DtypeError, "item 7 is a dict of 'boxes', 'labels', and no class"),
-        (torch.tensor([0.0, 1.0, 1.0]), DtypeError, r"item 7 is \(0, 1, 1\), and not one class"),
-        (torch.tensor([0.25, 0.75]), DtypeError, r"item 7 is \(0\.25, 0\.75\), and not one class"),
-        ([0] * 20, DtypeError, r"\(0, 0, 0, 0, 0, 0, …\), and not one class"),
-        ([3, 5], DtypeError, r"\(3, 5\), and not one class"),
-        ([{"bbox": 1}, {"bbox": 2}], DtypeError, "a list of 2, and no class"),
+        (Image.new("L", (4, 4)), DtypeError, "item 7 is a Image, not a class"),
+        ({"boxes": 1, "labels": 2}, DtypeError, "item 7 is a dict of 'boxes', 'labels', not a class"),
+        (torch.tensor([0.0, 1.0, 1.0]), DtypeError, r"item 7 is \(0, 1, 1\), not one class"),
+        (torch.tensor([0.25, 0.75]), DtypeError, r"item 7 is \(0\.25, 0\.75\), not one class"),
+        ([0] * 20, DtypeError, r"\(0, 0, 0, 0, 0, 0, …\), not one class"),
+        ([3, 5], DtypeError, r"\(3, 5\), not one class"),
+        ([{"bbox": 1}, {"bbox": 2}], DtypeError, "a list of 2, not a class"),
         ((), DtypeError, "a tuple of 0"),
-        (0.5, DtypeError, r"item 7 is 0\.5, and no class"),
+        (0.5, DtypeError, r"item 7 is 0\.5, not a class"),
         (float("nan"), DtypeError, "item 7 is nan"),
-        (None, DtypeError, "item 7 is None, and no class"),
-        ("dgo", OptionError, "item 7 is 'dgo', which is none of the 3 classes; close: 'dog'"),
+        (None, DtypeError, "item 7 is None, not a class"),
+        ("dgo", OptionError, "item 7 is 'dgo', which is not one of the 3 classes; close: 'dog'"),
         (torch.eye(2)[0], OptionError, "item 7 is one-hot with 2 classes, but 3 names are given"),
     ],
 )
@@ -95,7 +95,7 @@ def test_batches():
     ("values", "error", "words"),
     [
         (torch.zeros(2, 4, 4), DtypeError, r"the label of item 10 is of shape \(4, 4\), a mask"),
-        (torch.tensor([[1.0, 0.0], [1.0, 1.0]]), DtypeError, r"the label of item 11 is \(1, 1\), and not one class"),
+        (torch.tensor([[1.0, 0.0], [1.0, 1.0]]), DtypeError, r"the label of item 11 is \(1, 1\), not one class"),
         (("a", "b"), DtypeError, "the label of item 10 must be a class number, got the name 'a'"),
         (torch.zeros(3), ShapeError, "items must hold 2 classes, one per image, got 3"),
         ({"boxes": 1}, ShapeError, "got a dict of 'boxes'"),
@@ -115,8 +115,8 @@ def test_items():
     for item, words in (
         ({"image": 1, "caption": 2}, "item 3 is a dict with 'image', 'caption'; expected the image under image"),
         ({"photo": 1, "label": 2}, "class under label, labels, target"),
-        (torch.zeros(2), "item 3 is a Tensor, and no pair"),
-        ((1,), r"item 3 is a tuple of 1, and no pair \(image, label\)"),
+        (torch.zeros(2), "item 3 is a Tensor, not a pair"),
+        ((1,), r"item 3 is a tuple of 1, not a pair \(image, label\)"),
     ):
         with pytest.raises(DtypeError, match=words):
             pair_of(item, "item 3")

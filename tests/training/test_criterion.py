@@ -196,7 +196,7 @@ def watched(criterion, *, before=True, every=10):
 def test_it_is_told_at_the_first_look(before):
     (found,) = watched(lambda x, y: F.cross_entropy(x.softmax(1), y), before=before)
     assert (found.step, found.kind, found.names) == (0, "loss", ("loss",))
-    assert "is applied twice: loss (a softmax before LogSoftmax)" in found.text
+    assert "in the loss: loss (a softmax before LogSoftmax)" in found.text
     assert "as they are." in found.text
 
 

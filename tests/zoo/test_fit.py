@@ -141,7 +141,7 @@ def test_evaluate_of_dictionaries_and_of_several_labels():
     [
         ([0, 1, 2, 3, 4], OptionError, "labels must be from 0 to 3, as the model's classes, got 4 of item 4"),
         ([0, 1, -1], OptionError, "got -1 of item 2"),
-        ([0, 1, 0.5], DtypeError, r"the label of item 2 is 0\.5, and no class; give the data set a target_transform"),
+        ([0, 1, 0.5], DtypeError, r"the label of item 2 is 0\.5, not a class; set a target_transform"),
         ([torch.eye(4)] * 3, DtypeError, r"the label of item 0 is of shape \(4, 4\), a mask"),
         (["a", "b"], DtypeError, "the label of item 0 must be a class number, got the name 'a'"),
     ],

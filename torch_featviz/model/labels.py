@@ -55,7 +55,7 @@ def pair_of(item: Any, where: str) -> tuple[Any, Any]:
     if isinstance(item, (tuple, list)) and len(item) > 1:
         return item[0], item[1]
     what = f"a {type(item).__name__}" + (f" of {len(item)}" if isinstance(item, (tuple, list)) else "")
-    raise DtypeError(f"{where} must be a pair (image, label), got {what}.")
+    raise DtypeError(f"{where} is {what}, not a pair (image, label).")
 
 
 def label_of(value: Any, where: str, names: Sequence[str] | None = None, hint: str = _HINT) -> int | str:
@@ -76,7 +76,7 @@ def label_of(value: Any, where: str, names: Sequence[str] | None = None, hint: s
     shape = tuple(n for n in getattr(value, "shape", ()) if n != 1)
     if len(shape) > 1:
         what = f"of shape {tuple(value.shape)}, a mask or an image"
-        raise DtypeError(f"{where} must be a class, got {what}; {hint}.")
+        raise DtypeError(f"{where} is {what}, not a class; {hint}.")
     plain = value.reshape(-1).tolist() if hasattr(value, "reshape") else value
     while isinstance(plain, (list, tuple)) and len(plain) == 1:
         plain = plain[0]
@@ -86,7 +86,7 @@ def label_of(value: Any, where: str, names: Sequence[str] | None = None, hint: s
         return int(float(plain))
     if isinstance(plain, (list, tuple)) and plain and all(isinstance(each, Real) for each in plain):
         return _hot(plain, where, names, hint)
-    raise DtypeError(f"{where} must be a class, got {_what(plain)}; {hint}.")
+    raise DtypeError(f"{where} is {_what(plain)}, not a class; {hint}.")
 
 
 def labels_of(
@@ -146,7 +146,7 @@ def _hot(entries: Sequence[Any], where: str, names: Sequence[str] | None, hint: 
     hot = [i for i, each in enumerate(entries) if each == 1]
     if len(hot) != 1 or any(each not in (0, 1) for each in entries):
         shown = ", ".join(f"{each:g}" for each in entries[:6]) + (", …" if len(entries) > 6 else "")
-        raise DtypeError(f"{where} must be one class, got ({shown}); {hint}.")
+        raise DtypeError(f"{where} is ({shown}), not one class; {hint}.")
     if names is not None and len(entries) != len(names):
         raise OptionError(
             f"{where} is one-hot with {len(entries)} classes, but {len(names)} names are given; name all of them."
