@@ -197,7 +197,7 @@ def test_it_is_told_at_the_first_look(before):
     (found,) = watched(lambda x, y: F.cross_entropy(x.softmax(1), y), before=before)
     assert (found.step, found.kind, found.names) == (0, "loss", ("loss",))
     assert "in the loss: loss (a softmax before LogSoftmax)" in found.text
-    assert "as they are." in found.text
+    assert "Pass the raw scores (logits)" in found.text
 
 
 def test_each_mistake_has_its_own_text():
