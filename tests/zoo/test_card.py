@@ -1,5 +1,6 @@
 import pickle
 import sys
+from argparse import Namespace
 from dataclasses import FrozenInstanceError, replace
 from types import ModuleType
 from urllib.error import URLError
@@ -118,14 +119,75 @@ def test_impossible_cards(change, match):
         replace(TINY, **change)
 
 
-@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s}, lambda s: {f"module.{k}": s[k] for k in s}])
-@pytest.mark.parametrize("suffix", ["pt", "pth"])
-def test_load_a_file(tmp_path, wrap, suffix):
+def below(prefix, state, **more):
+    return {f"{prefix}{key}": value for key, value in state.items()} | more
+
+
+def adam(model):
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.rand(1, 3, 8, 10)).sum().backward()
+    optimizer.step()
+    return optimizer.state_dict()
+
+
+CHECKPOINTS = {
+    "bare": lambda s: s,
+    **{key: lambda s, key=key: {key: s, "epoch": 3} for key in ("net", "model", "state_dict", "model_state_dict")},
+    "another key": lambda s: {"generator": s, "epoch": 3, "best": torch.tensor(0.5)},
+    "a usual key beside tensors": lambda s: {"metrics": {"accuracy": torch.tensor(0.5)}, "net": s},
+    "DataParallel": lambda s: below("module.", s),
+    "compiled": lambda s: below("_orig_mod.", s),
+    "compiled DataParallel": lambda s: {"model": below("_orig_mod.module.", s)},
+    "a Lightning module": lambda s: {
+        "state_dict": below("model.", s, **{"criterion.weight": torch.ones(4)}),
+        "pytorch-lightning_version": "2.5",
+        "loops": {"fit_loop": {"state_dict": {}}},
+        "hyper_parameters": {"lr": 0.1},
+    },
+    "compiled in a Lightning module": lambda s: {"state_dict": below("net._orig_mod.", s)},
+    "averaged": lambda s: below("module.", s, n_averaged=torch.tensor(7)),
+}
+
+
+@pytest.mark.parametrize("wrap", CHECKPOINTS.values(), ids=CHECKPOINTS)
+def test_load_a_checkpoint(tmp_path, wrap):
     model = TINY.build()
-    torch.save(wrap(model.state_dict()), tmp_path / f"w.{suffix}")
-    loaded = TINY.load(tmp_path / f"w.{suffix}")
+    torch.save(wrap(model.state_dict()), tmp_path / "w.pt")
+    loaded = TINY.load(tmp_path / "w.pt")
     assert not loaded.training
     assert torch.equal(loaded.weight, model.weight)
+    assert torch.equal(loaded.bias, model.bias)
+
+
+@pytest.mark.parametrize("name", ["w.pt", "w.pth", "last.ckpt", "model_best.pth.tar", "pytorch_model.bin"])
+def test_load_a_file_beside_its_optimizer(tmp_path, name):
+    model = TINY.build()
+    torch.save({"net": model.state_dict(), "optimizer": adam(model), "epoch": 3}, tmp_path / name)
+    assert torch.equal(TINY.load(tmp_path / name).weight, model.state_dict()["weight"])
+
+
+def test_load_one_of_several(tmp_path):
+    model, ema = TINY.build(), TINY.build()
+    torch.save({"model": model.state_dict(), "model_ema": ema.state_dict()}, tmp_path / "w.pt")
+    with pytest.raises(
+        WeightsError, match=r"several state dicts, .model., .model_ema.; name one: load\(path, key='model'\)"
+    ):
+        TINY.load(tmp_path / "w.pt")
+    assert torch.equal(TINY.load(tmp_path / "w.pt", key="model_ema").weight, ema.weight)
+    with pytest.raises(WeightsError, match="no state dict under 'net', only under model, model_ema"):
+        TINY.load(tmp_path / "w.pt", key="net")
+    torch.save(below("student.", model.state_dict()) | below("teacher.", ema.state_dict()), tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match=r"hold 'tiny' several times, below student\., teacher\."):
+        TINY.load(tmp_path / "w.pt")
+
+
+def test_a_whole_model_and_a_checkpoint_with_objects_are_refused_by_name(tmp_path):
+    torch.save(TINY.build(), tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match=r"holds Python objects \(torch.nn.modules.conv.Conv2d\).*save model.state_"):
+        TINY.load(tmp_path / "w.pt")
+    torch.save({"net": TINY.build().state_dict(), "args": Namespace(lr=1)}, tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match=r"holds Python objects \(argparse.Namespace\)"):
+        TINY.load(tmp_path / "w.pt")
 
 
 def test_load_safetensors(tmp_path, monkeypatch):
@@ -160,6 +222,16 @@ class Harm:
         (lambda p: p.write_bytes(b"PK\x03\x04 cut short"), WeightsError, "corrupt"),
         (lambda p: torch.save({"weight": Harm()}, p), WeightsError, "could run code"),
         (lambda p: torch.save([1, 2], p), WeightsError, "holds no state dict, got list"),
+        (
+            lambda p: torch.save({"epoch": 3, "optimizer": {}}, p),
+            WeightsError,
+            "no state dict, only epoch, optimizer",
+        ),
+        (
+            lambda p: torch.save({"net": below("encoder.", nn.Conv2d(3, 4, 3, bias=False).state_dict())}, p),
+            WeightsError,
+            "2 missing: bias, weight; 1 unexpected: encoder.weight",
+        ),
         (lambda p: torch.save({}, p), WeightsError, "holds no state dict"),
         (
             lambda p: torch.save(nn.Linear(2, 2).state_dict(), p),
@@ -189,7 +261,7 @@ def test_a_plain_pickle_is_not_run(tmp_path, capsys):
 
 def test_load_of_another_kind(tmp_path):
     (tmp_path / "w.onnx").touch()
-    with pytest.raises(OptionError, match=r"must be a .pt, .pth or .safetensors file, got 'w.onnx'"):
+    with pytest.raises(OptionError, match=r"must be a .pt, .pth, .ckpt, .tar, .bin or .safetensors file, got 'w.onnx'"):
         TINY.load(tmp_path / "w.onnx")
 
 

@@ -78,12 +78,15 @@ class ModelCard(Displayed):
         if min(self.std) <= 0:
             raise OptionError(f"std must be above 0, got {self.std}.")
 
-    def load(self, path: str | Path | None = None) -> nn.Module:
+    def load(self, path: str | Path | None = None, *, key: str | None = None) -> nn.Module:
         """Build the network and load trained weights; it is in evaluation mode.
 
         Args:
-            path: a `.pt`, `.pth` or `.safetensors` state dict. Default: the weights of the card, downloaded if
-                necessary.
+            path: a state dict (`.pt`, `.pth`, `.safetensors`), or a checkpoint that holds one under a key such as
+                `"net"`, `"model"`, `"state_dict"` or `"model_state_dict"` (`.ckpt`, `.tar`, too). Prefixes of
+                `DataParallel`, `torch.compile` and a LightningModule are left out. Default: the weights of the card,
+                downloaded if necessary.
+            key: the key, if a checkpoint holds several state dicts.
         Raises:
             WeightsError: the card has no weights, they cannot be downloaded, or they do not fit the network.
             FileError: there is no such file.
@@ -94,7 +97,7 @@ class ModelCard(Displayed):
         if callable(source):
             state = source()
         else:
-            state = read_state(source) if isinstance(source, Path) else fetch_state(source or "", self.name)
+            state = read_state(source, key) if isinstance(source, Path) else fetch_state(source or "", self.name)
         if self.rename is not None:
             state = {self.rename(key): value for key, value in state.items()}
         model = self.build()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import struct
 import warnings
 from collections.abc import Iterable, Mapping
@@ -18,16 +19,20 @@ from torch_featviz.optional import needs
 from torch_featviz.torch_private import ORIGINAL
 
 State = Mapping[str, Tensor]
-WRAPPERS = ("module.", f"{ORIGINAL}.")
+SUFFIXES = (".pt", ".pth", ".ckpt", ".tar", ".bin")
+KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
 
 
-def read_state(path: str | Path) -> State:
-    """The tensors of a `.pt`, `.pth` or `.safetensors` file; no code in it is ever run.
+def read_state(path: str | Path, key: str | None = None) -> State:
+    """The tensors of a file of weights, or of a checkpoint; no code in it is ever run.
 
+    Args:
+        path: ends in one of `SUFFIXES`, or in `.safetensors`.
+        key: under which a checkpoint holds the state dict; default: the one that it holds.
     Raises:
         FileError: there is no such file.
         OptionError: another kind of file.
-        WeightsError: it is corrupt, wants to run code, or holds no named tensors.
+        WeightsError: it is corrupt, wants to run code, or holds no named tensors, or several sets of them.
         MissingError: reading it needs safetensors, which is not installed.
     """
     path = Path(path)
@@ -35,17 +40,19 @@ def read_state(path: str | Path) -> State:
         raise FileError(f"no weights file {str(path)!r}.")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    if path.suffix not in (".pt", ".pth"):
-        raise OptionError(f"weights must be a .pt, .pth or .safetensors file, got {path.name!r}.")
+    if path.suffix not in SUFFIXES:
+        raise OptionError(f"weights must be a {', '.join(SUFFIXES)} or .safetensors file, got {path.name!r}.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of the pickle protocol of files it then refuses
             found = torch.load(path, map_location="cpu", weights_only=True)
-        return plain(found, path.name)
+        return plain(found, path.name, key)
     except pickle.UnpicklingError as error:
         if "Unsupported global" in str(error) or "GLOBAL" in str(error):
+            kind = re.search(r"GLOBAL ([\w.]+)", str(error))
+            what = f" ({kind[1]})" if kind else ""
             raise WeightsError(
-                f"{str(path)!r} holds Python objects and not only tensors, and reading it could run code; "
+                f"{str(path)!r} holds Python objects{what} and not only tensors, and reading it could run code; "
                 "save model.state_dict() instead."
             ) from error
         raise WeightsError(f"{str(path)!r} is not a file that torch.save wrote, or is corrupt.") from error
@@ -90,31 +97,52 @@ def why(error: BaseException) -> str:
     return said.rstrip(".,: ")
 
 
-def plain(found: Any, source: str) -> State:
-    """A bare state dict: out of a checkpoint's `state_dict`, without the prefixes that wrappers add.
+def plain(found: Any, source: str, key: str | None = None) -> State:
+    """A bare state dict, out of a checkpoint where it is in one, without the prefixes that wrappers add.
+
+    A checkpoint is a mapping with a state dict under one of `KEYS`, or under any other key if it holds only one.
 
     Raises:
-        WeightsError: it holds no named tensors.
+        WeightsError: it holds no named tensors, or several sets of them.
     """
-    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
-        found = found["state_dict"]
-    named = isinstance(found, Mapping) and found and all(isinstance(v, Tensor) for v in found.values())
-    if not named:
-        raise WeightsError(f"{source!r} holds no state dict, got {type(found).__name__}; save model.state_dict().")
-    state: dict[str, Tensor] = dict(found)
-    for prefix in WRAPPERS:
-        if all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    state = dict(found if key is None and _is_state(found) else _held(found, source, key))
+    state = {name.replace(f"{ORIGINAL}.", ""): value for name, value in state.items()}
+    while all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): value for name, value in state.items()}
     return state
+
+
+def _is_state(found: Any) -> bool:
+    return isinstance(found, Mapping) and bool(found) and all(isinstance(v, Tensor) for v in found.values())
+
+
+def _held(found: Any, source: str, key: str | None) -> State:
+    """The state dict that a checkpoint holds."""
+    if not isinstance(found, Mapping) or not found:
+        raise WeightsError(f"{source!r} holds no state dict, got {type(found).__name__}; save model.state_dict().")
+    states = {name: value for name, value in found.items() if _is_state(value)}
+    if key is not None and key not in states:
+        raise WeightsError(f"{source!r} holds no state dict under {key!r}, only under {_few(states) or 'no key'}.")
+    usual = [name for name in states if name in KEYS or "ema" in str(name).lower().split("_")]
+    chosen = [key] if key is not None else usual or list(states)
+    if not chosen:
+        raise WeightsError(f"{source!r} holds no state dict, only {_few(found)}; save model.state_dict().")
+    if len(chosen) > 1:
+        several = ", ".join(map(repr, chosen))
+        raise WeightsError(f"{source!r} holds several state dicts, {several}; name one: load(path, key={chosen[0]!r}).")
+    return states[chosen[0]]
 
 
 def put_state(model: nn.Module, state: State, name: str) -> None:
     """Load `state` into `model`, every key and shape as it must be.
 
+    Of a module around the model, as a LightningModule whose `self.model` it is, the model's part is taken.
+
     Raises:
-        WeightsError: keys or shapes differ; a few are named.
+        WeightsError: keys or shapes differ, a few are named; or several parts have the model's keys.
     """
     wanted = model.state_dict()
+    state = _part(state, wanted, name)
     missing, extra = wanted.keys() - state.keys(), state.keys() - wanted.keys()
     shapes = [
         f"{key} {tuple(state[key].shape)} for {tuple(wanted[key].shape)}"
@@ -127,7 +155,19 @@ def put_state(model: nn.Module, state: State, name: str) -> None:
     model.load_state_dict(state)
 
 
+def _part(state: State, wanted: State, name: str) -> State:
+    """All of `state`, or what is below the prefix that makes the model's keys of its own."""
+    if not wanted or wanted.keys() & state.keys():
+        return state
+    first = next(iter(wanted))
+    prefixes = [key.removesuffix(first) for key in state if key.endswith(f".{first}")]
+    prefixes = [prefix for prefix in prefixes if all(prefix + key in state for key in wanted)]
+    if len(prefixes) > 1:
+        raise WeightsError(f"weights hold {name!r} several times, below {_few(prefixes)}; save the one that is meant.")
+    return {key: state[prefixes[0] + key] for key in wanted} if prefixes else state
+
+
 def _few(names: Iterable[str]) -> str:
     """The first three."""
-    ordered = sorted(names)
+    ordered = sorted(map(str, names))
     return ", ".join(ordered[:3]) + (", ..." if len(ordered) > 3 else "")
