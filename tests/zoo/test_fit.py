@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from torch_featviz.errors import DtypeError, FeatvizError, OptionError, ShapeError
 from torch_featviz.views import confusion, curves
-from torch_featviz.zoo import evaluate, fit, recipe, train_xo
+from torch_featviz.zoo import TrainingCurves, evaluate, fit, recipe, train_xo
 from torch_featviz.zoo.xo import XONet, xo
 
 
@@ -77,6 +77,21 @@ def test_a_loss_that_is_no_number(toy):
 def test_fit_refuses(toy):
     with pytest.raises(OptionError, match=r"epochs must be at least 1 and lr above 0, got 0 and 0\.001"):
         fit(net(), toy, epochs=0)
+    for options, match in (
+        ({"log": True}, "log must be a function that is given a line, such as print, got True"),
+        ({"every": 10}, r"every must be at least 1, and needs log=, such as print; got 10 and log=None"),
+        ({"every": 0, "log": print}, "every must be at least 1"),
+        (
+            {"criterion": nn.NLLLoss(torch.ones(3))},
+            r"criterion is called with scores \(30, 2\) and class numbers \(30,\)",
+        ),
+    ):
+        with pytest.raises(OptionError, match=match):
+            fit(net(), toy, epochs=1, progress=False, **options)
+    with pytest.raises(ShapeError, match=r"criterion must return one number, got shape \(30,\); take the mean"):
+        fit(net(), toy, epochs=1, criterion=nn.CrossEntropyLoss(reduction="none"), progress=False)
+    with pytest.raises(ShapeError, match="criterion must return one number, got float"):
+        evaluate(net(), toy, criterion=lambda scores, truth: 0.5)
     with pytest.raises(ShapeError, match="train_loader must yield at least one batch"):
         fit(net(), DataLoader(TensorDataset(torch.zeros(0, 4))))
     with pytest.raises(ShapeError, match="loader must yield at least one batch"):
@@ -85,6 +100,96 @@ def test_fit_refuses(toy):
         ShapeError, match=r"returns shape \(30, 4, 1\); a row of scores for each image, 'b n', is needed"
     ):
         evaluate(nn.Unflatten(1, (4, 1)), toy)
+
+
+def test_a_line_an_epoch_and_after_so_many_batches(toy, capsys):
+    lines = []
+    history = fit(net(), toy, toy, epochs=2, log=lines.append, every=3, progress=False)
+    assert [line.split(" | ")[:2] for line in lines[:2]] == [["Epoch 1/2", "batch 3/7"], ["Epoch 1/2", "batch 6/7"]]
+    for epoch, line in enumerate((lines[2], lines[5])):
+        loss, train, valid = history.train_loss[epoch], history.train_accuracy[epoch], history.valid_accuracy[epoch]
+        expected = f"Epoch {epoch + 1}/2 | loss {loss:.3f} | train {100 * train:.1f} % | valid {100 * valid:.1f} % | "
+        assert line == f"{expected}{history.seconds[epoch]:.1f} s"
+    assert len(lines) == 6
+    fit(net(), toy, epochs=1, log=print, progress=True)
+    out, bar = capsys.readouterr()
+    assert out.startswith("Epoch 1/1 | loss ")
+    assert "valid" not in out
+    assert out.count("\n") == 1
+    assert "epoch 1/1" in bar
+
+
+def test_lines_tell_the_batches_since_the_last_one():
+    model, data = nn.Linear(1, 2), [(torch.full((n, 1), float(n)), torch.zeros(n).long()) for n in (1, 3, 2, 4)]
+    losses, right, lines = [], [], []
+
+    def criterion(scores, truth):
+        losses.append(nn.functional.cross_entropy(scores, truth).item())
+        right.append((scores.argmax(1) == truth).sum().item())
+        return nn.functional.cross_entropy(scores, truth)
+
+    history = fit(model, data, epochs=1, criterion=criterion, log=lines.append, every=2, progress=False)
+    first = (losses[0] + 3 * losses[1]) / 4
+    second = (2 * losses[2] + 4 * losses[3]) / 6
+    assert lines[0] == f"Epoch 1/1 | batch 2/4 | loss {first:.3f} | train {100 * sum(right[:2]) / 4:.1f} %"
+    assert lines[1] == f"Epoch 1/1 | batch 4/4 | loss {second:.3f} | train {100 * sum(right[2:]) / 6:.1f} %"
+    assert history.train_loss[0] == pytest.approx((4 * first + 6 * second) / 10)
+    assert history.train_accuracy[0] == pytest.approx(sum(right) / 10)
+
+
+CRITERIA = {
+    "smoothed": (
+        nn.CrossEntropyLoss(label_smoothing=0.1),
+        lambda s, t: nn.functional.cross_entropy(s, t, None, label_smoothing=0.1),
+    ),
+    "function": (lambda scores, truth: (scores.softmax(1) - torch.eye(2)[truth]).square().mean(), None),
+    "squares": (nn.MSELoss(), lambda s, t: (s - torch.eye(2)[t]).square().mean()),
+    "absolute": (nn.L1Loss(), lambda s, t: (s - torch.eye(2)[t]).abs().mean()),
+    "each label": (
+        nn.BCEWithLogitsLoss(),
+        lambda s, t: -nn.functional.logsigmoid(s * (2 * torch.eye(2)[t] - 1)).mean(),
+    ),
+}
+
+
+@pytest.mark.parametrize(("criterion", "oracle"), CRITERIA.values(), ids=CRITERIA)
+def test_a_loss_of_ones_choice(toy, criterion, oracle):
+    model, oracle = net(), oracle or criterion
+    history = fit(model, toy, toy, epochs=8, lr=0.02, criterion=criterion, progress=False)
+    assert history.valid_accuracy[-1] > 0.9
+    inputs, truth = toy.dataset.tensors
+    with torch.no_grad():
+        expected = oracle(model.eval()(inputs), truth).item()
+    assert history.valid_loss[-1] == pytest.approx(expected, rel=1e-4)
+    assert evaluate(model, toy, criterion=criterion).loss == pytest.approx(expected, rel=1e-4)
+    assert evaluate(model, toy).loss == pytest.approx(
+        nn.functional.cross_entropy(model(inputs), truth).item(), rel=1e-4
+    )
+
+
+def test_a_single_logit_and_a_loss_of_values():
+    truth = torch.tensor([0, 1, 0, 0])
+    result = evaluate(nn.Identity(), DataLoader(TensorDataset(LOGITS, truth), 3), criterion=nn.BCEWithLogitsLoss())
+    expected = nn.functional.binary_cross_entropy_with_logits(LOGITS[:, 0], truth.float()).item()
+    assert result.loss == pytest.approx(expected)
+
+
+def test_reprs_are_short(toy):
+    history = fit(net(), toy, toy, epochs=2, progress=False)
+    assert repr(history).startswith("TrainingCurves(2 epochs: train loss 0.")
+    assert len(repr(history)) < 150
+    heading, rule, *rows = str(history).splitlines()
+    assert heading.split("  ")[0] == "epoch"
+    assert len(heading) == len(rule)
+    assert [row.split()[0] for row in rows] == ["1", "2"]
+    assert history._repr_html_().count("<tr>") == 3
+    assert repr(TrainingCurves((0.5,), (0.25,))) == (
+        "TrainingCurves(1 epoch: train loss 0.500 → 0.500, train accuracy 25.0 % → 25.0 %)"
+    )
+    assert repr(TrainingCurves()) == "TrainingCurves(0 epochs)"
+    assert repr(evaluate(nn.Identity(), [(4 * torch.eye(3), torch.tensor([0, 1, 1]))])) == (
+        "Evaluation(accuracy 66.7 % (2 of 3), loss 1.369)"
+    )
 
 
 def test_evaluate_counts_by_truth_and_answer():

@@ -15,6 +15,7 @@ from torch_featviz.displayed import Displayed
 from torch_featviz.errors import OptionError
 from torch_featviz.model.inputs import Inputs, placement
 from torch_featviz.model.layers import check_module, names_of, unwrap
+from torch_featviz.table import html_table, text_table
 
 from .layer import Layer
 from .walk import walk
@@ -78,29 +79,12 @@ class Summary(Displayed):
         return asdict(self)
 
     def __str__(self) -> str:
-        rows = [_HEADINGS, *map(_cells, self.layers)]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADINGS))]
-        lines = [
-            "  ".join(
-                cell.rjust(width) if i in _NUMBERS else cell.ljust(width)
-                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in rows
-        ]
-        lines.insert(1, "-" * max(map(len, lines)))
-        return "\n".join([*lines, "", *self._totals()])
+        table = text_table(_HEADINGS, [*map(_cells, self.layers)], right=_NUMBERS)
+        return "\n".join([table, "", *self._totals()])
 
     def _repr_html_(self) -> str:
-        def row(cells: Sequence[str], tag: str) -> str:
-            sides = ("right" if i in _NUMBERS else "left" for i in range(len(cells)))
-            return "".join(
-                f'<{tag} style="text-align:{side}; padding:0 .7em">{html.escape(cell)}</{tag}>'
-                for cell, side in zip(cells, sides, strict=True)
-            )
-
-        body = "".join(f"<tr>{row(_cells(layer), 'td')}</tr>" for layer in self.layers)
-        totals = "<br>".join(map(html.escape, self._totals()))
-        return f"<table><thead><tr>{row(_HEADINGS, 'th')}</tr></thead><tbody>{body}</tbody></table><p>{totals}</p>"
+        table = html_table(_HEADINGS, [*map(_cells, self.layers)], right=_NUMBERS)
+        return f"{table}<p>{'<br>'.join(map(html.escape, self._totals()))}</p>"
 
     def _totals(self) -> list[str]:
         size = "×".join(map(str, self.input_shape))

@@ -9,9 +9,10 @@ from .augment import Augmentation, augment, probabilities
 from .card import ModelCard
 from .data import XO, ImageFiles, augment_marks, channel_stats, cifar10, mnist, write_image_folder
 from .filters import FOUR_EDGES, SOBEL_X, SOBEL_Y, VERTICAL_EDGE, FilterBank, FilterMaps
-from .fit import Evaluation, TrainingCurves, evaluate, fit
+from .fit import Evaluation, evaluate, fit
 from .imagenet import torchvision_card
 from .images import from_pil, read_image
+from .progress import TrainingCurves
 from .recipe import train_xo
 from .timm_nets import timm_card
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -11,12 +10,10 @@ from math import isfinite
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from torch_featviz.displayed import Displayed
 from torch_featviz.errors import FeatvizError, OptionError, ShapeError
@@ -25,6 +22,8 @@ from torch_featviz.model.inputs import Inputs, device_of
 from torch_featviz.model.labels import labels_of, pair_of
 
 from .augment import OverViews, Views
+from .loss import Criterion, loss_of
+from .progress import NAMES, Log, Progress, TrainingCurves
 
 Loader = DataLoader[Any]
 Augment = Callable[[Tensor], Tensor]
@@ -33,30 +32,23 @@ Around = Callable[[], AbstractContextManager[object]]
 _HINT = "a row of scores for each image, 'b n', is needed"
 
 
-@dataclass(frozen=True, repr=False)
-class TrainingCurves(Displayed):
-    """One number per epoch in each field; those of validation are empty where there was none."""
-
-    train_loss: tuple[float, ...] = ()
-    train_accuracy: tuple[float, ...] = ()
-    valid_loss: tuple[float, ...] = ()
-    valid_accuracy: tuple[float, ...] = ()
-    seconds: tuple[float, ...] = ()
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class Evaluation(Displayed):
     """How a classifier does on a loader.
 
-    `loss` is the mean cross entropy, `accuracy` is in [0, 1], `confusion` is `n n` int64 with a row per true
-    class and a column per answer (2 by 2 for a single logit or probability), `logits` is `b n` in the loader's order,
-    as the model returned them; of an evaluation over several views the mean probabilities.
+    `loss` is the mean cross entropy, or that of the criterion given, `accuracy` is in [0, 1], `confusion` is `n n`
+    int64 with a row per true class and a column per answer (2 by 2 for a single logit or probability), `logits` is
+    `b n` in the loader's order, as the model returned them.
     """
 
     loss: float
     accuracy: float
     confusion: Tensor
     logits: Tensor
+
+    def __repr__(self) -> str:
+        right, total = int(self.confusion.diagonal().sum()), int(self.confusion.sum())
+        return f"Evaluation(accuracy {100 * self.accuracy:.1f} % ({right:,} of {total:,}), loss {self.loss:.4g})"
 
 
 def fit(
@@ -67,12 +59,15 @@ def fit(
     epochs: int = 10,
     lr: float = 1e-3,
     optimizer: Optimizer | None = None,
+    criterion: Criterion | None = None,
     augment: Augment | None = None,
     around: Around = nullcontext,
     device: str | torch.device | None = None,
     progress: bool = True,
+    log: Log | None = None,
+    every: int | None = None,
 ) -> TrainingCurves:
-    """Train in place by cross entropy; the model's train and eval flags are put back afterwards.
+    """Train in place, by cross entropy by default; the model's train and eval flags are put back afterwards.
 
     Args:
         model: gives `b n` logits or probabilities, or a single one for two classes.
@@ -81,16 +76,29 @@ def fit(
         epochs: times through the loader.
         lr: highest rate of a one-cycle schedule with AdamW.
         optimizer: used instead, at its own constant rate.
+        criterion: the loss, called with the scores as the model returns them and `b` numbers of classes, such as
+            `nn.CrossEntropyLoss(label_smoothing=0.1)` or a function; a module is moved to the model's device.
+            `nn.MSELoss`, `L1Loss`, `BCEWithLogitsLoss` and their like are given one-hot rows. Validation uses it, too.
         augment: applied to each batch of training inputs.
         around: what each step is done in, as `Monitor(model).step`.
         device: where it is trained: the model is moved there and stays there, and each batch follows. Default: where
             the model is. What an `optimizer` holds is not moved.
         progress: a bar on stderr with loss and accuracy as they are.
+        log: given a line after each epoch, as `log=print`:
+            `Epoch 1/10 | loss 1.528 | train 45.2 % | valid 47.1 % | 12.3 s`.
+        every: a line after so many batches, too, with loss and accuracy of these.
     Raises:
-        OptionError: fewer than one epoch, or a rate that is not above 0.
-        ShapeError: the loader is empty, or the model returns no row of scores for each image.
+        OptionError: fewer than one epoch, a rate that is not above 0, a `criterion` that does not take what it is
+            given, `log` that is no function, or `every` below 1 or without `log`.
+        ShapeError: the loader is empty, the model returns no row of scores for each image, or `criterion` not one
+            number.
         DtypeError: a label is no class.
         FeatvizError: the loss is no longer finite.
+    Example:
+        >>> data, lines = [(torch.rand(2, 4), torch.tensor([0, 1]))], []
+        >>> history = fit(nn.Linear(4, 2), data, epochs=2, progress=False, log=lines.append)
+        >>> [line.split(" | ")[0] for line in lines]
+        ['Epoch 1/2', 'Epoch 2/2']
     """
     if epochs < 1 or lr <= 0:
         raise OptionError(f"epochs must be at least 1 and lr above 0, got {epochs} and {lr}.")
@@ -102,66 +110,70 @@ def fit(
         optimizer = AdamW((p for p in model.parameters() if p.requires_grad), lr, fused=_fusible(model))
         steps = max(10, epochs * len(train_loader))  # a shorter cycle has no way up
         schedule = OneCycleLR(optimizer, lr, steps, pct_start=0.2)
+    if isinstance(criterion, nn.Module):
+        criterion.to(device_of(model))
     rows: list[tuple[float, ...]] = []
-    bar = tqdm(total=epochs * len(train_loader), unit="batch", mininterval=0.5, disable=not progress)
+    shown = Progress(epochs, len(train_loader), bar=progress, log=log, every=every)
+    learn = _Learn(model, optimizer, schedule, criterion, augment, around)
     try:
         for epoch in range(1, epochs + 1):
-            start = time.perf_counter()
-            bar.set_description(f"epoch {epoch}/{epochs}", refresh=False)
+            shown.begin(epoch)
             with _flags(model, training=True):
-                trained = _epoch(model, train_loader, bar, optimizer, schedule, augment=augment, around=around)
-            valid = None if valid_loader is None else evaluate(model, valid_loader)
-            rows.append((*trained, *((valid.loss, valid.accuracy) if valid else ()), time.perf_counter() - start))
+                learn.epoch(train_loader, shown)
+            valid = None if valid_loader is None else evaluate(model, valid_loader, criterion=criterion)
+            rows.append(shown.end((valid.loss, valid.accuracy) if valid else None))
     finally:
-        bar.close()
+        shown.close()
         optimizer.zero_grad()
-    names = [name for name in TrainingCurves.__dataclass_fields__ if valid_loader is not None or "valid" not in name]
+    names = [name for name in NAMES if valid_loader is not None or "valid" not in name]
     return TrainingCurves(**dict(zip(names, zip(*rows, strict=True), strict=True)))
 
 
-def _epoch(
-    model: nn.Module,
-    loader: Loader,
-    bar: tqdm[Any],
-    optimizer: Optimizer,
-    schedule: LRScheduler | None,
-    *,
-    augment: Augment | None,
-    around: Around,
-) -> tuple[float, float]:
-    """One pass; the mean loss and the accuracy while learning."""
-    device = device_of(model)
-    loss_sum, right, seen = 0.0, 0, 0
-    kind: Kind | None = None  # judged by the first batch: what the scores are does not change
-    for inputs, labels in _batches(loader):
-        images, truth = inputs.to(device), labels.to(device)
-        with around() as step:
-            scores = scores_of(model(images if augment is None else augment(images)), len(truth), _HINT)
-            kind = kind or answer_of(scores, len(truth), ended=partial(end_of, scores), unsure="logits").kind
-            loss = _loss(Answer(scores, kind), _fitting(truth, Answer(scores, kind), seen))
-            if not isfinite(value := loss.item()):
-                raise FeatvizError(f"the loss became {value}; lower lr, or look for NaN in the inputs.")
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            if (log := getattr(step, "log", None)) is not None:  # of a Monitor
-                log(loss=loss)
-        if schedule is not None:
-            schedule.step()
-        loss_sum, seen = loss_sum + value * len(truth), seen + len(truth)
-        right += int((Answer(scores.detach(), kind).values.argmax(1) == truth).sum())
-        bar.set_postfix(loss=f"{loss_sum / seen:.3f}", accuracy=f"{right / seen:.3f}", refresh=False)
-        bar.update()
-    return loss_sum / seen, right / seen
+@dataclass
+class _Learn:
+    """What a step of training needs."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    schedule: LRScheduler | None
+    criterion: Criterion | None
+    augment: Augment | None
+    around: Around
+
+    def epoch(self, loader: Loader, shown: Progress) -> None:
+        """One pass."""
+        device, seen = device_of(self.model), 0
+        kind: Kind | None = None  # judged by the first batch: what the scores are does not change
+        for inputs, labels in _batches(loader):
+            images, truth = inputs.to(device), labels.to(device)
+            with self.around() as step:
+                images = images if self.augment is None else self.augment(images)
+                scores = scores_of(self.model(images), len(truth), _HINT)
+                kind = kind or answer_of(scores, len(truth), ended=partial(end_of, scores), unsure="logits").kind
+                loss = loss_of(Answer(scores, kind), _fitting(truth, Answer(scores, kind), seen), self.criterion)
+                if not isfinite(value := loss.item()):
+                    raise FeatvizError(f"the loss became {value}; lower lr, or look for NaN in the inputs.")
+                self.optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                self.optimizer.step()
+                if (log := getattr(step, "log", None)) is not None:  # of a Monitor
+                    log(loss=loss)
+            if self.schedule is not None:
+                self.schedule.step()
+            seen += len(truth)
+            shown.step(value, int((Answer(scores.detach(), kind).values.argmax(1) == truth).sum()), len(truth))
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, loader: Loader, *, augment: Views | None = None) -> Evaluation:
+def evaluate(
+    model: nn.Module, loader: Loader, *, criterion: Criterion | None = None, augment: Views | None = None
+) -> Evaluation:
     """Loss, accuracy and confusion in eval mode; the model's flags are put back afterwards.
 
     Args:
         model: gives `b n` logits or probabilities, or a single one for two classes; each batch is moved to its device.
         loader: yields inputs and labels below `n`: numbers of classes, or one-hot rows.
+        criterion: the loss, as for `fit`; default cross entropy.
         augment: `augment("flip", "crops")`, or any function from images to a list of views: an answer is then the mean
             of the probabilities over all views of an image, and `logits` holds these means.
     Raises:
@@ -189,7 +201,7 @@ def evaluate(model: nn.Module, loader: Loader, *, augment: Views | None = None) 
     n, said = values.shape[1], values.argmax(1)
     confusion = torch.bincount(truth * n + said, minlength=n * n).reshape(n, n)
     accuracy = (said == truth).double().mean().item()
-    return Evaluation(_loss(answer, truth).item(), accuracy, confusion, scores)
+    return Evaluation(loss_of(answer, truth, criterion).item(), accuracy, confusion, scores)
 
 
 def _batches(loader: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -210,19 +222,6 @@ def _fitting(truth: Tensor, answer: Answer, first: int) -> Tensor:
             f"labels must be from 0 to {n - 1}, as the model's classes, got {int(truth[i])} of item {first + i}."
         )
     return truth
-
-
-def _loss(answer: Answer, truth: Tensor) -> Tensor:
-    """Mean cross entropy; of labels, of each against all others."""
-    scores = answer.scores
-    if answer.kind == "logits" and not answer.binary:
-        return F.cross_entropy(scores, truth)
-    if answer.kind == "logits":
-        return F.binary_cross_entropy_with_logits(scores[:, 0], truth.to(scores))
-    if answer.kind == "probabilities":
-        values = answer.values
-        return F.nll_loss(values.clamp(min=torch.finfo(values.dtype).tiny).log(), truth)
-    return F.binary_cross_entropy(answer.values, F.one_hot(truth, scores.shape[1]).to(answer.values))
 
 
 @contextmanager

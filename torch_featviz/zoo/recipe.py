@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader
 from torch_featviz.errors import OptionError
 
 from .data import XO, augment_marks
-from .fit import Around, Evaluation, TrainingCurves, evaluate, fit
+from .fit import Around, Evaluation, evaluate, fit
+from .progress import TrainingCurves
 from .xo import XONet, xo_deep
 
 EPOCHS = 32

@@ -120,7 +120,7 @@ def _held(found: Any, source: str, key: str | None) -> State:
     """The state dict that a checkpoint holds."""
     if not isinstance(found, Mapping) or not found:
         raise WeightsError(f"{source!r} holds no state dict, got {type(found).__name__}; save model.state_dict().")
-    states = {name: value for name, value in found.items() if _is_state(value)}
+    states: dict[Any, State] = {name: value for name, value in found.items() if _is_state(value)}
     if key is not None and key not in states:
         raise WeightsError(f"{source!r} holds no state dict under {key!r}, only under {_few(states) or 'no key'}.")
     usual = [name for name in states if name in KEYS or "ema" in str(name).lower().split("_")]
