@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import torch_featviz as fv
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.zoo import FOUR_EDGES, SOBEL_X, SOBEL_Y, VERTICAL_EDGE, FilterBank, card, names
 from torch_featviz.zoo.cifar import CifarCNN
@@ -154,6 +155,59 @@ def test_filter_bank_against_loops(filters):
         np.testing.assert_allclose(got[0].detach().numpy(), want, atol=1e-5)
 
 
+@pytest.mark.parametrize("filters", [FOUR_EDGES, [VERTICAL_EDGE], torch.rand(2, 2, 5)])
+def test_filter_bank_over_colour_is_a_convolution_of_all_planes(filters):
+    images = torch.rand(2, 3, 9, 12)
+    conv = nn.Conv2d(3, len(filters), np.shape(filters)[1:], bias=False)
+    with torch.no_grad():
+        for k, kernel in enumerate(np.asarray(filters)):
+            for plane in range(3):
+                conv.weight[k, plane] = torch.as_tensor(kernel)
+    bank = FilterBank(filters)
+    torch.testing.assert_close(bank(images).conv, conv(images))
+    with fv.capture(bank, "conv") as acts:
+        bank(images)
+    torch.testing.assert_close(acts["conv"], conv(images))
+    torch.testing.assert_close(bank(images[1]).conv, conv(images[1:]))  # one image, without a batch axis
+
+
+def test_filter_bank_with_a_kernel_for_each_colour():
+    filters = torch.randn(4, 3, 3, 2)
+    images = torch.rand(2, 3, 6, 7)
+    torch.testing.assert_close(FilterBank(filters)(images).conv, nn.functional.conv2d(images, filters))
+    assert FilterBank(filters).conv.weight.shape == (4, 3, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("filters", "images", "error", "match"),
+    [
+        (
+            [VERTICAL_EDGE],
+            torch.rand(1, 4, 9, 9),
+            ShapeError,
+            r"must have 1 or 3 channels .*, got shape \(1, 4, 9, 9\)",
+        ),
+        (
+            torch.rand(1, 3, 3, 3),
+            torch.rand(1, 1, 9, 9),
+            ShapeError,
+            r"must have 3 channels .*, got shape \(1, 1, 9, 9\)",
+        ),
+        ([VERTICAL_EDGE], torch.rand(1, 1, 9, 3), ShapeError, "must be at least 4 × 4 for these filters, got 9 × 3"),
+        ([VERTICAL_EDGE], torch.rand(9, 9), ShapeError, r"'b c h w' and not empty, got shape \(9, 9\)"),
+        (
+            [VERTICAL_EDGE],
+            torch.ones(1, 3, 9, 9).byte(),
+            DtypeError,
+            "a tensor of floats as the model takes them, got torch.u",
+        ),
+    ],
+)
+def test_filter_bank_refuses_images(filters, images, error, match):
+    with pytest.raises(error, match=match):
+        FilterBank(filters)(images)
+
+
 def test_the_four_edges():
     rows = np.array([[-1, -1, 1, 1]] * 4)
     assert np.array_equal(FilterBank().conv.weight[:, 0].detach(), [rows, -rows, rows.T, -rows.T])
@@ -163,7 +217,7 @@ def test_the_four_edges():
 @pytest.mark.parametrize(
     ("filters", "error", "match"),
     [
-        ([[1, 2]], ShapeError, r"must be 'k h w' and not empty, got shape \(1, 2\)"),
+        ([[1, 2]], ShapeError, r"must be 'k h w' or 'k c h w' and not empty, got shape \(1, 2\)"),
         (np.zeros((0, 3, 3)), ShapeError, r"got shape \(0, 3, 3\)"),
         ("abc", DtypeError, "must be 'k h w' real numbers, got 'abc'"),
         ([[[1, 2], [3]]], DtypeError, "real numbers"),

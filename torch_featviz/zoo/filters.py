@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from torch_featviz.errors import DtypeError, ShapeError
+from torch_featviz.model.inputs import as_batch
 
 from .card import ModelCard
 
@@ -30,17 +31,22 @@ class FilterMaps(NamedTuple):
 
 
 class FilterBank(nn.Module):
-    """Convolution without bias, ReLU and 2x2 max-pool: `b 1 h w` to all three stages.
+    """Convolution without bias, ReLU and 2x2 max-pool: `b 1 h w` or `b 3 h w` to all three stages.
+
+    Over a colour image each filter goes as a convolution with the same kernel for red, green and blue does: what it
+    makes of the three planes is summed.
 
     Args:
-        filters: `k h w`, any numbers; the default is four 4x4 edges: dark to light towards the right, left,
-            bottom and top.
+        filters: `k h w`, any numbers, or `k c h w` with a kernel for each of the image's `c` channels; the default is
+            four 4x4 edges: dark to light towards the right, left, bottom and top.
     Raises:
-        ShapeError: `filters` is not `k h w`, or is empty.
-        DtypeError: `filters` are not real numbers.
+        ShapeError: `filters` is neither, or is empty; or, when called, images have other channels or are smaller than
+            the filters.
+        DtypeError: `filters` or images are not real numbers.
     Example:
-        >>> FilterBank([SOBEL_X, SOBEL_Y])(torch.rand(1, 1, 10, 10)).pool.shape
-        torch.Size([1, 2, 4, 4])
+        >>> bank = FilterBank([SOBEL_X, SOBEL_Y])
+        >>> bank(torch.rand(1, 1, 10, 10)).pool.shape, bank(torch.rand(3, 10, 10)).conv.shape
+        (torch.Size([1, 2, 4, 4]), torch.Size([1, 2, 8, 8]))
     """
 
     def __init__(self, filters: ArrayLike | Tensor = FOUR_EDGES) -> None:
@@ -49,15 +55,34 @@ class FilterBank(nn.Module):
             weight = torch.as_tensor(np.asarray(filters, dtype=np.float32))
         except (TypeError, ValueError) as error:
             raise DtypeError(f"filters must be 'k h w' real numbers, got {filters!r}.") from error
-        if weight.ndim != 3 or not weight.numel():
-            raise ShapeError(f"filters must be 'k h w' and not empty, got shape {tuple(weight.shape)}.")
-        self.conv = nn.Conv2d(1, len(weight), (weight.shape[1], weight.shape[2]), bias=False)
-        self.conv.weight = nn.Parameter(weight[:, None].clone())
+        if weight.ndim not in (3, 4) or not weight.numel():
+            raise ShapeError(f"filters must be 'k h w' or 'k c h w' and not empty, got shape {tuple(weight.shape)}.")
+        weight = weight if weight.ndim == 4 else weight[:, None]
+        k, channels, height, width = weight.shape
+        self.conv = nn.Conv2d(channels, k, (height, width), bias=False)
+        self.conv.weight = nn.Parameter(weight.clone())
 
     def forward(self, images: Tensor) -> FilterMaps:
-        conv = self.conv(images)
+        conv = self.conv(self._taken(images))
         relu = F.relu(conv)
         return FilterMaps(conv, relu, F.max_pool2d(relu, 2))
+
+    def _taken(self, images: Tensor) -> Tensor:
+        """`b c h w` with the channels of the filters."""
+        images, channels = as_batch(images), self.conv.in_channels
+        _, given, height, width = images.shape
+        wanted = (1, 3) if channels == 1 else (channels,)
+        if given not in wanted:
+            expected = " or ".join(map(str, wanted))
+            raise ShapeError(
+                f"images must have {expected} channels for these filters, got shape {tuple(images.shape)}."
+            )
+        least = tuple(side + 1 for side in self.conv.kernel_size)  # so that there is something to pool
+        if height < least[0] or width < least[1]:
+            raise ShapeError(
+                f"images must be at least {least[0]} × {least[1]} for these filters, got {height} × {width}."
+            )
+        return images if given == channels else images.sum(1, keepdim=True)  # the sum of answers is the answer to it
 
 
 CARDS = (ModelCard("filters", FilterBank, (1, 224, 224), low="conv", middle="conv", high="conv", resize=224),)
