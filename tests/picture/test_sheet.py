@@ -348,3 +348,36 @@ def test_pictures_are_saved_as_png(tmp_path, name):
     with pytest.raises(OptionError, match=r"saved as PNG, got .*; let the name end in '.png'"):
         Sheet(torch.zeros(1, 3, 2, 2, dtype=torch.uint8)).save(tmp_path / name)
     assert not list(tmp_path.iterdir())
+
+
+@given(
+    n=st.integers(1, 30),
+    ncols=st.integers(1, 9),
+    side=st.sampled_from([(1, 1), (1, 9), (2, 3), (25, 30)]),
+    seed=st.integers(0, 99),
+)
+def test_gaps_of_a_figure_are_thin_and_numbers_stand_in_their_cells(n, ncols, side, seed):
+    cells = torch.randint(0, 255, (n, 3, 1, 1), generator=torch.Generator().manual_seed(seed)).byte()
+    cells = cells.expand(n, 3, *side)
+    sheet = Sheet(cells, inside=tuple(map(str, range(n))), ncols=ncols)
+    axes = sheet.figure().axes[0]
+    image = np.asarray(axes.images[0].get_array())
+    height, width = image.shape[:2]
+    columns, rows = min(ncols, n), -(-n // min(ncols, n))
+    drawn = (image != 255).any(-1).sum() / (height * width) * (rows * columns) / n
+    assert drawn > 0.9
+    for i, words in enumerate(axes.texts):
+        x, y = words.get_position()
+        assert words.get_text() == str(i)
+        assert image[round(y), round(x)].tolist() == cells[i, :, 0, 0].tolist()
+        assert abs(x - (i % columns + 0.5) * width / columns) < 1
+        assert abs(y - (i // columns + 0.5) * height / rows) < 1
+
+
+def test_numbers_of_a_figure_do_not_touch():
+    cells = torch.zeros(28 * 28, 3, 1, 1, dtype=torch.uint8)
+    axes = Sheet(cells, inside=("−0.25",) * len(cells), ncols=28).figure().axes[0]
+    axes.figure.canvas.draw()
+    first, second, below = (axes.texts[i].get_window_extent() for i in (0, 1, 28))
+    assert first.x1 < second.x0
+    assert first.y0 > below.y1

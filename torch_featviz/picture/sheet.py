@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FRAME = 128
 _MARGIN, _TITLE, _LABEL = 16, 16, 11
 _NARROWEST = 320
+_THIN = 20
 _LONGEST = 320  # pixels of a name
 _NAMES = ("labels", "captions", "rows", "columns", "heads")
 
@@ -87,11 +88,14 @@ class Sheet(Picture):
     @property
     def pixels(self) -> Tensor:
         """The cells alone on one grid, `3 H W` uint8, on their device; gaps are white, or grey if signed."""
+        return self._tiled(1)
+
+    def _tiled(self, zoom: int) -> Tensor:
         signed = self.legend.cmap is not None and is_diverging(self.legend.cmap)
         cells, fill = self.cells, 128 if signed else 255
         if self.empty:
             cells = cells.index_fill(0, torch.tensor(sorted(self.empty), device=cells.device), fill)
-        return tile(cells, ncols=self._ncols, fill=fill)
+        return tile(enlarge(cells, zoom), ncols=self._ncols, fill=fill)
 
     @cached_property
     def _ncols(self) -> int:
@@ -133,41 +137,42 @@ class Sheet(Picture):
         """The grid on axes, with title, row and column labels, and a colour bar on the same scale."""
         from matplotlib.figure import Figure  # noqa: PLC0415  no matplotlib on import
 
-        image = enlarge(self.pixels, 1).permute(1, 2, 0).cpu().numpy()
-        height, width = image.shape[:2]
-        big = 7.0 / max(height, width)
-        figure = Figure(figsize=(max(3.5, width * big), max(2.5, height * big) + 1), layout="constrained")
+        zoom = max(1, -(-_THIN // min(self.cells.shape[2:])))  # gaps are one pixel wide, and thin beside any cell
+        image, lefts, tops = self._spread(zoom)
+        big = 7.0 / max(image.shape)
+        figure = Figure(
+            figsize=(max(3.5, image.shape[1] * big), max(2.5, image.shape[0] * big) + 1), layout="constrained"
+        )
         axes = figure.add_subplot(title=self.title)
         axes.imshow(image, interpolation="nearest")
-        _, _, h, w = self.cells.shape
-        nrows = -(-len(self.cells) // self._ncols)
+        h, w = (side * zoom for side in self.cells.shape[2:])
         columns = [self.columns[i % len(self.columns)] for i in range(self._ncols)] if self.columns else []
         if self.heads:
             columns = columns or [""] * self._ncols
             columns[:: self.group] = [
                 f"{words}\n{head}" for words, head in zip(columns[:: self.group], self.heads, strict=True)
             ]
-        axes.set_xticks([i * (w + 1) + (w - 1) / 2 for i in range(len(columns))], columns)
+        axes.set_xticks([left + (w - 1) / 2 for left in lefts[: len(columns)]], columns)
         if any(len(words) > 3 for words in columns) and not self.heads:
             axes.tick_params(axis="x", rotation=90)
-        axes.set_yticks([i * (h + 1) + (h - 1) / 2 for i in range(nrows if self.rows else 0)], self.rows)
-        for i, words in enumerate(self.labels if len(self.labels) <= 256 else ()):
-            at = (i % self._ncols * (w + 1), i // self._ncols * (h + 1))
-            box = {"fc": "white", "ec": "none", "pad": 0.6}
-            axes.annotate(words, at, (2, -2), textcoords="offset points", va="top", fontsize=6, bbox=box)
-        for i, words in enumerate(self.captions if len(self.captions) <= 256 else ()):
-            at = (i % self._ncols * (w + 1), i // self._ncols * (h + 1) + h)
-            box = {"fc": "white", "ec": "none", "pad": 0.6}
-            axes.annotate(words, at, (2, 2), textcoords="offset points", va="bottom", fontsize=6, bbox=box)
-        for i, words in enumerate(self.inside):
+        axes.set_yticks([top + (h - 1) / 2 for top in tops[: len(self.rows)]], self.rows)
+        places = [(left, top) for top in tops for left in lefts]
+        box = {"fc": "white", "ec": "none", "pad": 0.6}
+        for texts, down, side, away in ((self.labels, 0, "top", -2), (self.captions, h, "bottom", 2)):
+            for words, (x, y) in zip(texts if len(texts) <= 256 else (), places, strict=False):
+                corner = (x, y + down)
+                axes.annotate(words, corner, (2, away), textcoords="offset points", va=side, fontsize=6, bbox=box)
+        points = 0.7 * 72 * big  # of a pixel, once labels and the bar have taken their room
+        size = self._size_inside(points * w, points * h)
+        for i, (words, (x, y)) in enumerate(zip(self.inside, places, strict=False)):
             red, green, blue = self.cells[i, :, 0, 0].tolist()
-            x, y = i % self._ncols * (w + 1) + (w - 1) / 2, i // self._ncols * (h + 1) + (h - 1) / 2
             ink = "black" if text.contrast((red, green, blue)) == (0, 0, 0) else "white"
-            axes.text(x, y, words, fontsize=6, ha="center", va="center", color=ink)
+            at = (x + (w - 1) / 2, y + (h - 1) / 2)
+            axes.text(*at, words, fontsize=size, ha="center", va="center", color=ink)
         self._bar(figure, axes)
         self._swatches(axes)
         marks = self.legend.marks()[len(self.legend.swatches) :]  # those have their colours beside the grid
-        notes = [words for _, words in marks] + self.legend.lines()
+        notes = [words for words in (self.corner, *(words for _, words in marks)) if words] + self.legend.lines()
         axes.set_xlabel("\n".join(notes), fontsize=8)
         return make_legible(as_written(figure))
 
@@ -178,10 +183,30 @@ class Sheet(Picture):
         from matplotlib.patches import Patch  # noqa: PLC0415
 
         patches = [
-            Patch(facecolor=(color[0] / 255, color[1] / 255, color[2] / 255), edgecolor="black", label=words)
+            Patch(facecolor=[value / 255 for value in color], edgecolor="black", label=words)
             for color, words in self.legend.swatches
         ]
         axes.legend(handles=patches, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=7, frameon=False)
+
+    def _spread(self, zoom: int) -> tuple[Pixels, list[int], list[int]]:
+        """The cells, enlarged, with a wider gap between groups; where each column and each row begins."""
+        image = self._tiled(zoom).permute(1, 2, 0).cpu().numpy()
+        h, w = (side * zoom for side in self.cells.shape[2:])
+        group = self.group if self.group > 1 else self._ncols
+        gap = max(4, w * group // 12)
+        lefts = [i * (w + 1) + i // group * gap for i in range(self._ncols)]
+        page = blank(image.shape[0], lefts[-1] + w)
+        for first in range(0, self._ncols, group):
+            last = min(first + group, self._ncols) - 1
+            page[:, lefts[first] : lefts[last] + w] = image[:, first * (w + 1) : last * (w + 1) + w]
+        return page, lefts, [i * (h + 1) for i in range(-(-len(self.cells) // self._ncols))]
+
+    def _size_inside(self, wide: float, high: float) -> float:
+        """The size, in points, at which every text within fits a cell of so many points."""
+        lines = [words.split("\n") for words in self.inside]
+        longest = max((text.width(t, _LABEL) for words in lines for t in words), default=1)
+        tallest = max((len(words) for words in lines), default=1) * line_height(_LABEL)
+        return min(10.0, 0.85 * _LABEL * min(wide / max(1, longest), high / tallest))
 
     def _bar(self, figure: "Figure", axes: object) -> None:
         if self.legend.cmap is None:
@@ -294,14 +319,15 @@ def paint(maps: Tensor, scale: Scale, *, cmap: str | None = None, notes: tuple[s
 
     Args:
         maps: `n 1 h w` (through a colour map) or `n 3 h w` (red, green, blue).
-        scale: fitted to `maps` if it is not fitted yet; symmetric means diverging colours, else sequential.
-        cmap: a colour map of that kind; default `RdBu_r` or `viridis`.
+        scale: fitted to `maps` if it is not fitted yet.
+        cmap: a colour map; default `RdBu_r` where the scale is symmetric, else `viridis`. A diverging one needs a
+            symmetric scale, since its neutral colour is 0.
         notes: further lines for the legend.
     Returns:
         `n 3 h w` uint8 on the device of `maps`, and the legend.
     Raises:
         ShapeError: `maps` has other axes.
-        OptionError: `cmap` is not offered, or not of the kind that the scale declares.
+        OptionError: `cmap` is not offered, or diverges where the scale does not.
     """
     if maps.dim() != 4 or maps.shape[1] not in (1, 3):
         raise ShapeError(f"maps must be 'n 1 h w' or 'n 3 h w', got shape {tuple(maps.shape)}.")
@@ -312,7 +338,8 @@ def paint(maps: Tensor, scale: Scale, *, cmap: str | None = None, notes: tuple[s
         notes = (f"red, green and blue each on this scale{middle}", *notes)
         return rgb(unit), Legend(scale, "gray", count(unit), notes)
     cmap = cmap or ("RdBu_r" if scale.symmetric else "viridis")
-    if is_diverging(cmap) != scale.symmetric:
-        kind = "a diverging" if scale.symmetric else "a sequential"
-        raise OptionError(f"this scale needs {kind} map, got {cmap!r}; Scale(symmetric=True) declares signed data.")
+    if is_diverging(cmap) and not scale.symmetric:
+        raise OptionError(
+            f"this scale needs a sequential map, got {cmap!r}; Scale(symmetric=True) declares signed data."
+        )
     return colorize(unit, cmap), Legend(scale, cmap, count(unit), notes)
