@@ -50,8 +50,9 @@ def test_zero_is_the_neutral_colour(cmap):
 @pytest.mark.parametrize("cmap", SEQUENTIAL)
 def test_sequential_maps_are_perceptually_ordered(cmap):
     lightness = lab(lut(cmap), deuteranope=False)[:, 0]
-    assert (np.diff(lightness) > -0.05).all()
-    assert lightness[-1] - lightness[0] > 70
+    steps = np.diff(lightness) * np.sign(lightness[-1] - lightness[0])
+    assert (steps > -0.05).all()
+    assert abs(lightness[-1] - lightness[0]) > 70
 
 
 @pytest.mark.parametrize("cmap", DIVERGING)
@@ -133,6 +134,12 @@ def test_nothing_odd_is_counted_when_all_is_well_and_inputs_stay():
 def test_rainbows_are_refused_with_the_reason(name):
     with pytest.raises(OptionError, match=r"not ordered by lightness.*choose viridis"):
         colorize(torch.zeros(1, 1, 1, 1), name)
+
+
+@pytest.mark.parametrize(("name", "near"), [("blues", "'Blues'"), ("grays", "'Greys'"), ("RdBl", "'RdBu'")])
+def test_an_unknown_map_is_answered_with_close_names(name, near):
+    with pytest.raises(OptionError, match=rf"no colour map '{name}' here: close: .*{near}.*; choose viridis"):
+        reserved(name)
 
 
 @pytest.mark.parametrize(

@@ -40,9 +40,14 @@ def test_the_scale_is_carried_and_shown_and_decides_the_colours():
         assert legend.scale.describe() in legend.lines()
 
 
-def test_a_map_of_the_wrong_kind_is_refused():
-    with pytest.raises(OptionError, match="needs a diverging map, got 'viridis'; Scale"):
-        paint(torch.ones(1, 1, 2, 2), Scale(symmetric=True), cmap="viridis")
+def test_grey_may_show_signed_data_with_0_in_the_middle():
+    maps = torch.tensor([-1.0, 0.0, 1.0]).reshape(3, 1, 1, 1)
+    cells, legend = paint(maps, Scale(symmetric=True), cmap="gray")
+    assert cells[:, 0].flatten().tolist() == [0, 128, 255]
+    assert legend.ticks()[1] == (0.5, "0")
+
+
+def test_a_diverging_map_needs_a_symmetric_scale():
     with pytest.raises(OptionError, match="needs a sequential map, got 'RdBu_r'"):
         paint(torch.ones(1, 1, 2, 2), Scale(), cmap="RdBu_r")
     with pytest.raises(ShapeError, match=r"maps must be 'n 1 h w' or 'n 3 h w', got shape \(2, 2\)"):

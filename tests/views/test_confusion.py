@@ -1,3 +1,4 @@
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -46,3 +47,11 @@ def test_a_class_without_examples_is_bare_and_named():
 def test_bad_input_says_what_to_do(counts, error, match):
     with pytest.raises(error, match=match):
         confusion(counts, ["a", "b"])
+
+
+def test_the_colour_map_is_ones_own_choice():
+    table = matplotlib.colormaps["Blues"].resampled(256)([0.0, 1.0], bytes=True)[:, :3].tolist()
+    cells = confusion([[4, 0], [0, 4]], ["a", "b"], cmap="Blues").cells[..., 0, 0].tolist()
+    assert cells == [table[1], table[0], table[0], table[1]]
+    with pytest.raises(OptionError, match="needs a sequential map, got 'RdBu'"):
+        confusion([[4, 0], [0, 4]], ["a", "b"], cmap="RdBu")

@@ -142,3 +142,13 @@ def test_many_convolutions_are_not_all_listed():
 def test_a_glob_for_several_layers_is_refused():
     with pytest.raises(LayerError, match="'\\*' stands for 2 layers, '0', '1'; draw one at a time"):
         kernels(nn.Sequential(nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1)), "*")
+
+
+def test_grey_kernels_are_a_table_of_planes_from_black_to_white():
+    weight = torch.tensor([[-2.0, 0.0, 2.0], [1.0, -1.0, 0.5]])[:, :, None, None]
+    sheet = kernels(weight, cmap="gray")
+    assert sheet.cells[:, 0].flatten().tolist() == [0, 128, 255, 191, 64, 159]
+    assert sheet.ncols == 3
+    assert sheet.legend.cmap == "gray"
+    with pytest.raises(OptionError, match="no colour map 'jet' here: its colours are not ordered by lightness"):
+        kernels(weight, cmap="jet")

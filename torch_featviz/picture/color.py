@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
+from difflib import get_close_matches
 from functools import lru_cache
 
 import numpy as np
@@ -11,8 +12,10 @@ from torch import Tensor
 from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.picture.text import Color, Pixels
 
-SEQUENTIAL = ("viridis", "magma", "cividis", "gray")
-DIVERGING = ("RdBu_r", "PuOr_r")
+_DARK = ("viridis", "magma", "cividis", "gray", "plasma", "bone", "Greys", "RdPu")
+_BRIGHT = ("Blues", "Greens", "Purples", "Reds", "BuGn", "GnBu", "OrRd", "PuBu", "YlGnBu")
+SEQUENTIAL = tuple(name + end for end in ("", "_r") for name in (*_DARK, *_BRIGHT))
+DIVERGING = ("RdBu_r", "PuOr_r", "RdBu", "PuOr")
 _RAINBOWS = ("jet", "rainbow", "gist_rainbow", "hsv", "turbo", "nipy_spectral", "gist_ncar", "Spectral")
 
 
@@ -31,8 +34,8 @@ REASONS = tuple(field.name for field in fields(Counts))
 
 # Found by search: at least 24 apart (CIE76) from every entry of the maps they serve, from each other and from
 # white, in normal vision and in simulated deuteranopia. In the order of REASONS.
-_RESERVED_SEQUENTIAL = ((255, 0, 255), (255, 153, 255), (0, 102, 0), (0, 0, 255), (0, 102, 255))
-_RESERVED_DIVERGING = ((0, 0, 0), (153, 255, 0), (0, 0, 255), (153, 0, 102), (0, 102, 255))
+_RESERVED_DARK = ((255, 0, 255), (255, 153, 255), (0, 102, 0), (0, 0, 255), (0, 102, 255))
+_RESERVED_BRIGHT = ((0, 0, 0), (153, 255, 0), (0, 0, 255), (153, 0, 102), (0, 102, 255))
 
 
 def reserved(cmap: str = "viridis") -> dict[str, Color]:
@@ -42,7 +45,8 @@ def reserved(cmap: str = "viridis") -> dict[str, Color]:
         >>> reserved("viridis")["nan"]
         (255, 0, 255)
     """
-    colors = _RESERVED_DIVERGING if is_diverging(cmap) else _RESERVED_SEQUENTIAL
+    bright = is_diverging(cmap) or cmap.removesuffix("_r") in _BRIGHT
+    colors = _RESERVED_BRIGHT if bright else _RESERVED_DARK
     return dict(zip(REASONS, colors, strict=True))
 
 
@@ -59,9 +63,11 @@ def is_diverging(cmap: str) -> bool:
         if (cmap.removesuffix("_r") in _RAINBOWS)
         else ""
     )
+    near = ", ".join(map(repr, get_close_matches(cmap, (*SEQUENTIAL, *DIVERGING), 3, 0.6)))
+    close = f"close: {near}; " if near and not why else ""
     raise OptionError(
-        f"no colour map {cmap!r} here: {why}choose {', '.join(SEQUENTIAL)} for amounts, "
-        f"{', '.join(DIVERGING)} for signed values."
+        f"no colour map {cmap!r} here: {why}{close}choose {', '.join((*_DARK, *_BRIGHT))} for amounts, "
+        f"{' or '.join(DIVERGING[2:])} for signed values; '_r' turns each round."
     )
 
 

@@ -10,17 +10,20 @@ from torch_featviz.model.answer import named_both
 from torch_featviz.picture import Picture, Scale, Sheet, paint
 
 
-def confusion(counts: Tensor | Sequence[Sequence[int]], classes: Sequence[str], *, title: str = "") -> Picture:
+def confusion(
+    counts: Tensor | Sequence[Sequence[int]], classes: Sequence[str], *, cmap: str = "viridis", title: str = ""
+) -> Picture:
     """A confusion matrix: counts in the cells, each row's shares as colours, the accuracy above.
 
     Args:
         counts: `n n` whole numbers; rows are the true classes, columns the predicted ones.
         classes: their `n` names; of two classes also that of the second alone.
+        cmap: a sequential colour map, such as `"Blues"`.
         title: above everything, before the accuracy.
     Raises:
         ShapeError: `counts` is not square, or does not fit `classes`.
         DtypeError: `counts` are not whole numbers.
-        OptionError: a count is negative.
+        OptionError: a count is negative, or `cmap` is not offered or diverges.
     Example:
         >>> confusion([[3, 1], [0, 4]], ["circle", "cross"]).title
         'Accuracy 87.5 % (7 of 8)'
@@ -38,7 +41,7 @@ def confusion(counts: Tensor | Sequence[Sequence[int]], classes: Sequence[str], 
     accuracy = f"Accuracy {100 * right / total:.1f} % ({right:,} of {total:,})" if total else "No example counted"
     rows = table.sum(1, keepdim=True)
     shares = table.double() / rows.clamp(min=1)
-    cells, legend = paint(shares.reshape(n * n, 1, 1, 1), Scale(vmin=0, vmax=1), notes=_notes(classes, rows))
+    cells, legend = paint(shares.reshape(n * n, 1, 1, 1), Scale(vmin=0, vmax=1), cmap=cmap, notes=_notes(classes, rows))
     readable = n <= 30
     return Sheet(
         cells,

@@ -15,6 +15,7 @@ def kernels(
     layer: str | None = None,
     *,
     scale: Scale | None = None,
+    cmap: str | None = None,
     limit: int = 16,
 ) -> Picture:
     """The kernels of one convolution on one sheet.
@@ -32,11 +33,13 @@ def kernels(
             dimension).
         layer: the layer's name in the model; may be left out for a convolution or a weight.
         scale: how values become colours; default `Scale(symmetric=True)`, one for the layer.
+        cmap: a colour map, such as `"gray"`; with it filters of three channels are a table too. Default `RdBu_r`, or
+            `viridis` where the scale is not symmetric.
         limit: rows and columns of the table that are shown at most; the legend says what is left out.
     Raises:
         LayerError: there is no such layer, or it has no kernels that can be drawn; the error says why.
         ShapeError: the weight is not `k c h w`, or is empty.
-        OptionError: `limit` is below 1.
+        OptionError: `limit` is below 1, or `cmap` is not offered.
     Example:
         >>> kernels(torch.nn.Conv2d(3, 8, 5)).pixels.shape
         torch.Size([3, 17, 17])
@@ -48,13 +51,15 @@ def kernels(
     title = f"Kernels of {layer}" if layer else "Kernels"
     title += f": {filters} filters of {channels}×{height}×{width}"
     fitted = (scale or Scale(symmetric=True)).fit(weight)
-    if channels in (1, 3):
-        cells, legend = paint(weight, fitted, notes=notes)
+    if channels == 1 or (channels == 3 and cmap is None):
+        cells, legend = paint(weight, fitted, cmap=cmap, notes=notes)
         return Sheet(cells, legend, title=title, labels=tuple(str(i) for i in range(filters)))
-    return _table(weight, fitted, limit, title, notes)
+    return _table(weight, fitted, limit, cmap=cmap, title=title, notes=notes)
 
 
-def _table(weight: Tensor, scale: Scale, limit: int, title: str, notes: tuple[str, ...]) -> Picture:
+def _table(
+    weight: Tensor, scale: Scale, limit: int, *, cmap: str | None, title: str, notes: tuple[str, ...]
+) -> Picture:
     """Filters by rows, input channels by columns, as many as can be read."""
     filters, channels = weight.shape[:2]
     rows, columns = min(filters, limit), min(channels, limit)
@@ -66,7 +71,7 @@ def _table(weight: Tensor, scale: Scale, limit: int, title: str, notes: tuple[st
     scale = replace(scale, vmin=cut(scale.vmin), vmax=cut(scale.vmax))
     if (rows, columns) != (filters, channels):
         notes = (f"{rows} of {filters} filters × {columns} of {channels} channels shown", *notes)
-    cells, legend = paint(cut(weight), scale, notes=notes)
+    cells, legend = paint(cut(weight), scale, cmap=cmap, notes=notes)
     return Sheet(
         cells,
         legend,
