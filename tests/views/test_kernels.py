@@ -1,10 +1,13 @@
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from torch_featviz.errors import LayerError, OptionError, ShapeError
-from torch_featviz.picture import Scale
+from torch_featviz.picture import Scale, Stack, colorize
 from torch_featviz.views import kernels
+from torch_featviz.zoo import FilterBank
 
 
 @pytest.fixture
@@ -34,8 +37,6 @@ def test_deep_kernels_are_a_table_of_out_by_in(net):
     assert "16 of 20 filters × 8 of 8 channels shown" in sheet.legend.notes
     weight, scale = net[2][0].weight.detach(), sheet.legend.scale
     assert scale.vmax == weight.abs().max().item(), "also of what is not shown"
-    from torch_featviz.picture import colorize
-
     assert sheet.cells[3 * 8 + 5].equal(colorize(scale(weight[3, 5])[None, None], "RdBu_r")[0])
 
 
@@ -75,10 +76,144 @@ def test_transposed_convolutions_are_shown_filter_by_filter(groups):
     x[0, 3] = 1  # the last input channel, alone, paints its kernels into its group's outputs
     painted = conv(x)[0].detach()
     last = within - 1
-    from torch_featviz.picture import colorize
-
     expected = colorize(sheet.legend.scale(painted[-1])[None, None], "RdBu_r")[0]
     assert sheet.cells[(out - 1) * within + last].equal(expected)
+
+
+@given(
+    filters=st.integers(1, 12),
+    size=st.tuples(st.integers(1, 4), st.integers(1, 5)),
+    ncols=st.integers(1, 5),
+    seed=st.integers(0, 99),
+)
+def test_each_weight_is_written_in_its_cell(filters, size, ncols, seed):
+    weight = torch.randn(filters, 1, *size, generator=torch.Generator().manual_seed(seed))
+    picture = kernels(weight, values=True, decimals=3, ncols=ncols)
+    bands = picture.parts if isinstance(picture, Stack) else (picture,)
+    reach = weight.abs().max()
+    for i in range(filters):
+        band, place = bands[i // ncols], i % ncols
+        for y in range(size[0]):
+            for x in range(size[1]):
+                cell = y * band.ncols + place * size[1] + x
+                value = weight[i, 0, y, x]
+                assert band.inside[cell] == f"{value:.3f}".replace("-", "−")
+                expected = colorize((value / reach / 2 + 0.5).reshape(1, 1, 1, 1), "RdBu_r")
+                assert (band.cells[cell].int() - expected[0].int()).abs().max() <= 3
+    assert [name for band in bands for name in band.heads] == [str(i) for i in range(filters) if filters > 1]
+    assert picture.png()
+
+
+def test_weights_of_colour_planes_and_deeper_filters():
+    weight = torch.randn(4, 3, 2, 2)
+    sheet = kernels(weight, values=True, decimals=1)
+    assert sheet.inside[2] == "\n".join(f"{value:.1f}".replace("-", "−") for value in weight[1, :, 0, 0])
+    by_plane = kernels(weight, values=True, planes=True, decimals=1)
+    assert [part.heads for part in by_plane.parts][1] == ("filter 1, red", "filter 1, green", "filter 1, blue")
+    assert by_plane.parts[1].inside[2] == f"{weight[1, 1, 0, 0]:.1f}".replace("-", "−")
+    deep = torch.randn(20, 5, 2, 2)
+    parts = kernels(deep, values=True, decimals=1).parts
+    assert len(parts) == 16
+    assert parts[3].heads == tuple(f"out 3 in {i}" for i in range(5))
+    assert parts[3].inside[2 * 4] == f"{deep[3, 4, 0, 0]:.1f}".replace("-", "−")
+    assert "80 of 100 kernels shown" in kernels(deep, values=True).legend.notes
+
+
+@pytest.mark.parametrize(
+    ("weight", "word"),
+    [
+        (torch.ones(1, 1, 1, 1), "1"),
+        (torch.full((1, 1, 1, 1), 0.25), "0.25"),
+        (torch.full((1, 1, 1, 1), 0.0123), "0.012"),
+    ],
+)
+def test_as_many_digits_as_show_something(weight, word):
+    assert kernels(weight, values=True).inside == (word,)
+
+
+def test_the_one_convolution_of_a_model_needs_no_name():
+    bank = FilterBank()
+    sheet = kernels(bank, values=True)
+    assert sheet.heads == ("0", "1", "2", "3")
+    assert sheet.inside[:5] == ("−1", "−1", "1", "1", "1")
+    net = nn.Sequential(nn.ReLU(), nn.Sequential(nn.Conv2d(1, 2, 3)), nn.Linear(2, 2))
+    assert kernels(net).png() == kernels(net[1][0]).png()
+
+
+def test_planes_are_named_by_filter_and_colour():
+    weight = torch.randn(5, 3, 4, 4)
+    sheet = kernels(weight, planes=True, ncols=2)
+    assert sheet.columns == ("red", "green", "blue")
+    assert sheet.labels[:6] == ("filter 0", "", "", "filter 1", "", "")
+    assert (sheet.ncols, sheet.group) == (6, 3)
+    scale = Scale(symmetric=True).fit(weight)
+    for i in range(5):
+        for plane in range(3):
+            assert sheet.cells[3 * i + plane].equal(colorize(scale(weight[i, plane])[None, None], "RdBu_r")[0])
+    per = kernels(weight, planes=True, scale=Scale(symmetric=True, per="filter"))
+    assert per.legend.scale.vmax[3].item() == weight[1].abs().max().item()
+    with pytest.raises(OptionError, match="planes= is for filters that read red, green and blue, and these are 5×3×3"):
+        kernels(torch.ones(2, 5, 3, 3), planes=True)
+    with pytest.raises(OptionError, match="these are 3×3×3 in 4 groups; leave it out"):
+        kernels(nn.Conv2d(12, 8, 3, groups=4), planes=True)
+
+
+@pytest.mark.parametrize(("inputs", "outputs", "groups"), [(6, 6, 6), (6, 12, 6), (6, 6, 2), (12, 8, 4), (80, 80, 80)])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_grouped_convolution_says_what_its_filters_read(inputs, outputs, groups, transposed):
+    conv = (nn.ConvTranspose2d if transposed else nn.Conv2d)(inputs, outputs, 2, groups=groups, bias=False)
+    sheet = kernels(conv)
+    for out in (0, outputs // 2, outputs - 1):
+        reads = []
+        for channel in range(inputs):
+            x = torch.zeros(1, inputs, 3, 3)
+            x[0, channel] = 1
+            reads += [channel] if conv(x)[0, out].abs().sum() > 0 else []
+        low, high = reads[0], reads[-1]
+        words = f"out {out} reads in {low}" + (f"–{high}" if high > low else "")
+        if outputs > 64:
+            assert sheet.labels[out] == f"{out} in {low}"
+        else:
+            assert (sheet.labels if high == low else sheet.rows)[out] == words
+
+
+def test_dilation_is_told():
+    assert kernels(nn.Conv2d(1, 2, 3)).legend.notes == ()
+    assert kernels(nn.Conv2d(1, 2, 3, dilation=2)).legend.notes == (
+        "dilation 2: neighbours in a kernel read inputs 2 apart",
+    )
+    assert "dilation 3×1: " in kernels(nn.Conv2d(1, 2, 3, dilation=(3, 1))).legend.notes[0]
+    assert "dilation 4: " in kernels(nn.Conv1d(1, 2, 3, dilation=4)).legend.notes[0]
+
+
+@pytest.mark.parametrize("options", [{}, {"values": True}, {"planes": True}])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (2048, 1, 3, 3),
+        (2048, 3, 7, 7),
+        (513, 1, 1, 400),
+        (2048, 2048, 1, 1),
+        (600, 1, 31, 31),
+        (20, 40, 1, 300),
+        (3, 20, 64, 64),
+    ],
+)
+def test_no_sheet_is_larger_than_a_screen_can_take(shape, options):
+    if (options.get("planes") and shape[1] != 3) or (options.get("values") and max(shape) > 64 and shape[3] > 64):
+        pytest.skip("refused")
+    groups = {"groups": 2048} if shape[:2] == (2048, 1) else {}
+    source = nn.Conv2d(2048, 2048, 3, **groups) if groups else torch.rand(1).expand(shape)
+    sheet = kernels(source, **options)
+    height, width, _ = sheet.numpy().shape
+    assert max(height, width) <= 4000
+    fits = shape[0] * shape[1] <= 1024 and not options
+    assert fits or any("shown" in note for note in sheet.legend.notes) or shape in ((2048, 3, 7, 7), (600, 1, 31, 31))
+
+
+def test_columns_of_ones_choice():
+    assert kernels(torch.randn(9, 1, 3, 3), ncols=9).pixels.shape == (3, 3, 35)
+    assert kernels(torch.randn(9, 3, 3, 3), ncols=3).pixels.shape == (3, 11, 11)
 
 
 def test_the_model_is_as_it_was(net):
@@ -126,6 +261,9 @@ def test_odd_weights_are_drawn(weight):
         (lambda n: kernels("x"), LayerError, "need a model, a layer or a weight tensor, got str"),
         (lambda n: kernels(torch.ones(3, 3)), ShapeError, r"'k c h w' and not empty, got shape \(3, 3\)"),
         (lambda n: kernels(torch.ones(0, 1, 3, 3)), ShapeError, r"got shape \(0, 1, 3, 3\)"),
+        (lambda n: kernels(n, "0", ncols=0), OptionError, "ncols must be at least 1, got 0"),
+        (lambda n: kernels(n, "0", values=True, decimals=-1), OptionError, "decimals must be at least 0, got -1"),
+        (lambda n: kernels(torch.ones(1, 1, 65, 3), values=True), ShapeError, "at most 64 × 64 values can be read"),
         (lambda n: kernels(n, "0", limit=0), OptionError, "limit must be at least 1, got 0"),
     ],
 )

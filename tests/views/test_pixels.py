@@ -49,6 +49,43 @@ def test_a_symmetric_scale_has_signed_colours():
     assert sheet.legend.cmap == "RdBu_r"
 
 
+@pytest.mark.parametrize(
+    "make",
+    [lambda x: x, lambda x: x[:, None], lambda x: list(x), lambda x: tuple(each[None] for each in x)],
+    ids=["n h w", "n 1 h w", "list", "1 h w"],
+)
+def test_several_images_stand_side_by_side(make):
+    images = torch.arange(4 * 2 * 3).reshape(4, 2, 3)
+    sheet = pixels(make(images))
+    assert sheet.heads == ("0", "1", "2", "3")
+    assert (sheet.ncols, sheet.group) == (12, 3)
+    assert sheet.inside[:12] == tuple(str(images[i, 0, x].item()) for i in range(4) for x in range(3))
+    assert (sheet.rows, sheet.columns) == (("0", "1"), ("0", "1", "2"))
+    assert (sheet.legend.scale.vmin, sheet.legend.scale.vmax) == (0, 23), "one scale for all"
+    stack = pixels(make(images), ncols=3, labels=["a", "b", "c", "d"])
+    assert [part.heads for part in stack.parts] == [("a", "b", "c"), ("d",)]
+    assert stack.parts[1].inside[5] == str(images[3, 1, 2].item())
+    assert stack.pixels.shape == (3, 7, 17)
+    assert stack.figure().axes
+
+
+def test_three_planes_are_one_colour_image_unless_they_are_said_to_be_several():
+    planes = torch.rand(3, 4, 4)
+    assert pixels(planes).heads == ()
+    assert pixels(planes[:, None]).heads == pixels(list(planes)).heads == ("0", "1", "2")
+    colours = pixels(torch.stack([planes, planes / 2]))
+    assert colours.heads == ("0", "1")
+    assert colours.inside[4] == "\n".join(f"{value:.2f}" for value in planes[:, 0, 0] / 2)
+
+
+def test_too_many_images_are_bounded_and_it_is_said():
+    sheet = pixels(torch.rand(600, 1, 7, 7))
+    assert max(sheet.numpy().shape) <= 4000
+    assert "of 600 images shown" in sheet.legend.notes[0]
+    per = pixels(torch.rand(600, 1, 7, 7), scale=Scale(per="kernel"))
+    assert per.legend.scale.vmax.shape[0] == int(per.legend.notes[0].split()[0])
+
+
 @pytest.mark.parametrize("side", [1, 12, 28, 64])
 def test_cells_hold_their_text(side):
     sheet = pixels(torch.randn(side, side))
@@ -66,12 +103,25 @@ def test_cells_hold_their_text(side):
             r"at most 64 × 64 .*, got 65 × 3; crop it with image\[..., :64",
         ),
         (
-            lambda: pixels(torch.ones(2, 3, 3)),
+            lambda: pixels(torch.ones(2, 2, 3, 3)),
             ShapeError,
-            r"'h w', '1 h w' or '3 h w' and not empty, got shape \(2, 3, 3\)",
+            r"'h w', '1 h w' or '3 h w' and not empty, or several .* got shape \(2, 2, 3, 3\)",
         ),
+        (
+            lambda: pixels([torch.ones(2, 2), torch.ones(3, 2)]),
+            ShapeError,
+            r"must be of one shape, got \(2, 2\), \(3, 2\)",
+        ),
+        (lambda: pixels([torch.ones(2)]), ShapeError, r"got shape 1 of \(2,\)"),
+        (lambda: pixels([]), DtypeError, "or a list of tensors, got list"),
+        (
+            lambda: pixels(torch.ones(2, 1, 3, 3), labels=["a"]),
+            ShapeError,
+            "labels must have 2 entries, one per image, got 1",
+        ),
+        (lambda: pixels(torch.ones(2, 1, 3, 3), ncols=0), OptionError, "ncols must be at least 1, got 0"),
         (lambda: pixels(torch.ones(0, 3)), ShapeError, r"got shape \(0, 3\)"),
-        (lambda: pixels([[1]]), DtypeError, "image must be a tensor, got list"),
+        (lambda: pixels([[1]]), DtypeError, "image must be a tensor, or a list of tensors, got list"),
         (lambda: pixels(torch.ones(2, 2, dtype=torch.cfloat)), DtypeError, "expected real values"),
         (lambda: pixels(torch.ones(2, 2), decimals=-1), OptionError, "decimals must be at least 0, got -1"),
     ],

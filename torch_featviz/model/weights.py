@@ -101,7 +101,7 @@ def planes_of(source: nn.Module | Tensor, layer: str | None = None, *, filters: 
 
     Args:
         source: a model, a layer, or a weight.
-        layer: the layer's name in the model.
+        layer: the layer's name in the model; may be left out where only one has kernels.
         filters: as of `kernel_of`.
     Raises:
         LayerError, ShapeError: as of `kernels`.
@@ -114,6 +114,8 @@ def planes_of(source: nn.Module | Tensor, layer: str | None = None, *, filters: 
         raise LayerError(f"kernels need a model, a layer or a weight tensor, got {type(source).__name__}.")
     module = unwrap(_resolve(source, layer) if layer else source)
     name = f"layer {layer!r}" if layer else "this module"
+    if not layer and not has_kernel(module) and len(only := _names_with_kernels(module)) == 1:
+        return planes_of(module, only[0], filters=filters)
     if isinstance(module, _SOLID):
         raise LayerError(f"{name} is a {type(module).__name__}: draw one slice, kernels(weight[:, :, 0]).")
     if not has_kernel(module) and not (layer and _may_have(module)):
@@ -127,7 +129,7 @@ def planes_of(source: nn.Module | Tensor, layer: str | None = None, *, filters: 
         raise LayerError(f"{why}, and has no kernels; {_with_kernels(source)}") from error
     if found.weight.dim() not in (3, 4) or not found.weight.numel():
         raise LayerError(f"{name} is a {type(module).__name__} and has no kernels; {_with_kernels(source)}")
-    return _planes(found._replace(notes=(*found.notes, *_adapted_by(source, module))))
+    return _planes(found._replace(notes=(*found.notes, *_dilated(module), *_adapted_by(source, module))))
 
 
 def _planes(found: Kernel) -> Kernel:
@@ -259,6 +261,17 @@ def _groups(module: nn.Module) -> int:
     return groups if isinstance(groups, int) else 1
 
 
+def _dilated(module: nn.Module) -> tuple[str, ...]:
+    """How far apart the values are that neighbours in a kernel are multiplied with."""
+    base = base_of(module)
+    steps = getattr(module if base is None else base, "dilation", 1)
+    steps = steps if isinstance(steps, tuple) else (steps,)
+    if not all(isinstance(step, int) for step in steps) or max(steps) < 2:
+        return ()
+    words = "×".join(map(str, steps if len(set(steps)) > 1 else steps[:1]))
+    return (f"dilation {words}: neighbours in a kernel read inputs {words} apart",)
+
+
 def _resolve(model: nn.Module, layer: str) -> nn.Module:
     modules = resolve(model, layer)
     if len(modules) > 1:
@@ -283,8 +296,12 @@ def _adapted_by(model: nn.Module | Tensor, module: nn.Module) -> tuple[str, ...]
     return tuple(f"without the adapter around it: draw {name!r}" for name in around if name)
 
 
+def _names_with_kernels(model: nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if has_kernel(module)]
+
+
 def _with_kernels(model: nn.Module) -> str:
-    names = [name or "itself" for name, module in model.named_modules() if has_kernel(module)]
+    names = [name or "itself" for name in _names_with_kernels(model)]
     if not names:
         return f"{type(model).__name__} has no convolution."
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""

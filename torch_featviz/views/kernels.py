@@ -1,13 +1,20 @@
 """What the kernels of a convolution look like."""
 
-from dataclasses import replace
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from torch_featviz.errors import OptionError
-from torch_featviz.model.weights import planes_of
-from torch_featviz.picture import Picture, Scale, Sheet, paint
+from torch_featviz.model.weights import Kernel, planes_of
+from torch_featviz.picture import Legend, Picture, Scale, Sheet, grid_columns, paint, text
+from torch_featviz.views import numbers
+from torch_featviz.views.numbers import first
+
+_PLANES = ("red", "green", "blue")
+_SIDE, _LABEL = 3500, 11
+_WORDY = 64  # filters that have room for more than numbers
 
 
 def kernels(
@@ -16,12 +23,17 @@ def kernels(
     *,
     scale: Scale | None = None,
     cmap: str | None = None,
-    limit: int = 16,
+    limit: int | None = None,
+    planes: bool = False,
+    values: bool = False,
+    decimals: int | None = None,
+    ncols: int | None = None,
 ) -> Picture:
     """The kernels of one convolution on one sheet.
 
     Filters of three channels are drawn in colour, mid-grey being 0; filters of one channel in signed colours;
-    deeper ones as a table, a filter a row and an input channel a column.
+    deeper ones as a table, a filter a row and an input channel a column. Filters of a grouped convolution say which
+    input channels they read.
 
     Drawn is what the layer computes with now, in evaluation mode: weight norm, spectral norm, pruning,
     parametrizations, weight standardisation, an adapter (LoRA) and quantisation are in it, and the legend says so. A
@@ -31,54 +43,186 @@ def kernels(
     Args:
         model_or_weight: a model, a convolution or an adapter around one, or a weight `k c h w` (`k c w` for one
             dimension).
-        layer: the layer's name in the model; may be left out for a convolution or a weight.
+        layer: the layer's name in the model; may be left out for a weight, and where only one layer has kernels.
         scale: how values become colours; default `Scale(symmetric=True)`, one for the layer.
-        cmap: a colour map, such as `"gray"`; with it filters of three channels are a table too. Default `RdBu_r`, or
-            `viridis` where the scale is not symmetric.
-        limit: rows and columns of the table that are shown at most; the legend says what is left out.
+        cmap: a colour map, such as `"gray"`; with it filters of three channels are drawn by planes. Default `RdBu_r`,
+            or `viridis` where the scale is not symmetric.
+        limit: rows and columns of the table that are shown at most, by default 16 or as many as there is room for; the
+            legend says what is left out.
+        planes: red, green and blue of each filter beside each other, instead of one picture in colour.
+        values: write each weight in its cell, as `pixels` does; as many filters as can be read.
+        decimals: digits after the point where values are written; default: none of whole numbers, else two digits of
+            the largest weight, from two to four places.
+        ncols: filters per row; default: about a square, or with `values` as many as a screen is wide.
     Raises:
         LayerError: there is no such layer, or it has no kernels that can be drawn; the error says why.
-        ShapeError: the weight is not `k c h w`, or is empty.
-        OptionError: `limit` is below 1, or `cmap` is not offered.
+        ShapeError: the weight is not `k c h w`, or is empty; or with `values` kernels are larger than 64 × 64.
+        OptionError: `limit` or `ncols` is below 1, `cmap` is not offered, `planes` is asked for where filters do not
+            read red, green and blue, or `decimals` is negative.
     Example:
         >>> kernels(torch.nn.Conv2d(3, 8, 5)).pixels.shape
         torch.Size([3, 17, 17])
+        >>> kernels(torch.eye(3)[None, None], values=True).inside[:4]
+        ('1', '0', '0', '0')
     """
-    if limit < 1:
-        raise OptionError(f"limit must be at least 1, got {limit}.")
-    weight, _, _, notes = planes_of(model_or_weight, layer)
-    filters, channels, height, width = weight.shape
+    for name, given in (("limit", limit), ("ncols", ncols)):
+        if given is not None and given < 1:
+            raise OptionError(f"{name} must be at least 1, got {given}.")
+    kernel = planes_of(model_or_weight, layer)
+    filters, channels, height, width = kernel.weight.shape
+    colour = channels == 3 and kernel.groups == 1
+    if planes and not colour:
+        raise OptionError(
+            f"planes= is for filters that read red, green and blue, and these are {channels}×{height}×{width}"
+            f"{f' in {kernel.groups} groups' if kernel.groups > 1 else ''}; leave it out."
+        )
     title = f"Kernels of {layer}" if layer else "Kernels"
-    title += f": {filters} filters of {channels}×{height}×{width}"
-    fitted = (scale or Scale(symmetric=True)).fit(weight)
-    if channels == 1 or (channels == 3 and cmap is None):
-        cells, legend = paint(weight, fitted, cmap=cmap, notes=notes)
-        return Sheet(cells, legend, title=title, labels=tuple(str(i) for i in range(filters)))
-    return _table(weight, fitted, limit, cmap=cmap, title=title, notes=notes)
-
-
-def _table(
-    weight: Tensor, scale: Scale, limit: int, *, cmap: str | None, title: str, notes: tuple[str, ...]
-) -> Picture:
-    """Filters by rows, input channels by columns, as many as can be read."""
-    filters, channels = weight.shape[:2]
-    rows, columns = min(filters, limit), min(channels, limit)
-
-    def cut(x: Any) -> Any:
-        shape = (filters, channels, *x.shape[2:]) if isinstance(x, Tensor) else ()
-        return x.expand(shape)[:rows, :columns].flatten(0, 1)[:, None] if shape else x
-
-    scale = replace(scale, vmin=cut(scale.vmin), vmax=cut(scale.vmax))
-    if (rows, columns) != (filters, channels):
-        notes = (f"{rows} of {filters} filters × {columns} of {channels} channels shown", *notes)
-    cells, legend = paint(cut(weight), scale, cmap=cmap, notes=notes)
-    return Sheet(
-        cells,
-        legend,
-        title=title,
-        ncols=columns,
-        rows=tuple(f"out {i}" for i in range(rows)),
-        columns=tuple(str(i) for i in range(columns)),
-        corner="in",
-        zoom=max(1, -(-36 // max(weight.shape[2:]))),
+    drawn = _Drawn(
+        kernel,
+        (scale or Scale(symmetric=True)).fit(kernel.weight),
+        cmap,
+        title=f"{title}: {filters} filters of {channels}×{height}×{width}",
+        ncols=ncols,
     )
+    by_plane = colour and (planes or cmap is not None)
+    if values:
+        return drawn.written(_places(kernel.weight) if decimals is None else decimals, limit, by_plane)
+    if by_plane:
+        return drawn.by_plane()
+    return drawn.side_by_side() if channels == 1 or colour else drawn.table(limit)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """The kernels of a layer, in each way that they can be laid out."""
+
+    kernel: Kernel
+    scale: Scale
+    cmap: str | None
+    title: str
+    ncols: int | None
+
+    def side_by_side(self) -> Picture:
+        """Filters of one channel, or of red, green and blue, each a picture."""
+        weight, names = self.kernel.weight, self._names()
+        shown = self._room(1, text.width(max(names, key=len), _LABEL))
+        cells, legend = self._paint(weight[:shown], first(self.scale, shown), shown)
+        return Sheet(cells, legend, title=self.title, labels=names[:shown], ncols=self.ncols)
+
+    def by_plane(self) -> Picture:
+        """Red, green and blue of each filter beside each other."""
+        height, width = self.kernel.weight.shape[2:]
+        shown = self._room(3, 0)
+        cells, legend = self._paint(*self._cut(shown, 3), shown)
+        ncols = min(self.ncols or grid_columns(shown, height / (3 * width)), shown)
+        return Sheet(
+            cells,
+            legend,
+            title=self.title,
+            ncols=3 * ncols,
+            group=3,
+            labels=tuple(name for i in range(shown) for name in (f"filter {i}", "", "")),
+            columns=_PLANES,
+        )
+
+    def table(self, limit: int | None) -> Picture:
+        """Filters by rows, input channels by columns, as many as can be read."""
+        filters, channels, height, width = self.kernel.weight.shape
+        zoom = max(1, -(-36 // max(height, width)))
+        room = [min(16, max(1, _SIDE // (side * zoom + 7))) for side in (height, width)]
+        rows, columns = min(filters, limit or room[0]), min(channels, limit or room[1])
+        notes = self.kernel.notes
+        if (rows, columns) != (filters, channels):
+            notes = (f"{rows} of {filters} filters × {columns} of {channels} channels shown", *notes)
+        cells, legend = paint(*self._cut(rows, columns), cmap=self.cmap, notes=notes)
+        return Sheet(
+            cells,
+            legend,
+            title=self.title,
+            ncols=columns,
+            rows=tuple(self._row(i) for i in range(rows)),
+            columns=tuple(str(i) for i in range(columns)),
+            corner="in",
+            zoom=zoom,
+        )
+
+    def written(self, decimals: int, limit: int | None, by_plane: bool) -> Picture:
+        """Each weight in its cell."""
+        weight, names = self.kernel.weight, self._names()
+        filters, channels = weight.shape[:2]
+        scale, row, what = self.scale, None, "filters"
+        if by_plane:
+            weight, scale = self._cut(filters, 3)
+            names = tuple(f"filter {i}, {plane}" for i in range(filters) for plane in _PLANES)
+            row, what = 3, "planes"
+        elif channels > 1 and not (channels == 3 and self.kernel.groups == 1):
+            rows, row = min(filters, limit or 16), min(channels, limit or 16)
+            weight, scale = self._cut(rows, row)
+            names = tuple(f"out {i} in {self._reads(i)[0] + j}" for i in range(rows) for j in range(row))
+            what = "kernels"
+        cells = numbers.written(weight, decimals, names, ncols=self.ncols, row=row)
+        shown = cells.shown
+        colors, legend = paint(weight[:shown], first(scale, shown), cmap=self.cmap, notes=self.kernel.notes)
+        total = len(weight) if what != "kernels" else filters * channels
+        return numbers.drawn(cells, colors, legend, total=total, what=what, title=self.title, names=names)
+
+    def _paint(self, weight: Tensor, scale: Scale, shown: int) -> tuple[Tensor, Legend]:
+        """The filters that there is room for."""
+        filters, notes = len(self.kernel.weight), self.kernel.notes
+        if self.kernel.groups > 1 and filters > _WORDY:
+            notes = ("“12 in 5”: filter 12 reads input channel 5", *notes)
+        if shown < filters:
+            notes = (f"{shown:,} of {filters:,} filters shown", *notes)
+        return paint(weight, scale, cmap=self.cmap, notes=notes)
+
+    def _cut(self, rows: int, columns: int) -> tuple[Tensor, Scale]:
+        """The first kernels of the first filters, one by one, with their scale."""
+        filters, channels = self.kernel.weight.shape[:2]
+
+        def cut(x: Any) -> Any:
+            if not isinstance(x, Tensor):
+                return x
+            return x.expand(filters, channels, *x.shape[2:])[:rows, :columns].flatten(0, 1)[:, None]
+
+        scale = replace(self.scale, vmin=cut(self.scale.vmin), vmax=cut(self.scale.vmax))
+        return cut(self.kernel.weight), scale
+
+    def _names(self) -> tuple[str, ...]:
+        """Of filters side by side: their numbers, and the input channel, where each reads one of several."""
+        filters = len(self.kernel.weight)
+        if self.kernel.groups == 1:
+            return tuple(str(i) for i in range(filters))
+        return tuple(self._row(i) if filters <= _WORDY else f"{i} in {self._reads(i)[0]}" for i in range(filters))
+
+    def _row(self, i: int) -> str:
+        """A filter with what it reads."""
+        if self.kernel.groups == 1:
+            return f"out {i}"
+        low, high = self._reads(i)
+        return f"out {i} reads in {low}" + (f"–{high}" if high > low else "")
+
+    def _reads(self, i: int) -> tuple[int, int]:
+        """The first and last input channel of a filter."""
+        filters, channels = self.kernel.weight.shape[:2]
+        low = i // max(1, filters // self.kernel.groups) * channels
+        return low, low + channels - 1
+
+    def _room(self, per_filter: int, label: int) -> int:
+        """How many filters side by side fit a sheet at its defaults."""
+        filters, _, height, width = self.kernel.weight.shape
+        zoom = max(1, -(-48 // max(height, width)))
+        wide, high = per_filter * (max(width * zoom + 2, label + 8) + 5) + 10, height * zoom + 25
+        for shown in range(filters, 1, -1):
+            columns = self.ncols or grid_columns(shown, height / (per_filter * width))
+            if (self.ncols or columns * wide <= _SIDE) and -(-shown // columns) * high <= _SIDE:
+                return shown
+        return 1
+
+
+def _places(weight: Tensor) -> int:
+    """Digits after the point that show two digits of the largest weight."""
+    finite = weight.detach()[weight.detach().isfinite()].double()
+    most = float(finite.abs().max()) if finite.numel() else 1.0
+    if bool((finite == finite.round()).all()):
+        return 0
+    return min(4, max(2, 1 - math.floor(math.log10(most))))

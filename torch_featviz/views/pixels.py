@@ -1,88 +1,98 @@
-"""A small image with each value written in its cell."""
+"""Small images with each value written in its cell."""
 
-import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
-from torch_featviz.picture import Legend, Picture, Scale, Sheet, number, paint, rgb
-from torch_featviz.picture.images import Card, ValueRange, clipped, unit_image
-
-LIMIT = 64
+from torch_featviz.picture import Legend, Picture, Scale, paint, rgb
+from torch_featviz.picture.images import Card, ValueRange, clipped, unit_images
+from torch_featviz.views.numbers import Written, drawn, first, written
 
 
 def pixels(
-    image: Tensor,
+    image: Tensor | Sequence[Tensor],
     *,
     scale: Scale | None = None,
     value_range: ValueRange | None = None,
     card: Card | None = None,
     decimals: int = 2,
+    labels: Sequence[str] | None = None,
+    ncols: int | None = None,
     title: str = "",
 ) -> Picture:
-    """Every value of a small image, written on its colour, with row and column numbers.
+    """Every value of small images, written on its colour, with row and column numbers.
 
     Args:
-        image: `h w` or `1 h w`, or `3 h w` for red, green and blue, which are written below each other.
-        scale: how values become colours; default: bytes are 0 to 255, red, green and blue as floats are
-            0 to 1, anything else goes from its lowest value to its highest.
+        image: `h w` or `1 h w`, or `3 h w` for red, green and blue, which are written below each other. Several images
+            are `n 1 h w`, as the filters of a convolution over grey, `n 3 h w`, `n h w` with `n` other than 3, or a
+            list of images of one size; they stand side by side.
+        scale: how values become colours, one for all images; default: bytes are 0 to 255, red, green and blue as
+            floats are 0 to 1, anything else goes from its lowest value to its highest.
         value_range: colours as those of an image of that range, instead of `scale`; what is written stays as it is.
             `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`, `{"mean": ..., "std": ...}`, or a function that brings
             images to 0 to 1; default the card's.
         card: of the model, if the image is as it takes it.
         decimals: digits after the point for floats.
+        labels: a text above each of several images; default their numbers.
+        ncols: images per row; default: as many as a screen is wide. The legend says how many there was room for.
         title: above everything.
     Raises:
-        ShapeError: `image` has other axes, is empty, or is too large to be read.
-        DtypeError: `image` is not a tensor of real values.
-        OptionError: `decimals` is negative, there is no such range or card, or one is given beside `scale`.
+        ShapeError: `image` has other axes, is empty, or is too large to be read; images are of several sizes; or
+            `labels` are not as many as images.
+        DtypeError: `image` is not a tensor of real values, nor several of them.
+        OptionError: `decimals` is negative, `ncols` below 1, there is no such range or card, or one is given beside
+            `scale`.
     Example:
         >>> pixels(torch.eye(3)).pixels.shape
         torch.Size([3, 5, 5])
     """
-    if decimals < 0:
-        raise OptionError(f"decimals must be at least 0, got {decimals}.")
-    if not isinstance(image, Tensor):
-        raise DtypeError(f"image must be a tensor, got {type(image).__name__}; use torch.as_tensor.")
-    planes = image[None] if image.dim() == 2 else image
-    if planes.dim() != 3 or planes.shape[0] not in (1, 3) or not planes.numel():
-        raise ShapeError(f"image must be 'h w', '1 h w' or '3 h w' and not empty, got shape {tuple(image.shape)}.")
-    channels, height, width = planes.shape
-    if max(height, width) > LIMIT:
-        raise ShapeError(
-            f"at most {LIMIT} × {LIMIT} values can be read, got {height} × {width}; "
-            f"crop it with image[..., :{LIMIT}, :{LIMIT}]."
-        )
-    declared = value_range is not None or card is not None
-    if declared and scale is not None:
+    images = _images(image)
+    if (value_range is not None or card is not None) and scale is not None:
         raise OptionError("scale= and value_range= or card= both say how values become colours; give one of them.")
-    cells = planes.permute(1, 2, 0).reshape(height * width, channels, 1, 1)
-    if declared or (scale is None and channels == 3 and planes.is_floating_point()):
-        units = unit_image(planes, value_range, card).permute(1, 2, 0).reshape(-1, 3, 1, 1)
-        counts, hints = clipped(units, value_range, card)
-        colors, legend = rgb(units), Legend(counts=counts, notes=hints)
+    names = tuple(map(str, range(len(images)))) if labels is None else tuple(labels)
+    if len(names) != len(images):
+        raise ShapeError(f"labels must have {len(images)} entries, one per image, got {len(names)}.")
+    cells = written(images, decimals, names, ncols=ncols)
+    colors, legend = _colors(images, cells, scale, value_range, card)
+    return drawn(cells, colors, legend, total=len(images), what="images", title=title, names=names)
+
+
+def _images(image: Tensor | Sequence[Tensor]) -> Tensor:
+    """`n c h w`, one or three channels."""
+    if isinstance(image, (list, tuple)) and image and all(isinstance(x, Tensor) for x in image):
+        shapes = sorted({tuple(x.shape) for x in image})
+        if len(shapes) > 1:
+            raise ShapeError(f"images side by side must be of one shape, got {', '.join(map(str, shapes[:3]))}.")
+        stack = torch.stack(list(image))
+        images = stack[:, None] if stack.dim() == 3 else stack
+    elif isinstance(image, Tensor):
+        several = image.dim() == 3 and image.shape[0] not in (1, 3)
+        images = image[None, None] if image.dim() == 2 else image[:, None] if several else image
+        images = images[None] if images.dim() == 3 else images
     else:
-        scale = scale or (Scale(vmin=0, vmax=255) if planes.dtype == torch.uint8 else Scale())
-        colors, legend = paint(cells, scale, cmap=None if scale.symmetric else "gray")
-    values = cells.flatten(1).tolist()
-    return Sheet(
-        colors,
-        legend,
-        title=title,
-        ncols=width,
-        inside=tuple("\n".join(_word(v, decimals) for v in row) for row in values),
-        rows=tuple(str(i) for i in range(height)),
-        columns=tuple(str(i) for i in range(width)),
-    )
+        raise DtypeError(
+            f"image must be a tensor, or a list of tensors, got {type(image).__name__}; use torch.as_tensor."
+        )
+    if images.dim() != 4 or images.shape[1] not in (1, 3) or not images.numel():
+        got = tuple(image.shape) if isinstance(image, Tensor) else f"{len(image)} of {tuple(image[0].shape)}"
+        raise ShapeError(
+            f"image must be 'h w', '1 h w' or '3 h w' and not empty, or several as 'n 1 h w' or 'n 3 h w', "
+            f"got shape {got}."
+        )
+    return images
 
 
-def _word(value: float, decimals: int) -> str:
-    """A value as short as it can be said: integers whole, zero as 0, floats with few digits."""
-    if isinstance(value, int):
-        return str(int(value)).replace("-", "−")
-    if not math.isfinite(value):
-        return "NaN" if math.isnan(value) else ("∞" if value > 0 else "−∞")
-    if value == 0 or abs(value) >= 1000:
-        return number(value)
-    return f"{value:.{decimals}f}".replace("-", "−")
+def _colors(
+    images: Tensor, cells: Written, scale: Scale | None, value_range: ValueRange | None, card: Card | None
+) -> tuple[Tensor, Legend]:
+    """`n 3 h w` bytes of the images that are shown, and what they mean."""
+    shown = images[: cells.shown]
+    declared = value_range is not None or card is not None
+    if declared or (scale is None and images.shape[1] == 3 and images.is_floating_point()):
+        units = unit_images(shown, value_range, card)
+        counts, hints = clipped(units, value_range, card)
+        return rgb(units), Legend(counts=counts, notes=hints)
+    scale = scale or (Scale(vmin=0, vmax=255) if images.dtype == torch.uint8 else Scale())
+    return paint(shown, first(scale.fit(images), cells.shown), cmap=None if scale.symmetric else "gray")
