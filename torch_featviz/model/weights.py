@@ -266,7 +266,7 @@ def _dilated(module: nn.Module) -> tuple[str, ...]:
     base = base_of(module)
     steps = getattr(module if base is None else base, "dilation", 1)
     steps = steps if isinstance(steps, tuple) else (steps,)
-    if not all(isinstance(step, int) for step in steps) or max(steps) < 2:
+    if not all(isinstance(step, int) for step in steps) or max(steps, default=1) < 2:
         return ()
     words = "×".join(map(str, steps if len(set(steps)) > 1 else steps[:1]))
     return (f"dilation {words}: neighbours in a kernel read inputs {words} apart",)
