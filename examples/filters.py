@@ -53,10 +53,9 @@ def show_edges(photo: Tensor, out: Path) -> None:
 def show_bank(photo: Tensor, out: Path) -> None:
     """The four filters with their values, and what each stage makes of the photo, all on one scale."""
     bank = FilterBank()
-    for number, (words, weight) in enumerate(zip(FILTERS, bank.conv.weight, strict=True)):
-        scale = fv.Scale(symmetric=True, vmax=1)
-        title = f"Filter {number}: {words}"
-        fv.pixels(weight, scale=scale, decimals=0, title=title).save(out / f"5-filter-{number}.png")
+    scale = fv.Scale(symmetric=True, vmax=1)
+    filters = fv.pixels(bank.conv.weight, scale=scale, decimals=0, labels=FILTERS, title="Filters 0 to 3")
+    filters.save(out / "5-filters.png")
     maps = bank(photo[None])
     scale = fv.Scale(symmetric=True).fit(maps.conv)
     for number, (words, stage) in enumerate(zip(STAGES, maps, strict=True), 6):

@@ -160,6 +160,7 @@ CALLS = {
     "Monitor": monitored,
     "overhead": lambda net: bench.overhead(net, IMAGES, rounds=1),
     "launches": lambda net: bench.launches(net, IMAGES),
+    "compare": lambda net: fv.compare({"a": net, "b": net}, IMAGES, rounds=1),
     "kernels": lambda net: fv.kernels(net, "features.0"),
     "layer_names": fv.layer_names,
 }
@@ -285,6 +286,8 @@ WITHOUT_MODEL = {
         "Activations",
         "Atlas",
         "Attribution",
+        "Compared",
+        "Comparison",
         "Faithfulness",
         "FeatvizError",
         "Layout",

@@ -8,6 +8,7 @@ if TYPE_CHECKING:  # what is here and in __all__ can be had; at run time it is f
     from . import errors, zoo
     from .atlas import Atlas, atlas
     from .capture import Activations, FeatureExtractor, FeatureTap, Histogram, Moments, Ring, ToCPU, TopK, capture
+    from .comparison import Compared, Comparison, compare
     from .errors import FeatvizError
     from .explain import Attribution, Faithfulness, attribute, deconvnet, faithfulness
     from .inspect import NonFinite, ReceptiveField, Summary, first_nonfinite, receptive_field, shapes, summary
@@ -40,6 +41,8 @@ __all__ = [
     "Activations",
     "Atlas",
     "Attribution",
+    "Compared",
+    "Comparison",
     "Faithfulness",
     "FeatureExtractor",
     "FeatureTap",
@@ -68,6 +71,7 @@ __all__ = [
     "augmentations",
     "capture",
     "channel_stats",
+    "compare",
     "confusion",
     "curves",
     "deconvnet",
@@ -100,7 +104,7 @@ __all__ = [
 # pytest imports this package at each start, for the plugin in it; nobody should wait for torch who does not use it.
 _ROOMS = (
     *("errors", "model", "capture", "picture", "zoo", "inspect", "explain", "survey", "views", "training", "atlas"),
-    "bench",
+    *("comparison", "bench"),
 )
 
 if not TYPE_CHECKING:  # a type checker would take any name for good

@@ -70,6 +70,11 @@ class Ratio(NamedTuple):
     low: float
     high: float
 
+    @classmethod
+    def of(cls, ratios: list[float]) -> Ratio:
+        """Of ratios that were measured."""
+        return cls(*_median(ratios))
+
     def within(self, budget: float) -> bool:
         """Return whether the ratio is within `budget`; False if it is above with 97.5 % confidence."""
         return self.low <= budget
@@ -116,7 +121,7 @@ def paired(
         1.5 (1.5 to 1.5)
     """
     times = _alternate([_timed(a, timer), _timed(b, timer)], rounds)
-    return Ratio(*_median([of_a / of_b for of_a, of_b in times]))
+    return Ratio.of([of_a / of_b for of_a, of_b in times])
 
 
 def added(
@@ -139,6 +144,19 @@ def added(
     """
     times = _alternate([_timed(call, timer) for call in (base, *ways)], rounds)
     return [Added(*_median([row[i] - row[0] for row in times])) for i in range(1, len(ways) + 1)]
+
+
+def interleaved(calls: list[Callable[[], object]], rounds: int | None = None) -> list[list[float]]:
+    """Seconds that each of several calls takes, timed in turns: a row for each round, a column for each call.
+
+    Args:
+        calls: each is run once before.
+        rounds: None for as many as fit in two seconds, from 15 to 401.
+    Raises:
+        OptionError: `rounds` is below 1.
+    """
+    ways = [_timed(call) for call in calls]
+    return _alternate(ways, _rounds_for(*ways) if rounds is None else rounds)
 
 
 def settled(measure: Callable[[], T], within: Callable[[T], bool]) -> T:

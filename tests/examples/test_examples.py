@@ -63,11 +63,11 @@ def test_filters_on_a_file_that_is_no_image(tmp_path, capsys):
 def test_xo(tmp_path, capsys):
     nets = ["xo", "xo_deep"]
     assert load("xo").main(["--out", str(tmp_path), "--epochs", "1", "--nets", *nets]) == 0
-    assert len(sheets(tmp_path)) == 1 + (2 + 2 * 2) + (2 + 2 * 3)
+    assert len(sheets(tmp_path)) == 2 + (2 + 2 * 2) + (2 + 2 * 3)
     said = capsys.readouterr().out
     for name in nets:
         parameters = sum(p.numel() for p in card(name).build().parameters())
-        assert re.search(rf"{name} +{parameters:,} +\d+\.\d%", said)
+        assert re.search(rf"{name} +\d+\.\d % .* {parameters:,} ", said)
 
 
 def test_watch(tmp_path, capsys):
