@@ -48,7 +48,7 @@ def no_network(monkeypatch):
 
 def test_filters(tmp_path, capsys):
     assert load("filters").main(["--out", str(tmp_path)]) == 0
-    assert len(sheets(tmp_path)) == 11
+    assert len(sheets(tmp_path)) == 8
     said = capsys.readouterr().out
     assert "before the ReLU: (1, 4, 253, 253)" in said
     assert "after the ReLU and 2×2 max-pool: (1, 4, 126, 126)" in said
