@@ -379,6 +379,21 @@ def test_gaps_of_a_figure_are_thin_and_numbers_stand_in_their_cells(n, ncols, si
         assert abs(y - (i // columns + 0.5) * height / rows) < 1
 
 
+def test_groups_of_a_figure_stand_apart():
+    cells = torch.arange(12, dtype=torch.uint8).reshape(12, 1, 1, 1).expand(12, 3, 2, 2)
+    axes = Sheet(cells, ncols=6, group=2, heads=("a", "b", "c"), inside=tuple(map(str, range(12)))).figure().axes[0]
+    image = np.asarray(axes.images[0].get_array())
+    places = {words.get_text(): words.get_position() for words in axes.texts}
+    for i in range(12):
+        x, y = places[str(i)]
+        assert image[round(y), round(x)].tolist() == [i] * 3
+    between = [places[str(i + 1)][0] - places[str(i)][0] for i in range(5)]
+    assert between[0] == between[2] == between[4]
+    assert between[1] == between[3] > between[0] + 3
+    bare = (image[0] == 255).all(1)
+    assert bare.sum() == 3 + 2 * (between[1] - between[0] + 1)
+
+
 def test_numbers_of_a_figure_do_not_touch():
     cells = torch.zeros(28 * 28, 3, 1, 1, dtype=torch.uint8)
     axes = Sheet(cells, inside=("−0.25",) * len(cells), ncols=28).figure().axes[0]
