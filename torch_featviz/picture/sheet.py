@@ -183,7 +183,7 @@ class Sheet(Picture):
         from matplotlib.patches import Patch  # noqa: PLC0415
 
         patches = [
-            Patch(facecolor=[value / 255 for value in color], edgecolor="black", label=words)
+            Patch(facecolor=(color[0] / 255, color[1] / 255, color[2] / 255), edgecolor="black", label=words)
             for color, words in self.legend.swatches
         ]
         axes.legend(handles=patches, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=7, frameon=False)
