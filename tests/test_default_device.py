@@ -195,6 +195,7 @@ PICTURES = {
     "curves": lambda: fv.curves({"train_loss": [2.0, 1.0]}),
     "feature_maps": lambda: fv.feature_maps(MAPS),
     "feature_maps scale": lambda: fv.feature_maps({"a": MAPS, "b": -MAPS}, scale=fv.Scale(per="kernel")),
+    "images": lambda: fv.images([IMAGES[0], IMAGE], [1, 0], classes=["a", "b"]),
     "kernels": lambda: fv.kernels(MAPS[:, None, :3, :3]),
     "KernelNormalizer": lambda: fv.KernelNormalizer(per="filter")(MAPS[:, None]),
     "normalize": lambda: fv.normalize(MAPS),

@@ -103,6 +103,10 @@ def of_samples(given, **declared):
     return sheet(views.samples([(given[0], 0), (given[1], 1)], **declared))
 
 
+def of_images(given, **declared):
+    return sheet(views.images(given, **declared))
+
+
 def of_exemplars(given, **declared):
     best = top_patches(NET, [given], "conv", k=2)
     found = sheet(views.exemplars(best, **declared), slice(0, 1))
@@ -167,6 +171,7 @@ DRAWN = {
     "segments": of_segments,
     "attributions": of_attributions,
     "exemplars": of_exemplars,
+    "images": of_images,
     "pixels": of_pixels,
     "predictions": of_predictions,
     "samples": of_samples,

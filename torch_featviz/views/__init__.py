@@ -7,6 +7,7 @@ from torch_featviz.views.confusion import confusion
 from torch_featviz.views.curves import curves
 from torch_featviz.views.effective_field import effective_field
 from torch_featviz.views.exemplars import exemplars
+from torch_featviz.views.images import images
 from torch_featviz.views.kernels import kernels
 from torch_featviz.views.maps import feature_maps
 from torch_featviz.views.overview import overview
@@ -25,6 +26,7 @@ __all__ = [
     "effective_field",
     "exemplars",
     "feature_maps",
+    "images",
     "kernels",
     "overview",
     "pixels",
