@@ -3,7 +3,7 @@ from typing import ClassVar
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, random_split
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.picture.images import unit_image
@@ -93,6 +93,91 @@ def test_images_stand_under_the_labels_that_come_with_them(change):
     assert len(data.loaded) <= 4, "targets still say where to look"
 
 
+class Many(Dataset):
+    """A hundred classes, item i of class i modulo 100."""
+
+    classes = tuple(f"class {i}" for i in range(100))
+
+    def __init__(self):
+        self.targets = [i % 100 for i in range(400)]
+        self.loaded = []
+
+    def __len__(self):
+        return 400
+
+    def __getitem__(self, i):
+        self.loaded.append(i)
+        return torch.full((1, 2, 2), (i % 7) / 10), self.targets[i]
+
+
+def test_of_many_classes_some_are_drawn_and_no_others_are_read():
+    data = Many()
+    sheet = samples(data, n=3)
+    assert sheet.rows == tuple(f"class {i}" for i in range(40))
+    assert data.loaded == [i + 100 * k for i in range(40) for k in range(3)]
+    assert "40 of 100 classes; a Subset shows others" in sheet.legend.notes
+    unnamed = samples([(torch.zeros(1, 2, 2), i) for i in range(100)])
+    assert unnamed.rows == tuple(map(str, range(40)))
+    assert "40 of 100 classes; a Subset shows others" in unnamed.legend.notes
+
+
+def test_a_stream_of_many_classes_is_read_until_enough_are_full():
+    class Stream(IterableDataset):
+        classes = Many.classes
+        read = 0
+
+        def __iter__(self):
+            for i in range(10_000):
+                self.read += 1
+                yield torch.zeros(1, 2, 2), 60 + i % 40 if i < 80 else i % 100
+
+    stream = Stream()
+    assert samples(stream, n=2).rows == Many.classes[60:]
+    assert stream.read == 80
+
+
+@pytest.mark.parametrize("kind", ["subset", "nested", "split", "array"])
+def test_a_part_of_a_data_set_keeps_its_classes_and_reads_what_it_draws(kind):
+    data = Folder()
+    part = {
+        "subset": lambda: Subset(data, [5, 1, 2, 4]),
+        "nested": lambda: Subset(Subset(data, [0, 5, 1, 2, 4]), [1, 2, 3, 4]),
+        "array": lambda: Subset(data, torch.tensor([5, 1, 2, 4]).numpy()),
+        "split": lambda: random_split(data, [6, 0])[0],
+    }[kind]()
+    sheet = samples(part, n=1)
+    assert sheet.rows == ("a", "b")
+    assert len(data.loaded) == 2
+    if kind != "split":
+        assert rows_of(sheet) == {"a": [1], "b": [5]}
+    changed = Subset(Folder(lambda t: 1 - t), [0, 5])
+    assert rows_of(samples(changed)) == {"0": [5], "1": [0]}
+    assert len(changed.dataset.loaded) == 2
+
+
+def test_data_sets_one_after_another_keep_the_names_they_share():
+    first, second = Folder(), Folder()
+    assert rows_of(samples(ConcatDataset([Subset(first, [3]), second]), n=2)) == {"a": [0, 1], "b": [3, 3]}
+    assert (first.loaded, second.loaded) == ([3], [0, 1, 3])
+    second.classes = ("a", "c")
+    assert samples(ConcatDataset([first, second])).rows == ("0", "1")
+    first.target_transform = lambda t: 1 - t
+    assert rows_of(samples(ConcatDataset([first, Folder()]), n=4)) == {"0": [3, 4, 5, 0], "1": [0, 1, 2, 3]}
+
+
+def test_targets_that_are_fewer_than_items_are_left_alone():
+    data = Folder()
+    labels, data.targets = data.targets, [0]
+    data.__class__ = type("Short", (Folder,), {"__getitem__": lambda self, i: (torch.zeros(1, 2, 2), labels[i])})
+    assert samples(Subset(data, [5, 0]), n=1).rows == ("a", "b")
+
+
+def test_large_images_are_drawn_smaller():
+    sheet = samples([(torch.rand(3, 500, 400), i) for i in range(20)])
+    assert sheet.cells.shape == (20, 3, 158, 126)
+    assert "images of 500 × 400 pixels are drawn at 158 × 126" in sheet.legend.notes
+
+
 def test_names_of_the_data_set_are_those_of_its_raw_targets():
     assert samples(Folder()).rows == ("a", "b")
     assert samples(Folder(torch.tensor)).rows == ("a", "b")
@@ -174,6 +259,11 @@ def test_pillow_images_are_bytes():
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [
+        (
+            lambda: samples(torch.rand(4, 1, 8, 8)),
+            DtypeError,
+            r"pairs of an image and its class, got a tensor of shape \(4, 1, 8, 8\); fv.images\(batch, labels\) draws",
+        ),
         (lambda: samples([]), ShapeError, "holds no image of these classes"),
         (lambda: samples(images(0), n=0), OptionError, "n must be at least 1, got 0"),
         (

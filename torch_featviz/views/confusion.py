@@ -7,13 +7,24 @@ from torch import Tensor
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.model.answer import named_both
-from torch_featviz.picture import Picture, Scale, Sheet, paint
+from torch_featviz.picture import Legend, Picture, Scale, Sheet, paint
+from torch_featviz.picture.bounds import listed, named
+from torch_featviz.picture.page import Page
+
+READABLE = 30  # classes, at most, whose counts are written in the cells
+PAIRS = 20
+_MATRIX = 800  # pixels, about, of the matrix as an image
+_LARGEST = 2000  # at most
+_SHARES = Scale(vmin=0, vmax=1)
 
 
 def confusion(
     counts: Tensor | Sequence[Sequence[int]], classes: Sequence[str], *, cmap: str = "viridis", title: str = ""
 ) -> Picture:
     """A confusion matrix: counts in the cells, each row's shares as colours, the accuracy above.
+
+    Of more than 30 classes the matrix is an image without names, and beside it stand the twenty pairs of classes that
+    are confused most.
 
     Args:
         counts: `n n` whole numbers; rows are the true classes, columns the predicted ones.
@@ -39,24 +50,76 @@ def confusion(
         raise OptionError(f"counts must be at least 0, got {int(table.min())}.")
     total, right = int(table.sum()), int(table.diagonal().sum())
     accuracy = f"Accuracy {100 * right / total:.1f} % ({right:,} of {total:,})" if total else "No example counted"
+    title = f"{title}: {accuracy}" if title else accuracy
+    if n > READABLE:
+        return Page((_image(table, classes, cmap), _pairs(table, classes, cmap)), title)
     rows = table.sum(1, keepdim=True)
-    shares = table.double() / rows.clamp(min=1)
-    cells, legend = paint(shares.reshape(n * n, 1, 1, 1), Scale(vmin=0, vmax=1), cmap=cmap, notes=_notes(classes, rows))
-    readable = n <= 30
+    cells, legend = paint(_shares(table).reshape(n * n, 1, 1, 1), _SHARES, cmap=cmap, notes=_notes(classes, rows))
+    names = tuple(named(name) for name in classes)
     return Sheet(
         cells,
         legend,
-        title=f"{title}: {accuracy}" if title else accuracy,
+        title=title,
         ncols=n,
-        inside=tuple(f"{int(v):,}" for v in table.flatten()) if readable else (),
-        rows=tuple(classes),
-        columns=tuple(classes),
+        inside=tuple(f"{int(v):,}" for v in table.flatten()),
+        rows=names,
+        columns=names,
         corner="true ↓  predicted →",
         empty=frozenset(i * n + j for i in range(n) if not rows[i] for j in range(n)),
-        zoom=36 if n <= 12 else 20 if readable else 13,
+        zoom=36 if n <= 12 else 20,
+    )
+
+
+def _shares(table: Tensor) -> Tensor:
+    """Of each row, which may sum to 0."""
+    return table.double() / table.sum(1, keepdim=True).clamp(min=1)
+
+
+def _image(table: Tensor, classes: Sequence[str], cmap: str) -> Sheet:
+    """The matrix with no names: a few pixels for a cell, or one for several classes where they are too many."""
+    n, rows = len(classes), table.sum(1)
+    block = -(-n // _LARGEST)
+    size = -(-n // block)
+    padded = torch.zeros(size * block, size * block, dtype=torch.int64, device="cpu")
+    padded[:n, :n] = table
+    blocks = padded.view(size, block, size, block).sum((1, 3))
+    notes = _notes(classes, rows) if block == 1 else (*_notes(classes, rows), f"a pixel is {block} × {block} classes")
+    cells, legend = paint(_shares(blocks)[None, None], _SHARES, cmap=cmap, notes=notes)
+    cells.masked_fill_((blocks.sum(1) == 0)[:, None], 255)
+    return Sheet(cells, legend, labels=(f"{n:,} classes: true ↓  predicted →",), zoom=max(1, _MATRIX // size))
+
+
+def _pairs(table: Tensor, classes: Sequence[str], cmap: str) -> Sheet:
+    """The pairs that are confused most: their counts, and what share of the true class these are."""
+    n = len(classes)
+    wrong = table.clone().fill_diagonal_(0).flatten()
+    order = wrong.argsort(descending=True, stable=True)[:PAIRS]
+    order = order[wrong[order] > 0]
+    if not len(order):
+        blank = torch.full((1, 3, 1, 1), 255, dtype=torch.uint8, device="cpu")
+        return Sheet(blank, title="No class was taken for another", empty=frozenset({0}))
+    found = [(i // n, i % n, int(wrong[i])) for i in order.tolist()]
+    shares = _shares(table).flatten()[order]
+    cells, _ = paint(shares.repeat_interleave(2).view(-1, 1, 1, 1).expand(-1, 1, 1, 2), _SHARES, cmap=cmap)
+    left, pairs = int(wrong.sum()) - sum(count for *_, count in found), int((wrong > 0).sum())
+    rest = (f"{left:,} more examples are in {pairs - len(found):,} other pairs",) if left else ()
+    return Sheet(
+        cells,
+        Legend(notes=("share: of the examples of the true class", *rest)),
+        title=f"The {len(found)} most confused pairs",
+        ncols=2,
+        inside=tuple(
+            words
+            for (_, _, count), share in zip(found, shares.tolist(), strict=True)
+            for words in (f"{count:,}", f"{100 * share:.0f} %")
+        ),
+        rows=tuple(f"{named(classes[i], 240)} → {named(classes[j], 240)}" for i, j, _ in found),
+        columns=("count", "share"),
+        corner="true → predicted",
+        zoom=22,
     )
 
 
 def _notes(classes: Sequence[str], rows: Tensor) -> tuple[str, ...]:
     none = [name for name, total in zip(classes, rows.flatten().tolist(), strict=True) if not total]
-    return ("colour: share of each true class", *([f"no example of: {', '.join(none)}"] if none else []))
+    return ("colour: share of each true class", *([f"no example of: {listed(none)}"] if none else []))

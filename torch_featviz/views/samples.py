@@ -1,18 +1,22 @@
 """What the images of each class look like."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from torch_featviz.errors import OptionError, ShapeError
+from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.model.labels import items_of, label_of, pair_of
+from torch_featviz.model.listing import Listing, listing_of
 from torch_featviz.picture import Legend, Picture, Sheet, rgb
+from torch_featviz.picture.bounds import drawn_at, listed, named, room, shrunk
 from torch_featviz.picture.images import Card, ValueRange, clipped, unit_image
 
 Label: TypeAlias = int | str
+LIMIT = 40  # classes
 
 
 def samples(
@@ -26,11 +30,13 @@ def samples(
 ) -> Picture:
     """The first images of each class, a class a row.
 
+    Of more than 40 classes 40 are drawn: those that are found first to have `n` images. The legend says so.
+
     Args:
         dataset: pairs of an image (`h w`, `1 h w`, `3 h w`, or a Pillow image) and its class: a number, a one-hot
             vector, or a name; or dictionaries that call them `image` and `label`. It is read until each class has
             `n`, or to its end. `dataset.targets` only says where to look: each image stands under the label that comes
-            with it.
+            with it. A `Subset` or `ConcatDataset` has the classes and targets of what it is made of.
         n: images per class.
         classes: their names; default `dataset.classes`, where no `target_transform` changes what they stand for, else
             the numbers or names that occur.
@@ -40,7 +46,8 @@ def samples(
         title: above everything.
     Raises:
         ShapeError: the dataset is empty, or images are not of one size.
-        DtypeError: an item is no pair, or its label no class, such as a mask; it is named.
+        DtypeError: an item is no pair, or its label no class, such as a mask; it is named. A batch of images has no
+            classes; `images` draws it.
         OptionError: `n` is below 1, a class has no name, or there is no such range or card.
     Example:
         >>> samples([(torch.zeros(8, 8), 0), (torch.ones(8, 8), 1)], classes=["black", "white"]).pixels.shape
@@ -48,12 +55,20 @@ def samples(
     """
     if n < 1:
         raise OptionError(f"n must be at least 1, got {n}.")
-    names = classes if classes is not None else _own_names(dataset)
-    found = _collect(dataset, n, names)
+    if isinstance(dataset, Tensor):
+        raise DtypeError(
+            f"samples() takes pairs of an image and its class, got a tensor of shape {tuple(dataset.shape)}; "
+            "fv.images(batch, labels) draws a batch as it is."
+        )
+    listing = listing_of(dataset)
+    names = classes if classes is not None else listing.names
+    found = _collect(dataset, listing, n, names)
     if not found:
         raise ShapeError("the dataset holds no image of these classes; samples needs at least one.")
-    numbers: list[Label] = [*range(len(names))] if names is not None else sorted(found)
-    labels = list(names) if names is not None else [str(i) for i in numbers]
+    total = len(found) if names is None else len(names)
+    few = names is not None and total <= LIMIT
+    numbers: list[Label] = [*range(total)] if few else sorted(label for label, row in found.items() if row)
+    labels = [named(str(i) if names is None else names[int(i)]) for i in numbers]
     images = {i: [unit_image(image, value_range, card) for image in found.get(i, [])] for i in numbers}
     sizes = sorted({tuple(image.shape[1:]) for row in images.values() for image in row})
     if len(sizes) > 1:
@@ -65,67 +80,71 @@ def samples(
     )
     empty = frozenset(k * columns + j for k, i in enumerate(numbers) for j in range(len(images[i]), columns))
     counts, hints = clipped(units, value_range, card)
-    legend = Legend(counts=counts, notes=(*_missing(labels, numbers, images), *hints))
-    return Sheet(rgb(units), legend, title=title, ncols=columns, rows=tuple(labels), empty=empty)
+    small = shrunk(units, room(max(columns, len(numbers))))
+    notes = (*_left_out(labels, images, total), *drawn_at(units, small), *hints)
+    legend = Legend(counts=counts, notes=notes)
+    return Sheet(rgb(small), legend, title=title, ncols=columns, rows=tuple(labels), empty=empty)
 
 
-def _own_names(dataset: Any) -> Sequence[str] | None:
-    """The data set's names of its classes, if its labels are still numbers of these."""
-    names, change = getattr(dataset, "classes", None), getattr(dataset, "target_transform", None)
-    if names is None or change is None:
-        return names
-    try:
-        same = all(_known(change(i), i, names) == i for i in range(len(names)))
-    except Exception:  # a function that takes other things than numbers of classes
-        return None
-    return names if same else None
-
-
-def _collect(dataset: Any, n: int, names: Sequence[str] | None) -> dict[Label, list[Any]]:
+def _collect(dataset: Any, listing: Listing, n: int, names: Sequence[str] | None) -> dict[Label, list[Any]]:
     """The first `n` images of each class by the labels that come with them; others are not loaded, where targets that
     are listed prove right."""
-    found = _by_targets(dataset, n, names)
+    found = _by_targets(dataset, listing, n, names)
     return _in_order(dataset, n, names) if found is None else found
 
 
-def _by_targets(dataset: Any, n: int, names: Sequence[str] | None) -> dict[Label, list[Any]] | None:
-    """The images at which `dataset.targets` points; None where there are no targets, or an item has another label."""
-    targets: Any = getattr(dataset, "targets", None)
-    change = getattr(dataset, "target_transform", None)
-    if not hasattr(targets, "__iter__") or not hasattr(dataset, "__getitem__"):
+def _by_targets(dataset: Any, listing: Listing, n: int, names: Sequence[str] | None) -> dict[Label, list[Any]] | None:
+    """The images at which the listed targets point; None where there are none, or an item has another label."""
+    if listing.targets is None or not hasattr(dataset, "__getitem__"):
         return None
-    found: dict[Label, list[Any]] = {}
-    for i, target in enumerate(targets):
+    places: dict[Label, list[int]] = {}
+    full = 0
+    for i, target in enumerate(listing.targets):
         try:
-            expected = _known(target if change is None else change(target), i, names)
+            expected = _known(listing.change(target), i, names)
         except Exception:  # what an item's own label is, is read from the item
             return None
-        row = found.setdefault(expected, [])
+        row = places.setdefault(expected, [])
         if len(row) < n:
+            row.append(i)
+            full += len(row) == n
+        if names is not None and full == min(len(names), LIMIT):
+            break
+    if len({type(label) for label in places}) > 1:
+        return None
+    found: dict[Label, list[Any]] = {label: [] for label in places}
+    for expected in _drawn(places, n):
+        for i in places[expected]:
             image, label = pair_of(dataset[i], f"item {i}")
             if _known(label, i, names) != expected:
                 return None
-            row.append(image)
-        elif _full(found, n, names):
-            break
+            found[expected].append(image)
     return found
 
 
 def _in_order(dataset: Any, n: int, names: Sequence[str] | None) -> dict[Label, list[Any]]:
     found: dict[Label, list[Any]] = {}
+    full = 0
     for i, item in enumerate(items_of(dataset)):
         image, label = pair_of(item, f"item {i}")
         known = _known(label, i, names)
-        if any(type(known) is not type(other) for other in found):
+        if any(type(known) is not type(other) for other in islice(found, 1)):
             raise OptionError(
                 f"the label of item {i} is {known!r}, and earlier ones are {[*found][:3]}; give classes=."
             )
         row = found.setdefault(known, [])
         if len(row) < n:
             row.append(image)
-        elif _full(found, n, names):
+            full += len(row) == n
+        if names is not None and full == min(len(names), LIMIT):
             break
-    return found
+    drawn = _drawn(found, n)
+    return {label: row if label in drawn else [] for label, row in found.items()}
+
+
+def _drawn(found: Mapping[Label, Sequence[Any]], n: int) -> list[Label]:
+    """The classes that are drawn, in order: of too many those that have all their images, if there are enough."""
+    return sorted(sorted(found, key=lambda label: (len(found[label]) < n, label))[:LIMIT])
 
 
 def _known(value: Any, number: int, names: Sequence[str] | None) -> Label:
@@ -136,10 +155,11 @@ def _known(value: Any, number: int, names: Sequence[str] | None) -> Label:
     return label
 
 
-def _full(found: dict[Label, list[Any]], n: int, names: Sequence[str] | None) -> bool:
-    return names is not None and len(found) == len(names) and all(len(row) == n for row in found.values())
-
-
-def _missing(labels: Sequence[str], numbers: Sequence[Label], images: dict[Label, list[Tensor]]) -> tuple[str, ...]:
-    none = [label for label, i in zip(labels, numbers, strict=True) if not images[i]]
-    return (f"no example of: {', '.join(none)}",) if none else ()
+def _left_out(labels: Sequence[str], images: Mapping[Label, Sequence[Tensor]], total: int) -> list[str]:
+    """Classes that are not drawn, and those without an image."""
+    drawn = f"{len(labels)} of {total:,} classes" + ("; a Subset shows others" if len(labels) == LIMIT else " occur")
+    none = [label for label, row in zip(labels, images.values(), strict=True) if not row]
+    return [
+        *([drawn] if total > len(labels) else []),
+        *([f"no example of: {listed(none)}"] if none else []),
+    ]
