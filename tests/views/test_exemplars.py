@@ -87,8 +87,8 @@ def test_light_grey_is_where_there_is_nothing():
     inside = best.patches(0).inside[0]
     assert not inside.all()
     for cell in sheet.cells:
-        pieces = untile(cell, n=4, ncols=2)
-        for piece, there in zip(pieces, inside, strict=True):
+        pieces = untile(cell, n=2, ncols=2)  # as many as there are images
+        for piece, there in zip(pieces, inside[:2], strict=True):
             assert (piece[:, ~there] == 225).all()
     assert "light grey: beyond the image's border, or no patch" in sheet.legend.notes
     raised = exemplars(best, value_range=lambda x: x + 2)  # which would raise what is beyond the border, too
@@ -103,6 +103,30 @@ def test_sixteen_channels_and_nine_hits_at_most():
     assert sheet._ncols == 8
     assert "16 of 18 channels" in sheet.legend.notes
     assert len(exemplars(best, range(18)).cells) == 36
+
+
+@pytest.mark.parametrize(("images", "grid"), [(1, (5, 5)), (3, (5, 17)), (4, (11, 11)), (8, (17, 17))])
+def test_with_few_images_the_sheet_has_no_more_places(images, grid):
+    torch.manual_seed(0)
+    net = nn.Conv2d(1, 2, 5)
+    net.bias.data.fill_(10)
+    sheet = exemplars(top_patches(net, [torch.rand(images, 1, 8, 8)], ""))
+    assert sheet.cells.shape == (4, 3, *grid)
+    assert sheet.legend.notes[0].startswith(f"left: the {images} patches with the highest values")
+
+
+def test_large_patches_are_drawn_smaller_and_many_channels_left_out():
+    net = nn.Sequential(nn.Conv2d(1, 70, 1), nn.AdaptiveAvgPool2d(1))
+    net[0].bias.data.fill_(10)
+    best = top_patches(net, [torch.rand(1, 1, 800, 600)], "1", k=1)
+    sheet = exemplars(best)
+    assert "patches of 800 × 600 pixels are drawn at 577 × 432" in sheet.legend.notes
+    assert sheet.cells.shape == (32, 3, 577, 432)
+    best = top_patches(net, [torch.rand(2, 1, 2, 2)], "1", k=2)
+    for drawn in (exemplars(best, range(70)), exemplars(best.patches(range(70)))):
+        assert len(drawn.cells) == 128
+        assert drawn.labels[-2] == "channel 63"
+        assert "64 of 70 channels" in drawn.legend.notes
 
 
 def test_the_range_of_the_images_is_declared():

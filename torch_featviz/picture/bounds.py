@@ -47,10 +47,10 @@ def shrunk(units: Tensor, side: int) -> Tensor:
     return torch.where(high > 1, high, torch.where(low < 0, low, mean))
 
 
-def drawn_at(before: Tensor, after: Tensor) -> tuple[str, ...]:
-    """In words, that images were drawn smaller than they are."""
+def drawn_at(before: Tensor, after: Tensor, what: str = "images") -> tuple[str, ...]:
+    """In words, that images are drawn smaller than they are."""
     sizes = [f"{x.shape[-2]} × {x.shape[-1]}" for x in (before, after)]
-    return () if sizes[0] == sizes[1] else (f"images of {sizes[0]} pixels are drawn at {sizes[1]}",)
+    return () if sizes[0] == sizes[1] else (f"{what} of {sizes[0]} pixels are drawn at {sizes[1]}",)
 
 
 def named(words: str, limit: int = 300) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,11 +12,13 @@ from torch import Tensor
 from torch_featviz.choices import PROJECTIONS
 from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.picture import Legend, Picture, Scale, Sheet, count, grid_columns, number, rgb, tile
+from torch_featviz.picture.bounds import drawn_at, room, shrunk
 from torch_featviz.picture.color import total_of
 from torch_featviz.picture.images import Card, ValueRange, clipped, unit_images
 from torch_featviz.survey import Patches, TopPatches
 
 SHOWN, HITS = 16, 9
+_MOST = 64  # channels
 _NOTHING = 225  # light grey, which is told from a white image and from the mid-grey of 0
 _GOAL, _WIDEST = 190, 2800  # pixels of a block, at least, and of all blocks in a row, about
 _SHARE = 0.999  # of a projection, within its scale
@@ -52,7 +55,7 @@ def exemplars(
 
     Args:
         best: from `top_patches`, or the patches of some of its channels.
-        channels: which ones; default the first 16, or those of the patches given.
+        channels: which ones; default the first 16, or those of the patches given. At most 64 are drawn.
         projection: `"deconvnet"` or `"guided_backprop"`; default: what suits the network, as in `deconvnet`.
         value_range: what the values of images mean: `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`,
             `{"mean": ..., "std": ...}`, or a function that brings them to 0 to 1; default the card's, or `"unit"`.
@@ -72,33 +75,52 @@ def exemplars(
     if colors not in (1, 3):
         raise ShapeError(f"images of 1 or 3 channels can be drawn, these have {colors}.")
     patches = _patches(best, channels, projection)
-    images = patches.images[:, :HITS].flatten(0, 1)
+    n, hits = len(patches.channels), min(HITS, patches.inside.shape[1], patches.seen)
+    images = patches.images[:, :hits].flatten(0, 1)
     units = unit_images(images, value_range, card)
-    projections = patches.projections[:, :HITS].flatten(0, 1)
+    projections = patches.projections[:, :hits].flatten(0, 1)
     signed = signed_units(projections).expand(-1, 3, -1, -1)
-    inside = patches.inside[:, :HITS].flatten(0, 1)[:, None]
-    n, hits = len(patches.channels), min(HITS, patches.inside.shape[1])
-    pairs = [_blocks(x, inside, hits) for x in (units, signed)]
+    inside = patches.inside[:, :hits].flatten(0, 1)[:, None]
     counts, hints = clipped(torch.where(inside, units, 0), value_range, card)
     counts = total_of([counts, count(torch.where(inside, signed, 0))])
+    across, side = _layout(n, hits, max(inside.shape[2:]))
+    kept = shrunk(inside.float(), side) == 1
+    small = [shrunk(torch.where(inside, x, 0.5), side) for x in (units, signed)]
+    cells = torch.stack([_blocks(x, kept, hits) for x in small], 1)
     gone = ~(patches.values > 0).any(1)
     dead = gone.tolist()
-    cells = torch.stack(pairs, 1)
     cells[gone] = _NOTHING
-    zoom = max(1, math.ceil(_GOAL / max(cells.shape[-2:])))
-    whole = bool(patches.inside[~gone, :HITS].all())
+    whole = bool(patches.inside[~gone, :hits].all())
+    notes = (*_notes(patches, hits, whole, sum(dead)), *drawn_at(units, small[0], "patches"), *hints)
     return Sheet(
         cells.flatten(0, 1),
-        Legend(counts=counts, notes=(*_notes(patches, hits, whole, sum(dead)), *hints)),
+        Legend(counts=counts, notes=notes),
         title=title or _title(patches),
-        ncols=2 * min(grid_columns(n, 0.6), max(1, _WIDEST // (2 * zoom * cells.shape[-1]))),
+        ncols=2 * across,
         labels=tuple(words for i in range(n) for words in _labels(patches, i, hits)),
         inside=tuple(words for is_dead in dead for words in (_DEAD if is_dead else "", "")) if any(dead) else (),
         columns=("patches", "what excites it"),
         group=2,
-        zoom=zoom,
+        zoom=max(1, math.ceil(_GOAL / max(cells.shape[-2:]))),
         empty=frozenset(2 * i + 1 for i, is_dead in enumerate(dead) if is_dead),
     )
+
+
+def _columns(hits: int) -> int:
+    """Patches per row of a block; a few in one row."""
+    return hits if hits <= 3 else grid_columns(hits)
+
+
+def _layout(n: int, hits: int, side: int) -> tuple[int, int]:
+    """How many pairs of blocks stand in a row, and how large a patch may be, at most `side`."""
+    across = _columns(hits)
+    block = max(_GOAL, side * across)
+    pairs = min(grid_columns(n, 0.6), max(1, _WIDEST // (2 * block)))
+    rows = -(-n // pairs)
+    if rows * block > room(1):
+        pairs = grid_columns(n, 0.5)
+        rows = -(-n // pairs)
+    return pairs, max(1, min(side, room(max(2 * pairs, rows)) // across - 1))
 
 
 def signed_units(projections: Tensor) -> Tensor:
@@ -113,7 +135,7 @@ def signed_units(projections: Tensor) -> Tensor:
 def _patches(best: TopPatches | Patches, channels: int | Sequence[int] | None, projection: str | None) -> Patches:
     if isinstance(best, TopPatches):
         chosen = range(min(SHOWN, len(best.values))) if channels is None else channels
-        return best.patches(chosen, projection=projection)
+        return best.patches(chosen if isinstance(chosen, int) else chosen[:_MOST], projection=projection)
     if channels is not None:
         raise OptionError(f"these are patches of channels {list(best.channels)}; choose by best.patches(channels).")
     if projection not in (None, best.method):
@@ -121,14 +143,20 @@ def _patches(best: TopPatches | Patches, channels: int | Sequence[int] | None, p
             f"these patches are projected by {best.method!r}; choose by "
             f"best.patches(channels, projection={projection!r})."
         )
-    return best
+    return best if len(best.channels) <= _MOST else _first(best)
+
+
+def _first(patches: Patches) -> Patches:
+    """Those of as many channels as can be drawn."""
+    parts = ("channels", "images", "projections", "inside", "values", "numbers", "cosine")
+    return replace(patches, **{name: getattr(patches, name)[:_MOST] for name in parts})
 
 
 def _blocks(units: Tensor, inside: Tensor, hits: int) -> Tensor:
     """`(n k) 3 h w -> n 3 H W`: the hits of a channel on one small grid; light grey where there is no image."""
     colors = torch.where(inside, rgb(torch.where(inside, units, 0)), _NOTHING).to(torch.uint8)
     return torch.stack(
-        [tile(block, ncols=grid_columns(hits), fill=_NOTHING) for block in colors.view(-1, hits, *colors.shape[1:])]
+        [tile(block, ncols=_columns(hits), fill=_NOTHING) for block in colors.view(-1, hits, *colors.shape[1:])]
     )
 
 
