@@ -116,8 +116,8 @@ def test_with_few_images_the_sheet_has_no_more_places(images, grid):
 
 
 def test_large_patches_are_drawn_smaller_and_many_channels_left_out():
-    net = nn.Sequential(nn.Conv2d(1, 70, 1), nn.AdaptiveAvgPool2d(1))
-    net[0].bias.data.fill_(10)
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(1, 70, 1))
+    net[1].bias.data.fill_(10)
     best = top_patches(net, [torch.rand(1, 1, 800, 600)], "1", k=1)
     sheet = exemplars(best)
     assert "patches of 800 × 600 pixels are drawn at 577 × 432" in sheet.legend.notes

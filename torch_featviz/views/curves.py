@@ -1,7 +1,9 @@
 """How training went."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch_featviz.errors import OptionError, ShapeError
@@ -14,37 +16,55 @@ if TYPE_CHECKING:
 _COLORS = ("#1f5fa8", "#c8511b", "#3f7f3f", "#7a4a9e")
 _DASHES, _MARKS = ("-", "--", ":", "-."), "os^D"
 _Line: TypeAlias = list[float | None]  # a value for each epoch that has one
-_PREFIXES = ("train", "valid", "val", "test")
+_SPLITS = {"train": "train", "training": "train", "valid": "valid", "validation": "valid", "val": "valid"}
+_SPLITS |= {"test": "test"}
+_ACROSS, _DOWN = 7, 10  # panels, at most
+_NAMED = 11  # lines of a panel, at most
 
 
 def curves(
-    history: Mapping[str, Mapping[str, Sequence[float | None]] | Sequence[float | None]], *, title: str = ""
+    history: Mapping[str, Mapping[str, Sequence[float | None]] | Sequence[float | None]] | Sequence[float | None],
+    *,
+    x: Sequence[float] | None = None,
+    xlabel: str | None = None,
+    title: str = "",
 ) -> Picture:
     """Loss, accuracy and the like over epochs, one panel each, with every line's last value beside it.
 
     Args:
         history: panels by name, each with its lines by name, as in `{"loss": {"train": [...]}}`, or
-            one line alone; flat names such as `train_loss` and `valid_loss` are brought together. None is an epoch
-            without a value, as where validation is done now and then; a line that has none at all, as of a validation
-            that was not, is left out. NaN is a value, of a training that failed, and is said.
+            one line alone; a single line needs no name. Flat names such as `train_loss` and `valid_loss`, `train/loss`
+            and `val/loss`, `loss` and `val_loss` are brought together. None is an epoch without a value, as where
+            validation is done now and then; a line that has none at all, as of a validation that was not, is left out.
+            NaN is a value, of a training that failed, and is said. Of more than 70 panels 70 are drawn; of more than 11
+            lines the others are grey and without names.
+        x: where the values are, such as the numbers of steps; default 1, 2, 3, ...
+        xlabel: what that is; default `"epoch"`, or nothing where `x` is given.
         title: above everything.
     Raises:
-        ShapeError: there is nothing to draw, or lines of one panel have different lengths.
+        ShapeError: there is nothing to draw, lines of one panel have different lengths, or `x` another length.
         OptionError: a value is neither a number nor None.
     Example:
-        >>> picture = curves({"loss": {"train": [2.0, 1.0], "valid": [2.1, 1.4]}})
+        >>> picture = curves({"train/loss": [2.0, 1.0], "val/loss": [2.1, 1.4]}, x=[100, 200], xlabel="step")
         >>> picture.figure().axes[0].get_title(loc="left")
         'loss'
     """
     from matplotlib.figure import Figure  # noqa: PLC0415  no matplotlib on import
 
-    panels = _panels(history)
-    figure = Figure(figsize=(4.6 * len(panels) + 0.4, 3.4), dpi=110)
+    panels = _panels(history if isinstance(history, Mapping) else {"": history})
+    places = None if x is None else _places(x, panels)
+    shown = list(panels.items())[: _ACROSS * _DOWN]
+    across = len(shown) if len(shown) <= 4 else 4 if len(shown) <= 4 * _DOWN else _ACROSS
+    down = -(-len(shown) // across)
+    figure = Figure(figsize=(4.6 * across + 0.4, 3.4 * down), dpi=110)
     figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.1)
     if title:
         figure.suptitle(title, x=0.01, ha="left", weight="bold")
-    for axes, (name, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        _draw(axes, name, lines)
+    if len(shown) < len(panels):
+        figure.supxlabel(f"{len(shown)} of {len(panels)} panels", x=0.01, ha="left", fontsize=9)
+    label = xlabel if xlabel is not None else "epoch" if x is None else ""
+    for i, (name, lines) in enumerate(shown):
+        _draw(figure.add_subplot(down, across, i + 1), name, lines, places, label)
     return Chart(as_written(figure))
 
 
@@ -54,9 +74,14 @@ def _panels(history: Mapping[str, Any]) -> dict[str, dict[str, _Line]]:
         if isinstance(lines, Mapping):
             panels.setdefault(name, {}).update({key: _numbers(f"{name}/{key}", v) for key, v in lines.items()})
             continue
-        prefix, _, rest = name.partition("_")
-        panel, key = (rest, prefix) if rest and prefix in _PREFIXES else (name, "")
+        panel, key = _split(name)
+        key = name if key in panels.get(panel, {}) else key  # as of "val_loss" beside "valid_loss"
         panels.setdefault(panel, {})[key] = _numbers(name, lines)
+    for group in panels.values():
+        if "" in group and len(group) > 1 and "train" not in group:  # as Keras names them: loss, val_loss
+            renamed = {key or "train": values for key, values in group.items()}
+            group.clear()
+            group.update(renamed)
     drawn = {name: {key: line for key, line in group.items() if _known(line)} for name, group in panels.items()}
     drawn = {name: group for name, group in drawn.items() if group}
     for name, group in panels.items():
@@ -68,6 +93,32 @@ def _panels(history: Mapping[str, Any]) -> dict[str, dict[str, _Line]]:
     return drawn
 
 
+def _split(name: str) -> tuple[str, str]:
+    """Panel and line in a flat name, where either end of it says which data it is of.
+
+    Example:
+        >>> _split("validation/loss"), _split("Loss/train"), _split("learning_rate")
+        (('loss', 'valid'), ('Loss', 'train'), ('learning_rate', ''))
+    """
+    for first, rest in ((0, slice(1, None)), (-1, slice(None, -1))):
+        parts = re.split(r"([_/. -])", name)
+        if len(parts) > 2 and (key := _SPLITS.get(parts[first].lower())):
+            return "".join(parts[rest]).strip("_/. -") or name, key
+    return name, ""
+
+
+def _places(x: Sequence[float], panels: Mapping[str, Mapping[str, _Line]]) -> list[float]:
+    """Where values are, one for each of any line."""
+    places = _numbers("x", x)
+    if any(place is None or not math.isfinite(place) for place in places):
+        raise OptionError(f"x must hold finite numbers, got {x!r:.80}.")
+    for name, group in panels.items():
+        for values in group.values():
+            if len(values) != len(places):
+                raise ShapeError(f"x must be as long as the lines, got {len(places)} for {len(values)} of {name!r}.")
+    return [place for place in places if place is not None]
+
+
 def _known(line: _Line) -> list[tuple[int, float]]:
     """The epochs that have a value, from 1, with it."""
     return [(epoch, value) for epoch, value in enumerate(line, 1) if value is not None]
@@ -76,29 +127,37 @@ def _known(line: _Line) -> list[tuple[int, float]]:
 def _numbers(name: str, values: Sequence[Any]) -> _Line:
     try:
         return [None if v is None else float(v) for v in values]
-    except (TypeError, ValueError) as e:
-        raise OptionError(f"{name!r} must be a sequence of numbers, got {values!r}.") from e
+    except (TypeError, ValueError, RuntimeError) as e:
+        what = repr(name) if name else "history"
+        raise OptionError(f"{what} must be a sequence of numbers, got {values!r:.200}.") from e
 
 
-def _draw(axes: "Axes", name: str, lines: dict[str, _Line]) -> None:
+def _draw(axes: "Axes", name: str, lines: dict[str, _Line], x: list[float] | None, xlabel: str) -> None:
     from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
 
     count = len(next(iter(lines.values())))
     axes.set_title(fit(name, 380, 17), loc="left", fontsize=11)
-    axes.set_xlabel("epoch")
+    axes.set_xlabel(xlabel)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="0.9")
     axes.set_axisbelow(True)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if x is None:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for i, line in enumerate(lines.values()):
-        epochs, values = zip(*_known(line), strict=True)
+        numbers, values = zip(*_known(line), strict=True)
+        at = numbers if x is None else [x[number - 1] for number in numbers]
+        if i >= _NAMED:
+            axes.plot(at, values, color="0.75", linewidth=0.8, zorder=1)
+            continue
         style: dict[str, Any] = {
             "color": _COLORS[i % 4],
             "linestyle": _DASHES[i % 4],
             "marker": _MARKS[i % 4],
         }
-        axes.plot(epochs, values, markersize=4, markevery=_marks(values), **style)
-    if count == 1:
+        axes.plot(at, values, markersize=4, markevery=_marks(values), **style)
+    if len(lines) > _NAMED:
+        axes.set_title(f"{len(lines) - _NAMED} more lines in grey", loc="right", fontsize=8)
+    if count == 1 and x is None:
         axes.set_xlim(0.5, 1.5)
         axes.set_xticks([1])
     _label(axes, lines)
@@ -115,7 +174,7 @@ def _label(axes: "Axes", lines: dict[str, _Line]) -> None:
     """Each line's name and last value at its end, moved apart where they would touch."""
     low, high = axes.get_ylim()
     ends: list[tuple[float, str, str]] = []
-    for i, (key, line) in enumerate(lines.items()):
+    for i, (key, line) in enumerate(islice(lines.items(), _NAMED)):
         values = [value for _, value in _known(line)]
         end = values[-1]
         at = (next((v for v in reversed(values) if math.isfinite(v)), high) - low) / (high - low)
