@@ -26,6 +26,8 @@ def check_method(name: str) -> None:
     Raises:
         OptionError: there is none.
     """
+    if not isinstance(name, str):
+        raise OptionError(f"method is one name, got {name!r:.80}; attributions(methods=[...]) draws several.")
     if name not in METHODS:
         raise OptionError(f"no method {name!r}; there are {', '.join(METHODS)}.")
 

@@ -454,7 +454,7 @@ def test_channels_that_are_no_colours():
 @pytest.mark.parametrize(
     ("images", "options", "kind", "words"),
     [
-        (torch.rand(3, 14, 14), {}, "ShapeError", r"'b c h w' and not empty, got shape \(3, 14, 14\)"),
+        (torch.rand(14, 14), {}, "ShapeError", r"'b c h w' and not empty, got shape \(14, 14\)"),
         (torch.rand(0, 3, 14, 14), {}, "ShapeError", "not empty"),
         (torch.zeros(1, 3, 14, 14, dtype=torch.uint8), {}, "DtypeError", "floats as the model takes them"),
         ("cat.jpg", {}, "DtypeError", "got str"),

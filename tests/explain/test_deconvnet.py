@@ -511,7 +511,7 @@ def test_wrong_images_and_options():
     with pytest.raises(DtypeError, match=r"tensor of floats.*uint8"):
         deconvnet(tiny(), IMAGES.byte(), "0", [0])
     with pytest.raises(ShapeError, match="'b c h w' and not empty, got shape"):
-        deconvnet(tiny(), IMAGES[0], "0", [0])
+        deconvnet(tiny(), IMAGES[0, 0], "0", [0])
     with pytest.raises(OptionError, match="'sum' or 'overwrite', got 'max'"):
         deconvnet(tiny(), IMAGES, "0", [0], pooling="max")
     with pytest.raises(OptionError, match="at least 1, got 0"):

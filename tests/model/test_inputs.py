@@ -1,8 +1,12 @@
+from pathlib import Path
+
 import pytest
 import torch
+from PIL import Image
+from torch import nn
 
 from torch_featviz.errors import DtypeError, ShapeError
-from torch_featviz.model.inputs import Inputs, check_images, placement
+from torch_featviz.model.inputs import Inputs, as_batch, batch_of, check_images, placement
 
 IMAGES = torch.arange(12.0).view(4, 3)
 BY_IMAGE = torch.arange(8).view(4, 2)
@@ -83,6 +87,52 @@ def test_images_are_batches_of_floats():
         check_images(torch.rand(3, 4, 4))
     with pytest.raises(ShapeError, match=r"not empty, got shape \(0, 3, 4, 4\)\.$"):
         check_images(torch.rand(0, 3, 4, 4))
+
+
+FLAT = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "one"),
+    [
+        (nn.Conv2d(3, 4, 3), (3, 8, 8), True),
+        (nn.Sequential(nn.Identity(), nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3)), (3, 8, 8), True),
+        (nn.ModuleDict({"a": nn.Conv2d(1, 4, 3)}), (1, 8, 8), True),
+        (FLAT, (3, 4, 4), True),
+        (FLAT, (1, 6, 8), True),
+        (nn.Conv2d(1, 4, 3), (5, 8, 8), False),  # a model that makes the channel axis itself, of a batch
+        (nn.Conv1d(3, 4, 3), (3, 3, 8), False),
+        (nn.Sequential(nn.BatchNorm1d(3), nn.Conv2d(3, 4, 3)), (3, 3, 8), False),
+        (nn.Linear(8, 2), (5, 3, 8), False),
+        (nn.Linear(8, 2), (1, 1, 8), False),
+        (nn.LSTM(8, 2), (5, 3, 8), False),
+        (nn.ReLU(), (3, 8, 8), False),
+        (nn.Conv2d(3, 4, 3), (2, 3, 8, 8), False),
+    ],
+)
+def test_one_image_becomes_a_batch_where_the_first_layer_takes_it(model, shape, one):
+    images = torch.rand(shape)
+    batch = batch_of(model, images)
+    assert batch.shape == ((1, *shape) if one else shape)
+    assert batch.data_ptr() == images.data_ptr()
+
+
+@pytest.mark.parametrize(
+    ("images", "hint"),
+    [
+        (torch.zeros(3, 4, 4, dtype=torch.uint8), r"got torch.uint8; bytes are made floats by images.float\(\) / 255"),
+        ("cat.jpg", "got str; fv.zoo.read_image opens a file, and card.preprocess makes"),
+        (Path("cat.jpg"), "fv.zoo.read_image opens a file"),
+        (torch.zeros(1).numpy(), "got ndarray; torch.from_numpy makes a tensor of an array"),
+        (Image.new("RGB", (4, 4)), "fv.zoo.from_pil of a Pillow image"),
+        ([torch.zeros(3, 4, 4)], r"got list; torch.stack\(images\) makes a batch of images"),
+        (nn.ReLU(), r"got ReLU\.$"),
+    ],
+)
+def test_what_is_no_tensor_of_images_is_answered_with_what_makes_one(images, hint):
+    for check in (check_images, as_batch):
+        with pytest.raises(DtypeError, match=hint):
+            check(images)
 
 
 def test_where_a_models_inputs_belong():

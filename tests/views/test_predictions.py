@@ -91,6 +91,18 @@ def test_any_number_of_images_and_the_same_bytes(b):
     assert predictions(images, logits, NAMES).png() == predictions(images, logits, NAMES).png()
 
 
+@pytest.mark.parametrize("logits", [torch.tensor([2.0, 1, 0]), torch.tensor([[2.0, 1, 0]])])
+def test_one_image_needs_no_batch_axis(logits):
+    image = torch.rand(3, 4, 4)
+    one = predictions(image, logits, NAMES, targets=0)
+    assert one.png() == predictions(image[None], torch.tensor([[2.0, 1, 0]]), NAMES, targets=[0]).png()
+
+
+def test_sixty_four_images_of_many_classes_are_bounded():
+    picture = predictions(torch.rand(64, 1, 4, 4), torch.randn(64, 9), [f"class {i}" for i in range(9)], k=9)
+    assert max(picture.figure().get_size_inches() * picture.figure().dpi) <= 4000
+
+
 def test_half_precision_and_logits_that_are_not_finite():
     axes = predictions(torch.rand(1, 3, 4, 4).half(), torch.randn(1, 3).bfloat16(), NAMES).figure().axes
     assert len(axes) == 2
@@ -120,9 +132,15 @@ def test_inputs_are_not_changed():
     ("change", "error", "match"),
     [
         (
-            {"images": torch.rand(3, 4, 4)},
+            {"images": torch.rand(1, 2, 3, 4, 4)},
             ShapeError,
-            r"'b c h w' with b from 1 to 64, got shape \(3, 4, 4\)",
+            r"'b c h w' with b from 1 to 64, got shape \(1, 2, 3, 4, 4\)",
+        ),
+        ({"images": torch.rand(3, 4, 4)}, ShapeError, r"logits must be \(1, 3\) .* got shape \(2, 3\)"),
+        (
+            {"images": torch.randn(2, 3), "logits": torch.rand(2, 3, 4, 4)},
+            ShapeError,
+            r"images come first and logits second: .* got shapes \(2, 3\) and \(2, 3, 4, 4\)",
         ),
         ({"images": torch.rand(65, 3, 4, 4)}, ShapeError, r"got shape \(65, 3, 4, 4\)"),
         (

@@ -22,7 +22,7 @@ from torch_featviz.explain.deconvnet import check_projection
 from torch_featviz.files import write_whole
 from torch_featviz.inspect.walk import Walk, walk
 from torch_featviz.model.answer import Answer, Kind
-from torch_featviz.model.inputs import Inputs, check_images
+from torch_featviz.model.inputs import Inputs, as_batch
 from torch_featviz.picture import reserved
 from torch_featviz.picture.color import Counts, lut
 from torch_featviz.picture.images import ValueRange, clipped, unit_images
@@ -119,7 +119,7 @@ def atlas(
 
     Args:
         model: any module; it is untouched.
-        images: `b c h w`, as the model takes them; a few.
+        images: `b c h w`, or one image `c h w`, as the model takes them; a few.
         card: names the model and its classes, and says what the values of images mean.
         value_range: what they mean: `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`, `{"mean": ..., "std": ...}`,
             or a function that brings them to 0 to 1; default the card's. Without a card, what is not within 0 and 1 is
@@ -155,6 +155,7 @@ def atlas(
         >>> [layer["name"] for layer in page.data["layers"]]
         ['input', '0', '1', '3']
     """
+    images = as_batch(images)
     _check(images, names, targets, megabytes)
     check_projection(projection)
     to_unit = partial(_units, value_range=value_range, card=card)
@@ -237,7 +238,6 @@ def _answering(seen: Walk, answer: Answer | None) -> str | None:
 
 
 def _check(images: Tensor, names: Sequence[str], targets: Sequence[int] | None, megabytes: float | None) -> None:
-    check_images(images)
     if names and len(names) != len(images):
         raise OptionError(f"names must be one for each image, got {len(names)} for {len(images)} images.")
     if targets is not None and not len(targets):

@@ -184,6 +184,13 @@ class Capture(Displayed):
             self._leave(opened)
             raise
 
+    def __getitem__(self, name: object) -> Any:
+        """Refuse what only the activations hold."""
+        raise LayerError(
+            f"capture() records while the model runs in its with block: write 'with fv.capture(model) as acts: "
+            f"model(images)', and then acts[{name!r}]."
+        )
+
     def suspend(self) -> None:
         """Take the capture off the model until `resume`; the recorded outputs stay readable."""
         _, taps, _ = self._open[-1]

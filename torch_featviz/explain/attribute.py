@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from torch_featviz.choices import METHODS, check_method
 from torch_featviz.displayed import Displayed
-from torch_featviz.errors import LayerError, OptionError, ShapeError
+from torch_featviz.errors import DtypeError, LayerError, OptionError, ShapeError
 from torch_featviz.inspect.cut import AnswerMap, answer_map, map_of, remembered
 from torch_featviz.model.answer import KINDS, Kind, Target
-from torch_featviz.model.inputs import Inputs, check_images
+from torch_featviz.model.inputs import Inputs, batch_of, check_images
 from torch_featviz.model.layers import find, layer_name
 from torch_featviz.model.run import one_call
 from torch_featviz.model.twin import twin
@@ -67,7 +68,7 @@ class Attribution(Displayed):
 def attribute(
     model: nn.Module,
     images: Tensor,
-    *,
+    *others: object,
     target: Target = None,
     method: str = "gradcam",
     layer: OneOrMore = None,
@@ -86,7 +87,9 @@ def attribute(
 
     Args:
         model: any module, wrapped or compiled or not.
-        images: `b c h w` (or `b c l`, `b c d h w`), as the model takes them.
+        images: `b c h w` (or `b c l`, `b c d h w`), as the model takes them. One image `c h w` is a batch of one, also
+            in the result.
+        others: not used; all other arguments are keywords.
         target: a class; one class per image; a callable from the model's output to `b` values (for regression,
             segmentation, detection, or outputs with several tensors); or None for the predicted class. If the model
             returns one value per image, None selects that value; if the value is the logit or probability of two
@@ -124,14 +127,18 @@ def attribute(
         ShapeError: images are empty or have a shape that the model does not accept, the layer returns no map, target
             does not fit, or the model's output has no row per image.
         LayerError: no such layer, the method has no rule for a layer, or the answer depends on no map.
-        OptionError: no such method, option, answer or class, `forward` takes other arguments, or no gradient reaches
-            the output.
+        OptionError: more than two positional arguments, no such method, option, answer or class, `forward` takes other
+            arguments, or no gradient reaches the output.
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
         >>> attribute(net, torch.rand(5, 3, 8, 8), target=1).heatmaps.shape
         torch.Size([5, 8, 8])
     """
-    inputs = Inputs.of(images, additional_forward_args, keywords)
+    if others:
+        raise OptionError(
+            f"attribute takes the model and the images by position, and all else by name: {_by_name(others[0])}."
+        )
+    inputs = Inputs.of(batch_of(model, images), additional_forward_args, keywords)
     return explain(
         model,
         inputs,
@@ -144,6 +151,12 @@ def attribute(
         progress=progress,
         **options,
     )
+
+
+def _by_name(value: object) -> str:
+    """How an argument that was given by position is written."""
+    name = "method" if value in METHODS else "layer" if isinstance(value, (str, nn.Module)) else "target"
+    return f"write {name}={value!r:.80}"
 
 
 def explain(
@@ -161,6 +174,7 @@ def explain(
 ) -> Attribution:
     """`attribute`, of inputs as one object."""
     check_images(inputs.images, (3, 4, 5))
+    check_method(method)
     known = method_of(method)
     if unknown := sorted(set(options) - known.takes):
         takes = f"it takes {', '.join(sorted(known.takes))}" if known.takes else "it takes none"
@@ -236,7 +250,10 @@ def _as_many(target: Target, n: int) -> Target:
     """One class, or one for each image, before the images are cut into parts."""
     if target is None or callable(target) or isinstance(target, int):
         return target
-    chosen = target if isinstance(target, Tensor) else torch.as_tensor(target, device="cpu")
+    try:
+        chosen = target if isinstance(target, Tensor) else torch.as_tensor(target, device="cpu")
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DtypeError(f"target must be a class number, or one for each image, got {target!r:.80}.") from error
     if chosen.dim() and chosen.shape != (n,):
         raise ShapeError(f"target must be one class, or {n} classes, one per image; got shape {tuple(chosen.shape)}.")
     return chosen

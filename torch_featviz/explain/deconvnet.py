@@ -17,7 +17,7 @@ from torch_featviz.choices import PROJECTIONS
 from torch_featviz.displayed import Displayed
 from torch_featviz.errors import DtypeError, LayerError, OptionError, ShapeError
 from torch_featviz.inspect.receptive import Tracer, channels_at
-from torch_featviz.model.inputs import Inputs, check_images
+from torch_featviz.model.inputs import Inputs, as_batch
 from torch_featviz.model.layers import layer_name, module_at
 from torch_featviz.model.run import one_call, run_looking_at, run_until
 from torch_featviz.model.twin import twin
@@ -82,7 +82,7 @@ def deconvnet(
 
     Args:
         model: any module, wrapped or compiled or not. Rectifiers may be layers or functions, also in place.
-        images: `b c h w`, as the model takes them.
+        images: `b c h w`, as the model takes them; one image `c h w` is a batch of one.
         layer: a layer that returns a map, `b k h w` or with its axes in another order such as `b h w k`, and that runs
             once. For the deconvnet it makes no difference whether it is taken before or after its rectifier.
         units: one per image, or any number for a single image: `(channel, row, column)`, in the order of the map's own
@@ -146,7 +146,7 @@ def project(
         >>> down.method, down.switches, down.values.shape
         ('guided_backprop', False, torch.Size([2, 3, 16, 16]))
     """
-    check_images(images)
+    images = as_batch(images)
     asked = _listed(units)
     _check_options(projection, pooling, internal_batch_size)
     if not asked or len(images) not in (1, len(asked)):

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torch_featviz.displayed import Displayed
-from torch_featviz.errors import OptionError, ShapeError
+from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.model.answer import Answer, Kind, figures, scores_of
-from torch_featviz.model.inputs import Inputs
+from torch_featviz.model.inputs import Inputs, check_images
 from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated
 
@@ -74,7 +74,7 @@ def faithfulness(
 
     Args:
         model: the one explained.
-        images: likewise, `b c h w`.
+        images: likewise, `b c h w`, or one image `c h w`.
         why: what `attribute(model, images, ...)` returned.
         steps: into how many equal parts the pixels are cut.
         stages: of randomisation; 0 leaves it out. Each explains the images once more.
@@ -86,6 +86,7 @@ def faithfulness(
         The figures; where a class is explained, areas are of its probability, else of the target's figure. What the
         model's scores are is judged once, by its answer to the images themselves.
     Raises:
+        DtypeError: `why` is not what `attribute` returned, or images are no floats.
         ShapeError: `why` is of other images.
         OptionError: `steps` is below 1 or `stages` below 0.
     Example:
@@ -95,6 +96,11 @@ def faithfulness(
         >>> worth.deletion.shape, worth.similarity.shape
         (torch.Size([3]), torch.Size([2, 3]))
     """
+    if not isinstance(why, Attribution):
+        raise DtypeError(f"why must be what attribute(model, images) returned, got {type(why).__name__}.")
+    check_images(images, (3, 4, 5))
+    if images.dim() == why.heatmaps.dim() and len(why.heatmaps) == 1:
+        images = images[None]
     if why.heatmaps.shape[:1] + why.heatmaps.shape[1:] != images.shape[:1] + images.shape[2:]:
         raise ShapeError(f"heatmaps of {tuple(why.heatmaps.shape)} are not of images of {tuple(images.shape)}.")
     if steps < 1 or stages < 0:

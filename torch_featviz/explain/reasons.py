@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from torch_featviz.displayed import Displayed
-from torch_featviz.errors import OptionError
+from torch_featviz.errors import DtypeError, OptionError
 from torch_featviz.model.answer import Answer, Kind, answer_of, ending
-from torch_featviz.model.inputs import Inputs
+from torch_featviz.model.inputs import Inputs, batch_of
 from torch_featviz.model.run import run
 from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated
@@ -105,6 +105,7 @@ def answered(
         OptionError: nobody can tell what they are, or they are not what was said.
     """
     with isolated(), torch.no_grad():
+        images = batch_of(model, images)
         net, inputs = twin(model), Inputs.of(images, additional_forward_args, keywords).copied()
         ended = partial(ending, net, inputs.rows(slice(1)))
         hint = "attribute() takes a callable as target="
@@ -131,7 +132,7 @@ def reasons(
 
     Args:
         model: any that returns a row of scores for each image.
-        images: `b c h w`, as the model takes them.
+        images: `b c h w`, as the model takes them; one image `c h w` is a batch of one.
         methods: names that `attribute` knows.
         targets: the classes to explain, each for every image.
         likeliest: without targets, how many of each image's most probable classes are explained.
@@ -157,6 +158,7 @@ def reasons(
     wanted = None if targets is None else [targets] if isinstance(targets, int) else list(dict.fromkeys(targets))
     options = options or {}
     _check(methods, wanted, layer, options)
+    images = batch_of(model, images)
     more: dict[str, Any] = {"additional_forward_args": additional_forward_args, "keywords": keywords}
     if not isinstance(answer, Answer):
         answer = answered(model, images, said=answer, named=targets is not None, **more)
@@ -164,7 +166,7 @@ def reasons(
         values = answer.values
         classes = values.topk(min(likeliest, values.shape[1]), dim=1).indices
     else:
-        classes = torch.tensor(wanted, device="cpu").expand(len(images), -1)
+        classes = _numbers(wanted).expand(len(images), -1)
     nothing = baselines.expand_as(images) if isinstance(baselines, Tensor) else baselines
     results = []
     for method in tqdm(methods, desc="why", disable=not progress, leave=False):
@@ -179,8 +181,17 @@ def reasons(
     return Reasons(answer, classes, tuple(results))
 
 
+def _numbers(wanted: list[int]) -> Tensor:
+    try:
+        return torch.tensor(wanted, device="cpu")
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DtypeError(f"targets must be class numbers, got {wanted!r:.80}.") from error
+
+
 def _check(methods: Sequence[str], targets: list[int] | None, layer: OneOrMore, options: Mapping[str, object]) -> None:
-    if isinstance(methods, str) or not methods or targets == []:
+    if isinstance(methods, str):
+        raise OptionError(f"methods is a list of names, even of one; write methods=[{methods!r}].")
+    if not methods or targets == []:
         raise OptionError(f"methods and targets must name at least one each, got {methods=} and {targets=}.")
     if foreign := sorted(set(options) - set(methods)):
         raise OptionError(f"options for {', '.join(foreign)}, which is not among the methods {', '.join(methods)}.")

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from os import PathLike
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from torch_featviz.errors import DtypeError, ShapeError
+from torch_featviz.torch_private import NORMS, Convolution
 
 from .values import map_tensors, tensors
 
@@ -128,11 +130,24 @@ def check_images(images: Any, axes: tuple[int, ...] = (4,)) -> None:
     """
     if not isinstance(images, Tensor) or not images.is_floating_point():
         what = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise DtypeError(f"images must be a tensor of floats as the model takes them, got {what}.")
+        raise DtypeError(f"images must be a tensor of floats as the model takes them, got {what}{_made_by(images)}.")
     if images.dim() not in axes or not images.numel():
         expected = "'b c h w'" if axes == (4,) else "'b c h w' (or 'b c l', 'b c d h w')"
         hint = "; add a batch axis with images[None]" if images.dim() == min(axes) - 1 and images.numel() else ""
         raise ShapeError(f"images must be {expected} and not empty, got shape {tuple(images.shape)}{hint}.")
+
+
+def _made_by(images: Any) -> str:
+    """What makes such a tensor of what was given instead."""
+    if isinstance(images, Tensor):
+        return "; bytes are made floats by images.float() / 255" if images.dtype == torch.uint8 else ""
+    if isinstance(images, (str, PathLike)):
+        return "; fv.zoo.read_image opens a file, and card.preprocess makes of it what the model takes"
+    if hasattr(images, "__array__") or hasattr(images, "__array_interface__"):
+        return "; torch.from_numpy makes a tensor of an array, fv.zoo.from_pil of a Pillow image"
+    if isinstance(images, (list, tuple)) and any(isinstance(image, Tensor) for image in images):
+        return "; torch.stack(images) makes a batch of images, and of a batch with labels take batch[0]"
+    return ""
 
 
 def as_batch(images: Any) -> Tensor:
@@ -149,6 +164,30 @@ def as_batch(images: Any) -> Tensor:
         images = images[None]
     check_images(images)
     return images  # type: ignore[no-any-return]
+
+
+def batch_of(model: nn.Module, images: Any) -> Any:
+    """The images; one image `c h w` becomes a batch of one where the model is known to take images `b c h w`.
+
+    The first of its layers tells, if it is a 2-D convolution or norm of as many channels as the image has, or a linear
+    layer of as many features as it has values. All other tensors `b c l` are batches of signals.
+
+    Example:
+        >>> batch_of(nn.Conv2d(3, 8, 5), torch.zeros(3, 16, 16)).shape
+        torch.Size([1, 3, 16, 16])
+        >>> batch_of(nn.Conv1d(3, 8, 5), torch.zeros(4, 3, 16)).shape
+        torch.Size([4, 3, 16])
+    """
+    if not isinstance(images, Tensor) or images.dim() != 3 or not isinstance(model, nn.Module):
+        return images
+    first = next((layer for layer in model.modules() if isinstance(layer, (Convolution, *NORMS, nn.Linear))), None)
+    if isinstance(first, nn.Linear):
+        one = images.numel() == first.in_features and tuple(images.shape[:2]) != (1, 1)
+    elif isinstance(first, (nn.Conv2d, nn.ConvTranspose2d)):
+        one = images.shape[0] == first.in_channels
+    else:
+        one = isinstance(first, (nn.BatchNorm2d, nn.InstanceNorm2d)) and images.shape[0] == first.num_features
+    return images[None] if one else images
 
 
 def device_of(net: nn.Module) -> torch.device:

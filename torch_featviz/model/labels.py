@@ -58,6 +58,21 @@ def pair_of(item: Any, where: str) -> tuple[Any, Any]:
     raise DtypeError(f"{where} is {what}, not a pair (image, label).")
 
 
+def names_of(classes: Any) -> tuple[str, ...]:
+    """The names of classes in order, as texts; a mapping from numbers to names has them as its values.
+
+    Raises:
+        DtypeError: that is no sequence.
+    Example:
+        >>> names_of(["cat", 1]), names_of({0: "cat", 1: "dog"})
+        (('cat', '1'), ('cat', 'dog'))
+    """
+    names = classes.values() if isinstance(classes, Mapping) else classes
+    if not isinstance(names, Iterable):
+        raise DtypeError(f"classes must be the names of all classes, got {classes!r:.80}.")
+    return tuple(str(name) for name in names)
+
+
 def label_of(value: Any, where: str, names: Sequence[str] | None = None, hint: str = _HINT) -> int | str:
     """The class in a label: its number, or its name where no names are known.
 

@@ -58,7 +58,8 @@ def _explained(error: Exception, net: nn.Module, inputs: Inputs) -> FeatvizError
             "additional_forward_args=(...) or keywords={'name': value}."
         )
     what = f"{type(error).__name__}: {error}".rstrip(".")
-    return ShapeError(f"{name} does not accept inputs of shape {tuple(images.shape)}: {what}.")
+    hint = " One image 'c h w' is given as images[None]." if images.dim() == 3 else ""
+    return ShapeError(f"{name} does not accept inputs of shape {tuple(images.shape)}: {what}.{hint}")
 
 
 def _on_another_device(net: nn.Module, given: Any) -> DeviceError | None:

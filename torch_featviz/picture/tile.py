@@ -5,7 +5,7 @@ import math
 from einops import rearrange
 from torch import Tensor, nn
 
-from torch_featviz.errors import OptionError, ShapeError
+from torch_featviz.errors import DtypeError, OptionError, ShapeError
 
 
 def tile(maps: Tensor, *, ncols: int | None = None, pad: int = 1, fill: float = 0.0) -> Tensor:
@@ -19,6 +19,7 @@ def tile(maps: Tensor, *, ncols: int | None = None, pad: int = 1, fill: float = 
     Returns:
         `c H W`, `H = rows*h + (rows-1)*pad`; dtype and device of `maps`.
     Raises:
+        DtypeError: `maps` is no tensor.
         ShapeError: `maps` is not 4-D, or is empty.
         OptionError: `ncols` is below 1, `pad` below 0, or `fill` is no value of this dtype.
     Example:
@@ -52,6 +53,7 @@ def untile(sheet: Tensor, *, n: int, ncols: int | None = None, pad: int = 1) -> 
     Returns:
         `n c h w`; dtype and device of `sheet`.
     Raises:
+        DtypeError: `sheet` is no tensor.
         ShapeError: `sheet` is not 3-D, is empty, or has no size that such a grid can have.
         OptionError: `n` or `ncols` is below 1, or `pad` below 0.
     Example:
@@ -112,6 +114,8 @@ def grid_columns(n: int, aspect: float = 1.0) -> int:
 
 def _check(x: Tensor, axes: str) -> tuple[int, ...]:
     name = "maps" if axes == "n c h w" else "sheet"
+    if not isinstance(x, Tensor):
+        raise DtypeError(f"{name} must be a tensor '{axes}', got {type(x).__name__}.")
     if x.dim() != len(axes.split()):
         hint = f"; add a batch axis with {name}[None]" if x.dim() == 3 else ""
         raise ShapeError(f"{name} must be '{axes}', got shape {tuple(x.shape)}{hint}.")

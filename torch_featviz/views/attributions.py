@@ -13,7 +13,7 @@ from torch_featviz.explain import Faithfulness, Reason, Reasons, reasons
 from torch_featviz.explain.attribute import OneOrMore
 from torch_featviz.explain.reasons import answered
 from torch_featviz.model.answer import Answer, Kind
-from torch_featviz.model.inputs import check_images
+from torch_featviz.model.inputs import as_batch
 from torch_featviz.picture import Legend, Picture, Scale, Sheet, count, number, rgb
 from torch_featviz.picture.color import total_of
 from torch_featviz.picture.images import ValueRange, clipped, unit_images
@@ -56,7 +56,7 @@ def attributions(
 
     Args:
         model: any that returns a row of scores for each image; untouched.
-        images: `b c h w`, as the model takes them, one or three channels.
+        images: `b c h w`, or one image `c h w`, as the model takes them, one or three channels.
         methods: names that `attribute` knows.
         targets: the classes to explain, each for every image; default the one predicted for each.
         layer: for methods of one layer, as for `attribute`; default the map that the answer depends on. The legend
@@ -85,7 +85,7 @@ def attributions(
         >>> attributions(net, torch.rand(2, 1, 8, 8), methods=["gradcam", "saliency"]).pixels.shape
         torch.Size([3, 17, 26])
     """
-    check_images(images)
+    images = as_batch(images)
     cells = len(images) * len(methods) * (1 if targets is None or isinstance(targets, int) else len(set(targets)))
     if cells > _CELLS:
         raise ShapeError(f"{cells} heatmaps are more than a sheet of {_CELLS} can show; give fewer images or methods.")

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.model.answer import named_both
+from torch_featviz.model.labels import names_of
 from torch_featviz.picture import Legend, Picture, Scale, Sheet, paint
 from torch_featviz.picture.bounds import listed, named
 from torch_featviz.picture.page import Page
@@ -33,17 +34,18 @@ def confusion(
         title: above everything, before the accuracy.
     Raises:
         ShapeError: `counts` is not square, or does not fit `classes`.
-        DtypeError: `counts` are not whole numbers.
+        DtypeError: `counts` are not whole numbers, or `classes` no names.
         OptionError: a count is negative, or `cmap` is not offered or diverges.
     Example:
         >>> confusion([[3, 1], [0, 4]], ["circle", "cross"]).title
         'Accuracy 87.5 % (7 of 8)'
     """
-    table = torch.as_tensor(counts, device="cpu").detach()
+    table, classes = _table(counts), names_of(classes)
     classes = named_both(classes) if table.shape == (2, 2) else classes
     n = len(classes)
     if tuple(table.shape) != (n, n) or not n:
-        raise ShapeError(f"counts must be 'n n' for {n} classes, got shape {tuple(table.shape)}.")
+        hint = "; zoo.evaluate(...).confusion counts the pairs of true and predicted classes" * (table.dim() == 1)
+        raise ShapeError(f"counts must be 'n n' for {n} classes, got shape {tuple(table.shape)}{hint}.")
     if table.is_floating_point() or table.is_complex() or table.dtype == torch.bool:
         raise DtypeError(f"counts must be whole numbers, got {table.dtype}; shares are worked out here.")
     if bool((table < 0).any()):
@@ -68,6 +70,13 @@ def confusion(
         empty=frozenset(i * n + j for i in range(n) if not rows[i] for j in range(n)),
         zoom=36 if n <= 12 else 20,
     )
+
+
+def _table(counts: object) -> Tensor:
+    try:
+        return torch.as_tensor(counts, device="cpu").detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DtypeError(f"counts must be a table 'n n' of whole numbers, got {counts!r:.80}.") from error
 
 
 def _shares(table: Tensor) -> Tensor:

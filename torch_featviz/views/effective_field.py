@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from torch_featviz.errors import OptionError
+from torch_featviz.errors import DtypeError, OptionError
 from torch_featviz.inspect.receptive import Box, ReceptiveField
 from torch_featviz.picture import Picture, Scale, Sheet, paint
 
@@ -19,6 +19,7 @@ def effective_field(seen: ReceptiveField) -> Picture:
     Args:
         seen: from `receptive_field(..., effective=True)`; of a volume the slice through its middle is drawn.
     Raises:
+        DtypeError: `seen` is no such result.
         OptionError: `seen` has no effective field.
     Example:
         >>> from torch_featviz.inspect import receptive_field
@@ -28,6 +29,8 @@ def effective_field(seen: ReceptiveField) -> Picture:
 
     Reference: Luo et al. 2016.
     """
+    if not isinstance(seen, ReceptiveField):
+        raise DtypeError(f"seen must be what receptive_field() returned, got {type(seen).__name__}.")
     if seen.effective is None:
         raise OptionError("the effective field was not computed; receptive_field(..., effective=True) does it.")
     middle = tuple(n // 2 for n in seen.map_size)

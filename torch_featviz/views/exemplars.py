@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torch_featviz.choices import PROJECTIONS
-from torch_featviz.errors import OptionError, ShapeError
+from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.picture import Legend, Picture, Scale, Sheet, count, grid_columns, number, rgb, tile
 from torch_featviz.picture.bounds import drawn_at, room, shrunk
 from torch_featviz.picture.color import total_of
@@ -62,6 +62,7 @@ def exemplars(
         card: of the model, if images are as it takes them.
         title: above everything; default names the layer.
     Raises:
+        DtypeError: `best` is neither of these.
         OptionError: there is no such channel, projection, range or card, or channels or another projection are named
             beside patches that are chosen already.
         ShapeError: images have other than one or three channels.
@@ -71,6 +72,8 @@ def exemplars(
         >>> exemplars(best, [0, 2]).title
         'model: the patches that move each channel most, and what in them does (guided backpropagation); of 16 images'
     """
+    if not isinstance(best, (TopPatches, Patches)):
+        raise DtypeError(f"best must be what top_patches() or its patches() returned, got {type(best).__name__}.")
     colors = best.size[0] if isinstance(best, TopPatches) else best.images.shape[2]
     if colors not in (1, 3):
         raise ShapeError(f"images of 1 or 3 channels can be drawn, these have {colors}.")

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
-from torch_featviz.model.labels import label_of, pair_of
+from torch_featviz.model.labels import label_of, names_of, pair_of
 from torch_featviz.picture import Legend, Picture, Sheet, enlarge, rgb
 from torch_featviz.picture.bounds import drawn_at, named, room, shrunk
 from torch_featviz.picture.images import ValueRange, clipped, unit_image
@@ -56,7 +56,7 @@ def images(
         raise OptionError(f"ncols must be at least 1, got {ncols}.")
     rows, labels = _listed(batch, labels)
     count = len(rows)
-    names = tuple(classes) or (card.classes if isinstance(card, ModelCard) else ())
+    names = names_of(classes) or (card.classes if isinstance(card, ModelCard) else ())
     words = () if labels is None else _words(labels, count, names)[:LIMIT]
     units = [unit_image(row, value_range, card) for row in rows[:LIMIT]]
     ncols = min(ncols, len(units))

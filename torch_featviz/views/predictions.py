@@ -11,8 +11,9 @@ from torch import Tensor
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.model.answer import LABELS, Answer, Kind, answer_of, end_of, scores_of
-from torch_featviz.model.labels import labels_of
+from torch_featviz.model.labels import labels_of, names_of
 from torch_featviz.picture import Chart, Legend, Picture, rgb
+from torch_featviz.picture.bounds import SIDE
 from torch_featviz.picture.figures import as_written, fit
 from torch_featviz.picture.images import ValueRange, clipped, unit_image
 from torch_featviz.picture.scale import as_float
@@ -40,9 +41,9 @@ def predictions(
     """Each image with its most probable classes; right and wrong are told by sign, word and colour.
 
     Args:
-        images: `b c h w`, one or three channels.
-        logits: what the model returned: `b n`, or `b` or `b 1`, of two classes. Rows that lie within 0 and 1 and sum
-            to 1 are probabilities already, and shown as they are.
+        images: `b c h w`, or one image `c h w`, of one or three channels; at most 64.
+        logits: what the model returned: `b n`, or `b` or `b 1`, of two classes; of one image `n`, too. Rows that lie
+            within 0 and 1 and sum to 1 are probabilities already, and shown as they are.
         classes: the `n` names; of a single logit or probability two, or the one that it speaks for.
         k: classes shown per image.
         targets: `b` true classes, as a data set gives them: numbers, names or one-hot rows.
@@ -64,6 +65,8 @@ def predictions(
     """
     from matplotlib.figure import Figure  # noqa: PLC0415  no matplotlib on import
 
+    images, logits = _batch(images, logits)
+    classes = names_of(classes)
     scores = _check(images, logits, classes, k)
     units = torch.stack([unit_image(image, value_range, card) for image in images])
     counts, hints = clipped(units, value_range, card)
@@ -78,7 +81,8 @@ def predictions(
     notes = [words for _, words in Legend(counts=counts).marks()]
     notes += ["each label for itself: several may be true"] if said.kind in LABELS else []
     lines = [line for part in (", ".join(notes), *hints) for line in wrap(part, 60 * across)]
-    figure = Figure(figsize=(4.6 * across, max(1.9, 0.5 + 0.42 * k) * down + 0.16 * len(lines)), dpi=100)
+    size = (4.6 * across, max(1.9, 0.5 + 0.42 * k) * down + 0.16 * len(lines))
+    figure = Figure(figsize=size, dpi=min(100, int(SIDE / max(size))))
     figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.1)
     if title:
         figure.suptitle(title, x=0.01, ha="left", weight="bold")
@@ -97,10 +101,22 @@ def predictions(
     return Chart(as_written(figure))
 
 
+def _batch(images: Any, logits: Any) -> tuple[Any, Any]:
+    """One image `c h w` and its row of scores as a batch of one."""
+    if not isinstance(images, Tensor) or images.dim() != 3:
+        return images, logits
+    return images[None], logits[None] if isinstance(logits, Tensor) and logits.dim() <= 1 else logits
+
+
 def _check(images: Tensor, logits: Any, classes: Sequence[str], k: int) -> Tensor:
     """The scores, `b n`, once everything is known to fit."""
     if not isinstance(images, Tensor):
         raise DtypeError(f"images and logits must be tensors, got {type(images)} and {type(logits)}.")
+    if images.dim() <= 2 and isinstance(logits, Tensor) and logits.dim() in (3, 4):
+        raise ShapeError(
+            f"images come first and logits second: predictions(images, logits, classes); got shapes "
+            f"{tuple(images.shape)} and {tuple(logits.shape)}."
+        )
     if images.dim() != 4 or not 1 <= len(images) <= LIMIT:
         raise ShapeError(f"images must be 'b c h w' with b from 1 to {LIMIT}, got shape {tuple(images.shape)}.")
     try:

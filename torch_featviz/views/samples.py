@@ -2,14 +2,15 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
+from os import PathLike
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
-from torch_featviz.model.labels import items_of, label_of, pair_of
+from torch_featviz.model.labels import items_of, label_of, names_of, pair_of
 from torch_featviz.model.listing import Listing, listing_of
 from torch_featviz.picture import Legend, Picture, Sheet, rgb
 from torch_featviz.picture.bounds import drawn_at, listed, named, room, shrunk
@@ -55,13 +56,9 @@ def samples(
     """
     if n < 1:
         raise OptionError(f"n must be at least 1, got {n}.")
-    if isinstance(dataset, Tensor):
-        raise DtypeError(
-            f"samples() takes pairs of an image and its class, got a tensor of shape {tuple(dataset.shape)}; "
-            "fv.images(batch, labels) draws a batch as it is."
-        )
+    _check(dataset)
     listing = listing_of(dataset)
-    names = classes if classes is not None else listing.names
+    names = listing.names if classes is None else names_of(classes)
     found = _collect(dataset, listing, n, names)
     if not found:
         raise ShapeError("the dataset holds no image of these classes; samples needs at least one.")
@@ -84,6 +81,20 @@ def samples(
     notes = (*_left_out(labels, images, total), *drawn_at(units, small), *hints)
     legend = Legend(counts=counts, notes=notes)
     return Sheet(rgb(small), legend, title=title, ncols=columns, rows=tuple(labels), empty=empty)
+
+
+def _check(dataset: Any) -> None:
+    """Raise DtypeError for what is mistaken for a data set."""
+    first = dataset[0] if isinstance(dataset, (tuple, list)) and dataset else dataset
+    wrong = "samples() takes pairs of an image and its class"
+    if isinstance(first, Tensor):
+        raise DtypeError(
+            f"{wrong}, got a tensor of shape {tuple(first.shape)}; fv.images(batch, labels) draws a batch as it is."
+        )
+    if isinstance(dataset, DataLoader):
+        raise DtypeError(f"{wrong}, got a DataLoader of batches; give samples(loader.dataset).")
+    if isinstance(dataset, (str, PathLike)) or not (hasattr(dataset, "__iter__") or hasattr(dataset, "__getitem__")):
+        raise DtypeError(f"{wrong}, got {dataset!r:.80}; ImageFolder(folder) of torchvision reads a folder.")
 
 
 def _collect(dataset: Any, listing: Listing, n: int, names: Sequence[str] | None) -> dict[Label, list[Any]]:

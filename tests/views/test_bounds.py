@@ -1,0 +1,111 @@
+"""The largest picture of any view at its defaults: 4,000 pixels a side.
+
+A view is drawn of as much as a person has: 1,000 classes, 64 images, 2,048 channels, 200 layers, images of 600 pixels.
+"""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+import torch_featviz as fv
+from torch_featviz import views
+from torch_featviz.picture.bounds import SIDE
+from torch_featviz.survey import Patches
+
+NAMES = [f"American Staffordshire terrier, Staffordshire terrier, number {i}" for i in range(1000)]
+
+
+class Classes(Dataset):
+    classes = NAMES
+
+    def __init__(self, size, count=1000):
+        self.size, self.targets = size, list(range(count)) * 10
+
+    def __len__(self):
+        return len(self.targets)
+
+    def __getitem__(self, i):
+        return torch.zeros(3, *self.size), self.targets[i]
+
+
+def patches(n, side):
+    """As of an unpadded layer that sees `side` pixels."""
+    images = torch.rand(1, 1, 3, side, side).expand(n, 9, 3, side, side)
+    return Patches(
+        tuple(range(n)),
+        images,
+        images - 0.5,
+        torch.ones(n, 9, side, side, dtype=torch.bool),
+        values=torch.ones(n, 9, dtype=torch.float64),
+        numbers=torch.zeros(n, 9, dtype=torch.int64),
+        layer="layer4.2.conv3",
+        total=2048,
+        seen=50_000,
+        method="guided_backprop",
+        switches=False,
+        cosine=torch.ones(n, dtype=torch.float64),
+    )
+
+
+def confused(n):
+    return torch.eye(n, dtype=torch.int64) * 50 + torch.randint(0, 3, (n, n))
+
+
+CASES = {
+    "confusion 30": lambda: views.confusion(confused(30) * 100_000, NAMES[:30]),
+    "confusion 31": lambda: views.confusion(confused(31), NAMES[:31]),
+    "confusion 1000": lambda: views.confusion(confused(1000), NAMES),
+    "curves 200 layers": lambda: views.curves({name: {"train": [1.0], "valid": [2.0]} for name in NAMES[:200]}),
+    "curves 200 lines": lambda: views.curves({"std": {name: [1.0, 2.0] for name in NAMES[:200]}}),
+    "effective_field": lambda: views.effective_field(
+        fv.receptive_field(nn.Conv2d(3, 1, 3), "", (224, 224), effective=True)
+    ),
+    "exemplars 16": lambda: views.exemplars(patches(16, 600)),
+    "exemplars 2048": lambda: views.exemplars(patches(2048, 8)),
+    "images 64": lambda: views.images(torch.zeros(64, 3, 600, 450), NAMES[:64]),
+    "images 1000": lambda: views.images(torch.zeros(1000, 1, 28, 28), range(1000), classes=NAMES),
+    "images one": lambda: views.images(torch.zeros(3, 3000, 6000), "a photograph"),
+    "images list": lambda: views.images([torch.zeros(3, 60 * i, 900) for i in range(1, 65)]),
+    "pixels": lambda: views.pixels(-1234.567 * torch.rand(3, 64, 64), scale=fv.Scale()),
+    "predictions 64": lambda: views.predictions(torch.zeros(64, 3, 64, 64), torch.randn(64, 1000), NAMES),
+    "predictions k": lambda: views.predictions(torch.zeros(64, 1, 8, 8), torch.randn(64, 1000), NAMES, k=9),
+    "samples 1000": lambda: views.samples(Classes((64, 64))),
+    "samples large": lambda: views.samples(Classes((600, 450), 10), title="ten classes of large images"),
+    "samples many": lambda: views.samples(Classes((28, 28), 2), n=64),
+}
+ELSEWHERE = {"attributions", "feature_maps", "kernels", "overview"}  # drawn of a layer or a model
+
+
+def test_no_view_is_forgotten():
+    assert {name.partition(" ")[0] for name in CASES} | ELSEWHERE == set(views.__all__)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_picture_is_larger(name):
+    height, width = CASES[name]().numpy().shape[:2]
+    assert max(height, width) <= SIDE, (height, width)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("confusion 1000", "1,000 classes"),
+        ("curves 200 layers", "70 of 200 panels"),
+        ("curves 200 lines", "189 more lines in grey"),
+        ("exemplars 2048", "64 of 2048 channels"),
+        ("exemplars 16", "patches of 600 × 600 pixels are drawn at"),
+        ("images 1000", "the first 64 of 1,000 images"),
+        ("images 64", "images of 600 × 450 pixels are drawn at"),
+        ("samples 1000", "40 of 1,000 classes"),
+    ],
+)
+def test_what_is_left_out_is_said(name, words):
+    picture = CASES[name]()
+    if name.startswith("curves"):
+        figure = picture.figure()
+        said = [figure.get_supxlabel(), *(axes.get_title(loc="right") for axes in figure.axes)]
+    else:
+        sheet = picture.parts[0] if name.startswith("confusion") else picture
+        said = [*sheet.legend.notes, *sheet.labels]
+    assert any(words in line for line in said)
