@@ -18,7 +18,7 @@ _DASHES, _MARKS = ("-", "--", ":", "-."), "os^D"
 _Line: TypeAlias = list[float | None]  # a value for each epoch that has one
 _SPLITS = {"train": "train", "training": "train", "valid": "valid", "validation": "valid", "val": "valid"}
 _SPLITS |= {"test": "test"}
-_ACROSS, _DOWN = 7, 10  # panels, at most
+_ACROSS, _DOWN = 4, 10  # panels, at most
 _NAMED = 11  # lines of a panel, at most
 
 
@@ -36,7 +36,7 @@ def curves(
             one line alone; a single line needs no name. Flat names such as `train_loss` and `valid_loss`, `train/loss`
             and `val/loss`, `loss` and `val_loss` are brought together. None is an epoch without a value, as where
             validation is done now and then; a line that has none at all, as of a validation that was not, is left out.
-            NaN is a value, of a training that failed, and is said. Of more than 70 panels 70 are drawn; of more than 11
+            NaN is a value, of a training that failed, and is said. Of more than 40 panels 40 are drawn; of more than 11
             lines the others are grey and without names.
         x: where the values are, such as the numbers of steps; default 1, 2, 3, ...
         xlabel: what that is; default `"epoch"`, or nothing where `x` is given.
@@ -54,7 +54,7 @@ def curves(
     panels = _panels(history if isinstance(history, Mapping) else {"": history})
     places = None if x is None else _places(x, panels)
     shown = list(panels.items())[: _ACROSS * _DOWN]
-    across = len(shown) if len(shown) <= 4 else 4 if len(shown) <= 4 * _DOWN else _ACROSS
+    across = min(_ACROSS, len(shown))
     down = -(-len(shown) // across)
     figure = Figure(figsize=(4.6 * across + 0.4, 3.4 * down), dpi=110)
     figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.1)
