@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         photo, out = read_photo(arguments.image), arguments.out
-        fv.samples([(photo, 0)], classes=["photo"], title="The photo").save(out / "1-photo.png")
+        fv.images(photo, title="The photo").save(out / "1-photo.png")
         show_piece(photo, arguments.crop, out)
         show_edges(photo, out)
         show_bank(photo, out)

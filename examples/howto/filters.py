@@ -13,7 +13,7 @@ import torch_featviz as fv
 from torch_featviz.zoo import SOBEL_X, SOBEL_Y, FilterBank, from_pil
 
 photo = from_pil(Image.fromarray(data.camera()).resize((256, 256)), "L")
-fv.samples([(photo, 0)], classes=["a photograph"])
+fv.images(photo, "a photograph")
 
 # %%
 # **The numbers.** A crop of 12 × 12 pixels, each with its value in its cell.

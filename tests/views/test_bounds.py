@@ -33,7 +33,7 @@ class Classes(Dataset):
 
 def patches(n, side):
     """As of an unpadded layer that sees `side` pixels."""
-    images = torch.rand(1, 1, 3, side, side).expand(n, 9, 3, side, side)
+    images = torch.rand(1, 1, 1, side, side).expand(n, 9, 1, side, side)
     return Patches(
         tuple(range(n)),
         images,
