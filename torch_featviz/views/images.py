@@ -64,7 +64,8 @@ def images(
     if len({unit.shape for unit in units}) > 1:
         side = min(side, _MIXED)
     small = [shrunk(unit[None], side) for unit in units]
-    counts, hints = clipped(torch.cat([unit.flatten(1) for unit in units], 1)[None, :, None], value_range, card)
+    beyond = [unit.flatten(1) for unit in units if not _within(unit)] or [units[0].flatten(1)]
+    counts, hints = clipped(torch.cat(beyond, 1)[None, :, None], value_range, card)
     notes = (*_notes(count, units, small), *hints)
     cells = _cells(small)
     return Sheet(
@@ -127,6 +128,12 @@ def _words(labels: Any, count: int, names: Sequence[str]) -> list[str]:
             raise OptionError(f"class {known} has no name: {len(names)} classes are named; give all of them.")
         words.append(names[known] if isinstance(known, int) and names else str(known))
     return words
+
+
+def _within(unit: Tensor) -> bool:
+    """Whether all values are from 0 to 1."""
+    low, high = unit.aminmax()
+    return bool((low >= 0) & (high <= 1))
 
 
 def _cells(units: Sequence[Tensor]) -> Tensor:
