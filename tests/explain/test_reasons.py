@@ -94,7 +94,7 @@ def test_the_sheet_and_the_page_tell_the_same():
     ("options", "error", "message"),
     [
         ({"methods": []}, OptionError, r"methods and targets must name at least one each, got methods=\[\]"),
-        ({"methods": "gradcam"}, OptionError, "at least one each, got methods='gradcam'"),
+        ({"methods": "gradcam"}, OptionError, r"write methods=\['gradcam'\]"),
         ({"targets": []}, OptionError, r"at least one each, got .* targets=\[\]"),
         ({"targets": [0, 4]}, OptionError, "target must be from 0 to 3"),
         (
