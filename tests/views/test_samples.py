@@ -296,7 +296,7 @@ def test_pillow_images_are_bytes():
             DtypeError,
             "the label of item 1 is a dict of 'boxes'",
         ),
-        (lambda: samples([torch.zeros(1, 4, 4)]), DtypeError, "item 0 is a Tensor, not a pair"),
+        (lambda: samples(iter([torch.zeros(1, 4, 4)])), DtypeError, "item 0 is a Tensor, not a pair"),
         (lambda: samples(images(0, "a")), OptionError, r"item 1 is 'a', and earlier ones are \[0\]; give classes="),
         (lambda: samples(images("a"), classes=["b"]), OptionError, "item 0 is 'a', which is not one of the 1 classes"),
         (lambda: samples([("x.png", 0)]), DtypeError, "must be a tensor or a Pillow image, got str"),
