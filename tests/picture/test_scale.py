@@ -240,7 +240,7 @@ def test_quantiles_have_no_limit_on_the_number_of_values():
     [
         ({"quantile": 0}, r"quantile must be in \(0, 1\], got 0; 98 % is quantile=0.98"),
         ({"quantile": 98}, "got 98"),
-        ({"by": "sum"}, "by must be 'count' or 'mass', got 'sum'"),
+        ({"by": "sum"}, "by must be 'count', 'mass' or 'outliers', got 'sum'"),
         ({"per": "map"}, "per must be 'kernel', 'filter' or 'layer', got 'map'"),
         ({"vmin": 2, "vmax": 1}, "vmin must be at most vmax, got 2 and 1"),
         ({"vmin": float("nan")}, "vmin must be finite, got nan; leave it out to fit it"),

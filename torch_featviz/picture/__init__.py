@@ -1,11 +1,12 @@
 """Tensors in, pixels out: scale, tile, colour, and the Picture that carries them."""
 
 from torch_featviz.picture.color import Counts, colorize, count, reserved, rgb
+from torch_featviz.picture.contrast import contrast
 from torch_featviz.picture.legend import Legend
 from torch_featviz.picture.overlay import overlay
 from torch_featviz.picture.picture import Chart, Picture
 from torch_featviz.picture.scale import KernelNormalizer, Scale, normalize
-from torch_featviz.picture.sheet import Sheet, paint
+from torch_featviz.picture.sheet import Sheet, fitting, paint
 from torch_featviz.picture.stack import Stack
 from torch_featviz.picture.text import number
 from torch_featviz.picture.tile import GridTiler, enlarge, grid_columns, tile, untile
@@ -21,8 +22,10 @@ __all__ = [
     "Sheet",
     "Stack",
     "colorize",
+    "contrast",
     "count",
     "enlarge",
+    "fitting",
     "grid_columns",
     "normalize",
     "number",

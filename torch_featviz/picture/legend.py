@@ -25,9 +25,11 @@ class Legend:
         scale: fitted; None where colours are the picture's own.
         cmap: its colour map; None where colours are the picture's own.
         counts: pixels drawn in a reserved colour.
+        total: pixels drawn at all; with it the share that the scale clips is told.
         notes: further lines, such as what was left out.
         bounds: what counted values are above or below; default the scale, or without one the range of the images.
         swatches: colours that have a meaning each, with its words, such as classes.
+        also: the legend of those cells that are drawn in another colour map.
     """
 
     scale: Scale | None = None
@@ -36,6 +38,8 @@ class Legend:
     notes: tuple[str, ...] = ()
     bounds: str = ""
     swatches: tuple[tuple[Color, str], ...] = ()
+    total: int = 0
+    also: "Legend | None" = None
 
     def ticks(self) -> list[tuple[float, str]]:
         """Where on the bar (0 to 1) stands which number."""
@@ -55,7 +59,15 @@ class Legend:
 
     def lines(self) -> list[str]:
         """What stands below the bar."""
-        return [*([self.scale.describe()] if self.scale is not None else []), *self.notes]
+        scale = [self.scale.describe()] if self.scale is not None else []
+        return [*scale, *self.clipped(), *self.notes]
+
+    def clipped(self) -> list[str]:
+        """The share of values beyond the scale, where there are some or where it may leave some out."""
+        beyond = self.counts.over + self.counts.under
+        if self.scale is None or not self.total or not (beyond or self.scale.quantile < 1):
+            return []
+        return [f"clipped {share(beyond, self.total)}"]
 
     def marks(self) -> list[tuple[Color, str]]:
         """Colours with their words: those given, then the reserved ones in use, with their counts."""
@@ -66,9 +78,20 @@ class Legend:
         return [*self.swatches, *((colors[reason], f"{n:,} px {words[reason]}") for reason, n in counted if n)]
 
 
+def share(part: int, total: int) -> str:
+    """A part in per cent, never rounded to none.
+
+    Example:
+        >>> share(4, 1000), share(1, 10**6), share(0, 5)
+        ('0.4 %', '< 0.01 %', '0 %')
+    """
+    percent = 100 * part / total
+    return "< 0.01 %" if 0 < percent < 0.01 else f"{percent:.2g} %"
+
+
 def draw(legend: Legend, limit: int) -> Pixels:
     """The legend as pixels, at most `limit` wide; of no height if there is nothing to say."""
-    blocks = []
+    blocks = [draw(legend.also, limit)] if legend.also is not None else []
     if legend.cmap is not None and legend.scale is not None:
         blocks.append(_bar(legend, limit))
     if marks := legend.marks():

@@ -11,6 +11,9 @@ from torch_featviz.displayed import Displayed
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
 
 _RANK = {"kernel": 2, "filter": 3}
+_LEAST = 0.6  # of the range is for what `quantile` holds, or the rest are outliers
+_NEAR = 0.25  # of the other end: so far from 0 an end is taken to be 0
+_ROUNDING = 2.0**-17  # of a value: what sums of many float32 products differ by
 _WORDS = {"kernel": "each map on its own scale", "filter": "each filter on its own scale"}
 
 
@@ -27,7 +30,8 @@ class Scale(Displayed):
         vmax: the value shown as 1.
         quantile: share of the values that a fitted range must hold, in (0, 1]; the rest is clipped.
         by: `"count"`: share of the number of values; `"mass"`: share of the sum of absolute values
-            (Captum's rule), the range being cut at that absolute value.
+            (Captum's rule), the range being cut at that absolute value; `"outliers"`: as `"count"`, but all values are
+            held where they leave those 60 % of the range, and an end near 0 is 0.
         per: one range for each `"kernel"` (an `h w` plane), `"filter"` (`c h w`) or for the whole `"layer"`.
     Raises:
         OptionError: an end, `quantile`, `by` or `per` is outside what it may be.
@@ -41,14 +45,14 @@ class Scale(Displayed):
     vmin: float | Tensor | None = None
     vmax: float | Tensor | None = None
     quantile: float = 1.0
-    by: Literal["count", "mass"] = "count"
+    by: Literal["count", "mass", "outliers"] = "count"
     per: Literal["kernel", "filter", "layer"] = "layer"
 
     def __post_init__(self) -> None:
         if not 0 < self.quantile <= 1:
             raise OptionError(f"quantile must be in (0, 1], got {self.quantile}; 98 % is quantile=0.98.")
-        if self.by not in ("count", "mass"):
-            raise OptionError(f"by must be 'count' or 'mass', got {self.by!r}.")
+        if self.by not in ("count", "mass", "outliers"):
+            raise OptionError(f"by must be 'count', 'mass' or 'outliers', got {self.by!r}.")
         if self.per not in ("kernel", "filter", "layer"):
             raise OptionError(f"per must be 'kernel', 'filter' or 'layer', got {self.per!r}.")
         self._check_ends()
@@ -143,8 +147,12 @@ class Scale(Displayed):
         words = ["symmetric about 0"] if self.symmetric else []
         words.append(_WORDS.get(self.per, "one scale for all"))
         if self.quantile < 1:
-            share = f"{100 * self.quantile:g} %"
-            words.append(f"holds {share} of the {'values' if self.by == 'count' else 'absolute mass'}")
+            share, rest = f"{100 * self.quantile:g} %", f"{100 * (1 - self.quantile):g} %"
+            words.append(
+                f"outliers clipped, at most {rest} of the values"
+                if self.by == "outliers"
+                else f"holds {share} of the {'values' if self.by == 'count' else 'absolute mass'}"
+            )
         return ", ".join(words)
 
 
@@ -191,7 +199,7 @@ def _join(rows: list[Tensor]) -> Tensor:
 def _ends(rows: Tensor, scale: Scale) -> tuple[Tensor, Tensor]:
     """Lowest and highest value of each row, non-finite ones left out, cut as `quantile` says."""
     if scale.quantile < 1:
-        return (_by_mass if scale.by == "mass" else _by_count)(rows, scale)
+        return {"mass": _by_mass, "count": _by_count, "outliers": _but_outliers}[scale.by](rows, scale)
     low, high = rows.amin(1), rows.amax(1)  # several times faster than aminmax(dim=1)
     if not bool((low.isfinite() & high.isfinite()).all()):  # both keep NaN, and infinities are extreme
         finite, inf = rows.isfinite(), float("inf")
@@ -227,6 +235,24 @@ def _by_count(rows: Tensor, scale: Scale) -> tuple[Tensor, Tensor]:
     ordered = rows.masked_fill(~finite, float("inf")).sort(dim=1).values
     low = ordered.gather(1, (count - inside).clamp(min=0)).squeeze(1)
     return _defined(low, ordered.gather(1, inside - 1).squeeze(1))
+
+
+def _but_outliers(rows: Tensor, scale: Scale) -> tuple[Tensor, Tensor]:
+    """All values, or what `quantile` holds where the rest would leave it too little of the range.
+
+    What differs by no more than rounding does is shown as the same.
+    """
+    low, high = _ends(rows, replace(scale, quantile=1.0))
+    inner_low, inner_high = _by_count(rows, scale)
+    inner = inner_high - inner_low
+    far = (inner < _LEAST * (high - low)) & (inner > 0)
+    low, high = torch.where(far, inner_low, low), torch.where(far, inner_high, high)
+    low, high = (
+        low.masked_fill((low > 0) & (low < _NEAR * high), 0),
+        high.masked_fill((high < 0) & (high > _NEAR * low), 0),
+    )
+    least = torch.maximum(low.abs(), high.abs()) * _ROUNDING
+    return low, torch.maximum(high, low + least)
 
 
 def _rank(count: Tensor, share: float) -> Tensor:
@@ -312,7 +338,7 @@ class KernelNormalizer(nn.Module):
         *,
         symmetric: bool = False,
         quantile: float = 1.0,
-        by: Literal["count", "mass"] = "count",
+        by: Literal["count", "mass", "outliers"] = "count",
         per: Literal["kernel", "filter", "layer"] = "kernel",
     ) -> None:
         super().__init__()

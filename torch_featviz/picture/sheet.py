@@ -29,6 +29,8 @@ _NARROWEST = 320
 _THIN = 20
 _LONGEST = 320  # pixels of a name
 _NAMES = ("labels", "captions", "rows", "columns", "heads")
+LARGEST = 4000  # pixels of a side of a sheet at a view's defaults
+_AROUND = 240  # pixels of height for title, column names and legend
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -169,10 +171,12 @@ class Sheet(Picture):
             ink = "black" if text.contrast((red, green, blue)) == (0, 0, 0) else "white"
             at = (x + (w - 1) / 2, y + (h - 1) / 2)
             axes.text(*at, words, fontsize=size, ha="center", va="center", color=ink)
-        self._bar(figure, axes)
         self._swatches(axes)
-        marks = self.legend.marks()[len(self.legend.swatches) :]  # those have their colours beside the grid
-        notes = [words for words in (self.corner, *(words for _, words in marks)) if words] + self.legend.lines()
+        notes = [self.corner] if self.corner else []
+        for legend in [self.legend] if self.legend.also is None else [self.legend, self.legend.also]:
+            _bar(figure, axes, legend)
+            marks = legend.marks()[len(legend.swatches) :]  # those have their colours beside the grid
+            notes += [words for _, words in marks if words] + legend.lines()
         axes.set_xlabel("\n".join(notes), fontsize=8)
         return make_legible(as_written(figure))
 
@@ -208,16 +212,17 @@ class Sheet(Picture):
         tallest = max((len(words) for words in lines), default=1) * line_height(_LABEL)
         return min(10.0, 0.85 * _LABEL * min(wide / max(1, longest), high / tallest))
 
-    def _bar(self, figure: "Figure", axes: object) -> None:
-        if self.legend.cmap is None:
-            return
-        from matplotlib.cm import ScalarMappable  # noqa: PLC0415
-        from matplotlib.colors import ListedColormap, Normalize  # noqa: PLC0415
 
-        shown = ScalarMappable(Normalize(0, 1), ListedColormap(lut(self.legend.cmap) / 255))
-        bar = figure.colorbar(shown, ax=axes, shrink=0.8)  # type: ignore[arg-type]
-        ticks = self.legend.ticks()
-        bar.set_ticks([at for at, _ in ticks], labels=[word for _, word in ticks])
+def _bar(figure: "Figure", axes: object, legend: Legend) -> None:
+    if legend.cmap is None:
+        return
+    from matplotlib.cm import ScalarMappable  # noqa: PLC0415
+    from matplotlib.colors import ListedColormap, Normalize  # noqa: PLC0415
+
+    shown = ScalarMappable(Normalize(0, 1), ListedColormap(lut(legend.cmap) / 255))
+    bar = figure.colorbar(shown, ax=axes, shrink=0.8)  # type: ignore[arg-type]
+    ticks = legend.ticks()
+    bar.set_ticks([at for at, _ in ticks], labels=[word for _, word in ticks])
 
 
 class _Grid:
@@ -336,10 +341,28 @@ def paint(maps: Tensor, scale: Scale, *, cmap: str | None = None, notes: tuple[s
     if maps.shape[1] == 3:
         middle = ", mid-grey is 0" if scale.symmetric else ""
         notes = (f"red, green and blue each on this scale{middle}", *notes)
-        return rgb(unit), Legend(scale, "gray", count(unit), notes)
+        return rgb(unit), Legend(scale, "gray", count(unit), notes, total=unit[:, 0].numel())
     cmap = cmap or ("RdBu_r" if scale.symmetric else "viridis")
     if is_diverging(cmap) and not scale.symmetric:
         raise OptionError(
             f"this scale needs a sequential map, got {cmap!r}; Scale(symmetric=True) declares signed data."
         )
-    return colorize(unit, cmap), Legend(scale, cmap, count(unit), notes)
+    return colorize(unit, cmap), Legend(scale, cmap, count(unit), notes, total=unit.numel())
+
+
+def fitting(
+    height: int, width: int, words: Iterable[str] = (), *, lines: int = 1, side: int = LARGEST
+) -> tuple[int, int]:
+    """Rows and columns of many cells that fit on a sheet of this side, one at least.
+
+    Args:
+        height: of a cell.
+        width: of a cell, or of a group of cells side by side.
+        words: the labels and captions, or the longest of them.
+        lines: of text above and below a cell.
+        side: pixels of the sheet, at most.
+    """
+    zoom = max(1, -(-48 // max(height, width)))
+    high = height * zoom + lines * (line_height(_LABEL) + 1) + 7
+    wide = max(width * zoom + 2, _widest(words) + 8) + 5
+    return max(1, (side - _AROUND) // high), max(1, (side - 2 * _MARGIN) // wide)

@@ -1,15 +1,17 @@
 """What the feature maps of a layer look like."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.model.layout import Layout
-from torch_featviz.picture import Picture, Scale, Sheet, grid_columns, paint
+from torch_featviz.picture import Picture, Scale, Sheet, contrast, fitting, grid_columns, number, paint
+from torch_featviz.picture.contrast import rule
 from torch_featviz.picture.scale import as_float
 
 
@@ -18,28 +20,39 @@ def feature_maps(
     *,
     layout: Layout | None = None,
     top: int | None = None,
+    per: Literal["kernel", "layer"] = "kernel",
     scale: Scale | None = None,
+    cmap: str | None = None,
     ncols: int | None = None,
     title: str = "",
 ) -> Picture:
     """The feature maps of one image, each with its channel's number; or of a few images, side by side.
+
+    By default each map has a scale of its own, whose ends stand below it: a map is drawn for its shape, and what is
+    said of its strength are the numbers. `per="layer"` draws all on one scale, so that they can be compared. Maps
+    without a value below 0 have sequential colours from lowest to highest; where values have both signs the scale is
+    symmetric about 0, in diverging colours. Outliers, at most 0.5 % of the values, are clipped, marked and counted.
 
     A lone channel has no number. A channel with nothing above 0 in any of them passes nothing on through a ReLU;
     it is marked with `×`.
 
     Args:
         maps: `c h w`, one image's output of a layer; or such outputs of the same layer by name, as in
-            `{"circle": a, "cross": b}`, which are drawn next to each other, channel by channel.
+            `{"circle": a, "cross": b}`, which are drawn next to each other, channel by channel, on the same scale.
         layout: where the places are in one image's tokens `n c`, or maps `h w c`, as in `acts.layout(name)` or
             `Layout(grid=(14, 14), prefix=1)`; default: maps are `c h w`.
-        top: so many channels with the highest values, highest first; default all, in order.
-        scale: how values become colours; default `Scale(symmetric=True)`; for maps after a ReLU pass
-            `Scale(vmin=0)`.
+        top: so many channels with the highest values, highest first; default all, in order, or as many as fit on a
+            sheet of 4,000 pixels a side.
+        per: one scale for each map (`"kernel"`), or one for all that are shown (`"layer"`).
+        scale: how values become colours, instead; it is fitted to all maps, shown or not.
+        cmap: a colour map, such as `"gray"`: a diverging one is symmetric about 0, any other goes from lowest to
+            highest.
         ncols: channels per row; default: about a square.
         title: above everything; default says how many maps there are.
     Raises:
         ShapeError: maps are not `c h w`, are empty, or are not of one shape.
-        OptionError: `top` or `ncols` is below 1.
+        OptionError: `top` or `ncols` is below 1, `cmap` is not offered or does not go with `scale`, or `per` is
+            neither of the two, or given beside a scale.
     Example:
         >>> feature_maps(torch.randn(6, 5, 5), ncols=3).pixels.shape
         torch.Size([3, 11, 17])
@@ -47,39 +60,98 @@ def feature_maps(
     named = dict(maps) if isinstance(maps, Mapping) else {"": maps}
     if layout is not None:
         named = {name: _folded(x, layout) for name, x in named.items()}
+    _check(top, ncols, per, scale)
     stack = _stack(named)
-    channels, inputs, height, width = stack.shape
-    for name, value in (("top", top), ("ncols", ncols)):
-        if value is not None and value < 1:
-            raise OptionError(f"{name} must be at least 1, got {value}.")
-    fitted = (scale or Scale(symmetric=True)).fit(*stack.unbind(1))
+    images = len(named) if ncols else min(len(named), fitting(*stack.shape[2:], named)[1])
+    stack = stack[:, :images]
+    channels, _, height, width = stack.shape
     peak, dead = _peaks(stack)
+    chosen = scale or contrast(stack, cmap=cmap, per=per)
+    fitted = chosen.fit(*stack.unbind(1))
+    ends = _ends(fitted, channels)
+    room, columns = _room(stack, ends) if ncols is None and top is None else (channels, ncols)
+    top = room if room < channels else top
     order = peak.argsort(descending=True, stable=True)[:top] if top else torch.arange(channels, device=stack.device)
     numbers = order.tolist()
-
-    def pick(x: Any) -> Any:
-        if not isinstance(x, Tensor):
-            return x
-        return x.expand(channels, 1, 1)[order].repeat_interleave(inputs, 0)[:, None]
-
-    fitted = replace(fitted, vmin=pick(fitted.vmin), vmax=pick(fitted.vmax))
-    notes = _notes(len(numbers), channels, int(dead[order].sum()))
-    cells, legend = paint(stack[order].flatten(0, 1)[:, None], fitted, notes=notes)
-    ncols = ncols or grid_columns(len(numbers), height / (width * inputs))
+    fitted = chosen.fit(stack[order]) if scale is None and per == "layer" else _picked(fitted, order, images)
+    notes = (
+        *((rule(fitted),) if scale is None and cmap is None else ()),
+        *(("below each map: the ends of its scale",) if ends else ()),
+        *((f"{images} of {len(named)} images",) if images < len(named) else ()),
+        *_notes(len(numbers), channels, int(dead[order].sum())),
+    )
+    cells, legend = paint(stack[order].flatten(0, 1)[:, None], fitted, cmap=cmap, notes=notes)
+    columns = columns or grid_columns(len(numbers), height / (width * images))
     marks = dead.tolist()
+    words = [f"{i if channels > 1 else ''}{' ×' if marks[i] else ''}".strip() for i in numbers]
     return Sheet(
         cells,
         legend,
         title=title or f"{len(numbers)} feature maps of {height} × {width}",
-        ncols=min(ncols, len(numbers)) * inputs,
-        labels=tuple(
-            f"{i if channels > 1 else ''}{' ×' if marks[i] else ''}".strip() if first else ""
-            for i in numbers
-            for first in (True, *[False] * (inputs - 1))
-        ),
-        columns=tuple(named) if isinstance(maps, Mapping) else (),
-        group=inputs,
+        ncols=min(columns, len(numbers)) * images,
+        labels=_first_of_each(words, images),
+        captions=_first_of_each([ends[i] for i in numbers], images) if ends else (),
+        columns=tuple(named)[:images] if isinstance(maps, Mapping) else (),
+        group=images,
     )
+
+
+def _check(top: int | None, ncols: int | None, per: str, scale: Scale | None) -> None:
+    for name, value in (("top", top), ("ncols", ncols)):
+        if value is not None and value < 1:
+            raise OptionError(f"{name} must be at least 1, got {value}.")
+    if per not in ("kernel", "layer"):
+        raise OptionError(f"per must be 'kernel' or 'layer', got {per!r}.")
+    if scale is not None and per != "kernel":
+        raise OptionError(f"give either per or scale, got per={per!r} and a scale; Scale(per=...) says it, too.")
+
+
+def _ends(scale: Scale, channels: int) -> tuple[str, ...]:
+    """The ends of each map's scale in words; none where all share one."""
+    low, high = scale.vmin, scale.vmax
+    if not isinstance(low, Tensor) and not isinstance(high, Tensor):
+        return ()
+    lows, highs = (torch.as_tensor(end, device="cpu").flatten().expand(channels).tolist() for end in (low, high))
+    return tuple(ends_of(a, b, symmetric=scale.symmetric) for a, b in zip(lows, highs, strict=True))
+
+
+def ends_of(low: float, high: float, *, symmetric: bool) -> str:
+    """The ends of a scale in words.
+
+    Example:
+        >>> ends_of(0.0, 2.5, symmetric=False), ends_of(-1.0, 1.0, symmetric=True), ends_of(3.0, 3.0, symmetric=False)
+        ('0…2.5', '±1', '3')
+    """
+    if symmetric:
+        return f"±{number(high)}"
+    first, last = number(low), number(high)
+    return first if first == last else f"{first}…{last}"
+
+
+def _room(stack: Tensor, ends: tuple[str, ...]) -> tuple[int, int]:
+    """How many channels the largest sheet holds, and in how many columns they then stand, about square."""
+    channels, images, height, width = stack.shape
+    rows, columns = fitting(height, width, ends, lines=2 if ends else 1)
+    columns = max(1, (columns - 1) // images) if images > 1 else columns
+    shown = min(channels, rows * columns)
+    across = math.ceil(math.sqrt(shown * columns / rows)) if rows * columns < channels else 0
+    across = across or grid_columns(shown, height / (width * images))
+    return shown, min(columns, max(across, -(-shown // rows)))
+
+
+def _picked(scale: Scale, order: Tensor, images: int) -> Scale:
+    """The ends of these channels alone, once for each image."""
+
+    def pick(end: Any) -> Any:
+        if not isinstance(end, Tensor):
+            return end
+        return end.expand(-1, 1, 1)[order].repeat_interleave(images, 0)[:, None]
+
+    return replace(scale, vmin=pick(scale.vmin), vmax=pick(scale.vmax))
+
+
+def _first_of_each(words: list[str], images: int) -> tuple[str, ...]:
+    return tuple(word for first in words for word in (first, *[""] * (images - 1)))
 
 
 def _folded(values: Any, layout: Layout) -> Any:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torch_featviz.errors import LayerError, ShapeError
+from torch_featviz.errors import LayerError, OptionError, ShapeError
+from torch_featviz.inspect.layer import Layer
 from torch_featviz.inspect.walk import walk
-from torch_featviz.model.inputs import Inputs
+from torch_featviz.model.inputs import Inputs, as_batch
 from torch_featviz.model.layers import Layers
-from torch_featviz.picture import Legend, Picture, Scale, Sheet, colorize, count, enlarge, grid_columns, number
+from torch_featviz.picture import Legend, Picture, Scale, Sheet, contrast, enlarge, fitting, grid_columns, paint
 from torch_featviz.picture.color import total_of
+from torch_featviz.picture.contrast import rule
 
-_CMAP = "RdBu_r"
+from .maps import ends_of
+from .stages import stages
+
 _WHITE = 255
+_ROUNDING = 2.0**-20  # of the largest value
+_LARGE = 448  # pixels of a cell that maps may be enlarged to, so that their sizes agree
 
 
 def overview(
@@ -25,68 +32,158 @@ def overview(
     images: Tensor,
     layers: Layers = None,
     *,
+    ops: bool = True,
+    limit: int | None = 24,
+    scale: Scale | None = None,
+    cmap: str | None = None,
     additional_forward_args: Any = None,
     keywords: Mapping[str, Any] | None = None,
     title: str = "",
 ) -> Picture:
     """What each layer makes of one image: its output's mean over channels, in order of execution.
 
-    Layers differ in range by orders of magnitude, so each map has a symmetric scale of its own, whose end stands
-    above it; all maps are enlarged by whole factors to about one size. A copy of the model runs.
+    Layers differ in range by orders of magnitude, so each map has a scale of its own, whose ends stand below it. A mean
+    without a value below 0 has sequential colours from lowest to highest; one with both signs is symmetric about 0, in
+    diverging colours. Outliers, at most 0.5 % of the values, are clipped, marked and counted. All maps are enlarged by
+    whole factors to about one size. A copy of the model runs.
 
     Args:
         model: any module; it is untouched.
-        images: `1 c h w`, ready for the model (`card.preprocess`).
-        layers: as for `capture`; default all that compute something, functional calls (`F.relu`, `+`) among them. Those
-            that return no maps are named in the legend.
+        images: `1 c h w` or `c h w`, ready for the model (`card.preprocess`).
+        layers: as for `capture`: these alone; default all that compute something, without padding. Those that return
+            no maps are named in the legend.
+        ops: functional calls (`F.relu`, `+`) are layers, too, where `layers` are not given.
+        limit: so many layers at most, where `layers` are not given: if there are more, the ends of blocks and the last
+            layer of each size; None draws all.
+        scale: how values become colours, instead. Ends that it leaves out are fitted to each map; one whose ends are
+            given is the same for all.
+        cmap: a colour map, such as `"gray"`: a diverging one is symmetric about 0, any other goes from lowest to
+            highest.
         additional_forward_args: what `forward` takes after the image, one value or a tuple.
         keywords: what `forward` takes by name.
         title: above everything; default names the model.
 
     Raises:
         ShapeError: `images` is not one image, or the model does not take it.
-        DtypeError, DeviceError, OptionError: the model cannot be copied, or `forward` takes other inputs.
+        DtypeError, DeviceError, OptionError: the model cannot be copied, or `forward` takes other inputs; `limit` is
+            below 1; `cmap` is not offered or does not go with `scale`.
         LayerError: no such layer, or none of them returned maps.
 
     Example:
-        >>> overview(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()), torch.rand(1, 1, 8, 8)).title
-        'Sequential, layer by layer: mean over channels'
+        >>> overview(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()), torch.rand(1, 8, 8)).labels
+        ('0  Conv2d', '1  ReLU')
     """
-    if images.dim() != 4 or images.shape[0] != 1:
+    if limit is not None and limit < 1:
+        raise OptionError(f"limit must be at least 1, or None, got {limit}.")
+    images = as_batch(images)
+    if len(images) != 1:
         raise ShapeError(f"images must be one image '1 c h w', got shape {tuple(images.shape)}; take images[:1].")
     seen = walk(model, Inputs.of(images, additional_forward_args, keywords), layers)
-    calls = seen.layers[1:]
-    means = {call.name: call.maps[0].mean(0) for call in calls if call.maps is not None}
-    without = [call.name for call in calls if call.name not in means]
-    if not means:
+    calls = [call for call in seen.layers[1:] if ops or call.module is not None or layers is not None]
+    drawn = [call for call in calls if call.maps is not None]
+    without = [call.name for call in calls if call.maps is None]
+    if not drawn:
         raise LayerError(f"none of {', '.join(map(repr, without))} returned maps '1 c h w'.")
-    fitted = {name: Scale(symmetric=True).fit(mean) for name, mean in means.items()}
-    side = max(max(mean.shape) for mean in means.values())
-    units = {name: fitted[name](mean)[None, None] for name, mean in means.items()}
-    cells = torch.cat([_framed(colorize(unit, _CMAP), side) for unit in units.values()])
-    ends = torch.tensor([scale.vmax for scale in fitted.values()], device="cpu")[:, None, None, None]
-    legend = Legend(
-        Scale(symmetric=True, vmin=-ends, vmax=ends, per="kernel"),
-        _CMAP,
-        total_of(count(unit) for unit in units.values()),
-        _left_out(without, [call.name for call in seen.idle], seen.not_run),
-    )
+    notes = _left_out(without, [call.name for call in seen.idle], seen.not_run)
+    if layers is None:
+        shown = stages(drawn, limit)
+        left_out = f"{len(shown)} of {len(drawn)} layers, the ends of blocks and sizes; limit=None draws all"
+        notes = (left_out, *notes) if len(shown) < len(drawn) else notes
+        drawn = shown
+    maps = [call.maps for call in drawn if call.maps is not None]
+    means = [_mean(each) for each in maps]
+    scales = [(scale or contrast(mean, cmap=cmap)).fit(mean) for mean in means]
+    painted = [paint(mean, each, cmap=cmap) for mean, each in zip(means, scales, strict=True)]
+    cells = _alike([cell for cell, _ in painted])
+    labels = [_label(call) for call in drawn]
+    rows, columns = fitting(*cells.shape[2:], labels, lines=2)
     return Sheet(
         cells,
-        legend,
+        _joined([legend for _, legend in painted], notes, told=scale is None and cmap is None),
         title=title or f"{type(model).__name__}, layer by layer: mean over channels",
-        ncols=grid_columns(len(means)),
-        labels=tuple(
-            f"{name or 'model'}  {mean.shape[0]}×{mean.shape[1]}  ±{number(float(fitted[name].vmax or 0))}"
-            for name, mean in means.items()
+        ncols=min(columns, max(grid_columns(len(means)), -(-len(means) // rows))),
+        labels=tuple(labels),
+        captions=tuple(
+            f"{mean.shape[2]}×{mean.shape[3]}  {ends_of(*_ends(each), symmetric=each.symmetric)}"
+            for mean, each in zip(means, scales, strict=True)
         ),
     )
 
 
+def _mean(maps: Tensor) -> Tensor:
+    """Over channels, `1 1 h w`; what rounding leaves of a mean of 0, as after a layer norm, is 0."""
+    mean = maps.mean(1, keepdim=True)
+    return mean.masked_fill(mean.abs() < maps.abs().amax(1, keepdim=True) * _ROUNDING, 0)
+
+
+def _label(call: Layer) -> str:
+    """A layer's name and what it is; of a functional call its function."""
+    if call.module is None:
+        return f"{call.name}  {call.kind}()"
+    return f"{call.name or 'model'}  {call.kind}"
+
+
+def _ends(scale: Scale) -> tuple[float, float]:
+    """Of a fitted scale of one map."""
+    return float(scale.vmin or 0), float(scale.vmax or 0)
+
+
+def _joined(legends: Sequence[Legend], notes: tuple[str, ...], *, told: bool) -> Legend:
+    """One legend of all maps; where some have diverging colours, theirs and that of the others."""
+    first, *more = (
+        [legend for legend in legends if legend.scale is not None and legend.scale.symmetric is symmetric]
+        for symmetric in (False, True)
+    )
+    kinds = [kind for kind in (first, *more) if kind]
+    joined: Legend | None = None
+    for kind in kinds:
+        scale = _scale_of(kind)
+        why = (rule(scale),) if told else ()
+        last = notes if kind is kinds[-1] else ()
+        counts, total = total_of(legend.counts for legend in kind), sum(legend.total for legend in kind)
+        joined = Legend(scale, kind[0].cmap, counts, (*why, *last), total=total, also=joined)
+    assert joined is not None
+    return joined
+
+
+def _scale_of(legends: Sequence[Legend]) -> Scale:
+    """The scale of all of these, whose ends may differ."""
+    scales = [legend.scale for legend in legends if legend.scale is not None]
+    lows, highs = zip(*map(_ends, scales), strict=True)
+    if len({*zip(lows, highs, strict=True)}) == 1:
+        return replace(scales[0], vmin=lows[0], vmax=highs[0])
+    low, high = (torch.tensor(ends, device="cpu")[:, None, None, None] for ends in (lows, highs))
+    return replace(scales[0], vmin=low, vmax=high, per="kernel")
+
+
+def _alike(cells: Sequence[Tensor]) -> Tensor:
+    """`1 3 h w` each, enlarged to about one size, amid white paper: `n 3 side side`."""
+    sizes = [max(cell.shape[2:]) for cell in cells]
+    nominal = _nominal(sizes)
+    enlarged = [enlarge(cell, _factor(size, nominal)) for cell, size in zip(cells, sizes, strict=True)]
+    side = max(max(cell.shape[2:]) for cell in enlarged)
+    return torch.cat([_framed(cell, side) for cell in enlarged])
+
+
+def _factor(size: int, nominal: int) -> int:
+    """The whole factor that brings a size nearest to another."""
+    return max(1, round(nominal / size))
+
+
+def _nominal(sizes: Sequence[int]) -> int:
+    """The least size at which maps that are enlarged by whole factors differ by at most a tenth, or the least."""
+
+    def unlike(nominal: int) -> float:
+        large = [size * _factor(size, nominal) for size in sizes]
+        return max(large) / min(large)
+
+    largest = max(sizes)
+    tried = range(largest, max(largest, min(2 * largest, _LARGE)) + 1)
+    return next((nominal for nominal in tried if unlike(nominal) <= 1.1), min(tried, key=unlike))
+
+
 def _framed(cell: Tensor, side: int) -> Tensor:
-    """`1 3 h w` enlarged by the largest whole factor that fits, amid white paper: `1 3 side side`."""
-    height, width = cell.shape[2:]
-    cell = enlarge(cell, side // max(height, width))
+    """Amid white paper: `1 3 side side`."""
     left, top = (side - cell.shape[3]) // 2, (side - cell.shape[2]) // 2
     return F.pad(cell, (left, side - cell.shape[3] - left, top, side - cell.shape[2] - top), value=_WHITE)
 

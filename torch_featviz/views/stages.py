@@ -1,0 +1,49 @@
+"""Which of many layers are shown: the ends of blocks, and the last layer of each size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby, pairwise
+
+from torch_featviz.inspect.layer import Layer
+from torch_featviz.model.kinds import call_of, is_channelwise
+
+
+def stages(calls: Sequence[Layer], limit: int | None) -> list[Layer]:
+    """At most `limit` of these layers, in their order: as many ends of blocks as there is room for.
+
+    Without what a norm or an activation follows; then the last layer in each block, of blocks as small as fit, and the
+    last of each size; then those of sizes alone.
+
+    Args:
+        calls: layers that return maps, in order of execution.
+        limit: None keeps all.
+    """
+    if limit is None or len(calls) <= limit:
+        return list(calls)
+    units = [call for call, after in pairwise((*calls, None)) if after is None or not _continued(call, after)]
+    sizes = [call for call, after in pairwise((*units, None)) if after is None or _size(call) != _size(after)]
+    depth = max(call.name.count(".") for call in units)
+    tried = (units, *(_ends(units, level, sizes) for level in range(depth, 0, -1)), sizes)
+    fits = next((chosen for chosen in tried if len(chosen) <= limit), None)
+    return fits or [sizes[i * (len(sizes) - 1) // max(1, limit - 1)] for i in range(limit)]
+
+
+def _size(call: Layer) -> tuple[int, ...]:
+    return () if call.maps is None else tuple(call.maps.shape[2:])
+
+
+def _continued(call: Layer, after: Layer) -> bool:
+    """Whether the next layer is a norm, an activation or the like on this one."""
+    kind = "" if after.module is not None else call_of(after.name)
+    return after.shape == call.shape and is_channelwise(after.module, kind)
+
+
+def _ends(calls: Sequence[Layer], level: int, sizes: Sequence[Layer]) -> list[Layer]:
+    """The last layer in each block whose name has `level` parts, and those of `sizes`."""
+
+    def block(call: Layer) -> str:
+        return ".".join(call.layer.split(".")[:level])
+
+    kept = {id(call) for call in (*sizes, *(list(group)[-1] for _, group in groupby(calls, block)))}
+    return [call for call in calls if id(call) in kept]
