@@ -79,7 +79,7 @@ def networks(*, real: bool = True) -> Iterator[tuple[str, nn.Module, torch.Tenso
 
     torch.manual_seed(0)
     marks = fv.zoo.XO("test")
-    xo = fv.zoo.card("xo_deep").net()
+    xo = fv.zoo.card("xo_deep").build()
     _train(xo)
     cross = next(image for image, label in marks if label == 1)
     yield "xo_deep", xo.eval(), cross[None], ["features.conv1", "features.relu1", "features.relu2", "features.relu3"]

@@ -1,7 +1,6 @@
 """Tensors in, pixels out: scale, tile, colour, and the Picture that carries them."""
 
 from torch_featviz.picture.color import Counts, colorize, count, reserved, rgb
-from torch_featviz.picture.contrast import contrast
 from torch_featviz.picture.legend import Legend
 from torch_featviz.picture.overlay import overlay
 from torch_featviz.picture.picture import Chart, Picture
@@ -22,7 +21,6 @@ __all__ = [
     "Sheet",
     "Stack",
     "colorize",
-    "contrast",
     "count",
     "enlarge",
     "fitting",

@@ -1,40 +1,85 @@
-"""The scale on which maps are drawn where none is given."""
+"""How maps are drawn where no scale is given: each by its signs, between robust ends."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
+import torch
 from torch import Tensor
 
-from torch_featviz.picture.color import is_diverging
-from torch_featviz.picture.scale import Scale, as_float
+from torch_featviz.picture.color import total_of
+from torch_featviz.picture.legend import Legend
+from torch_featviz.picture.scale import Scale
+from torch_featviz.picture.text import number
 
 _HELD = 0.995  # of the values, at least
+_RULES = {False: "values of one sign: sequential colours", True: "values of both signs: diverging colours"}
 
 
-def contrast(*maps: Tensor, cmap: str | None = None, per: Literal["kernel", "filter", "layer"] = "kernel") -> Scale:
-    """The scale of maps by a fixed rule: of one sign from lowest to highest, of both signs symmetric about 0.
+def contrast(symmetric: bool, per: Literal["kernel", "layer"] = "kernel") -> Scale:
+    """The scale of maps by default: outliers, at most 0.5 % of the values, are clipped.
 
-    A symmetric scale is drawn in diverging colours, the other in sequential ones. The ends leave out outliers, at most
-    0.5 % of the values.
+    Example:
+        >>> scale = contrast(symmetric=False).fit(torch.tensor([[0.0, 1.0], [2.0, 4.0]]))
+        >>> ends_of(scale)
+        ['0…4']
+    """
+    return Scale(symmetric=symmetric, quantile=_HELD, by="outliers", per=per)
+
+
+def signed(maps: Tensor) -> Tensor:
+    """Which of these has finite values on both sides of 0: `n ... -> n`, boolean."""
+    flat = maps.flatten(1)
+    flat = flat.masked_fill(~flat.isfinite(), 0)
+    return (flat.amin(1) < 0) & (flat.amax(1) > 0)
+
+
+def ends_of(scale: Scale) -> list[str]:
+    """The ends of a fitted scale in words, one for each range that it has.
+
+    Example:
+        >>> ends_of(Scale(symmetric=True, vmin=-1.0, vmax=1.0)), ends_of(Scale(vmin=3.0, vmax=3.0))
+        (['±1'], ['3'])
+    """
+    lows, highs = (torch.as_tensor(end, device="cpu").flatten() for end in (scale.vmin, scale.vmax))
+    pairs = zip(*(end.tolist() for end in torch.broadcast_tensors(lows, highs)), strict=True)
+    if scale.symmetric:
+        return [f"±{number(high)}" if high else "0" for _, high in pairs]
+    words = [(number(low), number(high)) for low, high in pairs]
+    return [first if first == last else f"{first}…{last}" for first, last in words]
+
+
+def joined(legends: Sequence[Legend], notes: tuple[str, ...] = (), *, told: bool) -> Legend:
+    """One legend of many cells; where only some have diverging colours, theirs, and above it that of the others.
 
     Args:
-        maps: all that are drawn on the scale; it is not fitted to them yet.
-        cmap: a colour map that was asked for; its kind decides instead of the signs.
-        per: as for `Scale`.
-    Raises:
-        OptionError: `cmap` or `per` is not offered.
-        ShapeError, DtypeError: maps are empty, or without values.
-    Example:
-        >>> contrast(torch.rand(2, 3, 3)).symmetric, contrast(torch.tensor([[-1.0, 2.0]])).symmetric
-        (False, True)
+        legends: with fitted scales, all with a colour map.
+        notes: stand below.
+        told: by which rule the colours were chosen is said.
     """
-    if cmap is not None:
-        signed = is_diverging(cmap)
-    else:
-        finite = [x[x.isfinite()] for x in map(as_float, maps)]
-        signed = any(bool((x < 0).any()) for x in finite) and any(bool((x > 0).any()) for x in finite)
-    return Scale(symmetric=signed, quantile=_HELD, by="outliers", per=per)
+    result: Legend | None = None
+    kinds = [
+        kind
+        for symmetric in (False, True)
+        if (kind := [each for each in legends if each.scale is not None and each.scale.symmetric is symmetric])
+    ]
+    for kind in kinds:
+        scale = _scale_of([each.scale for each in kind if each.scale is not None])
+        words = ((_RULES[scale.symmetric],) if told else ()) + (notes if kind is kinds[-1] else ())
+        counts, total = total_of(each.counts for each in kind), sum(each.total for each in kind)
+        result = Legend(scale, kind[0].cmap, counts, words, total=total, also=result)
+    assert result is not None
+    return result
 
 
-def rule(scale: Scale) -> str:
-    """Why a scale by this rule is as it is, for a legend."""
-    return "values of both signs: diverging colours" if scale.symmetric else "values of one sign: sequential colours"
+def _scale_of(scales: Sequence[Scale]) -> Scale:
+    """The scale of all of these, whose ends may differ."""
+    lows, highs = (
+        torch.cat([torch.as_tensor(end, dtype=torch.float64, device="cpu").flatten() for end in ends])
+        for ends in ([each.vmin for each in scales], [each.vmax for each in scales])
+    )
+    if len(scales) == 1:
+        return scales[0]
+    if bool((lows == lows[0]).all() and (highs == highs[0]).all()):
+        return replace(scales[0], vmin=lows[0].item(), vmax=highs[0].item())
+    return replace(scales[0], vmin=lows[:, None, None, None], vmax=highs[:, None, None, None], per="kernel")

@@ -11,7 +11,7 @@ from torch_featviz.displayed import Displayed
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
 
 _RANK = {"kernel": 2, "filter": 3}
-_LEAST = 0.6  # of the range is for what `quantile` holds, or the rest are outliers
+_LEAST = 0.75  # of the range is for what `quantile` holds, or the rest are outliers
 _NEAR = 0.25  # of the other end: so far from 0 an end is taken to be 0
 _ROUNDING = 2.0**-17  # of a value: what sums of many float32 products differ by
 _WORDS = {"kernel": "each map on its own scale", "filter": "each filter on its own scale"}
@@ -31,7 +31,7 @@ class Scale(Displayed):
         quantile: share of the values that a fitted range must hold, in (0, 1]; the rest is clipped.
         by: `"count"`: share of the number of values; `"mass"`: share of the sum of absolute values
             (Captum's rule), the range being cut at that absolute value; `"outliers"`: as `"count"`, but all values are
-            held where they leave those 60 % of the range, and an end near 0 is 0.
+            held where they leave those 75 % of the range, and an end near 0 is 0.
         per: one range for each `"kernel"` (an `h w` plane), `"filter"` (`c h w`) or for the whole `"layer"`.
     Raises:
         OptionError: an end, `quantile`, `by` or `per` is outside what it may be.

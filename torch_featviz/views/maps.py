@@ -10,8 +10,9 @@ from torch import Tensor
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.model.layout import Layout
-from torch_featviz.picture import Picture, Scale, Sheet, contrast, fitting, grid_columns, number, paint
-from torch_featviz.picture.contrast import rule
+from torch_featviz.picture import Legend, Picture, Scale, Sheet, fitting, grid_columns, paint
+from torch_featviz.picture.color import is_diverging
+from torch_featviz.picture.contrast import contrast, ends_of, joined, signed
 from torch_featviz.picture.scale import as_float
 
 
@@ -28,10 +29,10 @@ def feature_maps(
 ) -> Picture:
     """The feature maps of one image, each with its channel's number; or of a few images, side by side.
 
-    By default each map has a scale of its own, whose ends stand below it: a map is drawn for its shape, and what is
-    said of its strength are the numbers. `per="layer"` draws all on one scale, so that they can be compared. Maps
-    without a value below 0 have sequential colours from lowest to highest; where values have both signs the scale is
-    symmetric about 0, in diverging colours. Outliers, at most 0.5 % of the values, are clipped, marked and counted.
+    By default each map has a scale of its own, whose ends stand below it: colours show its shape, the numbers how
+    strong it is. `per="layer"` draws all on one scale, so that they can be compared. Values of one sign have sequential
+    colours, from lowest to highest; those of both signs diverging colours, symmetric about 0. Outliers, at most 0.5 %
+    of the values, are clipped, marked and counted.
 
     A lone channel has no number. A channel with nothing above 0 in any of them passes nothing on through a ReLU;
     it is marked with `×`.
@@ -66,21 +67,24 @@ def feature_maps(
     stack = stack[:, :images]
     channels, _, height, width = stack.shape
     peak, dead = _peaks(stack)
-    chosen = scale or contrast(stack, cmap=cmap, per=per)
-    fitted = chosen.fit(*stack.unbind(1))
-    ends = _ends(fitted, channels)
+    kinds = _kinds(stack, scale, cmap) if per == "kernel" else []
+    ends = _words(kinds)
     room, columns = _room(stack, ends) if ncols is None and top is None else (channels, ncols)
     top = room if room < channels else top
     order = peak.argsort(descending=True, stable=True)[:top] if top else torch.arange(channels, device=stack.device)
     numbers = order.tolist()
-    fitted = chosen.fit(stack[order]) if scale is None and per == "layer" else _picked(fitted, order, images)
+    shown = stack[order]
+    if per == "layer":
+        symmetric = is_diverging(cmap) if cmap else bool(signed(stack[None]))
+        fitted = contrast(symmetric, per="layer").fit(shown)
+        kinds = [(torch.ones(channels, dtype=torch.bool, device=stack.device), fitted)]
+    cells, legends = _painted(shown, kinds, order, cmap)
     notes = (
-        *((rule(fitted),) if scale is None and cmap is None else ()),
         *(("below each map: the ends of its scale",) if ends else ()),
         *((f"{images} of {len(named)} images",) if images < len(named) else ()),
         *_notes(len(numbers), channels, int(dead[order].sum())),
     )
-    cells, legend = paint(stack[order].flatten(0, 1)[:, None], fitted, cmap=cmap, notes=notes)
+    legend = joined(legends, notes, told=scale is None and cmap is None)
     columns = columns or grid_columns(len(numbers), height / (width * images))
     marks = dead.tolist()
     words = [f"{i if channels > 1 else ''}{' ×' if marks[i] else ''}".strip() for i in numbers]
@@ -106,26 +110,45 @@ def _check(top: int | None, ncols: int | None, per: str, scale: Scale | None) ->
         raise OptionError(f"give either per or scale, got per={per!r} and a scale; Scale(per=...) says it, too.")
 
 
-def _ends(scale: Scale, channels: int) -> tuple[str, ...]:
-    """The ends of each map's scale in words; none where all share one."""
-    low, high = scale.vmin, scale.vmax
-    if not isinstance(low, Tensor) and not isinstance(high, Tensor):
+def _kinds(stack: Tensor, scale: Scale | None, cmap: str | None) -> list[tuple[Tensor, Scale]]:
+    """Fitted scales, each with the channels that are drawn on it: that which was given, or one for each kind."""
+    channels, *_ = stack.shape
+    symmetric = signed(stack) if cmap is None else torch.full((channels,), is_diverging(cmap), device=stack.device)
+    everywhere = torch.ones_like(symmetric)
+    if scale is not None:
+        return [(everywhere, scale.fit(*stack.unbind(1)))]
+    kinds = ((symmetric == kind, contrast(kind)) for kind in (False, True))
+    return [(of, chosen.fit(*stack.unbind(1))) for of, chosen in kinds if bool(of.any())]
+
+
+def _words(kinds: list[tuple[Tensor, Scale]]) -> tuple[str, ...]:
+    """The ends of each channel's scale; none where all share one."""
+    several = [isinstance(end, Tensor) for _, scale in kinds for end in (scale.vmin, scale.vmax)]
+    if not any(several):
         return ()
-    lows, highs = (torch.as_tensor(end, device="cpu").flatten().expand(channels).tolist() for end in (low, high))
-    return tuple(ends_of(a, b, symmetric=scale.symmetric) for a, b in zip(lows, highs, strict=True))
+    words = [""] * len(kinds[0][0])
+    for of, scale in kinds:
+        ends = ends_of(scale)
+        for i in of.nonzero().flatten().tolist():
+            words[i] = ends[i % len(ends)]
+    return tuple(words)
 
 
-def ends_of(low: float, high: float, *, symmetric: bool) -> str:
-    """The ends of a scale in words.
-
-    Example:
-        >>> ends_of(0.0, 2.5, symmetric=False), ends_of(-1.0, 1.0, symmetric=True), ends_of(3.0, 3.0, symmetric=False)
-        ('0…2.5', '±1', '3')
-    """
-    if symmetric:
-        return f"±{number(high)}"
-    first, last = number(low), number(high)
-    return first if first == last else f"{first}…{last}"
+def _painted(
+    shown: Tensor, kinds: list[tuple[Tensor, Scale]], order: Tensor, cmap: str | None
+) -> tuple[Tensor, list[Legend]]:
+    """The cells of these maps `n i h w`, image after image of each, and the legend of each kind that is among them."""
+    count, images, height, width = shown.shape
+    cells = torch.empty((count, images, 3, height, width), dtype=torch.uint8, device=shown.device)
+    legends = []
+    for of, scale in kinds:
+        here = of[order]
+        if bool(here.any()):
+            maps = shown[here].flatten(0, 1)[:, None]
+            painted, legend = paint(maps, _picked(scale, order[here], images), cmap=cmap)
+            cells[here] = painted.unflatten(0, (-1, images))
+            legends.append(legend)
+    return cells.flatten(0, 1), legends
 
 
 def _room(stack: Tensor, ends: tuple[str, ...]) -> tuple[int, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,15 +14,15 @@ from torch_featviz.inspect.layer import Layer
 from torch_featviz.inspect.walk import walk
 from torch_featviz.model.inputs import Inputs, as_batch
 from torch_featviz.model.layers import Layers
-from torch_featviz.picture import Legend, Picture, Scale, Sheet, contrast, enlarge, fitting, grid_columns, paint
-from torch_featviz.picture.color import total_of
-from torch_featviz.picture.contrast import rule
+from torch_featviz.picture import Picture, Scale, Sheet, enlarge, fitting, grid_columns, paint
+from torch_featviz.picture.color import is_diverging
+from torch_featviz.picture.contrast import contrast, ends_of, joined, signed
 
-from .maps import ends_of
 from .stages import stages
 
 _WHITE = 255
 _ROUNDING = 2.0**-20  # of the largest value
+_FEW, _ZOOMED = 24, 240  # so many cells may be so many pixels large
 _LARGE = 448  # pixels of a cell that maps may be enlarged to, so that their sizes agree
 
 
@@ -42,10 +41,10 @@ def overview(
 ) -> Picture:
     """What each layer makes of one image: its output's mean over channels, in order of execution.
 
-    Layers differ in range by orders of magnitude, so each map has a scale of its own, whose ends stand below it. A mean
-    without a value below 0 has sequential colours from lowest to highest; one with both signs is symmetric about 0, in
-    diverging colours. Outliers, at most 0.5 % of the values, are clipped, marked and counted. All maps are enlarged by
-    whole factors to about one size. A copy of the model runs.
+    Layers differ in range by orders of magnitude, so each map has a scale of its own, whose ends stand below it. Means
+    of one sign have sequential colours, from lowest to highest; those of both signs diverging colours, symmetric about
+    0. Outliers, at most 0.5 % of the values, are clipped, marked and counted. All maps are enlarged by whole factors to
+    about one size. A copy of the model runs.
 
     Args:
         model: any module; it is untouched.
@@ -92,19 +91,20 @@ def overview(
         drawn = shown
     maps = [call.maps for call in drawn if call.maps is not None]
     means = [_mean(each) for each in maps]
-    scales = [(scale or contrast(mean, cmap=cmap)).fit(mean) for mean in means]
+    scales = [(scale or contrast(is_diverging(cmap) if cmap else bool(signed(mean)))).fit(mean) for mean in means]
     painted = [paint(mean, each, cmap=cmap) for mean, each in zip(means, scales, strict=True)]
     cells = _alike([cell for cell, _ in painted])
     labels = [_label(call) for call in drawn]
     rows, columns = fitting(*cells.shape[2:], labels, lines=2)
     return Sheet(
         cells,
-        _joined([legend for _, legend in painted], notes, told=scale is None and cmap is None),
+        joined([legend for _, legend in painted], notes, told=scale is None and cmap is None),
         title=title or f"{type(model).__name__}, layer by layer: mean over channels",
         ncols=min(columns, max(grid_columns(len(means)), -(-len(means) // rows))),
+        zoom=_ZOOMED // cells.shape[-1] if len(cells) <= _FEW else None,
         labels=tuple(labels),
         captions=tuple(
-            f"{mean.shape[2]}×{mean.shape[3]}  {ends_of(*_ends(each), symmetric=each.symmetric)}"
+            f"{mean.shape[2]}×{mean.shape[3]}  {' '.join(ends_of(each))}"
             for mean, each in zip(means, scales, strict=True)
         ),
     )
@@ -121,39 +121,6 @@ def _label(call: Layer) -> str:
     if call.module is None:
         return f"{call.name}  {call.kind}()"
     return f"{call.name or 'model'}  {call.kind}"
-
-
-def _ends(scale: Scale) -> tuple[float, float]:
-    """Of a fitted scale of one map."""
-    return float(scale.vmin or 0), float(scale.vmax or 0)
-
-
-def _joined(legends: Sequence[Legend], notes: tuple[str, ...], *, told: bool) -> Legend:
-    """One legend of all maps; where some have diverging colours, theirs and that of the others."""
-    first, *more = (
-        [legend for legend in legends if legend.scale is not None and legend.scale.symmetric is symmetric]
-        for symmetric in (False, True)
-    )
-    kinds = [kind for kind in (first, *more) if kind]
-    joined: Legend | None = None
-    for kind in kinds:
-        scale = _scale_of(kind)
-        why = (rule(scale),) if told else ()
-        last = notes if kind is kinds[-1] else ()
-        counts, total = total_of(legend.counts for legend in kind), sum(legend.total for legend in kind)
-        joined = Legend(scale, kind[0].cmap, counts, (*why, *last), total=total, also=joined)
-    assert joined is not None
-    return joined
-
-
-def _scale_of(legends: Sequence[Legend]) -> Scale:
-    """The scale of all of these, whose ends may differ."""
-    scales = [legend.scale for legend in legends if legend.scale is not None]
-    lows, highs = zip(*map(_ends, scales), strict=True)
-    if len({*zip(lows, highs, strict=True)}) == 1:
-        return replace(scales[0], vmin=lows[0], vmax=highs[0])
-    low, high = (torch.tensor(ends, device="cpu")[:, None, None, None] for ends in (lows, highs))
-    return replace(scales[0], vmin=low, vmax=high, per="kernel")
 
 
 def _alike(cells: Sequence[Tensor]) -> Tensor:
