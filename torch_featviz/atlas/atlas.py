@@ -303,5 +303,5 @@ def _palette(cmap: str) -> str:
 
 def _reserved(cmap: str) -> dict[str, str]:
     colors = reserved(cmap)
-    keys = {"nan": "nan", "inf": "posinf", "-inf": "neginf"}
+    keys = {"nan": "nan", "inf": "posinf", "-inf": "neginf", "above": "over", "below": "under"}
     return {key: "#{:02x}{:02x}{:02x}".format(*colors[name]) for key, name in keys.items()}

@@ -13,6 +13,7 @@ from torch_featviz.errors import OptionError
 from torch_featviz.inspect.layer import Layer, spans
 from torch_featviz.inspect.walk import Walk
 from torch_featviz.picture import Scale
+from torch_featviz.picture.contrast import contrast, signed
 
 from .pack import Blobs, exponent_of
 
@@ -147,7 +148,11 @@ def peaks_of(values: Tensor) -> Tensor:
 
 
 def _scale(values: Tensor, positive: bool) -> dict[str, Any]:
-    fitted = (Scale(vmin=0) if positive else Scale(symmetric=True)).fit(values)
+    """One for all; that of maps by their signs, between robust ends, as `feature_maps` draws them."""
+    if values.dim() == 4:
+        fitted = contrast(bool(signed(values[None])), per="layer").fit(values)
+    else:
+        fitted = (Scale(vmin=0) if positive else Scale(symmetric=True)).fit(values)
     return {"symmetric": fitted.symmetric, "vmin": float(fitted.vmin or 0), "vmax": float(fitted.vmax or 0)}
 
 

@@ -15,6 +15,8 @@ from torch_featviz.picture.color import is_diverging
 from torch_featviz.picture.contrast import contrast, ends_of, joined, signed
 from torch_featviz.picture.scale import as_float
 
+_FAINT = 1e-3  # of the median channel
+
 
 def feature_maps(
     maps: Tensor | Mapping[str, Tensor],
@@ -35,7 +37,8 @@ def feature_maps(
     of the values, are clipped, marked and counted.
 
     A lone channel has no number. A channel with nothing above 0 in any of them passes nothing on through a ReLU;
-    it is marked with `×`.
+    it is marked with `×`. One that is below 0.1 % of the median channel throughout is marked with `≈`, and drawn as
+    flat as it is beside the others.
 
     Args:
         maps: `c h w`, one image's output of a layer; or such outputs of the same layer by name, as in
@@ -67,7 +70,8 @@ def feature_maps(
     stack = stack[:, :images]
     channels, _, height, width = stack.shape
     peak, dead = _peaks(stack)
-    kinds = _kinds(stack, scale, cmap) if per == "kernel" else []
+    faint, floor = _faint(stack, by_map=scale is None and per == "kernel")
+    kinds = _kinds(stack, scale, cmap, floor) if per == "kernel" else []
     ends = _words(kinds)
     room, columns = _room(stack, ends) if ncols is None and top is None else (channels, ncols)
     top = room if room < channels else top
@@ -82,12 +86,12 @@ def feature_maps(
     notes = (
         *(("below each map: the ends of its scale",) if ends else ()),
         *((f"{images} of {len(named)} images",) if images < len(named) else ()),
-        *_notes(len(numbers), channels, int(dead[order].sum())),
+        *_notes(len(numbers), channels, dead=int(dead[order].sum()), faint=int(faint[order].sum())),
     )
     legend = joined(legends, notes, told=scale is None and cmap is None)
     columns = columns or grid_columns(len(numbers), height / (width * images))
-    marks = dead.tolist()
-    words = [f"{i if channels > 1 else ''}{' ×' if marks[i] else ''}".strip() for i in numbers]
+    marks = [" ×" * none + " ≈" * weak for none, weak in zip(dead.tolist(), faint.tolist(), strict=True)]
+    words = [f"{i if channels > 1 else ''}{marks[i]}".strip() for i in numbers]
     return Sheet(
         cells,
         legend,
@@ -110,7 +114,15 @@ def _check(top: int | None, ncols: int | None, per: str, scale: Scale | None) ->
         raise OptionError(f"give either per or scale, got per={per!r} and a scale; Scale(per=...) says it, too.")
 
 
-def _kinds(stack: Tensor, scale: Scale | None, cmap: str | None) -> list[tuple[Tensor, Scale]]:
+def _faint(stack: Tensor, *, by_map: bool) -> tuple[Tensor, float]:
+    """Which channels are not 0, but below 0.1 % of the median one, and that limit; none if they share a scale."""
+    flat = stack.flatten(1)
+    reach = flat.masked_fill(~flat.isfinite(), 0).abs().amax(1)
+    floor = _FAINT * float(reach.median()) if by_map else 0.0
+    return (reach > 0) & (reach < floor), floor
+
+
+def _kinds(stack: Tensor, scale: Scale | None, cmap: str | None, floor: float) -> list[tuple[Tensor, Scale]]:
     """Fitted scales, each with the channels that are drawn on it: that which was given, or one for each kind."""
     channels, *_ = stack.shape
     symmetric = signed(stack) if cmap is None else torch.full((channels,), is_diverging(cmap), device=stack.device)
@@ -118,7 +130,18 @@ def _kinds(stack: Tensor, scale: Scale | None, cmap: str | None) -> list[tuple[T
     if scale is not None:
         return [(everywhere, scale.fit(*stack.unbind(1)))]
     kinds = ((symmetric == kind, contrast(kind)) for kind in (False, True))
-    return [(of, chosen.fit(*stack.unbind(1))) for of, chosen in kinds if bool(of.any())]
+    return [(of, _no_narrower(chosen.fit(*stack.unbind(1)), floor)) for of, chosen in kinds if bool(of.any())]
+
+
+def _no_narrower(scale: Scale, floor: float) -> Scale:
+    """Where a map does not reach that far from 0, its scale does."""
+    low, high = scale.vmin, scale.vmax
+    assert isinstance(low, Tensor)
+    assert isinstance(high, Tensor)
+    reach = torch.maximum(low.abs(), high.abs())
+    weak = (reach > 0) & (reach < floor)
+    low = low.masked_fill(weak & ((low < 0) | scale.symmetric), -floor).masked_fill(weak & (low > 0), 0)
+    return replace(scale, vmin=low, vmax=high.masked_fill(weak & (low >= 0), floor) if not scale.symmetric else -low)
 
 
 def _words(kinds: list[tuple[Tensor, Scale]]) -> tuple[str, ...]:
@@ -209,6 +232,9 @@ def _peaks(stack: Tensor) -> tuple[Tensor, Tensor]:
     return peak, (peak <= 0) & ~flat.isnan().any(1)
 
 
-def _notes(shown: int, channels: int, dead: int) -> tuple[str, ...]:
-    left_out = (f"{shown} of {channels} maps, highest first",) if shown < channels else ()
-    return (*left_out, f"× nothing above 0: {dead} of {shown}") if dead else left_out
+def _notes(shown: int, channels: int, *, dead: int, faint: int) -> tuple[str, ...]:
+    return (
+        *((f"{shown} of {channels} maps, highest first",) if shown < channels else ()),
+        *((f"× nothing above 0: {dead} of {shown}",) if dead else ()),
+        *((f"≈ below 0.1 % of the median map: {faint} of {shown}",) if faint else ()),
+    )

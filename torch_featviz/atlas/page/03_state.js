@@ -9,7 +9,7 @@ const DEFAULTS = {
   layer: (DATA.layers.find(({ kernels }) => kernels) ?? DATA.layers[1] ?? DATA.layers[0])?.name ?? "",
   map: "",
   sort: "strength",
-  scale: "one",
+  scale: "own",
   compare: "",
   alpha: "0.6",
   method: "",

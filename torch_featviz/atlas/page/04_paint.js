@@ -14,20 +14,29 @@ function hexPixel(hex) {
 const RAMPS = { signed: palette(DATA.palettes.signed), positive: palette(DATA.palettes.positive) };
 const paletteOf = ({ symmetric }) => (symmetric ? "signed" : "positive");
 
-/** A function from value to pixel. */
-function colours({ symmetric, vmin, vmax }) {
+/** A function from value to pixel; what a `marked` scale clips has colours of its own, any other draws it at its end. */
+function colours({ symmetric, vmin, vmax, marked = false }) {
   const name = paletteOf({ symmetric });
   const ramp = RAMPS[name];
-  const [nan, above, below] = ["nan", "inf", "-inf"].map((word) => hexPixel(DATA.reserved[name][word]));
+  const [nan, infinite, minus, above, below] = ["nan", "inf", "-inf", "above", "below"].map((word) => hexPixel(DATA.reserved[name][word]));
+  const [low, high] = marked ? limits({ vmin, vmax }) : [-Infinity, Infinity];
   const last = ramp.length - 1;
   const factor = vmax > vmin ? last / (vmax - vmin) : 0;
   const flat = vmax > vmin ? 0 : symmetric ? last / 2 : 0;
   return (value) => {
     if (Number.isNaN(value)) return nan;
-    if (value === Infinity) return above;
-    if (value === -Infinity) return below;
+    if (value === Infinity) return infinite;
+    if (value === -Infinity) return minus;
+    if (value > high) return above;
+    if (value < low) return below;
     return ramp[Math.min(last, Math.max(0, Math.round((value - vmin) * factor + flat)))];
   };
+}
+
+/** What is beyond these is clipped: the ends of a scale, and what float16 rounds. */
+function limits({ vmin, vmax }) {
+  const rounding = Math.max(Math.abs(vmin), Math.abs(vmax)) * 2 ** -10;
+  return [vmin - rounding, vmax + rounding];
 }
 
 /** Draw a plane of `height` by `width` values. */
@@ -53,14 +62,37 @@ function range(values) {
   return low <= high ? [low, high] : null;
 }
 
-/** A map's own scale, of the same kind as its layer's. */
-function ownScale({ symmetric, vmin }, planes) {
-  const ranges = planes.map(range).filter(Boolean);
-  const low = Math.min(...ranges.map(([least]) => least));
-  const high = Math.max(...ranges.map(([, most]) => most));
-  if (!ranges.length) return { symmetric, vmin: 0, vmax: 0 };
-  const end = Math.max(Math.abs(low), Math.abs(high));
-  return symmetric ? { symmetric, vmin: -end, vmax: end } : { symmetric, vmin: vmin === 0 ? 0 : low, vmax: high };
+const HELD = 0.995; // of the values, at least
+const ROOM = 0.75; // of the range is for these, or the rest are outliers
+const NEAR = 0.25; // of the other end: so far from 0 an end is taken to be 0
+
+/** A map's own scale: by its signs, and without outliers; it reaches at least `floor` from 0, unless all is 0. */
+function ownScale(planes, floor) {
+  const values = Float32Array.from(planes.flatMap((plane) => [...plane.filter(Number.isFinite)])).sort();
+  if (!values.length) return { symmetric: false, vmin: 0, vmax: 0, marked: true };
+  const symmetric = values[0] < 0 && values.at(-1) > 0;
+  let [vmin, vmax] = symmetric ? [0, farthest(values.map(Math.abs).sort())] : robust(values);
+  if (vmin > 0 && vmin < NEAR * vmax) vmin = 0;
+  if (vmax < 0 && vmax > NEAR * vmin) vmax = 0;
+  const reach = Math.max(-vmin, vmax);
+  if (reach > 0 && reach < floor) [vmin, vmax] = vmin < 0 ? [-floor, 0] : [0, floor];
+  return { symmetric, vmin: symmetric ? -vmax : vmin, vmax: Math.max(vmax, vmin + reach * 2 ** -10), marked: true };
+}
+
+/** So many of a number of values are a share of them. */
+const rank = (share, count) => Math.max(1, Math.ceil(share * count - 1e-9));
+
+/** The end of sorted sizes. */
+function farthest(sizes) {
+  const inner = sizes[rank(HELD, sizes.length) - 1];
+  return inner > 0 && inner < ROOM * sizes.at(-1) ? inner : sizes.at(-1);
+}
+
+/** Both ends of sorted values. */
+function robust(values) {
+  const inside = rank((1 + HELD) / 2, values.length);
+  const [low, high] = [values[values.length - inside], values[inside - 1]];
+  return high > low && high - low < ROOM * (values.at(-1) - values[0]) ? [low, high] : [values[0], values.at(-1)];
 }
 
 /** Screen pixels for one value: a whole number, or one of a whole number of values where there are too many. */
@@ -77,7 +109,8 @@ function resize(element, height, width) {
 function swatch(scale, word, number) {
   const patch = h("span", { class: "swatch" });
   patch.style.background = DATA.reserved[paletteOf(scale)][word];
-  return h("span", {}, patch, `${number.toLocaleString("en")} ${{ nan: "NaN", inf: "∞", "-inf": "-∞" }[word]}`);
+  const words = { nan: "NaN", inf: "∞", "-inf": "-∞", above: "above its scale", below: "below its scale" };
+  return h("span", {}, patch, `${number.toLocaleString("en")} ${words[word]}`);
 }
 
 /** A colour bar with its numbers, and how many values are off it. */

@@ -2,7 +2,8 @@
 
 const MANY = 200; // units listed at once
 const FIRST = 48; // maps that are made before anything is shown
-const walk = { turn: 0, layer: null, loaded: [], room: 0, order: [], since: null, all: false, back: -1 };
+const FAINT = 1e-3; // of the median map
+const walk = { turn: 0, layer: null, loaded: [], room: 0, order: [], since: null, all: false, back: -1, ranges: [], floor: 0, scales: new Map() };
 
 /** Mark how long it took until what is in sight of a layer was drawn. */
 function afterDrawing() {
@@ -54,6 +55,7 @@ async function renderMaps() {
   const room = $("main").clientWidth; // read once, before anything changes: each reading lays out the page
   if (layer !== walk.layer) walk.back = -1; // the map that was open is none of this layer's
   Object.assign(walk, { layer, loaded, room, order: loaded.length ? ordered(loaded[0].peaks) : [] });
+  measure(layer);
   renderFacts(layer);
   renderLegend(layer);
   const fill = { maps: fillGrid, units: fillUnits, tokens: fillTokens }[layer.maps?.form] ?? fillNothing;
@@ -87,15 +89,55 @@ function oddCounts(planes) {
   return odd;
 }
 
+/** What own scales rest on: the range of each map, and below what a map is faint beside the others. */
+function measure({ maps }) {
+  walk.scales.clear();
+  walk.ranges = maps?.form === "maps" ? maps.channels.map((_, i) => range(walk.loaded.flatMap(({ plane }) => range(plane(i)) ?? [])) ?? [0, 0]) : [];
+  const reaches = walk.ranges.map(([low, high]) => Math.max(-low, high)).sort((a, b) => a - b);
+  walk.floor = FAINT * (reaches[(reaches.length - 1) >> 1] ?? 0);
+}
+
+const isOwn = (layer) => state.scale === "own" && layer.maps.form === "maps";
+
 function renderLegend(layer) {
   if (!layer.maps) return $("legend").replaceChildren();
-  const own = state.scale === "own" && layer.maps.form === "maps";
-  const words = layer.scale.symmetric ? ["−most", "0", "+most"] : ["lowest", "highest"];
-  const note = own ? layer.scale.symmetric ? "each map on its own scale: most is its own farthest value from 0" : "each map on its own scale" : "one scale for all maps and images of this layer";
-  const scale = own ? { ...layer.scale, words } : layer.scale;
   const finite = layer.stats.every(({ nan, inf }) => !nan && !inf);
-  $("legend").replaceChildren(...legend(scale, note, finite ? {} : oddCounts(walk.loaded.map(({ values }) => values))));
+  const odd = finite ? {} : oddCounts(walk.loaded.map(({ values }) => values));
+  if (!isOwn(layer)) $("legend").replaceChildren(...legend(layer.scale, "one scale for all maps and images of this layer", odd));
+  else {
+    const symmetric = walk.ranges.map(([low, high]) => low < 0 && high > 0);
+    const kinds = [false, true].filter((kind) => symmetric.includes(kind));
+    const notes = { false: "values of one sign", true: "values of both signs" };
+    const words = { false: ["lowest", "highest"], true: ["−most", "0", "+most"] };
+    const bars = kinds.map((kind) => legend({ symmetric: kind, vmin: -1, vmax: 1, words: words[kind] }, notes[kind], kind === kinds.at(-1) ? odd : {}));
+    $("legend").replaceChildren(...bars.flat(), h("span", {}, "each map on its own scale"));
+  }
+  const { turn } = walk;
+  if (layer.maps.form === "maps") afterwards(() => turn === walk.turn && $("legend").append(...clippedOf(layer)));
 }
+
+/** How many values the scales clip, in which colours, and which share of all that is. */
+function clippedOf(layer) {
+  const odd = { signed: { above: 0, below: 0 }, positive: { above: 0, below: 0 } };
+  let total = 0;
+  layer.maps.channels.forEach((_, i) => {
+    const scale = scaleOf(i);
+    const [low, high] = limits(scale);
+    const counts = odd[paletteOf(scale)];
+    for (const { plane } of walk.loaded)
+      for (const value of plane(i)) {
+        total += 1;
+        if (value > high && value < Infinity) counts.above += 1;
+        if (value < low && value > -Infinity) counts.below += 1;
+      }
+  });
+  const swatches = ["positive", "signed"].flatMap((name) =>
+    Object.entries(odd[name]).filter(([, number]) => number).map(([word, number]) => swatch({ symmetric: name === "signed" }, word, number)));
+  const beyond = Object.values(odd).reduce((sum, { above, below }) => sum + above + below, 0);
+  return [...swatches, h("span", { class: "clipped" }, `clipped ${beyond ? shareOf(beyond, total) : "0 %"}`)];
+}
+
+const shareOf = (part, total) => (part / total < 1e-4 ? "< 0.01 %" : `${Number(((100 * part) / total).toPrecision(2))} %`);
 
 function fillNothing(layer) {
   $("maps").className = "";
@@ -109,7 +151,11 @@ function titleMaps(title, note) {
 }
 
 /** Scale of the map at place `i`. */
-const scaleOf = (i) => (state.scale === "own" ? ownScale(walk.layer.scale, walk.loaded.map(({ plane }) => plane(i))) : walk.layer.scale);
+function scaleOf(i) {
+  if (!isOwn(walk.layer)) return { ...walk.layer.scale, marked: true };
+  if (!walk.scales.has(i)) walk.scales.set(i, ownScale(walk.loaded.map(({ plane }) => plane(i)), walk.floor));
+  return walk.scales.get(i);
+}
 
 function fillGrid({ maps }) {
   const kept = maps.channels.length < maps.of ? `${maps.channels.length} of ${maps.of} kept: those that fire most. ` : "";
