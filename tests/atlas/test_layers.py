@@ -76,6 +76,14 @@ def test_one_scale_for_all_images_of_a_layer():
     assert (other["symmetric"], other["vmin"], other["vmax"]) == (False, 0, pytest.approx(top))
 
 
+def test_an_outlier_does_not_widen_the_scale_of_a_layer():
+    images = torch.rand(1, 2, 40, 40)
+    images[0, 1, 3, 4] = 500
+    scale = put(nn.Sequential(nn.ReLU(), nn.MaxPool2d(1)).eval(), images)[1]["0"]["scale"]
+    assert (scale["symmetric"], scale["vmin"]) == (False, 0)
+    assert 0.9 < scale["vmax"] <= 1
+
+
 def test_dead_is_of_all_images():
     model = net()
     with torch.no_grad():
@@ -152,7 +160,7 @@ def test_values_that_are_not_finite():
     images = torch.full((1, 2, 3, 3), torch.nan)
     blobs, layers, _ = put(model, images)
     assert np.isnan(numbers(blobs, layers["1"]["maps"]["blobs"][0], 0)).all()
-    assert layers["1"]["scale"] == {"symmetric": True, "vmin": 0.0, "vmax": 0.0}
+    assert layers["1"]["scale"] == {"symmetric": False, "vmin": 0.0, "vmax": 0.0}
     assert layers["1"]["stats"][0]["nan"] == 18
 
 

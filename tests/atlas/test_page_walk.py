@@ -2,11 +2,15 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import torch_featviz as fv
+from torch_featviz.atlas import atlas
+from torch_featviz.picture import reserved
+from torch_featviz.picture.color import lut
 
 
 def shown(page):
@@ -74,16 +78,57 @@ def pixel_at_peak(page, place, plane):
     return canvas.evaluate("(c, [y, x]) => [...c.getContext('2d').getImageData(x, y, 1, 1).data]", [row, column])
 
 
-def test_own_scale_uses_all_of_the_palette(look, expect, made):
+def test_each_map_uses_all_of_the_palette_or_all_share_it(look, expect, made):
     page = look("layer=1&sort=channel")
     planes = made.values["1"][0]
     weakest = int(torch.where(planes.flatten(1).amax(1) > 0, planes.flatten(1).amax(1), torch.inf).argmin())
     end = [253, 231, 36, 255]  # of viridis
-    assert pixel_at_peak(page, weakest, planes[weakest]) != end
-    page.locator("[data-state=scale]").select_option("own")
-    expect(page.locator("#legend")).to_contain_text("own")
-    page.wait_for_timeout(100)
+    expect(page.locator("#legend")).to_contain_text("each map on its own scale")
+    expect(page.locator("#legend")).to_contain_text("clipped 0 %")
     assert pixel_at_peak(page, weakest, planes[weakest]) == end
+    page.locator("[data-state=scale]").select_option("one")
+    expect(page.locator("#legend")).to_contain_text("one scale for all")
+    page.wait_for_timeout(100)
+    assert pixel_at_peak(page, weakest, planes[weakest]) != end
+
+
+class Far(nn.Module):
+    """One map with an outlier, one of both signs with two, one that is faint, and one with an offset."""
+
+    def forward(self, x):
+        even = torch.linspace(0, 1, 900).reshape(30, 30)
+        maps = torch.stack([even, 2 * even - 1, even * 1e-6, even + 7])
+        maps[0, 0, 0], maps[1, 0, 0], maps[1, 29, 29] = 61.6, -40, 30
+        return maps[None] + 0 * x[:, :1]
+
+
+@pytest.mark.parametrize("scale", ["own", "one"])
+def test_outliers_are_marked_counted_and_flatten_nothing(look, expect, tmp_path, scale):
+    file = atlas(nn.Sequential(Far(), nn.Hardtanh(-100, 100)), torch.rand(1, 3, 30, 30)).save(tmp_path / "far.html")
+    page = look(f"layer=1&sort=channel&scale={scale}", file)
+    legend = page.locator("#legend")
+    marked = [text for text in page.locator("#maps .caption").all_text_contents() if "≈" in text]
+    assert len(marked) == 1
+    assert marked[0].startswith("channel 2 ")
+    counts = {"own": ("1 above its scale", "2 below its scale"), "one": ("above its scale", "clipped")}[scale]
+    expect(legend).to_contain_text("clipped")
+    for words in counts:
+        expect(legend).to_contain_text(words)
+    read = "c => [...c.getContext('2d').getImageData(0, 0, 30, 30).data]"
+    cells = [
+        np.array(page.locator(f'#maps [data-place="{i}"] canvas').evaluate(read)).reshape(900, 4) for i in range(4)
+    ]
+    assert tuple(cells[0][0, :3]) == reserved("viridis" if scale == "own" else "RdBu_r")["over"]
+    assert tuple(cells[1][0, :3]) == reserved("RdBu_r")["under"]
+    if scale == "one":
+        return
+    first, last = lut("viridis")[[1, -2]].tolist()
+    near = lambda cell, place, color: np.abs(cell[place, :3].astype(int) - color).max() < 12
+    assert near(cells[0], 2, first)
+    assert near(cells[0], 897, last)
+    assert near(cells[3], 2, first)
+    assert near(cells[3], 897, last)
+    assert len(np.unique(cells[2], axis=0)) < 5, "faint beside the others"
 
 
 def test_compare_draws_both_on_one_scale(look, expect, made, close):

@@ -79,7 +79,7 @@ def test_the_rest_of_the_house_takes_them_too():
     down = deconvnet(net, IMAGES[:1], "act", [0, 3], **more)
     assert torch.equal(down, deconvnet(Bound(net, META[:1], SCALE), IMAGES[:1], "net.act", [0, 3]))
     assert receptive_field(net, "act", (9, 9), **more).size == (3, 3)
-    assert overview(net, IMAGES[:1], **more).labels[0].startswith("conv  7×7")
+    assert overview(net, IMAGES[:1], **more).captions[0].startswith("7×7")
     watch = Monitor(net, every=1, probe=(IMAGES, META, SCALE), why="saliency")
     by_name = Monitor(net, every=1, probe={"image": IMAGES, "meta": META, "scale": SCALE}, why="saliency")
     for each in (watch, by_name):

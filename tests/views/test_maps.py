@@ -1,21 +1,129 @@
+import matplotlib
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
-from torch_featviz.picture import Scale, colorize
+from torch_featviz.picture import Scale, colorize, reserved
 from torch_featviz.views import feature_maps
 
 
-def test_all_maps_in_order_on_one_declared_symmetric_scale():
-    maps = torch.randn(6, 5, 4)
-    maps[:, 0, 0] = 1
+def drawn(cell, cmap):
+    """The places of a cell's colours in matplotlib's table, 0 to 1; NaN for others."""
+    n = 255 if "RdBu" in cmap else 256
+    colors = matplotlib.colormaps[cmap].resampled(n)(np.arange(n), bytes=True)[:, :3].tolist()
+    places = {tuple(color): i / (n - 1) for i, color in reversed(list(enumerate(colors)))}
+    return np.array([places.get(tuple(p), np.nan) for p in cell.permute(1, 2, 0).reshape(-1, 3).tolist()])
+
+
+def test_each_map_has_its_own_scale_by_its_signs_whose_ends_stand_below_it():
+    maps = torch.stack([torch.linspace(0, 2, 20), torch.linspace(-3, 1, 20), torch.linspace(4, 5, 20)])[:, None]
     sheet = feature_maps(maps)
-    assert sheet.labels == tuple("012345")
+    assert sheet.labels == tuple("012")
+    assert sheet.captions == ("0…2", "±3", "4…5")
+    even = np.arange(20) / 19
+    np.testing.assert_allclose(drawn(sheet.cells[0], "viridis"), even, atol=0.003)
+    np.testing.assert_allclose(drawn(sheet.cells[1], "RdBu_r"), (maps[1, 0].numpy() + 3) / 6, atol=0.003)
+    np.testing.assert_allclose(drawn(sheet.cells[2], "viridis"), even, atol=0.003)
+    assert (sheet.legend.cmap, sheet.legend.also.cmap) == ("RdBu_r", "viridis")
+    assert "values of one sign: sequential colours" in sheet.legend.also.lines()
+    assert "values of both signs: diverging colours" in sheet.legend.lines()
+    assert sheet.title == "3 feature maps of 1 × 20"
+
+
+def test_one_scale_for_all_on_request():
+    maps = torch.randn(6, 5, 4)
+    sheet = feature_maps(maps, per="layer")
     scale = sheet.legend.scale
     assert scale.symmetric
     assert scale.vmax == maps.abs().max().item()
     assert sheet.cells.equal(colorize(scale(maps)[:, None], "RdBu_r"))
-    assert sheet.title == "6 feature maps of 5 × 4"
+    assert sheet.captions == ()
+
+
+@pytest.mark.parametrize("per", ["kernel", "layer"])
+def test_one_outlier_flattens_nothing_and_is_marked_and_counted(per):
+    maps = torch.rand(4, 30, 30, generator=torch.Generator().manual_seed(0))
+    maps[2, 3, 4] = 61.6
+    sheet = feature_maps(maps, per=per)
+    for cell in sheet.cells:
+        assert np.nanmax(drawn(cell, "viridis")) - np.nanmin(drawn(cell, "viridis")) > 0.95
+    assert tuple(sheet.cells[2, :, 3, 4].tolist()) == reserved("viridis")["over"]
+    beyond = sum(int(np.isnan(drawn(cell, "viridis")).sum()) for cell in sheet.cells)
+    assert sheet.legend.counts.over + sheet.legend.counts.under == beyond <= 0.005 * maps.numel()
+    assert f"clipped {100 * beyond / maps.numel():.2g} %" in sheet.legend.lines()
+
+
+@given(
+    hnp.arrays(np.float32, (3, 6, 7), elements=st.floats(-100, 100, width=32)),
+    st.sampled_from(["kernel", "layer"]),
+    st.sampled_from([None, 1, 2]),
+)
+def test_of_few_values_none_is_clipped(a, per, top):
+    counts = feature_maps(torch.from_numpy(a), per=per, top=top).legend.counts
+    assert (counts.over, counts.under) == (0, 0), "0.5 % of 126 values is less than one"
+
+
+@given(hnp.arrays(np.float32, (2, 20, 25), elements=st.floats(-1e4, 1e4, width=32) | st.floats(-1, 1, width=32)))
+def test_at_most_half_a_per_cent_is_clipped_and_never_more_colours_than_there_are(a):
+    sheet = feature_maps(torch.from_numpy(a))
+    legends = [legend for legend in (sheet.legend, sheet.legend.also) if legend]
+    assert sum(legend.counts.over + legend.counts.under for legend in legends) <= 0.005 * a.size
+    assert sum(legend.total for legend in legends) == a.size
+
+
+def test_an_offset_flattens_nothing_and_rounding_is_no_pattern():
+    noise = torch.rand(1, 12, 12)
+    assert np.ptp(drawn(feature_maps(50 + noise).cells[0], "viridis")) > 0.99
+    assert np.ptp(drawn(feature_maps(50 + 1e-6 * noise).cells[0], "viridis")) < 0.02
+
+
+def test_faint_maps_are_flat_and_marked():
+    maps = torch.rand(5, 8, 8)
+    maps[1] *= 1e-6
+    maps[2] = (maps[2] - 0.5) * 1e-6
+    sheet = feature_maps(maps)
+    assert sheet.labels == ("0", "1 ≈", "2 ≈", "3", "4")
+    assert np.ptp(drawn(sheet.cells[1], "viridis")) < 0.02
+    assert np.ptp(drawn(sheet.cells[2], "RdBu_r")) < 0.02
+    assert "≈ below 0.1 % of the median map: 2 of 5" in sheet.legend.lines()
+
+
+@pytest.mark.parametrize(("cmap", "symmetric"), [("gray", False), ("Blues", False), ("RdBu", True), ("PuOr_r", True)])
+def test_a_colour_map_of_ones_choice_decides_by_its_kind(cmap, symmetric):
+    maps = torch.randn(3, 8, 8)
+    legend = feature_maps(maps, cmap=cmap).legend
+    assert (legend.cmap, legend.scale.symmetric) == (cmap, symmetric)
+    assert legend.also is None
+    low, high = maps.amin((1, 2)), maps.amax((1, 2))
+    reach = torch.maximum(-low, high)
+    assert legend.scale.vmax.flatten().tolist() == (reach if symmetric else high).tolist()
+    assert legend.scale.vmin.flatten().tolist() == (-reach if symmetric else low).tolist()
+
+
+@pytest.mark.parametrize(
+    ("shape", "shown"), [((2048, 7, 7), 2048), ((2048, 56, 56), 2048), ((1000, 112, 112), None), ((60, 500, 500), None)]
+)
+def test_a_sheet_is_never_larger_than_4000_pixels_and_says_what_it_left_out(shape, shown):
+    maps = torch.rand(shape)
+    sheet = feature_maps(maps)
+    assert max(sheet.numpy().shape) <= 4000
+    if shown:
+        assert len(sheet.labels) == shown
+    else:
+        count = len(sheet.labels)
+        assert 20 < count < shape[0]
+        assert f"{count} of {shape[0]} maps, highest first" in sheet.legend.lines()
+        assert sheet.labels[0] == str(int(maps.flatten(1).amax(1).argmax()))
+
+
+def test_more_images_than_fit_side_by_side_are_said():
+    sheet = feature_maps({f"image {i}": torch.rand(3, 112, 112) for i in range(64)})
+    assert max(sheet.numpy().shape) <= 4000
+    assert any(line.endswith("of 64 images") for line in sheet.legend.lines())
 
 
 def test_maps_after_a_relu_are_declared_and_sequential():
@@ -40,7 +148,7 @@ def test_many_ties_stay_in_order():
 
 def test_the_scale_is_the_layers_also_where_only_the_top_is_shown():
     maps = torch.tensor([-9.0, 1.0]).reshape(2, 1, 1)
-    assert feature_maps(maps, top=1).legend.scale.vmax == 9
+    assert feature_maps(maps, top=1, scale=Scale(symmetric=True)).legend.scale.vmax == 9
 
 
 def test_dead_maps_are_marked_and_counted():
@@ -56,7 +164,7 @@ def test_dead_maps_are_marked_and_counted():
 
 def test_a_few_images_side_by_side_on_one_scale():
     circle, cross = torch.randn(5, 3, 3), torch.randn(5, 3, 3) * 3
-    sheet = feature_maps({"circle": circle, "cross": cross}, ncols=2)
+    sheet = feature_maps({"circle": circle, "cross": cross}, per="layer", ncols=2)
     assert sheet.columns == ("circle", "cross")
     assert (sheet.group, sheet._ncols) == (2, 4)
     assert [label.rstrip(" ×") for label in sheet.labels] == ["0", "", "1", "", "2", "", "3", "", "4", ""]
@@ -115,6 +223,14 @@ def test_inputs_are_not_changed():
         (lambda: feature_maps([1]), DtypeError, "must be a tensor 'c h w', got list"),
         (lambda: feature_maps(torch.ones(1, 2, 2, dtype=torch.cfloat)), DtypeError, "expected real values"),
         (lambda: feature_maps(torch.ones(1, 2, 2), top=0), OptionError, "top must be at least 1, got 0"),
+        (lambda: feature_maps(torch.ones(1, 2, 2), per="filter"), OptionError, "per must be 'kernel' or 'layer', got"),
+        (lambda: feature_maps(torch.ones(1, 2, 2), per="layer", scale=Scale()), OptionError, "either per or scale"),
+        (lambda: feature_maps(torch.ones(1, 2, 2), cmap="jet"), OptionError, "not ordered by lightness"),
+        (
+            lambda: feature_maps(torch.ones(1, 2, 2), cmap="RdBu", scale=Scale(vmin=0)),
+            OptionError,
+            "needs a sequential map, got 'RdBu'",
+        ),
         (lambda: feature_maps(torch.ones(1, 2, 2), ncols=0), OptionError, "ncols must be at least 1, got 0"),
     ],
 )

@@ -68,7 +68,7 @@ const NEAR = 0.25; // of the other end: so far from 0 an end is taken to be 0
 
 /** A map's own scale: by its signs, and without outliers; it reaches at least `floor` from 0, unless all is 0. */
 function ownScale(planes, floor) {
-  const values = Float32Array.from(planes.flatMap((plane) => [...plane.filter(Number.isFinite)])).sort();
+  const values = sortedFinite(planes);
   if (!values.length) return { symmetric: false, vmin: 0, vmax: 0, marked: true };
   const symmetric = values[0] < 0 && values.at(-1) > 0;
   let [vmin, vmax] = symmetric ? [0, farthest(values.map(Math.abs).sort())] : robust(values);
@@ -77,6 +77,13 @@ function ownScale(planes, floor) {
   const reach = Math.max(-vmin, vmax);
   if (reach > 0 && reach < floor) [vmin, vmax] = vmin < 0 ? [-floor, 0] : [0, floor];
   return { symmetric, vmin: symmetric ? -vmax : vmin, vmax: Math.max(vmax, vmin + reach * 2 ** -10), marked: true };
+}
+
+function sortedFinite(planes) {
+  const parts = planes.map((plane) => plane.filter(Number.isFinite));
+  const values = new Float32Array(parts.reduce((sum, { length }) => sum + length, 0));
+  parts.reduce((at, part) => (values.set(part, at), at + part.length), 0);
+  return values.sort();
 }
 
 /** So many of a number of values are a share of them. */

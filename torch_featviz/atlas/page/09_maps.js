@@ -97,6 +97,12 @@ function measure({ maps }) {
   walk.floor = FAINT * (reaches[(reaches.length - 1) >> 1] ?? 0);
 }
 
+/** Whether a map is not 0, but far below the others. */
+function isFaint(i) {
+  const reach = Math.max(-walk.ranges[i][0], walk.ranges[i][1]);
+  return reach > 0 && reach < walk.floor;
+}
+
 const isOwn = (layer) => state.scale === "own" && layer.maps.form === "maps";
 
 function renderLegend(layer) {
@@ -134,7 +140,7 @@ function clippedOf(layer) {
   const swatches = ["positive", "signed"].flatMap((name) =>
     Object.entries(odd[name]).filter(([, number]) => number).map(([word, number]) => swatch({ symmetric: name === "signed" }, word, number)));
   const beyond = Object.values(odd).reduce((sum, { above, below }) => sum + above + below, 0);
-  return [...swatches, h("span", { class: "clipped" }, `clipped ${beyond ? shareOf(beyond, total) : "0 %"}`)];
+  return [...swatches, h("span", { class: "beyond" }, `clipped ${beyond ? shareOf(beyond, total) : "0 %"}`)];
 }
 
 const shareOf = (part, total) => (part / total < 1e-4 ? "< 0.01 %" : `${Number(((100 * part) / total).toPrecision(2))} %`);
@@ -161,8 +167,9 @@ function fillGrid({ maps }) {
   const kept = maps.channels.length < maps.of ? `${maps.channels.length} of ${maps.of} kept: those that fire most. ` : "";
   const beside = walk.loaded.length > 1 ? `Left: ${DATA.images[walk.loaded[0].image].name}; right: ${DATA.images[walk.loaded[1].image].name}. ` : "";
   const dead = walk.loaded[0].peaks.some(({ value }) => !(value > 0)) ? " × : nothing above 0." : "";
+  const faint = maps.channels.some((_, i) => isFaint(i)) ? " ≈ : below 0.1 % of the median map." : "";
   const tokens = maps.apart === undefined ? "" : `Tokens as ${maps.height}×${maps.width} places${maps.apart ? `; ${maps.apart} without a place ${maps.apart === 1 ? "is" : "are"} not drawn` : ""}. `;
-  titleMaps(`${maps.of} feature map${maps.of === 1 ? "" : "s"}`, `${tokens}${kept}${beside}Below each its number and its highest value.${dead}`);
+  titleMaps(`${maps.of} feature map${maps.of === 1 ? "" : "s"}`, `${tokens}${kept}${beside}Below each its number and its highest value.${dead}${faint}`);
   $("maps").className = "surround grid";
   $("maps").replaceChildren(...walk.order.slice(0, FIRST).map((i) => cellOf(maps, i)));
   rove();
@@ -187,7 +194,7 @@ function cellOf(maps, i) {
     resize(canvas, maps.height * factor, maps.width * factor);
     return canvas;
   });
-  const text = `channel ${maps.channels[i]}${dead ? " ×" : ""} · ${peaks.map(figure).join(" | ")}`;
+  const text = `channel ${maps.channels[i]}${dead ? " ×" : ""}${isFaint(i) ? " ≈" : ""} · ${peaks.map(figure).join(" | ")}`;
   const cell = h("button", { type: "button", class: "map", "data-place": i, "aria-label": label, tabindex: "-1" },
     h("span", { class: "sides" }, ...canvases), h("span", { class: "caption" }, text));
   const draw = () => canvases.forEach((canvas, n) => paint(canvas, walk.loaded[n].plane(i), maps, scaleOf(i)));
