@@ -70,3 +70,28 @@ def test_it_keeps_to_its_width_and_clips_no_text(limit, low, span, notes):
 def test_the_same_legend_gives_the_same_pixels():
     legend = Legend(Scale(vmin=0, vmax=1), "gray", Counts(nan=1), ("a note",))
     np.testing.assert_array_equal(draw(legend, 300), draw(legend, 300))
+
+
+@pytest.mark.parametrize(
+    ("over", "total", "words"),
+    [(4, 1000, "clipped 0.4 %"), (1, 10**7, "clipped < 0.01 %"), (0, 50, "clipped 0 %"), (50, 100, "clipped 50 %")],
+)
+def test_the_share_that_is_clipped_is_told(over, total, words):
+    scale = Scale(vmin=0, vmax=1, quantile=0.995)
+    legend = Legend(scale, "viridis", Counts(nan=7, over=over), total=total)
+    assert words in legend.lines()
+    assert not any("clipped" in line for line in Legend(scale, "viridis", Counts(over=over)).lines()), "no total"
+
+
+def test_a_scale_that_clips_nothing_and_may_not_says_nothing():
+    assert Legend(Scale(vmin=0, vmax=1), "viridis", total=9).lines() == ["one scale for all"]
+    assert "clipped 11 %" in Legend(Scale(vmin=0, vmax=1), "viridis", Counts(under=1), total=9).lines()
+
+
+def test_two_kinds_of_cells_have_two_bars():
+    first = Legend(Scale(vmin=0, vmax=1), "viridis", notes=("one sign",))
+    both = Legend(Scale(symmetric=True, vmin=-1, vmax=1), "RdBu_r", also=first)
+    page = draw(both, 400).reshape(-1, 3).tolist()
+    assert lut("viridis")[-1].tolist() in page
+    assert lut("RdBu_r")[-1].tolist() in page
+    assert draw(both, 400).shape[0] > draw(first, 400).shape[0] + 30

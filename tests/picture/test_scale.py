@@ -1,5 +1,7 @@
 """Scale and normalize against numpy, and what must hold for any data."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -317,3 +319,47 @@ def test_the_module_is_the_function():
 )
 def test_a_scale_can_say_what_it_is(scale, words):
     assert scale.describe() == words
+
+
+def outliers_by_hand(values, symmetric, share=0.995):
+    """The ends as the docstring has them, with sorted lists."""
+    ordered = sorted(values)
+    low, high = ordered[0], ordered[-1]
+    if symmetric:
+        sizes = sorted(map(abs, values))
+        inner = sizes[max(1, math.ceil(share * len(sizes) - 1e-9)) - 1]
+        end = inner if 0 < inner < 0.75 * sizes[-1] else sizes[-1]
+        return -end, end
+    inside = max(1, math.ceil((1 + share) / 2 * len(ordered) - 1e-9))
+    inner = ordered[len(ordered) - inside], ordered[inside - 1]
+    if 0 < inner[1] - inner[0] < 0.75 * (high - low):
+        low, high = inner
+    low, high = 0.0 if 0 < low < high / 4 else low, 0.0 if low / 4 < high < 0 else high
+    return low, max(high, low + max(abs(low), abs(high)) * 2.0**-17)
+
+
+@given(
+    hnp.arrays(np.float32, (700,), elements=st.floats(-8, 8, width=32)),
+    st.lists(st.floats(-1e6, 1e6, width=32), max_size=8),
+    st.booleans(),
+)
+def test_outliers_are_left_out_where_they_take_a_quarter_of_the_range(a, far, symmetric):
+    a[: len(far)] = far
+    scale = Scale(symmetric=symmetric, quantile=0.995, by="outliers").fit(torch.from_numpy(a))
+    low, high = outliers_by_hand(a.tolist(), symmetric)
+    assert (scale.vmin, scale.vmax) == (pytest.approx(low), pytest.approx(high))
+    assert ((a < scale.vmin) | (a > scale.vmax)).sum() <= 0.005 * a.size
+
+
+def test_few_values_have_no_outliers():
+    values = torch.tensor([0.0, 1.0, 2.0, 1000.0])
+    assert Scale(quantile=0.995, by="outliers").fit(values).vmax == 1000
+
+
+def test_each_kernel_has_outliers_of_its_own():
+    values = torch.rand(2, 30, 30)
+    values[1, 0, 0] = 99
+    scale = Scale(quantile=0.995, by="outliers", per="kernel").fit(values)
+    assert scale.vmax.flatten()[0] == values[0].max()
+    assert scale.vmax.flatten()[1] < 1
+    assert scale.describe() == "each map on its own scale, outliers clipped, at most 0.5 % of the values"

@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from matplotlib.figure import Figure
 
 from torch_featviz.errors import OptionError, ShapeError
-from torch_featviz.picture import Chart, Legend, Scale, Sheet, paint, reserved, tile
+from torch_featviz.picture import Chart, Legend, Scale, Sheet, fitting, paint, reserved, tile
 from torch_featviz.picture.sheet import FRAME, _Grid
 from torch_featviz.picture.text import line_height, width
 
@@ -401,3 +401,25 @@ def test_numbers_of_a_figure_do_not_touch():
     first, second, below = (axes.texts[i].get_window_extent() for i in (0, 1, 28))
     assert first.x1 < second.x0
     assert first.y0 > below.y1
+
+
+@given(
+    st.integers(2, 300), st.integers(2, 300), st.sampled_from(["", "1234 ×", "0.00123…0.0123"]), st.integers(900, 4000)
+)
+@settings(deadline=None, max_examples=20)
+def test_as_many_cells_as_fit_do_fit_and_hardly_more_would(height, width, words, side):
+    rows, columns = fitting(height, width, [words], lines=2, side=side)
+    n = rows * columns
+    if n > 3000 or n < 17 or max(rows * height, columns * width) > side:
+        return
+    cells = torch.zeros(n, 3, height, width, dtype=torch.uint8)
+    drawn = Sheet(cells, ncols=columns, labels=(words,) * n, captions=(words,) * n, title="t").numpy()
+    assert max(drawn.shape[:2]) <= side
+    assert drawn.shape[1] > side - 2 * (drawn.shape[1] - 32) / columns - 32
+
+
+def test_both_kinds_of_cells_have_a_bar_in_a_figure():
+    first = Legend(Scale(vmin=0, vmax=1), "viridis")
+    both = Legend(Scale(symmetric=True, vmin=-1, vmax=1), "RdBu_r", also=first)
+    sheet = Sheet(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), both)
+    assert len(sheet.figure().axes) == 3, "the grid and two bars"
