@@ -17,6 +17,11 @@ MODELS = (
     *("alexnet", "efficientnet_lite0"),
 )
 DEMO = "featviz-demo"  # where `featviz demo` writes unless it is told another folder
+DARK = ("viridis", "magma", "cividis", "gray", "plasma", "bone", "Greys", "RdPu")  # colour maps, by what stands clear
+BRIGHT = ("Blues", "Greens", "Purples", "Reds", "BuGn", "GnBu", "OrRd", "PuBu", "YlGnBu")
+SEQUENTIAL = tuple(name + end for end in ("", "_r") for name in (*DARK, *BRIGHT))
+DIVERGING = ("RdBu_r", "PuOr_r", "RdBu", "PuOr")
+_RAINBOWS = ("jet", "rainbow", "gist_rainbow", "hsv", "turbo", "nipy_spectral", "gist_ncar", "Spectral")
 _HOUSES = ("torchvision:", "timm:")  # that publish models of their own
 
 
@@ -30,6 +35,27 @@ def check_method(name: str) -> None:
         raise OptionError(f"method is one name, got {name!r:.80}; attributions(methods=[...]) draws several.")
     if name not in METHODS:
         raise OptionError(f"no method {name!r}; there are {', '.join(METHODS)}.")
+
+
+def check_cmap(name: str) -> None:
+    """Whether there is such a colour map.
+
+    Raises:
+        OptionError: there is none; the nearest names are told, of a rainbow why it is none.
+    """
+    if name in SEQUENTIAL or name in DIVERGING:
+        return
+    rainbow = name.removesuffix("_r") in _RAINBOWS
+    near = ", ".join(map(repr, get_close_matches(name, (*SEQUENTIAL, *DIVERGING), 3, 0.6)))
+    why = (
+        "its colours are not ordered by lightness, so it shows edges that the data do not have; "
+        if rainbow
+        else f"close: {near}; " * bool(near)
+    )
+    raise OptionError(
+        f"no colour map {name!r} here: {why}choose {', '.join((*DARK, *BRIGHT))} for amounts, "
+        f"{' or '.join(DIVERGING[2:])} for signed values; '_r' turns each round."
+    )
 
 
 def check_model(name: str) -> None:

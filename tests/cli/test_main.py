@@ -89,6 +89,7 @@ def test_arguments_that_make_no_sense(arguments, capsys):
     [
         (["kernels", "alexnett", "--random"], "no model 'alexnett'; close: 'alexnet'"),
         (["kernels", "torchvision:", "--random"], r"no model 'torchvision:'; .*torchvision:NAME and timm:NAME"),
+        (["maps", "xo", "--random", "--image", "IMAGE", "--cmap", "jet"], "no colour map 'jet' here: .* by lightness"),
         (["kernels", "xo"], "'xo' has no published weights; give --weights FILE, or --random"),
         (["kernels", "xo", "--random", "--layer", "features.conv9"], "no layer 'features.conv9' in XONet; close:"),
         (["kernels", "xo", "--random", "--device", "gpu0"], "--device is cpu, cuda, cuda:1, mps .*; got 'gpu0'"),

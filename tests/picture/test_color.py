@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from skimage.color import rgb2lab
 
+from torch_featviz.choices import DIVERGING, SEQUENTIAL
 from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.picture import Counts, colorize, count, reserved, rgb
-from torch_featviz.picture.color import DIVERGING, REASONS, SEQUENTIAL, lut
+from torch_featviz.picture.color import REASONS, lut
 
 MAPS = (*SEQUENTIAL, *DIVERGING)
 ODD = torch.tensor([float("nan"), float("inf"), float("-inf"), 1.5, -0.5])

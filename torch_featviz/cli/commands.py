@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -109,7 +109,8 @@ def maps(on: Given) -> Picture:
         raise LayerError(f"{layer!r} of {on.card.name} returns {what}, no maps; --layer names a layer that does.")
     title = f"{on.name} {layer}: what it makes of {_said(names)}"
     shown: Any = found[0] if len(names) == 1 else dict(zip(names, found, strict=True))
-    return views.feature_maps(shown, top=on.arguments.top, title=title)
+    per: Literal["kernel", "layer"] = "layer" if on.arguments.one_scale else "kernel"
+    return views.feature_maps(shown, top=on.arguments.top, per=per, cmap=on.arguments.cmap, title=title)
 
 
 def overview(on: Given) -> Picture:
@@ -118,7 +119,8 @@ def overview(on: Given) -> Picture:
     if len(names) > 1:
         raise OptionError(f"this shows one image at a time, got {len(names)}; give --image once.")
     title = f"{on.name} on {names[0]}, layer by layer: mean over channels"
-    return views.overview(on.model, on.images(), title=title)
+    limit = None if on.arguments.all else 24
+    return views.overview(on.model, on.images(), limit=limit, cmap=on.arguments.cmap, title=title)
 
 
 def why(on: Given) -> Picture:

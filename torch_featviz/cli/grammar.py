@@ -69,11 +69,16 @@ def parser() -> argparse.ArgumentParser:
     example = "efficientnet_lite0 --image cat.jpg --layer _conv_stem --top 16"
     command = _command(add, "maps", what, [model, images, first], example)
     command.add_argument("--top", type=int, metavar="N", help="only the N maps with the highest values")
+    command.add_argument("--one-scale", action="store_true", help="one scale for all maps; default: one for each")
+    command.add_argument("--cmap", metavar="NAME", help="a colour map, such as gray")
     _writes(command, "maps")
 
     what = "draw one map for each layer, first to last, of one image"
     example = "efficientnet_lite0 --image cat.jpg"
-    _writes(_command(add, "overview", what, [model, image], example), "overview")
+    command = _command(add, "overview", what, [model, image], example)
+    command.add_argument("--all", action="store_true", help="every layer; default: of many the ends of blocks")
+    command.add_argument("--cmap", metavar="NAME", help="a colour map, such as gray")
+    _writes(command, "overview")
 
     what = "draw what in images speaks for and against a class"
     example = 'efficientnet_lite0 --image cat.jpg --method gradcam --class "Egyptian cat"'

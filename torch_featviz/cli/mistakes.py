@@ -6,7 +6,7 @@ import os
 from argparse import Namespace
 from pathlib import Path
 
-from torch_featviz.choices import check_method, check_model, is_file
+from torch_featviz.choices import check_cmap, check_method, check_model, is_file
 from torch_featviz.errors import FileError, OptionError
 
 
@@ -17,7 +17,7 @@ def check(arguments: Namespace, ending: str = "") -> None:
         arguments: of a command.
         ending: of the file that it writes.
     Raises:
-        OptionError, FileError: there is no such model, method or folder, or nothing can be written there.
+        OptionError, FileError: there is no such model, method, colour map or folder, or nothing can be written there.
     """
     asked = vars(arguments)
     if ending:
@@ -32,6 +32,8 @@ def check(arguments: Namespace, ending: str = "") -> None:
         raise OptionError(f"--batch must be at least 1, got {arguments.batch}.")
     for method in asked.get("method") or ():
         check_method(method)
+    if asked.get("cmap") is not None:
+        check_cmap(arguments.cmap)
     training = asked.get("training")
     if training is not None and not training.is_dir():
         raise FileError(f"no folder {str(training)!r}; --training takes one that a Monitor wrote to.")

@@ -17,7 +17,7 @@ from torch_featviz.capture import Activations
 from torch_featviz.inspect import activations
 from torch_featviz.model.answer import answer_of
 from torch_featviz.model.inputs import Inputs, device_of
-from torch_featviz.picture import Picture, Scale
+from torch_featviz.picture import Picture
 from torch_featviz.survey import top_patches
 from torch_featviz.training.history import FIGURES
 from torch_featviz.zoo import XO, Evaluation, TrainingCurves, card, evaluate
@@ -128,7 +128,7 @@ def _exciting(learnt: Learnt) -> Picture:
 def _seen(number: int, level: str, learnt: Learnt) -> Picture:
     maps = dict(zip(learnt.drawn, learnt.acts[f"features.relu{number}"], strict=True))
     title = f"{level.capitalize()} level: what conv{number} (after ReLU) makes of a circle and a cross"
-    return views.feature_maps(maps, scale=Scale(vmin=0), title=title)
+    return views.feature_maps(maps, title=title)
 
 
 def _through(name: str, learnt: Learnt) -> Picture:

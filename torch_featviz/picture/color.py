@@ -2,21 +2,15 @@
 
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
-from difflib import get_close_matches
 from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from torch_featviz.errors import OptionError, ShapeError
+from torch_featviz.choices import BRIGHT, DIVERGING, check_cmap
+from torch_featviz.errors import ShapeError
 from torch_featviz.picture.text import Color, Pixels
-
-_DARK = ("viridis", "magma", "cividis", "gray", "plasma", "bone", "Greys", "RdPu")
-_BRIGHT = ("Blues", "Greens", "Purples", "Reds", "BuGn", "GnBu", "OrRd", "PuBu", "YlGnBu")
-SEQUENTIAL = tuple(name + end for end in ("", "_r") for name in (*_DARK, *_BRIGHT))
-DIVERGING = ("RdBu_r", "PuOr_r", "RdBu", "PuOr")
-_RAINBOWS = ("jet", "rainbow", "gist_rainbow", "hsv", "turbo", "nipy_spectral", "gist_ncar", "Spectral")
 
 
 @dataclass(frozen=True)
@@ -45,7 +39,7 @@ def reserved(cmap: str = "viridis") -> dict[str, Color]:
         >>> reserved("viridis")["nan"]
         (255, 0, 255)
     """
-    bright = is_diverging(cmap) or cmap.removesuffix("_r") in _BRIGHT
+    bright = is_diverging(cmap) or cmap.removesuffix("_r") in BRIGHT
     colors = _RESERVED_BRIGHT if bright else _RESERVED_DARK
     return dict(zip(REASONS, colors, strict=True))
 
@@ -56,19 +50,8 @@ def is_diverging(cmap: str) -> bool:
     Raises:
         OptionError: `cmap` is not one of the offered maps.
     """
-    if cmap in DIVERGING or cmap in SEQUENTIAL:
-        return cmap in DIVERGING
-    why = (
-        "its colours are not ordered by lightness, so it shows edges that the data do not have; "
-        if (cmap.removesuffix("_r") in _RAINBOWS)
-        else ""
-    )
-    near = ", ".join(map(repr, get_close_matches(cmap, (*SEQUENTIAL, *DIVERGING), 3, 0.6)))
-    close = f"close: {near}; " if near and not why else ""
-    raise OptionError(
-        f"no colour map {cmap!r} here: {why}{close}choose {', '.join((*_DARK, *_BRIGHT))} for amounts, "
-        f"{' or '.join(DIVERGING[2:])} for signed values; '_r' turns each round."
-    )
+    check_cmap(cmap)
+    return cmap in DIVERGING
 
 
 @lru_cache
