@@ -84,6 +84,18 @@ def test_an_outlier_does_not_widen_the_scale_of_a_layer():
     assert 0.9 < scale["vmax"] <= 1
 
 
+def test_the_scale_of_a_layer_clips_little_of_the_channels_that_are_kept():
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU()).eval()
+    with torch.no_grad():
+        model[0].weight[:3] *= 40  # the strongest, which stay
+    blobs, layers, _ = put(model, torch.rand(1, 3, 60, 60), 2e5)
+    for layer in (layers["0"], layers["1"]):
+        assert len(layer["maps"]["channels"]) < 64
+        values = numbers(blobs, layer["maps"]["blobs"][0], layer["maps"]["exponent"])
+        far = np.maximum(values - layer["scale"]["vmax"], layer["scale"]["vmin"] - values)
+        assert (far > 2**-10 * layer["scale"]["vmax"]).mean() <= 0.005
+
+
 def test_dead_is_of_all_images():
     model = net()
     with torch.no_grad():

@@ -126,7 +126,8 @@ def _layer(blobs: Blobs, layer: Layer, seen: Walk, limit: _Limit, fields: dict[A
     maps = _maps(blobs, values, peaks, limit)
     if layer.layout is not None and values is not layer.values:
         maps["apart"] = layer.layout.prefix + layer.layout.suffix
-    return {**found, "scale": _scale(values, layer.positive), "maps": maps}
+    shown = values[:, maps["channels"]] if values.dim() == 4 else values
+    return {**found, "scale": _scale(shown, layer.positive), "maps": maps}
 
 
 def _stats(figures: Whole) -> dict[str, float]:
