@@ -21,10 +21,11 @@ def stages(calls: Sequence[Layer], limit: int | None) -> list[Layer]:
     """
     if limit is None or len(calls) <= limit:
         return list(calls)
-    units = [call for call, after in pairwise((*calls, None)) if after is None or not _continued(call, after)]
-    sizes = [call for call, after in pairwise((*units, None)) if after is None or _size(call) != _size(after)]
+    after = dict(zip(map(id, calls), calls[1:], strict=False))
+    units = [call for call in calls if id(call) not in after or not _continued(call, after[id(call)])]
+    sizes = [call for call, later in pairwise(units) if _size(call) != _size(later)] + units[-1:]
     depth = max(call.name.count(".") for call in units)
-    tried = (units, *(_ends(units, level, sizes) for level in range(depth, 0, -1)), sizes)
+    tried = [units, *(_ends(units, level, sizes) for level in range(depth, 0, -1)), sizes]
     fits = next((chosen for chosen in tried if len(chosen) <= limit), None)
     return fits or [sizes[i * (len(sizes) - 1) // max(1, limit - 1)] for i in range(limit)]
 
