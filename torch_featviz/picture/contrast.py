@@ -41,8 +41,9 @@ def ends_of(scale: Scale) -> list[str]:
         >>> ends_of(Scale(symmetric=True, vmin=-1.0, vmax=1.0)), ends_of(Scale(vmin=3.0, vmax=3.0))
         (['±1'], ['3'])
     """
-    lows, highs = (torch.as_tensor(end, device="cpu").flatten() for end in (scale.vmin, scale.vmax))
-    pairs = zip(*(end.tolist() for end in torch.broadcast_tensors(lows, highs)), strict=True)
+    lows, highs = (torch.as_tensor(end, device="cpu").flatten().tolist() for end in (scale.vmin, scale.vmax))
+    count = max(len(lows), len(highs))
+    pairs = zip(lows * (count // len(lows)), highs * (count // len(highs)), strict=True)
     if scale.symmetric:
         return [f"±{number(high)}" if high else "0" for _, high in pairs]
     words = [(number(low), number(high)) for low, high in pairs]

@@ -66,7 +66,7 @@ def feature_maps(
         named = {name: _folded(x, layout) for name, x in named.items()}
     _check(top, ncols, per, scale)
     stack = _stack(named)
-    images = len(named) if ncols else min(len(named), fitting(*stack.shape[2:], named)[1])
+    images = len(named) if ncols else min(len(named), fitting(stack.shape[2], stack.shape[3], named)[1])
     stack = stack[:, :images]
     channels, _, height, width = stack.shape
     peak, dead = _peaks(stack)
@@ -169,7 +169,7 @@ def _painted(
         if bool(here.any()):
             maps = shown[here].flatten(0, 1)[:, None]
             painted, legend = paint(maps, _picked(scale, order[here], images), cmap=cmap)
-            cells[here] = painted.unflatten(0, (-1, images))
+            cells[here] = painted.reshape(-1, images, 3, height, width)
             legends.append(legend)
     return cells.flatten(0, 1), legends
 

@@ -95,7 +95,7 @@ def overview(
     painted = [paint(mean, each, cmap=cmap) for mean, each in zip(means, scales, strict=True)]
     cells = _alike([cell for cell, _ in painted])
     labels = [_label(call) for call in drawn]
-    rows, columns = fitting(*cells.shape[2:], labels, lines=2)
+    rows, columns = fitting(cells.shape[2], cells.shape[3], labels, lines=2)
     return Sheet(
         cells,
         joined([legend for _, legend in painted], notes, told=scale is None and cmap is None),
