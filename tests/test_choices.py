@@ -58,6 +58,12 @@ def test_the_projections_are_those_that_there_are():
         ["why", "xo", "--image", "a.png", "--method", "cam"],
         ["atlas", "xo", "--image", "a.png", "--training", "nowhere"],
         ["bench", "xo", "--batch", "0"],
+        ["look", "--help"],
+        ["look", "xo"],
+        ["look", "alexnett", "--image", "a.png"],
+        ["report"],
+        ["report", "nowhere"],
+        ["report", "--help"],
     ],
 )
 def test_it_is_told_without_torch(words, tmp_path):

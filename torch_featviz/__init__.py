@@ -10,7 +10,7 @@ if TYPE_CHECKING:  # what is here and in __all__ can be had; at run time it is f
     from .capture import Activations, FeatureExtractor, FeatureTap, Histogram, Moments, Ring, ToCPU, TopK, capture
     from .comparison import Compared, Comparison, compare
     from .errors import FeatvizError
-    from .explain import Attribution, Faithfulness, attribute, deconvnet, faithfulness
+    from .explain import Attribution, Faithfulness, Verdict, attribute, deconvnet, faithfulness
     from .inspect import NonFinite, ReceptiveField, Summary, first_nonfinite, receptive_field, shapes, summary
     from .model import Layout, layer_names
     from .picture import GridTiler, KernelNormalizer, Picture, Scale, normalize, overlay, tile, untile
@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # what is here and in __all__ can be had; at run time it is f
         feature_maps,
         images,
         kernels,
+        look,
         overview,
         pixels,
         predictions,
@@ -64,6 +65,7 @@ __all__ = [
     "ToCPU",
     "TopK",
     "TopPatches",
+    "Verdict",
     "adversarial",
     "atlas",
     "attribute",
@@ -85,6 +87,7 @@ __all__ = [
     "images",
     "kernels",
     "layer_names",
+    "look",
     "normalize",
     "overlay",
     "overview",

@@ -16,6 +16,7 @@ MODELS = (
     *("filters", "xo", "xo_deep", "xo_nopool", "xo_wide", "cifar_mlp", "cifar_cnn", "cifar_cnn_3", "cifar_cnn_large"),
     *("alexnet", "efficientnet_lite0"),
 )
+FIGURES = "samples.jsonl"  # in a folder that a Monitor writes to, a line a sample
 DEMO = "featviz-demo"  # where `featviz demo` writes unless it is told another folder
 DARK = ("viridis", "magma", "cividis", "gray", "plasma", "bone", "Greys", "RdPu")  # colour maps, by what stands clear
 BRIGHT = ("Blues", "Greens", "Purples", "Reds", "BuGn", "GnBu", "OrRd", "PuBu", "YlGnBu")

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import torch_featviz as fv
 from torch_featviz.atlas import atlas
+from torch_featviz.explain import reasons
 from torch_featviz.training import Monitor
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&\u2028\u202e\n" + "ü" * 300
@@ -85,8 +86,9 @@ def test_what_is_on_the_page():
 def test_why_is_what_attribute_says():
     model, images = net(), torch.rand(2, 3, 14, 14)
     page = atlas(model, images, methods=["gradcam", "occlusion"], targets=[2, 0])
+    order = [reason.method for reason in reasons(model, images, ["gradcam", "occlusion"], [2, 0]).ranked]
     assert [(why["method"], why["image"], why["class"]) for why in page.data["why"]] == [
-        (method, image, target) for method in ("gradcam", "occlusion") for image in (0, 1) for target in (2, 0)
+        (method, image, target) for method in order for image in (0, 1) for target in (2, 0)
     ]
     for method in ("gradcam", "occlusion"):
         for target in (2, 0):
@@ -101,6 +103,8 @@ def test_why_is_what_attribute_says():
                     "random_insertion": pytest.approx(float(worth.random_insertion[i]), rel=1e-4),
                     "similarity": pytest.approx(float(worth.similarity[0, i]), rel=1e-4),
                     "unmoved": bool(worth.similarity[0, i] > 0.5),
+                    "mark": str(worth.verdict[i])[0],
+                    "verdict": str(worth.verdict[i]),
                 }
                 heat = numbers(page.blobs[why["blob"]], why["exponent"]).reshape(14, 14)
                 assert abs(heat - found.heatmaps[i].numpy()).max() <= float(found.heatmaps.abs().max()) * 2.0**-10

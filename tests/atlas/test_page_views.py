@@ -17,32 +17,63 @@ def heat(made, image, method, place):
     return entry, values.reshape(entry["height"], entry["width"])
 
 
+def second(made):
+    """The method that stands second, and how it is called."""
+    methods = {entry["method"]: entry["title"] for entry in made.data["why"]}
+    return list(methods.items())[1]
+
+
 def test_heatmaps_by_method_and_class(look, made, close):
+    method, title = second(made)
     page = look("view=why")
     assert page.locator("#why-grid button").count() == 4
     page.locator("#why-grid button").nth(3).click()
-    entry, values = heat(made, 0, "occlusion", 1)
-    assert page.inner_text("#why-name").startswith(f"Occlusion for {entry['name']}")
-    assert page.evaluate("location.hash") == f"#view=why&method=occlusion&class={entry['class']}"
-    page.wait_for_selector("#why-stage .frame[aria-label^='Occlusion']")
+    entry, values = heat(made, 0, method, 1)
+    assert page.inner_text("#why-name").startswith(f"{title} for {entry['name']}")
+    assert page.evaluate("location.hash") == f"#view=why&method={method}&class={entry['class']}"
+    page.wait_for_selector(f"#why-stage .frame[aria-label^='{title}']")
+    page.locator("#why-stage canvas").scroll_into_view_if_needed()
     box = page.locator("#why-stage canvas").bounding_box()
     page.mouse.move(box["x"] + 2.5 * box["width"] / 14, box["y"] + 5.5 * box["height"] / 14)
     assert close(page.inner_text("#value"), values[5, 2])
     says = page.inner_text("#why-says")
     assert f"insertion {entry['faithfulness']['insertion']:.2f}" in says
     assert f"random order {entry['faithfulness']['random_deletion']:.2f}" in says
+    assert says.index(entry["faithfulness"]["verdict"]) < says.index("insertion ")
     assert page.locator("#why-mark").is_visible() == entry["faithfulness"]["unmoved"]
+
+
+def test_each_heatmap_has_its_verdict(look, made):
+    page = look("view=why")
+    entries = [each for each in made.data["why"] if each["image"] == 0]
+    told = page.locator("#why-grid .verdict").all_inner_texts()
+    assert told == [each["faithfulness"]["verdict"] for each in entries]
+    none = all("✓" not in words for words in told)
+    assert page.locator("#why-grid caption").count() == none
+    label = page.locator("#why-grid button").first.get_attribute("aria-label")
+    assert label.endswith(f": {told[0]}")
+
+
+def test_heatmaps_are_as_large_as_there_is_room(look):
+    widths = []
+    for width in (1600, 700):
+        page = look("view=why", width=width)
+        widths.append(page.locator("#why-grid .frame").first.bounding_box()["width"])
+        assert page.locator("#why-scroll").evaluate("(each) => each.scrollWidth <= each.clientWidth")
+    assert widths[0] > 150
+    assert widths[1] + 13 >= 84, "whole factors of 14 pixels"
 
 
 def test_why_by_keys(look, made, close):
     page = look("view=why")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowDown")
-    entry, values = heat(made, 0, "occlusion", 1)
+    method, title = second(made)
+    entry, values = heat(made, 0, method, 1)
     assert (
         page.locator('#why-grid [aria-pressed="true"]')
         .get_attribute("aria-label")
-        .startswith("Occlusion for " + entry["name"])
+        .startswith(f"{title} for {entry['name']}")
     )
     page.locator("#why-stage .frame").focus()
     page.keyboard.press("ArrowUp")
@@ -156,7 +187,8 @@ def test_what_is_left_out_is_said(look, made):
 )
 def test_what_faithfulness_means_in_a_sentence(look, made, tmp_path, insertion, deletion, words):
     figures = {"insertion": insertion, "deletion": deletion, "random_insertion": 0.5, "random_deletion": 0.5}
-    why = [{**entry, "faithfulness": {**figures, "similarity": 0.97, "unmoved": True}} for entry in made.data["why"]]
+    figures |= {"similarity": 0.97, "unmoved": True, "mark": "=", "verdict": "= no better than chance"}
+    why = [{**entry, "faithfulness": figures} for entry in made.data["why"]]
     file = tmp_path / "page.html"
     file.write_text(render("page", {**made.data, "why": why}, made.page.blobs), encoding="utf-8")
     page = look("view=why", file)

@@ -18,6 +18,7 @@ from torch_featviz.demo import made
 from torch_featviz.demo.sheets import drawings
 from torch_featviz.inspect import summary
 from torch_featviz.picture import Sheet
+from torch_featviz.training.findings import read_findings
 from torch_featviz.zoo import XO, TrainingCurves, card
 
 
@@ -436,3 +437,43 @@ def test_the_demo_shows_whole_drawings(seed):
         dark = (image[0] < paper - 0.35).nonzero()
         assert int(dark.min()) >= 16
         assert int(dark.max()) < 100
+
+
+def test_look_is_the_view_on_what_was_typed(drawing, tmp_path, capsys):
+    out = tmp_path / "look.png"
+    assert cli.main(["look", "xo", "--random", "--image", str(drawing), "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert (said.out, said.err) == (f"{out}\n", "computed on cpu\n")
+    info = card("xo")
+    torch.manual_seed(0)
+    expected = views.look(info.build().eval(), drawing, card=replace(info, name="xo (untrained)"))
+    assert out.read_bytes() == expected.png()
+
+
+def test_report_is_that_of_the_folder(tmp_path, capsys):
+    runs, out = tmp_path / "runs" / "mine", tmp_path / "new.png"
+    net = torch.nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with training.Monitor(net, every=1, to=runs) as watch:
+        for _ in range(3):
+            with watch.step() as step:
+                loss = net(torch.ones(2, 4)).square().mean()
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                step.log(loss=loss)
+    assert cli.main(["report", str(runs), "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out}\n"
+    assert out.read_bytes() == watch.report(title="How mine learnt").png()
+
+
+def test_the_findings_of_a_report_are_those_that_were_written(tmp_path):
+    finding = {"step": 3, "kind": "dead", "names": ["a", "b"], "text": "so"}
+    (tmp_path / "samples.jsonl").write_text(
+        "".join(
+            json.dumps({"step": 3, "layers": {}, "parameters": {}, **more}) + "\n"
+            for more in ({}, {"findings": [finding]})
+        )
+    )
+    (found,) = read_findings(tmp_path)
+    assert (found.step, found.kind, found.names, found.text) == (3, "dead", ("a", "b"), "so")

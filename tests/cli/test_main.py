@@ -15,7 +15,7 @@ from torch import nn
 from torch_featviz import cli, demo
 from torch_featviz.cli import commands, grammar
 
-COMMANDS = ["demo", "layers", "kernels", "maps", "overview", "why", "units", "atlas", "bench"]
+COMMANDS = ["demo", "look", "layers", "kernels", "maps", "overview", "why", "units", "atlas", "report", "bench"]
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_help_ends_with_an_example_that_parses(command, capsys):
     assert first == "featviz"
     assert words[0] == command
     assert grammar.parser().parse_args(words).run
-    assert command == "demo" or "This runs the file's code." in said
+    assert command in ("demo", "report") or "This runs the file's code." in said
 
 
 @pytest.mark.parametrize("command", ["kernels", "maps", "overview", "why", "units"])
@@ -110,6 +110,10 @@ def test_arguments_that_make_no_sense(arguments, capsys):
             r"'classifier.fc1' of xo returns sh",
         ),
         (["overview", "xo", "--random", "--image", "IMAGE", "--image", "IMAGE"], "one image at a time, got 2"),
+        (["look", "xo", "--random", "--image", "IMAGE", "--image", "IMAGE"], "one image at a time, got 2"),
+        (["look", "xo", "--random", "--image", "nothing.png"], "no image file 'nothing.png'"),
+        (["report", "nowhere"], "'nowhere' holds no samples.jsonl; give a folder that a Monitor wrote to"),
+        (["report", "FOLDER", "--out", "a.jpg"], "--out must end in '.png'"),
         (["why", "xo", "--random", "--image", "IMAGE", "--class", "circel"], "no class 'circel'; close: 'circle'"),
         (["why", "xo", "--random", "--image", "IMAGE", "--class", "2"], "xo has no class '2'.* It has 2"),
         (["why", "xo", "--random", "--image", "IMAGE", "--method", "cam"], "no method 'cam'; there are saliency"),

@@ -78,16 +78,19 @@ def test_the_sheet_and_the_page_tell_the_same():
     sheet = attributions(net, IMAGES, methods=["gradcam", "occlusion"], targets=[3, 1])
     page = atlas(net, IMAGES, methods=["gradcam", "occlusion"], targets=[3, 1]).data
     captions = iter(sheet.captions)
+    order = [heading.split()[1].rstrip(":") for heading in sheet.columns[1::2]]
+    assert list(dict.fromkeys(entry["method"] for entry in page["why"])) == order
     why = {(entry["image"], entry["method"], entry["class"]): entry["faithfulness"] for entry in page["why"]}
     for i in range(3):
         assert next(captions) == ""
         top = page["images"][i]["top"][0]
         assert sheet.labels[5 * i] == f"class {top['class']} {100 * top['probability']:.0f} %"
-        for method in ("gradcam", "occlusion"):
+        for method in order:
             for k in (3, 1):
                 f = why[i, method, k]
                 areas = [f[name] for name in ("insertion", "random_insertion", "deletion", "random_deletion")]
-                assert next(captions) == "ins {:.2f} ({:.2f}), del {:.2f} ({:.2f})".format(*areas)
+                figures = "ins {:.2f} ({:.2f}), del {:.2f} ({:.2f})".format(*areas)
+                assert next(captions) == f"{f['verdict']}\n{figures}"
 
 
 @pytest.mark.parametrize(

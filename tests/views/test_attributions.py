@@ -1,9 +1,11 @@
+from importlib import import_module
+
 import pytest
 import torch
 from torch import nn
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
-from torch_featviz.explain import attribute
+from torch_featviz.explain import Faithfulness, Verdict, attribute
 from torch_featviz.picture import Scale, overlay, rgb
 from torch_featviz.views import attributions
 
@@ -40,20 +42,22 @@ def test_says_what_was_predicted_and_what_each_map_is_worth():
         name = ["ant", "bee", "cat"][int(best.indices[i])]
         assert picture.labels[2 * i] == f"{name} {100 * float(best.values[i]):.0f} %"
         assert picture.captions[2 * i] == ""
-        assert picture.captions[2 * i + 1].startswith("ins 0.")
+        verdict, figures = picture.captions[2 * i + 1].split("\n")
+        assert verdict in [str(each) for each in Verdict]
+        assert figures.startswith("ins 0.")
     notes = " ".join(picture.legend.lines())
     assert "the class explained is the one predicted" in notes
     assert "in brackets in random order" in notes
-    assert "(!)" not in notes
+    assert "hardly changes when all weights are made random; do not" not in notes
 
 
 def test_a_method_deaf_to_weights_is_marked():
     net = nn.Sequential(nn.Identity(), *net_of())
     options = {"layer_activation": {"layer": "0"}}
     picture = attributions(net, IMAGES, methods=["layer_activation", "gradcam"], options=options)
-    assert picture.columns[1] == "layer_activation (!)"
-    assert picture.columns[2] == "gradcam"
-    assert "(!) layer_activation: hardly changes when all weights are made random" in " ".join(picture.legend.lines())
+    assert picture.columns[1][2:] in ("gradcam", "layer_activation")
+    assert "✓ layer_activation" not in picture.columns
+    assert "layer_activation: hardly changes when all weights are made random" in " ".join(picture.legend.lines())
 
 
 def test_all_zero_maps_draw_neutral():
@@ -123,3 +127,75 @@ def test_a_network_of_two_inputs():
 def test_bad_input(images, options, error, message):
     with pytest.raises(error, match=message):
         attributions(net_of(), images, **options)
+
+
+def test_one_image_without_a_batch_axis():
+    net = net_of()
+    assert attributions(net, IMAGES[0], faithful=False).png() == attributions(net, IMAGES[:1], faithful=False).png()
+
+
+def pictured(verdicts):
+    """A `faithfulness` that finds these verdicts, method by method."""
+    found = iter(verdicts)
+
+    def measure(model, images, why, **options):
+        far = {Verdict.BETTER: 0.6, Verdict.NO_BETTER: 0.3, Verdict.WORSE: 0.0}[next(found)]
+        figures = [torch.full((len(images),), value) for value in (0.3, far, 0.3, 0.3)]
+        return Faithfulness(*figures, torch.zeros(1, len(images)))
+
+    return measure
+
+
+def test_methods_stand_in_the_order_of_their_verdicts(monkeypatch):
+    methods = ["saliency", "gradcam", "input_x_gradient"]
+    verdicts = [Verdict.WORSE, Verdict.NO_BETTER, Verdict.BETTER]
+    monkeypatch.setattr(import_module("torch_featviz.explain.reasons"), "faithfulness", pictured(verdicts))
+    sheet = attributions(net_of(), IMAGES, methods=methods)
+    assert sheet.columns == ("", "✓ input_x_gradient", "= gradcam", "✗ saliency")
+    assert [words.partition("\n")[0] for words in sheet.captions] == [
+        *("", "✓ better than chance", "= no better than chance", "✗ worse than chance")
+    ] * 2
+    assert "no heatmap on this sheet" not in " ".join(sheet.legend.lines())
+
+
+def test_a_sheet_without_a_better_one_says_so(monkeypatch):
+    methods, verdicts = ["saliency", "gradcam"], [Verdict.WORSE, Verdict.NO_BETTER]
+    for title in ("", "Mine"):
+        monkeypatch.setattr(import_module("torch_featviz.explain.reasons"), "faithfulness", pictured(verdicts))
+        sheet = attributions(net_of(), IMAGES, methods=methods, title=title)
+        assert sheet.columns == ("", "= gradcam", "✗ saliency")
+        assert sheet.legend.notes[0] == "no heatmap on this sheet is better than chance"
+        assert sheet.title == title or sheet.title.endswith("no heatmap is better than chance")
+
+
+class Wide(nn.Module):
+    """So many classes, of images of any size."""
+
+    def forward(self, x):
+        mean = x.mean((1, 2, 3))[:, None]
+        return mean * torch.arange(1, 65, device=x.device)
+
+
+@pytest.mark.parametrize(
+    ("images", "targets", "side"),
+    [(64, None, 32), (64, None, 240), (1, 64, 240), (8, 8, 240), (7, 9, 240), (5, 12, 240), (3, 21, 200), (16, 4, 640)],
+)
+def test_64_heatmaps_are_no_longer_than_4000_pixels(images, targets, side, monkeypatch):
+    monkeypatch.setattr(import_module("torch_featviz.explain.reasons"), "faithfulness", pictured([Verdict.WORSE] * 64))
+    classes = [f"a class with quite a long name, number {i}" for i in range(64)]
+    targets = None if targets is None else range(targets)
+    x = torch.rand(images, 1, side, side)
+    sheet = attributions(Wide(), x, methods=["saliency"], targets=targets, classes=classes)
+    assert max(sheet.numpy().shape) <= 4000
+    marked = [words for words in sheet.captions if words]
+    assert len(marked) == images * (len(targets) if targets else 1)
+
+
+def test_large_images_are_drawn_as_means():
+    x = torch.rand(16, 1, 640, 640)
+    sheet = attributions(Wide(), x, methods=["saliency"], targets=range(4), faithful=False)
+    factor = 640 // sheet.cells.shape[-1]
+    assert factor > 1
+    assert f"each pixel is the mean of {factor} × {factor}" in " ".join(sheet.legend.lines())
+    expected = x.unflatten(2, (-1, factor)).unflatten(4, (-1, factor)).mean((3, 5)).expand(-1, 3, -1, -1)
+    torch.testing.assert_close(sheet.cells[::5].int(), rgb(expected).int(), atol=1, rtol=0)

@@ -12,9 +12,8 @@ from PIL import Image
 
 from torch_featviz.errors import FileError
 from torch_featviz.training import History
-from torch_featviz.training.findings import Finding
+from torch_featviz.training.findings import read_findings
 from torch_featviz.training.frames import KINDS
-from torch_featviz.training.history import FIGURES, lines
 from torch_featviz.training.report import report, weight_of
 
 from .pack import Blobs, fair_shares
@@ -41,10 +40,10 @@ def put_learning(blobs: Blobs, folder: Path, letters: float) -> tuple[dict[str, 
     history = History.load(folder)
     if not len(history):
         raise FileError(f"{str(folder)!r} holds no sample yet; train until a step was looked at.")
-    found = _findings(folder)
-    drawn = report(history, [Finding(**{**each, "names": tuple(each["names"])}) for each in found])
+    found = read_findings(folder)
+    drawn = report(history, found)
     page = {
-        "findings": [{key: each[key] for key in ("step", "kind", "text")} for each in found],
+        "findings": [{"step": each.step, "kind": each.kind, "text": each.text} for each in found],
         "report": blobs.picture(torch.from_numpy(drawn.numpy()).permute(2, 0, 1), "the report of the training"),
     }
     films = {each: sorted(each.glob("step-*.png")) for kind in KINDS for each in sorted((folder / kind).glob("*"))}
@@ -63,11 +62,6 @@ def put_learning(blobs: Blobs, folder: Path, letters: float) -> tuple[dict[str, 
     if gone := [f"{each.parent.name} of {unquote(each.name)}" for each in films if each not in whole]:
         told.append(f"Learning: no pictures of {', '.join(gone)}, which would make the page too large.")
     return page, told
-
-
-def _findings(folder: Path) -> list[dict[str, Any]]:
-    written = (plain.get("findings", []) for _, plain in lines((folder / FIGURES).read_bytes()))
-    return [each for findings in written for each in findings]
 
 
 def _step(file: Path) -> int:

@@ -74,7 +74,7 @@ def put_why(
         if methods is not None or targets is not None:
             raise
         return [], [f"Why: {_title('gradcam')} cannot be made for this model: {error}"]
-    return [entry for reason in why.methods for entry in _entries(blobs, reason, why, classes)], []
+    return [entry for reason in why.ranked for entry in _entries(blobs, reason, why, classes)], []
 
 
 def _entries(blobs: Blobs, reason: Reason, why: Reasons, names: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -105,6 +105,8 @@ def _figures(worth: Faithfulness, image: int) -> dict[str, Any]:
     return {name: float(getattr(worth, name)[image]) for name in areas} | {
         "similarity": float(worth.similarity[-1, image]),
         "unmoved": bool(worth.alike[image]),
+        "mark": worth.verdict[image].mark,
+        "verdict": str(worth.verdict[image]),
     }
 
 

@@ -23,6 +23,9 @@ from torch_featviz.inspect import activations, summary
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.picture import Picture, Sheet
 from torch_featviz.survey import top_patches
+from torch_featviz.training import History
+from torch_featviz.training.findings import read_findings
+from torch_featviz.training.report import report as draw_report
 
 from .given import Given, device_given, given, say_device
 
@@ -66,6 +69,13 @@ def layers(arguments: Namespace) -> None:
     print(json.dumps({**table.as_dict(), "model": arguments.model}) if arguments.json else table)
 
 
+def report(arguments: Namespace) -> None:
+    """Draw how a training went, and print where that was written."""
+    folder: Path = arguments.folder
+    title = f"How {folder.resolve().name} learnt"
+    print(draw_report(History.load(folder), read_findings(folder), title=title).save(arguments.out))
+
+
 def bench(arguments: Namespace) -> None:
     """Time a capture, and print the figures."""
     arguments.random = True  # without --weights
@@ -90,6 +100,15 @@ def bench(arguments: Namespace) -> None:
         "In brackets: where the true median lies, with 95 % confidence.",
         sep="\n",
     )
+
+
+def look(on: Given) -> Picture:
+    """The answer to one image, why, and what the layers make of it."""
+    names, paths = on.names(), on.arguments.image
+    if len(names) > 1:
+        raise OptionError(f"this shows one image at a time, got {len(names)}; give --image once.")
+    on.images()  # which says what the model does not take
+    return views.look(on.model, paths[0], card=replace(on.card, name=on.name))
 
 
 def kernels(on: Given) -> Picture:

@@ -31,12 +31,13 @@ class Run(NamedTuple):
 
     command: str  # its function in `commands`
     ending: str = ""  # of the file that it writes
+    models: bool = True  # whether that is made of a model
 
     def __call__(self, arguments: argparse.Namespace) -> None:
         check(arguments, self.ending)
         commands = import_module(f"{__package__}.commands")
         command = getattr(commands, self.command)
-        if self.ending:
+        if self.ending and self.models:
             commands.write(command, arguments)
         else:
             command(arguments)
@@ -56,6 +57,10 @@ def parser() -> argparse.ArgumentParser:
     model, explaining = _model("those published, which are downloaded"), _explaining()
     image, images = _images(several=False), _images(several=True)
     first, last = _layer("the model's first convolution"), _layer("the model's last convolution")
+
+    what = "draw one page about one image: the answer, why, and what the layers make of it"
+    example = "torchvision:resnet18 --image cat.jpg"
+    _writes(_command(add, "look", what, [model, image], example), "look")
 
     what = "list the layers: name, kind, shape, parameters, compute, what they see"
     shared = [_model("none, as they do not change the table"), _figures()]
@@ -98,6 +103,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--megabytes", type=float, metavar="N", help="size of the page, at most")
     _writes(command, "atlas", ".html")
 
+    _report(add)
+
     what = "measure what capturing layers costs the model"
     example = "torchvision:squeezenet1_1 --batch 4 --layer 'features.*' --json"
     shared = [_model("none, as they do not change the cost"), _layer("all; 'features.*' is several"), _figures()]
@@ -122,12 +129,12 @@ def _command(
     return command
 
 
-def _writes(command: argparse.ArgumentParser, name: str, ending: str = ".png") -> None:
+def _writes(command: argparse.ArgumentParser, name: str, ending: str = ".png", models: bool = True) -> None:
     """Such a command writes one file."""
     command.add_argument(
         "--out", type=Path, default=Path(name + ending), metavar="FILE", help=f"what to write, a {ending} (%(default)s)"
     )
-    command.set_defaults(run=Run(name, ending))
+    command.set_defaults(run=Run(name, ending, models))
 
 
 def _demo(add: Any) -> None:
@@ -147,6 +154,19 @@ def _demo(add: Any) -> None:
     command.add_argument("--epochs", type=int, help="train so long, instead of what is enough")
     command.add_argument("--retrain", action="store_true", help="train again where an earlier run kept its network")
     command.set_defaults(run=Run("demo"))
+
+
+def _report(add: Any) -> None:
+    what = "draw how a training went, from what a Monitor wrote to a folder; needs no model"
+    command = add.add_parser(
+        "report",
+        help=what,
+        description=what[0].upper() + what[1:] + ".",
+        epilog="example:\n  featviz report runs/xo --out report.png",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("folder", type=Path, metavar="FOLDER", help="what was given as Monitor(..., to=FOLDER)")
+    _writes(command, "report", models=False)
 
 
 def _shared() -> argparse.ArgumentParser:

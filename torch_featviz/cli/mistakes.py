@@ -6,7 +6,7 @@ import os
 from argparse import Namespace
 from pathlib import Path
 
-from torch_featviz.choices import check_cmap, check_method, check_model, is_file
+from torch_featviz.choices import FIGURES, check_cmap, check_method, check_model, is_file
 from torch_featviz.errors import FileError, OptionError
 
 
@@ -34,6 +34,8 @@ def check(arguments: Namespace, ending: str = "") -> None:
         check_method(method)
     if asked.get("cmap") is not None:
         check_cmap(arguments.cmap)
+    if "folder" in asked and not (arguments.folder / FIGURES).is_file():
+        raise FileError(f"{str(arguments.folder)!r} holds no {FIGURES}; give a folder that a Monitor wrote to.")
     training = asked.get("training")
     if training is not None and not training.is_dir():
         raise FileError(f"no folder {str(training)!r}; --training takes one that a Monitor wrote to.")

@@ -17,11 +17,11 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from torch_featviz.choices import FIGURES
 from torch_featviz.errors import FileError, WeightsError
 from torch_featviz.files import write_whole
 from torch_featviz.picture import Picture, Scale
 from torch_featviz.training import Monitor
-from torch_featviz.training.history import FIGURES
 from torch_featviz.zoo import XO, TrainingCurves, card, train_xo
 from torch_featviz.zoo.fit import Around
 from torch_featviz.zoo.recipe import EPOCHS

@@ -14,12 +14,12 @@ from torch.utils.data import DataLoader
 from torch_featviz import views
 from torch_featviz.atlas import Atlas, atlas
 from torch_featviz.capture import Activations
+from torch_featviz.choices import FIGURES
 from torch_featviz.inspect import activations
 from torch_featviz.model.answer import answer_of
 from torch_featviz.model.inputs import Inputs, device_of
 from torch_featviz.picture import Picture
 from torch_featviz.survey import top_patches
-from torch_featviz.training.history import FIGURES
 from torch_featviz.zoo import XO, Evaluation, TrainingCurves, card, evaluate
 from torch_featviz.zoo.xo import CLASSES
 

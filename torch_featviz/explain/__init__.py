@@ -7,6 +7,7 @@ from .attribute import Attribution, attribute
 from .deconvnet import Projections, deconvnet, project
 from .faithfulness import Faithfulness, faithfulness
 from .reasons import Reason, Reasons, reasons
+from .verdict import Verdict
 
 __all__ = [
     "METHODS",
@@ -16,6 +17,7 @@ __all__ = [
     "Projections",
     "Reason",
     "Reasons",
+    "Verdict",
     "attack",
     "attribute",
     "deconvnet",

@@ -19,6 +19,7 @@ from torch_featviz.model.untouched import isolated
 
 from .attribute import Attribution, explain
 from .explained import Explained, chunks, rows_at_once
+from .verdict import LEAST, MARGIN, Verdict, judge
 
 UNMOVED = 0.5
 _Figure = Callable[[Tensor, Tensor], Tensor]  # of rows, and of which image each is a variant
@@ -37,6 +38,9 @@ class Faithfulness(Displayed):
         similarity: `stages b`, Spearman's correlation of the heatmap, signs kept, with that of the model whose last
             layers, then ever more of them, are randomised, in the last stage all (Adebayo et al. 2018); pixels that
             are 0 in both are left out.
+        whole: `b`, the figure of the image itself; None where it is not known.
+        scattered: `b`, that of the image with its pixels in random places, likewise.
+        span: `b`, from the lowest to the highest figure met; None of probabilities, which lie within 0 and 1.
     """
 
     deletion: Tensor
@@ -44,6 +48,45 @@ class Faithfulness(Displayed):
     random_deletion: Tensor
     random_insertion: Tensor
     similarity: Tensor
+    whole: Tensor | None = None
+    scattered: Tensor | None = None
+    span: Tensor | None = None
+
+    @property
+    def gain(self) -> Tensor:
+        """`b`, by how much each heatmap's order is better than random order, on average over both ways.
+
+        In points of probability, or in shares of the span.
+        """
+        gain = (self.insertion - self.random_insertion + self.random_deletion - self.deletion) / 2
+        return gain if self.span is None else torch.where(self.span > 0, gain / self.span, 0.0)
+
+    @property
+    def weak(self) -> Tensor:
+        """`b`, whether there is little to explain.
+
+        Then the class is below 5 %, or the image with its pixels in random places has (but for 3 %) as much of it.
+        """
+        none = torch.zeros_like(self.insertion, dtype=torch.bool)
+        if self.whole is None or self.span is not None:
+            return none
+        blind = none if self.scattered is None else self.scattered > self.whole - MARGIN
+        return (self.whole < LEAST) | blind
+
+    @property
+    def verdict(self) -> tuple[Verdict, ...]:
+        """For each heatmap whether it is better than chance.
+
+        Better needs a gain of at least 3 % of the probability (or of the span); at -3 % it is worse. It is at most no
+        better where it stays alike with random weights, or is `weak`.
+
+        Example:
+            >>> figures = [torch.tensor([value]) for value in (0.2, 0.6, 0.3, 0.4)]
+            >>> str(Faithfulness(*figures, torch.zeros(1, 1)).verdict[0])
+            '✓ better than chance'
+        """
+        alike = self.alike if len(self.similarity) else torch.zeros_like(self.weak)
+        return judge(self.gain, alike | self.weak)
 
     @property
     def alike(self) -> Tensor:
@@ -69,6 +112,7 @@ def faithfulness(
     baselines: Tensor | float | None = None,
     seed: int = 0,
     internal_batch_size: int | None = None,
+    chance: Faithfulness | None = None,
 ) -> Faithfulness:
     """Deletion, insertion and the randomisation of weights, for what `attribute` returned.
 
@@ -82,6 +126,8 @@ def faithfulness(
             Default: 0 for deletion, and the blurred image for insertion, as Petsiuk et al. have it.
         seed: of the random order and the random weights.
         internal_batch_size: as for `attribute`.
+        chance: what was found for another heatmap of the same class and images, with the same steps, baselines and
+            seed: its random orders are not measured again.
     Returns:
         The figures; where a class is explained, areas are of its probability, else of the target's figure. What the
         model's scores are is judged once, by its answer to the images themselves.
@@ -115,24 +161,40 @@ def faithfulness(
             (torch.zeros_like(images), blur(images)) if baselines is None else (_filled(images, baselines),) * 2
         )
         heat = why.heatmaps.flatten(1)
-        chance = torch.rand_like(heat)
-        areas = [
-            _area(partial(_figure, explained, why, kind), order, ends, steps=steps, rows=rows)
-            for order in (_places(heat, chance), _places(chance, chance))
-            for ends in ((images, zero), (blurred, images))
-        ]
+        random = torch.rand_like(heat)
+        figure = partial(_figure, explained, why, kind)
+        whole, empty, dim = (_figures(figure, end, rows) for end in (images, zero, blurred))
+        ways = (((images, zero), (whole, empty)), ((blurred, images), (dim, whole)))  # deletion, insertion
+        orders = [_places(heat, random)] + ([_places(random, random)] if chance is None else [])
+        curves = [_curve(figure, places, *way, steps=steps, rows=rows) for places in orders for way in ways]
+        areas = [torch.trapezoid(curve, dx=1 / steps, dim=1) for curve in curves]
+        scattered = _figures(figure, _scattered(images, random), rows) if chance is None else chance.scattered
+        if chance is not None:
+            areas += [chance.random_deletion, chance.random_insertion]
         similarity = [_alike(why, other) for other in _randomised(model, inputs, why, stages, internal_batch_size)]
-    empty = torch.zeros(0, len(images), device=images.device)
-    return Faithfulness(areas[0], areas[1], areas[2], areas[3], torch.stack(similarity) if similarity else empty)
+    span = None
+    if kind is None or kind == "figures":
+        low, high = torch.cat(curves, dim=1).aminmax(dim=1)
+        span = high - low if chance is None or chance.span is None else torch.maximum(high - low, chance.span)
+    stages_seen = torch.stack(similarity) if similarity else torch.zeros(0, len(images), device=images.device)
+    return Faithfulness(areas[0], areas[1], areas[2], areas[3], stages_seen, whole, scattered, span)
 
 
 def blur(images: Tensor) -> Tensor:
     """Images smoothed twice over about a sixth of their sides: `b c ... -> b c ...`."""
     pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[images.dim() - 3]
     half = max(1, min(images.shape[2:]) // 12)
-    for _ in range(2):
-        images = pool(images, 2 * half + 1, 1, half, count_include_pad=False)
+    for axis in [*range(images.dim() - 2)] * 2:  # a mean over squares is one over rows, then over columns
+        wide = [1] * (images.dim() - 2)
+        wide[axis] = 2 * half + 1
+        images = pool(images, wide, 1, [side // 2 for side in wide], count_include_pad=False)
     return images
+
+
+def _scattered(images: Tensor, random: Tensor) -> Tensor:
+    """The same pixels in other places, colours together."""
+    order = random.argsort(dim=1)[:, None].expand(-1, images.shape[1], -1)
+    return images.flatten(2).gather(2, order).view_as(images)
 
 
 def _filled(images: Tensor, baselines: Tensor | float) -> Tensor:
@@ -148,17 +210,26 @@ def _places(heat: Tensor, chance: Tensor) -> Tensor:
     return (places + 0.5) / heat.shape[1]
 
 
-def _area(figure: _Figure, places: Tensor, ends: tuple[Tensor, Tensor], *, steps: int, rows: int) -> Tensor:
-    """The mean figure, by the trapezoid rule, on the way from one end to the other in the order of `places`: `b`."""
-    start, end = ends
-    n, shares = len(start), torch.linspace(0, 1, steps + 1, device=start.device)
-    values = []
-    for part in chunks(n * (steps + 1), rows):
+def _figures(figure: _Figure, images: Tensor, rows: int) -> Tensor:
+    """The figure of each image: `b`."""
+    numbers = torch.arange(len(images), device=images.device)
+    return torch.cat([figure(images[part], numbers[part]) for part in chunks(len(images), rows)])
+
+
+def _curve(
+    figure: _Figure, places: Tensor, ends: tuple[Tensor, Tensor], known: tuple[Tensor, Tensor], *, steps: int, rows: int
+) -> Tensor:
+    """The figures on the way from one end to the other, where they are known, in the order of `places`: `b n`."""
+    (start, end), (first, last) = ends, known
+    n, between = len(start), steps - 1
+    shares = torch.linspace(0, 1, steps + 1, device=start.device)[1:-1]
+    values = [first.new_empty(0)]
+    for part in chunks(n * between, rows):
         flat = torch.arange(part.start, part.stop, device=start.device)
-        image, share = flat // (steps + 1), shares[flat % (steps + 1)]
+        image, share = flat // between, shares[flat % between]
         changed = (places[image] < share[:, None]).view(len(flat), 1, *start.shape[2:])
         values.append(figure(torch.where(changed, end[image], start[image]), image))
-    return torch.trapezoid(torch.cat(values).view(n, steps + 1), dx=1 / steps, dim=1)
+    return torch.cat([first[:, None], torch.cat(values).view(n, between), last[:, None]], dim=1)
 
 
 def _figure(explained: Explained, why: Attribution, kind: Kind | None, rows: Tensor, image: Tensor) -> Tensor:

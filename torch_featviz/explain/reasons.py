@@ -23,6 +23,7 @@ from torch_featviz.picture import Scale
 from .attribute import OneOrMore, attribute
 from .faithfulness import Faithfulness, faithfulness
 from .methods import LAYERED, method_of
+from .verdict import Verdict, judge
 
 _HELD = 0.995  # share of a method's values within its reach
 
@@ -52,6 +53,19 @@ class Reason(Displayed):
         return float(fitted or self.heatmaps.abs().nan_to_num(0).max())
 
     @property
+    def gain(self) -> float:
+        """By how much the heatmaps are better than random order, on average over images and classes; 0 unmeasured."""
+        return float(torch.stack([figures.gain for figures in self.worth]).mean()) if self.worth else 0.0
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What all heatmaps together are worth, by the rule of a single one; None where they were not measured."""
+        if not self.worth:
+            return None
+        weak = all(bool(figures.weak.all()) for figures in self.worth)
+        return judge(torch.tensor([self.gain], device="cpu"), torch.tensor([weak or self.unmoved], device="cpu"))[0]
+
+    @property
     def unmoved(self) -> bool:
         """Whether the heatmaps of any class stay alike when all weights are random."""
         return any(figures.unmoved for figures in self.worth)
@@ -70,6 +84,11 @@ class Reasons(Displayed):
     answer: Answer
     classes: Tensor
     methods: tuple[Reason, ...]
+
+    @property
+    def ranked(self) -> tuple[Reason, ...]:
+        """The methods in the order of their verdicts, best first, and of their gain; as asked for if unmeasured."""
+        return tuple(sorted(self.methods, key=lambda reason: (-(reason.verdict or 0), -reason.gain)))
 
     @property
     def probabilities(self) -> Tensor:
@@ -124,6 +143,7 @@ def reasons(
     baselines: Tensor | float | None = None,
     options: Mapping[str, Mapping[str, object]] | None = None,
     faithful: bool = True,
+    steps: int = 16,
     additional_forward_args: Any = None,
     keywords: Mapping[str, Any] | None = None,
     progress: bool = False,
@@ -142,6 +162,7 @@ def reasons(
             tensor that can be expanded to the images; default as in `attribute` and `faithfulness`.
         options: for each method by its name, as `attribute` takes them.
         faithful: measure each heatmap.
+        steps: of the measure, as for `faithfulness`.
         additional_forward_args: as for `attribute`.
         keywords: likewise.
         progress: show a bar.
@@ -168,14 +189,18 @@ def reasons(
     else:
         classes = _numbers(wanted).expand(len(images), -1)
     nothing = baselines.expand_as(images) if isinstance(baselines, Tensor) else baselines
-    results = []
+    results: list[Reason] = []
     for method in tqdm(methods, desc="why", disable=not progress, leave=False):
         given: dict[str, Any] = {"layer": layer if method in LAYERED else None, "answer": answer.kind, **more}
         given |= options.get(method, {})
         if nothing is not None and "baselines" in method_of(method).takes:
             given.setdefault("baselines", nothing)
         columns = [attribute(model, images, method=method, target=target, **given) for target in classes.unbind(1)]
-        worth = [faithfulness(model, images, why, stages=1, baselines=nothing) for why in columns] if faithful else []
+        worth: list[Faithfulness] = []
+        for k, why in enumerate(columns if faithful else ()):
+            chance = results[0].worth[k] if results else None  # one random order for all methods
+            measure: dict[str, Any] = {"steps": steps, "stages": 1, "baselines": nothing, "chance": chance}
+            worth.append(faithfulness(model, images, why, **measure))
         heatmaps = torch.stack([why.heatmaps for why in columns], dim=1)
         results.append(Reason(method, columns[0].layer, columns[0].where, heatmaps, tuple(worth)))
     return Reasons(answer, classes, tuple(results))

@@ -4,6 +4,7 @@ from torch_featviz.picture.color import Counts, colorize, count, reserved, rgb
 from torch_featviz.picture.legend import Legend
 from torch_featviz.picture.overlay import overlay
 from torch_featviz.picture.picture import Chart, Picture
+from torch_featviz.picture.poster import Poster
 from torch_featviz.picture.scale import KernelNormalizer, Scale, normalize
 from torch_featviz.picture.sheet import Sheet, fitting, paint
 from torch_featviz.picture.stack import Stack
@@ -17,6 +18,7 @@ __all__ = [
     "KernelNormalizer",
     "Legend",
     "Picture",
+    "Poster",
     "Scale",
     "Sheet",
     "Stack",

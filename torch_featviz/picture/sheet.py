@@ -16,7 +16,7 @@ from torch_featviz.picture.figures import as_written, make_legible
 from torch_featviz.picture.legend import Legend, blank, draw
 from torch_featviz.picture.picture import Picture
 from torch_featviz.picture.scale import Scale
-from torch_featviz.picture.text import FAINT, Pixels, line_height, put, strip
+from torch_featviz.picture.text import FAINT, INK, Pixels, line_height, put, strip
 from torch_featviz.picture.tile import enlarge, grid_columns, tile
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Sheet(Picture):
         title: one line or more, above everything.
         ncols: cells per row; default: about a square.
         labels: a text above each cell.
-        captions: a text below each cell.
+        captions: a text below each cell, of one line or more.
         inside: a text within each cell, of one line or more, in black or white, whichever reads better.
         empty: places that are left bare, by number.
         rows: a text to the left of each row.
@@ -237,7 +237,8 @@ class _Grid:
         line = line_height(_LABEL)
         self.cell = (h, w)
         self.above = line + 1 if any(sheet.labels) else 0
-        self.below = line + 1 if any(sheet.captions) else 0
+        self.below = line * max((words.count("\n") + 1 for words in sheet.captions if words), default=0)
+        self.below += 1 if self.below else 0
         self.gutter = _widest((*sheet.rows, sheet.corner))
         self.gutter += 6 if self.gutter else 0
         heading = _widest(sheet.columns)
@@ -250,7 +251,8 @@ class _Grid:
             gap = 2 if sheet.inside else 1  # cells of one value each make a table, and tables are dense
         narrowest = self.ncols % sheet.group or min(self.ncols, sheet.group)  # columns of a group
         heads = max((text.width(words, _LABEL, bold=True) for words in sheet.heads), default=-8) + 8
-        wide = max(w, _widest(sheet.labels) + 8, _widest(sheet.captions) + 8, across, -(-heads // narrowest))
+        below = _widest(line for words in sheet.captions for line in words.split("\n"))
+        wide = max(w, _widest(sheet.labels) + 8, below + 8, across, -(-heads // narrowest))
         self.place = max(h + self.above + self.below, line if sheet.rows else 0), wide
         self.step_y, self.step_x = (side + gap for side in self.place)
         groups = (self.ncols - 1) // sheet.group if sheet.group > 1 else 0
@@ -294,8 +296,10 @@ class _Grid:
             y += self.above
             page[y : y + h, x : x + w] = FRAME
             page[y + 1 : y + h - 1, x + 1 : x + w - 1] = cell
-            if self.below and self.sheet.captions[i]:
-                put(page, strip(self.sheet.captions[i], _LABEL, ink=FAINT), x, y + h + 1)
+            lines = self.sheet.captions[i].split("\n") if self.below else []
+            for n, words in enumerate(lines):
+                ink = INK if n + 1 < len(lines) else FAINT  # a verdict above what it is made of
+                put(page, strip(words, _LABEL, ink=ink), x, y + h + 1 + n * line_height(_LABEL))
             if self.sheet.inside and self.sheet.inside[i]:
                 self._write(page, self.sheet.inside[i].split("\n"), x, y)
 

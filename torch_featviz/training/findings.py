@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any, TypeAlias
 
+from torch_featviz.choices import FIGURES
 from torch_featviz.displayed import Displayed
 from torch_featviz.errors import OptionError
 
 from .account import Account
-from .history import Sample, as_plain
+from .history import Sample, as_plain, lines
 from .rules import KINDS, RULES, Memory, Rule, Seen
 from .rules.broken import first_broken
 
@@ -28,6 +31,12 @@ class Finding(Displayed):
     kind: str  # "nonfinite", "dead", ...
     names: tuple[str, ...]  # of layers or parameters
     text: str  # what, with its figure, and what to do about it
+
+
+def read_findings(folder: str | os.PathLike[str]) -> list[Finding]:
+    """What a `Monitor` found and wrote to a folder from which `History.load` reads its samples."""
+    told = (plain.get("findings", []) for _, plain in lines((Path(folder) / FIGURES).read_bytes()))
+    return [Finding(**{**each, "names": tuple(each["names"])}) for findings in told for each in findings]
 
 
 class Findings:

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from torch_featviz.choices import FIGURES
 from torch_featviz.displayed import Displayed
 from torch_featviz.errors import FileError, LayerError, OptionError
 
 from .thinned import Thinned
-
-FIGURES = "samples.jsonl"  # in a folder that a Monitor writes to, a line a sample
 
 
 @dataclass(frozen=True, repr=False)

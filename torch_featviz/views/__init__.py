@@ -9,6 +9,7 @@ from torch_featviz.views.effective_field import effective_field
 from torch_featviz.views.exemplars import exemplars
 from torch_featviz.views.images import images
 from torch_featviz.views.kernels import kernels
+from torch_featviz.views.look import look
 from torch_featviz.views.maps import feature_maps
 from torch_featviz.views.overview import overview
 from torch_featviz.views.pixels import pixels
@@ -28,6 +29,7 @@ __all__ = [
     "feature_maps",
     "images",
     "kernels",
+    "look",
     "overview",
     "pixels",
     "predictions",

@@ -7,14 +7,16 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from torch_featviz.errors import ShapeError
-from torch_featviz.explain import Faithfulness, Reason, Reasons, reasons
+from torch_featviz.explain import Faithfulness, Reason, Reasons, Verdict, reasons
 from torch_featviz.explain.attribute import OneOrMore
 from torch_featviz.explain.reasons import answered
+from torch_featviz.explain.verdict import MEANING
 from torch_featviz.model.answer import Answer, Kind
 from torch_featviz.model.inputs import as_batch
-from torch_featviz.picture import Legend, Picture, Scale, Sheet, count, number, rgb
+from torch_featviz.picture import Legend, Picture, Scale, Sheet, count, number, rgb, text
 from torch_featviz.picture.color import total_of
 from torch_featviz.picture.images import ValueRange, clipped, unit_images
 from torch_featviz.picture.legend import OF_IMAGES
@@ -23,13 +25,16 @@ from torch_featviz.zoo import ModelCard
 
 _CELLS = 64
 _SIDE = 200  # pixels, about, of a cell
+_ROWS, _WIDEST = 10, 10  # images above each other, and cells of one image beside each other
+_LONGEST = 3700  # pixels of the grid alone
+_LABEL = 11
 _UNIT, _CMAP = Scale(symmetric=True, vmin=-1, vmax=1), "RdBu_r"
-_CLASS, _LABEL = "the class explained is the one predicted", "the label explained is the most probable one"
+_CLASS, _OF_LABEL = "the class explained is the one predicted", "the label explained is the most probable one"
 _EXPLAINED: dict[Kind, str] = {
     "logits": _CLASS,
     "probabilities": _CLASS,
-    "label_logits": _LABEL,
-    "label_probabilities": _LABEL,
+    "label_logits": _OF_LABEL,
+    "label_probabilities": _OF_LABEL,
     "figures": "what is explained is the output, of several the highest",
 }
 
@@ -54,9 +59,12 @@ def attributions(
 ) -> Picture:
     """Each image with what it was taken for, and beside it what speaks for (red) and against (blue) each class.
 
+    Below each heatmap stands whether it is better than chance. Methods stand in that order, best first; a heading's
+    mark is the verdict on all heatmaps of that method.
+
     Args:
         model: any that returns a row of scores for each image; untouched.
-        images: `b c h w`, or one image `c h w`, as the model takes them, one or three channels.
+        images: `b c h w`, or one `c h w`, as the model takes them, one or three channels.
         methods: names that `attribute` knows.
         targets: the classes to explain, each for every image; default the one predicted for each.
         layer: for methods of one layer, as for `attribute`; default the map that the answer depends on. The legend
@@ -75,7 +83,7 @@ def attributions(
         keywords: what it takes by name, likewise.
         title: above everything.
     Raises:
-        ShapeError: images are not `b c h w`, more than 64 heatmaps are asked for, the model returns no row of scores
+        ShapeError: images have other axes, more than 64 heatmaps are asked for, the model returns no row of scores
             for each image, or classes are not as many.
         OptionError: no methods, an option of a method that is not asked for, no such range or card, or scores that may
             be logits or probabilities.
@@ -108,33 +116,87 @@ def attributions(
         **more,
     )
     counts, hints = clipped(units, value_range, card)
+    ranked = why.ranked
+    shares = [_shares(reason) for reason in ranked]
+    counts = total_of([counts, *(count(_UNIT(each).flatten(0, 1)[:, None]) for each in shares)])
+    grid = _Grid.of(len(images), 1 + sum(each.shape[1] for each in shares), max(images.shape[2:]))
+    units = _smaller(units, grid.factor)
+    limit = max(_SIDE, *units.shape[2:])
     columns = [_Column("", rgb(units, _CMAP), [""] * len(images))]
-    for reason in why.methods:
-        shares = _shares(reason)
-        counts = total_of([counts, count(_UNIT(shares).flatten(0, 1)[:, None])])
-        overlays = laid(units, shares, scale=_UNIT, cmap=_CMAP)
+    for reason, values in zip(ranked, shares, strict=True):
+        overlays = laid(units, _smaller(values, grid.factor), scale=_UNIT, cmap=_CMAP)
+        heading = reason.method if reason.verdict is None else f"{reason.verdict.mark} {reason.method}"
         for k in range(overlays.shape[1]):
-            heading = reason.method + (" (!)" if reason.unmoved else "")
-            heading += "" if targets is None else f": {names[int(why.classes[0, k])]}"
+            of_class = "" if targets is None else f": {names[int(why.classes[0, k])]}"
             captions = _captions(reason.worth[k]) if reason.worth else [""] * len(images)
-            columns.append(_Column(heading, overlays[:, k], captions))
-    answers = [_answer(why, i, names) for i in range(len(images))]
-    return Sheet(
-        torch.stack([column.cells for column in columns], dim=1).flatten(0, 1),
-        Legend(_UNIT, _CMAP, counts, (*_notes(why, faithful, targets is None), *hints), OF_IMAGES),
-        title=title or "What speaks for the answer (red) and against it (blue)",
-        ncols=len(columns),
-        columns=tuple(column.heading for column in columns),
-        labels=tuple(answer if k == 0 else "" for answer in answers for k in range(len(columns))),
-        captions=tuple(column.captions[i] for i in range(len(images)) for column in columns),
-        zoom=max(1, round(_SIDE / max(images.shape[2:]))),
-    )
+            columns.append(_Column(text.shorten(heading + of_class, limit, _LABEL), overlays[:, k], captions))
+    answers = [text.shorten(_answer(why, i, names), limit, _LABEL) for i in range(len(images))]
+    none = ": no heatmap is better than chance" if _none_better(why) else ""
+    title = title or f"What speaks for the answer (red) and against it (blue){none}"
+    small = (f"drawn smaller: each pixel is the mean of {grid.factor} × {grid.factor}",) if grid.factor > 1 else ()
+    notes = (*_notes(why, targets is None), *small, *hints)
+    return grid.sheet(columns, answers, Legend(_UNIT, _CMAP, counts, notes, OF_IMAGES), title)
 
 
 class _Column(NamedTuple):
     heading: str
     cells: Tensor
     captions: list[str]
+
+
+class _Grid(NamedTuple):
+    """How many images stand beside each other, and how far their pixels are joined, so that no side is too long.
+
+    Where one image has more heatmaps than a row can hold, they fill rows of their own, each with its heading above it.
+    """
+
+    images: int
+    columns: int
+    across: int
+    factor: int
+
+    @classmethod
+    def of(cls, images: int, columns: int, side: int) -> _Grid:
+        across = -(-images // _ROWS) if columns <= _WIDEST else 1
+        rows = -(-images // across) * -(-columns // _WIDEST)
+        factor = 1
+        while max(min(columns, _WIDEST) * across * (side // factor + 10), rows * (side // factor + 60)) > _LONGEST:
+            factor += 1
+        return cls(images, columns, across, factor)
+
+    def sheet(self, columns: Sequence[_Column], answers: Sequence[str], legend: Legend, title: str) -> Sheet:
+        cells = torch.stack([column.cells for column in columns], dim=1)
+        captions = [[column.captions[i] for column in columns] for i in range(self.images)]
+        wide = self.columns > _WIDEST
+        labels = [[each, *(column.heading if wide else "" for column in columns[1:])] for each in answers]
+        places = -(-self.columns // _WIDEST) * _WIDEST if wide else self.columns
+        bare = places - self.columns
+        cells = F.pad(cells, (0, 0, 0, 0, 0, 0, 0, bare))
+        return Sheet(
+            cells.flatten(0, 1),
+            legend,
+            title=title,
+            ncols=_WIDEST if wide else places * self.across,
+            columns=() if wide else tuple(column.heading for column in columns),
+            labels=tuple(words for row in labels for words in (*row, *[""] * bare)),
+            captions=tuple(words for row in captions for words in (*row, *[""] * bare)),
+            group=places if self.across > 1 else 1,
+            zoom=max(1, round(_SIDE / max(cells.shape[3:]))),
+            empty=frozenset(i * places + k for i in range(self.images) for k in range(self.columns, places)),
+        )
+
+
+def _smaller(maps: Tensor, factor: int) -> Tensor:
+    """The mean of so many pixels along each axis."""
+    if factor == 1:
+        return maps
+    return F.avg_pool2d(maps, factor, ceil_mode=True, count_include_pad=False)
+
+
+def _none_better(why: Reasons) -> bool:
+    """Whether all heatmaps were measured, and none is better than chance."""
+    verdicts = [verdict for reason in why.methods for worth in reason.worth for verdict in worth.verdict]
+    return bool(verdicts) and max(verdicts) < Verdict.BETTER
 
 
 def _names(known: Answer, classes: Sequence[str], published: Sequence[str]) -> tuple[str, ...]:
@@ -161,24 +223,28 @@ def _answer(why: Reasons, image: int, names: Sequence[str]) -> str:
 
 def _captions(worth: Faithfulness) -> list[str]:
     columns = (worth.insertion, worth.random_insertion, worth.deletion, worth.random_deletion)
-    rows = zip(*(column.tolist() for column in columns), strict=True)
-    return [f"ins {a:.2f} ({b:.2f}), del {c:.2f} ({d:.2f})" for a, b, c, d in rows]
+    rows = zip(worth.verdict, *(column.tolist() for column in columns), strict=True)
+    return [f"{verdict}\nins {a:.2f} ({b:.2f}), del {c:.2f} ({d:.2f})" for verdict, a, b, c, d in rows]
 
 
-def _notes(why: Reasons, faithful: bool, predicted: bool) -> tuple[str, ...]:
+def _notes(why: Reasons, predicted: bool) -> tuple[str, ...]:
     looked_at = sorted({f"{reason.method}: {reason.where}" for reason in why.methods if reason.where})
     notes = [
+        *(["no heatmap on this sheet is better than chance"] if _none_better(why) else []),
         *([f"layer looked at, {'; '.join(looked_at)}"] if looked_at else []),
         "in shares of each method's own range, which is the same for all images and classes and holds 99.5 % of its "
         "values; what is beyond is drawn as ±1",
         *([_EXPLAINED[why.answer.kind]] if predicted else []),
     ]
-    if faithful:
+    if why.methods[0].worth:
         what = "figure" if why.answer.kind == "figures" else "class's probability"
+        notes.append(MEANING)
         notes.append(
             f"ins, del: area under the {what} while pixels are put in or taken out, most important first; "
             "in brackets in random order. A good map has a high ins and a low del"
         )
+        if len(why.methods) > 1:
+            notes.append("methods stand in the order of their verdicts, best first, and then of the mean difference")
     if unmoved := sorted(reason.method for reason in why.methods if reason.unmoved):
-        notes.append(f"(!) {', '.join(unmoved)}: hardly changes when all weights are made random; do not trust it")
+        notes.append(f"{', '.join(unmoved)}: hardly changes when all weights are made random; do not trust it")
     return tuple(notes)

@@ -1,6 +1,13 @@
 // Why: heatmaps by method and class, and one of them large over the image.
 
 const EMPTY = "All values are 0: by this method, nothing in the image speaks for or against this answer.";
+const MEANINGS = {
+  "✓": "Its figures are better than those of a random order by more than random orders differ among themselves.",
+  "=": "Its figures are about those of a random order; or the answer owes little to what is seen, or the map little to the weights.",
+  "✗": "Its figures are worse than those of a random order: do not trust it.",
+};
+const SMALLEST = 84; // pixels of a heatmap in the table
+const LARGEST = 280;
 const LINES = [0.5, 0.75]; // of the end of the scale
 
 const reasons = () => DATA.why.filter(({ image }) => image === Number(state.image));
@@ -37,18 +44,31 @@ async function renderWhy() {
 
 function fillReasons(methods, classes, here, chosen) {
   if (!here.length) return $("why-grid").replaceChildren(h("caption", {}, "No heatmap was made for this image."));
+  const size = reasonSize(methods.length, classes.length);
   const head = h("tr", {}, h("td"), ...classes.map((each) => h("th", { scope: "col" }, named(each.name), each.probability === null ? "" : h("span", { class: "quiet" }, ` ${percent(each.probability)}`))));
   const rows = methods.map(({ method, title }) => {
     const cells = classes.map((each) => here.find((one) => one.method === method && one.class === each.class));
-    return h("tr", {}, h("th", { scope: "row" }, title), ...cells.map((each) => h("td", {}, each ? reasonCell(each, each === chosen) : "–")));
+    return h("tr", {}, h("th", { scope: "row" }, title), ...cells.map((each) => h("td", {}, each ? reasonCell(each, each === chosen, size) : "–")));
   });
   const focused = document.activeElement?.closest("#why-grid") !== null && document.activeElement;
-  $("why-grid").replaceChildren(h("thead", {}, head), h("tbody", {}, ...rows));
+  const none = here.every((each) => each.faithfulness && each.faithfulness.mark !== "✓");
+  const caption = none ? [h("caption", { class: "mark" }, "No heatmap of this image is better than chance.")] : [];
+  $("why-grid").replaceChildren(...caption, h("thead", {}, head), h("tbody", {}, ...rows));
   if (focused) $("why-grid").querySelector('[aria-pressed="true"]')?.focus({ preventScroll: true });
 }
 
-function reasonCell(entry, chosen) {
-  const { frame, box, size } = framed(entry.image, 84);
+/** Pixels of a heatmap in the table: as large as the page is wide, while all methods can be seen at once. */
+function reasonSize(methods, classes) {
+  const wide = ($("main").clientWidth - 220) / classes - 36;
+  const high = (window.innerHeight * 0.6) / methods - 48;
+  const room = Math.round(Math.max(SMALLEST, Math.min(LARGEST, wide, high)));
+  const { height, width } = DATA.images[Number(state.image)].picture;
+  const whole = Math.max(height, width); // rather a little larger than half as large
+  return whole > room && whole < 1.6 * room ? whole : room;
+}
+
+function reasonCell(entry, chosen, side) {
+  const { frame, box, size } = framed(entry.image, side);
   const canvas = h("canvas", { class: "over" });
   resize(canvas, ...size);
   canvas.style.opacity = state.alpha;
@@ -56,10 +76,11 @@ function reasonCell(entry, chosen) {
   afterwards(async () => (ready = await numbers(entry.blob, entry.exponent)));
   whenSeen(frame, async () => paint(canvas, ready ?? (await numbers(entry.blob, entry.exponent)), entry, entry.scale));
   box.replaceWith(canvas);
-  const mark = entry.faithfulness?.unmoved ? "shows the image, not the model" : null;
-  const label = `${entry.title} for ${entry.name}${mark ? `: ${mark}` : ""}`;
+  const verdict = entry.faithfulness?.verdict;
+  const label = `${entry.title} for ${entry.name}${verdict ? `: ${verdict}` : ""}`;
   const choose = () => go({ method: entry.method, class: String(entry.class) });
-  return h("button", { type: "button", class: "reason surround", "aria-label": label, title: mark, "aria-pressed": String(chosen), onclick: choose }, frame, mark ? h("span", { class: "unmoved" }, "(!)") : null);
+  const words = verdict ? h("span", { class: "verdict" }, verdict) : null;
+  return h("button", { type: "button", class: "reason surround", "aria-label": label, "aria-pressed": String(chosen), onclick: choose }, frame, words);
 }
 
 function reasonStage(entry, values) {
@@ -145,5 +166,6 @@ function faithfulnessWords(given) {
     rows.push([`likeness ${two(real(given.similarity))}`, `How much the heatmap is like the one of the same model with random weights; 1 is the same, and then it shows the image, not what was learnt.`]);
   const list = h("dl", { class: "says" });
   describe(list, rows);
-  return [h("h3", {}, "How faithful it is"), list];
+  const verdict = h("p", { class: "verdict" }, h("b", {}, given.verdict), h("span", {}, MEANINGS[given.mark]));
+  return [h("h3", {}, "How faithful it is"), verdict, list];
 }

@@ -10,10 +10,11 @@ from pathlib import Path
 from urllib.parse import quote
 from weakref import WeakValueDictionary
 
+from torch_featviz.choices import FIGURES
 from torch_featviz.errors import FileError
 from torch_featviz.files import write_whole
 from torch_featviz.training.frames import KINDS
-from torch_featviz.training.history import FIGURES, lines
+from torch_featviz.training.history import lines
 
 from .sink import Record
 

@@ -1,0 +1,160 @@
+"""The verdict is what the figures say, judged by plain numbers here."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from torch_featviz.explain import Faithfulness, Verdict, attribute, faithfulness, reasons
+
+shares = st.floats(0, 1, width=32)
+figures = st.fixed_dictionaries(
+    dict.fromkeys(("deletion", "insertion", "random_deletion", "random_insertion", "whole", "scattered"), shares)
+    | {"similarity": st.floats(-1, 1, width=32)}
+)
+
+
+def worth_of(given):
+    similarity = torch.tensor([[given["similarity"]]])
+    rest = {name: torch.tensor([value]) for name, value in given.items() if name != "similarity"}
+    return Faithfulness(**rest, similarity=similarity)
+
+
+def by_hand(given):
+    put_in = given["insertion"] - given["random_insertion"]
+    taken_out = given["random_deletion"] - given["deletion"]
+    gain = (put_in + taken_out) / 2
+    if gain <= -0.03:
+        return "✗ worse than chance"
+    explains = given["whole"] >= 0.05 and given["scattered"] <= given["whole"] - 0.03 and given["similarity"] <= 0.5
+    return "✓ better than chance" if gain >= 0.03 and explains else "= no better than chance"
+
+
+def near_an_edge(given):
+    gain = (given["insertion"] - given["random_insertion"] + given["random_deletion"] - given["deletion"]) / 2
+    return (
+        abs(abs(gain) - 0.03) < 1e-6
+        or abs(given["whole"] - 0.05) < 1e-6
+        or abs(given["whole"] - given["scattered"] - 0.03) < 1e-6
+    )
+
+
+@given(figures)
+def test_it_agrees_with_the_figures(given):
+    if not near_an_edge(given):
+        assert [str(verdict) for verdict in worth_of(given).verdict] == [by_hand(given)]
+
+
+@given(figures, shares)
+def test_better_figures_never_make_it_worse(given, by):
+    verdict = worth_of(given).verdict[0]
+    for change in (
+        {"insertion": given["insertion"] + by},
+        {"deletion": given["deletion"] - by},
+        {"random_insertion": given["random_insertion"] - by},
+        {"random_deletion": given["random_deletion"] + by},
+    ):
+        assert worth_of({**given, **change}).verdict[0] >= verdict
+
+
+@given(figures, st.floats(0.625, 1, width=32))
+def test_a_map_that_ignores_the_weights_is_never_better(given, similarity):
+    assert worth_of({**given, "similarity": similarity}).verdict[0] <= Verdict.NO_BETTER
+
+
+def test_figures_that_are_none_are_no_better():
+    nan = dict.fromkeys(
+        ("deletion", "insertion", "random_deletion", "random_insertion", "whole", "scattered", "similarity"), math.nan
+    )
+    assert worth_of(nan).verdict == (Verdict.NO_BETTER,)
+
+
+class Corner(nn.Module):
+    """The first class is seen in one corner."""
+
+    def forward(self, x):
+        score = 4 * x[:, :, :2, :2].sum((1, 2, 3))
+        return torch.stack([score - 10, -score], dim=1)
+
+
+def cornered():
+    """Bright in that corner, and dark elsewhere."""
+    images = torch.rand(2, 1, 12, 12) * 0.1
+    images[:, :, :2, :2] += 1
+    return images
+
+
+def test_a_true_map_is_better_and_its_negative_is_worse():
+    images = cornered()
+    true = attribute(Corner(), images, target=0, method="input_x_gradient")
+    found = faithfulness(Corner(), images, true, stages=0, baselines=0.0)
+    assert found.verdict == (Verdict.BETTER,) * 2
+    true.heatmaps.neg_()
+    assert faithfulness(Corner(), images, true, stages=0, baselines=0.0).verdict == (Verdict.WORSE,) * 2
+
+
+def test_a_class_that_does_not_depend_on_what_is_seen_is_not_explained():
+    class Mean(nn.Module):
+        def forward(self, x):
+            return torch.stack([8 * x.mean((1, 2, 3)), torch.zeros(len(x))], dim=1)
+
+    images = cornered()
+    why = attribute(Mean(), images, target=0, method="input_x_gradient")
+    found = faithfulness(Mean(), images, why, stages=0, baselines=0.0)
+    torch.testing.assert_close(found.scattered, found.whole)
+    assert bool((found.gain > 0.03).all())
+    assert found.verdict == (Verdict.NO_BETTER,) * 2
+
+
+def test_a_figure_is_judged_in_shares_of_its_span():
+    images = cornered()
+    verdicts = []
+    for size in (1e-3, 1e3):
+        why = attribute(Corner(), images, target=lambda out, s=size: s * out[:, 0], method="saliency")
+        found = faithfulness(Corner(), images, why, stages=0, baselines=0.0)
+        low, high = (size * Corner()(x)[:, 0] for x in (torch.zeros_like(images), images))
+        torch.testing.assert_close(found.span, high - low)
+        verdicts.append(found.verdict)
+    assert verdicts == [(Verdict.BETTER,) * 2] * 2
+
+
+def test_random_order_is_measured_once_for_all_methods():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)).eval()
+    images, rows = torch.rand(2, 1, 6, 6), []
+    first = faithfulness(net, images, attribute(net, images, target=1, method="saliency"), steps=4)
+    other = attribute(net, images, target=1, method="gradcam")
+    net[0].register_forward_hook(lambda _module, given, _output: rows.append(len(given[0])))
+    counts = []
+    for chance in (None, first):
+        rows.clear()
+        found = faithfulness(net, images, other, steps=4, chance=chance)
+        torch.testing.assert_close(found.random_deletion, first.random_deletion)
+        torch.testing.assert_close(found.random_insertion, first.random_insertion)
+        counts.append(sum(rows))
+    assert counts[0] - counts[1] == (2 * 3 + 1) * len(images), "two ways of three steps, and one scattered"
+
+
+def test_methods_are_ranked_by_verdict_and_then_by_gain():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Identity(), nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).eval()
+    why = reasons(net, torch.rand(2, 1, 6, 6), ["saliency", "gradcam", "occlusion", "input_x_gradient"])
+    ranked = [(reason.verdict, reason.gain) for reason in why.ranked]
+    assert ranked == sorted(ranked, reverse=True)
+    assert {reason.method for reason in why.ranked} == {reason.method for reason in why.methods}
+    unmeasured = reasons(net, torch.rand(2, 1, 6, 6), ["saliency", "gradcam"], faithful=False)
+    assert unmeasured.ranked == unmeasured.methods
+    assert unmeasured.methods[0].verdict is None
+
+
+@pytest.mark.parametrize("verdict", Verdict)
+def test_marks_are_letters_of_the_face(verdict):
+    from fontTools.ttLib import TTFont
+
+    from torch_featviz.picture import text
+
+    for bold in (False, True):
+        assert ord(verdict.mark) in TTFont(text.font(12, bold).path).getBestCmap()

@@ -1,0 +1,245 @@
+"""A first look at a classifier: its answer to one image, why, and what its layers make of it, on one page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from torch_featviz.errors import FeatvizError, LayerError, OptionError, ShapeError
+from torch_featviz.explain import Reason, Reasons, Verdict, reasons
+from torch_featviz.explain.reasons import answered
+from torch_featviz.inspect.layer import Layer
+from torch_featviz.inspect.walk import walk
+from torch_featviz.model.answer import Answer, Kind
+from torch_featviz.model.inputs import Inputs, as_batch, placement
+from torch_featviz.picture import Legend, Picture, Scale, Sheet, count, number, rgb, text
+from torch_featviz.picture.images import ValueRange, clipped, unit_images
+from torch_featviz.picture.legend import OF_IMAGES
+from torch_featviz.picture.overlay import laid
+from torch_featviz.picture.poster import Poster
+from torch_featviz.views.maps import feature_maps
+from torch_featviz.zoo import ModelCard
+
+METHODS = ("gradcam", "integrated_gradients")
+_IN_WORDS = {"gradcam": "Grad-CAM", "integrated_gradients": "integrated gradients"}
+_STEPS, _WAY = 6, 8  # of the measure, and of integrated gradients
+_BEST, _STAGES = 5, ("Early", "Middle", "Late")
+_SIDE, _MAP, _NAME = 400, 140, 320  # pixels, about: of the image, of a map, of a name
+_ROW, _FEWEST, _MOST = 1250, 8, 12  # pixels of a row of maps, and how many it holds
+_UNIT, _CMAP = Scale(symmetric=True, vmin=-1, vmax=1), "RdBu_r"
+_BAR, _TRACK = (69, 98, 138), (232, 232, 232)
+_SAYS = {
+    Verdict.BETTER: "Hiding what is red changes the answer more than hiding random pixels, and showing it brings the "
+    "answer back sooner.",
+    Verdict.NO_BETTER: "Random pixels tell as much about this answer: do not read anything into the colours.",
+    Verdict.WORSE: "Random pixels tell more about this answer: do not read anything into the colours.",
+}
+
+
+def look(
+    model: nn.Module,
+    image: Tensor | Image.Image | str | Path,
+    *,
+    card: ModelCard | None = None,
+    classes: Sequence[str] = (),
+    value_range: ValueRange | None = None,
+    answer: Kind | None = None,
+    title: str = "",
+) -> Picture:
+    """What a classifier says of one image, the best heatmap with its verdict, and the strongest maps of three stages.
+
+    A first look that takes fewer than 80 forwards of the image. Grad-CAM and integrated gradients are measured, and the
+    better one is shown: over the image, with whether it is better than chance. What a model does not have (maps, a
+    gradient) is left out, and the page says so.
+
+    Args:
+        model: any that returns a row of scores for an image; untouched.
+        image: a file or a Pillow image, with `card`; or a tensor `c h w` or `1 c h w`, as the model takes it.
+        card: of the model: it brings a file to what the model takes, and names the classes.
+        classes: names, in the order of the outputs; default the card's.
+        value_range: what the values of a tensor mean, as for `attributions`; default the card's, or `"unit"`.
+        answer: what the model's scores are, as for `attribute`.
+        title: above everything; default the model and its answer.
+    Raises:
+        OptionError: a file or Pillow image without a card, no such range, or scores that nobody can tell.
+        ShapeError: more than one image, one that the model does not take, or other axes.
+        FileError: there is no such file, or it is no image.
+        DtypeError, DeviceError: as `attribute`.
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 2))
+        >>> look(net, torch.rand(3, 8, 8), classes=["cat", "dog"]).numpy().shape[2]
+        3
+    """
+    x = _as_taken(model, image, card)
+    units = unit_images(x, value_range, card)
+    published = () if card is None else card.classes
+    said = card.answer if answer is None and card is not None else answer
+    known = answered(model, x, said=said, named=bool(classes or published))
+    names = known.names(classes or (published if len(published) == known.values.shape[1] else ()))
+    why, no_why = _why(model, x, known)
+    stages, no_stages = _stages(model, x)
+    counts, hints = clipped(units, value_range, card)
+    side = min(1.0, _SIDE / max(x.shape[2:]))
+    photo = Sheet(
+        rgb(_reduced(units, side)),
+        Legend(counts=counts, notes=hints, bounds=OF_IMAGES),
+        title="What it is shown",
+        zoom=max(1, round(_SIDE / max(x.shape[2:]))),
+    )
+    top = [photo, *([] if why is None else [_heatmap(units, why, names, side)]), _answer(known, names)]
+    rows = [tuple(top), *((_maps(word, layer),) for word, layer in zip(_words(len(stages)), stages, strict=True))]
+    best = int(known.values[0].argmax())
+    name = type(model).__name__ if card is None else card.name
+    return Poster(
+        tuple(rows),
+        title=title or f"{name} says: {text.shorten(names[best], 2 * _NAME, 24, bold=True)}, {_value(known, best)}",
+        subtitle=". ".join(note for note in (no_why, no_stages) if note),
+        head="Where to go on",
+        words=_onwards(known, stages, card),
+    )
+
+
+def _as_taken(model: nn.Module, image: Tensor | Image.Image | str | Path, card: ModelCard | None) -> Tensor:
+    """The image `1 c h w` as the model takes it, where the model is."""
+    if isinstance(image, (Image.Image, str, Path)):
+        if card is None:
+            kind = "Pillow image" if isinstance(image, Image.Image) else f"file {str(image)!r}"
+            raise OptionError(
+                f"a {kind} needs card=, which says how the model takes it (size, mean, std); or give a tensor "
+                "'c h w' that is ready for the model."
+            )
+        return card.preprocess(image)[:1].to(**placement(model))
+    x = as_batch(image)
+    if len(x) != 1:
+        raise ShapeError(f"image must be one, 'c h w' or '1 c h w', got shape {tuple(x.shape)}; take image[:1].")
+    return x
+
+
+def _why(model: nn.Module, x: Tensor, known: Answer) -> tuple[Reasons | None, str]:
+    """The heatmaps measured; and in words what could not be made."""
+    left_out = ""
+    for methods in (METHODS, METHODS[1:]):
+        options = {"integrated_gradients": {"n_steps": _WAY}}
+        try:
+            return reasons(model, x, methods, answer=known, options=options, steps=_STEPS), left_out
+        except LayerError:
+            left_out = "Grad-CAM is left out: the answer depends on no map of this model"
+        except FeatvizError as error:
+            return None, f"Heatmaps are left out: {error}".rstrip(".")
+    return None, "Heatmaps are left out: no gradient leads to this model's answer"
+
+
+def _heatmap(units: Tensor, why: Reasons, names: Sequence[str], side: float) -> Sheet:
+    """The best one over the image."""
+    best = why.ranked[0]
+    verdict = best.verdict or Verdict.NO_BETTER
+    shares = (best.heatmaps / (best.reach or 1.0)).clamp(-1, 1)
+    cells = laid(_reduced(units, side), _reduced(shares, side), scale=_UNIT, cmap=_CMAP)[:, 0]
+    name = text.shorten(names[int(why.classes[0, 0])], _NAME, 12)
+    others = [f"{_in_words(each)}: {each.verdict}" for each in why.ranked[1:]]
+    return Sheet(
+        cells,
+        Legend(
+            _UNIT,
+            _CMAP,
+            count(_UNIT(shares).flatten(0, 1)[:, None]),
+            (f"{_in_words(best)}: red speaks for {name}, blue against it", _SAYS[verdict], *others),
+            OF_IMAGES,
+        ),
+        title=f"Why: {verdict}" if verdict is Verdict.BETTER else "Why: no heatmap is better than chance",
+        captions=(f"{verdict}\n{_figures(best)}",),
+        zoom=max(1, round(_SIDE / max(units.shape[2:]))),
+    )
+
+
+def _in_words(reason: Reason) -> str:
+    return _IN_WORDS[reason.method] + (f" at {reason.where}" if reason.where else "")
+
+
+def _figures(reason: Reason) -> str:
+    worth = reason.worth[0]
+    areas = (worth.insertion, worth.random_insertion, worth.deletion, worth.random_deletion)
+    return "insertion {:.2f} (random {:.2f}), deletion {:.2f} (random {:.2f})".format(*(float(each) for each in areas))
+
+
+def _answer(known: Answer, names: Sequence[str]) -> Sheet:
+    """The likeliest classes, each with a bar."""
+    values = known.values[0]
+    best = values.argsort(descending=True)[:_BEST].tolist()
+    ends = values.abs().max().clamp(min=1e-12) if known.kind == "figures" else values.new_ones(())
+    bars = torch.tensor(_TRACK, dtype=torch.uint8, device="cpu")[None, :, None, None].repeat(len(best), 1, 14, _NAME)
+    for bar, k in zip(bars, best, strict=True):
+        share = float((values[k].abs() / ends).nan_to_num(0))
+        bar[:, :, : round(share * _NAME)] = torch.tensor(_BAR, dtype=torch.uint8, device="cpu")[:, None, None]
+    labels = []
+    for k in best:
+        value = _value(known, k)
+        labels.append(f"{text.shorten(names[k], _NAME - text.width(value, 11) - 16, 11)}  {value}")
+    what = "What it returns" if known.kind == "figures" else "What it answers"
+    return Sheet(bars, Legend(), title=what, labels=tuple(labels), ncols=1, zoom=1)
+
+
+def _value(known: Answer, k: int) -> str:
+    value = float(known.values[0, k])
+    return number(value) if known.kind == "figures" else f"{100 * value:.1f} %"
+
+
+def _stages(model: nn.Module, x: Tensor) -> tuple[list[Layer], str]:
+    """An early, a middle and a late layer with maps, where there are such: the last of its size, if sizes tell."""
+    try:
+        calls = walk(model, Inputs(x)).layers[1:]
+    except LayerError as error:
+        return [], f"Maps are left out: {error}".rstrip(".")
+    maps = [call for call in calls if call.maps is not None and call.channels > 1 and min(call.maps.shape[2:]) > 1]
+    maps = [call for call in maps if call.module is not None] or maps
+    if not maps:
+        return [], "Maps are left out: no layer of this model returns any"
+    ends = list({call.maps.shape[2:]: call for call in maps if call.maps is not None}.values())
+    stages = sorted(ends, key=lambda call: call.order) if len(ends) >= len(_STAGES) else maps
+    chosen = (stages[0], stages[(len(stages) - 1) // 2], stages[-1])
+    return list({call.name: call for call in chosen}.values()), ""
+
+
+def _words(stages: int) -> tuple[str, ...]:
+    return {1: _STAGES[:1], 2: (_STAGES[0], _STAGES[2])}.get(stages, _STAGES)[:stages]
+
+
+def _maps(word: str, layer: Layer) -> Picture:
+    """The strongest maps of one layer."""
+    assert layer.maps is not None
+    maps = layer.maps[0]
+    share = min(1.0, _MAP / max(maps.shape[1:]))
+    drawn = _reduced(maps[None], share)[0]
+    zoom = max(1, round(_MAP / max(drawn.shape[1:])))
+    room = max(_FEWEST, min(_MOST, _ROW // (zoom * drawn.shape[2] + 7)))
+    shown = min(room, len(maps))
+    size = " × ".join(map(str, maps.shape[1:]))
+    sees = "" if layer.field is None else f", each value sees {' × '.join(map(str, layer.field.size))} pixels"
+    title = f"{word}: the {shown} strongest of {len(maps)} maps of {layer.name}, {size}{sees}"
+    sheet = feature_maps(drawn, top=shown, ncols=room, title=title)
+    return replace(sheet, zoom=zoom) if isinstance(sheet, Sheet) else sheet
+
+
+def _reduced(maps: Tensor, share: float) -> Tensor:
+    """Large ones at about this share of their size: means of whole numbers of pixels."""
+    factor = max(1, round(1 / share))
+    return maps if factor == 1 else F.avg_pool2d(maps, factor, ceil_mode=True, count_include_pad=False)
+
+
+def _onwards(known: Answer, stages: Sequence[Layer], card: ModelCard | None) -> tuple[str, ...]:
+    """Calls that show more, with the names filled in; `x` is the image as the model takes it."""
+    by_card = "" if card is None else ", card=card"
+    two = known.values[0].argsort(descending=True)[:2].tolist()
+    methods = '["gradcam", "occlusion"]' if stages else '["integrated_gradients", "occlusion"]'
+    lines = [f"Why this, and not the next?  fv.attributions(model, x, methods={methods}, targets={two}{by_card})"]
+    if stages:
+        middle = stages[(len(stages) - 1) // 2].layer
+        lines.append(f'What excites a channel?  fv.exemplars(fv.top_patches(model, loader, "{middle}"){by_card})')
+    lines.append(f'The whole network, layer by layer:  fv.atlas(model, x{by_card}).save("atlas.html")')
+    return tuple(lines)
