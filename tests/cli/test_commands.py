@@ -15,7 +15,7 @@ from torch_featviz.bench import Added, Overhead, Ratio
 from torch_featviz.cli import commands
 from torch_featviz.cli.given import device_given
 from torch_featviz.demo import made
-from torch_featviz.demo.sheets import drawings
+from torch_featviz.demo.sheets import Learnt, _why, drawings
 from torch_featviz.inspect import summary
 from torch_featviz.picture import Sheet
 from torch_featviz.training.findings import read_findings
@@ -477,3 +477,12 @@ def test_the_findings_of_a_report_are_those_that_were_written(tmp_path):
     )
     (found,) = read_findings(tmp_path)
     assert (found.step, found.kind, found.names, found.text) == (3, "dead", ("a", "b"), "so")
+
+
+def test_no_sheet_of_the_demo_begins_with_a_method_that_is_worse():
+    torch.manual_seed(0)
+    curves = TrainingCurves((0.7,), (0.5,), (0.7,), (0.5,), (0.1,))
+    why = _why(Learnt(card("xo_deep").build().eval(), curves, 0))
+    marks = [heading[0] for heading in why.columns[1:]]
+    assert marks == sorted(marks, key="✓=✗".index)
+    assert marks[0] != "✗"
