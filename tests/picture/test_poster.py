@@ -48,3 +48,12 @@ def test_every_way_out():
 def test_an_empty_page():
     with pytest.raises(ShapeError, match="a poster needs a picture at least, got none"):
         Poster(((), ()))
+
+
+def test_each_line_of_a_caption_is_shortened_by_itself():
+    drawn = [
+        Sheet(torch.zeros(1, 3, 40, 40, dtype=torch.uint8), captions=(words,)).numpy()
+        for words in ("first line\n" + "figures " * 6, "first line\n" + "figures " * 200)
+    ]
+    assert all(each.shape[1] < 400 for each in drawn)
+    assert np.array_equal(drawn[0][60:126, 16:80], drawn[1][60:126, 16:80]), "the first line is whole"

@@ -316,7 +316,7 @@ class _Grid:
 
 
 def _short(words: str) -> str:
-    return text.shorten(words, _LONGEST, _LABEL)
+    return "\n".join(text.shorten(line, _LONGEST, _LABEL) for line in words.split("\n"))
 
 
 def _widest(words: Iterable[str]) -> int:
