@@ -41,7 +41,7 @@ fv.images(images[1], labels[1:2], classes=CLASSES)
 # %%
 # **Mean and standard deviation of each channel**, in one pass.
 
-mean, std = fv.channel_stats(TensorDataset(images, labels))
+mean, std = (values.float() for values in fv.channel_stats(TensorDataset(images, labels)))
 print(mean, std)
 
 # %%

@@ -71,7 +71,7 @@ fv.overview(model, cross[None])
 # **Networks side by side**: accuracy, time and parameters.
 
 deep = fv.zoo.card("xo_deep").build()
-fit(deep, DataLoader(train, 20, shuffle=True), epochs=2, progress=False)
+fit(deep, DataLoader(train, 20, shuffle=True), epochs=1, progress=False)
 fv.compare({"xo": model, "xo_deep": deep}, DataLoader(test, 50))
 
 # %%
