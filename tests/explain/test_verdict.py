@@ -1,6 +1,7 @@
 """The verdict is what the figures say, judged by plain numbers here."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from torch_featviz.explain import Faithfulness, Verdict, attribute, faithfulness, reasons
+from torch_featviz.explain import Faithfulness, Reason, Verdict, attribute, faithfulness, reasons
 
 shares = st.floats(0, 1, width=32)
 figures = st.fixed_dictionaries(
     dict.fromkeys(("deletion", "insertion", "random_deletion", "random_insertion", "whole", "scattered"), shares)
-    | {"similarity": st.floats(-1, 1, width=32)}
+    | {"similarity": st.floats(-1, 1, width=32), "deviation": st.just(0.0) | st.floats(0, 0.125, width=32)}
 )
 
 
@@ -27,16 +28,17 @@ def by_hand(given):
     put_in = given["insertion"] - given["random_insertion"]
     taken_out = given["random_deletion"] - given["deletion"]
     gain = (put_in + taken_out) / 2
-    if gain <= -0.03:
+    margin = max(0.03, 3 * given["deviation"])
+    if gain <= -margin:
         return "✗ worse than chance"
     explains = given["whole"] >= 0.05 and given["scattered"] <= given["whole"] - 0.03 and given["similarity"] <= 0.5
-    return "✓ better than chance" if gain >= 0.03 and explains else "= no better than chance"
+    return "✓ better than chance" if gain >= margin and explains else "= no better than chance"
 
 
 def near_an_edge(given):
     gain = (given["insertion"] - given["random_insertion"] + given["random_deletion"] - given["deletion"]) / 2
     return (
-        abs(abs(gain) - 0.03) < 1e-6
+        abs(abs(gain) - max(0.03, 3 * given["deviation"])) < 1e-6
         or abs(given["whole"] - 0.05) < 1e-6
         or abs(given["whole"] - given["scattered"] - 0.03) < 1e-6
     )
@@ -66,9 +68,8 @@ def test_a_map_that_ignores_the_weights_is_never_better(given, similarity):
 
 
 def test_figures_that_are_none_are_no_better():
-    nan = dict.fromkeys(
-        ("deletion", "insertion", "random_deletion", "random_insertion", "whole", "scattered", "similarity"), math.nan
-    )
+    areas = ("deletion", "insertion", "random_deletion", "random_insertion")
+    nan = dict.fromkeys((*areas, "whole", "scattered", "similarity", "deviation"), math.nan)
     assert worth_of(nan).verdict == (Verdict.NO_BETTER,)
 
 
@@ -93,7 +94,34 @@ def test_a_true_map_is_better_and_its_negative_is_worse():
     found = faithfulness(Corner(), images, true, stages=0, baselines=0.0)
     assert found.verdict == (Verdict.BETTER,) * 2
     true.heatmaps.neg_()
-    assert faithfulness(Corner(), images, true, stages=0, baselines=0.0).verdict == (Verdict.WORSE,) * 2
+    negative = faithfulness(Corner(), images, true, stages=0, baselines=0.0)
+    assert replace(negative, deviation=None).verdict == (Verdict.WORSE,) * 2
+    assert max(negative.verdict) <= Verdict.NO_BETTER, "random orders of four pixels differ much"
+
+
+def test_noise_is_seldom_better_or_worse():
+    """Of a small image random orders differ by more than 3 %."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 2)).eval()
+    nn.init.normal_(net[1].weight, std=0.25)
+    images = torch.randn(64, 1, 8, 8)
+    noise = replace(attribute(net, images, method="saliency"), heatmaps=torch.randn(64, 8, 8))
+    found = faithfulness(net, images, noise, stages=0, baselines=0.0)
+    beyond = sum(verdict is not Verdict.NO_BETTER for verdict in found.verdict)
+    assert beyond <= 8
+    assert sum(map(bool, replace(found, deviation=None, whole=None).verdict)) > 20, "which 3 % alone do not tell"
+    true = attribute(net, images, method="input_x_gradient")
+    verdicts = faithfulness(net, images, true, stages=0, baselines=0.0, chance=found).verdict
+    assert sum(verdict is Verdict.BETTER for verdict in verdicts) > 30
+
+
+def test_a_mean_of_many_images_is_judged_by_what_their_orders_differ_together():
+    same = torch.full((16,), 0.5)
+    worth = Faithfulness(same, same, same, same, torch.zeros(1, 16), deviation=torch.full((16,), 0.08))
+    for classes in (1, 3):
+        assert Reason("saliency", "", "", torch.zeros(16, classes, 2, 2), (worth,) * classes).spread == pytest.approx(
+            0.02
+        )
 
 
 def test_a_class_that_does_not_depend_on_what_is_seen_is_not_explained():
@@ -135,7 +163,9 @@ def test_random_order_is_measured_once_for_all_methods():
         torch.testing.assert_close(found.random_deletion, first.random_deletion)
         torch.testing.assert_close(found.random_insertion, first.random_insertion)
         counts.append(sum(rows))
-    assert counts[0] - counts[1] == (2 * 3 + 1) * len(images), "two ways of three steps, and one scattered"
+    assert counts[0] - counts[1] == (2 * 3 + 1 + 4 * 2 * 2) * len(images), (
+        "two ways of three steps, one scattered, 4 coarse"
+    )
 
 
 def test_methods_are_ranked_by_verdict_and_then_by_gain():

@@ -22,6 +22,7 @@ from .explained import Explained, chunks, rows_at_once
 from .verdict import LEAST, MARGIN, Verdict, judge
 
 UNMOVED = 0.5
+_OTHERS, _COARSE = 4, 3  # random orders of which the spread is taken, and into how many parts the pixels are cut for it
 _Figure = Callable[[Tensor, Tensor], Tensor]  # of rows, and of which image each is a variant
 
 
@@ -41,6 +42,7 @@ class Faithfulness(Displayed):
         whole: `b`, the figure of the image itself; None where it is not known.
         scattered: `b`, that of the image with its pixels in random places, likewise.
         span: `b`, from the lowest to the highest figure met; None of probabilities, which lie within 0 and 1.
+        deviation: `b`, the standard deviation of random orders' mean of both areas; None where it is not known.
     """
 
     deletion: Tensor
@@ -51,6 +53,7 @@ class Faithfulness(Displayed):
     whole: Tensor | None = None
     scattered: Tensor | None = None
     span: Tensor | None = None
+    deviation: Tensor | None = None
 
     @property
     def gain(self) -> Tensor:
@@ -58,8 +61,15 @@ class Faithfulness(Displayed):
 
         In points of probability, or in shares of the span.
         """
-        gain = (self.insertion - self.random_insertion + self.random_deletion - self.deletion) / 2
-        return gain if self.span is None else torch.where(self.span > 0, gain / self.span, 0.0)
+        return self._shares((self.insertion - self.random_insertion + self.random_deletion - self.deletion) / 2)
+
+    @property
+    def spread(self) -> Tensor:
+        """`b`, by how much the gains of random orders differ, as a standard deviation; 0 where it is not known."""
+        return torch.zeros_like(self.insertion) if self.deviation is None else self._shares(self.deviation)
+
+    def _shares(self, figures: Tensor) -> Tensor:
+        return figures if self.span is None else torch.where(self.span > 0, figures / self.span, 0.0)
 
     @property
     def weak(self) -> Tensor:
@@ -77,8 +87,9 @@ class Faithfulness(Displayed):
     def verdict(self) -> tuple[Verdict, ...]:
         """For each heatmap whether it is better than chance.
 
-        Better needs a gain of at least 3 % of the probability (or of the span); at -3 % it is worse. It is at most no
-        better where it stays alike with random weights, or is `weak`.
+        Better needs a gain of at least 3 % of the probability (or of the span) and of 3 times the `spread` of random
+        orders; as much below 0 it is worse. It is at most no better where it stays alike with random weights, or is
+        `weak`.
 
         Example:
             >>> figures = [torch.tensor([value]) for value in (0.2, 0.6, 0.3, 0.4)]
@@ -86,7 +97,7 @@ class Faithfulness(Displayed):
             '✓ better than chance'
         """
         alike = self.alike if len(self.similarity) else torch.zeros_like(self.weak)
-        return judge(self.gain, alike | self.weak)
+        return judge(self.gain, alike | self.weak, self.spread)
 
     @property
     def alike(self) -> Tensor:
@@ -171,13 +182,16 @@ def faithfulness(
         scattered = _figures(figure, _scattered(images, random), rows) if chance is None else chance.scattered
         if chance is not None:
             areas += [chance.random_deletion, chance.random_insertion]
+            deviation = chance.deviation
+        else:
+            deviation = _deviation(figure, random, ways, rows=rows)
         similarity = [_alike(why, other) for other in _randomised(model, inputs, why, stages, internal_batch_size)]
     span = None
     if kind is None or kind == "figures":
         low, high = torch.cat(curves, dim=1).aminmax(dim=1)
         span = high - low if chance is None or chance.span is None else torch.maximum(high - low, chance.span)
     stages_seen = torch.stack(similarity) if similarity else torch.zeros(0, len(images), device=images.device)
-    return Faithfulness(areas[0], areas[1], areas[2], areas[3], stages_seen, whole, scattered, span)
+    return Faithfulness(areas[0], areas[1], areas[2], areas[3], stages_seen, whole, scattered, span, deviation)
 
 
 def blur(images: Tensor) -> Tensor:
@@ -230,6 +244,25 @@ def _curve(
         changed = (places[image] < share[:, None]).view(len(flat), 1, *start.shape[2:])
         values.append(figure(torch.where(changed, end[image], start[image]), image))
     return torch.cat([first[:, None], torch.cat(values).view(n, between), last[:, None]], dim=1)
+
+
+def _deviation(
+    figure: _Figure,
+    random: Tensor,
+    ways: tuple[tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]], ...],
+    *,
+    rows: int,
+) -> Tensor:
+    """By how much random orders differ in insertion less deletion, halved: `b`; told by a few coarse ones."""
+    gains = []
+    for k in range(1, _OTHERS + 1):
+        other = random.roll(k * random.shape[1] // (_OTHERS + 1), dims=1)  # as good as drawn anew
+        deletion, insertion = (
+            torch.trapezoid(_curve(figure, _places(other, random), *way, steps=_COARSE, rows=rows), dx=1 / _COARSE)
+            for way in ways
+        )
+        gains.append((insertion - deletion) / 2)
+    return torch.stack(gains).std(0)
 
 
 def _figure(explained: Explained, why: Attribution, kind: Kind | None, rows: Tensor, image: Tensor) -> Tensor:

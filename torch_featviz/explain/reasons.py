@@ -63,7 +63,17 @@ class Reason(Displayed):
         if not self.worth:
             return None
         weak = all(bool(figures.weak.all()) for figures in self.worth)
-        return judge(torch.tensor([self.gain], device="cpu"), torch.tensor([weak or self.unmoved], device="cpu"))[0]
+        gain, spread = (torch.tensor([value], device="cpu") for value in (self.gain, self.spread))
+        return judge(gain, torch.tensor([weak or self.unmoved], device="cpu"), spread)[0]
+
+    @property
+    def spread(self) -> float:
+        """By how much the mean gain of random orders differs, as a standard deviation; 0 unmeasured.
+
+        Those of several images are independent of each other, those of the classes of one image are not.
+        """
+        each = [figures.spread.square().sum().sqrt() / len(figures.spread) for figures in self.worth]
+        return float(torch.stack(each).mean()) if each else 0.0
 
     @property
     def unmoved(self) -> bool:

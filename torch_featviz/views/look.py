@@ -28,7 +28,7 @@ from torch_featviz.zoo import ModelCard
 
 METHODS = ("gradcam", "integrated_gradients")
 _IN_WORDS = {"gradcam": "Grad-CAM", "integrated_gradients": "integrated gradients"}
-_STEPS, _WAY = 6, 8  # of the measure, and of integrated gradients
+_STEPS, _WAY = 6, 7  # of the measure, and of integrated gradients
 _BEST, _STAGES = 5, ("Early", "Middle", "Late")
 _SIDE, _MAP, _NAME = 400, 140, 320  # pixels, about: of the image, of a map, of a name
 _ROW, _FEWEST, _MOST = 1250, 8, 12  # pixels of a row of maps, and how many it holds
