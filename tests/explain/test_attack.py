@@ -174,7 +174,8 @@ class Silent(nn.Module):
         ({"eps": 1.5}, OptionError, r"at most 1, .* got 1\.5 and 40"),
         ({"steps": 0}, OptionError, r"steps at least 1, got 0\.005 and 0"),
         ({"target": 3}, OptionError, r"target must be from 0 to 2, got \[3, 3, 3\]"),
-        ({"target": [0, 1]}, ShapeError, "target must be one class or 3"),
+        ({"target": [0, 1]}, ShapeError, "target must be one class, or 3 classes"),
+        ({"target": "pig"}, DtypeError, "target must be a class number, or one per image, got 'pig'"),
         ({"target": len}, OptionError, "target must be a class number, or one for each image, got <built-in"),
         ({"answer": "figures"}, OptionError, "the model returns figures, and an attack seeks another class"),
         ({"value_range": "float"}, OptionError, "value_range must be one of unit, signed"),
@@ -211,3 +212,16 @@ def test_steps_of_each_range():
         assert torch.allclose(unit_steps(images, name), torch.tensor(float(step)))
     imagenet = unit_steps(images, "imagenet")[0, :, 0, 0]
     assert torch.allclose(imagenet, torch.tensor([0.229, 0.224, 0.225]))
+
+
+def test_what_was_so_before_was_not_moved():
+    net = linear(4)
+    own = attack(net, IMAGES, target=net(IMAGES).argmax(1), eps=1e-3, steps=2)
+    assert own.reached.all()
+    assert not own.moved.any()
+    assert "0 of 3 images moved" in repr(own)
+    with torch.no_grad():
+        net[1].bias -= 100
+    none = attack(net, IMAGES, answer="label_logits", eps=1e-3, steps=2)
+    assert none.reached.all(), "no label was true"
+    assert not none.moved.any()

@@ -99,3 +99,11 @@ def test_bad_input_says_what_to_do(change, error, match):
     given = {"images": IMAGES, **change}
     with pytest.raises(error, match=match):
         adversarial(net(), given.pop("images"), **given)
+
+
+def test_the_title_takes_no_credit_for_what_was_so_before():
+    torch.manual_seed(0)
+    net, images = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), torch.rand(2, 1, 4, 4)
+    sheet = adversarial(net, images, target=net(images).argmax(1), eps=1e-3, steps=2)
+    assert sheet.title == "A perturbation of at most 0.001 does not move any of 2 answers to the target"
+    assert "so without a perturbation: 2" in sheet.legend.notes

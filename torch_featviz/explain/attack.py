@@ -53,7 +53,7 @@ class Adversarial:
 
     def __repr__(self) -> str:
         what = "to a target" if self.targeted else "away from the answer"
-        share = f"{int(self.reached.sum())} of {len(self.images)}"
+        share = f"{int(self.moved.sum())} of {len(self.images)}"
         return f"Adversarial({share} images moved {what}, eps={self.eps}, steps={self.steps})"
 
     @property
@@ -63,10 +63,18 @@ class Adversarial:
         With a target: it is the most probable class. Without: another class than before is. Labels that may be true
         together are told by a probability of one half.
         """
+        return self._is_sought(self.after)
+
+    @property
+    def moved(self) -> Tensor:
+        """Whether each image has the answer that was sought, and had it not before, `b` bool."""
+        return self.reached & ~self._is_sought(self.before)
+
+    def _is_sought(self, values: Tensor) -> Tensor:
         if self.kind in LABELS:
-            chance = self.after.gather(1, self.classes[:, None])[:, 0]
+            chance = values.gather(1, self.classes[:, None])[:, 0]
             return chance >= 0.5 if self.targeted else chance < 0.5
-        same = self.after.argmax(1) == self.classes
+        same = values.argmax(1) == self.classes
         return same if self.targeted else ~same
 
 

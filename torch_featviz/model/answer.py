@@ -223,7 +223,10 @@ def classes_of(target: Target, output: Any, n: int, said: Kind | None = None) ->
     if type(target) is int and 0 <= target <= last:
         return torch.full((n,), target, device=scores.device)
     # what is no tensor becomes one on the CPU, where a look at it costs nothing
-    chosen = target if isinstance(target, Tensor) else torch.as_tensor(target, device="cpu")
+    try:
+        chosen = target if isinstance(target, Tensor) else torch.as_tensor(target, device="cpu")
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DtypeError(f"target must be a class number, or one per image, got {target!r:.80}.") from error
     if chosen.is_floating_point() or chosen.is_complex() or chosen.dtype == torch.bool:
         raise DtypeError(f"target must be a class number, or one per image, got {target!r}.")
     if chosen.dim() and chosen.shape != (n,):

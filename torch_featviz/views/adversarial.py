@@ -130,12 +130,10 @@ def _names(found: Adversarial, classes: Sequence[str], published: Sequence[str])
 
 
 def _title(found: Adversarial) -> str:
-    reached, n = int(found.reached.sum()), len(found.images)
-    share = "the answer" if n == 1 else f"{reached} of {n} answers"
+    moved, n = int(found.moved.sum()), len(found.images)
+    share = "the answer" if n == 1 else f"{moved or 'any'} of {n} answers"
     does = f"moves {share} to the target" if found.targeted else f"moves {share}"
-    return (
-        f"A perturbation of at most {number(found.eps)} {does if reached else does.replace('moves', 'does not move')}"
-    )
+    return f"A perturbation of at most {number(found.eps)} {does if moved else does.replace('moves', 'does not move')}"
 
 
 def _notes(found: Adversarial, names: Sequence[str]) -> tuple[str, ...]:
@@ -144,6 +142,7 @@ def _notes(found: Adversarial, names: Sequence[str]) -> tuple[str, ...]:
         if found.steps == 1
         else f"projected gradient descent, {found.steps} steps"
     )
+    already = int((found.reached & ~found.moved).sum())
     wanted = sorted(set(found.classes.tolist()))
     sought = "any other answer"
     if found.targeted:
@@ -152,6 +151,7 @@ def _notes(found: Adversarial, names: Sequence[str]) -> tuple[str, ...]:
         f"perturbation: at most {number(found.eps)} at each value, of a range of 0 to 1 "
         f"({number(255 * found.eps)} of 255 levels), by {by}; sought: {sought}",
         f"✓ found: {int(found.reached.sum())} of {len(found.images)}",
+        *((f"so without a perturbation: {already}",) if already else ()),
     )
 
 
