@@ -142,6 +142,11 @@ def test_no_sheet_is_wider_or_higher_than_4000():
             OptionError,
             "transform 'flip' fails on a Pillow image: AttributeError",
         ),
+        (
+            {"transforms": {"at times": lambda image, left=[1, 1, 1]: image.flip(left.pop())}},
+            OptionError,
+            "transform 'at times' fails at draw 3: IndexError: pop from empty list; it must take this image whatever",
+        ),
         ({"transforms": {"all": lambda image: image.mean()}}, ShapeError, "transform 'all' returns no image: an image"),
         ({"transforms": {"none": lambda image: None}}, DtypeError, "transform 'none' returns no image: .* NoneType"),
         ({"image": torch.rand(2, 3, 4, 4)}, ShapeError, "an image must be 'h w'"),

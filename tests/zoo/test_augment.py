@@ -149,6 +149,7 @@ def test_an_evaluation_of_each_kind_of_answer(classes, head, labels):
         (lambda: probabilities(net(), IMAGES, augment=lambda x: [1]), DtypeError, "must make tensors .* got int"),
         (lambda: probabilities(net(), IMAGES, augment=lambda x: x[:2]), ShapeError, r"all 4 images, got shape \(2, 3"),
         (lambda: probabilities(net(), IMAGES, augment=lambda x: []), ShapeError, "made no view of the images"),
+        (lambda: probabilities(net(), IMAGES, augment="flip"), OptionError, r"such as augment\('flip', .* got 'flip'"),
         (lambda: probabilities(net(), [1]), DtypeError, "images must be a tensor of floats"),
         (lambda: probabilities(net(), IMAGES[0, 0]), ShapeError, "images must be 'b c h w'"),
         (lambda: probabilities(nn.Identity(), IMAGES), ShapeError, "the model returns shape"),

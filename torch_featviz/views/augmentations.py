@@ -121,7 +121,13 @@ def _drawn(transform: Callable[[Any], Any], name: str, image: Any, n: int, seed:
         given = _copy(image, batched)
         seed_all(seed + i)
         begin = _now(image)
-        images.append(transform(given))
+        try:
+            images.append(transform(given))
+        except Exception as error:
+            raise OptionError(
+                f"transform {name!r} fails at draw {i + 1}: {type(error).__name__}: {str(error).rstrip('.')}; it must "
+                "take this image whatever it draws."
+            ) from error
         seconds.append(_now(image) - begin)
     return images[:n], statistics.median(seconds)
 

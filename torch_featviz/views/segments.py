@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.model.answer import Kind, answer_of, named_both
+from torch_featviz.model.labels import names_of
 from torch_featviz.picture import Counts, Legend, Picture, Sheet, enlarge, grid_columns, reserved, rgb
 from torch_featviz.picture.images import Card, ValueRange, clipped, unit_image, unit_images
 from torch_featviz.picture.legend import SIZE
@@ -70,7 +71,7 @@ def segments(
         title: above everything; default says how many classes occur.
     Raises:
         ShapeError: logits or images have other axes, or are more than 32; numbers of images or classes do not agree.
-        DtypeError: logits are no tensor of real values.
+        DtypeError: logits are no tensor of real values, or classes no names.
         OptionError: a label has no name, there is no such `alpha`, range or card, or it cannot be told what a single
             channel is.
     Example:
@@ -79,7 +80,7 @@ def segments(
     """
     if not 0 <= alpha <= 1:
         raise OptionError(f"alpha is the colours' opacity, from 0 to 1, got {alpha}.")
-    labels, names = _labels(logits, classes, ignore, answer)
+    labels, names = _labels(logits, names_of(classes), ignore, answer)
     under, counts, hints = _under(image, labels, value_range, card)
     b, pair = len(labels), 1 if image is None else 2
     groups = grid_columns(b, under.shape[2] / (pair * under.shape[3]))

@@ -181,6 +181,10 @@ def _views(images: Tensor, augment: Views | None) -> Iterator[Tensor]:
     if augment is None:
         yield images
         return
+    if not callable(augment):
+        raise OptionError(
+            f"augment= must be a function of images, such as augment('flip', 'crops'), got {augment!r:.80}."
+        )
     views: Any = augment.views(images) if isinstance(augment, Augmentation) else augment(images)
     count = 0
     for view in [views] if isinstance(views, Tensor) else views:
