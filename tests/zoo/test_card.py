@@ -222,6 +222,7 @@ class Harm:
         (lambda p: p.write_bytes(b"PK\x03\x04 cut short"), WeightsError, "corrupt"),
         (lambda p: torch.save({"weight": Harm()}, p), WeightsError, "could run code"),
         (lambda p: torch.save([1, 2], p), WeightsError, "holds no state dict, got list"),
+        (lambda p: torch.save({0: torch.zeros(2)}, p), WeightsError, "holds no state dict, only 0; save model"),
         (
             lambda p: torch.save({"epoch": 3, "optimizer": {}}, p),
             WeightsError,

@@ -113,7 +113,11 @@ def plain(found: Any, source: str, key: str | None = None) -> State:
 
 
 def _is_state(found: Any) -> bool:
-    return isinstance(found, Mapping) and bool(found) and all(isinstance(v, Tensor) for v in found.values())
+    return (
+        isinstance(found, Mapping)
+        and bool(found)
+        and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items())
+    )
 
 
 def _held(found: Any, source: str, key: str | None) -> State:
