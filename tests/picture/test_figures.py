@@ -88,6 +88,14 @@ def test_a_million_letters_do_not_stop_a_chart():
     assert words.get_text().endswith("\nb")
 
 
+def test_control_characters_are_written_out():
+    figure = Figure()
+    words = figure.text(0, 0, "a\x00b\x1b\nc")
+    make_legible(figure)
+    assert words.get_text() == "a[0000]b[001B]\nc"
+    figure.draw_without_rendering()
+
+
 def views(one, two):
     logits = np.eye(2, dtype=np.float32) * 3
     import torch

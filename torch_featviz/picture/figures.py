@@ -84,7 +84,7 @@ def _write_ticks(axis: "Axis") -> None:
 
 
 def _is_usual(words: str) -> bool:
-    return words.isascii() and len(words) <= _LONGEST
+    return words.isascii() and words.replace("\n", "").isprintable() and len(words) <= _LONGEST
 
 
 def _is_bold(text: "Text") -> bool:
