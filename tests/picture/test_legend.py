@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torch_featviz.picture import Counts, Legend, Scale, reserved
+from torch_featviz.picture import Counts, Legend, Scale, reserved, text
 from torch_featviz.picture.color import lut
 from torch_featviz.picture.legend import draw
 
@@ -95,3 +95,10 @@ def test_two_kinds_of_cells_have_two_bars():
     assert lut("viridis")[-1].tolist() in page
     assert lut("RdBu_r")[-1].tolist() in page
     assert draw(both, 400).shape[0] > draw(first, 400).shape[0] + 30
+
+
+def test_ends_that_three_digits_do_not_part_have_more():
+    assert [word for _, word in Legend(Scale(vmin=100.0, vmax=100.01), "viridis").ticks()] == ["100", "100.01"]
+    assert text.ends(-100.01, -100.0) == ("−100.01", "−100")
+    assert text.ends(1e9, 1e9 * (1 + 1e-4)) == ("1e9", "1.0001e9")
+    assert text.ends(5.0, 5.0 * (1 + 2.0**-17)) == ("5", "5"), "as a constant map has"

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch_featviz.picture.color import total_of
 from torch_featviz.picture.legend import Legend
 from torch_featviz.picture.scale import Scale
-from torch_featviz.picture.text import number
+from torch_featviz.picture.text import ends, number
 
 _HELD = 0.995  # of the values, at least
 _RULES = {False: "values of one sign: sequential colours", True: "values of both signs: diverging colours"}
@@ -46,7 +46,7 @@ def ends_of(scale: Scale) -> list[str]:
     pairs = zip(lows * (count // len(lows)), highs * (count // len(highs)), strict=True)
     if scale.symmetric:
         return [f"±{number(high)}" if high else "0" for _, high in pairs]
-    words = [(number(low), number(high)) for low, high in pairs]
+    words = [ends(low, high) for low, high in pairs]
     return [first if first == last else f"{first}…{last}" for first, last in words]
 
 

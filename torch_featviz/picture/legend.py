@@ -55,7 +55,8 @@ class Legend:
         if low == high:
             return [(0.5 if symmetric else 0.0, number(low))]
         middle = [(-low / (high - low), "0")] if low < 0 < high else []
-        return [(0.0, number(low)), *middle, (1.0, number(high))]
+        first, last = text.ends(low, high)
+        return [(0.0, first), *middle, (1.0, last)]
 
     def lines(self) -> list[str]:
         """What stands below the bar."""

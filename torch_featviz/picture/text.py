@@ -20,6 +20,8 @@ Pixels = npt.NDArray[np.uint8]
 _NO_CONTROL = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]*")
 Color = tuple[int, int, int]
 
+_ROUNDING = 1.01 * 2.0**-17  # of a value: a range that is no wider was made of one value
+
 PAPER: Color = (255, 255, 255)
 INK: Color = (34, 34, 34)
 FAINT: Color = (96, 96, 96)
@@ -208,18 +210,33 @@ def shorten(text: str, limit: int, size: int, bold: bool = False, *, ending: flo
     return cut(kept)
 
 
-def number(value: float) -> str:
-    """Three digits and a true minus sign: `0.0123`, `−4.5`, `1.2e6`.
+def number(value: float, places: int = 3) -> str:
+    """Three digits, or as many as given, and a true minus sign: `0.0123`, `−4.5`, `1.2e6`.
 
     Example:
         >>> number(-1234567.0), number(0.5), number(0.0)
         ('−1.23e6', '0.5', '0')
     """
-    digits = f"{value:.3g}" if value else "0"
+    digits = f"{value:.{places}g}" if value else "0"
     if "e" in digits:
         head, _, power = digits.partition("e")
         digits = f"{head}e{int(power)}"
     return digits.replace("-", "−")
+
+
+def ends(low: float, high: float) -> tuple[str, str]:
+    """Both ends of a range in so many digits, three at least, that they are told apart, if more than rounding does.
+
+    Example:
+        >>> ends(100.0, 100.01), ends(0.0, 2.0), ends(5.0, 5.00001)
+        (('100', '100.01'), ('0', '2'), ('5', '5'))
+    """
+    words = number(low), number(high)
+    if words[0] == words[1] and high - low > _ROUNDING * max(abs(low), abs(high)):
+        words = next(
+            ((a, b) for places in range(4, 8) if (a := number(low, places)) != (b := number(high, places))), words
+        )
+    return words
 
 
 def contrast(paper: Color) -> Color:
