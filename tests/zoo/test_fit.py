@@ -311,3 +311,19 @@ def test_each_step_is_done_in_what_is_given():
     data = DataLoader([(torch.randn(1, 2, 2), i % 2) for i in range(6)], 2)
     fit(model, data, data, epochs=2, around=around, progress=False)
     assert steps == [(True, True)] * 6
+
+
+def test_what_cannot_be_trained_is_said_before_anything_is():
+    data = TensorDataset(torch.randn(4, 4), torch.tensor([0, 1, 2, 3]))
+    loader = DataLoader(data, 2)
+    for given, error, words in (
+        ((loader, net_of_four()), DtypeError, "model must be a torch.nn.Module, got DataLoader"),
+        ((net_of_four(), data), DtypeError, r"must yield batches .* got TensorDataset; DataLoader\(dataset, 64\)"),
+        ((net_of_four(), (pair for pair in loader)), DtypeError, "and have a length, got generator"),
+        ((net_of_four().requires_grad_(False), loader), OptionError, "the model has no parameters that learn"),
+    ):
+        with pytest.raises(error, match=words):
+            fit(*given, epochs=1, progress=False)
+    for optimizer in ("adam", torch.optim.Adam):
+        with pytest.raises(OptionError, match=r"optimizer must be one, such as AdamW\(model.parameters\(\), 1e-3\)"):
+            fit(net_of_four(), loader, epochs=1, progress=False, optimizer=optimizer)

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from torch_featviz.displayed import Displayed
-from torch_featviz.errors import FeatvizError, OptionError, ShapeError
+from torch_featviz.errors import DtypeError, FeatvizError, OptionError, ShapeError
 from torch_featviz.model.answer import Answer, Kind, answer_of, end_of, ending, scores_of
 from torch_featviz.model.inputs import Inputs, device_of
 from torch_featviz.model.labels import labels_of, pair_of
@@ -88,11 +88,11 @@ def fit(
             `Epoch 1/10 | loss 1.528 | train 45.2 % | valid 47.1 % | 12.3 s`.
         every: a line after so many batches, too, with loss and accuracy of these.
     Raises:
-        OptionError: fewer than one epoch, a rate that is not above 0, a `criterion` that does not take what it is
+        OptionError: fewer than one epoch, a rate that is not above 0, no parameters that learn, no optimizer, a `criterion` that does not take what it is
             given, `log` that is no function, or `every` below 1 or without `log`.
         ShapeError: the loader is empty, the model returns no row of scores for each image, or `criterion` not one
             number.
-        DtypeError: a label is no class.
+        DtypeError: a label is no class, the model no module, or the loader a data set or without a length.
         FeatvizError: the loss is no longer finite.
     Example:
         >>> data, lines = [(torch.rand(2, 4), torch.tensor([0, 1]))], []
@@ -102,6 +102,7 @@ def fit(
     """
     if epochs < 1 or lr <= 0:
         raise OptionError(f"epochs must be at least 1 and lr above 0, got {epochs} and {lr}.")
+    _check(model, train_loader, optimizer)
     if not len(train_loader):
         raise ShapeError("train_loader must yield at least one batch, got none.")
     model.to(device)
@@ -127,6 +128,21 @@ def fit(
         optimizer.zero_grad()
     names = [name for name in NAMES if valid_loader is not None or "valid" not in name]
     return TrainingCurves(**dict(zip(names, zip(*rows, strict=True), strict=True)))
+
+
+def _check(model: Any, loader: Any, optimizer: Any) -> None:
+    """Raise what is wrong with these before anything is trained."""
+    if not isinstance(model, nn.Module):
+        raise DtypeError(f"model must be a torch.nn.Module, got {type(model).__name__}; fit(model, train_loader).")
+    if isinstance(loader, Dataset) or not hasattr(loader, "__len__"):
+        what = type(loader).__name__
+        raise DtypeError(
+            f"train_loader must yield batches and have a length, got {what}; DataLoader(dataset, 64) is one."
+        )
+    if optimizer is not None and not isinstance(optimizer, Optimizer):
+        raise OptionError(f"optimizer must be one, such as AdamW(model.parameters(), 1e-3), got {optimizer!r:.80}.")
+    if not any(p.requires_grad for p in model.parameters()):
+        raise OptionError("the model has no parameters that learn; set requires_grad_(True) on those that shall.")
 
 
 @dataclass
