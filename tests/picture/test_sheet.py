@@ -14,7 +14,8 @@ from hypothesis.extra import numpy as hnp
 from matplotlib.figure import Figure
 
 from torch_featviz.errors import OptionError, ShapeError
-from torch_featviz.picture import Chart, Legend, Scale, Sheet, fitting, paint, reserved, tile
+from torch_featviz.picture import Chart, Legend, Scale, Sheet, paint, reserved, tile
+from torch_featviz.picture.bounds import fitting
 from torch_featviz.picture.sheet import FRAME, _Grid
 from torch_featviz.picture.text import line_height, width
 

@@ -112,6 +112,6 @@ def test_what_is_left_out_is_said(name, words):
         figure = picture.figure()
         said = [figure.get_supxlabel(), *(axes.get_title(loc="right") for axes in figure.axes)]
     else:
-        sheet = picture.parts[0] if name.startswith("confusion") else picture
+        sheet = picture.rows[0][0] if name.startswith("confusion") else picture
         said = [*sheet.legend.notes, *sheet.labels]
     assert any(words in line for line in said)

@@ -39,7 +39,7 @@ def many(n=40):
 def test_of_many_classes_the_matrix_is_an_image_and_the_most_confused_pairs_are_named():
     counts, names = many()
     page = confusion(counts, names)
-    matrix, pairs = page.parts
+    matrix, pairs = page.rows[0]
     right, total = int(counts.diagonal().sum()), int(counts.sum())
     assert page.title == f"Accuracy {100 * right / total:.1f} % ({right} of {total})"
     assert pairs.rows[:4] == ("class 5 → class 3", "class 3 → class 5", "class 7 → class 8", "class 0 → class 1")
@@ -55,7 +55,7 @@ def test_of_many_classes_the_matrix_is_an_image_and_the_most_confused_pairs_are_
 
 def test_no_class_taken_for_another_is_said():
     page = confusion(torch.eye(31, dtype=torch.int64), many(31)[1])
-    assert page.parts[1].title == "No class was taken for another"
+    assert page.rows[0][1].title == "No class was taken for another"
     assert page.figure().axes[0].images[0].get_array().shape == page.numpy().shape
 
 
@@ -63,7 +63,7 @@ def test_a_pixel_may_stand_for_several_classes():
     n = 2001
     counts = torch.zeros(n, n, dtype=torch.int64)
     counts[0, 0], counts[1, 1], counts[1, 2], counts[2000, 2000] = 1, 2, 1, 5
-    matrix = confusion(counts, [str(i) for i in range(n)]).parts[0]
+    matrix = confusion(counts, [str(i) for i in range(n)]).rows[0][0]
     assert matrix.cells.shape == (1, 3, 1001, 1001)
     assert matrix.cells[0, :, 0, :2].equal(colorize(torch.tensor([[[[0.75, 0.25]]]]))[0, :, 0])
     assert "a pixel is 2 × 2 classes" in matrix.legend.notes

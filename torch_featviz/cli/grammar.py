@@ -95,22 +95,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--channels", type=int, nargs="+", metavar="N", help="default: the first 16")
     _writes(command, "units")
 
-    what = "make one HTML page on which to walk through the network"
-    example = "net.py:build --weights net.pt --image cat.jpg --out atlas.html"
-    shared = [model, images, _data(required=False), explaining, _projection()]
-    command = _command(add, "atlas", what, shared, example)
-    command.add_argument("--training", type=Path, metavar="FOLDER", help="what a Monitor wrote while it learnt")
-    command.add_argument("--megabytes", type=float, metavar="N", help="size of the page, at most")
-    _writes(command, "atlas", ".html")
-
+    _atlas(add, [model, images, _data(required=False), explaining, _projection()])
     _report(add)
-
-    what = "measure what capturing layers costs the model"
-    example = "torchvision:squeezenet1_1 --batch 4 --layer 'features.*' --json"
-    shared = [_model("none, as they do not change the cost"), _layer("all; 'features.*' is several"), _figures()]
-    command = _command(add, "bench", what, shared, example)
-    command.add_argument("--batch", type=int, default=1, metavar="N", help="images of noise at a time (%(default)s)")
-    command.set_defaults(run=Run("bench"))
+    _bench(add)
     return top
 
 
@@ -154,6 +141,24 @@ def _demo(add: Any) -> None:
     command.add_argument("--epochs", type=int, help="train so long, instead of what is enough")
     command.add_argument("--retrain", action="store_true", help="train again where an earlier run kept its network")
     command.set_defaults(run=Run("demo"))
+
+
+def _atlas(add: Any, shared: Sequence[argparse.ArgumentParser]) -> None:
+    what = "make one HTML page on which to walk through the network"
+    example = "net.py:build --weights net.pt --image cat.jpg --out atlas.html"
+    command = _command(add, "atlas", what, shared, example)
+    command.add_argument("--training", type=Path, metavar="FOLDER", help="what a Monitor wrote while it learnt")
+    command.add_argument("--megabytes", type=float, metavar="N", help="size of the page, at most")
+    _writes(command, "atlas", ".html")
+
+
+def _bench(add: Any) -> None:
+    what = "measure what capturing layers costs the model"
+    example = "torchvision:squeezenet1_1 --batch 4 --layer 'features.*' --json"
+    shared = [_model("none, as they do not change the cost"), _layer("all; 'features.*' is several"), _figures()]
+    command = _command(add, "bench", what, shared, example)
+    command.add_argument("--batch", type=int, default=1, metavar="N", help="images of noise at a time (%(default)s)")
+    command.set_defaults(run=Run("bench"))
 
 
 def _report(add: Any) -> None:

@@ -104,11 +104,12 @@ class Answer:
         rest = 1 - own if self.kind in LABELS else chances.scatter(1, k, 0).sum(1)
         return own.clamp(min=tiny).log() - rest.clamp(min=tiny).log()
 
-    def names(self, classes: Sequence[str] = ()) -> tuple[str, ...]:
+    def names(self, classes: Sequence[str] = (), published: Sequence[str] = ()) -> tuple[str, ...]:
         """Return a name for each column of `values`; the opposite of a single class is "not" and its name.
 
         Args:
-            classes: names in the order of the outputs; empty to number them.
+            classes: names in the order of the outputs; empty to take those published, or to number them.
+            published: names that come with a model, and are left out where they are not of these outputs.
         Raises:
             ShapeError: the number of names is wrong.
         Example:
@@ -116,6 +117,8 @@ class Answer:
             ('not cat', 'cat')
         """
         n = self.scores.shape[1]
+        if not classes and len(published) in ((1, 2) if self.binary else (n,)):
+            classes = published
         if not classes:
             word = "output" if self.kind == "figures" else "label" if self.kind.startswith("label") else "class"
             alone = word == "output" and n == 1

@@ -6,7 +6,7 @@ from torch_featviz.picture.overlay import overlay
 from torch_featviz.picture.picture import Chart, Picture
 from torch_featviz.picture.poster import Poster
 from torch_featviz.picture.scale import KernelNormalizer, Scale, normalize
-from torch_featviz.picture.sheet import Sheet, fitting, paint
+from torch_featviz.picture.sheet import Sheet, paint
 from torch_featviz.picture.stack import Stack
 from torch_featviz.picture.text import number
 from torch_featviz.picture.tile import GridTiler, enlarge, grid_columns, tile, untile
@@ -25,7 +25,6 @@ __all__ = [
     "colorize",
     "count",
     "enlarge",
-    "fitting",
     "grid_columns",
     "normalize",
     "number",

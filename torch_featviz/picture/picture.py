@@ -26,13 +26,23 @@ class Picture(ABC, Displayed):
     """What every view returns: something to save, to show in a notebook, to log, or to draw on."""
 
     @property
-    @abstractmethod
     def pixels(self) -> Tensor:
-        """The coloured data alone, `3 H W` uint8, on the device of the data."""
+        """The coloured data, `3 H W` uint8, on its device; the whole sheet where its parts have no grid in common."""
+        return torch.from_numpy(self.numpy()).permute(2, 0, 1)
 
-    @abstractmethod
     def figure(self) -> "Figure":
-        """The same as a matplotlib Figure, with axes, title and colour bar; no window, no pyplot."""
+        """The same as a matplotlib Figure, with axes, title and colour bar where it is one grid; no window, no pyplot.
+
+        A picture of several parts is drawn as it is, on axes without marks.
+        """
+        from matplotlib.figure import Figure  # noqa: PLC0415  no matplotlib on import
+
+        height, width, _ = self._sheet.shape
+        figure = Figure(figsize=(width / 100, height / 100), dpi=100)
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.imshow(self._sheet, interpolation="nearest")
+        axes.set_axis_off()
+        return figure
 
     @cached_property
     @abstractmethod
@@ -76,10 +86,6 @@ class Chart(Picture):
     """A matplotlib Figure as a Picture; it is drawn once, when first asked for."""
 
     chart: "Figure"
-
-    @property
-    def pixels(self) -> Tensor:
-        return torch.from_numpy(self.numpy()).permute(2, 0, 1)
 
     def figure(self) -> "Figure":
         return make_legible(self.chart)

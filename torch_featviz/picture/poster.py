@@ -2,20 +2,14 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from torch_featviz.errors import ShapeError
 from torch_featviz.picture import text
 from torch_featviz.picture.legend import blank, stack
 from torch_featviz.picture.picture import Picture
 from torch_featviz.picture.text import FAINT, Pixels, put, strip
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _MARGIN, _TITLE, _SUBTITLE, _HEAD, _WORDS = 16, 24, 14, 16, 13
 
@@ -49,22 +43,6 @@ class Poster(Picture):
     def __post_init__(self) -> None:
         if not any(self.rows):
             raise ShapeError("a poster needs a picture at least, got none.")
-
-    @property
-    def pixels(self) -> Tensor:
-        """The whole page, `3 H W` uint8, as its pictures have no scale in common."""
-        return torch.from_numpy(self.numpy()).permute(2, 0, 1)
-
-    def figure(self) -> "Figure":
-        """The page on bare axes."""
-        from matplotlib.figure import Figure  # noqa: PLC0415  no matplotlib on import
-
-        height, width, _ = self._sheet.shape
-        figure = Figure(figsize=(width / 100, height / 100), dpi=100)
-        axes = figure.add_axes((0, 0, 1, 1))
-        axes.imshow(self._sheet)
-        axes.set_axis_off()
-        return figure
 
     @cached_property
     def _sheet(self) -> Pixels:

@@ -1,6 +1,5 @@
 """Sheet: a grid of cells with a title, labels and a legend, composed without a plotting library."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.picture import text
+from torch_featviz.picture.bounds import LABEL, MARGIN, named, widest
 from torch_featviz.picture.color import colorize, count, is_diverging, lut, rgb
 from torch_featviz.picture.figures import as_written, make_legible
 from torch_featviz.picture.legend import Legend, blank, draw
@@ -24,13 +24,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FRAME = 128
-_MARGIN, _TITLE, _LABEL = 16, 16, 11
-_NARROWEST = 320
+TITLE = 16
+NARROWEST = 320
 _THIN = 20
 _LONGEST = 320  # pixels of a name
 _NAMES = ("labels", "captions", "rows", "columns", "heads")
-LARGEST = 4000  # pixels of a side of a sheet at a view's defaults
-_AROUND = 240  # pixels of height for title, column names and legend
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -109,8 +107,8 @@ class Sheet(Picture):
         """A few cells may be large; many stay as small as can be made out; what is written in them fits."""
         *_, h, w = self.cells.shape
         lines = [words.split("\n") for words in self.inside]
-        wide = max((text.width(t, _LABEL) for words in lines for t in words), default=0)
-        high = max((len(words) * line_height(_LABEL) for words in lines), default=0)
+        wide = max((text.width(t, LABEL) for words in lines for t in words), default=0)
+        high = max((len(words) * line_height(LABEL) for words in lines), default=0)
         room = max(-(-(wide + 4) // w), -(-(high + 4) // h)) if self.inside else 1
         if self.zoom is not None:
             return max(self.zoom, room)
@@ -120,19 +118,19 @@ class Sheet(Picture):
     @cached_property
     def _sheet(self) -> Pixels:
         grid = _Grid(self)
-        wide = max(grid.width, _NARROWEST)
-        head = [strip(line, _TITLE, bold=True) for line in text.wrap(self.title, wide, _TITLE, bold=True)]
+        wide = max(grid.width, NARROWEST)
+        head = [strip(line, TITLE, bold=True) for line in text.wrap(self.title, wide, TITLE, bold=True)]
         foot = draw(self.legend, wide)
-        top = _MARGIN + sum(line.shape[0] for line in head) + (10 if head else 0)
+        top = MARGIN + sum(line.shape[0] for line in head) + (10 if head else 0)
         bottom = foot.shape[0] + (14 if foot.size else 0)
-        page = blank(top + grid.height + bottom + _MARGIN, wide + 2 * _MARGIN)
-        y = _MARGIN
+        page = blank(top + grid.height + bottom + MARGIN, wide + 2 * MARGIN)
+        y = MARGIN
         for line in head:
-            put(page, line, _MARGIN, y)
+            put(page, line, MARGIN, y)
             y += line.shape[0]
-        grid.draw(page[top : top + grid.height, _MARGIN : _MARGIN + grid.width])
+        grid.draw(page[top : top + grid.height, MARGIN : MARGIN + grid.width])
         if foot.size:
-            put(page, foot, _MARGIN, top + grid.height + 14)
+            put(page, foot, MARGIN, top + grid.height + 14)
         return page
 
     def figure(self) -> "Figure":
@@ -208,9 +206,9 @@ class Sheet(Picture):
     def _size_inside(self, wide: float, high: float) -> float:
         """The size, in points, at which every text within fits a cell of so many points."""
         lines = [words.split("\n") for words in self.inside]
-        longest = max((text.width(t, _LABEL) for words in lines for t in words), default=1)
-        tallest = max((len(words) for words in lines), default=1) * line_height(_LABEL)
-        return min(10.0, 0.85 * _LABEL * min(wide / max(1, longest), high / tallest))
+        longest = max((text.width(t, LABEL) for words in lines for t in words), default=1)
+        tallest = max((len(words) for words in lines), default=1) * line_height(LABEL)
+        return min(10.0, 0.85 * LABEL * min(wide / max(1, longest), high / tallest))
 
 
 def _bar(figure: "Figure", axes: object, legend: Legend) -> None:
@@ -234,14 +232,14 @@ class _Grid:
         self.sheet, self.ncols = sheet, sheet._ncols
         self.nrows = -(-len(sheet.cells) // self.ncols)
         h, w = (side * sheet._zoom + 2 for side in sheet.cells.shape[2:])
-        line = line_height(_LABEL)
+        line = line_height(LABEL)
         self.cell = (h, w)
         self.above = line + 1 if any(sheet.labels) else 0
         self.below = line * max((words.count("\n") + 1 for words in sheet.captions if words), default=0)
         self.below += 1 if self.below else 0
-        self.gutter = _widest((*sheet.rows, sheet.corner))
+        self.gutter = widest((*sheet.rows, sheet.corner))
         self.gutter += 6 if self.gutter else 0
-        heading = _widest(sheet.columns)
+        heading = widest(sheet.columns)
         self.upright = heading > max(w, line)
         across, tall = (line, heading) if self.upright else (heading, line)
         self.header = 4 + max(tall if heading else 0, line if sheet.corner else 0) if heading or sheet.corner else 0
@@ -250,9 +248,9 @@ class _Grid:
         if sheet.cells[0, 0].numel() == 1 and not sheet.labels:
             gap = 2 if sheet.inside else 1  # cells of one value each make a table, and tables are dense
         narrowest = self.ncols % sheet.group or min(self.ncols, sheet.group)  # columns of a group
-        heads = max((text.width(words, _LABEL, bold=True) for words in sheet.heads), default=-8) + 8
-        below = _widest(line for words in sheet.captions for line in words.split("\n"))
-        wide = max(w, _widest(sheet.labels) + 8, below + 8, across, -(-heads // narrowest))
+        heads = max((text.width(words, LABEL, bold=True) for words in sheet.heads), default=-8) + 8
+        below = widest(line for words in sheet.captions for line in words.split("\n"))
+        wide = max(w, widest(sheet.labels) + 8, below + 8, across, -(-heads // narrowest))
         self.place = max(h + self.above + self.below, line if sheet.rows else 0), wide
         self.step_y, self.step_x = (side + gap for side in self.place)
         groups = (self.ncols - 1) // sheet.group if sheet.group > 1 else 0
@@ -267,20 +265,20 @@ class _Grid:
         sheet = self.sheet
         self._draw_cells(page)
         if sheet.corner:
-            corner = strip(sheet.corner, _LABEL, ink=FAINT)
+            corner = strip(sheet.corner, LABEL, ink=FAINT)
             put(page, corner, max(0, self.gutter - 6 - corner.shape[1]), self.header - 4 - corner.shape[0])
         for i, words in enumerate(sheet.rows):
-            piece = strip(words, _LABEL)
+            piece = strip(words, LABEL)
             down = self.above + (self.cell[0] - piece.shape[0]) // 2  # beside the middle of the cells
             down = min(max(0, down), self.place[0] - piece.shape[0])
             put(page, piece, self.gutter - 6 - piece.shape[1], self.header + i * self.step_y + down)
         for i in range(self.ncols if sheet.columns else 0):
-            piece = strip(sheet.columns[i % len(sheet.columns)], _LABEL)
+            piece = strip(sheet.columns[i % len(sheet.columns)], LABEL)
             piece = np.rot90(piece) if self.upright else piece
             x = self.x(i) + max(0, self.cell[1] - piece.shape[1]) // 2
             put(page, piece, x, self.header - 4 - piece.shape[0])
         for i, words in enumerate(sheet.heads):
-            put(page, strip(words, _LABEL, bold=True), self.x(i * sheet.group), 0)
+            put(page, strip(words, LABEL, bold=True), self.x(i * sheet.group), 0)
 
     def _draw_cells(self, page: Pixels) -> None:
         h, w = self.cell
@@ -292,14 +290,14 @@ class _Grid:
                 continue
             x, y = self.x(i % self.ncols), self.header + i // self.ncols * self.step_y
             if self.above and self.sheet.labels[i]:
-                put(page, strip(self.sheet.labels[i], _LABEL), x, y)
+                put(page, strip(self.sheet.labels[i], LABEL), x, y)
             y += self.above
             page[y : y + h, x : x + w] = FRAME
             page[y + 1 : y + h - 1, x + 1 : x + w - 1] = cell
             lines = self.sheet.captions[i].split("\n") if self.below else []
             for n, words in enumerate(lines):
                 ink = INK if n + 1 < len(lines) else FAINT  # a verdict above what it is made of
-                put(page, strip(words, _LABEL, ink=ink), x, y + h + 1 + n * line_height(_LABEL))
+                put(page, strip(words, LABEL, ink=ink), x, y + h + 1 + n * line_height(LABEL))
             if self.sheet.inside and self.sheet.inside[i]:
                 self._write(page, self.sheet.inside[i].split("\n"), x, y)
 
@@ -308,7 +306,7 @@ class _Grid:
         h, w = self.cell
         red, green, blue = (int(v) for v in page[y + 1, x + 1])
         paper = (red, green, blue)
-        pieces = [strip(line, _LABEL, ink=text.contrast(paper), paper=paper) for line in lines if line]
+        pieces = [strip(line, LABEL, ink=text.contrast(paper), paper=paper) for line in lines if line]
         y += (h - sum(p.shape[0] for p in pieces) + 1) // 2
         for piece in pieces:
             put(page, piece, x + (w - piece.shape[1] + 1) // 2, y)
@@ -316,11 +314,7 @@ class _Grid:
 
 
 def _short(words: str) -> str:
-    return "\n".join(text.shorten(line, _LONGEST, _LABEL) for line in words.split("\n"))
-
-
-def _widest(words: Iterable[str]) -> int:
-    return max((text.width(t, _LABEL) for t in words), default=0)
+    return "\n".join(named(line, _LONGEST) for line in words.split("\n"))
 
 
 def paint(maps: Tensor, scale: Scale, *, cmap: str | None = None, notes: tuple[str, ...] = ()) -> tuple[Tensor, Legend]:
@@ -352,21 +346,3 @@ def paint(maps: Tensor, scale: Scale, *, cmap: str | None = None, notes: tuple[s
             f"this scale needs a sequential map, got {cmap!r}; Scale(symmetric=True) declares signed data."
         )
     return colorize(unit, cmap), Legend(scale, cmap, count(unit), notes, total=unit.numel())
-
-
-def fitting(
-    height: int, width: int, words: Iterable[str] = (), *, lines: int = 1, side: int = LARGEST
-) -> tuple[int, int]:
-    """Rows and columns of many cells that fit on a sheet of this side, one at least.
-
-    Args:
-        height: of a cell.
-        width: of a cell, or of a group of cells side by side.
-        words: the labels and captions, or the longest of them.
-        lines: of text above and below a cell.
-        side: pixels of the sheet, at most.
-    """
-    zoom = max(1, -(-48 // max(height, width)))
-    high = height * zoom + lines * (line_height(_LABEL) + 1) + 7
-    wide = max(width * zoom + 2, _widest(words) + 8) + 5
-    return max(1, (side - _AROUND) // high), max(1, (side - 2 * _MARGIN) // wide)

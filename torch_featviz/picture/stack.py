@@ -2,19 +2,16 @@
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from torch_featviz.errors import ShapeError
 from torch_featviz.picture import text
+from torch_featviz.picture.bounds import MARGIN
 from torch_featviz.picture.legend import Legend, blank, draw, stack
 from torch_featviz.picture.picture import Picture
-from torch_featviz.picture.sheet import _MARGIN, _NARROWEST, _TITLE, Sheet, _Grid
+from torch_featviz.picture.sheet import NARROWEST, TITLE, Sheet, _Grid
 from torch_featviz.picture.text import Pixels, put, strip
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _GAP = 16
 
@@ -54,28 +51,17 @@ class Stack(Picture):
             y += x.shape[1] + 1
         return page
 
-    def figure(self) -> "Figure":
-        """The sheet as it is, on axes without marks."""
-        from matplotlib.figure import Figure  # noqa: PLC0415  no matplotlib on import
-
-        page = self._sheet
-        figure = Figure(figsize=(page.shape[1] / 100, page.shape[0] / 100), dpi=100)
-        axes = figure.add_axes((0, 0, 1, 1))
-        axes.imshow(page, interpolation="nearest")
-        axes.set_axis_off()
-        return figure
-
     @cached_property
     def _sheet(self) -> Pixels:
         grids = [_Grid(part) for part in self.parts]
-        wide = max(_NARROWEST, *(grid.width for grid in grids))
-        blocks = [strip(line, _TITLE, bold=True) for line in text.wrap(self.title, wide, _TITLE, bold=True)]
+        wide = max(NARROWEST, *(grid.width for grid in grids))
+        blocks = [strip(line, TITLE, bold=True) for line in text.wrap(self.title, wide, TITLE, bold=True)]
         blocks = [stack(blocks, gap=0)] if blocks else []
         for grid in grids:
             blocks.append(blank(grid.height, grid.width))
             grid.draw(blocks[-1])
         foot = draw(self.legend, wide)
         inner = stack([*blocks, *([foot] if foot.size else [])], gap=_GAP)
-        page = blank(inner.shape[0] + 2 * _MARGIN, wide + 2 * _MARGIN)
-        put(page, inner, _MARGIN, _MARGIN)
+        page = blank(inner.shape[0] + 2 * MARGIN, wide + 2 * MARGIN)
+        put(page, inner, MARGIN, MARGIN)
         return page

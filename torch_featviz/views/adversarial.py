@@ -14,16 +14,15 @@ from torch_featviz.explain import Adversarial, attack
 from torch_featviz.model.answer import Answer, Kind, named_both
 from torch_featviz.model.inputs import as_batch
 from torch_featviz.picture import Picture, Scale, Sheet, grid_columns, number, paint, rgb
+from torch_featviz.picture.bounds import LABEL, fitted, named, shrunk
 from torch_featviz.picture.images import ValueRange, clipped, unit_images
 from torch_featviz.picture.legend import OF_IMAGES
-from torch_featviz.picture.text import shorten, width
+from torch_featviz.picture.text import width
 from torch_featviz.zoo import ModelCard
-
-from .room import fitted
 
 LIMIT = 32
 _GOAL = 224  # pixels of a cell
-_SIZE, _AROUND = 11, 8  # of labels, and pixels beside them
+_AROUND = 8  # pixels beside a label
 
 
 def adversarial(
@@ -91,15 +90,16 @@ def adversarial(
         additional_forward_args=additional_forward_args,
         keywords=keywords,
     )
-    names = _names(found, classes, () if card is None else card.classes)
+    both = named_both if found.before.shape[1] == 2 else tuple
+    names = Answer(found.before, found.kind).names(both(classes), both(() if card is None else card.classes))
     before, after = (unit_images(x, value_range, card) for x in (images, found.images))
     counts, hints = clipped(before, value_range, card)  # afterwards no other pixels are beyond
     change = found.perturbation.expand(-1, 3, -1, -1)
     n = len(images)
     groups = grid_columns(n, images.shape[2] / (3 * images.shape[3]))
-    pictures = torch.cat([before, change.to(before), after])
-    pictures, zoom, notes = fitted(pictures, 3 * groups, -(-n // groups), goal=_GOAL)
-    before, change, after = pictures[:n], pictures[n : 2 * n], pictures[2 * n :]
+    pictures, zoom, notes = fitted(torch.cat([before, after]), 3 * groups, -(-n // groups), goal=_GOAL)
+    before, after = pictures.chunk(2)
+    change = shrunk(change.to(before), max(before.shape[2:]), None)
     ends = max(eps, float(change.abs().max()))  # which is eps, rounded
     painted, legend = paint(change, Scale(symmetric=True, vmin=-ends, vmax=ends), notes=_notes(found, names))
     legend = replace(legend, counts=counts, notes=(*legend.notes, *notes, *hints), bounds=OF_IMAGES)
@@ -115,18 +115,6 @@ def adversarial(
         captions=tuple(words for i in range(n) for words in _captions(found, i, names, side)),
         zoom=zoom,
     )
-
-
-def _names(found: Adversarial, classes: Sequence[str], published: Sequence[str]) -> tuple[str, ...]:
-    """Those given; else those published with a card, if they are of this model's outputs; else numbers."""
-    n = found.before.shape[1]
-    for given in (classes, published):
-        known = named_both(given) if n == 2 else tuple(given)
-        if given and len(known) == n:
-            return known
-    if classes:
-        raise ShapeError(f"classes must name {n}, as the model returns, got {len(classes)}.")
-    return Answer(found.before, found.kind).names()
 
 
 def _title(found: Adversarial) -> str:
@@ -174,4 +162,4 @@ def _captions(found: Adversarial, image: int, names: Sequence[str], side: int) -
 def _chance(values: Tensor, k: int, names: Sequence[str], side: int) -> str:
     """A class with its probability, no wider than a cell."""
     chance = f" {100 * float(values[k]):.1f} %"
-    return shorten(names[k], max(60, side - _AROUND - width(f"✓ {chance}", _SIZE)), _SIZE) + chance
+    return named(names[k], max(60, side - _AROUND - width(f"✓ {chance}", LABEL))) + chance

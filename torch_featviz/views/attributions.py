@@ -14,9 +14,10 @@ from torch_featviz.explain import Faithfulness, Reason, Reasons, Verdict, reason
 from torch_featviz.explain.attribute import OneOrMore
 from torch_featviz.explain.reasons import answered
 from torch_featviz.explain.verdict import MEANING
-from torch_featviz.model.answer import Answer, Kind
+from torch_featviz.model.answer import Kind
 from torch_featviz.model.inputs import as_batch
-from torch_featviz.picture import Legend, Picture, Scale, Sheet, count, number, rgb, text
+from torch_featviz.picture import Legend, Picture, Scale, Sheet, count, number, rgb
+from torch_featviz.picture.bounds import drawn_at, named, room, shrunk
 from torch_featviz.picture.color import total_of
 from torch_featviz.picture.images import ValueRange, clipped, unit_images
 from torch_featviz.picture.legend import OF_IMAGES
@@ -26,8 +27,7 @@ from torch_featviz.zoo import ModelCard
 _CELLS = 64
 _SIDE = 200  # pixels, about, of a cell
 _ROWS, _WIDEST = 10, 10  # images above each other, and cells of one image beside each other
-_LONGEST = 3700  # pixels of the grid alone
-_LABEL = 11
+_LINES = 3  # of text above and below a cell
 _UNIT, _CMAP = Scale(symmetric=True, vmin=-1, vmax=1), "RdBu_r"
 _CLASS, _OF_LABEL = "the class explained is the one predicted", "the label explained is the most probable one"
 _EXPLAINED: dict[Kind, str] = {
@@ -102,7 +102,7 @@ def attributions(
     published = () if card is None else card.classes
     said = card.answer if answer is None and card is not None else answer
     known = answered(model, images, said=said, named=bool(classes or published) or targets is not None, **more)
-    names = _names(known, classes, published)
+    names = known.names(classes, published)
     why = reasons(
         model,
         images,
@@ -119,22 +119,21 @@ def attributions(
     ranked = why.ranked
     shares = [_shares(reason) for reason in ranked]
     counts = total_of([counts, *(count(_UNIT(each).flatten(0, 1)[:, None]) for each in shares)])
-    grid = _Grid.of(len(images), 1 + sum(each.shape[1] for each in shares), max(images.shape[2:]))
-    units = _smaller(units, grid.factor)
-    limit = max(_SIDE, *units.shape[2:])
-    columns = [_Column("", rgb(units, _CMAP), [""] * len(images))]
+    grid = _Grid.of(len(images), 1 + sum(each.shape[1] for each in shares))
+    small = shrunk(units, grid.room)
+    limit = max(_SIDE, *small.shape[2:])
+    columns = [_Column("", rgb(small, _CMAP), [""] * len(images))]
     for reason, values in zip(ranked, shares, strict=True):
-        overlays = laid(units, _smaller(values, grid.factor), scale=_UNIT, cmap=_CMAP)
+        overlays = laid(small, shrunk(values, grid.room, None), scale=_UNIT, cmap=_CMAP)
         heading = reason.method if reason.verdict is None else f"{reason.verdict.mark} {reason.method}"
         for k in range(overlays.shape[1]):
             of_class = "" if targets is None else f": {names[int(why.classes[0, k])]}"
             captions = _captions(reason.worth[k]) if reason.worth else [""] * len(images)
-            columns.append(_Column(text.shorten(heading + of_class, limit, _LABEL), overlays[:, k], captions))
-    answers = [text.shorten(_answer(why, i, names), limit, _LABEL) for i in range(len(images))]
+            columns.append(_Column(named(heading + of_class, limit), overlays[:, k], captions))
+    answers = [named(_answer(why, i, names), limit) for i in range(len(images))]
     none = ": no heatmap is better than chance" if _none_better(why) else ""
     title = title or f"What speaks for the answer (red) and against it (blue){none}"
-    small = (f"drawn smaller: each pixel is the mean of {grid.factor} × {grid.factor}",) if grid.factor > 1 else ()
-    notes = (*_notes(why, targets is None), *small, *hints)
+    notes = (*_notes(why, targets is None), *drawn_at(units, small), *hints)
     return grid.sheet(columns, answers, Legend(_UNIT, _CMAP, counts, notes, OF_IMAGES), title)
 
 
@@ -145,7 +144,7 @@ class _Column(NamedTuple):
 
 
 class _Grid(NamedTuple):
-    """How many images stand beside each other, and how far their pixels are joined, so that no side is too long.
+    """How many images stand beside each other, and how many pixels each has.
 
     Where one image has more heatmaps than a row can hold, they fill rows of their own, each with its heading above it.
     """
@@ -153,16 +152,13 @@ class _Grid(NamedTuple):
     images: int
     columns: int
     across: int
-    factor: int
+    room: int
 
     @classmethod
-    def of(cls, images: int, columns: int, side: int) -> _Grid:
+    def of(cls, images: int, columns: int) -> _Grid:
         across = -(-images // _ROWS) if columns <= _WIDEST else 1
         rows = -(-images // across) * -(-columns // _WIDEST)
-        factor = 1
-        while max(min(columns, _WIDEST) * across * (side // factor + 10), rows * (side // factor + 60)) > _LONGEST:
-            factor += 1
-        return cls(images, columns, across, factor)
+        return cls(images, columns, across, room(min(columns, _WIDEST) * across, rows, _LINES))
 
     def sheet(self, columns: Sequence[_Column], answers: Sequence[str], legend: Legend, title: str) -> Sheet:
         cells = torch.stack([column.cells for column in columns], dim=1)
@@ -186,27 +182,10 @@ class _Grid(NamedTuple):
         )
 
 
-def _smaller(maps: Tensor, factor: int) -> Tensor:
-    """The mean of so many pixels along each axis."""
-    if factor == 1:
-        return maps
-    return F.avg_pool2d(maps, factor, ceil_mode=True, count_include_pad=False)
-
-
 def _none_better(why: Reasons) -> bool:
     """Whether all heatmaps were measured, and none is better than chance."""
     verdicts = [verdict for reason in why.methods for worth in reason.worth for verdict in worth.verdict]
     return bool(verdicts) and max(verdicts) < Verdict.BETTER
-
-
-def _names(known: Answer, classes: Sequence[str], published: Sequence[str]) -> tuple[str, ...]:
-    """Those given; else those published with a card, if they are of this model's outputs."""
-    try:
-        return known.names(classes or published)
-    except ShapeError:
-        if classes:
-            raise
-        return known.names()
 
 
 def _shares(reason: Reason) -> Tensor:

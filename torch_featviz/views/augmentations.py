@@ -14,15 +14,13 @@ from torch import Tensor
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.model.untouched import isolated, seed_all
 from torch_featviz.picture import Counts, Legend, Picture, Sheet, number, rgb
+from torch_featviz.picture.bounds import fitted, named
 from torch_featviz.picture.color import total_of
 from torch_featviz.picture.images import Card, ValueRange, clipped, unit_image
-from torch_featviz.picture.text import shorten
-
-from .room import fitted
 
 LIMIT, MOST = 24, 16  # transforms, and draws of each
 _CALLS = 5  # at least, of which the median time is taken
-_GOAL, _NAME, _SIZE = 200, 240, 11  # pixels of a cell, of a name and of its letters
+_GOAL, _NAME = 200, 240  # pixels of a cell and of a name
 _NOTHING = 225  # light grey, where an image is smaller than the largest
 
 
@@ -64,7 +62,7 @@ def augmentations(
         >>> augmentations(torch.rand(3, 8, 8), ways, n=3, times=False).rows
         ('mirrored', 'noisy')
     """
-    named = _named(transforms)
+    functions = _named(transforms)
     if not 1 <= n <= MOST:
         raise OptionError(f"n must be from 1 to {MOST}, got {n}.")
     if isinstance(image, Tensor) and image.dim() == 4 and len(image) == 1:
@@ -73,10 +71,10 @@ def augmentations(
     original = unit_image(image, declared, card)
     units, rows = [], []
     with isolated(seed), torch.no_grad():
-        for name, transform in named.items():
+        for name, transform in functions.items():
             images, seconds = _drawn(transform, name, image, n, seed)
             units += [original, *(_unit(each, name, value_range, card) for each in images)]
-            rows.append(shorten(name, _NAME, _SIZE) + (f", {number(1000 * seconds)} ms" if times else ""))
+            rows.append(named(name, _NAME) + (f", {number(1000 * seconds)} ms" if times else ""))
     counts, hints = _clipped(units, value_range, card)
     cells, inside = _of_one_size(units)
     cells, zoom, notes = fitted(cells, n + 1, len(rows), goal=_GOAL)

@@ -8,9 +8,8 @@ from torch import Tensor
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.model.answer import named_both
 from torch_featviz.model.labels import names_of
-from torch_featviz.picture import Legend, Picture, Scale, Sheet, paint
+from torch_featviz.picture import Legend, Picture, Poster, Scale, Sheet, paint
 from torch_featviz.picture.bounds import listed, named
-from torch_featviz.picture.page import Page
 
 READABLE = 30  # classes, at most, whose counts are written in the cells
 PAIRS = 20
@@ -54,7 +53,7 @@ def confusion(
     accuracy = f"Accuracy {100 * right / total:.1f} % ({right:,} of {total:,})" if total else "No example counted"
     title = f"{title}: {accuracy}" if title else accuracy
     if n > READABLE:
-        return Page((_image(table, classes, cmap), _pairs(table, classes, cmap)), title)
+        return Poster(((_image(table, classes, cmap), _pairs(table, classes, cmap)),), title)
     rows = table.sum(1, keepdim=True)
     cells, legend = paint(_shares(table).reshape(n * n, 1, 1, 1), _SHARES, cmap=cmap, notes=_notes(classes, rows))
     names = tuple(named(name) for name in classes)

@@ -120,10 +120,10 @@ def _layout(n: int, hits: int, side: int) -> tuple[int, int]:
     block = max(_GOAL, side * across)
     pairs = min(grid_columns(n, 0.6), max(1, _WIDEST // (2 * block)))
     rows = -(-n // pairs)
-    if rows * block > room(1):
+    if rows * block > room(1, 1):
         pairs = grid_columns(n, 0.5)
         rows = -(-n // pairs)
-    return pairs, max(1, min(side, room(max(2 * pairs, rows)) // across - 1))
+    return pairs, max(1, min(side, room(2 * pairs, rows) // across - 1))
 
 
 def signed_units(projections: Tensor) -> Tensor:

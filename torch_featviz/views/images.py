@@ -60,7 +60,7 @@ def images(
     words = () if labels is None else _words(labels, count, names)[:LIMIT]
     units = [unit_image(row, value_range, card) for row in rows[:LIMIT]]
     ncols = min(ncols, len(units))
-    side = room(max(ncols, -(-len(units) // ncols)))
+    side = room(ncols, -(-len(units) // ncols))
     if len({unit.shape for unit in units}) > 1:
         side = min(side, _MIXED)
     small = [shrunk(unit[None], side) for unit in units]

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from torch_featviz.errors import OptionError
 from torch_featviz.model.weights import Kernel, planes_of
-from torch_featviz.picture import Legend, Picture, Scale, Sheet, grid_columns, paint, text
+from torch_featviz.picture import Legend, Picture, Scale, Sheet, paint
+from torch_featviz.picture.bounds import CELLS, arranged, fitting
 from torch_featviz.views import numbers
 from torch_featviz.views.numbers import first
 
 _PLANES = ("red", "green", "blue")
-_SIDE, _LABEL = 3500, 11
 _WORDY = 64  # filters that have room for more than numbers
 
 
@@ -105,23 +105,22 @@ class _Drawn:
     def side_by_side(self) -> Picture:
         """Filters of one channel, or of red, green and blue, each a picture."""
         weight, names = self.kernel.weight, self._names()
-        shown = self._room(1, text.width(max(names, key=len), _LABEL))
+        shown, ncols = self._arranged(names)
         cells, legend = self._paint(weight[:shown], first(self.scale, shown), shown)
-        return Sheet(cells, legend, title=self.title, labels=names[:shown], ncols=self.ncols)
+        return Sheet(cells, legend, title=self.title, labels=names[:shown], ncols=ncols)
 
     def by_plane(self) -> Picture:
         """Red, green and blue of each filter beside each other."""
-        height, width = self.kernel.weight.shape[2:]
-        shown = self._room(3, 0)
+        names = tuple(f"filter {i}" for i in range(len(self.kernel.weight)))
+        shown, ncols = self._arranged(names, len(_PLANES))
         cells, legend = self._paint(*self._cut(shown, 3), shown)
-        ncols = min(self.ncols or grid_columns(shown, height / (3 * width)), shown)
         return Sheet(
             cells,
             legend,
             title=self.title,
             ncols=3 * ncols,
             group=3,
-            labels=tuple(name for i in range(shown) for name in (f"filter {i}", "", "")),
+            labels=tuple(words for name in names[:shown] for words in (name, "", "")),
             columns=_PLANES,
         )
 
@@ -129,7 +128,7 @@ class _Drawn:
         """Filters by rows, input channels by columns, as many as can be read."""
         filters, channels, height, width = self.kernel.weight.shape
         zoom = max(1, -(-36 // max(height, width)))
-        room = [min(16, max(1, _SIDE // (side * zoom + 7))) for side in (height, width)]
+        room = [min(16, max(1, CELLS // (side * zoom + 7))) for side in (height, width)]
         rows, columns = min(filters, limit or room[0]), min(channels, limit or room[1])
         notes = self.kernel.notes
         if (rows, columns) != (filters, channels):
@@ -165,6 +164,14 @@ class _Drawn:
         colors, legend = paint(weight[:shown], first(scale, shown), cmap=self.cmap, notes=self.kernel.notes)
         total = len(weight) if what != "kernels" else filters * channels
         return numbers.drawn(cells, colors, legend, total=total, what=what, title=self.title, names=names)
+
+    def _arranged(self, names: tuple[str, ...], group: int = 1) -> tuple[int, int]:
+        """How many filters side by side fit a sheet at its defaults, and in how many columns."""
+        filters, _, height, width = self.kernel.weight.shape
+        if self.ncols is None:
+            return arranged(filters, height, width, names, group=group)
+        rows, _ = fitting(height, width, names, group=group)
+        return min(filters, rows * self.ncols), min(filters, self.ncols)
 
     def _paint(self, weight: Tensor, scale: Scale, shown: int) -> tuple[Tensor, Legend]:
         """The filters that there is room for."""
@@ -206,17 +213,6 @@ class _Drawn:
         filters, channels = self.kernel.weight.shape[:2]
         low = i // max(1, filters // self.kernel.groups) * channels
         return low, low + channels - 1
-
-    def _room(self, per_filter: int, label: int) -> int:
-        """How many filters side by side fit a sheet at its defaults."""
-        filters, _, height, width = self.kernel.weight.shape
-        zoom = max(1, -(-48 // max(height, width)))
-        wide, high = per_filter * (max(width * zoom + 2, label + 8) + 5) + 10, height * zoom + 25
-        for shown in range(filters, 1, -1):
-            columns = self.ncols or grid_columns(shown, height / (per_filter * width))
-            if (self.ncols or columns * wide <= _SIDE) and -(-shown // columns) * high <= _SIDE:
-                return shown
-        return 1
 
 
 def _places(weight: Tensor) -> int:

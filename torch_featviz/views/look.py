@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from torch_featviz.errors import FeatvizError, LayerError, OptionError, ShapeError
 from torch_featviz.explain import Reason, Reasons, Verdict, reasons
@@ -18,13 +17,15 @@ from torch_featviz.inspect.layer import Layer
 from torch_featviz.inspect.walk import walk
 from torch_featviz.model.answer import Answer, Kind
 from torch_featviz.model.inputs import Inputs, as_batch, placement
-from torch_featviz.picture import Legend, Picture, Scale, Sheet, count, number, rgb, text
+from torch_featviz.picture import Legend, Picture, Poster, Scale, Sheet, count, number, rgb, text
+from torch_featviz.picture.bounds import LABEL, fitted, named, shrunk
 from torch_featviz.picture.images import ValueRange, clipped, unit_images
 from torch_featviz.picture.legend import OF_IMAGES
 from torch_featviz.picture.overlay import laid
-from torch_featviz.picture.poster import Poster
 from torch_featviz.views.maps import feature_maps
 from torch_featviz.zoo import ModelCard
+
+from .stages import ends_of_sizes, spread
 
 METHODS = ("gradcam", "integrated_gradients")
 _IN_WORDS = {"gradcam": "Grad-CAM", "integrated_gradients": "integrated gradients"}
@@ -81,18 +82,18 @@ def look(
     published = () if card is None else card.classes
     said = card.answer if answer is None and card is not None else answer
     known = answered(model, x, said=said, named=bool(classes or published))
-    names = known.names(classes or (published if len(published) == known.values.shape[1] else ()))
+    names = known.names(classes, published)
     why, no_why = _why(model, x, known)
     stages, no_stages = _stages(model, x)
     counts, hints = clipped(units, value_range, card)
-    side = min(1.0, _SIDE / max(x.shape[2:]))
+    small, zoom, sizes = fitted(units, 1, 1, goal=_SIDE)
     photo = Sheet(
-        rgb(_reduced(units, side)),
-        Legend(counts=counts, notes=hints, bounds=OF_IMAGES),
+        rgb(small),
+        Legend(counts=counts, notes=(*sizes, *hints), bounds=OF_IMAGES),
         title="What it is shown",
-        zoom=max(1, round(_SIDE / max(x.shape[2:]))),
+        zoom=zoom,
     )
-    top = [photo, *([] if why is None else [_heatmap(units, why, names, side)]), _answer(known, names)]
+    top = [photo, *([] if why is None else [_heatmap(small, zoom, why, names)]), _answer(known, names)]
     rows = [tuple(top), *((_maps(word, layer),) for word, layer in zip(_words(len(stages)), stages, strict=True))]
     best = int(known.values[0].argmax())
     name = type(model).__name__ if card is None else card.name
@@ -135,12 +136,12 @@ def _why(model: nn.Module, x: Tensor, known: Answer) -> tuple[Reasons | None, st
     return None, "Heatmaps are left out: no gradient leads to this model's answer"
 
 
-def _heatmap(units: Tensor, why: Reasons, names: Sequence[str], side: float) -> Sheet:
+def _heatmap(small: Tensor, zoom: int, why: Reasons, names: Sequence[str]) -> Sheet:
     """The best one over the image."""
     best = why.ranked[0]
     verdict = best.verdict or Verdict.NO_BETTER
     shares = (best.heatmaps / (best.reach or 1.0)).clamp(-1, 1)
-    cells = laid(_reduced(units, side), _reduced(shares, side), scale=_UNIT, cmap=_CMAP)[:, 0]
+    cells = laid(small, shrunk(shares, max(small.shape[2:]), None), scale=_UNIT, cmap=_CMAP)[:, 0]
     name = text.shorten(names[int(why.classes[0, 0])], _NAME, 12)
     others = [f"{_in_words(each)}: {each.verdict}" for each in why.ranked[1:]]
     return Sheet(
@@ -154,7 +155,7 @@ def _heatmap(units: Tensor, why: Reasons, names: Sequence[str], side: float) -> 
         ),
         title=f"Why: {verdict}" if verdict is Verdict.BETTER else "Why: no heatmap is better than chance",
         captions=(f"{verdict}\n{_figures(best)}",),
-        zoom=max(1, round(_SIDE / max(units.shape[2:]))),
+        zoom=zoom,
     )
 
 
@@ -180,7 +181,7 @@ def _answer(known: Answer, names: Sequence[str]) -> Sheet:
     labels = []
     for k in best:
         value = _value(known, k)
-        labels.append(f"{text.shorten(names[k], _NAME - text.width(value, 11) - 16, 11)}  {value}")
+        labels.append(f"{named(names[k], _NAME - text.width(value, LABEL) - 16)}  {value}")
     what = "What it returns" if known.kind == "figures" else "What it answers"
     return Sheet(bars, Legend(), title=what, labels=tuple(labels), ncols=1, zoom=1)
 
@@ -200,10 +201,8 @@ def _stages(model: nn.Module, x: Tensor) -> tuple[list[Layer], str]:
     maps = [call for call in maps if call.module is not None] or maps
     if not maps:
         return [], "Maps are left out: no layer of this model returns any"
-    ends = list({call.maps.shape[2:]: call for call in maps if call.maps is not None}.values())
-    stages = sorted(ends, key=lambda call: call.order) if len(ends) >= len(_STAGES) else maps
-    chosen = (stages[0], stages[(len(stages) - 1) // 2], stages[-1])
-    return list({call.name: call for call in chosen}.values()), ""
+    ends, count = ends_of_sizes(maps), len(_STAGES)
+    return spread(ends if len(ends) >= count else maps, min(count, len(maps))), ""
 
 
 def _words(stages: int) -> tuple[str, ...]:
@@ -214,8 +213,7 @@ def _maps(word: str, layer: Layer) -> Picture:
     """The strongest maps of one layer."""
     assert layer.maps is not None
     maps = layer.maps[0]
-    share = min(1.0, _MAP / max(maps.shape[1:]))
-    drawn = _reduced(maps[None], share)[0]
+    drawn = shrunk(maps, _MAP, None)
     zoom = max(1, round(_MAP / max(drawn.shape[1:])))
     room = max(_FEWEST, min(_MOST, _ROW // (zoom * drawn.shape[2] + 7)))
     shown = min(room, len(maps))
@@ -224,12 +222,6 @@ def _maps(word: str, layer: Layer) -> Picture:
     title = f"{word}: the {shown} strongest of {len(maps)} maps of {layer.name}, {size}{sees}"
     sheet = feature_maps(drawn, top=shown, ncols=room, title=title)
     return replace(sheet, zoom=zoom) if isinstance(sheet, Sheet) else sheet
-
-
-def _reduced(maps: Tensor, share: float) -> Tensor:
-    """Large ones at about this share of their size: means of whole numbers of pixels."""
-    factor = max(1, round(1 / share))
-    return maps if factor == 1 else F.avg_pool2d(maps, factor, ceil_mode=True, count_include_pad=False)
 
 
 def _onwards(known: Answer, stages: Sequence[Layer], card: ModelCard | None) -> tuple[str, ...]:

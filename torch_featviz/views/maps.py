@@ -1,6 +1,5 @@
 """What the feature maps of a layer look like."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
@@ -10,7 +9,8 @@ from torch import Tensor
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.model.layout import Layout
-from torch_featviz.picture import Legend, Picture, Scale, Sheet, fitting, grid_columns, paint
+from torch_featviz.picture import Legend, Picture, Scale, Sheet, grid_columns, paint
+from torch_featviz.picture.bounds import arranged, fitting
 from torch_featviz.picture.color import is_diverging
 from torch_featviz.picture.contrast import contrast, ends_of, joined, signed
 from torch_featviz.picture.scale import as_float
@@ -73,7 +73,9 @@ def feature_maps(
     faint, floor = _faint(stack, by_map=scale is None and per == "kernel")
     kinds = _kinds(stack, scale, cmap, floor) if per == "kernel" else []
     ends = _words(kinds)
-    room, columns = _room(stack, ends) if ncols is None and top is None else (channels, ncols)
+    room, columns = channels, ncols
+    if ncols is None and top is None:
+        room, columns = arranged(channels, height, width, ends, lines=2 if ends else 1, group=images)
     top = room if room < channels else top
     order = peak.argsort(descending=True, stable=True)[:top] if top else torch.arange(channels, device=stack.device)
     numbers = order.tolist()
@@ -172,17 +174,6 @@ def _painted(
             cells[here] = painted.reshape(-1, images, 3, height, width)
             legends.append(legend)
     return cells.flatten(0, 1), legends
-
-
-def _room(stack: Tensor, ends: tuple[str, ...]) -> tuple[int, int]:
-    """How many channels the largest sheet holds, and in how many columns they then stand, about square."""
-    channels, images, height, width = stack.shape
-    rows, columns = fitting(height, width, ends, lines=2 if ends else 1)
-    columns = max(1, (columns - 1) // images) if images > 1 else columns
-    shown = min(channels, rows * columns)
-    across = math.ceil(math.sqrt(shown * columns / rows)) if rows * columns < channels else 0
-    across = across or grid_columns(shown, height / (width * images))
-    return shown, min(columns, max(across, -(-shown // rows)))
 
 
 def _picked(scale: Scale, order: Tensor, images: int) -> Scale:

@@ -8,13 +8,13 @@ from torch import Tensor
 
 from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.picture import Legend, Picture, Scale, Sheet, Stack, number
+from torch_featviz.picture.bounds import CELLS, LABEL, widest
 from torch_featviz.picture.scale import as_float
 from torch_featviz.picture.text import line_height, width
 
 LIMIT = 64  # rows and columns of one image
 VALUES = 4096  # on a sheet
-_ROW, _SIDE = 1500, 3500  # pixels: of a row of images by default, and of everything at most
-_TEXT = 11
+_ROW = 1500  # pixels of a row of images by default
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,14 @@ def written(
     shown = min(n, max(1, VALUES // (high * wide)))
     cells = values[:shown].permute(0, 2, 3, 1).reshape(-1, channels).tolist()
     words = ["\n".join(_word(value, decimals) for value in cell) for cell in cells]
-    longest = max(width(line, _TEXT) for cell in words for line in cell.split("\n"))
+    longest = widest(line for cell in words for line in cell.split("\n"))
     least = 48 if n * high * wide <= 16 else 36 if n * high * wide <= 256 else 24
-    zoom = max(least, longest + 4, channels * line_height(_TEXT) + 4)
+    zoom = max(least, longest + 4, channels * line_height(LABEL) + 4)
     step = zoom + 4
-    block = max(wide * step, max((width(name, _TEXT, bold=True) for name in names[:shown]), default=0) + 8) + 10
+    block = max(wide * step, max((width(name, LABEL, bold=True) for name in names[:shown]), default=0) + 8) + 10
     if ncols is None:
-        ncols = row if row and row * block <= _SIDE else max(1, _ROW // block)
-    shown = min(shown, ncols * max(1, _SIDE // (high * step + 60)))
+        ncols = row if row and row * block <= CELLS else max(1, _ROW // block)
+    shown = min(shown, ncols * max(1, CELLS // (high * step + 60)))
     return Written(words[: shown * high * wide], shown, min(ncols, shown), zoom)
 
 

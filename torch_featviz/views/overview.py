@@ -14,7 +14,8 @@ from torch_featviz.inspect.layer import Layer
 from torch_featviz.inspect.walk import walk
 from torch_featviz.model.inputs import Inputs, as_batch
 from torch_featviz.model.layers import Layers
-from torch_featviz.picture import Picture, Scale, Sheet, enlarge, fitting, grid_columns, paint
+from torch_featviz.picture import Picture, Scale, Sheet, enlarge, paint
+from torch_featviz.picture.bounds import arranged, listed
 from torch_featviz.picture.color import is_diverging
 from torch_featviz.picture.contrast import contrast, ends_of, joined, signed
 
@@ -95,12 +96,12 @@ def overview(
     painted = [paint(mean, each, cmap=cmap) for mean, each in zip(means, scales, strict=True)]
     cells = _alike([cell for cell, _ in painted])
     labels = [_label(call) for call in drawn]
-    rows, columns = fitting(cells.shape[2], cells.shape[3], labels, lines=2)
+    _, columns = arranged(len(cells), cells.shape[2], cells.shape[3], labels, lines=2)
     return Sheet(
         cells,
         joined([legend for _, legend in painted], notes, told=scale is None and cmap is None),
         title=title or f"{type(model).__name__}, layer by layer: mean over channels",
-        ncols=min(columns, max(grid_columns(len(means)), -(-len(means) // rows))),
+        ncols=columns,
         zoom=_ZOOMED // cells.shape[-1] if len(cells) <= _FEW else None,
         labels=tuple(labels),
         captions=tuple(
@@ -159,6 +160,5 @@ def _left_out(without: list[str], idle: list[str], not_run: list[str]) -> tuple[
     lines = []
     for names, why in ((without, "without maps"), (idle, "only pass values on"), (not_run, "not run")):
         if names:
-            more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-            lines.append(f"{why}: {', '.join(names[:6])}{more}")
+            lines.append(f"{why}: {listed(names, 6)}")
     return tuple(lines)

@@ -17,11 +17,10 @@ from torch_featviz.inspect import ReceptiveField, receptive_field
 from torch_featviz.inspect.receptive import Box
 from torch_featviz.model.inputs import as_batch
 from torch_featviz.picture import Legend, Picture, Scale, Sheet, enlarge, grid_columns, number, paint, rgb
+from torch_featviz.picture.bounds import fitted
 from torch_featviz.picture.color import total_of
 from torch_featviz.picture.images import Card, ValueRange, clipped, unit_images
 from torch_featviz.picture.legend import OF_IMAGES
-
-from .room import fitted
 
 LIMIT = 32
 _GOAL = 300  # pixels of a cell
@@ -100,7 +99,7 @@ def projection(
             for i, box in enumerate(boxes)
         ]
     else:
-        values, *_ = fitted(held, 2 * groups, -(-n // groups), goal=_GOAL)
+        values, *_ = fitted(held, 2 * groups, -(-n // groups), goal=_GOAL, ends=None)
         pairs = [(cell,) for cell in enlarge(paint(values, scale)[0], zoom)]
     cells = [torch.stack([whole, *pair]) for whole, pair in zip(image_cells, pairs, strict=True)]
     return Sheet(

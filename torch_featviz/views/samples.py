@@ -77,7 +77,7 @@ def samples(
     )
     empty = frozenset(k * columns + j for k, i in enumerate(numbers) for j in range(len(images[i]), columns))
     counts, hints = clipped(units, value_range, card)
-    small = shrunk(units, room(max(columns, len(numbers))))
+    small = shrunk(units, room(columns, len(numbers)))
     notes = (*_left_out(labels, images, total), *drawn_at(units, small), *hints)
     legend = Legend(counts=counts, notes=notes)
     return Sheet(rgb(small), legend, title=title, ncols=columns, rows=tuple(labels), empty=empty)

@@ -14,11 +14,10 @@ from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.model.answer import Kind, answer_of, named_both
 from torch_featviz.model.labels import names_of
 from torch_featviz.picture import Counts, Legend, Picture, Sheet, enlarge, grid_columns, reserved, rgb
+from torch_featviz.picture.bounds import fitted
 from torch_featviz.picture.images import Card, ValueRange, clipped, unit_image, unit_images
 from torch_featviz.picture.legend import SIZE
 from torch_featviz.picture.text import Color, shorten
-
-from .room import fitted
 
 LIMIT = 32
 _GOAL = 320  # pixels of a cell

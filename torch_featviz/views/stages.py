@@ -23,11 +23,21 @@ def stages(calls: Sequence[Layer], limit: int | None) -> list[Layer]:
         return list(calls)
     after = dict(zip(map(id, calls), calls[1:], strict=False))
     units = [call for call in calls if id(call) not in after or not _continued(call, after[id(call)])]
-    sizes = [call for call, later in pairwise(units) if _size(call) != _size(later)] + units[-1:]
+    sizes = ends_of_sizes(units)
     depth = max(call.name.count(".") for call in units)
     tried = [units, *(_ends(units, level, sizes) for level in range(depth, 0, -1)), sizes]
     fits = next((chosen for chosen in tried if len(chosen) <= limit), None)
-    return fits or [sizes[i * (len(sizes) - 1) // max(1, limit - 1)] for i in range(limit)]
+    return fits or spread(sizes, limit)
+
+
+def ends_of_sizes(calls: Sequence[Layer]) -> list[Layer]:
+    """The last layer of each size, before maps become smaller or larger."""
+    return [call for call, later in pairwise(calls) if _size(call) != _size(later)] + list(calls[-1:])
+
+
+def spread(calls: Sequence[Layer], count: int) -> list[Layer]:
+    """So many layers, the first and the last among them."""
+    return [calls[i * (len(calls) - 1) // max(1, count - 1)] for i in range(count)]
 
 
 def _size(call: Layer) -> tuple[int, ...]:
