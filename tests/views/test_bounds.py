@@ -3,6 +3,7 @@
 A view is drawn of as much as a person has: 1,000 classes, 64 images, 2,048 channels, 200 layers, large images.
 """
 
+from collections import OrderedDict
 from functools import lru_cache
 
 import pytest
@@ -54,7 +55,47 @@ def confused(n):
     return torch.eye(n, dtype=torch.int64) * 50 + torch.randint(0, 3, (n, n))
 
 
+def net(classes=1000):
+    """Of images of any size."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(64, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32, classes),
+    ).eval()
+
+
+def deep(layers, size):
+    """So many convolutions with long names."""
+    torch.manual_seed(0)
+    parts = [(f"a_block_with_a_long_name_{i}_conv", nn.Conv2d(3, 3, 3, padding=1)) for i in range(layers)]
+    return views.overview(nn.Sequential(OrderedDict(parts)), torch.rand(1, 3, size, size))
+
+
+def images_of(n, *size):
+    return torch.rand(1, 3, *size).expand(n, -1, -1, -1)
+
+
+def explained(n, targets, *size):
+    """Measured only where that is quick."""
+    few = dict(methods=["saliency"], targets=targets, classes=NAMES, faithful=max(size) < 64)
+    return views.attributions(net(), images_of(n, *size), **few)
+
+
 CASES = {
+    "adversarial 32": lambda: views.adversarial(net(), images_of(32, 128, 96), classes=NAMES, steps=1),
+    "adversarial large": lambda: views.adversarial(net(), images_of(2, 900, 1200), classes=NAMES, steps=1),
+    "attributions 64": lambda: explained(64, None, 224, 160),
+    "attributions 8 x 8": lambda: explained(8, range(8), 32, 48),
+    "attributions 1 x 64": lambda: explained(1, range(64), 224, 224),
+    "augmentations": lambda: views.augmentations(
+        torch.rand(3, 224, 300), dict.fromkeys(NAMES[:24], torch.Tensor.clone), n=16
+    ),
     "confusion 30": lambda: views.confusion(confused(30) * 100_000, NAMES[:30]),
     "confusion 31": lambda: views.confusion(confused(31), NAMES[:31]),
     "confusion 1000": lambda: views.confusion(confused(1000), NAMES),
@@ -65,21 +106,37 @@ CASES = {
     ),
     "exemplars 16": lambda: views.exemplars(patches(16, 224)),
     "exemplars 2048": lambda: views.exemplars(patches(2048, 8)),
+    "feature_maps 2048": lambda: views.feature_maps(torch.rand(1, 56, 56).expand(2048, -1, -1)),
+    "feature_maps 512": lambda: views.feature_maps(torch.randn(512, 13, 13)),
+    "feature_maps images": lambda: views.feature_maps({name: torch.randn(512, 28, 28) for name in NAMES[:64]}),
     "images 64": lambda: views.images(torch.zeros(64, 1, 400, 300), NAMES[:64]),
     "images 1000": lambda: views.images(torch.zeros(1000, 1, 28, 28), range(1000), classes=NAMES),
     "images one": lambda: views.images(torch.zeros(1, 1000, 5000), "a photograph"),
     "images list": lambda: views.images([torch.zeros(1, 100 * i, 900) for i in range(1, 9)]),
+    "kernels 2048 x 512": lambda: views.kernels(torch.randn(1).expand(2048, 512, 3, 3)),
+    "kernels 2048 in colour": lambda: views.kernels(torch.randn(2048, 3, 7, 7)),
+    "kernels by planes": lambda: views.kernels(torch.randn(2048, 3, 7, 7), planes=True),
+    "kernels with values": lambda: views.kernels(torch.randn(2048, 3, 3, 3), values=True),
+    "kernels depthwise": lambda: views.kernels(nn.Conv2d(512, 512, 3, groups=512)),
+    "look": lambda: views.look(net(), torch.rand(3, 500, 700), classes=NAMES),
+    "overview 200": lambda: deep(200, 48),
+    "overview large": lambda: deep(20, 224),
     "pixels": lambda: views.pixels(-1234.567 * torch.rand(3, 64, 64), scale=fv.Scale()),
     "predictions 64": lambda: views.predictions(torch.zeros(64, 3, 64, 64), torch.randn(64, 1000), NAMES),
+    "projection 32": lambda: views.projection(net(), torch.rand(3, 224, 224), "0", range(32)),
+    "projection all of it": lambda: views.projection(net(), torch.rand(3, 400, 300), "6", range(32)),
     "samples 1000": lambda: views.samples(Classes((64, 64))),
     "samples large": lambda: views.samples(Classes((100, 450), 10), title="ten classes of large images"),
     "samples many": lambda: views.samples(Classes((28, 28), 2), n=64),
+    "segments 32": lambda: views.segments(
+        torch.randn(1, 1000, 8, 8).expand(32, -1, -1, -1), NAMES, images_of(32, 224, 224)
+    ),
+    "segments large": lambda: views.segments(torch.randn(1, 1000, 90, 120), NAMES, images_of(1, 1800, 2400)),
 }
-ELSEWHERE = {"attributions", "feature_maps", "kernels", "overview"}  # drawn of a layer or a model
 
 
 def test_no_view_is_forgotten():
-    assert {name.partition(" ")[0] for name in CASES} | ELSEWHERE == set(views.__all__)
+    assert {name.partition(" ")[0] for name in CASES} == set(views.__all__)
 
 
 @lru_cache

@@ -42,6 +42,7 @@ class Net(nn.Module):
 
 NET = Net().eval()
 SMALL = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2)).eval()
+OF_ANY_SIZE = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(8, 2)).eval()
 
 
 def images():
@@ -130,6 +131,10 @@ def of_adversarial(given, **declared):
     return sheet(drawn, slice(0, None, 3))
 
 
+def of_look(given, **declared):
+    return sheet(views.look(OF_ANY_SIZE, _tall(given), **declared).rows[0][0])
+
+
 def of_augmentations(given, **declared):
     return sheet(views.augmentations(_tall(given), [torch.zeros_like], n=1, times=False, **declared), slice(0, 1))
 
@@ -172,6 +177,7 @@ DRAWN = {
     "attributions": of_attributions,
     "exemplars": of_exemplars,
     "images": of_images,
+    "look": of_look,
     "pixels": of_pixels,
     "predictions": of_predictions,
     "samples": of_samples,

@@ -1,13 +1,10 @@
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 from torch.utils.data import TensorDataset
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
-from torch_featviz.picture.bounds import shrunk
 from torch_featviz.views import images
 from torch_featviz.zoo import ModelCard
 
@@ -90,32 +87,6 @@ def test_a_range_is_declared_and_what_is_beyond_is_counted():
     wide = images(torch.full((1, 1, 2, 3), 2.0))
     assert wide.legend.counts.over == 6
     assert any("declare theirs, by card=" in note for note in wide.legend.notes)
-
-
-@given(
-    st.integers(1, 9),
-    st.integers(1, 9),
-    st.integers(1, 9),
-    st.sampled_from([None, 2.0, -1.0, float("nan"), float("inf")]),
-)
-def test_a_smaller_image_keeps_its_means_and_its_marks(height, width, side, odd):
-    unit = torch.rand(1, 1, height, width)
-    if odd is not None:
-        unit[0, 0, height // 2, width // 2] = odd
-    small = shrunk(unit, side)
-    longest = max(height, width)
-    if longest <= side:
-        assert small is unit
-        return
-    rows, columns = max(1, height * side // longest), max(1, width * side // longest)
-    assert small.shape == (1, 1, rows, columns)
-    for i in range(rows):
-        for j in range(columns):
-            top, bottom = i * height // rows, -(-(i + 1) * height // rows)
-            left, right = j * width // columns, -(-(j + 1) * width // columns)
-            values = [float(unit[0, 0, y, x]) for y in range(top, bottom) for x in range(left, right)]
-            expected = next((v for v in values if not 0 <= v <= 1), sum(values) / len(values))
-            torch.testing.assert_close(float(small[0, 0, i, j]), expected, equal_nan=True)
 
 
 @pytest.mark.parametrize(

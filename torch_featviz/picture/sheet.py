@@ -27,7 +27,7 @@ FRAME = 128
 TITLE = 16
 NARROWEST = 320
 _THIN = 20
-_LONGEST = 320  # pixels of a name
+_LONGEST = 320  # pixels of a name that is wider than its cell
 _NAMES = ("labels", "captions", "rows", "columns", "heads")
 
 
@@ -227,8 +227,9 @@ class _Grid:
     """Where everything of a sheet's grid stands: measured first, drawn after."""
 
     def __init__(self, sheet: Sheet) -> None:
-        words = {name: tuple(map(_short, getattr(sheet, name))) for name in _NAMES}
-        sheet = replace(sheet, **words, corner=_short(sheet.corner))  # type: ignore[arg-type]
+        limit = max(_LONGEST, sheet.cells.shape[3] * sheet._zoom)
+        words = {name: tuple(_short(each, limit) for each in getattr(sheet, name)) for name in _NAMES}
+        sheet = replace(sheet, **words, corner=_short(sheet.corner, limit))  # type: ignore[arg-type]
         self.sheet, self.ncols = sheet, sheet._ncols
         self.nrows = -(-len(sheet.cells) // self.ncols)
         h, w = (side * sheet._zoom + 2 for side in sheet.cells.shape[2:])
@@ -313,8 +314,8 @@ class _Grid:
             y += piece.shape[0]
 
 
-def _short(words: str) -> str:
-    return "\n".join(named(line, _LONGEST) for line in words.split("\n"))
+def _short(words: str, limit: int) -> str:
+    return "\n".join(named(line, limit) for line in words.split("\n"))
 
 
 def paint(maps: Tensor, scale: Scale, *, cmap: str | None = None, notes: tuple[str, ...] = ()) -> tuple[Tensor, Legend]:
