@@ -49,7 +49,14 @@ def fitting(
 
 
 def arranged(
-    count: int, height: int, width: int, words: Iterable[str] = (), *, lines: int = 1, group: int = 1
+    count: int,
+    height: int,
+    width: int,
+    words: Iterable[str] = (),
+    *,
+    lines: int = 1,
+    group: int = 1,
+    side: int = SIDE,
 ) -> tuple[int, int]:
     """How many of so many cells, or groups of cells, a sheet holds, and in how many columns they are about a square.
 
@@ -60,11 +67,12 @@ def arranged(
         words: likewise.
         lines: likewise.
         group: likewise.
+        side: likewise.
     Example:
         >>> arranged(9, 8, 8), arranged(10_000, 200, 200)
         ((9, 3), (304, 19))
     """
-    rows, columns = fitting(height, width, words, lines=lines, group=group)
+    rows, columns = fitting(height, width, words, lines=lines, group=group, side=side)
     shown = min(count, rows * columns)
     square = grid_columns(shown, height / (width * group))
     across = square if shown == count else math.ceil(math.sqrt(shown * columns / rows))

@@ -10,11 +10,12 @@ from torch import Tensor
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.model.layout import Layout
 from torch_featviz.picture import Legend, Picture, Scale, Sheet, grid_columns, paint
-from torch_featviz.picture.bounds import arranged, fitting
+from torch_featviz.picture.bounds import SIDE, arranged, fitting, widest
 from torch_featviz.picture.color import is_diverging
 from torch_featviz.picture.contrast import contrast, ends_of, joined, signed
 from torch_featviz.picture.scale import as_float
 
+_NAME = 320  # pixels of the name of an image, at most
 _FAINT = 1e-3  # of the median channel
 
 
@@ -75,7 +76,8 @@ def feature_maps(
     ends = _words(kinds)
     room, columns = channels, ncols
     if ncols is None and top is None:
-        room, columns = arranged(channels, height, width, ends, lines=2 if ends else 1, group=images)
+        side = SIDE - min(_NAME, widest(named))  # names that are wider than their images stand upright
+        room, columns = arranged(channels, height, width, ends, lines=2 if ends else 1, group=images, side=side)
     top = room if room < channels else top
     order = peak.argsort(descending=True, stable=True)[:top] if top else torch.arange(channels, device=stack.device)
     numbers = order.tolist()
