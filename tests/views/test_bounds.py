@@ -135,7 +135,7 @@ def drawn(name):
     return CASES[name]()
 
 
-SLOW = {"adversarial 32", "attributions 64", "attributions 8 x 8", "attributions 1 x 64", "augmentations", "look"}
+SLOW = {"attributions 64", "attributions 1 x 64", "augmentations", "look", "predictions 64"}
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in CASES])
