@@ -165,7 +165,7 @@ def test_units_say_how_they_were_projected():
     assert {found["cosine"] for layer in alone if layer["units"] for found in layer["units"]["channels"].values()} == {
         None
     }
-    with pytest.raises(fv.errors.OptionError, match="or None for what suits the network; got 'gradient'"):
+    with pytest.raises(fv.errors.OptionError, match="or None to choose by the network; got 'gradient'"):
         atlas(model, images, projection="gradient")
 
 
@@ -225,7 +225,7 @@ def test_a_curve_says_nan_where_it_was_and_nothing_where_there_was_none(tmp_path
 
 
 def test_no_training_there(tmp_path):
-    with pytest.raises(fv.errors.FileError, match=r"holds no samples.jsonl"):
+    with pytest.raises(fv.errors.FileError, match=r"has no samples.jsonl"):
         atlas(net(), torch.rand(1, 3, 14, 14), training=tmp_path)
 
 
