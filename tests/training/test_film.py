@@ -196,7 +196,7 @@ def test_a_strip_of_maps_is_a_table_that_says_what_is_where():
     steps = [torch.randn(2, 3, 4, 5) for _ in range(3)]
     film = film_on("maps/conv", *steps)
     strip = film.strip()
-    assert strip.rows == ("map 0", "map 1", "map 2")
+    assert strip.rows == ("channel 0", "channel 1", "channel 2")
     assert strip.heads == ("step 0", "step 10", "step 20")
     assert (strip.columns, strip.corner, strip.group, strip.ncols) == (("0", "1"), "image", 2, 6)
     for i, sheet in enumerate(film._sheets):
@@ -209,7 +209,7 @@ def test_a_strip_of_maps_is_a_table_that_says_what_is_where():
 
 def test_a_strip_of_one_image_and_of_heatmaps():
     strip = film_on("maps/conv", *torch.randn(3, 1, 2, 4, 4)).strip()
-    assert (strip.rows, strip.columns, strip.heads) == (("map 0", "map 1"), ("0", "10", "20"), ())
+    assert (strip.rows, strip.columns, strip.heads) == (("channel 0", "channel 1"), ("0", "10", "20"), ())
     heatmaps = torch.randn(3, 2, 1, 4, 4)
     film = film_on("why/saliency", *heatmaps)
     strip = film.strip()

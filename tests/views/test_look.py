@@ -1,6 +1,7 @@
 """The page of a first look: what it says, what it costs, and what it does without."""
 
 import importlib
+import re
 import warnings
 
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from torch_featviz.errors import FileError, OptionError, ShapeError
-from torch_featviz.explain import Verdict, reasons
+from torch_featviz.explain import Faithfulness, Reason, Verdict, reasons
 from torch_featviz.picture import Sheet
 from torch_featviz.views import look
 from torch_featviz.zoo import ModelCard, card, from_pil
@@ -42,7 +43,8 @@ def test_what_stands_on_it():
         chances = net(CARD.normalize(IMAGE)[None]).softmax(1)[0]
     order = chances.argsort(descending=True).tolist()
     assert page.title == f"tiny says: {CARD.classes[order[0]]}, {100 * float(chances[order[0]]):.1f} %"
-    photo, heat, bars = page.rows[0]
+    left, heat = page.rows[0]
+    (photo,), (bars,) = left.rows
     assert photo.title == "What it is shown"
     assert torch.equal(photo.cells[0], (IMAGE * 255).round().byte())
     assert bars.labels == tuple(f"{CARD.classes[k]}  {100 * float(chances[k]):.1f} %" for k in order)
@@ -53,7 +55,7 @@ def test_what_stands_on_it():
     best = reasons(net, CARD.normalize(IMAGE)[None], module.METHODS, options=ways, steps=module._STEPS).ranked[0]
     assert heat.captions[0].startswith(str(best.verdict))
     stages = [row[0] for row in page.rows[1:]]
-    words = [title.split(":")[0] for title in parts(page)[3:]]
+    words = [title.split(":")[0] for title in parts(page)[2:]]
     assert words == ["Early", "Middle", "Late"]
     for stage, (layer, side, channels) in zip(stages, (("1", 32, 8), ("4", 16, 16), ("8", 4, 24)), strict=True):
         assert f"of {channels} maps of {layer}, {side} × {side}, each value sees" in stage.title
@@ -127,7 +129,7 @@ def test_without_maps_the_rest_is_shown():
     net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 16), nn.ReLU(), nn.Linear(16, 3))
     page = look(net, torch.rand(3, 8, 8), classes=["a", "b", "c"])
     assert len(page.rows) == 1
-    assert len(page.rows[0]) == 3
+    assert len(page.rows[0]) == 2
     assert "Grad-CAM is left out: the answer depends on no map" in page.subtitle
     assert "Maps are left out: no layer of this model returns any" in page.subtitle
     assert "gradcam" not in page.words[0]
@@ -143,14 +145,14 @@ def test_without_a_gradient_there_is_no_heatmap():
             return self.conv(x).detach().mean((2, 3))
 
     page = look(Steps(), torch.rand(3, 8, 8))
-    assert len(page.rows[0]) == 2
+    assert [picture.title for picture in page.rows[0]] == ["What it is shown", "What it answers"]
     assert "Heatmaps are left out: " in page.subtitle
 
 
 def test_figures_are_no_probabilities():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 1))
     page = look(net, torch.rand(3, 8, 8))
-    assert page.rows[0][-1].title == "What it returns"
+    assert page.rows[0][0].rows[1][0].title == "What it returns"
     assert "%" not in page.title
 
 
@@ -169,7 +171,7 @@ def test_large_images_stay_small():
     )
     page = look(net, torch.rand(3, 700, 900))
     assert max(page.numpy().shape) <= 2400
-    assert isinstance(page.rows[0][0], Sheet)
+    assert isinstance(page.rows[0][0].rows[0][0], Sheet)
 
 
 @pytest.mark.parametrize(
@@ -194,5 +196,33 @@ def test_bad_input(image, options, error, message):
         look(net_of(), image, **options)
 
 
+def test_the_rows_of_maps_share_one_legend():
+    page = look(net_of(), CARD.normalize(IMAGE), card=CARD)
+    rows = [row[0] for row in page.rows[1:]]
+    assert [row.legend.cmap for row in rows] == [None, None, "viridis"]
+    assert rows[-1].legend.total == sum(row.cells[:, 0].numel() for row in rows)
+    assert rows[0].labels[0].startswith("channel ")
+    assert "below each map: the ends of its scale" in rows[-1].legend.lines()
+
+
+@pytest.mark.parametrize(
+    ("areas", "says"),  # deletion, insertion, and the same of random pixels
+    [
+        (
+            (0.1, 0.6, 0.4, 0.2),
+            "brings the answer back sooner than random pixels do; hiding it first takes the answer away soon",
+        ),
+        ((0.4, 0.6, 0.1, 0.2), "brings the answer back sooner than random pixels do; .* takes the answer away no soon"),
+        ((0.1, 0.2, 0.4, 0.3), "^Hiding what is red first takes the answer away sooner .* brings it back no sooner"),
+    ],
+)
+def test_it_says_what_the_figures_bear_out(areas, says):
+    values = [torch.tensor([value]) for value in areas]
+    worth = Faithfulness(*values, torch.zeros(1, 1))
+    reason = Reason("saliency", "", "", torch.zeros(1, 1, 2, 2), (worth,))
+    assert reason.verdict is Verdict.BETTER
+    assert re.search(says, module._says(reason, Verdict.BETTER))
+
+
 def test_verdicts_have_words():
-    assert set(module._SAYS) == set(Verdict)
+    assert {Verdict.BETTER, *module._CHANCE} == set(Verdict)

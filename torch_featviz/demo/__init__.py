@@ -25,6 +25,7 @@ from torch_featviz.training import Monitor
 from torch_featviz.zoo import XO, TrainingCurves, card, train_xo
 from torch_featviz.zoo.fit import Around
 from torch_featviz.zoo.recipe import EPOCHS
+from torch_featviz.zoo.xo import CLASSES
 
 from .made import RECORD, Made, digest_of
 from .sheets import Learnt, drawings, page, sheets
@@ -34,13 +35,13 @@ EVERY = 85  # steps; an epoch
 REPORT = "6-how-it-learnt.png"
 FILMS = {  # of the layers in which most is learnt
     "5-how-its-maps-grew": ("features.conv3", "maps"),
-    "5-how-its-kernels-grew": ("features.conv2", "kernels"),
+    "5-how-its-kernels-grew": ("features.conv3", "kernels"),
 }
 TRAINING = (*(name + end for name in FILMS for end in (".webp", ".png")), REPORT)
 SCALES = {  # what fills them when it is learnt; what goes beyond is marked
     "kernels/features.conv1": Scale(symmetric=True, vmax=1.25),
     **{f"kernels/features.conv{n}": Scale(symmetric=True, vmax=0.75) for n in (2, 3)},
-    **{f"maps/features.conv{n}": Scale(symmetric=True, vmax=2.5) for n in (1, 2, 3)},
+    **{f"maps/features.conv{n}": Scale(symmetric=True, vmax=vmax) for n, vmax in ((1, 1.75), (2, 3.0), (3, 3.5))},
 }
 
 
@@ -134,7 +135,7 @@ def _draw_training(watch: Monitor, folder: Path) -> None:
         print(f"  found at step {finding.step}: {finding.text}")
     watch.report(title="How it learnt, layer by layer").save(folder / REPORT)
     for name, (layer, of) in FILMS.items():
-        film = watch.film(layer, "maps" if of == "maps" else "kernels")
+        film = watch.film(layer, "maps" if of == "maps" else "kernels", names=CLASSES)
         film.save(folder / f"{name}.webp")
         film.save(folder / f"{name}.png")
 

@@ -59,12 +59,17 @@ class Reason(Displayed):
 
     @property
     def verdict(self) -> Verdict | None:
-        """What all heatmaps together are worth, by the rule of a single one; None where they were not measured."""
+        """What all heatmaps together are worth, by the rule of a single one; None where they were not measured.
+
+        Never better than the best of them, nor worse than the worst.
+        """
         if not self.worth:
             return None
         weak = all(bool(figures.weak.all()) for figures in self.worth)
         gain, spread = (torch.tensor([value], device="cpu") for value in (self.gain, self.spread))
-        return judge(gain, torch.tensor([weak or self.unmoved], device="cpu"), spread)[0]
+        together = judge(gain, torch.tensor([weak or self.unmoved], device="cpu"), spread)[0]
+        single = [verdict for figures in self.worth for verdict in figures.verdict]
+        return min(max(together, min(single)), max(single))
 
     @property
     def spread(self) -> float:

@@ -126,7 +126,7 @@ def _as_table(steps: list[int], sheets: list[Sheet]) -> Sheet:
         images, maps, rows = 1, images, names if last.columns else ()
         dead = np.repeat(dead[:, :1], maps, axis=1)
     else:
-        rows = tuple(f"map {label.removesuffix(' ×')}" for label in last.labels[::images])
+        rows = tuple(f"channel {label.removesuffix(' ×')}" for label in last.labels[::images])
     # steps, maps, images -> maps, steps, images
     cells = torch.stack([sheet.cells.reshape(maps, images, *sheet.cells.shape[1:]) for sheet in sheets], dim=1)
     marks = dead.reshape(len(sheets), maps, images).swapaxes(0, 1).flatten()
@@ -137,7 +137,9 @@ def _as_table(steps: list[int], sheets: list[Sheet]) -> Sheet:
         ncols=len(sheets) * images,
         labels=tuple("×" if mark else "" for mark in marks),
         rows=rows,
-        columns=tuple(map(str, range(images))) if several else tuple(f"{step:,}" for step in steps),
+        columns=tuple(name.removeprefix("image ") for name in names)
+        if several
+        else tuple(f"{step:,}" for step in steps),
         corner="image" if several else "step",
         group=images,
         heads=tuple(f"step {step:,}" for step in steps) if several else (),

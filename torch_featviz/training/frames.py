@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -49,8 +49,8 @@ class Frame:
     shape: tuple[int, ...]
     notes: tuple[str, ...] = ()
 
-    def draw(self, name: str, scale: Scale) -> Sheet:
-        """As a sheet; `name` is `"kernels/<layer>"`, `"maps/<layer>"` or `"why/<method>"`."""
+    def draw(self, name: str, scale: Scale, images: Sequence[str] = ()) -> Sheet:
+        """As a sheet; `name` is `"kernels/<layer>"`, `"maps/<layer>"` or `"why/<method>"`; `images` are those' names."""
         kind, _, layer = name.partition("/")
         shown, there = self.values.shape, self.shape
         if kind == "kernels":
@@ -58,7 +58,8 @@ class Frame:
             of = f"{there[0]} filters of {there[1]}×{there[2]}×{there[3]}"
             left_out = f"{shown[0]} of {there[0]} filters × {shown[1]} of {there[1]} channels shown"
         else:
-            several = {f"image {i}": maps for i, maps in enumerate(self.values)}
+            images = images or [f"image {i}" for i in range(shown[0])]
+            several = dict(zip(images, self.values, strict=False))
             sheet = feature_maps(several if len(several) > 1 else self.values[0], scale=scale)
             of = (
                 f"{there[1]} maps of {there[2]} × {there[3]}"
@@ -105,13 +106,16 @@ class Frames:
         """Forget frames of that step and later ones."""
         self._held.cut(sum(frame.step < step for frame in self._held))
 
-    def film(self) -> Film:
-        """All that are held, on the scale that was given, or on the narrowest that holds all that did not blow up.
+    def film(self, names: Sequence[str] = ()) -> Film:
+        """All that are held, with the images' names, on the scale that was given, or on the narrowest that holds all that did not blow up.
 
         A frame that reaches more than 16 times as far as is ordinary would leave nothing to see of the others: what is
         beyond the scale then has a colour of its own, is counted, and a note says how far it reaches.
         """
         frames = list(self._held)
+        images = frames[-1].values.shape[0]
+        if names and (len(names) < images or len(set(names)) < len(names)):
+            raise OptionError(f"names must be {images} different names, of the probe's images, got {names!r}.")
         scale, reaches = self._given, [_reach(frame.values) for frame in frames]
         if scale is None:
             limit = HELD * ordinary(reaches)
@@ -123,7 +127,7 @@ class Frames:
             ]
         else:
             scale = scale.fit(*(frame.values for frame in frames))
-        sheets = [frame.draw(self.name, scale) for frame in frames]
+        sheets = [frame.draw(self.name, scale, names) for frame in frames]
         return Film([frame.step for frame in frames], sheets, table=not self.name.startswith("kernels/"))
 
 

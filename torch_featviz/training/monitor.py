@@ -271,7 +271,7 @@ class Monitor(Displayed):
         """
         return report(self.history, self.findings, title=title)
 
-    def film(self, layer: str, of: Literal["kernels", "maps", "why"] = "kernels") -> Film:
+    def film(self, layer: str, of: Literal["kernels", "maps", "why"] = "kernels", *, names: Sequence[str] = ()) -> Film:
         """Make a film of a layer's kernels, or of its feature maps of the probe, over the steps, on one scale.
 
         The scale holds all frames except those that blow up, which are marked. At most 32 steps are kept, thinned like
@@ -280,8 +280,10 @@ class Monitor(Displayed):
         Args:
             layer: a watched layer; for `"why"`, the method.
             of: `"kernels"`, `"maps"`, or `"why"` for heatmaps of the probe.
+            names: of the probe's images; default `image 0`, `image 1`, and so on.
         Raises:
             LayerError: nothing was recorded of that layer.
+            OptionError: fewer names than images, or the same name twice.
         """
         self._log.finish()
         name, frames = f"{of}/{layer}", self._log.frames
@@ -289,7 +291,7 @@ class Monitor(Displayed):
             known = ", ".join(each.partition("/")[2] for each in frames if each.startswith(f"{of}/"))
             hint = " maps need a probe; pass probe=." if of == "maps" and self._probe is None else ""
             raise LayerError(f"no {of} of {layer!r} were recorded; recorded: {known or 'none'}.{hint}")
-        return frames[name].film()
+        return frames[name].film(() if of == "kernels" else names)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for a checkpoint: plain numbers, strings, lists and dicts."""

@@ -19,6 +19,7 @@ from torch_featviz.model.answer import Answer, Kind
 from torch_featviz.model.inputs import Inputs, as_batch, placement
 from torch_featviz.picture import Legend, Picture, Poster, Scale, Sheet, count, number, rgb, text
 from torch_featviz.picture.bounds import LABEL, fitted, named, shrunk
+from torch_featviz.picture.contrast import joined
 from torch_featviz.picture.images import ValueRange, clipped, unit_images
 from torch_featviz.picture.legend import OF_IMAGES
 from torch_featviz.picture.overlay import laid
@@ -31,13 +32,22 @@ METHODS = ("gradcam", "integrated_gradients")
 _IN_WORDS = {"gradcam": "Grad-CAM", "integrated_gradients": "integrated gradients"}
 _STEPS, _WAY = 6, 7  # of the measure, and of integrated gradients
 _BEST, _STAGES = 5, ("Early", "Middle", "Late")
-_SIDE, _MAP, _NAME = 400, 140, 320  # pixels, about: of the image, of a map, of a name
-_ROW, _FEWEST, _MOST = 1250, 8, 12  # pixels of a row of maps, and how many it holds
+_SIDE, _MAP, _NAME = 400, 112, 400  # pixels, about: of the image, of a map, of a name
+_ROW, _FEWEST, _MOST = 960, 8, 12  # pixels of a row of maps, and how many it holds
 _UNIT, _CMAP = Scale(symmetric=True, vmin=-1, vmax=1), "RdBu_r"
 _BAR, _TRACK = (69, 98, 138), (232, 232, 232)
-_SAYS = {
-    Verdict.BETTER: "Hiding what is red changes the answer more than hiding random pixels, and showing it brings the "
-    "answer back sooner.",
+_BETTER = {  # by whether showing the reddest pixels first, and hiding them first, moves the answer sooner than chance
+    (
+        True,
+        True,
+    ): "Showing what is red first brings the answer back sooner than random pixels do; hiding it first takes "
+    "the answer away sooner.",
+    (True, False): "Showing what is red first brings the answer back sooner than random pixels do; hiding it first "
+    "takes the answer away no sooner.",
+    (False, True): "Hiding what is red first takes the answer away sooner than random pixels do; showing it first "
+    "brings the answer back no sooner.",
+}
+_CHANCE = {
     Verdict.NO_BETTER: "Random pixels tell as much about this answer: do not read anything into the colours.",
     Verdict.WORSE: "Random pixels tell more about this answer: do not read anything into the colours.",
 }
@@ -93,12 +103,14 @@ def look(
         title="What it is shown",
         zoom=zoom,
     )
-    top = [photo, *([] if why is None else [_heatmap(small, zoom, why, names)]), _answer(known, names)]
-    rows = [tuple(top), *((_maps(word, layer),) for word, layer in zip(_words(len(stages)), stages, strict=True))]
+    top: tuple[Picture, ...] = (photo, _answer(known, names))
+    if why is not None:
+        top = (Poster(((photo,), (top[1],))), _heatmap(small, zoom, why, names))
+    maps = _legend_once([_maps(word, layer) for word, layer in zip(_words(len(stages)), stages, strict=True)])
     best = int(known.values[0].argmax())
     name = type(model).__name__ if card is None else card.name
     return Poster(
-        tuple(rows),
+        (top, *((sheet,) for sheet in maps)),
         title=title or f"{name} says: {text.shorten(names[best], 2 * _NAME, 24, bold=True)}, {_value(known, best)}",
         subtitle=". ".join(note for note in (no_why, no_stages) if note),
         head="Where to go on",
@@ -150,11 +162,16 @@ def _heatmap(small: Tensor, zoom: int, why: Reasons, names: Sequence[str]) -> Sh
             _UNIT,
             _CMAP,
             count(_UNIT(shares).flatten(0, 1)[:, None]),
-            (f"{_in_words(best)}: red speaks for {name}, blue against it", _SAYS[verdict], *others),
+            (
+                f"{_in_words(best)}: red speaks for {name}, blue against it",
+                _says(best, verdict),
+                _figures(best),
+                *others,
+            ),
             OF_IMAGES,
         ),
         title=f"Why: {verdict}" if verdict is Verdict.BETTER else "Why: no heatmap is better than chance",
-        captions=(f"{verdict}\n{_figures(best)}",),
+        captions=(str(verdict),),
         zoom=zoom,
     )
 
@@ -165,8 +182,18 @@ def _in_words(reason: Reason) -> str:
 
 def _figures(reason: Reason) -> str:
     worth = reason.worth[0]
-    areas = (worth.insertion, worth.random_insertion, worth.deletion, worth.random_deletion)
-    return "insertion {:.2f} (random {:.2f}), deletion {:.2f} (random {:.2f})".format(*(float(each) for each in areas))
+    return (
+        f"insertion {float(worth.insertion):.2f} (random pixels {float(worth.random_insertion):.2f}; higher is better), "
+        f"deletion {float(worth.deletion):.2f} (random pixels {float(worth.random_deletion):.2f}; lower is better)"
+    )
+
+
+def _says(reason: Reason, verdict: Verdict) -> str:
+    """What the verdict means: of showing and hiding, what the figures bear out."""
+    if verdict is not Verdict.BETTER:
+        return _CHANCE[verdict]
+    worth = reason.worth[0]
+    return _BETTER[bool(worth.insertion > worth.random_insertion), bool(worth.deletion < worth.random_deletion)]
 
 
 def _answer(known: Answer, names: Sequence[str]) -> Sheet:
@@ -221,7 +248,20 @@ def _maps(word: str, layer: Layer) -> Picture:
     sees = "" if layer.field is None else f", each value sees {' × '.join(map(str, layer.field.size))} pixels"
     title = f"{word}: the {shown} strongest of {len(maps)} maps of {layer.name}, {size}{sees}"
     sheet = feature_maps(drawn, top=shown, ncols=room, title=title)
-    return replace(sheet, zoom=zoom) if isinstance(sheet, Sheet) else sheet
+    labels = tuple(f"channel {label}" for label in sheet.labels) if isinstance(sheet, Sheet) else ()
+    return replace(sheet, zoom=zoom, labels=labels) if isinstance(sheet, Sheet) else sheet
+
+
+def _legend_once(rows: Sequence[Picture]) -> list[Picture]:
+    """The same rows of maps with one legend, below the last: each map has its own scale, whose ends stand below it."""
+    sheets = [row for row in rows if isinstance(row, Sheet)]
+    if not sheets or len(sheets) < len(rows):
+        return list(rows)
+    kinds = [legend for sheet in sheets for legend in (sheet.legend.also, sheet.legend) if legend is not None]
+    notes = [tuple(note for note in sheet.legend.notes if note[0] in "×≈") for sheet in sheets]
+    ends = ("below each map: the ends of its scale",)
+    legends = [*(Legend(notes=own) for own in notes[:-1]), joined(kinds, (*ends, *notes[-1]), told=True)]
+    return [replace(sheet, legend=legend) for sheet, legend in zip(sheets, legends, strict=True)]
 
 
 def _onwards(known: Answer, stages: Sequence[Layer], card: ModelCard | None) -> tuple[str, ...]:
