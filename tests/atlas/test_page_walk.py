@@ -357,3 +357,11 @@ def test_a_map_with_axes_swapped_and_flipped_lies_over_the_image_as_it_sees_it(l
         large.keyboard.press(key)  # to the right in the image is up in the map
         row, column = min(9, max(0, row + step[0])), min(5, max(0, column + step[1]))
         assert f"row {row}, column {column} of layer" in large.inner_text("#place")
+
+
+def test_only_maps_have_a_choice_of_scale(look, expect):
+    page = look("layer=1")
+    expect(page.locator("#scale-choice")).to_be_visible()
+    page = look("layer=6")
+    expect(page.locator("#scale-choice")).to_be_hidden()
+    expect(page.locator("#legend")).to_contain_text("one scale for all units and images of this layer")

@@ -50,7 +50,7 @@ class Frame:
     notes: tuple[str, ...] = ()
 
     def draw(self, name: str, scale: Scale, images: Sequence[str] = ()) -> Sheet:
-        """As a sheet; `name` is `"kernels/<layer>"`, `"maps/<layer>"` or `"why/<method>"`; `images` are those' names."""
+        """As a sheet; `name` is `"kernels/<layer>"`, `"maps/<layer>"` or `"why/<method>"`, `images` name the images."""
         kind, _, layer = name.partition("/")
         shown, there = self.values.shape, self.shape
         if kind == "kernels":
@@ -107,10 +107,15 @@ class Frames:
         self._held.cut(sum(frame.step < step for frame in self._held))
 
     def film(self, names: Sequence[str] = ()) -> Film:
-        """All that are held, with the images' names, on the scale that was given, or on the narrowest that holds all that did not blow up.
+        """All that are held, on the scale that was given, or on the narrowest that holds all that did not blow up.
 
         A frame that reaches more than 16 times as far as is ordinary would leave nothing to see of the others: what is
         beyond the scale then has a colour of its own, is counted, and a note says how far it reaches.
+
+        Args:
+            names: of the images; default `image 0`, `image 1`, and so on.
+        Raises:
+            OptionError: fewer names than images, or the same name twice.
         """
         frames = list(self._held)
         images = frames[-1].values.shape[0]

@@ -183,8 +183,8 @@ def _in_words(reason: Reason) -> str:
 def _figures(reason: Reason) -> str:
     worth = reason.worth[0]
     return (
-        f"insertion {float(worth.insertion):.2f} (random pixels {float(worth.random_insertion):.2f}; higher is better), "
-        f"deletion {float(worth.deletion):.2f} (random pixels {float(worth.random_deletion):.2f}; lower is better)"
+        f"insertion {float(worth.insertion):.2f} (random {float(worth.random_insertion):.2f}, higher is better); "
+        f"deletion {float(worth.deletion):.2f} (random {float(worth.random_deletion):.2f}, lower is better)"
     )
 
 

@@ -79,7 +79,7 @@ function curves(what, series, chosen, at) {
   const now = real(series.find(({ layer }) => layer === chosen)?.values[at] ?? null);
   const cursor = svg("line", { x1: x(at), x2: x(at), y1: top, y2: height - bottom, class: "cursor" });
   const texts = [chartText(left, 11, "start", `${figure(limits[1])}${log ? " (powers of ten)" : ""}`),
-    chartText(left, height - 6, "start", figure(limits[0])), chartText(width - right, height - 6, "end", `step ${steps.at(-1)}`)];
-  const caption = h("figcaption", {}, `${what}: `, h("b", {}, figure(now)), ` at step ${steps[at]}`);
+    chartText(left, height - 6, "start", figure(limits[0])), chartText(width - right, height - 6, "end", `step ${steps.at(-1).toLocaleString("en")}`)];
+  const caption = h("figcaption", {}, `${what}: `, h("b", {}, figure(now)), ` at step ${steps[at].toLocaleString("en")}`);
   return h("figure", {}, chartFrame(`${what} of ${series.length} layers over the steps`, [...lines, cursor, ...texts]), caption);
 }

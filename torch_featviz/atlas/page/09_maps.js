@@ -106,15 +106,16 @@ function isFaint(i) {
 const isOwn = (layer) => state.scale === "own" && layer.maps.form === "maps";
 
 function renderLegend(layer) {
+  $("scale-choice").hidden = layer.maps?.form !== "maps";
   if (!layer.maps) return $("legend").replaceChildren();
   const finite = layer.stats.every(({ nan, inf }) => !nan && !inf);
   const odd = finite ? {} : oddCounts(walk.loaded.map(({ values }) => values));
-  if (!isOwn(layer)) $("legend").replaceChildren(...legend(layer.scale, "one scale for all maps and images of this layer", odd));
+  if (!isOwn(layer)) $("legend").replaceChildren(...legend(layer.scale, `one scale for all ${layer.maps.form} and images of this layer`, odd));
   else {
     const symmetric = walk.ranges.map(([low, high]) => low < 0 && high > 0);
     const kinds = [false, true].filter((kind) => symmetric.includes(kind));
     const notes = { false: "values of one sign", true: "values of both signs" };
-    const words = { false: ["lowest", "highest"], true: ["−most", "0", "+most"] };
+    const words = { false: ["min", "max"], true: ["−max", "0", "max"] };
     const bars = kinds.map((kind) => legend({ symmetric: kind, vmin: -1, vmax: 1, words: words[kind] }, notes[kind], kind === kinds.at(-1) ? odd : {}));
     $("legend").replaceChildren(...bars.flat(), h("span", {}, "each map on its own scale"));
   }

@@ -57,14 +57,17 @@ function fillReasons(methods, classes, here, chosen) {
   if (focused) $("why-grid").querySelector('[aria-pressed="true"]')?.focus({ preventScroll: true });
 }
 
-/** Pixels of a heatmap in the table: as large as the page is wide, while all methods can be seen at once. */
+/** Pixels of a heatmap in the table: as large as the page is wide, while all methods can be seen at once.
+ *
+ * Images are shown at whole multiples of their size, rather a little too large than half as large. */
 function reasonSize(methods, classes) {
   const wide = ($("main").clientWidth - 220) / classes - 36;
-  const high = (window.innerHeight * 0.6) / methods - 48;
+  const high = (window.innerHeight * 0.75) / methods - 48;
   const room = Math.round(Math.max(SMALLEST, Math.min(LARGEST, wide, high)));
   const { height, width } = DATA.images[Number(state.image)].picture;
-  const whole = Math.max(height, width); // rather a little larger than half as large
-  return whole > room && whole < 1.6 * room ? whole : room;
+  const whole = Math.max(height, width);
+  const larger = whole * Math.ceil(room / whole);
+  return larger <= Math.min(wide, 1.4 * room) ? larger : room;
 }
 
 function reasonCell(entry, chosen, side) {

@@ -26,7 +26,7 @@ function fillLearning() {
   $("step").max = steps.length - 1;
   $("findings-title").textContent = findings.length ? "What was found" : "Nothing was found that goes wrong";
   const goTo = (step) => () => go({ step: String(steps.reduce((best, each) => (Math.abs(each - step) < Math.abs(best - step) ? each : best), steps[0])) });
-  $("findings").replaceChildren(...findings.map(({ step, kind, text }) => h("li", {}, h("button", { type: "button", class: "plain", onclick: goTo(step) }, h("b", {}, `Step ${step}, ${kind}`)), h("span", {}, text))));
+  $("findings").replaceChildren(...findings.map(({ step, kind, text }) => h("li", {}, h("button", { type: "button", class: "plain", onclick: goTo(step) }, h("b", {}, `Step ${step.toLocaleString("en")}, ${kind}`)), h("span", {}, text))));
   $("step").addEventListener("input", () => go({ step: String(steps[$("step").value]) }));
   $("play").addEventListener("click", play);
   $("report").replaceChildren(...(report ? [h("h3", {}, "The report"), h("img", { src: pictureUrl(report), alt: report.alt, class: "report" })] : []));
@@ -38,10 +38,11 @@ function renderLearning() {
   const at = stepNow();
   options($("learning-layer"), unique(layers, "name").map(({ name }) => [name, name]), layer);
   options($("learning-of"), kinds.map(({ of }) => [of, of === "why" ? "heatmaps" : of]), film?.of);
+  const [now, last] = [steps[at], steps.at(-1)].map((step) => step.toLocaleString("en"));
   $("step").value = at;
-  $("step").setAttribute("aria-valuetext", `step ${steps[at]}`);
-  $("step-now").textContent = `${steps[at]} of ${steps.at(-1)}`;
-  renderFrame(film?.frames[at], `${film?.of} of ${layer} at step ${steps[at]}`);
+  $("step").setAttribute("aria-valuetext", `step ${now}`);
+  $("step-now").textContent = `${now} of ${last}`;
+  renderFrame(film?.frames[at], `${film?.of} of ${layer} at step ${now}`);
   const figures = unique(DATA.learning.curves, "what").map(({ what }) => what);
   $("curves").replaceChildren(...figures.map((what) => curves(what, DATA.learning.curves.filter((each) => each.what === what), layer, at)));
 }
