@@ -188,3 +188,13 @@ def test_marks_are_letters_of_the_face(verdict):
 
     for bold in (False, True):
         assert ord(verdict.mark) in TTFont(text.font(12, bold).path).getBestCmap()
+
+
+@given(st.lists(figures, min_size=1, max_size=3))
+def test_all_together_are_no_better_than_the_best_and_no_worse_than_the_worst(several):
+    worth = tuple(map(worth_of, several))
+    single = [each.verdict[0] for each in worth]
+    together = Reason("saliency", "", "", torch.zeros(1, len(worth), 2, 2), worth).verdict
+    assert min(single) <= together <= max(single)
+    if len(worth) == 1:
+        assert together is single[0]

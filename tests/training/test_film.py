@@ -107,7 +107,7 @@ def test_what_is_wrong_with_a_probe_is_said_at_once():
         Monitor(net(), probe=torch.randn(2, 5, 8, 8))
     with pytest.raises(OptionError, match="no method 'magic'; there are"):
         Monitor(net(), probe=torch.randn(2, 1, 8, 8), why="magic")
-    with pytest.raises(OptionError, match="why='gradcam' explains the answers to a probe; give one"):
+    with pytest.raises(OptionError, match="why='gradcam' needs images to explain; pass them as probe="):
         Monitor(net(), why="gradcam")
 
 
@@ -357,3 +357,15 @@ def test_a_monitor_changes_no_training_under_spectral_norm(norm):
                 optimizer.zero_grad()
         states.append(model.state_dict())
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_images_of_a_film_have_names():
+    frames = Frames("maps/conv", None)
+    for step in range(3):
+        frames.add(Frame(step, torch.randn(2, 3, 4, 4), (2, 3, 4, 4)))
+    film = frames.film(["circle", "cross", "star"])
+    assert film._sheets[0].columns == ("circle", "cross")
+    assert film.strip().columns == ("circle", "cross")
+    for names in (["circle"], ["circle", "circle"]):
+        with pytest.raises(OptionError, match=r"names must be 2 different names, of the probe's images, got"):
+            frames.film(names)
