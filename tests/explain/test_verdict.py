@@ -50,6 +50,17 @@ def test_it_agrees_with_the_figures(given):
         assert [str(verdict) for verdict in worth_of(given).verdict] == [by_hand(given)]
 
 
+@given(figures)
+def test_what_holds_a_heatmap_back_is_said_where_its_figures_are_better(given):
+    if near_an_edge(given):
+        return
+    gain = (given["insertion"] - given["random_insertion"] + given["random_deletion"] - given["deletion"]) / 2
+    worth = worth_of(given)
+    held = gain >= 0.03 and by_hand(given).startswith("=")
+    word = "alike with random weights" if given["similarity"] > 0.5 else "little to explain"
+    assert worth.held_back == (word if held else "",)
+
+
 @given(figures, shares)
 def test_better_figures_never_make_it_worse(given, by):
     verdict = worth_of(given).verdict[0]

@@ -369,3 +369,14 @@ def test_images_of_a_film_have_names():
     for names in (["circle"], ["circle", "circle"]):
         with pytest.raises(OptionError, match=r"names must be 2 different names, of the probe's images, got"):
             frames.film(names)
+
+
+def test_a_strip_tells_the_share_that_is_clipped_of_all_its_steps():
+    frames = Frames("maps/conv", Scale(symmetric=True, vmax=1.0))
+    for step in range(4):
+        values = torch.zeros(1, 1, 4, 5)
+        values[0, 0, 0, 0] = 2.0
+        frames.add(Frame(step, values, tuple(values.shape)))
+    strip = frames.film().strip()
+    assert (strip.legend.counts.over, strip.legend.total) == (4, 4 * 20)
+    assert "clipped 5 %" in strip.legend.lines()

@@ -72,7 +72,7 @@ def layers(arguments: Namespace) -> None:
 def report(arguments: Namespace) -> None:
     """Draw how a training went, and print where that was written."""
     folder: Path = arguments.folder
-    title = f"How {folder.resolve().name} learnt"
+    title = f"How it learnt: {folder.resolve().name}"
     print(draw_report(History.load(folder), read_findings(folder), title=title).save(arguments.out))
 
 

@@ -100,6 +100,17 @@ class Faithfulness(Displayed):
         return judge(self.gain, alike | self.weak, self.spread)
 
     @property
+    def held_back(self) -> tuple[str, ...]:
+        """For each heatmap whose figures are better than chance and whose verdict is not: why; else nothing."""
+        alike = self.alike if len(self.similarity) else torch.zeros_like(self.weak)
+        better = (self.gain >= MARGIN).tolist()
+        words = ["alike with random weights" if same else "little to explain" for same in alike.tolist()]
+        return tuple(
+            word if good and verdict is Verdict.NO_BETTER else ""
+            for word, good, verdict in zip(words, better, self.verdict, strict=True)
+        )
+
+    @property
     def alike(self) -> Tensor:
         """`b`, whether each heatmap stays alike (a correlation above 0.5) when all weights are random."""
         return self.similarity[-1:].flatten() > UNMOVED

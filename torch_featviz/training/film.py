@@ -67,7 +67,8 @@ class Film(Displayed):
         steps, sheets = [self.steps[i] for i in chosen], [self._sheets[i] for i in chosen]
         head, _, rest = last.title.partition(", step ")
         counts = total_of(sheet.legend.counts for sheet in sheets)
-        legend = replace(last.legend, counts=counts, notes=_notes(steps, sheets))
+        total = sum(sheet.legend.total for sheet in sheets)
+        legend = replace(last.legend, counts=counts, total=total, notes=_notes(steps, sheets))
         title = f"{head}, steps {self.steps[0]:,} to {self.steps[-1]:,}:{rest.partition(':')[2]}"
         draw = _as_table if self._table else _side_by_side
         return replace(draw(steps, sheets), legend=legend, title=title)

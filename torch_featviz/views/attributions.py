@@ -202,7 +202,8 @@ def _answer(why: Reasons, image: int, names: Sequence[str]) -> str:
 
 def _captions(worth: Faithfulness) -> list[str]:
     columns = (worth.insertion, worth.random_insertion, worth.deletion, worth.random_deletion)
-    rows = zip(worth.verdict, *(column.tolist() for column in columns), strict=True)
+    verdicts = [f"{verdict}\n{why}".strip() for verdict, why in zip(worth.verdict, worth.held_back, strict=True)]
+    rows = zip(verdicts, *(column.tolist() for column in columns), strict=True)
     return [f"{verdict}\nins {a:.2f} ({b:.2f}), del {c:.2f} ({d:.2f})" for verdict, a, b, c, d in rows]
 
 

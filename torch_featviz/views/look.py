@@ -190,9 +190,11 @@ def _figures(reason: Reason) -> str:
 
 def _says(reason: Reason, verdict: Verdict) -> str:
     """What the verdict means: of showing and hiding, what the figures bear out."""
+    worth = reason.worth[0]
+    if held_back := worth.held_back[0]:
+        return f"Its figures are better than those of random pixels, but it is no reason: {held_back}."
     if verdict is not Verdict.BETTER:
         return _CHANCE[verdict]
-    worth = reason.worth[0]
     return _BETTER[bool(worth.insertion > worth.random_insertion), bool(worth.deletion < worth.random_deletion)]
 
 
