@@ -464,7 +464,7 @@ def test_report_is_that_of_the_folder(tmp_path, capsys):
                 step.log(loss=loss)
     assert cli.main(["report", str(runs), "--out", str(out)]) == 0
     assert capsys.readouterr().out == f"{out}\n"
-    assert out.read_bytes() == watch.report(title="How mine learnt").png()
+    assert out.read_bytes() == watch.report(title="How it learnt: mine").png()
 
 
 def test_the_findings_of_a_report_are_those_that_were_written(tmp_path):
