@@ -213,7 +213,10 @@ def test_the_rows_of_maps_share_one_legend():
             "brings the answer back sooner than random pixels do; hiding it first takes the answer away soon",
         ),
         ((0.4, 0.6, 0.1, 0.2), "brings the answer back sooner than random pixels do; .* takes the answer away no soon"),
-        ((0.1, 0.2, 0.4, 0.3), "^Hiding what is red first takes the answer away sooner .* brings it back no sooner"),
+        (
+            (0.1, 0.2, 0.4, 0.3),
+            "^Hiding what is red first takes the answer away sooner .* brings the answer back no soon",
+        ),
     ],
 )
 def test_it_says_what_the_figures_bear_out(areas, says):
