@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -61,6 +62,8 @@ def look(
     classes: Sequence[str] = (),
     value_range: ValueRange | None = None,
     answer: Kind | None = None,
+    additional_forward_args: Any = None,
+    keywords: Mapping[str, Any] | None = None,
     title: str = "",
 ) -> Picture:
     """What a classifier says of one image, the best heatmap with its verdict, and the strongest maps of three stages.
@@ -76,6 +79,8 @@ def look(
         classes: names, in the order of the outputs; default the card's.
         value_range: what the values of a tensor mean, as for `attributions`; default the card's, or `"unit"`.
         answer: what the model's scores are, as for `attribute`.
+        additional_forward_args: further positional arguments of `forward`, as for `attribute`.
+        keywords: keyword arguments of `forward`, likewise.
         title: above everything; default the model and its answer.
     Raises:
         OptionError: a file or Pillow image without a card, no such range, or scores that nobody can tell.
@@ -91,10 +96,11 @@ def look(
     units = unit_images(x, value_range, card)
     published = () if card is None else card.classes
     said = card.answer if answer is None and card is not None else answer
-    known = answered(model, x, said=said, named=bool(classes or published))
+    more: dict[str, Any] = {"additional_forward_args": additional_forward_args, "keywords": keywords}
+    known = answered(model, x, said=said, named=bool(classes or published), **more)
     names = known.names(classes, published)
-    why, no_why = _why(model, x, known)
-    stages, no_stages = _stages(model, x)
+    why, no_why = _why(model, x, known, more)
+    stages, no_stages = _stages(model, Inputs.of(x, **more))
     counts, hints = clipped(units, value_range, card)
     small, zoom, sizes = fitted(units, 1, 1, goal=_SIDE)
     photo = Sheet(
@@ -134,13 +140,13 @@ def _as_taken(model: nn.Module, image: Tensor | Image.Image | str | Path, card: 
     return x
 
 
-def _why(model: nn.Module, x: Tensor, known: Answer) -> tuple[Reasons | None, str]:
+def _why(model: nn.Module, x: Tensor, known: Answer, more: Mapping[str, Any]) -> tuple[Reasons | None, str]:
     """The heatmaps measured; and in words what could not be made."""
     left_out = ""
     for methods in (METHODS, METHODS[1:]):
         options = {"integrated_gradients": {"n_steps": _WAY}}
         try:
-            return reasons(model, x, methods, answer=known, options=options, steps=_STEPS), left_out
+            return reasons(model, x, methods, answer=known, options=options, steps=_STEPS, **more), left_out
         except LayerError:
             left_out = "Grad-CAM is left out: the answer depends on no map of this model"
         except FeatvizError as error:
@@ -220,10 +226,10 @@ def _value(known: Answer, k: int) -> str:
     return number(value) if known.kind == "figures" else f"{100 * value:.1f} %"
 
 
-def _stages(model: nn.Module, x: Tensor) -> tuple[list[Layer], str]:
+def _stages(model: nn.Module, inputs: Inputs) -> tuple[list[Layer], str]:
     """An early, a middle and a late layer with maps, where there are such: the last of its size, if sizes tell."""
     try:
-        calls = walk(model, Inputs(x)).layers[1:]
+        calls = walk(model, inputs).layers[1:]
     except LayerError as error:
         return [], f"Maps are left out: {error}".rstrip(".")
     maps = [call for call in calls if call.maps is not None and call.channels > 1 and min(call.maps.shape[2:]) > 1]
@@ -231,7 +237,11 @@ def _stages(model: nn.Module, x: Tensor) -> tuple[list[Layer], str]:
     if not maps:
         return [], "Maps are left out: no layer of this model returns any"
     ends, count = ends_of_sizes(maps), len(_STAGES)
-    return spread(ends if len(ends) >= count else maps, min(count, len(maps))), ""
+    if len(ends) < count:  # a pool repeats the maps before it
+        ends = [
+            call for call in maps if call.module is not None and any(True for _ in call.module.parameters())
+        ] or maps
+    return spread(ends, min(count, len(ends))), ""
 
 
 def _words(stages: int) -> tuple[str, ...]:
