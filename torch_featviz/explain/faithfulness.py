@@ -103,11 +103,11 @@ class Faithfulness(Displayed):
     def held_back(self) -> tuple[str, ...]:
         """For each heatmap whose figures are better than chance and whose verdict is not: why; else nothing."""
         alike = self.alike if len(self.similarity) else torch.zeros_like(self.weak)
-        better = (self.gain >= MARGIN).tolist()
+        uncapped = judge(self.gain, torch.zeros_like(self.weak), self.spread)
         words = ["alike with random weights" if same else "little to explain" for same in alike.tolist()]
         return tuple(
-            word if good and verdict is Verdict.NO_BETTER else ""
-            for word, good, verdict in zip(words, better, self.verdict, strict=True)
+            word if figures is Verdict.BETTER and verdict is not Verdict.BETTER else ""
+            for word, figures, verdict in zip(words, uncapped, self.verdict, strict=True)
         )
 
     @property
