@@ -88,8 +88,9 @@ def fit(
             `Epoch 1/10 | loss 1.528 | train 45.2 % | valid 47.1 % | 12.3 s`.
         every: a line after so many batches, too, with loss and accuracy of these.
     Raises:
-        OptionError: fewer than one epoch, a rate that is not above 0, no parameters that learn, no optimizer, a `criterion` that does not take what it is
-            given, `log` that is no function, or `every` below 1 or without `log`.
+        OptionError: fewer than one epoch, a rate that is not above 0, no parameter that learns, no optimizer, a
+            `criterion` that does not take what it is given, `log` that is no function, or `every` below 1 or without
+            `log`.
         ShapeError: the loader is empty, the model returns no row of scores for each image, or `criterion` not one
             number.
         DtypeError: a label is no class, the model no module, or the loader a data set or without a length.
