@@ -105,7 +105,7 @@ def test_all_are_given_the_same_images_also_where_they_vary():
         (
             lambda: fv.compare({"a": linear()}, torch.rand(2, 1, 5, 5)),
             ShapeError,
-            "'a': Sequential does not take inputs",
+            "'a': Sequential does not accept inputs",
         ),
         (
             lambda: fv.compare({"a": linear()}, [(torch.rand(2, 1, 6, 6), torch.tensor([0, 5]))]),

@@ -1,4 +1,4 @@
-"""Networks side by side: how often they are right, how long they take, and how large they are."""
+"""Compare networks: accuracy, time, size and compute."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ _RIGHT = range(1, 7)  # columns of numbers
 
 @dataclass(frozen=True)
 class Compared:
-    """One network in a `Comparison`.
+    """One network of a `Comparison`.
 
     Args:
-        name: as it was given.
-        accuracy: in [0, 1]; None where images had no labels.
-        seconds: for one image, the median.
-        ratio: of its time to that of the fastest, with its 95 % confidence interval.
-        parameters: how many numbers it can learn.
-        megabytes: of its parameters and buffers, in 2^20 bytes.
-        multiply_adds: of one forward of one image.
+        name: name of the network.
+        accuracy: in [0, 1]; None if images have no labels.
+        seconds: median time per image.
+        ratio: its time relative to that of the fastest network, with its 95 % confidence interval.
+        parameters: number of trainable parameters.
+        megabytes: size of parameters and buffers, in 2^20 bytes.
+        multiply_adds: multiply-adds of one forward of one image.
     """
 
     name: str
@@ -55,14 +55,14 @@ class Compared:
 
 @dataclass(frozen=True, repr=False)
 class Comparison:
-    """Networks side by side; it prints as a table, shows as one in a notebook, and draws itself by `picture()`.
+    """The result of `compare`: it prints as a table, shows as one in a notebook, and `picture()` draws it.
 
     Args:
-        networks: in the order in which they were given.
-        examples: images that the accuracy is of; 0 without labels.
-        batch: images in one timed forward.
-        rounds: forwards of each network that were timed, in turns.
-        device: where.
+        networks: in the order of the arguments.
+        examples: number of images that the accuracy is of; 0 without labels.
+        batch: images per timed forward.
+        rounds: timed forwards of each network, in turns.
+        device: the device of the networks.
     """
 
     networks: tuple[Compared, ...]
@@ -72,7 +72,7 @@ class Comparison:
     device: str
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it in plain numbers, strings and lists, for JSON."""
+        """The result as numbers, strings and lists, for JSON."""
         return asdict(self) | {"networks": [asdict(net) | {"ratio": net.ratio._asdict()} for net in self.networks]}
 
     def __repr__(self) -> str:
@@ -87,7 +87,7 @@ class Comparison:
         return f"{html_table(heading, rows, right=_RIGHT)}<p>{escape(self._note())}</p>"
 
     def picture(self, *, title: str = "") -> Picture:
-        """A bar for each network: accuracy, time, parameters and multiply-adds beside each other."""
+        """Draw a bar per network: accuracy, time, parameters and multiply-adds side by side."""
         from matplotlib.figure import Figure  # noqa: PLC0415  no matplotlib on import
 
         panels = [(words, values) for words, values in self._panels().items() if None not in values]
@@ -149,20 +149,20 @@ def compare(
     *,
     rounds: int | None = None,
 ) -> Comparison:
-    """Accuracy, time for an image, parameters, size and compute of several networks on the same data.
+    """Compare accuracy, time per image, parameters, size and compute of several networks on the same data.
 
-    Copies run, in evaluation mode and without gradients; the networks are untouched. A compiled one runs as it was
-    before it was compiled.
+    Copies run, in evaluation mode and without gradients; the networks are unchanged. A compiled network runs
+    uncompiled.
 
     Args:
-        models: networks by name, each on a device of its own; all take the same images.
+        models: networks by name, each on one device; all take the same images.
         data: a loader of images and labels, or images `b c h w`, which have no accuracy. Each network reads the loader
-            once; the first of its images, at most 64, are timed.
-        rounds: how often each is timed, in turns; None for as many as fit in two seconds, from 15 to 401.
+            once; the first images, at most 64, are timed.
+        rounds: timed forwards of each network, in turns. None: as many as fit in two seconds, from 15 to 401.
     Raises:
-        OptionError: there is no network, or `rounds` is below 1; or labels are of classes that a network does not have.
-        ShapeError: the loader is empty, a network does not take the images, or returns no row of scores for each.
-        DtypeError, LayerError: as of `summary` and `zoo.evaluate`; the network is named.
+        OptionError: there is no network, `rounds` is below 1, or a label is not a class of a network.
+        ShapeError: the loader is empty, a network does not accept the images, or returns no row of scores per image.
+        DtypeError, LayerError: as for `summary` and `zoo.evaluate`; the error names the network.
     Example:
         >>> nets = {"one": nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), "two": nn.Sequential(nn.Flatten())}
         >>> result = compare(nets, torch.rand(8, 1, 4, 4), rounds=1)

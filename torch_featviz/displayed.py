@@ -1,4 +1,4 @@
-"""Short reprs in a shell, rich ones in a notebook: what the classes of results have in common."""
+"""Short reprs in a shell, rich output in a notebook: the base class of results."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _PART = 40  # letters of one field
 
 
 class Displayed:
-    """A result that has a short repr, and shows itself in a notebook as a table or a picture.
+    """A result with a short repr, shown in a notebook as a table or a picture.
 
-    What a notebook shows is made in `torch_featviz.notebook`, which is imported when it is first needed: that module
-    draws, and the rooms that find out about a model do not.
+    The notebook output is made in `torch_featviz.notebook`, which is imported on first use: that module draws, the
+    rooms that compute results do not.
     """
 
     def __repr__(self) -> str:
@@ -26,14 +26,14 @@ class Displayed:
 
 
 def shown_fields(result: object) -> list[tuple[str, Any]]:
-    """The fields of a dataclass that belong in its repr, with their values."""
+    """The fields of a dataclass that its repr shows, with their values."""
     if not is_dataclass(result):
         return []
     return [(each.name, getattr(result, each.name)) for each in fields(result) if each.repr]
 
 
 def within(head: str, parts: list[str], tail: str) -> str:
-    """`head`, as many parts as there is room for, joined by commas, and `tail`.
+    """Join `head`, as many parts as fit, and `tail`.
 
     Example:
         >>> within("Film(", ["24 steps", "0 to 23"], ")")
@@ -49,7 +49,7 @@ def within(head: str, parts: list[str], tail: str) -> str:
 
 
 def part(value: Any) -> str:
-    """One value in a few letters: of a tensor its shape.
+    """One value in a few letters; for a tensor its shape.
 
     Example:
         >>> import torch
@@ -71,7 +71,7 @@ def part(value: Any) -> str:
 
 
 def shortened(text: str, limit: int = _PART) -> str:
-    """The text, or its two ends where it is longer.
+    """The text; if it is longer than the limit, its two ends.
 
     Example:
         >>> shortened("a" * 60, 9)

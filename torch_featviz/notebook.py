@@ -1,6 +1,6 @@
-"""What results show of themselves in a notebook: a table, a picture, or a film that plays.
+"""How results show themselves in a notebook: as a table, a picture, or a film.
 
-Nothing here runs a person's model. Text is escaped: names of layers, classes and files may be anything.
+Nothing here runs a model. Text is escaped: names of layers, classes and files can be anything.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Rows = Sequence[Sequence[str]]
 
 @singledispatch
 def html(result: object) -> str | None:
-    """The HTML that a notebook shows; None where the repr says it all.
+    """The HTML that a notebook shows; None if the repr is enough.
 
     Example:
         >>> print(html(Moments()))
@@ -55,7 +55,7 @@ def html(result: object) -> str | None:
 
 
 def table(head: Sequence[str], rows: Rows) -> str:
-    """A table with numbers flush right; beyond 40 rows it says how many there are.
+    """A table with numbers on the right; after 40 rows it tells the total.
 
     Example:
         >>> table(["layer"], [["a<b"]]).count("a&lt;b")
@@ -68,7 +68,7 @@ def table(head: Sequence[str], rows: Rows) -> str:
 
 
 def picture(data: bytes, kind: str, says: str) -> str:
-    """An image of these bytes, with words for those who do not see it."""
+    """An image of these bytes, with an alternative text."""
     source = base64.b64encode(data).decode("ascii")
     return f'<img src="data:image/{kind};base64,{source}" alt="{text.escape(says)}" style="max-width:100%">'
 
@@ -110,7 +110,7 @@ def _recorded(acts: Activations | Recent, described: Mapping[str, str]) -> str:
 @html.register
 def _(block: Capture) -> str:
     names = [[name, type(layer).__name__] for name, layer in block.chosen.items()]
-    return _line(f"{block!r}: `with` it as acts, then run the model; these layers are kept") + table(
+    return _line(f"{block!r}: use `with ... as acts`, then run the model; these layers are kept") + table(
         ("layer", "kind"), names
     )
 
@@ -219,7 +219,7 @@ def _(best: TopPatches) -> str:
             kept = [channel for by, channel in best._crops if by == projection]
             return _drawn(exemplars(best, kept[:IMAGES], projection=projection), repr(best))
         if (sheet := _patches(best)) is not None:
-            return _drawn(sheet, repr(best)) + _line("fv.exemplars(best) adds what in them excites it")
+            return _drawn(sheet, repr(best)) + _line("fv.exemplars(best) adds what in them activates the channel")
     except FeatvizError:  # images of other than 1 or 3 channels, say
         pass
     return _strongest(best)
@@ -240,7 +240,7 @@ def _patches(best: TopPatches) -> Picture | None:
     return Sheet(
         cells,
         Legend(counts=counts, notes=("light grey: beyond the image's border, or no patch", *more, *hints)),
-        title=f"{best.layer or 'model'}: the patches that move each channel most; of {best.seen:,} images",
+        title=f"{best.layer or 'model'}: top-activating patches of each channel; {best.seen:,} images",
         ncols=values.shape[1],
         labels=tuple(number(value) if value > 0 else "" for value in values.flatten().tolist()),
         rows=tuple(f"channel {channel}" for channel in channels),

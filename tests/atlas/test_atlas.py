@@ -80,7 +80,7 @@ def test_what_is_on_the_page():
         assert [top["probability"] for top in image["top"]] == pytest.approx(best.values.tolist(), rel=1e-5)
     assert data["classes"] == [*"abcd"]
     assert [layer["name"] for layer in data["layers"]] == ["input", "0", "1", "2", "3", "4", "6"]
-    assert page.left_out == ("These layers only pass on what they are given, as in dropout or padding: 5.",)
+    assert page.left_out == ("These layers only pass values on, such as dropout or padding: 5.",)
 
 
 def test_why_is_what_attribute_says():
@@ -237,7 +237,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path):
 
 def test_it_is_written_whole_or_not_at_all(tmp_path):
     page = atlas(net(), torch.rand(1, 3, 14, 14))
-    with pytest.raises(fv.errors.OptionError, match=r"saved as HTML, got .*x\.png.*end in '\.html'"):
+    with pytest.raises(fv.errors.OptionError, match=r"must end in '\.html', got .*x\.png"):
         page.save(tmp_path / "x.png")
     (tmp_path / "file").write_text("")
     with pytest.raises(fv.errors.FileError, match="cannot write"):
@@ -310,7 +310,7 @@ def test_a_page_is_never_larger_than_asked_for(megabytes):
 
 def test_too_small_a_page():
     model = nn.Sequential(*(nn.Conv2d(1, 1, 1) for _ in range(300))).eval()
-    with pytest.raises(fv.errors.OptionError, match=r"megabytes must be at least 2\.\d for all asked for, got 1"):
+    with pytest.raises(fv.errors.OptionError, match=r"megabytes must be at least 2\.\d for this page, got 1"):
         atlas(model, torch.rand(1, 1, 8, 8), megabytes=1)
 
 
@@ -429,7 +429,7 @@ def test_dictionaries():
 def test_names_of_classes_that_are_not_as_many():
     page = atlas(net(), torch.rand(1, 3, 14, 14), card=card(("a", "b", "c")))
     assert page.data["classes"] == []
-    assert "Names of classes: there are 3, and the model returns 4." in page.left_out
+    assert "Class names: there are 3, but the model returns 4 classes." in page.left_out
 
 
 def test_a_class_is_explained_once():
@@ -468,7 +468,7 @@ def test_channels_that_are_no_colours():
         (torch.rand(1, 3, 14, 14), {"megabytes": float("inf")}, "OptionError", "1 or more, got inf"),
         (torch.rand(1, 3, 14, 14), {"methods": ["no"]}, "OptionError", "'no'"),
         (torch.rand(1, 3, 14, 14), {"targets": [9]}, "OptionError", "9"),
-        (torch.rand(1, 3, 14, 14), {"targets": []}, "OptionError", "targets is empty; name a class"),
+        (torch.rand(1, 3, 14, 14), {"targets": []}, "OptionError", "targets must name at least one class, got none"),
         (torch.rand(1, 3, 9, 9), {}, "ShapeError", "does not accept inputs of shape"),
     ],
 )

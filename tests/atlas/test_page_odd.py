@@ -296,7 +296,11 @@ def test_pixels_beyond_the_range_are_counted_beside_the_image(look, tmp_path):
     ]
     swatch = page.locator("#pictures .swatch").first
     assert swatch.evaluate("each => getComputedStyle(each).backgroundColor") == "rgb(0, 0, 255)"
-    assert page.locator("#range").inner_text().startswith("images hold −1 to 2, and value_range='unit' is 0 to 1")
+    assert (
+        page.locator("#range")
+        .inner_text()
+        .startswith("images have values from −1 to 2, but value_range='unit' is 0 to 1")
+    )
     page.get_by_role("radio", name="fine").check()
     assert page.locator("#pictures .clipped").count() == 0
     channel = next(key for key, unit in made.data["layers"][1]["units"]["channels"].items() if unit["clipped"])

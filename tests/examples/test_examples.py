@@ -183,7 +183,7 @@ def test_zfnet_over_a_folder_of_images(small_weights, tmp_path, capsys):
     assert load("zfnet").main([*arguments, "--out", str(tmp_path / "out")]) == 0
     assert sheets(tmp_path / "out") == ["high.png", "low.png", "middle.png"]
     assert load("zfnet").main([*small_weights, "--data", str(tmp_path / "none")]) == 1
-    assert "holds no images" in capsys.readouterr().err
+    assert "has no images" in capsys.readouterr().err
 
 
 def test_real_weights_know_an_egyptian_cat():

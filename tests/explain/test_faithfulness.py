@@ -124,7 +124,7 @@ def test_targets_that_are_no_classes():
     [
         ({"steps": 0}, OptionError, "steps must be at least 1"),
         ({"stages": -1}, OptionError, "stages at least 0, got 16 and -1"),
-        ({"images": IMAGES[:2]}, ShapeError, r"heatmaps of \(3, 6, 6\) are not of images of \(2, 2, 6, 6\)"),
+        ({"images": IMAGES[:2]}, ShapeError, r"these images, of shape \(2, 2, 6, 6\); got heatmaps \(3, 6, 6\)"),
     ],
 )
 def test_bad_input(change, error, message):

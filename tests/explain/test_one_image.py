@@ -60,7 +60,7 @@ def test_a_model_that_refuses_three_axes_is_told_of_the_batch_axis():
         def forward(self, x):
             return x.flatten(1) @ torch.ones(192, 3)
 
-    with pytest.raises(ShapeError, match=r"does not take inputs of shape \(3, 8, 8\): .* is given as images\[None\]"):
+    with pytest.raises(ShapeError, match=r"does not accept inputs of shape \(3, 8, 8\): .* is given as images\[None\]"):
         fv.attribute(Odd(), X[0], method="saliency")
 
 
@@ -76,7 +76,7 @@ def test_a_model_that_refuses_three_axes_is_told_of_the_batch_axis():
         (lambda: fv.attribute(X, NET), DtypeError, "images must be a tensor of floats .* got Sequential"),
         (lambda: fv.attributions(NET, X, methods="gradcam"), OptionError, r"write methods=\['gradcam'\]"),
         (lambda: fv.attributions(NET, X, targets=["cat"]), DtypeError, r"targets must be class numbers, got \['cat'\]"),
-        (lambda: fv.faithfulness(NET, X, X), DtypeError, "what attribute.* returned, got Tensor"),
+        (lambda: fv.faithfulness(NET, X, X), DtypeError, "a result of attribute.*, got Tensor"),
         (
             lambda: fv.faithfulness(NET, "a.png", fv.attribute(NET, X, method="saliency")),
             DtypeError,
@@ -84,8 +84,8 @@ def test_a_model_that_refuses_three_axes_is_told_of_the_batch_axis():
         ),
         (lambda: fv.capture(NET)["0"], LayerError, r"write 'with fv.capture\(model\) as acts: .* acts\['0'\]"),
         (lambda: list(fv.capture(NET)), LayerError, "write 'with fv.capture"),
-        (lambda: fv.exemplars(NET), DtypeError, r"what top_patches\(\) .* returned, got Sequential"),
-        (lambda: fv.effective_field(NET), DtypeError, r"what receptive_field\(\) returned, got Sequential"),
+        (lambda: fv.exemplars(NET), DtypeError, r"a result of top_patches\(\) .*, got Sequential"),
+        (lambda: fv.effective_field(NET), DtypeError, r"a result of receptive_field\(\), got Sequential"),
         (lambda: fv.tile([X]), DtypeError, "maps must be a tensor 'n c h w', got list"),
         (lambda: fv.untile([X], n=1), DtypeError, "sheet must be a tensor 'c H W', got list"),
         (lambda: fv.samples("photos"), DtypeError, "got 'photos'; ImageFolder"),
@@ -94,11 +94,11 @@ def test_a_model_that_refuses_three_axes_is_told_of_the_batch_axis():
         (
             lambda: fv.samples(torch.utils.data.DataLoader([(X[0], 0)])),
             DtypeError,
-            r"a DataLoader of batches; give samples\(loader.dataset\)",
+            r"a DataLoader of batches; call samples\(loader.dataset\)",
         ),
         (lambda: fv.confusion(torch.eye(3).long(), 3), DtypeError, "classes must be the names of all classes, got 3"),
         (lambda: fv.confusion("a", ["b"]), DtypeError, "counts must be a table 'n n' of whole numbers, got 'a'"),
-        (lambda: fv.confusion([0, 1], ["a", "b"]), ShapeError, "zoo.evaluate.* counts the pairs"),
+        (lambda: fv.confusion([0, 1], ["a", "b"]), ShapeError, "zoo.evaluate.* is such a table"),
         (lambda: fv.predictions(X, X[:, :, 0, 0], 3), DtypeError, "classes must be the names of all classes, got 3"),
     ],
 )

@@ -97,16 +97,16 @@ def test_the_sheet_and_the_page_tell_the_same():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"methods": []}, OptionError, r"methods and targets must name at least one each, got methods=\[\]"),
+        ({"methods": []}, OptionError, r"methods and targets must not be empty, got methods=\[\]"),
         ({"methods": "gradcam"}, OptionError, r"write methods=\['gradcam'\]"),
-        ({"targets": []}, OptionError, r"at least one each, got .* targets=\[\]"),
+        ({"targets": []}, OptionError, r"must not be empty, got .* targets=\[\]"),
         ({"targets": [0, 4]}, OptionError, "target must be from 0 to 3"),
         (
             {"methods": ["saliency"], "layer": "0"},
             OptionError,
-            "none of saliency looks at a layer; leave layer='0' out",
+            "none of saliency uses a layer; leave layer='0' out",
         ),
-        ({"options": {"occlusion": {}}}, OptionError, "options for occlusion, which is not among the methods gradcam"),
+        ({"options": {"occlusion": {}}}, OptionError, "options are for occlusion, but the methods are gradcam"),
     ],
 )
 def test_what_cannot_be_asked(options, error, message):

@@ -300,5 +300,5 @@ def test_a_map_that_was_turned_round_is_not_drawn_as_if_it_lay_on_the_image():
         def forward(self, x):
             return self.head(self.conv(x.flip(2, 3)).relu().mean((2, 3)))
 
-    with pytest.raises(ShapeError, match=r"layer 'conv' returns shape .*, no map like the images'"):
+    with pytest.raises(ShapeError, match=r"layer 'conv' returns shape .*, not a map of the images"):
         attribute(Turned(), torch.rand(1, 3, 8, 8), layer="conv")

@@ -463,7 +463,7 @@ def test_refusals():
         seen.box(-1, 0)
     with pytest.raises(ShapeError, match=r"has 2 coordinates, got \(1,\)"):
         seen.box(1)
-    with pytest.raises(OptionError, match=r"effective=True\) does it"):
+    with pytest.raises(OptionError, match=r"call receptive_field"):
         effective_field(seen)
     with pytest.raises(LayerError, match=r"no layer '7'"):
         receptive_field(net, "7")

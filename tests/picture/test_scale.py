@@ -297,7 +297,7 @@ def test_normalize_cuts_to_the_unit_range_and_takes_a_scale_or_its_fields():
     assert normalize(x, vmin=0, vmax=2).tolist() == [0, 0.5, 1, 1, 0]
     assert normalize(x, Scale(vmin=0, vmax=2)).tolist() == [0, 0.5, 1, 1, 0]
     assert normalize(torch.tensor([float("nan")])).isnan().all()
-    with pytest.raises(OptionError, match="give either scale or its fields, got scale and vmin"):
+    with pytest.raises(OptionError, match="pass either scale or its fields, got scale and vmin"):
         normalize(x, Scale(), vmin=0)
 
 

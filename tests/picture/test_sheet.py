@@ -351,7 +351,7 @@ def test_pictures_need_no_pyplot(forks):
 
 @pytest.mark.parametrize("name", ["x.jpg", "x", "x.png.gz"])
 def test_pictures_are_saved_as_png(tmp_path, name):
-    with pytest.raises(OptionError, match=r"saved as PNG, got .*; let the name end in '.png'"):
+    with pytest.raises(OptionError, match=r"must end in '.png', got"):
         Sheet(torch.zeros(1, 3, 2, 2, dtype=torch.uint8)).save(tmp_path / name)
     assert not list(tmp_path.iterdir())
 

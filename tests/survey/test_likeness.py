@@ -148,7 +148,7 @@ def test_other_projections_are_read_anew_and_the_same_are_not():
     again = best.patches(1, projection="deconvnet")
     assert again.projections.equal(asked.projections[1:])
     assert (again.method, again.cosine.tolist()) == ("deconvnet", asked.cosine[1:].tolist())
-    with pytest.raises(OptionError, match=r"'deconvnet' or 'guided_backprop', or None for .*; got 'gradient'"):
+    with pytest.raises(OptionError, match=r"'deconvnet' or 'guided_backprop', or None to choose .*; got 'gradient'"):
         best.patches(1, projection="gradient")
 
 
@@ -207,7 +207,9 @@ def test_projections_of_a_large_network_without_max_pools(layer):
         )
         assert float(default.cosine[n]) == pytest.approx(expected, abs=1e-4)
     sheet = exemplars(default)
-    assert any(f"cosine between a channel's projections: {default.cosine.mean():.2f}" in x for x in sheet.legend.notes)
+    assert any(
+        f"cosine between projections of a channel: mean {default.cosine.mean():.2f}" in x for x in sheet.legend.notes
+    )
 
 
 def clouds(n):

@@ -40,9 +40,9 @@ def test_each_image_the_perturbation_and_what_comes_of_it():
         assert sheet.captions[3 * i] == f"airliner {100 * float(found.before[i, 1]):.1f} %"
         assert sheet.captions[3 * i + 2] == f"airliner {100 * float(found.after[i, 1]):.1f} %"
     notes = " ".join(sheet.legend.notes)
-    assert "perturbation: at most 0.05 at each value, of a range of 0 to 1 (12.8 of 255 levels)" in notes
-    assert "by projected gradient descent, 40 steps; sought: airliner" in notes
-    assert f"✓ found: {int(found.reached.sum())} of 3" in notes
+    assert "perturbation: at most 0.05 per value in [0, 1] (12.8 of 255 levels)" in notes
+    assert "by projected gradient descent, 40 steps; target: airliner" in notes
+    assert f"✓ reached: {int(found.reached.sum())} of 3" in notes
 
 
 def test_images_as_a_model_takes_them():
@@ -54,15 +54,15 @@ def test_images_as_a_model_takes_them():
     assert torch.equal(cells[:, 2], rgb(unit_images(found.images, card=CARD)))
     assert (cells[:, 2].int() - cells[:, 0].int()).abs().max() <= 6, "of 255 levels, 5.1 and rounding"
     assert all(label.lstrip("✓✗ ").split()[0] in CARD.classes for label in sheet.labels if label)
-    assert "the fast gradient sign method, 1 step; sought: any other answer" in " ".join(sheet.legend.notes)
+    assert "the fast gradient sign method, 1 step; target: any other answer" in " ".join(sheet.legend.notes)
     assert sheet.png() == adversarial(net(), given, eps=0.02, steps=1, card=CARD).png()
 
 
 def test_titles_say_whether_it_was_found():
     still = adversarial(net(), IMAGES[0], target=int(net()(IMAGES)[0].argmin()), eps=1e-6)
-    assert still.title == "A perturbation of at most 1e−6 does not move the answer to the target"
+    assert still.title == "A perturbation of at most 1e−6 does not alter the answer to the target"
     one = adversarial(net(), IMAGES[0], target=1, eps=0.5, classes=["a", "b", "c"])
-    assert one.title == "A perturbation of at most 0.5 moves the answer to the target"
+    assert one.title == "A perturbation of at most 0.5 alters the answer to the target"
 
 
 @pytest.mark.parametrize(("classes", "names"), [((), ("class 0", "class 1")), (["b"], ("not b", "b"))])
@@ -88,11 +88,11 @@ def test_no_sheet_is_wider_or_higher_than_4000(b, side):
 @pytest.mark.parametrize(
     ("change", "error", "match"),
     [
-        ({"images": torch.rand(33, 3, 8, 8)}, ShapeError, "33 images are more than a sheet can show; give at most 32"),
+        ({"images": torch.rand(33, 3, 8, 8)}, ShapeError, "33 images are too many, a sheet shows 32"),
         ({"images": torch.rand(8, 8)}, ShapeError, "images must be 'b c h w'"),
-        ({"classes": ["a", "b"]}, ShapeError, "classes must name 3, as the model returns, got 2"),
+        ({"classes": ["a", "b"]}, ShapeError, "classes must have 3 names, one per class of the model, got 2"),
         ({"eps": 0}, OptionError, "eps must be above 0"),
-        ({"answer": "figures"}, OptionError, "the model returns figures"),
+        ({"answer": "figures"}, OptionError, "an attack needs classes"),
     ],
 )
 def test_bad_input_says_what_to_do(change, error, match):
@@ -105,5 +105,5 @@ def test_the_title_takes_no_credit_for_what_was_so_before():
     torch.manual_seed(0)
     net, images = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), torch.rand(2, 1, 4, 4)
     sheet = adversarial(net, images, target=net(images).argmax(1), eps=1e-3, steps=2)
-    assert sheet.title == "A perturbation of at most 0.001 does not move any of 2 answers to the target"
-    assert "so without a perturbation: 2" in sheet.legend.notes
+    assert sheet.title == "A perturbation of at most 0.001 does not alter any of 2 answers to the target"
+    assert "already so without a perturbation: 2" in sheet.legend.notes

@@ -46,9 +46,9 @@ def test_says_what_was_predicted_and_what_each_map_is_worth():
         assert verdict in [str(each) for each in Verdict]
         assert figures.startswith("ins 0.")
     notes = " ".join(picture.legend.lines())
-    assert "the class explained is the one predicted" in notes
-    assert "in brackets in random order" in notes
-    assert "hardly changes when all weights are made random; do not" not in notes
+    assert "explained: the predicted class" in notes
+    assert "top pixels go in, out (random order)" in notes
+    assert "hardly changes with random weights; do not" not in notes
 
 
 def test_a_method_deaf_to_weights_is_marked():
@@ -57,7 +57,7 @@ def test_a_method_deaf_to_weights_is_marked():
     picture = attributions(net, IMAGES, methods=["layer_activation", "gradcam"], options=options)
     assert picture.columns[1][2:] in ("gradcam", "layer_activation")
     assert "✓ layer_activation" not in picture.columns
-    assert "layer_activation: hardly changes when all weights are made random" in " ".join(picture.legend.lines())
+    assert "layer_activation: hardly changes with random weights" in " ".join(picture.legend.lines())
 
 
 def test_all_zero_maps_draw_neutral():
@@ -110,18 +110,18 @@ def test_a_network_of_two_inputs():
     [
         (IMAGES[0, 0], {}, ShapeError, r"images must be 'b c h w' and not empty, got shape \(6, 6\)"),
         ([1], {}, DtypeError, "images must be a tensor of floats as the model takes them, got list"),
-        (IMAGES, {"methods": []}, OptionError, "at least one each"),
+        (IMAGES, {"methods": []}, OptionError, "must not be empty"),
         (IMAGES, {"methods": "gradcam"}, OptionError, r"write methods=\['gradcam'\]"),
         (
             IMAGES,
             {"methods": ["saliency"], "layer": "0"},
             OptionError,
-            "none of saliency looks at a layer; leave layer=",
+            "none of saliency uses a layer; leave layer=",
         ),
-        (IMAGES, {"targets": []}, OptionError, "at least one each"),
-        (IMAGES, {"options": {"occlusion": {}}}, OptionError, "options for occlusion, which is not among the methods"),
-        (IMAGES.repeat(33, 1, 1, 1), {}, ShapeError, "66 heatmaps are more than a sheet of 64"),
-        (IMAGES, {"targets": range(40)}, ShapeError, "80 heatmaps are more than a sheet of 64"),
+        (IMAGES, {"targets": []}, OptionError, "must not be empty"),
+        (IMAGES, {"options": {"occlusion": {}}}, OptionError, "options are for occlusion, but the methods are"),
+        (IMAGES.repeat(33, 1, 1, 1), {}, ShapeError, "66 heatmaps are too many, a sheet shows 64"),
+        (IMAGES, {"targets": range(40)}, ShapeError, "80 heatmaps are too many, a sheet shows 64"),
     ],
 )
 def test_bad_input(images, options, error, message):

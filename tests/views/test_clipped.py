@@ -247,7 +247,7 @@ def test_a_card_draws_what_its_model_takes_as_it_was(name):
 def test_a_normalised_batch_is_answered_with_what_to_write(name):
     normalised = CARD.normalize(images().clamp(0, 1))
     if name == "atlas":
-        with pytest.raises(OptionError, match=r"give value_range=, .*value_range=\{'mean': \.\.\., 'std'.*, or card="):
+        with pytest.raises(OptionError, match=r"pass card=, or value_range=.*\{'mean': \.\.\., 'std'"):
             atlas(SMALL, normalised)
     options = {"value_range": "unit"} if name == "atlas" else {}
     marks, lines, _, _ = DRAWN[name](normalised, **options)
@@ -257,7 +257,7 @@ def test_a_normalised_batch_is_answered_with_what_to_write(name):
     said = re.sub(r"\s+", " ", " ".join(lines))
     assert f"{low:.3g}".replace("-", "−") in said
     assert f"{high:.3g}" in said
-    assert "by card= as a model takes them" in said
+    assert "pass card=" in said
     assert "{'mean': ..., 'std': ...}" in said
 
 
@@ -289,7 +289,7 @@ def test_one_count_for_a_pixel_and_the_order_of_reasons():
     units[0, :, 1, 1] = torch.tensor([0.1, 0.5, -2.0])
     expected = ["1 px NaN", "1 px +∞", "1 px −∞", "1 px above the images' range", "1 px below the images' range"]
     assert [words for _, words in views.samples([(units[0], 0)]).legend.marks()] == expected
-    with pytest.warns(FeatvizWarning, match=re.escape(", ".join(expected) + "; images hold −2 to 3, ")):
+    with pytest.warns(FeatvizWarning, match=re.escape(", ".join(expected) + "; images have values from −2 to 3, ")):
         drawn = overlay(units, torch.zeros(1, 2, 3))
     order = list(reserved("RdBu_r").values())
     assert [tuple(drawn[0, :, i // 3, i % 3].tolist()) for i in range(5)] == order

@@ -45,7 +45,7 @@ def test_of_many_classes_the_matrix_is_an_image_and_the_most_confused_pairs_are_
     assert pairs.rows[:4] == ("class 5 → class 3", "class 3 → class 5", "class 7 → class 8", "class 0 → class 1")
     assert pairs.inside[:6] == ("9", "47 %", "6", "38 %", "6", "100 %")
     assert len(pairs.rows) == 20
-    assert "13 more examples are in 13 other pairs" in pairs.legend.notes
+    assert "13 more examples in 13 other pairs" in pairs.legend.notes
     shares = counts.double() / counts.sum(1, keepdim=True).clamp(min=1)
     expected = colorize(shares[None, None])[0]
     expected[:, 9] = 255  # no example
@@ -55,7 +55,7 @@ def test_of_many_classes_the_matrix_is_an_image_and_the_most_confused_pairs_are_
 
 def test_no_class_taken_for_another_is_said():
     page = confusion(torch.eye(31, dtype=torch.int64), many(31)[1])
-    assert page.rows[0][1].title == "No class was taken for another"
+    assert page.rows[0][1].title == "No class was confused with another"
     assert page.figure().axes[0].images[0].get_array().shape == page.numpy().shape
 
 
@@ -82,7 +82,7 @@ def test_a_class_without_examples_is_bare_and_named():
     [
         (torch.ones(2, 3).long(), ShapeError, r"'n n' for 2 classes, got shape \(2, 3\)"),
         (torch.ones(3, 3).long(), ShapeError, r"got shape \(3, 3\)"),
-        (torch.ones(2, 2), DtypeError, "whole numbers, got torch.float32; shares are worked out here"),
+        (torch.ones(2, 2), DtypeError, "whole numbers, got torch.float32; pass counts, not shares"),
         ([[1, -1], [0, 1]], OptionError, "counts must be at least 0, got -1"),
     ],
 )

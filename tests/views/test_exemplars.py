@@ -30,7 +30,7 @@ def test_patches_beside_their_projections(inputs):
             down = found.projections[n, i]
             expected = rgb(Scale(symmetric=True, vmax=float(down.abs().max()))(down.expand(3, -1, -1)[None]))
             assert projections[i].equal(expected[0]), "signed, each on its own scale, 0 is mid-grey"
-    assert sheet.columns == ("patches", "what excites it")
+    assert sheet.columns == ("patches", "what activates it")
     assert (sheet.group, sheet._ncols) == (2, 4)
 
 
@@ -40,7 +40,7 @@ def test_patches_are_drawn_as_they_are_and_nothing_runs():
     best.model.forward = lambda _: pytest.fail("the network runs")
     assert exemplars(patches).png() == sheet.png()
     assert exemplars(best, [1, 3]).png() == sheet.png()
-    with pytest.raises(OptionError, match=r"patches of channels \[1, 3\]; choose by best.patches\(ch"):
+    with pytest.raises(OptionError, match=r"patches are of channels \[1, 3\]; choose with best.patches\(ch"):
         exemplars(patches, [1])
 
 
@@ -67,7 +67,7 @@ def test_a_dead_channel_says_so():
     assert sheet.inside == ("", "", "dead:\nnever above 0", "", "", "", "", "")
     assert sheet.empty == {3}
     assert sheet.cells[2].unique().numel() == 1
-    assert "dead: above 0 in no image, 1 of 4" in sheet.legend.notes
+    assert "dead (never above 0): 1 of 4" in sheet.legend.notes
     assert not any("beyond" in note for note in sheet.legend.notes), "no other place is empty"
     assert exemplars(best_of()[0]).inside == ()
     every = exemplars(best_of(dead=(0, 1, 2, 3))[0])
@@ -112,7 +112,7 @@ def test_with_few_images_the_sheet_has_no_more_places(images, grid):
     net.bias.data.fill_(10)
     sheet = exemplars(top_patches(net, [torch.rand(images, 1, 8, 8)], ""))
     assert sheet.cells.shape == (4, 3, *grid)
-    assert sheet.legend.notes[0].startswith(f"left: the {images} patches with the highest values")
+    assert sheet.legend.notes[0].startswith(f"left: the {images} patches of highest activation")
 
 
 def test_large_patches_are_drawn_smaller_and_many_channels_left_out():
@@ -144,7 +144,7 @@ def test_the_range_of_the_images_is_declared():
 
 def test_the_title_names_the_layer_and_can_be_given():
     best, _ = best_of()
-    what = "1: the patches that move each channel most, and what in them does (guided backpropagation); of 20 images"
+    what = "1: top-activating patches, and what in them activates the channel (guided backpropagation); 20 images"
     assert exemplars(best).title == what
     assert exemplars(best, title="Mine").title == "Mine"
 
@@ -152,9 +152,9 @@ def test_the_title_names_the_layer_and_can_be_given():
 def test_what_cannot_be_drawn():
     best = best_of(2)[0]
     for result in (best, best.patches(0)):
-        with pytest.raises(ShapeError, match="images of 1 or 3 channels can be drawn, these have 2"):
+        with pytest.raises(ShapeError, match="must have 1 or 3 channels to be drawn, got 2"):
             exemplars(result)
-    with pytest.raises(OptionError, match=r"channels must be from 0 to 3, one at least, got \[4\]"):
+    with pytest.raises(OptionError, match=r"channels must be one or more numbers from 0 to 3, got \[4\]"):
         exemplars(best_of()[0], [4])
 
 
@@ -177,32 +177,37 @@ def test_the_method_is_named_and_how_far_it_depends_on_the_patch():
     best = top_patches(striding(), torch.rand(20, 3, 15, 15).split(8), "2", k=5)
     sheet, patches = exemplars(best), best.patches(range(4))
     low, mean, high = (f"{float(x):.2f}" for x in (patches.cosine.min(), patches.cosine.mean(), patches.cosine.max()))
-    assert "what in them does (guided backpropagation); of 20 images" in sheet.title
-    assert notes_of(sheet, "from that one unit by guided backpropagation (Springenberg et al. 2015)")
-    assert notes_of(sheet, f"cosine between a channel's projections: {mean} (mean; {low} to {high}); 1: the patch")
-    assert notes_of(sheet, "no max pool lies on the way, by which alone a deconvnet would know the patch")
+    assert "what in them activates the channel (guided backpropagation); 20 images" in sheet.title
+    assert notes_of(sheet, "that unit projected to the pixels by guided backpropagation (Springenberg et al. 2015)")
+    assert notes_of(
+        sheet, f"cosine between projections of a channel: mean {mean} ({low} to {high}); 1: they ignore the patch"
+    )
+    assert notes_of(sheet, "without max pools a deconvnet would not depend on the patch")
     asked = exemplars(best, projection="deconvnet")
-    assert "what in them does (deconvnet); of 20 images" in asked.title
-    assert notes_of(asked, "from that one unit by the deconvnet (Zeiler & Fergus 2013)")
-    assert notes_of(asked, "cosine between a channel's projections: 1.00 (mean; 1.00 to 1.00)")
-    assert notes_of(asked, "a deconvnet then shows what the unit looks for in any patch, and not what is in this one")
+    assert "what in them activates the channel (deconvnet); 20 images" in asked.title
+    assert notes_of(asked, "that unit projected to the pixels by the deconvnet (Zeiler & Fergus 2013)")
+    assert notes_of(asked, "cosine between projections of a channel: mean 1.00 (1.00 to 1.00)")
+    assert notes_of(asked, "what the unit detects in any patch, not what is in this one")
     assert exemplars(best, title="Mine", projection="deconvnet").legend.notes == asked.legend.notes
 
 
 def test_with_max_pools_it_is_the_deconvnet():
     best = top_patches(striding(nn.MaxPool2d(2, 1)), torch.rand(20, 3, 15, 15).split(8), "3", k=5)
     sheet = exemplars(best)
-    assert "what in them does (deconvnet); of 20 images" in sheet.title
-    assert notes_of(sheet, "cosine between a channel's projections: ")
-    assert not notes_of(sheet, "no max pool")
-    assert "what in them does (guided backpropagation)" in exemplars(best, projection="guided_backprop").title
+    assert "what in them activates the channel (deconvnet); 20 images" in sheet.title
+    assert notes_of(sheet, "cosine between projections of a channel: mean ")
+    assert not notes_of(sheet, "without max pools")
+    assert (
+        "what in them activates the channel (guided backpropagation)"
+        in exemplars(best, projection="guided_backprop").title
+    )
 
 
 def test_what_is_not_known_or_not_there_is_said():
     best = top_patches(striding(), [torch.rand(1, 3, 15, 15)], "2", k=1)
-    assert notes_of(exemplars(best), "cannot be told from one patch of a channel")
+    assert notes_of(exemplars(best), "one patch per channel cannot tell")
     dead = exemplars(best_of(dead=(0, 1, 2, 3))[0])
-    assert dead.title == "1: the patches that move each channel most, and what in them does; of 20 images"
+    assert dead.title == "1: top-activating patches, and what in them activates the channel; 20 images"
     assert not notes_of(dead, "right:")
     assert not notes_of(dead, "cosine")
 
@@ -214,15 +219,15 @@ def test_projections_of_zeros_are_counted():
         net[0].weight.fill_(0.1)
         net[0].bias.copy_(torch.tensor([9.0, 0.0]))
     best = top_patches(net, [torch.rand(4, 3, 9, 9)], "1", k=3)
-    assert notes_of(exemplars(best), "mid-grey all over: nothing reaches the pixels, 3 of 6")
-    assert not notes_of(exemplars(best, 1), "mid-grey all over")
+    assert notes_of(exemplars(best), "all mid-grey (nothing reaches the pixels): 3 of 6")
+    assert not notes_of(exemplars(best, 1), "all mid-grey")
 
 
 def test_patches_keep_their_projection():
     best = top_patches(striding(), [torch.rand(8, 3, 15, 15)], "2", k=3)
     patches = best.patches(0)
     assert exemplars(patches, projection="guided_backprop").png() == exemplars(patches).png()
-    with pytest.raises(OptionError, match=r"projected by 'guided_backprop'; .*, projection='deconvnet'\)"):
+    with pytest.raises(OptionError, match=r"projected by 'guided_backprop' already; .*, projection='deconvnet'\)"):
         exemplars(patches, projection="deconvnet")
 
 
@@ -238,4 +243,4 @@ def test_single_large_pixels_do_not_make_the_others_grey():
     assert (signed_units(0 * torch.ones(1, 3, 4, 4)) == 0.5).all()
     small, large = (top_patches(nn.Conv2d(1, 1, side), [torch.rand(3, 1, 40, 40)], "", k=2) for side in (31, 32))
     assert not notes_of(exemplars(small), "0.1 %")
-    assert notes_of(exemplars(large), "each on its own scale, with the 0.1 % beyond it at its end")
+    assert notes_of(exemplars(large), "each has its own scale, which clips 0.1 %")

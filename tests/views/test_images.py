@@ -67,7 +67,7 @@ def test_images_of_several_sizes_stand_in_the_middle_of_white():
     assert (red[:2] == 255).all()
     assert (red[6:] == 255).all()
     assert (sheet.cells[2, :, 2:6] == 0).all(), "enlarged twice"
-    assert "images of 3 sizes, each brought to about the same" in sheet.legend.notes
+    assert "images of 3 sizes, each scaled to about the same" in sheet.legend.notes
 
 
 def test_what_is_left_out_is_said_and_not_looked_at():
@@ -76,7 +76,7 @@ def test_what_is_left_out_is_said_and_not_looked_at():
     sheet = images(x, range(100))
     assert len(sheet.cells) == 64
     assert sheet.labels[-1] == "63"
-    assert "the first 64 of 100 images; images(batch[64:]) shows more" in sheet.legend.notes
+    assert "the first 64 of 100 images; images(batch[64:]) draws the next" in sheet.legend.notes
     assert not sheet.legend.marks()
 
 
@@ -86,23 +86,23 @@ def test_a_range_is_declared_and_what_is_beyond_is_counted():
     assert (by_card - images(X).cells.int()).abs().max() <= 1, "rounded"
     wide = images(torch.full((1, 1, 2, 3), 2.0))
     assert wide.legend.counts.over == 6
-    assert any("declare theirs, by card=" in note for note in wide.legend.notes)
+    assert any("pass card=" in note for note in wide.legend.notes)
 
 
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [
-        (lambda: images(X, [1, 2]), ShapeError, "labels must be 12, one for each image, got 2"),
-        (lambda: images(X, 5), ShapeError, "labels must be 12, one for each image, got 5"),
-        (lambda: images(X[:1], [7], card=CARD), OptionError, "class 7 has no name: 2 classes are named"),
-        (lambda: images(X[:2], [0.5, 1.0]), DtypeError, "label 0 is 0.5, and no class; give a number, or its words"),
+        (lambda: images(X, [1, 2]), ShapeError, "labels must have 12 entries, one per image, got 2"),
+        (lambda: images(X, 5), ShapeError, "labels must have 12 entries, one per image, got 5"),
+        (lambda: images(X[:1], [7], card=CARD), OptionError, "class 7 has no name, there are 2 names"),
+        (lambda: images(X[:2], [0.5, 1.0]), DtypeError, "label 0 is 0.5, not a class; pass a number or a text"),
         (lambda: images(X, ncols=0), OptionError, "ncols must be at least 1, got 0"),
         (lambda: images([]), ShapeError, "at least one image, got none"),
         (lambda: images(torch.zeros(0, 3, 4, 4)), ShapeError, "at least one image, got none"),
         (
             lambda: images(torch.zeros(5, 4, 4)),
             ShapeError,
-            r"got shape \(5, 4, 4\); of grey images .* images\[:, None\]",
+            r"got shape \(5, 4, 4\); for grey images .* images\[:, None\]",
         ),
         (lambda: images(torch.zeros(2, 4, 8, 8)), ShapeError, r"'h w', '1 h w' or '3 h w', got shape \(4, 8, 8\)"),
         (lambda: images("cat.jpg"), DtypeError, "got str; .* PIL.Image.open an image of a file"),

@@ -152,7 +152,7 @@ def test_planes_are_named_by_filter_and_colour():
             assert sheet.cells[3 * i + plane].equal(colorize(scale(weight[i, plane])[None, None], "RdBu_r")[0])
     per = kernels(weight, planes=True, scale=Scale(symmetric=True, per="filter"))
     assert per.legend.scale.vmax[3].item() == weight[1].abs().max().item()
-    with pytest.raises(OptionError, match="planes= is for filters that read red, green and blue, and these are 5×3×3"):
+    with pytest.raises(OptionError, match="planes= needs filters with three input channels, these are 5×3×3"):
         kernels(torch.ones(2, 5, 3, 3), planes=True)
     with pytest.raises(OptionError, match="these are 3×3×3 in 4 groups; leave it out"):
         kernels(nn.Conv2d(12, 8, 3, groups=4), planes=True)
@@ -279,7 +279,7 @@ def test_many_convolutions_are_not_all_listed():
 
 
 def test_a_glob_for_several_layers_is_refused():
-    with pytest.raises(LayerError, match="'\\*' stands for 2 layers, '0', '1'; draw one at a time"):
+    with pytest.raises(LayerError, match="'\\*' matches 2 layers, '0', '1'; choose one"):
         kernels(nn.Sequential(nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1)), "*")
 
 

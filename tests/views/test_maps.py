@@ -218,7 +218,7 @@ def test_inputs_are_not_changed():
         (
             lambda: feature_maps({"a": torch.ones(1, 2, 2), "b": torch.ones(2, 2, 2)}),
             ShapeError,
-            "of one shape, got",
+            "have one shape, got",
         ),
         (lambda: feature_maps([1]), DtypeError, "must be a tensor 'c h w', got list"),
         (lambda: feature_maps(torch.ones(1, 2, 2, dtype=torch.cfloat)), DtypeError, "expected real values"),

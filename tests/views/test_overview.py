@@ -54,7 +54,7 @@ def test_labels_and_legend_say_what_is_shown_and_what_is_not():
     assert [caption.split("  ")[0] for caption in sheet.captions] == ["6×6", "6×6", "6×6", "3×3"]
     assert "each map on its own scale" in sheet.legend.lines()[0]
     assert "clipped 0 %" in sheet.legend.lines()
-    assert "without maps: 5" in sheet.legend.lines()
+    assert "return no maps: 5" in sheet.legend.lines()
     assert "only pass values on: 4" in sheet.legend.lines()
     assert sheet.title == "Sequential, layer by layer: mean over channels"
 
@@ -113,7 +113,7 @@ def test_of_many_layers_the_ends_of_blocks_and_sizes_are_shown_and_all_on_reques
     sheet = overview(model, X)
     ends = [f"0.{i}.2  ReLU" for i in range(5)] + ["1  MaxPool2d"] + [f"2.{i}.2  ReLU" for i in range(5)]
     assert list(sheet.labels) == ends, "without what a norm or an activation follows"
-    assert "11 of 31 layers, the ends of blocks and sizes; limit=None draws all" in sheet.legend.lines()
+    assert "11 of 31 layers: ends of blocks, last of each size; limit=None draws all" in sheet.legend.lines()
     assert len(overview(model, X, limit=None).labels) == 31
     assert overview(model, X, limit=10).labels == ("0.4.2  ReLU", "1  MaxPool2d", "2.4.2  ReLU")
     assert overview(model, X, limit=2).labels == ("0.4.2  ReLU", "2.4.2  ReLU")
@@ -165,13 +165,13 @@ def test_layers_that_did_not_run_are_named():
         def forward(self, x):
             return self[0](x)
 
-    assert any(line.startswith("not run: 1, 2, 3") for line in overview(First(*net()), X).legend.lines())
+    assert any(line.startswith("did not run: 1, 2, 3") for line in overview(First(*net()), X).legend.lines())
 
 
 @pytest.mark.parametrize(
     ("images", "layers", "error", "match"),
     [
-        (torch.rand(2, 1, 8, 8), None, ShapeError, r"one image '1 c h w', got shape \(2, 1, 8, 8\); take images\[:1\]"),
+        (torch.rand(2, 1, 8, 8), None, ShapeError, r"one image '1 c h w', got shape \(2, 1, 8, 8\); pass images\[:1\]"),
         (torch.rand(8, 8), None, ShapeError, r"got shape \(8, 8\)"),
         (X, ["4"], LayerError, "none of '4' returned maps"),
         (X, ["44"], LayerError, "no layer '44' in Sequential"),
@@ -217,4 +217,4 @@ def test_functional_calls_have_cells_if_they_are_maps():
     sheet = overview(Attentive(), X)
     assert sheet.labels == ("conv  Conv2d", "conv.relu  relu()")
     assert overview(Attentive(), X, ops=False).labels == ("conv  Conv2d",)
-    assert any(line.startswith("without maps: conv.matmul#1, conv.softmax") for line in sheet.legend.lines())
+    assert any(line.startswith("return no maps: conv.matmul#1, conv.softmax") for line in sheet.legend.lines())

@@ -110,7 +110,7 @@ def test_cells_hold_their_text(side):
         (
             lambda: pixels([torch.ones(2, 2), torch.ones(3, 2)]),
             ShapeError,
-            r"must be of one shape, got \(2, 2\), \(3, 2\)",
+            r"must have one shape, got \(2, 2\), \(3, 2\)",
         ),
         (lambda: pixels([torch.ones(2)]), ShapeError, r"got shape 1 of \(2,\)"),
         (lambda: pixels([]), DtypeError, "or a list of tensors, got list"),

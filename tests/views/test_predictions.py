@@ -58,10 +58,10 @@ def test_scores_that_may_be_either_are_asked_for():
             predictions(images, torch.tensor(scores), classes)
         figure = predictions(images, torch.tensor(scores), classes, answer=answer).figure()
         assert texts(figure.axes[1]) == said
-        assert ("each label for itself" in figure.get_supxlabel()) == answer.startswith("label")
+        assert ("independent labels" in figure.get_supxlabel()) == answer.startswith("label")
     made = torch.logit(torch.tensor([[0.98, 0.95]])).requires_grad_().sigmoid()
     assert texts(predictions(images, made, "ab").figure().axes[1]) == ["a", "98.0 %", "b", "95.0 %"]
-    with pytest.raises(OptionError, match="figures are no probabilities"):
+    with pytest.raises(OptionError, match=r"predictions\(\) shows probabilities of classes, got answer='figures'"):
         predictions(images, torch.tensor([[3.0]]), ["a"], answer="figures")
 
 
@@ -117,7 +117,7 @@ def test_pixels_outside_the_declared_range_are_counted():
     words = predictions(images, torch.randn(1, 3), NAMES).figure().get_supxlabel()
     first, *hint = words.splitlines()
     assert first == "1 px NaN, 1 px above the images' range"
-    assert "declare theirs, by card=" in " ".join(hint)
+    assert "pass card=" in " ".join(hint)
 
 
 def test_inputs_are_not_changed():
@@ -156,7 +156,7 @@ def test_inputs_are_not_changed():
         ),
         ({"logits": torch.rand(3, 3)}, ShapeError, r"logits must be \(2, 3\) .* got shape \(3, 3\)"),
         ({"logits": [[1, 2, 3]] * 2}, DtypeError, r"must be tensors, got .*Tensor.* and .*list"),
-        ({"targets": [0, 0.5]}, DtypeError, r"target 1 is 0\.5, not a class; give a class number or name"),
+        ({"targets": [0, 0.5]}, DtypeError, r"target 1 is 0\.5, not a class; pass a class number or name"),
         ({"answer": "chances"}, OptionError, "answer must be one of logits, probabilities"),
         ({"k": 0}, OptionError, "k must be at least 1, got 0"),
         ({"targets": [0]}, ShapeError, "targets must hold 2 classes, one per image, got 1"),

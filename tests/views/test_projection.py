@@ -92,7 +92,7 @@ def test_several_units_each_on_its_own_scale():
         assert zoomed is None or torch.equal(zoomed, one.cells[2])
     assert sheet.cells.shape[0] == 9
     assert sheet.legend.scale is None
-    assert "each on its own scale, symmetric about 0" in sheet.legend.notes[0]
+    assert "each has its own scale, symmetric about 0" in sheet.legend.notes[0]
     assert sheet.labels[3] == "channel 5 at (6, 9)"
     assert sheet.title == "3 units of 4, projected back to the pixels (deconvnet)"
 
@@ -103,7 +103,7 @@ def test_what_is_not_active_has_no_projection_and_it_is_said():
         model[0].bias.fill_(-100)
     sheet = projection(model, IMAGE, "0", (1, 3, 3))
     assert (sheet.cells[2][:, 100:150, 100:150] == 128).all()
-    assert "not above 0 in this image, so that nothing is projected: 1 of 1" in sheet.legend.notes
+    assert "not above 0 in this image, so nothing is projected: 1 of 1" in sheet.legend.notes
 
 
 def test_one_channel_is_drawn_in_red_and_blue_and_the_image_by_its_card():
@@ -111,7 +111,7 @@ def test_one_channel_is_drawn_in_red_and_blue_and_the_image_by_its_card():
     image = card.normalize(IMAGE[:, :1])
     sheet = projection(net(1), image, "4", 3, card=card)
     assert sheet.legend.cmap == "RdBu_r"
-    assert sheet.legend.notes[0].startswith("projection: red above 0 and blue below")
+    assert sheet.legend.notes[0].startswith("projection: red is above 0, blue below")
     assert sheet.legend.marks() == []
     assert projection(net(1), image, "4", 3).legend.counts.over > 0
 
@@ -128,12 +128,12 @@ def test_no_sheet_is_wider_or_higher_than_4000(n, side):
     [
         ({"image": torch.rand(2, 3, 40, 40)}, ShapeError, "image must be one image '1 h w' or '3 h w', got"),
         ({"image": torch.rand(2, 40, 40)}, ShapeError, r"image must be one image .* got shape \(2, 40, 40\)"),
-        ({"unit": []}, ShapeError, "units must be one for each image"),
-        ({"unit": [0] * 33}, ShapeError, "33 units are more than a sheet can show; give at most 32"),
-        ({"unit": (9, 0, 0)}, OptionError, "layer '4' has channels 0 to 7, got 9"),
-        ({"unit": (0, 99, 0)}, OptionError, "is outside of the map of layer '4'"),
+        ({"unit": []}, ShapeError, "units must be one per image"),
+        ({"unit": [0] * 33}, ShapeError, "33 units are too many, a sheet shows 32"),
+        ({"unit": (9, 0, 0)}, OptionError, "layer '4' has channels 0 to 7, got channel 9"),
+        ({"unit": (0, 99, 0)}, OptionError, "is outside the map of layer '4'"),
         ({"layer": "9"}, LayerError, "no layer '9'"),
-        ({"projection": "up"}, OptionError, "projection is 'deconvnet' or 'guided_backprop'"),
+        ({"projection": "up"}, OptionError, "projection must be 'deconvnet' or 'guided_backprop'"),
         ({"value_range": "float"}, OptionError, "value_range must be one of"),
     ],
 )

@@ -85,5 +85,5 @@ def test_a_page_takes_the_range_of_its_card(net):
         == blobs[1]
         == [page.blobs[image["picture"]["blob"]] for page in [atlas(net, UNITS)] for image in page.data["images"]]
     )
-    with pytest.raises(OptionError, match=r"must lie in \[0, 1\], got .*; give value_range=, or the mean"):
+    with pytest.raises(OptionError, match=r"must lie in \[0, 1\], got .*; pass card=, or value_range="):
         atlas(net, normalised)

@@ -264,12 +264,12 @@ def test_pillow_images_are_bytes():
             DtypeError,
             r"pairs of an image and its class, got a tensor of shape \(4, 1, 8, 8\); fv.images\(batch, labels\) draws",
         ),
-        (lambda: samples([]), ShapeError, "holds no image of these classes"),
+        (lambda: samples([]), ShapeError, "has no image of these classes"),
         (lambda: samples(images(0), n=0), OptionError, "n must be at least 1, got 0"),
         (
             lambda: samples(images(0, 2), classes=["a", "b"]),
             OptionError,
-            "class 2 has no name: 2 classes are named",
+            "class 2 has no name, there are 2 names",
         ),
         (
             lambda: samples([*images(0), *images(0, size=5)]),
@@ -297,7 +297,7 @@ def test_pillow_images_are_bytes():
             "the label of item 1 is a dict of 'boxes'",
         ),
         (lambda: samples(iter([torch.zeros(1, 4, 4)])), DtypeError, "item 0 is a Tensor, not a pair"),
-        (lambda: samples(images(0, "a")), OptionError, r"item 1 is 'a', and earlier ones are \[0\]; give classes="),
+        (lambda: samples(images(0, "a")), OptionError, r"item 1 is 'a', earlier ones are \[0\]; pass classes="),
         (lambda: samples(images("a"), classes=["b"]), OptionError, "item 0 is 'a', which is not one of the 1 classes"),
         (lambda: samples([("x.png", 0)]), DtypeError, "must be a tensor or a Pillow image, got str"),
     ],

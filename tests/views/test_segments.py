@@ -86,7 +86,7 @@ def test_alpha_mixes_colours_with_grey():
 def test_only_classes_that_occur_are_listed_with_ignored_and_broken_pixels():
     labels = torch.tensor([[0, 0, 2, 255]])
     assert shown(segments(labels, NAMES)) == {"sky": 50, "car": 25, "no class": 25}
-    assert segments(labels, NAMES).title == "A class for each pixel: 2 of 3 occur"
+    assert segments(labels, NAMES).title == "Class of each pixel: 2 of 3 occur"
     assert shown(segments(labels.where(labels < 255, 9), NAMES, ignore=9)) == {"sky": 50, "car": 25, "no class": 25}
     logits = torch.tensor([[[0.0, 1]], [[1, torch.nan]]])
     sheet = segments(logits, "ab")
@@ -107,7 +107,7 @@ def test_background_keeps_the_image():
     labels = torch.tensor([[0, 1]])
     sheet = segments(labels, ["__background__", "cat"], torch.full((3, 1, 2), 0.2))
     assert sheet.cells[1, :, 0, 0].tolist() == [51] * 3
-    assert "__background__ is not coloured" in sheet.legend.notes
+    assert "__background__ has no colour" in sheet.legend.notes
     assert segments(labels, ["background", "cat"]).cells[0, :, 0, 0].tolist() == [225] * 3
     cat = [color for color, words in segments(labels, ["background", "cat"]).legend.swatches if "cat" in words]
     assert cat == [PALETTE[0]]
@@ -134,7 +134,7 @@ def test_a_single_channel_is_of_two_classes():
 def test_pixels_beyond_the_images_range_are_counted():
     words = segments(torch.zeros(24, 32).long(), NAMES, IMAGE * 3).legend
     assert words.counts.over == int((IMAGE * 3 > 1).any(0).sum())
-    assert "declare theirs, by card=" in " ".join(words.notes)
+    assert "pass card=" in " ".join(words.notes)
 
 
 def linear(color):
@@ -189,13 +189,13 @@ def test_predictions_points_here():
         ({"logits": torch.rand(33, 3, 2, 2)}, ShapeError, "with b at most 32"),
         ({"logits": torch.zeros(2, 2, 2, 2).long()}, ShapeError, "labels must be 'h w' or 'b h w'"),
         ({"logits": torch.zeros(0, 2).long()}, ShapeError, "not empty"),
-        ({"logits": torch.rand(4, 2, 2)}, ShapeError, r"are of 4 classes, and 3 are named"),
+        ({"logits": torch.rand(4, 2, 2)}, ShapeError, r"have 4 classes, got 3 names"),
         ({"logits": torch.tensor([[3]])}, OptionError, r"labels must be from 0 to 2, one for each name, .* got 3"),
         ({"logits": torch.tensor([[-1]])}, OptionError, "got -1"),
-        ({"image": torch.rand(2, 3, 4, 4)}, ShapeError, "an image for each of 1 maps of classes, got 2"),
+        ({"image": torch.rand(2, 3, 4, 4)}, ShapeError, r"one image per class map \(1\), got 2"),
         ({"image": torch.rand(2, 4, 4)}, ShapeError, "an image must be 'h w', '1 h w' or '3 h w'"),
         ({"classes": None}, DtypeError, "classes must be the names of all classes, got None"),
-        ({"alpha": 2}, OptionError, "alpha is the colours' opacity, from 0 to 1, got 2"),
+        ({"alpha": 2}, OptionError, "alpha must be an opacity from 0 to 1, got 2"),
         ({"value_range": "float"}, OptionError, "value_range must be one of"),
     ],
 )

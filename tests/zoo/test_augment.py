@@ -143,17 +143,21 @@ def test_an_evaluation_of_each_kind_of_answer(classes, head, labels):
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [
-        (lambda: augment(), OptionError, "augment takes 'flip' and 'crops' and functions of images, got none"),
+        (lambda: augment(), OptionError, "augment takes 'flip', 'crops' and functions of images, got none"),
         (lambda: augment("flop"), OptionError, "got 'flop'"),
         (lambda: augment("flip", n=0), OptionError, "n must be at least 1, got 0"),
-        (lambda: probabilities(net(), IMAGES, augment=lambda x: [1]), DtypeError, "must make tensors .* got int"),
+        (lambda: probabilities(net(), IMAGES, augment=lambda x: [1]), DtypeError, "must return tensors .* got int"),
         (lambda: probabilities(net(), IMAGES, augment=lambda x: x[:2]), ShapeError, r"all 4 images, got shape \(2, 3"),
-        (lambda: probabilities(net(), IMAGES, augment=lambda x: []), ShapeError, "made no view of the images"),
+        (
+            lambda: probabilities(net(), IMAGES, augment=lambda x: []),
+            ShapeError,
+            "must return at least one view of the images",
+        ),
         (lambda: probabilities(net(), IMAGES, augment="flip"), OptionError, r"such as augment\('flip', .* got 'flip'"),
         (lambda: probabilities(net(), [1]), DtypeError, "images must be a tensor of floats"),
         (lambda: probabilities(net(), IMAGES[0, 0]), ShapeError, "images must be 'b c h w'"),
         (lambda: probabilities(nn.Identity(), IMAGES), ShapeError, "the model returns shape"),
-        (lambda: probabilities(net(), IMAGES, answer="figures"), OptionError, "the model returns figures"),
+        (lambda: probabilities(net(), IMAGES, answer="figures"), OptionError, "needs classes, got answer='figures'"),
         (
             lambda: probabilities(nn.Sequential(nn.Flatten(), nn.ReLU()), IMAGES),
             OptionError,

@@ -170,14 +170,14 @@ def test_load_one_of_several(tmp_path):
     model, ema = TINY.build(), TINY.build()
     torch.save({"model": model.state_dict(), "model_ema": ema.state_dict()}, tmp_path / "w.pt")
     with pytest.raises(
-        WeightsError, match=r"several state dicts, .model., .model_ema.; name one: load\(path, key='model'\)"
+        WeightsError, match=r"several state dicts, .model., .model_ema.; use one: load\(path, key='model'\)"
     ):
         TINY.load(tmp_path / "w.pt")
     assert torch.equal(TINY.load(tmp_path / "w.pt", key="model_ema").weight, ema.weight)
     with pytest.raises(WeightsError, match="no state dict under 'net', only under model, model_ema"):
         TINY.load(tmp_path / "w.pt", key="net")
     torch.save(below("student.", model.state_dict()) | below("teacher.", ema.state_dict()), tmp_path / "w.pt")
-    with pytest.raises(WeightsError, match=r"hold 'tiny' several times, below student\., teacher\."):
+    with pytest.raises(WeightsError, match=r"contain 'tiny' several times, under student\., teacher\."):
         TINY.load(tmp_path / "w.pt")
 
 

@@ -78,7 +78,7 @@ def test_image_folder_round_trip(tmp_path, monkeypatch):
 
 
 def test_image_folder_refuses(tmp_path):
-    with pytest.raises(FileError, match="exists already; name a new folder"):
+    with pytest.raises(FileError, match="exists already; choose a new folder"):
         write_image_folder(tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(FileError, match="cannot write"):
@@ -168,7 +168,5 @@ def test_data_that_is_nowhere(tmp_path, monkeypatch, get, name):
         raise URLError("no route to host")
 
     monkeypatch.setattr("urllib.request.urlopen", offline)
-    with pytest.raises(
-        WeightsError, match=f"(?s)no {name} in .*; pass download=True where there is a network, or copy"
-    ):
+    with pytest.raises(WeightsError, match=f"(?s)no {name} in .*; pass download=True if there is a network, or copy"):
         get(tmp_path, download=True)

@@ -78,7 +78,7 @@ def test_fit_refuses(toy):
     with pytest.raises(OptionError, match=r"epochs must be at least 1 and lr above 0, got 0 and 0\.001"):
         fit(net(), toy, epochs=0)
     for options, match in (
-        ({"log": True}, "log must be a function that is given a line, such as print, got True"),
+        ({"log": True}, "log must be a function that takes a line, such as print, got True"),
         ({"every": 10}, r"every must be at least 1, and needs log=, such as print; got 10 and log=None"),
         ({"every": 0, "log": print}, "every must be at least 1"),
         (
@@ -244,8 +244,8 @@ def test_evaluate_of_dictionaries_and_of_several_labels():
 @pytest.mark.parametrize(
     ("labels", "error", "words"),
     [
-        ([0, 1, 2, 3, 4], OptionError, "labels must be from 0 to 3, as the model's classes, got 4 of item 4"),
-        ([0, 1, -1], OptionError, "got -1 of item 2"),
+        ([0, 1, 2, 3, 4], OptionError, "labels must be from 0 to 3, the model's classes, got 4 in item 4"),
+        ([0, 1, -1], OptionError, "got -1 in item 2"),
         ([0, 1, 0.5], DtypeError, r"the label of item 2 is 0\.5, not a class; set a target_transform"),
         ([torch.eye(4)] * 3, DtypeError, r"the label of item 0 is of shape \(4, 4\), a mask"),
         (["a", "b"], DtypeError, "the label of item 0 must be a class number, got the name 'a'"),

@@ -132,7 +132,7 @@ def test_nothing_is_left_in_the_folder(write, tmp_path):
         (
             "def f(): pass\n\ndef build(n, *, k): pass",
             OptionError,
-            "line 3: build needs arguments .*'n'.*name one that",
+            "line 3: build needs arguments .*'n'.*choose one that",
         ),
         ("def build(): return {}", DtypeError, "must return an nn.Module or a ModelCard, got dict"),
         ("def build(): pass", DtypeError, "got NoneType"),
@@ -154,7 +154,7 @@ def test_what_goes_wrong_in_a_file_is_told_in_one_line(text, kind, match, write)
 def test_names_that_name_nothing(tmp_path):
     with pytest.raises(FileError, match=r"no Python file 'nowhere/net\.py'"):
         file_net("nowhere/net.py:build")
-    with pytest.raises(OptionError, match=r"names no function; say net\.py:NAME, which returns the model"):
+    with pytest.raises(OptionError, match=r"names no function; write net\.py:NAME, which returns the model"):
         file_net("nowhere/net.py")
 
 

@@ -1,4 +1,4 @@
-"""`atlas()`: a network and a few images, as one page to walk through."""
+"""`atlas()`: a network and a few images on one page."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ _LEARNING = 0.3  # of the page, at most
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Atlas(Displayed):
-    """A page; it shows itself in a notebook.
+    """An atlas; it shows itself in a notebook.
 
     Args:
-        data: what the page's script reads.
+        data: the data of the page's script.
         blobs: numbers and pictures, base64.
     """
 
@@ -57,21 +57,21 @@ class Atlas(Displayed):
 
     @property
     def title(self) -> str:
-        """Of the page."""
+        """Title of the page."""
         return str(self.data["title"])
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """In words, what a person should know is not on the page."""
+        """What is not on the page, in words."""
         return tuple(self.data["left_out"])
 
     @cached_property
     def html(self) -> str:
-        """The whole page, which needs nothing else; the same input gives the same text."""
+        """The page as HTML without external files; the same input gives the same text."""
         return render(self.title, self.data, list(self.blobs))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the page, at once or not at all.
+        """Save the page; the file is complete or not written.
 
         Args:
             path: ends in `.html`; missing folders are made.
@@ -79,10 +79,10 @@ class Atlas(Displayed):
             The path.
         Raises:
             OptionError: `path` does not end in `.html`.
-            FileError: it cannot be written; nothing is left behind.
+            FileError: it cannot be written; no part of it is left.
         """
         if Path(path).suffix.lower() not in (".html", ".htm"):
-            raise OptionError(f"an atlas is saved as HTML, got {str(path)!r}; let the name end in '.html'.")
+            raise OptionError(f"path must end in '.html', got {str(path)!r}.")
         return write_whole(path, self.html.encode("utf-8", "replace"))  # a file's name may be no text at all
 
     def _repr_html_(self) -> str:
@@ -112,43 +112,44 @@ def atlas(
     megabytes: float | None = None,
     progress: bool = False,
 ) -> Atlas:
-    """A page on which a person walks from the pixels to the decision: kernels, feature maps, reasons.
+    """Build one HTML page that shows a network from the pixels to the decision: kernels, feature maps, heatmaps.
 
-    The model runs in evaluation mode on a copy that shares its weights, a few times for all layers, and as often as the
-    methods and the data set need.
+    The model is unchanged: a copy that shares its weights runs, in evaluation mode, a few times for all layers, and as
+    often as the methods and the data set need.
 
     Args:
-        model: any module; it is untouched.
-        images: `b c h w`, or one image `c h w`, as the model takes them; a few.
-        card: names the model and its classes, and says what the values of images mean.
-        value_range: what they mean: `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`, `{"mean": ..., "std": ...}`,
-            or a function that brings them to 0 to 1; default the card's. Without a card, what is not within 0 and 1 is
-            refused unless `"unit"` is declared.
-        names: of the images, such as their files'.
-        loader: images of a data set, as for `top_patches`: what else moves the channels.
-        methods: of attribution, as `attribute` knows them; default Grad-CAM, if the model returns a row of scores for
-            each image.
-        targets: numbers of the classes to explain; default the two likeliest for each image.
-        answer: what the scores are, as for `attribute`; default the card's `answer`, else told by their values and how
-            the model makes them. One figure for each image is a logit if the card names classes, and else itself.
-        baselines: what a pixel is when there is nothing, for the methods that ask and for measuring: a value, or a
-            tensor that can be expanded to the images; default as in `attribute` and `faithfulness`.
-        projection: of the channels of `loader`, `"deconvnet"` or `"guided_backprop"`; default: what suits the network,
-            as in `deconvnet`.
-        additional_forward_args: what `forward` takes after the images, one value or a tuple. A tensor as long as the
-            images has a row for each of them.
-        keywords: what `forward` takes by name, likewise.
-        training: a folder that a `Monitor` wrote to: how it learnt.
-        megabytes: that the page may have at most; default 24. Maps and filters of the channels that fire most stay,
-            and the page says what had to go.
+        model: any module; it is unchanged.
+        images: a few images `b c h w`, or one image `c h w`, as the model takes them.
+        card: card of the model: its name, its classes, and the range of its images.
+        value_range: range of the values of images: `"unit"` (0 to 1), `"signed"` (-1 to 1), `"byte"` (0 to 255),
+            `"imagenet"` or `{"mean": ..., "std": ...}` (normalised), or a function that maps them to 0 to 1. Default:
+            the range of the card. Without a card, values outside [0, 1] are refused unless `"unit"` is declared.
+        names: names of the images, such as their files.
+        loader: images of a data set, as for `top_patches`, for the top-activating patches of the channels.
+        methods: names of methods, as for `attribute`. Default: Grad-CAM, if the model returns a row of scores per
+            image.
+        targets: the classes to explain. Default: the two most probable ones of each image.
+        answer: meaning of the model's scores, as for `attribute`. Default: that of the card, or derived from their
+            values and from the model. One value per image is a logit if the card names classes, otherwise a plain
+            number.
+        baselines: what replaces a pixel, for methods that need it and for the faithfulness: a value, or a tensor that
+            expands to the images. Default: as in `attribute` and `faithfulness`.
+        projection: for the patches of `loader`, `"deconvnet"` or `"guided_backprop"`. Default: the one that suits the
+            network, as in `deconvnet`.
+        additional_forward_args: further positional arguments of `forward`, one value or a tuple. A tensor as long as
+            the images has one row per image.
+        keywords: keyword arguments of `forward`, likewise.
+        training: a folder written by a `Monitor`; the page then shows the training.
+        megabytes: largest size of the page, by default 24. The channels with the highest activations are kept, and the
+            page says what is left out.
         progress: show bars.
     Raises:
         ShapeError: images are not `b c h w`, are empty, or do not fit the model or the card.
-        DtypeError: they are no floats, or the model cannot be copied.
+        DtypeError: images are not floats, or the model cannot be copied.
         LayerError: the model has no layers, or is TorchScript.
-        OptionError: values outside [0, 1] without a range, no such method, projection or class, another answer than was
-            said, or too few megabytes.
-        FileError: there is no training in that folder.
+        OptionError: values outside [0, 1] without a range, an invalid method, projection, class or answer, or too few
+            megabytes.
+        FileError: the folder holds no training.
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
         >>> page = atlas(net, torch.rand(1, 1, 8, 8))
@@ -226,7 +227,7 @@ def _fitting(classes: Sequence[str], answer: Answer | None, left_out: list[str])
         return answer.names(classes)
     except ShapeError:
         count = answer.values.shape[1]
-        left_out.append(f"Names of classes: there are {len(classes)}, and the model returns {count}.")
+        left_out.append(f"Class names: there are {len(classes)}, but the model returns {count} classes.")
         return ()
 
 
@@ -239,9 +240,11 @@ def _answering(seen: Walk, answer: Answer | None) -> str | None:
 
 def _check(images: Tensor, names: Sequence[str], targets: Sequence[int] | None, megabytes: float | None) -> None:
     if names and len(names) != len(images):
-        raise OptionError(f"names must be one for each image, got {len(names)} for {len(images)} images.")
+        raise OptionError(f"names must have one entry per image, got {len(names)} for {len(images)} images.")
     if targets is not None and not len(targets):
-        raise OptionError("targets is empty; name a class at least, or leave it out for the two likeliest.")
+        raise OptionError(
+            "targets must name at least one class, got none; without it the two most probable are explained."
+        )
     if megabytes is not None and not _LEAST <= megabytes < float("inf"):
         raise OptionError(f"megabytes must be a number of {_LEAST:g} or more, got {megabytes}.")
 
@@ -249,8 +252,8 @@ def _check(images: Tensor, names: Sequence[str], targets: Sequence[int] | None, 
 def _refused(images: Tensor) -> str:
     low, high = (float(end) for end in images.aminmax())
     return (
-        f"images must lie in [0, 1], got {low:.4g} to {high:.4g}; give value_range=, or the mean and std they were "
-        "normalised with: value_range={'mean': ..., 'std': ...}, or card=. value_range='unit' marks what is beyond."
+        f"images must lie in [0, 1], got {low:.4g} to {high:.4g}; pass card=, or value_range=, for instance with the "
+        "mean and std of the images: {'mean': ..., 'std': ...}. value_range='unit' marks values outside [0, 1]."
     )
 
 
@@ -271,7 +274,7 @@ def _left(limit: float, blobs: Blobs, seen: Walk, names: list[str]) -> float:
     """
     taken = blobs.letters() + _SCRIPT + _WORDS * len(seen.layers) + 2 * len(json.dumps(names))
     if limit - taken < limit / 10:
-        raise OptionError(f"megabytes must be at least {1.2 * taken / 1e6:.1f} for all asked for, got {limit / 1e6:g}.")
+        raise OptionError(f"megabytes must be at least {1.2 * taken / 1e6:.1f} for this page, got {limit / 1e6:g}.")
     return limit - taken
 
 
@@ -279,12 +282,12 @@ def _told(seen: Walk, cut: bool, limit: float) -> list[str]:
     told = []
     if cut:
         told.append(
-            f"So that the page stays below {limit / 1e6:g} MB, large layers show only the channels that fire most, and "
-            "their filters; each says how many of how many."
+            f"To keep the page below {limit / 1e6:g} MB, large layers show only the channels of highest activation "
+            "and their filters; each layer says how many."
         )
     if seen.idle:
         idle = _few([call.name for call in seen.idle])
-        told.append(f"These layers only pass on what they are given, as in dropout or padding: {idle}.")
+        told.append(f"These layers only pass values on, such as dropout or padding: {idle}.")
     if seen.uncounted:
         told.append(f"Not all multiply-adds of these layers are known: {_few(seen.uncounted)}.")
     if seen.not_run:

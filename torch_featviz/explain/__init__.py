@@ -1,4 +1,4 @@
-"""Model and images in, evidence out: why the model decided, and what excites its units."""
+"""Explanations: why a model decided, and what activates its units."""
 
 from torch_featviz.choices import METHODS
 

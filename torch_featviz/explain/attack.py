@@ -1,4 +1,4 @@
-"""A change of an image, too small to be seen, that changes the model's answer."""
+"""Adversarial perturbations: too small to be seen, but they change the model's answer."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _PATH = 5  # of all steps together, in eps: enough to cross the ball of 2 eps mo
 
 @dataclass(frozen=True, eq=False)
 class Adversarial:
-    """Images that were changed so that a model answers otherwise.
+    """Images, perturbed so that the model gives another answer.
 
     Args:
-        images: `b c h w`, changed, as the model takes them.
-        perturbation: `b c h w`, what was added, on the unit range: at most `eps` at each value.
-        before: `b k`, the probability of each class or label for the images as they were.
-        after: `b k`, likewise for the changed ones.
-        classes: `b`, the class asked for; without a target the most probable one before, which was driven away.
-        targeted: whether `classes` was asked for.
-        kind: what the model's scores are, as in `attribute(answer=)`.
-        eps: the bound, as it was given.
-        steps: likewise.
-        seed: likewise.
+        images: `b c h w`, perturbed, as the model takes them.
+        perturbation: `b c h w`, the added values, on the unit range; at most `eps` each.
+        before: `b k`, probability of each class or label for the original images.
+        after: `b k`, the same for the perturbed images.
+        classes: `b`, the target class; without a target the original answer, which the attack leaves.
+        targeted: whether `classes` is a target.
+        kind: meaning of the model's scores, as in `attribute(answer=)`.
+        eps: the `eps` argument.
+        steps: the `steps` argument.
+        seed: the `seed` argument.
     """
 
     images: Tensor
@@ -58,10 +58,10 @@ class Adversarial:
 
     @property
     def reached(self) -> Tensor:
-        """Whether each image has the answer that was sought, `b` bool.
+        """Whether the attack succeeded, per image: `b` bool.
 
-        With a target: it is the most probable class. Without: another class than before is. Labels that may be true
-        together are told by a probability of one half.
+        With a target: the target is the most probable class. Without: the most probable class has changed. An
+        independent label counts if its probability crosses one half.
         """
         return self._is_sought(self.after)
 
@@ -92,30 +92,31 @@ def attack(
     additional_forward_args: Any = None,
     keywords: Mapping[str, Any] | None = None,
 ) -> Adversarial:
-    """Change images by at most `eps` at each value, so that the model answers otherwise.
+    """Perturb images by at most `eps` per value so that the model gives another answer.
 
-    By projected gradient descent: from a random start each step moves every value by the sign of the gradient of the
-    class's log probability, and then back to within `eps`, and to within 0 and 1. With `steps=1` it is the fast
-    gradient sign method: one step of `eps`, without a random start. Values that are outside of 0 and 1 already go no
-    further out. The model is in evaluation mode and untouched: all is done on a copy that shares its weights.
+    Projected gradient descent: from a random start, each step moves every value by the sign of the gradient of the
+    class's log probability, and clips it to within `eps` and to [0, 1]. `steps=1` is the fast gradient sign method: one
+    step of `eps` without a random start. Values already outside [0, 1] move no further out. The model is unchanged: a
+    copy that shares its weights runs, in evaluation mode.
 
     Args:
-        model: any that returns a row of scores for each image.
-        images: `b c h w` or `c h w`, as the model takes them, one or three channels.
-        target: the class that is sought, or one for each image; default: any other than the answer.
-        eps: the largest change of a value, where the images' range is 0 to 1; 0.005 is about one level of 255.
-        steps: of the search.
-        seed: of the random start, which is the same for each image.
-        answer: what the model's scores are, as for `attribute`.
-        value_range: what the values of images mean, as for `adversarial`.
-        card: of the model, if images are as it takes them; default of `answer`, too.
-        additional_forward_args: what `forward` takes after the images, as for `attribute`.
-        keywords: what it takes by name, likewise.
+        model: any module that returns one row of scores per image; it is unchanged.
+        images: `b c h w`, or one image `c h w`, as the model takes them, with one or three channels.
+        target: the class to reach, or one per image. Default: any class other than the predicted one.
+        eps: largest change of a value, where images are in [0, 1]; 0.005 is about one of 255 levels.
+        steps: steps of projected gradient descent.
+        seed: seed of the random start, which is the same for each image.
+        answer: meaning of the model's scores, as for `attribute`. Default: that of the card, or derived from their
+            values and from the model.
+        value_range: range of the values of images, as for `adversarial`.
+        card: card of the model, if the images are preprocessed for it.
+        additional_forward_args: further positional arguments of `forward`, as for `attribute`.
+        keywords: keyword arguments of `forward`, likewise.
     Raises:
-        OptionError: `eps` or `steps` is out of range, the model has no such class or returns figures, no gradient
-            reaches the images, or there is no such range, card or answer.
-        ShapeError: images are not `b c h w`, or the model returns no row of scores for each.
-        DtypeError, DeviceError: as of `attribute`.
+        OptionError: `eps` or `steps` is out of range, the model has no such class or its answer is `"figures"`, no
+            gradient reaches the images, or the range, card or answer is invalid.
+        ShapeError: images are not `b c h w`, or the model returns no row of scores per image.
+        DtypeError, DeviceError: as for `attribute`.
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
         >>> found = attack(net, torch.rand(2, 1, 8, 8), target=1, eps=0.5)
@@ -158,9 +159,9 @@ def attack(
 def _classes(before: Answer, target: Any) -> Tensor:
     """The class that is sought for each image; else its answer."""
     if before.kind == "figures":
-        raise OptionError("the model returns figures, and an attack seeks another class; leave answer= out.")
+        raise OptionError("an attack needs classes, got answer='figures'; leave answer= out.")
     if callable(target):
-        raise OptionError(f"target must be a class number, or one for each image, got {target!r:.80}.")
+        raise OptionError(f"target must be a class number, or one per image, got {target!r:.80}.")
     known = None if target is None else classes_of(target, before.scores, len(before.scores), before.kind)
     return before.values.argmax(1) if known is None else known
 
@@ -196,7 +197,7 @@ class _Search:
                 (gradient,) = torch.autograd.grad(figures.sum(), change, allow_unused=True)
         if gradient is None:
             raise OptionError(
-                "no gradient leads from the model's output to the images (an argmax, a round() or no_grad() on the "
-                "way?), and the attack follows it."
+                "no gradient flows from the model's output to the images, as an attack needs; an argmax, a round() or "
+                "no_grad() stops it."
             )
         return gradient.nan_to_num(0).sign()

@@ -51,7 +51,7 @@ def cam(
     """
     backward = kind != "layer_activation"
     if not backward and len(where.layers) > 1:
-        raise LayerError(f"{kind} is of one layer, got {', '.join(where.layers)}; maps of several cannot be joined.")
+        raise LayerError(f"{kind} takes one layer, got {', '.join(where.layers)}; its maps cannot be joined.")
     pairs = [_from_layer(explained, at, backward)] if at else _from_image(explained, where.layers, backward)
     evidence = []
     for layer, layout, (values, gradient) in zip(where.layers, where.layouts, pairs, strict=True):
@@ -100,8 +100,8 @@ def _maps(values: Tensor, layer: str, layout: Layout) -> Tensor:
 
 def _no_map(layer: str, values: Tensor) -> ShapeError:
     return ShapeError(
-        f"layer {layer!r} returns shape {tuple(values.shape)}, no map like the images'; give a convolution, or "
-        "reshape_transform= to make maps of it."
+        f"layer {layer!r} returns shape {tuple(values.shape)}, not a map of the images; choose a convolution, or pass "
+        "reshape_transform= to turn it into maps."
     )
 
 
@@ -127,7 +127,7 @@ def _from_image(explained: Explained, layers: Sequence[str], backward: bool) -> 
     def look(name: str, output: Any) -> None:
         if name in wanted:
             if not isinstance(output, Tensor):
-                raise ShapeError(f"layer {name!r} returns a {type(output).__name__}, no map; give a convolution.")
+                raise ShapeError(f"layer {name!r} returns a {type(output).__name__}, not a map; choose a convolution.")
             edge = get_gradient_edge(output) if output.requires_grad else None
             seen.append((name, output.detach().clone(), edge))  # before the network goes on in place
 

@@ -100,8 +100,8 @@ class Explained(nn.Module):
         """`figure`, if a gradient can be taken of it."""
         if not figure.requires_grad:
             raise OptionError(
-                "no gradient reaches the model's output (an argmax, a round() or no_grad() on the way?); "
-                "method='occlusion' and 'feature_ablation' do without."
+                "no gradient reaches the model's output: an argmax, a round() or no_grad() stops it; "
+                "method='occlusion' and 'feature_ablation' need none."
             )
         return figure
 

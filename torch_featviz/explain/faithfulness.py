@@ -1,4 +1,4 @@
-"""How far a heatmap can be believed: what the model says without its pixels, and whether weights matter to it."""
+"""Faithfulness of heatmaps: deletion, insertion, and randomised weights."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ _Figure = Callable[[Tensor, Tensor], Tensor]  # of rows, and of which image each
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Faithfulness(Displayed):
-    """Figures of one method, for each image; areas are means over the share of pixels, from 0 to 1.
+    """Faithfulness of one method's heatmaps, per image; areas are means over the share of pixels, from 0 to 1.
 
     Args:
-        deletion: `b`, area under the figure explained while pixels are deleted, those of the highest value first; the
-            lower, the more the model needed them (Petsiuk et al. 2018).
-        insertion: `b`, the same while they are inserted; the higher, the more they suffice.
-        random_deletion: `b`, of the same image with pixels in random order.
-        random_insertion: likewise.
-        similarity: `stages b`, Spearman's correlation of the heatmap, signs kept, with that of the model whose last
-            layers, then ever more of them, are randomised, in the last stage all (Adebayo et al. 2018); pixels that
-            are 0 in both are left out.
-        whole: `b`, the figure of the image itself; None where it is not known.
-        scattered: `b`, that of the image with its pixels in random places, likewise.
-        span: `b`, from the lowest to the highest figure met; None of probabilities, which lie within 0 and 1.
-        deviation: `b`, the standard deviation of random orders' mean of both areas; None where it is not known.
+        deletion: `b`, area under the explained value while pixels are deleted, most important first; the lower, the
+            more the model needs these pixels (Petsiuk et al. 2018).
+        insertion: `b`, the same while pixels are inserted; the higher, the more these pixels suffice.
+        random_deletion: `b`, the same for a random order of pixels.
+        random_insertion: `b`, likewise.
+        similarity: `stages b`, Spearman's correlation of the heatmap, sign kept, with that of the model with random
+            weights in its last layers, then in ever more layers, and in all layers at the last stage (Adebayo et al.
+            2018). Pixels that are 0 in both are left out.
+        whole: `b`, the explained value for the image itself; None if it was not measured.
+        scattered: `b`, the same for the image with its pixels shuffled, likewise.
+        span: `b`, the range from the lowest to the highest value met; None for probabilities, which lie in [0, 1].
+        deviation: `b`, standard deviation of the mean of both areas over random orders; None if it was not measured.
     """
 
     deletion: Tensor
@@ -57,9 +57,9 @@ class Faithfulness(Displayed):
 
     @property
     def gain(self) -> Tensor:
-        """`b`, by how much each heatmap's order is better than random order, on average over both ways.
+        """`b`, gain of each heatmap's order of pixels over a random order, mean of insertion and deletion.
 
-        In points of probability, or in shares of the span.
+        In units of probability, or as a share of the span.
         """
         return self._shares((self.insertion - self.random_insertion + self.random_deletion - self.deletion) / 2)
 
@@ -73,9 +73,9 @@ class Faithfulness(Displayed):
 
     @property
     def weak(self) -> Tensor:
-        """`b`, whether there is little to explain.
+        """`b`, whether there is too little to explain.
 
-        Then the class is below 5 %, or the image with its pixels in random places has (but for 3 %) as much of it.
+        That is: the class is below 5 %, or the image with shuffled pixels is at most 3 % below the image itself.
         """
         none = torch.zeros_like(self.insertion, dtype=torch.bool)
         if self.whole is None or self.span is not None:
@@ -85,11 +85,11 @@ class Faithfulness(Displayed):
 
     @property
     def verdict(self) -> tuple[Verdict, ...]:
-        """For each heatmap whether it is better than chance.
+        """Whether each heatmap is better than chance.
 
-        Better needs a gain of at least 3 % of the probability (or of the span) and of 3 times the `spread` of random
-        orders; as much below 0 it is worse. It is at most no better where it stays alike with random weights, or is
-        `weak`.
+        Better: a gain of at least 3 % of the probability (or of the span) and of 3 times the `spread` of random orders;
+        worse: as much below 0. A heatmap that stays alike with random weights, or whose answer is `weak`, is never
+        better.
 
         Example:
             >>> figures = [torch.tensor([value]) for value in (0.2, 0.6, 0.3, 0.4)]
@@ -119,7 +119,7 @@ class Faithfulness(Displayed):
     def unmoved(self) -> bool:
         """Whether the heatmaps stay alike (a mean correlation above 0.5) when all weights are random.
 
-        Then they show the image, and not what the model has learnt.
+        Then they show the image, not what the model has learnt.
         """
         return bool(len(self.similarity)) and float(self.similarity[-1].mean()) > UNMOVED
 
@@ -136,26 +136,29 @@ def faithfulness(
     internal_batch_size: int | None = None,
     chance: Faithfulness | None = None,
 ) -> Faithfulness:
-    """Deletion, insertion and the randomisation of weights, for what `attribute` returned.
+    """Measure the faithfulness of a result of `attribute`: deletion, insertion and randomised weights.
+
+    Deletion and insertion say whether the model uses the pixels of the heatmap. Randomised weights say whether the
+    heatmap depends on what the model has learnt.
 
     Args:
-        model: the one explained.
-        images: likewise, `b c h w`, or one image `c h w`.
-        why: what `attribute(model, images, ...)` returned.
-        steps: into how many equal parts the pixels are cut.
-        stages: of randomisation; 0 leaves it out. Each explains the images once more.
-        baselines: what stands in the place of a pixel: a value, or a tensor that can be expanded to the images.
-            Default: 0 for deletion, and the blurred image for insertion, as Petsiuk et al. have it.
-        seed: of the random order and the random weights.
-        internal_batch_size: as for `attribute`.
-        chance: what was found for another heatmap of the same class and images, with the same steps, baselines and
-            seed: its random orders are not measured again.
+        model: the model that was explained.
+        images: the images that were explained, `b c h w`, or one image `c h w`.
+        why: the result of `attribute(model, images, ...)`.
+        steps: number of equal parts of the pixels, for deletion and insertion.
+        stages: stages of randomised weights; 0 skips them. Each stage explains the images once more.
+        baselines: what replaces a pixel: a value, or a tensor that expands to the images. Default: 0 for deletion, the
+            blurred image for insertion (Petsiuk et al. 2018).
+        seed: seed of the random order and of the random weights.
+        internal_batch_size: rows per forward, as for `attribute`.
+        chance: the result for another heatmap of the same class and images, with the same steps, baselines and seed;
+            its random orders are reused.
     Returns:
-        The figures; where a class is explained, areas are of its probability, else of the target's figure. What the
-        model's scores are is judged once, by its answer to the images themselves.
+        The measures. If a class is explained, areas are of its probability, otherwise of the target's value. The
+        meaning of the model's scores is derived once, from its output for the images.
     Raises:
-        DtypeError: `why` is not what `attribute` returned, or images are no floats.
-        ShapeError: `why` is of other images.
+        DtypeError: `why` is not a result of `attribute`, or images are not floats.
+        ShapeError: `why` is about other images.
         OptionError: `steps` is below 1 or `stages` below 0.
     Example:
         >>> from torch_featviz.explain import attribute
@@ -165,12 +168,14 @@ def faithfulness(
         (torch.Size([3]), torch.Size([2, 3]))
     """
     if not isinstance(why, Attribution):
-        raise DtypeError(f"why must be what attribute(model, images) returned, got {type(why).__name__}.")
+        raise DtypeError(f"why must be a result of attribute(model, images), got {type(why).__name__}.")
     check_images(images, (3, 4, 5))
     if images.dim() == why.heatmaps.dim() and len(why.heatmaps) == 1:
         images = images[None]
     if why.heatmaps.shape[:1] + why.heatmaps.shape[1:] != images.shape[:1] + images.shape[2:]:
-        raise ShapeError(f"heatmaps of {tuple(why.heatmaps.shape)} are not of images of {tuple(images.shape)}.")
+        raise ShapeError(
+            f"why must be about these images, of shape {tuple(images.shape)}; got heatmaps {tuple(why.heatmaps.shape)}."
+        )
     if steps < 1 or stages < 0:
         raise OptionError(f"steps must be at least 1 and stages at least 0, got {steps} and {stages}.")
     with isolated(seed):

@@ -224,8 +224,8 @@ def _refuse_reuse(explained: Explained, method: str, has_rule: Callable[[nn.Modu
     for module, times in calls.items():
         if times > 1:
             raise LayerError(
-                f"{method} needs a layer of its own for each call, and layer {names[module]!r} ran {times} times in "
-                "one forward; give each call a layer (they may share their weights), or choose integrated_gradients."
+                f"{method} needs one layer per call, and layer {names[module]!r} ran {times} times in "
+                "one forward; use one layer per call (weights can be shared), or choose integrated_gradients."
             )
 
 
@@ -256,7 +256,7 @@ class _Functions(TorchFunctionMode):
 def _refuse_functions(explained: Explained, kinds: tuple[type[nn.Module], ...]) -> None:
     """DeepLift replaces the backward of layers; a nonlinearity that is none would pass the plain gradient."""
     if any(isinstance(module, torch.jit.ScriptModule) for module in explained.modules()):
-        raise LayerError("deep_lift cannot see into scripted layers; give the model as it was before torch.jit.")
+        raise LayerError("deep_lift does not work with scripted layers; pass the model before torch.jit.")
     mode = _Functions()
     layers = [module for module in explained.model.modules() if isinstance(module, kinds)]
     with hooked(layers, before=mode.enter, after=mode.leave), mode, torch.no_grad():
@@ -264,8 +264,8 @@ def _refuse_functions(explained: Explained, kinds: tuple[type[nn.Module], ...]) 
     if mode.names:
         names = ", ".join(sorted(mode.names))
         raise LayerError(
-            f"deep_lift has rules for layers of its own kinds only, and this model calls {names} elsewhere; make them "
-            "nn.ReLU() layers, or choose integrated_gradients."
+            f"deep_lift has rules for layers only, and this model calls {names} as functions; use layers, such as "
+            "nn.ReLU(), or choose integrated_gradients."
         )
 
 

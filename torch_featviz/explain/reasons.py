@@ -1,4 +1,4 @@
-"""Why a model decided: heatmaps of some images, by method and class, and what each of them is worth."""
+"""Heatmaps of images by method and class, with their faithfulness."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Reason(Displayed):
     """The heatmaps of one method.
 
     Args:
-        method: its name.
-        layer: the layers looked at, joined by `+`; empty where there are none.
-        where: the same in words, with what became of tokens.
-        heatmaps: `b k h w`, of each image for each of its classes, signed, in the method's own units.
-        worth: the figures of each of the `k` classes; empty where they were not asked for.
+        method: name of the method.
+        layer: names of the layers used, joined by `+`; empty if there are none.
+        where: the same in words, with how tokens became a map.
+        heatmaps: `b k h w`, for each image and each of its classes, signed, in the units of the method.
+        worth: faithfulness for each of the `k` classes; empty if it was not measured.
     """
 
     method: str
@@ -48,18 +48,18 @@ class Reason(Displayed):
 
     @property
     def reach(self) -> float:
-        """The end of one symmetric scale for all images and classes, which holds 99.5 % of the values."""
+        """End of one symmetric scale for all images and classes, which holds 99.5 % of the values."""
         fitted = Scale(symmetric=True, quantile=_HELD).fit(self.heatmaps).vmax
         return float(fitted or self.heatmaps.abs().nan_to_num(0).max())
 
     @property
     def gain(self) -> float:
-        """By how much the heatmaps are better than random order, on average over images and classes; 0 unmeasured."""
+        """Mean gain of the heatmaps over a random order of pixels; 0 if not measured."""
         return float(torch.stack([figures.gain for figures in self.worth]).mean()) if self.worth else 0.0
 
     @property
     def verdict(self) -> Verdict | None:
-        """What all heatmaps together are worth, by the rule of a single one; None where they were not measured.
+        """The verdict on all heatmaps together, by the rule for one; None if not measured.
 
         Never better than the best of them, nor worse than the worst.
         """
@@ -88,12 +88,12 @@ class Reason(Displayed):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Reasons(Displayed):
-    """Why a model gave its answers.
+    """Heatmaps by method and class, with their faithfulness.
 
     Args:
-        answer: what it said of each image.
-        classes: `b k`, those explained, for each image.
-        methods: one entry for each method, in the order asked for.
+        answer: the model's answer for each image.
+        classes: `b k`, the classes explained for each image.
+        methods: one entry per method, in the order of the arguments.
     """
 
     answer: Answer
@@ -102,7 +102,7 @@ class Reasons(Displayed):
 
     @property
     def ranked(self) -> tuple[Reason, ...]:
-        """The methods in the order of their verdicts, best first, and of their gain; as asked for if unmeasured."""
+        """The methods sorted by verdict and gain, best first; in the order of the arguments if not measured."""
         return tuple(sorted(self.methods, key=lambda reason: (-(reason.verdict or 0), -reason.gain)))
 
     @property
@@ -163,28 +163,29 @@ def reasons(
     keywords: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> Reasons:
-    """The heatmaps of each method for each class, and what they are worth; the model is untouched.
+    """Compute the heatmaps of each method for each class, and their faithfulness; the model is unchanged.
 
     Args:
-        model: any that returns a row of scores for each image.
-        images: `b c h w`, as the model takes them; one image `c h w` is a batch of one.
-        methods: names that `attribute` knows.
+        model: any module that returns one row of scores per image; it is unchanged.
+        images: `b c h w`, or one image `c h w`, as the model takes them.
+        methods: names of methods, as for `attribute`.
         targets: the classes to explain, each for every image.
-        likeliest: without targets, how many of each image's most probable classes are explained.
-        answer: what the model answers, where it is known already, or what its scores are, as for `attribute`.
-        layer: for methods of one layer; default as in `attribute`.
-        baselines: what a pixel is when there is nothing, for the methods that ask and for measuring: a value, or a
-            tensor that can be expanded to the images; default as in `attribute` and `faithfulness`.
-        options: for each method by its name, as `attribute` takes them.
-        faithful: measure each heatmap.
-        steps: of the measure, as for `faithfulness`.
-        additional_forward_args: as for `attribute`.
-        keywords: likewise.
+        likeliest: without targets, how many of each image's most probable classes to explain.
+        answer: the model's answer, if it is already known, or the meaning of its scores, as for `attribute`.
+        layer: for methods on a layer, as for `attribute`.
+        baselines: what replaces a pixel, for methods that need it and for the faithfulness: a value, or a tensor that
+            expands to the images. Default: as in `attribute` and `faithfulness`.
+        options: options of each method by its name, as for `attribute`.
+        faithful: measure the faithfulness of each heatmap.
+        steps: number of equal parts of the pixels, as for `faithfulness`.
+        additional_forward_args: further positional arguments of `forward`, as for `attribute`.
+        keywords: keyword arguments of `forward`, likewise.
         progress: show a bar.
     Raises:
-        OptionError: no methods or targets, an option of a method that is not asked for, a layer for methods of none.
-        ShapeError: the model returns no row of scores for each image.
-        LayerError, DtypeError: as `attribute`.
+        OptionError: no methods or targets, options for a method that does not run, or a layer for methods that use
+            none.
+        ShapeError: the model returns no row of scores per image.
+        LayerError, DtypeError: as for `attribute`.
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
         >>> why = reasons(net, torch.rand(3, 1, 8, 8), ["gradcam", "saliency"], [1, 0])
@@ -230,10 +231,10 @@ def _numbers(wanted: list[int]) -> Tensor:
 
 def _check(methods: Sequence[str], targets: list[int] | None, layer: OneOrMore, options: Mapping[str, object]) -> None:
     if isinstance(methods, str):
-        raise OptionError(f"methods is a list of names, even of one; write methods=[{methods!r}].")
+        raise OptionError(f"methods must be a list of names, got a string; write methods=[{methods!r}].")
     if not methods or targets == []:
-        raise OptionError(f"methods and targets must name at least one each, got {methods=} and {targets=}.")
+        raise OptionError(f"methods and targets must not be empty, got {methods=} and {targets=}.")
     if foreign := sorted(set(options) - set(methods)):
-        raise OptionError(f"options for {', '.join(foreign)}, which is not among the methods {', '.join(methods)}.")
+        raise OptionError(f"options are for {', '.join(foreign)}, but the methods are {', '.join(methods)}.")
     if layer is not None and not set(methods) & set(LAYERED):
-        raise OptionError(f"none of {', '.join(methods)} looks at a layer; leave layer={layer!r} out.")
+        raise OptionError(f"none of {', '.join(methods)} uses a layer; leave layer={layer!r} out.")

@@ -131,9 +131,9 @@ def refuse_others(output: Tensor) -> None:
         low = lower_bound(node)
         if match or _foreign(node) or (isinstance(low, (int, float)) and low == 0):
             raise LayerError(
-                f"{match[1] if match else node.name()} is called out of reach, in scripted, compiled, checkpointed or "
-                "custom code; its backward would be the plain one. Give the model without that, as it was before "
-                "torch.jit, or choose another method."
+                f"{match[1] if match else node.name()} is called in scripted, compiled, checkpointed or custom "
+                "code, where its backward cannot be replaced. Pass the model before torch.jit or torch.compile, or "
+                "choose another method."
             )
 
 

@@ -1,4 +1,4 @@
-"""One rule that says whether a heatmap is better than chance, in words and with a mark that needs no colour."""
+"""Verdict on a heatmap: is it better than chance? In words, and with a mark that needs no colour."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LEAST = 0.05  # probability of a class that there is to explain
 
 
 class Verdict(IntEnum):
-    """What a heatmap is worth; the higher, the better.
+    """The verdict on a heatmap; the higher, the better.
 
     Example:
         >>> str(Verdict.BETTER), max(Verdict.WORSE, Verdict.NO_BETTER).words
@@ -30,7 +30,7 @@ class Verdict(IntEnum):
 
     @property
     def words(self) -> str:
-        """Without the mark."""
+        """The verdict without its mark."""
         return f"{self.name.lower().replace('_', ' ')} than chance"
 
     def __str__(self) -> str:
@@ -38,11 +38,7 @@ class Verdict(IntEnum):
 
 
 MEANING = (
-    f"✓ better than chance: the first pixels of the heatmap move the answer at least {100 * MARGIN:.0f} % further than "
-    f"random ones, and {DEVIATIONS} times as far as random orders differ among themselves, on average over putting "
-    "them in and taking them out; ✗ worse: as much less; = no better: between, or "
-    f"the answer owes little to what is seen (below {100 * LEAST:.0f} %, or as high once all pixels are in random "
-    "places), or the heatmap hardly changes with random weights"
+    f"✓ better than chance: {100 * MARGIN:.0f} % and {DEVIATIONS} deviations above random order; = no better; ✗ worse"
 )
 
 
@@ -50,9 +46,9 @@ def judge(gain: Tensor, capped: Tensor, spread: Tensor | None = None) -> tuple[V
     """A verdict for each heatmap.
 
     Args:
-        gain: `b`, by how much it is better than random order; NaN is no better.
-        capped: `b` bool, whether it cannot be better, whatever its gain.
-        spread: `b`, the standard deviation of the gains of random orders; default 0.
+        gain: `b`, the gain over a random order of pixels; NaN is no better than chance.
+        capped: `b` bool; True: not better than chance, whatever the gain.
+        spread: `b`, standard deviation of the gains of random orders. Default: 0.
     Example:
         >>> judge(torch.tensor([0.2, 0.2, 0.0, -0.1]), torch.tensor([False, True, False, False]))
         (<Verdict.BETTER: 1>, <Verdict.NO_BETTER: 0>, <Verdict.NO_BETTER: 0>, <Verdict.WORSE: -1>)

@@ -1,4 +1,4 @@
-"""Tensors in, pixels out: scale, tile, colour, and the Picture that carries them."""
+"""Tensors in, pixels out: scales, grids, colours and pictures."""
 
 from torch_featviz.picture.color import Counts, colorize, count, reserved, rgb
 from torch_featviz.picture.legend import Legend

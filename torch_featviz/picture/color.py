@@ -1,4 +1,4 @@
-"""Unit values to bytes: colour maps as lookup tables, and colours reserved for what is off the scale."""
+"""Unit values to bytes: colour maps as lookup tables, and reserved colours for values outside the scale."""
 
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
@@ -15,7 +15,7 @@ from torch_featviz.picture.text import Color, Pixels
 
 @dataclass(frozen=True)
 class Counts:
-    """How many pixels are drawn in a reserved colour, by reason."""
+    """Number of pixels in each reserved colour."""
 
     nan: int = 0
     posinf: int = 0
@@ -33,7 +33,7 @@ _RESERVED_BRIGHT = ((0, 0, 0), (153, 255, 0), (0, 0, 255), (153, 0, 102), (0, 10
 
 
 def reserved(cmap: str = "viridis") -> dict[str, Color]:
-    """The colours that mean NaN, +inf, -inf, above and below the scale where `cmap` is used.
+    """The reserved colours for NaN, +inf, -inf, above and below the scale, when `cmap` is used.
 
     Example:
         >>> reserved("viridis")["nan"]
@@ -78,13 +78,13 @@ def _table(cmap: str, device: torch.device) -> Tensor:
 
 
 def colorize(unit: Tensor, cmap: str = "viridis") -> Tensor:
-    """Unit values as colours, on their own device: `n 1 h w -> n 3 h w` uint8.
+    """Map unit values to colours, on their device: `n 1 h w -> n 3 h w` uint8.
 
-    What is not within 0 and 1 gets the colour reserved for its reason.
+    Values outside [0, 1] get the reserved colour of their reason.
 
     Args:
-        unit: what a `Scale` returned.
-        cmap: one of the offered names.
+        unit: the result of a `Scale`.
+        cmap: name of an available colour map.
     Returns:
         uint8; a colour is monotonic in the value it shows.
     Raises:
@@ -95,7 +95,7 @@ def colorize(unit: Tensor, cmap: str = "viridis") -> Tensor:
         tensor([247, 247, 247], dtype=torch.uint8)
     """
     if unit.dim() != 4 or unit.shape[1] != 1:
-        raise ShapeError(f"unit must be 'n 1 h w', got shape {tuple(unit.shape)}; rgb() draws three.")
+        raise ShapeError(f"unit must be 'n 1 h w', got shape {tuple(unit.shape)}; rgb() takes 'n 3 h w'.")
     words = _table(cmap, unit.device).index_select(0, rows_of(unit, cmap).flatten()).view(unit[:, 0].shape)
     return words[..., None].view(torch.uint8)[..., :3].permute(0, 3, 1, 2)
 
@@ -115,14 +115,14 @@ def rows_of(unit: Tensor, cmap: str) -> Tensor:
 
 
 def rgb(unit: Tensor, cmap: str = "gray") -> Tensor:
-    """Three channels of unit values as red, green and blue: `n 3 h w -> n 3 h w` uint8.
+    """Map three channels of unit values to red, green and blue: `n 3 h w -> n 3 h w` uint8.
 
-    A pixel with any channel that is not within 0 and 1 gets one reserved colour as a whole, in the order
-    NaN, +inf, -inf, above, below: half a colour would be a colour that the data do not have.
+    A pixel with a channel outside [0, 1] gets a reserved colour as a whole; the first reason wins, in the order NaN,
+    +inf, -inf, above, below.
 
     Args:
-        unit: what a `Scale` returned; 0.5 becomes the mid-grey 128.
-        cmap: of the sheet that this stands on, whose reserved colours are used.
+        unit: the result of a `Scale`; 0.5 becomes the mid-grey 128.
+        cmap: the colour map whose reserved colours are used.
     Returns:
         uint8.
     Raises:
@@ -133,7 +133,7 @@ def rgb(unit: Tensor, cmap: str = "gray") -> Tensor:
         tensor([128, 128, 128], dtype=torch.uint8)
     """
     if unit.dim() != 4 or unit.shape[1] != 3:
-        raise ShapeError(f"unit must be 'n 3 h w', got shape {tuple(unit.shape)}; colorize() draws one.")
+        raise ShapeError(f"unit must be 'n 3 h w', got shape {tuple(unit.shape)}; colorize() takes 'n 1 h w'.")
     paints = list(reserved(cmap).values())
     colors = unit.mul(255).round_().clamp_(0, 255).nan_to_num_(0).to(torch.uint8)
     for i, hit in reversed(odd(unit)):
@@ -143,7 +143,7 @@ def rgb(unit: Tensor, cmap: str = "gray") -> Tensor:
 
 
 def count(unit: Tensor) -> Counts:
-    """How many pixels of `n c h w` are not within 0 and 1, by reason; a pixel counts once, as it is drawn."""
+    """Count the pixels of `n c h w` outside [0, 1], by reason; a pixel counts once, as it is drawn."""
     found, totals = odd(unit), [0] * len(REASONS)
     if not found:
         return Counts()

@@ -107,7 +107,7 @@ def unit_steps(images: Tensor, value_range: ValueRange | None = None, card: Card
     steps = _brought(torch.ones_like(images[:1]), declared) - low
     if units.shape != images.shape or not torch.allclose(units, low + images * steps, 1e-3, 1e-4, equal_nan=True):
         raise OptionError(
-            "value_range= must scale and shift each value by itself, as card.denormalize does; this function does not."
+            "value_range= must be a function that scales and shifts each value, such as card.denormalize."
         )
     return steps
 
@@ -159,17 +159,17 @@ def clipped(
     declared = _declared(value_range, card)
     if declared == "unit":
         return counts, (
-            f"images hold {reach}, and value_range='unit' is 0 to 1: declare theirs, by card= as a model takes them, "
-            "or by value_range='signed', 'byte', 'imagenet' or {'mean': ..., 'std': ...}",
+            f"images have values from {reach}, but value_range='unit' is 0 to 1: pass card=, "
+            "or value_range='signed', 'byte', 'imagenet' or {'mean': ..., 'std': ...}",
         )
     by = "the card" if value_range is None else f"value_range={'a function' if callable(declared) else declared!r}"
-    return counts, (f"images are {reach} by {by}, and only 0 to 1 can be shown",)
+    return counts, (f"images are {reach} by {by}; only 0 to 1 can be shown",)
 
 
 def _declared(value_range: ValueRange | None, card: Card | None) -> ValueRange:
     """The range that was declared, or the card's."""
     if card is not None and not callable(getattr(card, "denormalize", None)):
-        raise OptionError(f"card must be a ModelCard, such as card('alexnet') makes, got {card!r}.")
+        raise OptionError(f"card must be a ModelCard, such as card('alexnet'), got {card!r}.")
     if value_range is None:
         return "unit" if card is None else card.denormalize
     named = isinstance(value_range, Mapping) and set(value_range) == {"mean", "std"}

@@ -1,4 +1,4 @@
-"""What the colours of a sheet mean, in words and as pixels."""
+"""Legends: the meaning of colours, in words and as pixels."""
 
 from dataclasses import dataclass, field
 
@@ -19,17 +19,17 @@ _WORDS = {"nan": "NaN", "posinf": "+∞", "neginf": "−∞", "over": "above", "
 
 @dataclass(frozen=True, eq=False)
 class Legend:
-    """The scale a picture was drawn on, and what was drawn outside of it.
+    """The scale of a picture, and the counts of values outside it.
 
     Args:
-        scale: fitted; None where colours are the picture's own.
-        cmap: its colour map; None where colours are the picture's own.
-        counts: pixels drawn in a reserved colour.
-        total: pixels drawn at all; with it the share that the scale clips is told.
-        notes: further lines, such as what was left out.
-        bounds: what counted values are above or below; default the scale, or without one the range of the images.
-        swatches: colours that have a meaning each, with its words, such as classes.
-        also: the legend of those cells that are drawn in another colour map.
+        scale: a fitted scale; None if the colours are the picture's own.
+        cmap: its colour map; None if the colours are the picture's own.
+        counts: pixels in a reserved colour.
+        total: all pixels; with it the clipped share is written.
+        notes: further lines, for instance what is left out.
+        bounds: what counted values are above or below. Default: the scale, or without one the range of the images.
+        swatches: colours with a meaning of their own, such as classes, and their names.
+        also: the legend of cells with another colour map.
     """
 
     scale: Scale | None = None
@@ -42,7 +42,7 @@ class Legend:
     also: "Legend | None" = None
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Where on the bar (0 to 1) stands which number."""
+        """Positions on the colour bar (0 to 1) and their numbers."""
         if self.scale is None or not self.scale.fitted:
             return []
         low, high, symmetric = self.scale.vmin, self.scale.vmax, self.scale.symmetric
@@ -59,19 +59,19 @@ class Legend:
         return [(0.0, first), *middle, (1.0, last)]
 
     def lines(self) -> list[str]:
-        """What stands below the bar."""
+        """Lines below the colour bar."""
         scale = [self.scale.describe()] if self.scale is not None else []
         return [*scale, *self.clipped(), *self.notes]
 
     def clipped(self) -> list[str]:
-        """The share of values beyond the scale, where there are some or where it may leave some out."""
+        """The share of clipped values, if there are some or if the scale can clip."""
         beyond = self.counts.over + self.counts.under
         if self.scale is None or not self.total or not (beyond or self.scale.quantile < 1):
             return []
         return [f"clipped {share(beyond, self.total)}"]
 
     def marks(self) -> list[tuple[Color, str]]:
-        """Colours with their words: those given, then the reserved ones in use, with their counts."""
+        """Colours with their names: swatches, then the reserved colours in use with their counts."""
         colors = reserved(self.cmap or "viridis")
         bounds = self.bounds or ("the scale" if self.scale is not None else OF_IMAGES)
         words = {why: f"{word} {bounds}" if why in ("over", "under") else word for why, word in _WORDS.items()}

@@ -37,31 +37,32 @@ def overlay(
     gray: bool = True,
     contours: Sequence[float] = (),
 ) -> Tensor:
-    """Images with heatmaps over them: `b c H W` and `b H W` to `b 3 H W` uint8.
+    """Draw heatmaps over images: `b c H W` and `b H W` to `b 3 H W` uint8.
 
     Heatmaps of several classes (`b k H W`) give `b k 3 H W`. All share one scale, so that images and classes can be
-    compared; a brighter or redder colour always is a higher value. NaN and what the scale clips is drawn in the colours
-    reserved for it, and covers the image. So are pixels of the images beyond their range, which a warning counts; on a
-    GPU they are drawn so and not counted, since that would wait for it.
+    compared; a brighter or redder colour is always a higher value. NaN and clipped values have reserved colours that
+    cover the image. Pixels of the images outside their range have them too, and a warning counts them (not on a GPU,
+    where counting would wait for the device).
 
     Args:
         images: `b 1 H W` or `b 3 H W` in the declared range.
         heatmaps: `b H W` or `b k H W`.
         alpha: opacity of the heatmap, 0 to 1.
-        scale: how values become colours; default `Scale(symmetric=True)`, fitted to all heatmaps; `Scale(vmin=0)` for
-            maps without sign, `Scale(symmetric=True, per="kernel")` for one range for each map.
-        cmap: default `RdBu_r` on a symmetric scale, else `viridis`.
-        value_range: what the values of images mean: `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`,
-            `{"mean": ..., "std": ...}`, or a function that brings them to 0 to 1; default the card's, or `"unit"`.
-        card: of the model, if images are as it takes them.
+        scale: how values become colours. Default: `Scale(symmetric=True)`, fitted to all heatmaps. Use `Scale(vmin=0)`
+            for unsigned maps, `Scale(symmetric=True, per="kernel")` for one range per map.
+        cmap: a colour map. Default: `RdBu_r` on a symmetric scale, otherwise `viridis`.
+        value_range: range of the values of images: `"unit"` (0 to 1), `"signed"` (-1 to 1), `"byte"` (0 to 255),
+            `"imagenet"` or `{"mean": ..., "std": ...}` (normalised), or a function that maps them to 0 to 1. Default:
+            the range of the card, or `"unit"`.
+        card: card of the model, if the images are preprocessed for it.
         gray: show the images in grey, so that every colour is the heatmap's.
-        contours: values at which a black line is drawn around what is at least as high.
+        contours: values at which a black line surrounds higher values.
     Raises:
         ShapeError: axes or sizes of images and heatmaps do not fit.
-        DtypeError: no tensors of real values.
-        OptionError: there is no such `alpha`, `cmap`, `value_range` or `card`.
+        DtypeError: they are not tensors of real values.
+        OptionError: `alpha`, `cmap`, `value_range` or `card` is invalid.
     Warns:
-        FeatvizWarning: pixels of the images lie beyond their range; it says how many, and how to declare another.
+        FeatvizWarning: pixels of the images lie outside their range; it counts them and says how to declare another.
     Example:
         >>> overlay(torch.rand(2, 3, 8, 8), torch.randn(2, 8, 8)).shape
         torch.Size([2, 3, 8, 8])
@@ -69,7 +70,7 @@ def overlay(
         torch.Size([2, 5, 3, 8, 8])
     """
     if not 0 <= alpha <= 1:
-        raise OptionError(f"alpha is the heatmap's opacity, from 0 to 1, got {alpha}.")
+        raise OptionError(f"alpha must be an opacity from 0 to 1, got {alpha}.")
     _check(images)
     shown: dict[str, Any] = {"alpha": alpha, "scale": scale, "cmap": cmap, "gray": gray, "contours": contours}
     if gpu.available(images.device):

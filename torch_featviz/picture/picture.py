@@ -1,4 +1,4 @@
-"""Picture: pixels, and every way out of the program that pixels can take."""
+"""Picture: pixels, and the ways to save and show them."""
 
 import os
 from abc import ABC, abstractmethod
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 
 class Picture(ABC, Displayed):
-    """What every view returns: something to save, to show in a notebook, to log, or to draw on."""
+    """The result of every view: save it, show it in a notebook, log it, or draw on it."""
 
     @property
     def pixels(self) -> Tensor:
-        """The coloured data, `3 H W` uint8, on its device; the whole sheet where its parts have no grid in common."""
+        """The coloured data without title and legend, `3 H W` uint8; the whole picture if it has several grids."""
         return torch.from_numpy(self.numpy()).permute(2, 0, 1)
 
     def figure(self) -> "Figure":
-        """The same as a matplotlib Figure, with axes, title and colour bar where it is one grid; no window, no pyplot.
+        """A matplotlib Figure, with axes, title and colour bar if it is one grid; no window, no pyplot.
 
-        A picture of several parts is drawn as it is, on axes without marks.
+        A picture of several parts is drawn as one image.
         """
         from matplotlib.figure import Figure  # noqa: PLC0415  no matplotlib on import
 
@@ -49,15 +49,15 @@ class Picture(ABC, Displayed):
     def _sheet(self) -> Pixels: ...
 
     def numpy(self) -> Pixels:
-        """The whole sheet with its title and legend, `H W 3` uint8, as loggers want it; a copy."""
+        """The whole picture with title and legend, `H W 3` uint8, as loggers take it; a copy."""
         return np.array(self._sheet)
 
     def png(self) -> bytes:
-        """The whole sheet as a PNG; the same picture gives the same bytes."""
+        """The whole picture as PNG bytes; the same picture gives the same bytes."""
         return png.encode(self._sheet)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the PNG, at once or not at all.
+        """Save the picture as PNG; the file is complete or not written.
 
         Args:
             path: ends in `.png`; missing folders are made.
@@ -65,10 +65,10 @@ class Picture(ABC, Displayed):
             The path.
         Raises:
             OptionError: `path` does not end in `.png`.
-            FileError: it cannot be written; nothing is left behind.
+            FileError: it cannot be written; no part of it is left.
         """
         if Path(path).suffix.lower() != ".png":
-            raise OptionError(f"a picture is saved as PNG, got {str(path)!r}; let the name end in '.png'.")
+            raise OptionError(f"path must end in '.png', got {str(path)!r}.")
         return write_whole(path, self.png())
 
     def __repr__(self) -> str:
@@ -83,7 +83,7 @@ class Picture(ABC, Displayed):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Chart(Picture):
-    """A matplotlib Figure as a Picture; it is drawn once, when first asked for."""
+    """A matplotlib Figure as a Picture; it is drawn once, on first use."""
 
     chart: "Figure"
 

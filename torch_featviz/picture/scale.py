@@ -1,4 +1,4 @@
-"""How values become the unit range: declared by the caller, fitted once, used for many pictures."""
+"""Scales from values to the unit range: declared, fitted once, used for many pictures."""
 
 import math
 from dataclasses import dataclass, replace
@@ -19,22 +19,22 @@ _WORDS = {"kernel": "each map on its own scale", "filter": "each filter on its o
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Scale(Displayed):
-    """A display range, and how to find the ends of it that are not given.
+    """A display range: which values are shown as the lowest and the highest colour.
 
-    Ends that are given are kept; the others are fitted, from finite values only. Nothing else is
-    guessed: a scale is symmetric about 0 (and drawn in diverging colours) only if it says so.
+    Given ends are kept; missing ends are fitted to the finite values. Nothing else is guessed: a scale is symmetric
+    about 0 (and has diverging colours) only if `symmetric` says so.
 
     Args:
         symmetric: 0 is the middle, `vmin == -vmax`.
-        vmin: the value shown as 0; a tensor where the scale was fitted per kernel or filter.
+        vmin: the value shown as 0; a tensor if the scale was fitted per kernel or filter.
         vmax: the value shown as 1.
-        quantile: share of the values that a fitted range must hold, in (0, 1]; the rest is clipped.
-        by: `"count"`: share of the number of values; `"mass"`: share of the sum of absolute values
-            (Captum's rule), the range being cut at that absolute value; `"outliers"`: as `"count"`, but all values are
-            held where they leave those 75 % of the range, and an end near 0 is 0.
-        per: one range for each `"kernel"` (an `h w` plane), `"filter"` (`c h w`) or for the whole `"layer"`.
+        quantile: share of the values that a fitted range holds, in (0, 1]; the rest is clipped.
+        by: what `quantile` counts. `"count"`: values; `"mass"`: the sum of absolute values (Captum's rule), cut at that
+            absolute value; `"outliers"`: as `"count"`, but nothing is clipped if all values leave the others 75 % of
+            the range, and an end near 0 is 0.
+        per: one range per `"kernel"` (an `h w` plane), per `"filter"` (`c h w`) or for the whole `"layer"`.
     Raises:
-        OptionError: an end, `quantile`, `by` or `per` is outside what it may be.
+        OptionError: an end, `quantile`, `by` or `per` is invalid.
     Example:
         >>> scale = Scale(symmetric=True).fit(torch.tensor([[-1.0, 4.0]]))
         >>> scale(torch.tensor([[-4.0, 0.0, 2.0, 8.0]]))
@@ -79,14 +79,14 @@ class Scale(Displayed):
         )
 
     def fit(self, *tensors: Tensor) -> "Scale":
-        """The same scale with both ends known; several tensors share one range.
+        """Return the same scale with both ends known; several tensors share one range.
 
         Args:
-            tensors: what the range must hold; of one shape, unless `per="layer"`.
+            tensors: the values to fit; of one shape, unless `per="layer"`.
         Returns:
-            A new scale; its ends are scalars, or shaped to broadcast where `per` is not `"layer"`.
+            A new scale; its ends are scalars, or broadcast to the values if `per` is not `"layer"`.
         Raises:
-            ShapeError: nothing was given, a tensor is empty or has too few axes, or shapes differ.
+            ShapeError: no tensor, a tensor is empty or has too few axes, or shapes differ.
             DtypeError: a tensor is complex, quantised or without values.
         Example:
             >>> Scale(vmin=0).fit(torch.arange(5)).vmax
@@ -118,17 +118,17 @@ class Scale(Displayed):
         return replace(self, vmin=low, vmax=high)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Values on the unit range: `vmin` is 0, `vmax` is 1; 0 is exactly 0.5 on a symmetric scale.
+        """Map values to the unit range: `vmin` to 0, `vmax` to 1, and on a symmetric scale 0 to exactly 0.5.
 
-        Values outside stay outside, NaN and infinities stay themselves, so that they can be marked.
-        A range of one value shows it as 0, or as 0.5 on a symmetric scale.
+        Values outside the range stay outside, NaN and infinities stay, so that they can be marked. A range of one value
+        shows it as 0, or as 0.5 on a symmetric scale.
 
         Args:
             x: any real dtype; half precision and integers are computed in float32.
         Returns:
             A new tensor of the same shape, float32 or float64. A scale that is not fitted is fitted to `x`.
         Raises:
-            ShapeError: `x` is empty, or the scale was fitted on another number of kernels or filters.
+            ShapeError: `x` is empty, or the scale was fitted to another number of kernels or filters.
             DtypeError: `x` is complex, quantised or without values.
         """
         x = as_float(x)
@@ -304,16 +304,16 @@ def _unit(x: Tensor, low: Tensor, high: Tensor, symmetric: bool) -> Tensor:
 
 
 def normalize(x: Tensor, scale: Scale | None = None, **declared: Any) -> Tensor:
-    """Values on the unit range, cut to it: NaN stays NaN, everything else is within 0 and 1.
+    """Map values to the unit range and clip them to it; NaN stays NaN.
 
     Args:
         x: any real tensor.
-        scale: a `Scale`, fitted to `x` if it is not fitted yet; default `Scale(**declared)`.
+        scale: a `Scale`, fitted to `x` if it is not fitted yet. Default: `Scale(**declared)`.
         declared: fields of `Scale`, instead of `scale`.
     Returns:
         A new tensor of the same shape, float32 or float64.
     Raises:
-        OptionError: both `scale` and its fields were given.
+        OptionError: both `scale` and its fields are given.
         ShapeError: `x` is empty, or does not fit the scale.
         DtypeError: `x` is complex, quantised or without values.
     Example:
@@ -321,12 +321,12 @@ def normalize(x: Tensor, scale: Scale | None = None, **declared: Any) -> Tensor:
         tensor([0.0000, 0.2500, 1.0000])
     """
     if scale is not None and declared:
-        raise OptionError(f"give either scale or its fields, got scale and {', '.join(declared)}.")
+        raise OptionError(f"pass either scale or its fields, got scale and {', '.join(declared)}.")
     return (Scale(**declared) if scale is None else scale)(x).clamp_(0, 1)
 
 
 class KernelNormalizer(nn.Module):
-    """`normalize` as a module: each call fits its scale to what it is given.
+    """`normalize` as a module: each call fits its scale to its input.
 
     Example:
         >>> KernelNormalizer(per="filter")(torch.randn(8, 3, 5, 5)).amax((1, 2, 3)).unique()

@@ -211,7 +211,7 @@ def shorten(text: str, limit: int, size: int, bold: bool = False, *, ending: flo
 
 
 def number(value: float, places: int = 3) -> str:
-    """Three digits, or as many as given, and a true minus sign: `0.0123`, `−4.5`, `1.2e6`.
+    """Write a number with three digits, or `places` digits, and a true minus sign: `0.0123`, `−4.5`, `1.2e6`.
 
     Example:
         >>> number(-1234567.0), number(0.5), number(0.0)

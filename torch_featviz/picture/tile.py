@@ -1,4 +1,4 @@
-"""Many maps on one grid, and back again."""
+"""Many maps on one grid, and back."""
 
 import math
 
@@ -19,9 +19,9 @@ def tile(maps: Tensor, *, ncols: int | None = None, pad: int = 1, fill: float = 
     Returns:
         `c H W`, `H = rows*h + (rows-1)*pad`; dtype and device of `maps`.
     Raises:
-        DtypeError: `maps` is no tensor.
+        DtypeError: `maps` is not a tensor.
         ShapeError: `maps` is not 4-D, or is empty.
-        OptionError: `ncols` is below 1, `pad` below 0, or `fill` is no value of this dtype.
+        OptionError: `ncols` is below 1, `pad` below 0, or `fill` is not a value of this dtype.
     Example:
         >>> tile(torch.zeros(6, 3, 5, 5), ncols=3).shape
         torch.Size([3, 11, 17])
@@ -43,18 +43,18 @@ def tile(maps: Tensor, *, ncols: int | None = None, pad: int = 1, fill: float = 
 
 
 def untile(sheet: Tensor, *, n: int, ncols: int | None = None, pad: int = 1) -> Tensor:
-    """Take a grid apart again, the inverse of `tile`: `c H W -> n c h w`.
+    """Take a grid apart, the inverse of `tile`: `c H W -> n c h w`.
 
     Args:
-        sheet: what `tile` returned.
+        sheet: a result of `tile`.
         n: number of maps on it.
-        ncols: as given to `tile`.
-        pad: as given to `tile`.
+        ncols: as for `tile`.
+        pad: as for `tile`.
     Returns:
         `n c h w`; dtype and device of `sheet`.
     Raises:
-        DtypeError: `sheet` is no tensor.
-        ShapeError: `sheet` is not 3-D, is empty, or has no size that such a grid can have.
+        DtypeError: `sheet` is not a tensor.
+        ShapeError: `sheet` is not 3-D, is empty, or its size does not fit such a grid.
         OptionError: `n` or `ncols` is below 1, or `pad` below 0.
     Example:
         >>> untile(torch.zeros(3, 11, 17), n=6, ncols=3).shape
@@ -71,7 +71,7 @@ def untile(sheet: Tensor, *, n: int, ncols: int | None = None, pad: int = 1) -> 
     if spare_h or spare_w or h < 1 or w < 1:
         raise ShapeError(
             f"a sheet of {tuple(sheet.shape)} does not hold {n} maps as {rows} x {ncols} tiles "
-            f"with gaps of {pad}; give ncols and pad as tile had them."
+            f"with gaps of {pad}; pass the ncols and pad of tile."
         )
     maps = rearrange(_places(sheet, h, w, pad), "rows cols c h w -> (rows cols) c h w")
     return maps[:n].contiguous()
@@ -83,7 +83,7 @@ def _places(sheet: Tensor, h: int, w: int, pad: int) -> Tensor:
 
 
 def enlarge(x: Tensor, factor: int) -> Tensor:
-    """Every pixel becomes a square of `factor` by `factor` pixels: `... h w -> ... (h f) (w f)`.
+    """Enlarge every pixel to a square of `factor` by `factor` pixels: `... h w -> ... (h f) (w f)`.
 
     Args:
         x: at least 2-D.
@@ -108,7 +108,7 @@ def enlarge(x: Tensor, factor: int) -> Tensor:
 
 
 def grid_columns(n: int, aspect: float = 1.0) -> int:
-    """Columns that make `n` tiles of this height to width about square: `ceil(sqrt(n * aspect))`."""
+    """Number of columns that makes a grid of `n` tiles about square: `ceil(sqrt(n * aspect))`."""
     return min(n, max(1, math.ceil(math.sqrt(n * aspect))))
 
 

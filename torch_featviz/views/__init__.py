@@ -1,4 +1,4 @@
-"""What a person asks to see: each view is a function that returns a Picture."""
+"""Views: each is a function that returns a Picture."""
 
 from torch_featviz.views.adversarial import adversarial
 from torch_featviz.views.attributions import attributions

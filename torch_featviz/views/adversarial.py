@@ -1,4 +1,4 @@
-"""Images, the smallest changes that move the model to another answer, and what it says after them."""
+"""Adversarial examples: images, perturbations and perturbed images."""
 
 from __future__ import annotations
 
@@ -41,30 +41,31 @@ def adversarial(
     keywords: Mapping[str, Any] | None = None,
     title: str = "",
 ) -> Picture:
-    """Each image, a perturbation too small to see that changes the model's answer, enlarged, and the perturbed image.
+    """Draw each image, a perturbation that is too small to see but changes the model's answer, and the perturbed image.
 
-    Above an image stands the answer with its probability; below it, before and after, the probability of the class that
-    is sought, or left. `explain.attack` returns the same as tensors.
+    The perturbation is amplified. Above an image stand the predicted class and its probability; below it, the
+    probability of the target class, or without a target that of the original class. `explain.attack` returns tensors.
 
     Args:
-        model: any that returns a row of scores for each image; untouched.
-        images: `b c h w` or `c h w`, as the model takes them, one or three channels, at most 32.
-        target: the class that is sought, or one for each image; default: any other than the answer.
-        eps: the largest change of a value, where the images' range is 0 to 1; 0.005 is about one level of 255.
-        steps: of projected gradient descent (Madry et al. 2018); 1 is the fast gradient sign method.
-        seed: of its random start.
-        classes: names, in the order of the outputs; default the card's.
-        answer: what the model's scores are, as for `attribute`.
-        value_range: what the values of images mean: `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`,
-            `{"mean": ..., "std": ...}`, or a function that scales and shifts each value; default the card's, or
-            `"unit"`. `eps` and the limits of a pixel are meant in it.
-        card: of the model, if images are as it takes them.
-        additional_forward_args: what `forward` takes after the images, as for `attribute`.
-        keywords: what it takes by name, likewise.
-        title: above everything.
+        model: any module that returns one row of scores per image; it is unchanged.
+        images: `b c h w`, or one image `c h w`, as the model takes them, with one or three channels; at most 32.
+        target: the class to reach, or one per image. Default: any class other than the predicted one.
+        eps: largest change of a value, where images are in [0, 1]; 0.005 is about one of 255 levels.
+        steps: steps of projected gradient descent (Madry et al. 2018); 1 is the fast gradient sign method.
+        seed: seed of the random start.
+        classes: class names in the order of the outputs. Default: those of the card.
+        answer: meaning of the model's scores, as for `attribute`. Default: that of the card, or derived from their
+            values and from the model.
+        value_range: range of the values of images: `"unit"` (0 to 1), `"signed"` (-1 to 1), `"byte"` (0 to 255),
+            `"imagenet"` or `{"mean": ..., "std": ...}` (normalised), or a function that scales and shifts each value to
+            0 to 1. Default: the range of the card, or `"unit"`.
+        card: card of the model, if the images are preprocessed for it.
+        additional_forward_args: further positional arguments of `forward`, as for `attribute`.
+        keywords: keyword arguments of `forward`, likewise.
+        title: heading of the picture.
     Raises:
-        ShapeError: images are not `b c h w`, or more than 32; classes are not as many as the model's.
-        OptionError, DtypeError, DeviceError: as of `explain.attack`.
+        ShapeError: images are not `b c h w`, there are more than 32, or the number of class names is wrong.
+        OptionError, DtypeError, DeviceError: as for `explain.attack`.
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
         >>> adversarial(net, torch.rand(2, 1, 8, 8), target=1, eps=0.1, classes=["pig", "airliner"]).columns
@@ -74,9 +75,7 @@ def adversarial(
     """
     images = as_batch(images)
     if len(images) > LIMIT:
-        raise ShapeError(
-            f"{len(images)} images are more than a sheet can show; give at most {LIMIT}, images[:{LIMIT}]."
-        )
+        raise ShapeError(f"{len(images)} images are too many, a sheet shows {LIMIT}; pass images[:{LIMIT}].")
     found = attack(
         model,
         images,
@@ -120,8 +119,8 @@ def adversarial(
 def _title(found: Adversarial) -> str:
     moved, n = int(found.moved.sum()), len(found.images)
     share = "the answer" if n == 1 else f"{moved or 'any'} of {n} answers"
-    does = f"moves {share} to the target" if found.targeted else f"moves {share}"
-    return f"A perturbation of at most {number(found.eps)} {does if moved else does.replace('moves', 'does not move')}"
+    does = "alters" if moved else "does not alter"
+    return f"A perturbation of at most {number(found.eps)} {does} {share}{' to the target' if found.targeted else ''}"
 
 
 def _notes(found: Adversarial, names: Sequence[str]) -> tuple[str, ...]:
@@ -136,10 +135,10 @@ def _notes(found: Adversarial, names: Sequence[str]) -> tuple[str, ...]:
     if found.targeted:
         sought = f"{names[wanted[0]]}" if len(wanted) == 1 else "a target for each image"
     return (
-        f"perturbation: at most {number(found.eps)} at each value, of a range of 0 to 1 "
-        f"({number(255 * found.eps)} of 255 levels), by {by}; sought: {sought}",
-        f"✓ found: {int(found.reached.sum())} of {len(found.images)}",
-        *((f"so without a perturbation: {already}",) if already else ()),
+        f"perturbation: at most {number(found.eps)} per value in [0, 1] "
+        f"({number(255 * found.eps)} of 255 levels), by {by}; target: {sought}",
+        f"✓ reached: {int(found.reached.sum())} of {len(found.images)}",
+        *((f"already so without a perturbation: {already}",) if already else ()),
     )
 
 

@@ -1,4 +1,4 @@
-"""Why a model decided, in one picture: images by methods, or by classes, with what each heatmap is worth."""
+"""Heatmaps by several methods, or for several classes, with the verdict on each."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _SIDE = 200  # pixels, about, of a cell
 _ROWS, _WIDEST = 10, 10  # images above each other, and cells of one image beside each other
 _LINES = 3  # of text above and below a cell
 _UNIT, _CMAP = Scale(symmetric=True, vmin=-1, vmax=1), "RdBu_r"
-_CLASS, _OF_LABEL = "the class explained is the one predicted", "the label explained is the most probable one"
+_CLASS, _OF_LABEL = "the predicted class", "the most probable label"
 _EXPLAINED: dict[Kind, str] = {
     "logits": _CLASS,
     "probabilities": _CLASS,
     "label_logits": _OF_LABEL,
     "label_probabilities": _OF_LABEL,
-    "figures": "what is explained is the output, of several the highest",
+    "figures": "the output, of several the highest",
 }
 
 
@@ -57,37 +57,40 @@ def attributions(
     keywords: Mapping[str, Any] | None = None,
     title: str = "",
 ) -> Picture:
-    """Each image with what it was taken for, and beside it what speaks for (red) and against (blue) each class.
+    """Draw heatmaps over the images: what speaks for (red) and against (blue) a class, by each method.
 
-    Below each heatmap stands whether it is better than chance. Methods stand in that order, best first; a heading's
-    mark is the verdict on all heatmaps of that method.
+    Each heatmap is captioned with its verdict: whether it is better than chance. The methods are sorted by verdict,
+    best first; the mark in a heading is the verdict on all heatmaps of that method.
 
     Args:
-        model: any that returns a row of scores for each image; untouched.
-        images: `b c h w`, or one `c h w`, as the model takes them, one or three channels.
-        methods: names that `attribute` knows.
-        targets: the classes to explain, each for every image; default the one predicted for each.
-        layer: for methods of one layer, as for `attribute`; default the map that the answer depends on. The legend
-            names it.
-        classes: names, in the order of the outputs; of a single logit or probability two, or the one it speaks for.
-        answer: what the model's scores are, as for `attribute`; default: told by their values and how the model makes
-            them. One figure for each image is a logit if classes are named, and else itself.
-        value_range: what the values of images mean: `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`,
-            `{"mean": ..., "std": ...}`, or a function that brings them to 0 to 1; default the card's, or `"unit"`.
-        card: of the model, if images are as it takes them; what `classes` and `answer` leave out is the card's.
-        baselines: what a pixel is when there is nothing, for the methods that ask and for measuring: a value, or a
-            tensor that can be expanded to the images; default as in `attribute` and `faithfulness`.
-        options: for each method by its name, as `attribute` takes them.
-        faithful: measure each heatmap (some forwards more, and each method once more with random weights).
-        additional_forward_args: what `forward` takes after the images, as for `attribute`.
-        keywords: what it takes by name, likewise.
-        title: above everything.
+        model: any module that returns one row of scores per image; it is unchanged.
+        images: `b c h w`, or one image `c h w`, as the model takes them, with one or three channels.
+        methods: names of methods, as for `attribute`.
+        targets: the classes to explain, each for every image. Default: the predicted class of each image.
+        layer: for methods on a layer, as for `attribute`. Default: the map that the answer depends on. The legend names
+            it.
+        classes: class names in the order of the outputs; for a single logit or probability two names, or that of the
+            class it belongs to. Default: those of the card.
+        answer: meaning of the model's scores, as for `attribute`. Default: that of the card, or derived from their
+            values and from the model. One value per image is a logit if classes are named, otherwise a plain number.
+        value_range: range of the values of images: `"unit"` (0 to 1), `"signed"` (-1 to 1), `"byte"` (0 to 255),
+            `"imagenet"` or `{"mean": ..., "std": ...}` (normalised), or a function that maps them to 0 to 1. Default:
+            the range of the card, or `"unit"`.
+        card: card of the model, if the images are preprocessed for it.
+        baselines: what replaces a pixel, for methods that need it and for the faithfulness: a value, or a tensor that
+            expands to the images. Default: as in `attribute` and `faithfulness`.
+        options: options of each method by its name, as for `attribute`.
+        faithful: measure the faithfulness of each heatmap; this costs some forwards, and each method runs once more
+            with random weights.
+        additional_forward_args: further positional arguments of `forward`, as for `attribute`.
+        keywords: keyword arguments of `forward`, likewise.
+        title: heading of the picture.
     Raises:
-        ShapeError: images have other axes, more than 64 heatmaps are asked for, the model returns no row of scores
-            for each image, or classes are not as many.
-        OptionError: no methods, an option of a method that is not asked for, no such range or card, or scores that may
-            be logits or probabilities.
-        LayerError, DtypeError, DeviceError: as `attribute`.
+        ShapeError: images have other axes, there are more than 64 heatmaps, the model returns no row of scores per
+            image, or the number of class names is wrong.
+        OptionError: no methods, options for a method that does not run, an invalid range or card, or scores that can be
+            logits or probabilities.
+        LayerError, DtypeError, DeviceError: as for `attribute`.
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
         >>> attributions(net, torch.rand(2, 1, 8, 8), methods=["gradcam", "saliency"]).pixels.shape
@@ -96,7 +99,7 @@ def attributions(
     images = as_batch(images)
     cells = len(images) * len(methods) * (1 if targets is None or isinstance(targets, int) else len(set(targets)))
     if cells > _CELLS:
-        raise ShapeError(f"{cells} heatmaps are more than a sheet of {_CELLS} can show; give fewer images or methods.")
+        raise ShapeError(f"{cells} heatmaps are too many, a sheet shows {_CELLS}; pass fewer images or methods.")
     more: dict[str, Any] = {"additional_forward_args": additional_forward_args, "keywords": keywords}
     units = unit_images(images, value_range, card)
     published = () if card is None else card.classes
@@ -208,23 +211,17 @@ def _captions(worth: Faithfulness) -> list[str]:
 
 
 def _notes(why: Reasons, predicted: bool) -> tuple[str, ...]:
-    looked_at = sorted({f"{reason.method}: {reason.where}" for reason in why.methods if reason.where})
+    looked_at = sorted({f"{reason.method} looks at layer {reason.where}" for reason in why.methods if reason.where})
+    explained = f"; explained: {_EXPLAINED[why.answer.kind]}" if predicted else ""
     notes = [
         *(["no heatmap on this sheet is better than chance"] if _none_better(why) else []),
-        *([f"layer looked at, {'; '.join(looked_at)}"] if looked_at else []),
-        "in shares of each method's own range, which is the same for all images and classes and holds 99.5 % of its "
-        "values; what is beyond is drawn as ±1",
-        *([_EXPLAINED[why.answer.kind]] if predicted else []),
+        *(["; ".join(looked_at)] if looked_at else []),
+        f"±1: the range of each method, which holds 99.5 % of its values{explained}",
     ]
     if why.methods[0].worth:
-        what = "figure" if why.answer.kind == "figures" else "class's probability"
+        what = "output" if why.answer.kind == "figures" else "probability"
         notes.append(MEANING)
-        notes.append(
-            f"ins, del: area under the {what} while pixels are put in or taken out, most important first; "
-            "in brackets in random order. A good map has a high ins and a low del"
-        )
-        if len(why.methods) > 1:
-            notes.append("methods stand in the order of their verdicts, best first, and then of the mean difference")
+        notes.append(f"ins, del: mean {what} while top pixels go in, out (random order); good: ins high, del low")
     if unmoved := sorted(reason.method for reason in why.methods if reason.unmoved):
-        notes.append(f"{', '.join(unmoved)}: hardly changes when all weights are made random; do not trust it")
+        notes.append(f"{', '.join(unmoved)}: hardly changes with random weights; do not trust it")
     return tuple(notes)

@@ -1,4 +1,4 @@
-"""What transforms make of an image, and how long they take."""
+"""Augmented images by transform, and the time that a transform takes."""
 
 from __future__ import annotations
 
@@ -35,28 +35,28 @@ def augmentations(
     card: Card | None = None,
     title: str = "",
 ) -> Picture:
-    """An image and what each transform makes of it, a transform a row, with the time that one call takes.
+    """Draw an image and several augmented versions of it, one transform per row, with the time of one call.
 
-    Times are of this machine and differ from run to run; without them the same input gives the same bytes. All
-    generators of random numbers are put back afterwards.
+    Times depend on the machine and vary from run to run; without them the same input gives the same bytes. The state of
+    all random generators is restored.
 
     Args:
-        image: `c h w` or `1 c h w`, of one or three channels, or a Pillow image. Each transform is given a copy.
-        transforms: functions by name, or a list of them: of torchvision, kornia, or one's own. One that does not take
-            `c h w` is given `1 c h w`.
-        n: draws of each, up to 16.
-        seed: of the first draw; the next one has the next seed, for each transform the same.
+        image: `c h w` or `1 c h w`, with one or three channels, or a Pillow image. Each transform gets a copy.
+        transforms: functions by name, or a list of functions, for instance of torchvision or kornia. A transform that
+            does not accept `c h w` gets `1 c h w`.
+        n: augmented images per transform, from 1 to 16.
+        seed: seed of the first augmented image; the next image has the next seed. All transforms have the same seeds.
         times: write the median time of a call beside each name.
-        value_range: what the values of tensors mean: `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`,
-            `{"mean": ..., "std": ...}`, or a function that brings them to 0 to 1; default the card's, or `"unit"`, and
-            `"byte"` for uint8.
-        card: of the model, if images are as it takes them.
-        title: above everything.
+        value_range: range of the values of images: `"unit"` (0 to 1), `"signed"` (-1 to 1), `"byte"` (0 to 255),
+            `"imagenet"` or `{"mean": ..., "std": ...}` (normalised), or a function that maps them to 0 to 1. Default:
+            the range of the card, or `"byte"` for uint8 and else `"unit"`.
+        card: card of the model, if the images are preprocessed for it.
+        title: heading of the picture.
     Raises:
-        OptionError: there are no transforms or more than 24, `n` is not from 1 to 16, one of them fails, or there is no
-            such range or card.
-        ShapeError: the image, or what a transform returns, is not one image of one or three channels.
-        DtypeError: it is neither a tensor nor a Pillow image, or a transform is no function.
+        OptionError: there are no transforms or more than 24, `n` is not from 1 to 16, a transform fails, or the range
+            or card is invalid.
+        ShapeError: the image, or what a transform returns, is not one image with one or three channels.
+        DtypeError: the image is neither a tensor nor a Pillow image, or a transform is not a function.
     Example:
         >>> ways = {"mirrored": lambda x: x.flip(2), "noisy": lambda x: (x + 0.1 * torch.randn_like(x)).clamp(0, 1)}
         >>> augmentations(torch.rand(3, 8, 8), ways, n=3, times=False).rows
@@ -79,12 +79,12 @@ def augmentations(
     cells, inside = _of_one_size(units)
     cells, zoom, notes = fitted(cells, n + 1, len(rows), goal=_GOAL)
     device = image.device if isinstance(image, Tensor) else "cpu"
-    timed = f"ms: median time of {max(n, _CALLS)} calls with this image, on this machine ({device})"
+    timed = f"ms: median time of {max(n, _CALLS)} calls on this machine ({device})"
     said = ("light grey: beyond the border of a smaller image",) if not inside else ()
     return Sheet(
         rgb(cells),
         Legend(counts=counts, notes=(*((timed,) if times else ()), *said, *notes, *hints)),
-        title=title or f"What {len(rows)} transform{'s make' if len(rows) > 1 else ' makes'} of an image",
+        title=title or f"An image after {len(rows)} transform{'s' if len(rows) > 1 else ''}",
         ncols=n + 1,
         rows=tuple(rows),
         columns=("original", *(f"draw {i + 1}" for i in range(n))),
@@ -123,7 +123,7 @@ def _drawn(transform: Callable[[Any], Any], name: str, image: Any, n: int, seed:
             images.append(transform(given))
         except Exception as error:
             raise OptionError(
-                f"transform {name!r} fails at draw {i + 1}: {type(error).__name__}: {str(error).rstrip('.')}; it must "
+                f"transform {name!r} failed at draw {i + 1}: {type(error).__name__}: {str(error).rstrip('.')}; it must "
                 "take this image whatever it draws."
             ) from error
         seconds.append(_now(image) - begin)
@@ -144,8 +144,8 @@ def _takes_a_batch(transform: Callable[[Any], Any], name: str, image: Any) -> bo
             else:
                 return True
         raise OptionError(
-            f"transform {name!r} fails on {what}: {type(first).__name__}: {str(first).rstrip('.')}; give the image as "
-            "it takes it, a tensor or a Pillow image."
+            f"transform {name!r} failed on {what}: {type(first).__name__}: {str(first).rstrip('.')}; pass the image as "
+            "it takes it: a tensor or a Pillow image."
         ) from first
     return False
 
@@ -174,7 +174,7 @@ def _unit(image: Any, name: str, value_range: ValueRange | None, card: Card | No
     try:
         return unit_image(image, declared, card)
     except (DtypeError, ShapeError) as error:
-        raise type(error)(f"transform {name!r} returns no image: {error}") from error
+        raise type(error)(f"transform {name!r} must return an image: {error}") from error
 
 
 def _clipped(

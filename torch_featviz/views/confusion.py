@@ -1,4 +1,4 @@
-"""Which classes are taken for which."""
+"""Confusion matrices."""
 
 from collections.abc import Sequence
 
@@ -21,20 +21,19 @@ _SHARES = Scale(vmin=0, vmax=1)
 def confusion(
     counts: Tensor | Sequence[Sequence[int]], classes: Sequence[str], *, cmap: str = "viridis", title: str = ""
 ) -> Picture:
-    """A confusion matrix: counts in the cells, each row's shares as colours, the accuracy above.
+    """Draw a confusion matrix: counts in the cells, the share of each true class as colour, the accuracy in the title.
 
-    Of more than 30 classes the matrix is an image without names, and beside it stand the twenty pairs of classes that
-    are confused most.
+    With more than 30 classes the matrix has no names, and a table lists the 20 most confused pairs of classes.
 
     Args:
-        counts: `n n` whole numbers; rows are the true classes, columns the predicted ones.
-        classes: their `n` names; of two classes also that of the second alone.
+        counts: `n n` whole numbers; rows are true classes, columns are predicted classes.
+        classes: the `n` class names; for two classes also the name of the second alone.
         cmap: a sequential colour map, such as `"Blues"`.
-        title: above everything, before the accuracy.
+        title: heading of the picture, before the accuracy.
     Raises:
         ShapeError: `counts` is not square, or does not fit `classes`.
-        DtypeError: `counts` are not whole numbers, or `classes` no names.
-        OptionError: a count is negative, or `cmap` is not offered or diverges.
+        DtypeError: `counts` are not whole numbers, or `classes` are not names.
+        OptionError: a count is negative, or `cmap` is unknown or diverging.
     Example:
         >>> confusion([[3, 1], [0, 4]], ["circle", "cross"]).title
         'Accuracy 87.5 % (7 of 8)'
@@ -43,10 +42,10 @@ def confusion(
     classes = named_both(classes) if table.shape == (2, 2) else classes
     n = len(classes)
     if tuple(table.shape) != (n, n) or not n:
-        hint = "; zoo.evaluate(...).confusion counts the pairs of true and predicted classes" * (table.dim() == 1)
+        hint = "; zoo.evaluate(...).confusion is such a table" * (table.dim() == 1)
         raise ShapeError(f"counts must be 'n n' for {n} classes, got shape {tuple(table.shape)}{hint}.")
     if table.is_floating_point() or table.is_complex() or table.dtype == torch.bool:
-        raise DtypeError(f"counts must be whole numbers, got {table.dtype}; shares are worked out here.")
+        raise DtypeError(f"counts must be whole numbers, got {table.dtype}; pass counts, not shares.")
     if bool((table < 0).any()):
         raise OptionError(f"counts must be at least 0, got {int(table.min())}.")
     total, right = int(table.sum()), int(table.diagonal().sum())
@@ -105,15 +104,15 @@ def _pairs(table: Tensor, classes: Sequence[str], cmap: str) -> Sheet:
     order = order[wrong[order] > 0]
     if not len(order):
         blank = torch.full((1, 3, 1, 1), 255, dtype=torch.uint8, device="cpu")
-        return Sheet(blank, title="No class was taken for another", empty=frozenset({0}))
+        return Sheet(blank, title="No class was confused with another", empty=frozenset({0}))
     found = [(i // n, i % n, int(wrong[i])) for i in order.tolist()]
     shares = _shares(table).flatten()[order]
     cells, _ = paint(shares.repeat_interleave(2).view(-1, 1, 1, 1).expand(-1, 1, 1, 2), _SHARES, cmap=cmap)
     left, pairs = int(wrong.sum()) - sum(count for *_, count in found), int((wrong > 0).sum())
-    rest = (f"{left:,} more examples are in {pairs - len(found):,} other pairs",) if left else ()
+    rest = (f"{left:,} more examples in {pairs - len(found):,} other pairs",) if left else ()
     return Sheet(
         cells,
-        Legend(notes=("share: of the examples of the true class", *rest)),
+        Legend(notes=("share: part of the true class", *rest)),
         title=f"The {len(found)} most confused pairs",
         ncols=2,
         inside=tuple(

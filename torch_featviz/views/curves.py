@@ -1,4 +1,4 @@
-"""How training went."""
+"""Training curves."""
 
 import math
 import re
@@ -29,20 +29,19 @@ def curves(
     xlabel: str | None = None,
     title: str = "",
 ) -> Picture:
-    """Loss, accuracy and the like over epochs, one panel each, with every line's last value beside it.
+    """Plot loss, accuracy and other metrics over epochs, one panel each; lines end with their last value.
 
     Args:
-        history: panels by name, each with its lines by name, as in `{"loss": {"train": [...]}}`, or
-            one line alone; a single line needs no name. Flat names such as `train_loss` and `valid_loss`, `train/loss`
-            and `val/loss`, `loss` and `val_loss` are brought together. None is an epoch without a value, as where
-            validation is done now and then; a line that has none at all, as of a validation that was not, is left out.
-            NaN is a value, of a training that failed, and is said. Of more than 40 panels 40 are drawn; of more than 11
-            lines the others are grey and without names.
-        x: where the values are, such as the numbers of steps; default 1, 2, 3, ...
-        xlabel: what that is; default `"epoch"`, or nothing where `x` is given.
-        title: above everything.
+        history: panels by name, each a mapping of lines by name, as in `{"loss": {"train": [...]}}`, or a single line,
+            which needs no name. Flat names are grouped into panels: `train_loss` and `valid_loss`, `train/loss` and
+            `val/loss`, `loss` and `val_loss`. None is an epoch without a value, for instance without validation; a line
+            without any value is left out. NaN, as of a training that failed, is a value: it is written as the last
+            value. At most 40 panels are drawn; beyond 11 lines in a panel, lines are grey and have no name.
+        x: position of each value, such as the number of steps. Default: 1, 2, 3, ...
+        xlabel: name of the x axis. Default: `"epoch"`, or nothing if `x` is given.
+        title: heading of the picture.
     Raises:
-        ShapeError: there is nothing to draw, lines of one panel have different lengths, or `x` another length.
+        ShapeError: there is nothing to draw, the lines of a panel differ in length, or `x` has another length.
         OptionError: a value is neither a number nor None.
     Example:
         >>> picture = curves({"train/loss": [2.0, 1.0], "val/loss": [2.1, 1.4]}, x=[100, 200], xlabel="step")

@@ -1,4 +1,4 @@
-"""How much of its receptive field a unit makes use of, as a picture."""
+"""Effective receptive fields: which part of its receptive field a unit uses."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _WHITE = 255
 
 
 def effective_field(seen: ReceptiveField) -> Picture:
-    """The effective field of a layer's middle unit, with the box of the same unit around it.
+    """Draw the effective receptive field of a layer's middle unit, with the box of its receptive field.
 
     Args:
-        seen: from `receptive_field(..., effective=True)`; of a volume the slice through its middle is drawn.
+        seen: the result of `receptive_field(..., effective=True)`. For a volume the middle slice is drawn.
     Raises:
-        DtypeError: `seen` is no such result.
+        DtypeError: `seen` is not such a result.
         OptionError: `seen` has no effective field.
     Example:
         >>> from torch_featviz.inspect import receptive_field
@@ -30,9 +30,9 @@ def effective_field(seen: ReceptiveField) -> Picture:
     Reference: Luo et al. 2016.
     """
     if not isinstance(seen, ReceptiveField):
-        raise DtypeError(f"seen must be what receptive_field() returned, got {type(seen).__name__}.")
+        raise DtypeError(f"seen must be a result of receptive_field(), got {type(seen).__name__}.")
     if seen.effective is None:
-        raise OptionError("the effective field was not computed; receptive_field(..., effective=True) does it.")
+        raise OptionError("the effective field was not computed; call receptive_field(..., effective=True).")
     middle = tuple(n // 2 for n in seen.map_size)
     box, values = seen.box(*middle) if middle else tuple((0, n) for n in seen.input_size), seen.effective
     notes = [f"unit {_listed(middle)} of a map of {_by(seen.map_size)}" if middle else "the sum of all units"]

@@ -1,4 +1,4 @@
-"""What excites each channel: the patches that move it most, beside what in them does (Zeiler & Fergus 2013, fig. 2)."""
+"""Top-activating patches per channel, and their projections to the pixels (Zeiler & Fergus 2013, fig. 2)."""
 
 from __future__ import annotations
 
@@ -28,9 +28,8 @@ _PAPERS = {
     "guided_backprop": "guided backpropagation (Springenberg et al. 2015)",
 }
 _WITHOUT_SWITCHES = {
-    "deconvnet": "no max pool lies on the way: a deconvnet then shows what the unit looks for in any patch, and not "
-    "what is in this one",
-    "guided_backprop": "no max pool lies on the way, by which alone a deconvnet would know the patch",
+    "deconvnet": "without max pools a deconvnet shows what the unit detects in any patch, not what is in this one",
+    "guided_backprop": "without max pools a deconvnet would not depend on the patch",
 }
 
 
@@ -43,40 +42,40 @@ def exemplars(
     card: Card | None = None,
     title: str = "",
 ) -> Picture:
-    """For each channel a block of the image patches that move it most, and to its right a block of what does it.
+    """Draw the top-activating patches of each channel and, to their right, what in them activates it.
 
-    Both blocks have the same order, the highest first, row by row. On the right each is projected from the one unit
-    back to the image: mid-grey is 0, each has its own scale, from minus to plus a value that 0.1 % of it exceed. Title
-    and legend name the method, and the legend says how far the projections depend on the patch (`Patches.cosine`). A
-    channel that was above 0 nowhere has a tile that says so.
+    Both blocks have the same order: highest activation first, row by row. The right block projects each unit back to
+    the pixels: mid-grey is 0, and each projection has its own symmetric scale, which clips 0.1 % of its values. The
+    legend says how much the projections depend on the patch (`Patches.cosine`). A dead channel (never above 0) is
+    marked.
 
-    It draws `best.patches(channels, projection=projection)`: the survey reads the images chosen, once, and keeps the
-    patches.
+    The function draws `best.patches(channels, projection=projection)`, which reads the images of the patches once.
 
     Args:
-        best: from `top_patches`, or the patches of some of its channels.
-        channels: which ones; default the first 16, or those of the patches given. At most 64 are drawn.
-        projection: `"deconvnet"` or `"guided_backprop"`; default: what suits the network, as in `deconvnet`.
-        value_range: what the values of images mean: `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`,
-            `{"mean": ..., "std": ...}`, or a function that brings them to 0 to 1; default the card's, or `"unit"`.
-        card: of the model, if images are as it takes them.
-        title: above everything; default names the layer.
+        best: a result of `top_patches`, or the patches of some of its channels.
+        channels: the channels to draw. Default: the first 16, or those of the given patches. At most 64 are drawn.
+        projection: `"deconvnet"` or `"guided_backprop"`. Default: the one that suits the network, as in `deconvnet`.
+        value_range: range of the values of images: `"unit"` (0 to 1), `"signed"` (-1 to 1), `"byte"` (0 to 255),
+            `"imagenet"` or `{"mean": ..., "std": ...}` (normalised), or a function that maps them to 0 to 1. Default:
+            the range of the card, or `"unit"`.
+        card: card of the model, if the images are preprocessed for it.
+        title: heading of the picture. Default: names the layer.
     Raises:
         DtypeError: `best` is neither of these.
-        OptionError: there is no such channel, projection, range or card, or channels or another projection are named
-            beside patches that are chosen already.
-        ShapeError: images have other than one or three channels.
+        OptionError: no such channel, projection, range or card; or `channels` or another `projection` is given with
+            patches, which are already chosen.
+        ShapeError: images do not have one or three channels.
     Example:
         >>> from torch_featviz.survey import top_patches
         >>> best = top_patches(nn.Conv2d(1, 4, 3), torch.rand(2, 8, 1, 9, 9), "", k=4)
         >>> exemplars(best, [0, 2]).title
-        'model: the patches that move each channel most, and what in them does (guided backpropagation); of 16 images'
+        'model: top-activating patches, and what in them activates the channel (guided backpropagation); 16 images'
     """
     if not isinstance(best, (TopPatches, Patches)):
-        raise DtypeError(f"best must be what top_patches() or its patches() returned, got {type(best).__name__}.")
+        raise DtypeError(f"best must be a result of top_patches() or of its patches(), got {type(best).__name__}.")
     colors = best.size[0] if isinstance(best, TopPatches) else best.images.shape[2]
     if colors not in (1, 3):
-        raise ShapeError(f"images of 1 or 3 channels can be drawn, these have {colors}.")
+        raise ShapeError(f"images must have 1 or 3 channels to be drawn, got {colors}.")
     patches = _patches(best, channels, projection)
     n, hits = len(patches.channels), min(HITS, patches.inside.shape[1], patches.seen)
     images = patches.images[:, :hits].flatten(0, 1)
@@ -102,7 +101,7 @@ def exemplars(
         ncols=2 * across,
         labels=tuple(words for i in range(n) for words in _labels(patches, i, hits)),
         inside=tuple(words for is_dead in dead for words in (_DEAD if is_dead else "", "")) if any(dead) else (),
-        columns=("patches", "what excites it"),
+        columns=("patches", "what activates it"),
         group=2,
         zoom=max(1, math.ceil(_GOAL / max(cells.shape[-2:]))),
         empty=frozenset(2 * i + 1 for i, is_dead in enumerate(dead) if is_dead),
@@ -140,10 +139,10 @@ def _patches(best: TopPatches | Patches, channels: int | Sequence[int] | None, p
         chosen = range(min(SHOWN, len(best.values))) if channels is None else channels
         return best.patches(chosen if isinstance(chosen, int) else chosen[:_MOST], projection=projection)
     if channels is not None:
-        raise OptionError(f"these are patches of channels {list(best.channels)}; choose by best.patches(channels).")
+        raise OptionError(f"these patches are of channels {list(best.channels)}; choose with best.patches(channels).")
     if projection not in (None, best.method):
         raise OptionError(
-            f"these patches are projected by {best.method!r}; choose by "
+            f"best is projected by {best.method!r} already; choose with "
             f"best.patches(channels, projection={projection!r})."
         )
     return best if len(best.channels) <= _MOST else _first(best)
@@ -170,25 +169,25 @@ def _labels(patches: Patches, n: int, hits: int) -> tuple[str, str]:
 
 
 def _title(patches: Patches) -> str:
-    what = "the patches that move each channel most, and what in them does"
+    what = "top-activating patches, and what in them activates the channel"
     by = f" ({PROJECTIONS[patches.method]})" if patches.method else ""
-    return f"{patches.layer or 'model'}: {what}{by}; of {patches.seen:,} images"
+    return f"{patches.layer or 'model'}: {what}{by}; {patches.seen:,} images"
 
 
 def _notes(patches: Patches, hits: int, whole: bool, dead: int) -> tuple[str, ...]:
     shown = len(patches.channels)
-    lines = [f"left: the {hits} patches with the highest values, row by row; value: of the first and of the last"]
+    lines = [f"left: the {hits} patches of highest activation, row by row; value: of the first to that of the last"]
     if patches.method:
-        beyond = ", with the 0.1 % beyond it at its end" * (patches.projections[0, 0].numel() * (1 - _SHARE) >= 1)
+        beyond = ", which clips 0.1 %" * (patches.projections[0, 0].numel() * (1 - _SHARE) >= 1)
         lines.append(
-            f"right: the same, projected back to the pixels from that one unit by {_PAPERS[patches.method]}; "
-            f"mid-grey is 0, each on its own scale{beyond}"
+            f"right: that unit projected to the pixels by {_PAPERS[patches.method]}; "
+            f"mid-grey is 0, each has its own scale{beyond}"
         )
         lines += _dependence(patches, hits)
     if not whole:
         lines.append("light grey: beyond the image's border, or no patch")
     if dead:
-        lines.append(f"dead: above 0 in no image, {dead} of {shown}")
+        lines.append(f"dead (never above 0): {dead} of {shown}")
     if shown < patches.total:
         lines.append(f"{shown} of {patches.total} channels")
     return tuple(lines)
@@ -197,16 +196,14 @@ def _notes(patches: Patches, hits: int, whole: bool, dead: int) -> tuple[str, ..
 def _dependence(patches: Patches, hits: int) -> list[str]:
     """How far the projections depend on their patches."""
     known = patches.cosine[~patches.cosine.isnan()]
-    lines = ["how far it depends on the patch cannot be told from one patch of a channel"]
+    lines = ["one patch per channel cannot tell how much the projection depends on it"]
     if len(known):
         low, mean, high = (f"{float(x):.2f}" for x in (known.min(), known.mean(), known.max()))
-        lines = [
-            f"cosine between a channel's projections: {mean} (mean; {low} to {high}); 1: the patch does not matter"
-        ]
+        lines = [f"cosine between projections of a channel: mean {mean} ({low} to {high}); 1: they ignore the patch"]
     if not patches.switches:
         lines.append(_WITHOUT_SWITCHES[patches.method])
     moved = patches.values[:, :hits] > 0
     blank = moved & ~patches.projections[:, :hits].flatten(2).any(2)
     if blank.any():
-        lines.append(f"mid-grey all over: nothing reaches the pixels, {int(blank.sum())} of {int(moved.sum())}")
+        lines.append(f"all mid-grey (nothing reaches the pixels): {int(blank.sum())} of {int(moved.sum())}")
     return lines

@@ -1,4 +1,4 @@
-"""A batch of images as it is."""
+"""A batch of images."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,23 +31,24 @@ def images(
     ncols: int = 10,
     title: str = "",
 ) -> Picture:
-    """Images in their own order, each under its label; or one image.
+    """Draw a batch of images in its order, each under its label; or draw one image.
 
     Args:
-        batch: `b c h w` or one image `c h w`, of one or three channels; a list of such images or of Pillow images,
-            which may differ in size; or a batch as a DataLoader gives it, `(images, labels)`. At most 64 are drawn,
-            and the legend says how many there are.
-        labels: one for each image: class numbers, one-hot rows, or any words; of one image, its own.
-        classes: names of the numbers; default the card's, and without either a number is written.
-        card: of the model, if images are as it takes them.
-        value_range: what the values of tensors mean: `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`,
-            `{"mean": ..., "std": ...}`, or a function that brings them to 0 to 1; default the card's, or `"unit"`.
+        batch: `b c h w` or one image `c h w`, with one or three channels; a list of such images or of Pillow images,
+            which may differ in size; or a pair `(images, labels)`, as a DataLoader returns it. At most 64 are drawn;
+            the legend tells the total.
+        labels: one per image: class numbers, one-hot rows, or texts; for one image, its own label.
+        classes: class names, by number. Default: those of the card; without names the number is written.
+        card: card of the model, if the images are preprocessed for it.
+        value_range: range of the values of images: `"unit"` (0 to 1), `"signed"` (-1 to 1), `"byte"` (0 to 255),
+            `"imagenet"` or `{"mean": ..., "std": ...}` (normalised), or a function that maps them to 0 to 1. Default:
+            the range of the card, or `"unit"`.
         ncols: images per row.
-        title: above everything.
+        title: heading of the picture.
     Raises:
-        ShapeError: there is no image, one has other axes, or labels are not as many.
-        DtypeError: an image is neither a tensor nor a Pillow image, or a label is no class.
-        OptionError: `ncols` is below 1, a number has no name, or there is no such range or card.
+        ShapeError: there is no image, an image has other axes, or the number of labels is wrong.
+        DtypeError: an image is neither a tensor nor a Pillow image, or a label is not a class.
+        OptionError: `ncols` is below 1, a class number has no name, or the range or card is invalid.
     Example:
         >>> images(torch.rand(4, 1, 8, 8), [5, 0, 4, 1]).labels
         ('5', '0', '4', '1')
@@ -83,13 +84,13 @@ def _listed(batch: Any, labels: Any) -> tuple[Sequence[Any], Any]:
         batch, labels = pair_of(batch, "the batch")
     if isinstance(batch, Dataset):
         raise DtypeError(
-            "images() draws a batch; fv.samples(dataset) draws the first images of each class of a dataset."
+            "images() draws a batch; fv.samples(dataset) draws the first images of each class of a data set."
         )
     if isinstance(batch, Image.Image) or (isinstance(batch, Tensor) and batch.dim() in (2, 3)):
         if isinstance(batch, Tensor) and batch.dim() == 3 and batch.shape[0] not in (1, 3):
             raise ShapeError(
                 f"images must be 'b c h w' or one image 'c h w' of 1 or 3 channels, got shape {tuple(batch.shape)}; "
-                "of grey images 'b h w', write images[:, None]."
+                "for grey images 'b h w' pass images[:, None]."
             )
         alone = isinstance(labels, (str, int)) or (isinstance(labels, Tensor) and not labels.dim())
         batch, labels = [batch], [labels] if alone else labels
@@ -120,12 +121,12 @@ def _words(labels: Any, count: int, names: Sequence[str]) -> list[str]:
     many = hasattr(labels, "__len__") and not isinstance(labels, (str, bytes, Mapping))
     if not many or len(labels) != count:
         got = f"{len(labels)}" if many else repr(labels)
-        raise ShapeError(f"labels must be {count}, one for each image, got {got}.")
+        raise ShapeError(f"labels must have {count} entries, one per image, got {got}.")
     words = []
     for i, label in enumerate(labels):
-        known = label_of(label, f"label {i}", hint="give a number, or its words as a text")
+        known = label_of(label, f"label {i}", hint="pass a number or a text")
         if isinstance(known, int) and names and not 0 <= known < len(names):
-            raise OptionError(f"class {known} has no name: {len(names)} classes are named; give all of them.")
+            raise OptionError(f"class {known} has no name, there are {len(names)} names; pass one per class.")
         words.append(names[known] if isinstance(known, int) and names else str(known))
     return words
 
@@ -149,8 +150,8 @@ def _cells(units: Sequence[Tensor]) -> Tensor:
 
 def _notes(count: int, units: Sequence[Tensor], small: Sequence[Tensor]) -> tuple[str, ...]:
     """What is left out, or drawn at another size."""
-    left = (f"the first {LIMIT} of {count:,} images; images(batch[{LIMIT}:]) shows more",) if count > LIMIT else ()
+    left = (f"the first {LIMIT} of {count:,} images; images(batch[{LIMIT}:]) draws the next",) if count > LIMIT else ()
     sizes = len({tuple(unit.shape) for unit in units})
     if sizes > 1:
-        return (*left, f"images of {sizes} sizes, each brought to about the same")
+        return (*left, f"images of {sizes} sizes, each scaled to about the same")
     return (*left, *drawn_at(units[0], small[0]))

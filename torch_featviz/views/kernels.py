@@ -1,4 +1,4 @@
-"""What the kernels of a convolution look like."""
+"""The kernels of a convolution."""
 
 import math
 from dataclasses import dataclass, replace
@@ -29,36 +29,34 @@ def kernels(
     decimals: int | None = None,
     ncols: int | None = None,
 ) -> Picture:
-    """The kernels of one convolution on one sheet.
+    """Draw the kernels of one convolution.
 
-    Filters of three channels are drawn in colour, mid-grey being 0; filters of one channel in signed colours;
-    deeper ones as a table, a filter a row and an input channel a column. Filters of a grouped convolution say which
-    input channels they read.
+    Filters with three input channels are drawn in colour, where mid-grey is 0; filters with one channel in signed
+    colours; deeper filters as a table with one filter per row and one input channel per column. Filters of a grouped
+    convolution are labelled with the input channels that they read.
 
-    Drawn is what the layer computes with now, in evaluation mode: weight norm, spectral norm, pruning,
-    parametrizations, weight standardisation, an adapter (LoRA) and quantisation are in it, and the legend says so. A
-    layer that is not plainly a convolution with its `weight` is copied, and the copy is run on made-up input; the
-    network never is.
+    The kernels are those that the layer uses now in evaluation mode: weight norm, spectral norm, pruning,
+    parametrizations, weight standardisation, adapters (LoRA) and quantisation are included, and the legend says so. A
+    layer that is not a plain convolution is copied, and the copy runs on a made-up input; the network does not run.
 
     Args:
         model_or_weight: a model, a convolution or an adapter around one, or a weight `k c h w` (`k c w` for one
             dimension).
-        layer: the layer's name in the model; may be left out for a weight, and where only one layer has kernels.
-        scale: how values become colours; default `Scale(symmetric=True)`, one for the layer.
-        cmap: a colour map, such as `"gray"`; with it filters of three channels are drawn by planes. Default `RdBu_r`,
-            or `viridis` where the scale is not symmetric.
-        limit: rows and columns of the table that are shown at most, by default 16 or as many as there is room for; the
-            legend says what is left out.
-        planes: red, green and blue of each filter beside each other, instead of one picture in colour.
-        values: write each weight in its cell, as `pixels` does; as many filters as can be read.
-        decimals: digits after the point where values are written; default: none of whole numbers, else two digits of
-            the largest weight, from two to four places.
-        ncols: filters per row; default: about a square, or with `values` as many as a screen is wide.
+        layer: name of the layer in the model; not needed for a weight, or if only one layer has kernels.
+        scale: how values become colours. Default: `Scale(symmetric=True)`, one for the layer.
+        cmap: a colour map, such as `"gray"`; filters with three channels are then drawn plane by plane. Default:
+            `RdBu_r`, or `viridis` if the scale is not symmetric.
+        limit: most rows and columns of the table. Default: 16, or as many as fit; the legend says what is left out.
+        planes: draw red, green and blue of each filter side by side, instead of one picture in colour.
+        values: write each weight in its cell, as `pixels` does, for as many filters as can be read.
+        decimals: digits after the point of written values. Default: none for whole numbers, otherwise two significant
+            digits of the largest weight, from two to four places.
+        ncols: filters per row. Default: about a square, or with `values` as many as fit a screen.
     Raises:
-        LayerError: there is no such layer, or it has no kernels that can be drawn; the error says why.
-        ShapeError: the weight is not `k c h w`, or is empty; or with `values` kernels are larger than 64 × 64.
-        OptionError: `limit` or `ncols` is below 1, `cmap` is not offered, `planes` is asked for where filters do not
-            read red, green and blue, or `decimals` is negative.
+        LayerError: no such layer, or it has no kernels that can be drawn; the error says why.
+        ShapeError: the weight is not `k c h w` or is empty; with `values`, kernels are larger than 64 × 64.
+        OptionError: `limit` or `ncols` is below 1, `cmap` is unknown, `planes` is used for filters that do not have
+            three input channels, or `decimals` is negative.
     Example:
         >>> kernels(torch.nn.Conv2d(3, 8, 5)).pixels.shape
         torch.Size([3, 17, 17])
@@ -73,7 +71,7 @@ def kernels(
     colour = channels == 3 and kernel.groups == 1
     if planes and not colour:
         raise OptionError(
-            f"planes= is for filters that read red, green and blue, and these are {channels}×{height}×{width}"
+            f"planes= needs filters with three input channels, these are {channels}×{height}×{width}"
             f"{f' in {kernel.groups} groups' if kernel.groups > 1 else ''}; leave it out."
         )
     title = f"Kernels of {layer}" if layer else "Kernels"

@@ -1,4 +1,4 @@
-"""What the feature maps of a layer look like."""
+"""The feature maps of a layer."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -30,34 +30,33 @@ def feature_maps(
     ncols: int | None = None,
     title: str = "",
 ) -> Picture:
-    """The feature maps of one image, each with its channel's number; or of a few images, side by side.
+    """Draw the feature maps of one image, each with its channel number; or of a few images, side by side.
 
-    By default each map has a scale of its own, whose ends stand below it: colours show its shape, the numbers how
-    strong it is. `per="layer"` draws all on one scale, so that they can be compared. Values of one sign have sequential
-    colours, from lowest to highest; those of both signs diverging colours, symmetric about 0. Outliers, at most 0.5 %
-    of the values, are clipped, marked and counted.
+    By default each map has its own scale, whose ends stand below it: the colours show the shape, the numbers the
+    strength. `per="layer"` draws all maps on one scale, so that they can be compared. Values of one sign have
+    sequential colours, from lowest to highest; values of both signs have diverging colours, symmetric about 0.
+    Outliers, at most 0.5 % of the values, are clipped, marked and counted.
 
-    A lone channel has no number. A channel with nothing above 0 in any of them passes nothing on through a ReLU;
-    it is marked with `×`. One that is below 0.1 % of the median channel throughout is marked with `≈`, and drawn as
-    flat as it is beside the others.
+    `×` marks a channel without any value above 0: nothing passes a ReLU. `≈` marks a channel below 0.1 % of the median
+    channel; it is drawn flat. A single channel has no number.
 
     Args:
-        maps: `c h w`, one image's output of a layer; or such outputs of the same layer by name, as in
-            `{"circle": a, "cross": b}`, which are drawn next to each other, channel by channel, on the same scale.
-        layout: where the places are in one image's tokens `n c`, or maps `h w c`, as in `acts.layout(name)` or
-            `Layout(grid=(14, 14), prefix=1)`; default: maps are `c h w`.
-        top: so many channels with the highest values, highest first; default all, in order, or as many as fit on a
-            sheet of 4,000 pixels a side.
-        per: one scale for each map (`"kernel"`), or one for all that are shown (`"layer"`).
-        scale: how values become colours, instead; it is fitted to all maps, shown or not.
-        cmap: a colour map, such as `"gray"`: a diverging one is symmetric about 0, any other goes from lowest to
+        maps: `c h w`, a layer's output for one image; or such outputs of one layer by name, as in `{"circle": a,
+            "cross": b}`, drawn side by side, channel by channel, on the same scale.
+        layout: where the places are in one image's tokens `n c` or maps `h w c`, as in `acts.layout(name)` or
+            `Layout(grid=(14, 14), prefix=1)`. Default: maps are `c h w`.
+        top: draw only this number of channels, those with the highest values, highest first. Default: all in order, or
+            as many as fit on a sheet of 4,000 pixels a side.
+        per: `"kernel"`: one scale per map; `"layer"`: one scale for all maps shown.
+        scale: how values become colours, instead of `per`; it is fitted to all maps, shown or not.
+        cmap: a colour map, such as `"gray"`. A diverging map is symmetric about 0, any other goes from lowest to
             highest.
-        ncols: channels per row; default: about a square.
-        title: above everything; default says how many maps there are.
+        ncols: channels per row. Default: about a square.
+        title: heading of the picture. Default: the number and size of the maps.
     Raises:
-        ShapeError: maps are not `c h w`, are empty, or are not of one shape.
-        OptionError: `top` or `ncols` is below 1, `cmap` is not offered or does not go with `scale`, or `per` is
-            neither of the two, or given beside a scale.
+        ShapeError: maps are not `c h w`, are empty, or differ in shape.
+        OptionError: `top` or `ncols` is below 1, `cmap` is unknown or does not fit `scale`, or `per` is invalid or
+            given with a scale.
     Example:
         >>> feature_maps(torch.randn(6, 5, 5), ncols=3).pixels.shape
         torch.Size([3, 11, 17])
@@ -115,7 +114,7 @@ def _check(top: int | None, ncols: int | None, per: str, scale: Scale | None) ->
     if per not in ("kernel", "layer"):
         raise OptionError(f"per must be 'kernel' or 'layer', got {per!r}.")
     if scale is not None and per != "kernel":
-        raise OptionError(f"give either per or scale, got per={per!r} and a scale; Scale(per=...) says it, too.")
+        raise OptionError(f"pass either per or scale, got per={per!r} and a scale; use Scale(per=...).")
 
 
 def _faint(stack: Tensor, *, by_map: bool) -> tuple[Tensor, float]:
@@ -214,7 +213,7 @@ def _stack(named: dict[str, Tensor]) -> Tensor:
             raise ShapeError(f"{what} must be 'c h w' and not empty, got shape {tuple(x.shape)}{hint}.")
     shapes = {name: tuple(x.shape) for name, x in named.items()}
     if len(set(shapes.values())) > 1:
-        raise ShapeError(f"maps side by side must be of one shape, got {shapes}.")
+        raise ShapeError(f"maps side by side must have one shape, got {shapes}.")
     return torch.stack([as_float(x) for x in named.values()], dim=1)
 
 

@@ -1,4 +1,4 @@
-"""A walk through the network: one map for each layer, first to last."""
+"""One map per layer, first to last."""
 
 from __future__ import annotations
 
@@ -40,34 +40,34 @@ def overview(
     keywords: Mapping[str, Any] | None = None,
     title: str = "",
 ) -> Picture:
-    """What each layer makes of one image: its output's mean over channels, in order of execution.
+    """Draw one image's way through the network: the mean over channels of each layer's output, in order of execution.
 
-    Layers differ in range by orders of magnitude, so each map has a scale of its own, whose ends stand below it. Means
-    of one sign have sequential colours, from lowest to highest; those of both signs diverging colours, symmetric about
-    0. Outliers, at most 0.5 % of the values, are clipped, marked and counted. All maps are enlarged by whole factors to
-    about one size. A copy of the model runs.
+    Layers differ in range by orders of magnitude, so each map has its own scale, whose ends stand below it. Values of
+    one sign have sequential colours, from lowest to highest; values of both signs have diverging colours, symmetric
+    about 0. Outliers, at most 0.5 % of the values, are clipped, marked and counted. Maps are enlarged by whole factors
+    to about one size. A copy of the model runs.
 
     Args:
-        model: any module; it is untouched.
-        images: `1 c h w` or `c h w`, ready for the model (`card.preprocess`).
-        layers: as for `capture`: these alone; default all that compute something, without padding. Those that return
-            no maps are named in the legend.
-        ops: functional calls (`F.relu`, `+`) are layers, too, where `layers` are not given.
-        limit: so many layers at most, where `layers` are not given: if there are more, the ends of blocks and the last
-            layer of each size; None draws all.
-        scale: how values become colours, instead. Ends that it leaves out are fitted to each map; one whose ends are
-            given is the same for all.
-        cmap: a colour map, such as `"gray"`: a diverging one is symmetric about 0, any other goes from lowest to
+        model: any module; it is unchanged.
+        images: one image, `1 c h w` or `c h w`, as the model takes it (`card.preprocess`).
+        layers: the layers to draw, as for `capture`. Default: all layers that compute something, without padding.
+            Layers that return no maps are named in the legend.
+        ops: without `layers`, also draw functional calls (`F.relu`, `+`).
+        limit: without `layers`, the most layers to draw; if there are more, the ends of blocks and the last layer of
+            each size are drawn. None draws all.
+        scale: how values become colours. Missing ends are fitted to each map; with both ends it is the same for all
+            maps.
+        cmap: a colour map, such as `"gray"`. A diverging map is symmetric about 0, any other goes from lowest to
             highest.
-        additional_forward_args: what `forward` takes after the image, one value or a tuple.
-        keywords: what `forward` takes by name.
-        title: above everything; default names the model.
+        additional_forward_args: further positional arguments of `forward`, one value or a tuple.
+        keywords: keyword arguments of `forward`.
+        title: heading of the picture. Default: names the model.
 
     Raises:
-        ShapeError: `images` is not one image, or the model does not take it.
-        DtypeError, DeviceError, OptionError: the model cannot be copied, or `forward` takes other inputs; `limit` is
-            below 1; `cmap` is not offered or does not go with `scale`.
-        LayerError: no such layer, or none of them returned maps.
+        ShapeError: `images` is not one image, or the model does not accept it.
+        DtypeError, DeviceError, OptionError: the model cannot be copied, or `forward` takes other arguments; `limit` is
+            below 1; `cmap` is unknown or does not fit `scale`.
+        LayerError: no such layer, or none of them returns maps.
 
     Example:
         >>> overview(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()), torch.rand(1, 8, 8)).labels
@@ -77,7 +77,7 @@ def overview(
         raise OptionError(f"limit must be at least 1, or None, got {limit}.")
     images = as_batch(images)
     if len(images) != 1:
-        raise ShapeError(f"images must be one image '1 c h w', got shape {tuple(images.shape)}; take images[:1].")
+        raise ShapeError(f"images must be one image '1 c h w', got shape {tuple(images.shape)}; pass images[:1].")
     seen = walk(model, Inputs.of(images, additional_forward_args, keywords), layers)
     calls = [call for call in seen.layers[1:] if ops or call.module is not None or layers is not None]
     drawn = [call for call in calls if call.maps is not None]
@@ -87,7 +87,7 @@ def overview(
     notes = _left_out(without, [call.name for call in seen.idle], seen.not_run)
     if layers is None:
         shown = stages(drawn, limit)
-        left_out = f"{len(shown)} of {len(drawn)} layers, the ends of blocks and sizes; limit=None draws all"
+        left_out = f"{len(shown)} of {len(drawn)} layers: ends of blocks, last of each size; limit=None draws all"
         notes = (left_out, *notes) if len(shown) < len(drawn) else notes
         drawn = shown
     maps = [call.maps for call in drawn if call.maps is not None]
@@ -158,7 +158,7 @@ def _framed(cell: Tensor, side: int) -> Tensor:
 
 def _left_out(without: list[str], idle: list[str], not_run: list[str]) -> tuple[str, ...]:
     lines = []
-    for names, why in ((without, "without maps"), (idle, "only pass values on"), (not_run, "not run")):
+    for names, why in ((without, "return no maps"), (idle, "only pass values on"), (not_run, "did not run")):
         if names:
             lines.append(f"{why}: {listed(names, 6)}")
     return tuple(lines)

@@ -22,35 +22,35 @@ def pixels(
     ncols: int | None = None,
     title: str = "",
 ) -> Picture:
-    """Every value of small images, written on its colour, with row and column numbers.
+    """Draw small images with every value written in its cell, and with row and column numbers.
 
     Args:
-        image: `h w` or `1 h w`, or `3 h w` for red, green and blue, which are written below each other. Several images
-            are `n 1 h w`, as the filters of a convolution over grey, `n 3 h w`, `n h w` with `n` other than 3, or a
-            list of images of one size; they stand side by side.
-        scale: how values become colours, one for all images; default: bytes are 0 to 255, red, green and blue as
-            floats are 0 to 1, anything else goes from its lowest value to its highest.
-        value_range: colours as those of an image of that range, instead of `scale`; what is written stays as it is.
-            `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`, `{"mean": ..., "std": ...}`, or a function that brings
-            images to 0 to 1; default the card's.
-        card: of the model, if the image is as it takes it.
-        decimals: digits after the point for floats.
-        labels: a text above each of several images; default their numbers.
-        ncols: images per row; default: as many as a screen is wide. The legend says how many there was room for.
-        title: above everything.
+        image: `h w` or `1 h w`, or `3 h w`, whose red, green and blue values stand below each other. Several images are
+            `n 1 h w` (for instance the filters of a convolution on grey images), `n 3 h w`, `n h w` with `n` other than
+            3, or a list of images of one size; they are drawn side by side.
+        scale: how values become colours, one scale for all images. Default: 0 to 255 for bytes, 0 to 1 for floats with
+            three channels, otherwise from the lowest value to the highest.
+        value_range: use the colours of an image in this range instead of `scale`; the written values do not change:
+            `"unit"` (0 to 1), `"signed"` (-1 to 1), `"byte"` (0 to 255), `"imagenet"` or `{"mean": ..., "std": ...}`
+            (normalised), or a function that maps them to 0 to 1. Default: the range of the card.
+        card: card of the model, if the image is preprocessed for it.
+        decimals: digits after the point of floats.
+        labels: a text above each of several images. Default: their numbers.
+        ncols: images per row. Default: as many as fit a screen. The legend says how many images are left out.
+        title: heading of the picture.
     Raises:
-        ShapeError: `image` has other axes, is empty, or is too large to be read; images are of several sizes; or
-            `labels` are not as many as images.
-        DtypeError: `image` is not a tensor of real values, nor several of them.
-        OptionError: `decimals` is negative, `ncols` below 1, there is no such range or card, or one is given beside
-            `scale`.
+        ShapeError: `image` has other axes, is empty, or is too large to be read; images differ in size; or the number
+            of `labels` is wrong.
+        DtypeError: `image` is not a tensor of real values or a list of them.
+        OptionError: `decimals` is negative, `ncols` is below 1, the range or card is invalid, or one of them is given
+            with `scale`.
     Example:
         >>> pixels(torch.eye(3)).pixels.shape
         torch.Size([3, 5, 5])
     """
     images = _images(image)
     if (value_range is not None or card is not None) and scale is not None:
-        raise OptionError("scale= and value_range= or card= both say how values become colours; give one of them.")
+        raise OptionError("scale= and value_range= or card= both set the colours; pass one of them.")
     names = tuple(map(str, range(len(images)))) if labels is None else tuple(labels)
     if len(names) != len(images):
         raise ShapeError(f"labels must have {len(images)} entries, one per image, got {len(names)}.")
@@ -64,7 +64,7 @@ def _images(image: Tensor | Sequence[Tensor]) -> Tensor:
     if isinstance(image, (list, tuple)) and image and all(isinstance(x, Tensor) for x in image):
         shapes = sorted({tuple(x.shape) for x in image})
         if len(shapes) > 1:
-            raise ShapeError(f"images side by side must be of one shape, got {', '.join(map(str, shapes[:3]))}.")
+            raise ShapeError(f"images side by side must have one shape, got {', '.join(map(str, shapes[:3]))}.")
         stack = torch.stack(list(image))
         images = stack[:, None] if stack.dim() == 3 else stack
     elif isinstance(image, Tensor):

@@ -1,4 +1,4 @@
-"""What a classifier says to some images, and how sure it is."""
+"""Images with a classifier's answers and their probabilities."""
 
 import math
 from collections.abc import Sequence
@@ -38,26 +38,27 @@ def predictions(
     card: ModelCard | None = None,
     title: str = "",
 ) -> Picture:
-    """Each image with its most probable classes; right and wrong are told by sign, word and colour.
+    """Draw each image with its most probable classes; right and wrong answers differ in sign, word and colour.
 
     Args:
-        images: `b c h w`, or one image `c h w`, of one or three channels; at most 64.
-        logits: what the model returned: `b n`, or `b` or `b 1`, of two classes; of one image `n`, too. Rows that lie
-            within 0 and 1 and sum to 1 are probabilities already, and shown as they are.
-        classes: the `n` names; of a single logit or probability two, or the one that it speaks for.
+        images: `b c h w`, or one image `c h w`, with one or three channels; at most 64.
+        logits: the model's output: `b n`, or `b` or `b 1` for two classes; for one image also `n`. Rows within 0 and 1
+            that sum to 1 are taken as probabilities.
+        classes: the `n` class names; for a single logit or probability two names, or that of the class it belongs to.
         k: classes shown per image.
-        targets: `b` true classes, as a data set gives them: numbers, names or one-hot rows.
-        answer: what `logits` are, where values do not tell: `"logits"`, `"probabilities"`, or, of labels that may be
-            true together, `"label_logits"` or `"label_probabilities"`.
-        value_range: what the values of images mean: `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`,
-            `{"mean": ..., "std": ...}`, or a function that brings them to 0 to 1; default the card's, or `"unit"`.
-        card: of the model, if images are as it takes them; default of `answer`, too.
-        title: above everything.
+        targets: `b` true classes: numbers, names or one-hot rows.
+        answer: meaning of `logits`, if the values do not tell: `"logits"`, `"probabilities"`, or, for independent
+            labels, `"label_logits"` or `"label_probabilities"`. Default: that of the card.
+        value_range: range of the values of images: `"unit"` (0 to 1), `"signed"` (-1 to 1), `"byte"` (0 to 255),
+            `"imagenet"` or `{"mean": ..., "std": ...}` (normalised), or a function that maps them to 0 to 1. Default:
+            the range of the card, or `"unit"`.
+        card: card of the model, if the images are preprocessed for it.
+        title: heading of the picture.
     Raises:
-        DtypeError: images or logits are not tensors of real values, or a target is no class.
-        ShapeError: numbers of images, logits, classes and targets do not agree, or there are too many images.
-        OptionError: `k` is below 1, a target has no name, there is no such range or card, or values within 0 and 1 may
-            be logits as well as probabilities.
+        DtypeError: images or logits are not tensors of real values, or a target is not a class.
+        ShapeError: the numbers of images, logits, classes and targets do not agree, or there are too many images.
+        OptionError: `k` is below 1, a target has no name, the range or card is invalid, or values within 0 and 1 can be
+            logits or probabilities.
     Example:
         >>> picture = predictions(torch.rand(2, 1, 8, 8), torch.randn(2, 3), ["a", "b", "c"], targets=[0, 1])
         >>> len(picture.figure().axes)
@@ -79,7 +80,7 @@ def predictions(
     across = min(b, 1 if b == 1 else 2 if b <= 6 else 3 if b <= 15 else 4)
     down = -(-b // across)
     notes = [words for _, words in Legend(counts=counts).marks()]
-    notes += ["each label for itself: several may be true"] if said.kind in LABELS else []
+    notes += ["independent labels: several may be true"] if said.kind in LABELS else []
     lines = [line for part in (", ".join(notes), *hints) for line in wrap(part, 60 * across)]
     size = (4.6 * across, max(1.9, 0.5 + 0.42 * k) * down + 0.16 * len(lines))
     figure = Figure(figsize=size, dpi=min(100, int(SIDE / max(size))))
@@ -142,13 +143,11 @@ def _unfit(images: Tensor, classes: Sequence[str], logits: Any) -> ShapeError:
 def _read(answer: Answer, classes: Sequence[str], targets: Any) -> tuple[Tensor, tuple[str, ...], list[int] | None]:
     """Probabilities, the names of their columns, and the true classes."""
     if answer.kind == "figures":
-        raise OptionError(
-            "figures are no probabilities of classes, which is what predictions() shows; leave answer= out."
-        )
+        raise OptionError("predictions() shows probabilities of classes, got answer='figures'; leave answer= out.")
     names, count = answer.names(classes), len(answer.scores)
     if targets is None:
         return answer.values.detach().cpu(), names, None
-    truth = labels_of(targets, count, names=names, what="target", hint="give a class number or name").tolist()
+    truth = labels_of(targets, count, names=names, what="target", hint="pass a class number or name").tolist()
     if not all(0 <= each < len(names) for each in truth):
         raise OptionError(f"targets must be from 0 to {len(names) - 1}, got {truth}.")
     return answer.values.detach().cpu(), names, truth

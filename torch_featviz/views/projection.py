@@ -1,4 +1,4 @@
-"""What in an image excites one unit: the unit projected back to the pixels, beside the image."""
+"""What in an image activates one unit: the unit projected back to the pixels, beside the image."""
 
 from __future__ import annotations
 
@@ -41,29 +41,29 @@ def projection(
     keywords: Mapping[str, Any] | None = None,
     title: str = "",
 ) -> Picture:
-    """An image with a box around what one unit sees, and beside it the unit projected back to the pixels.
+    """Draw an image with a box around a unit's receptive field, and beside it the unit projected back to the pixels.
 
-    Where it sees at most half of each side, that part and its projection are enlarged; beyond it all is 0. In a
-    projection mid-grey is 0, or of one channel white. Its scale is symmetric about 0 and ends at a value that 0.1 % of
-    what the unit sees exceed, which are drawn at the end; of several units each has its own. `deconvnet` returns the
-    values.
+    If the receptive field covers at most half of each side, it is enlarged together with its projection; outside of it
+    the projection is 0. In a projection mid-grey is 0 (white for one channel). The scale is symmetric about 0 and clips
+    0.1 % of the values in the receptive field; each of several units has its own. `deconvnet` returns the values.
 
     Args:
-        model: any module; untouched.
-        image: `c h w`, or one image `1 c h w`, as the model takes it, of one or three channels.
-        layer: its output is a map, as for `deconvnet`.
-        unit: `(channel, row, column)`, or a channel for the place where it is strongest; or a list of up to 32 of them.
-        projection: `"deconvnet"` or `"guided_backprop"`; default: what suits the network, as in `deconvnet`.
-        value_range: what the values of the image mean: `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`,
-            `{"mean": ..., "std": ...}`, or a function that brings them to 0 to 1; default the card's, or `"unit"`.
-        card: of the model, if the image is as it takes it.
-        additional_forward_args: what `forward` takes after the image, as for `attribute`.
-        keywords: what it takes by name, likewise.
-        title: above everything; default names the layer and the method.
+        model: any module; it is unchanged.
+        image: one image, `c h w` or `1 c h w`, as the model takes it, with one or three channels.
+        layer: a layer that returns a map, as for `deconvnet`.
+        unit: `(channel, row, column)`, or a channel for its strongest unit; or a list of up to 32 of them.
+        projection: `"deconvnet"` or `"guided_backprop"`. Default: the one that suits the network, as in `deconvnet`.
+        value_range: range of the values of the image: `"unit"` (0 to 1), `"signed"` (-1 to 1), `"byte"` (0 to 255),
+            `"imagenet"` or `{"mean": ..., "std": ...}` (normalised), or a function that maps them to 0 to 1. Default:
+            the range of the card, or `"unit"`.
+        card: card of the model, if the image is preprocessed for it.
+        additional_forward_args: further positional arguments of `forward`, as for `attribute`.
+        keywords: keyword arguments of `forward`, likewise.
+        title: heading of the picture. Default: names the layer and the method.
     Raises:
-        ShapeError: there is more than one image, it has other than one or three channels, there are no units or more
+        ShapeError: there is more than one image, it does not have one or three channels, there are no units or more
             than 32, or the layer returns no map.
-        LayerError, DtypeError, OptionError, DeviceError: as of `deconvnet`.
+        LayerError, DtypeError, OptionError, DeviceError: as for `deconvnet`.
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 8, 3), nn.ReLU())
         >>> projection(net, torch.rand(3, 16, 16), "4", unit=(3, 2, 2)).title
@@ -78,7 +78,7 @@ def projection(
     found = project(model, images, layer, _several(unit), projection=projection, **more)
     n = len(found.units)
     if n > LIMIT:
-        raise ShapeError(f"{n} units are more than a sheet can show; give at most {LIMIT}.")
+        raise ShapeError(f"{n} units are too many, a sheet shows {LIMIT}; pass fewer.")
     seen = receptive_field(model, layer, tuple(images.shape[2:]), channels=images.shape[1], **more)
     boxes = [seen.box(row, column) for _, row, column in found.units]
     units = unit_images(images, value_range, card)
@@ -194,16 +194,16 @@ def _labels(found: Projections, i: int) -> tuple[str, str]:
 
 def _notes(found: Projections, seen: ReceptiveField, boxes: Sequence[Box], channels: int) -> tuple[str, ...]:
     whole = all(box == tuple((0, size) for size in seen.input_size) for box in boxes)
-    zero = "red above 0 and blue below" if channels == 1 else "mid-grey is 0"
-    field = "all of the image" if whole else f"{seen.size[0]} × {seen.size[1]} pixels (the box)"
-    several = "; each on its own scale, symmetric about 0" if len(found.units) > 1 else ""
-    beyond = "; the 0.1 % of what a unit sees that are beyond the scale are drawn at its end"
+    zero = "red is above 0, blue below" if channels == 1 else "mid-grey is 0"
+    field = "the whole image" if whole else f"{seen.size[0]} × {seen.size[1]} pixels (the box)"
+    several = "; each has its own scale, symmetric about 0" if len(found.units) > 1 else ""
+    beyond = "; the scale clips 0.1 % of the receptive field"
     notes = [
         f"projection: {zero}{several}{beyond if math.prod(seen.size) * channels * (1 - _SHARE) >= 1 else ''}",
         f"a unit of {seen.layer} sees {field}",
     ]
     if still := sum(value <= 0 for value in found.activations.tolist()):
-        notes.append(f"not above 0 in this image, so that nothing is projected: {still} of {len(found.units)}")
+        notes.append(f"not above 0 in this image, so nothing is projected: {still} of {len(found.units)}")
     if found.method == "deconvnet" and not found.switches:
-        notes.append("no max pool lies on the way: the deconvnet projects the same from every image")
+        notes.append("without max pools the deconvnet projects the same from every image")
     return tuple(notes)

@@ -1,4 +1,4 @@
-"""What the images of each class look like."""
+"""The first images of each class."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
@@ -29,27 +29,28 @@ def samples(
     card: Card | None = None,
     title: str = "",
 ) -> Picture:
-    """The first images of each class, a class a row.
+    """Draw the first images of each class, one class per row.
 
-    Of more than 40 classes 40 are drawn: those that are found first to have `n` images. The legend says so.
+    Of more than 40 classes 40 are drawn, those that reach `n` images first; the legend says so.
 
     Args:
-        dataset: pairs of an image (`h w`, `1 h w`, `3 h w`, or a Pillow image) and its class: a number, a one-hot
-            vector, or a name; or dictionaries that call them `image` and `label`. It is read until each class has
-            `n`, or to its end. `dataset.targets` only says where to look: each image stands under the label that comes
-            with it. A `Subset` or `ConcatDataset` has the classes and targets of what it is made of.
+        dataset: pairs of an image (`h w`, `1 h w`, `3 h w`, or a Pillow image) and its class (a number, a one-hot
+            vector, or a name); or dictionaries with `image` and `label`. It is read until each class has `n` images, or
+            to its end. `dataset.targets` only says where to look: an image is drawn under the label that comes with it.
+            A `Subset` or `ConcatDataset` has the classes and targets of its parts.
         n: images per class.
-        classes: their names; default `dataset.classes`, where no `target_transform` changes what they stand for, else
+        classes: class names. Default: `dataset.classes`, unless a `target_transform` changes their meaning; otherwise
             the numbers or names that occur.
-        value_range: what the values of tensors mean: `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`,
-            `{"mean": ..., "std": ...}`, or a function that brings them to 0 to 1; default the card's, or `"unit"`.
-        card: of the model, if images are as it takes them.
-        title: above everything.
+        value_range: range of the values of images: `"unit"` (0 to 1), `"signed"` (-1 to 1), `"byte"` (0 to 255),
+            `"imagenet"` or `{"mean": ..., "std": ...}` (normalised), or a function that maps them to 0 to 1. Default:
+            the range of the card, or `"unit"`.
+        card: card of the model, if the images are preprocessed for it.
+        title: heading of the picture.
     Raises:
-        ShapeError: the dataset is empty, or images are not of one size.
-        DtypeError: an item is no pair, or its label no class, such as a mask; it is named. A batch of images has no
-            classes; `images` draws it.
-        OptionError: `n` is below 1, a class has no name, or there is no such range or card.
+        ShapeError: the data set is empty, or images differ in size.
+        DtypeError: an item is not a pair, or its label is not a class (a mask, for instance); the error names it. A
+            batch of images has no classes; `images` draws it.
+        OptionError: `n` is below 1, a class has no name, or the range or card is invalid.
     Example:
         >>> samples([(torch.zeros(8, 8), 0), (torch.ones(8, 8), 1)], classes=["black", "white"]).pixels.shape
         torch.Size([3, 17, 8])
@@ -61,7 +62,7 @@ def samples(
     names = listing.names if classes is None else names_of(classes)
     found = _collect(dataset, listing, n, names)
     if not found:
-        raise ShapeError("the dataset holds no image of these classes; samples needs at least one.")
+        raise ShapeError("the data set has no image of these classes; samples() needs at least one.")
     total = len(found) if names is None else len(names)
     few = names is not None and total <= LIMIT
     numbers: list[Label] = [*range(total)] if few else sorted(label for label, row in found.items() if row)
@@ -69,7 +70,7 @@ def samples(
     images = {i: [unit_image(image, value_range, card) for image in found.get(i, [])] for i in numbers}
     sizes = sorted({tuple(image.shape[1:]) for row in images.values() for image in row})
     if len(sizes) > 1:
-        raise ShapeError(f"images must be of one size, got {sizes[0]} and {sizes[-1]}; add a Resize transform.")
+        raise ShapeError(f"images must have one size, got {sizes[0]} and {sizes[-1]}; add a Resize transform.")
     columns = max(len(row) for row in images.values())
     blank = torch.zeros(3, *sizes[0], device="cpu")
     units = torch.stack(
@@ -89,10 +90,10 @@ def _check(dataset: Any) -> None:
     wrong = "samples() takes pairs of an image and its class"
     if isinstance(first, Tensor):
         raise DtypeError(
-            f"{wrong}, got a tensor of shape {tuple(first.shape)}; fv.images(batch, labels) draws a batch as it is."
+            f"{wrong}, got a tensor of shape {tuple(first.shape)}; fv.images(batch, labels) draws a batch."
         )
     if isinstance(dataset, DataLoader):
-        raise DtypeError(f"{wrong}, got a DataLoader of batches; give samples(loader.dataset).")
+        raise DtypeError(f"{wrong}, got a DataLoader of batches; call samples(loader.dataset).")
     if isinstance(dataset, (str, PathLike)) or not (hasattr(dataset, "__iter__") or hasattr(dataset, "__getitem__")):
         raise DtypeError(f"{wrong}, got {dataset!r:.80}; ImageFolder(folder) of torchvision reads a folder.")
 
@@ -140,9 +141,7 @@ def _in_order(dataset: Any, n: int, names: Sequence[str] | None) -> dict[Label, 
         image, label = pair_of(item, f"item {i}")
         known = _known(label, i, names)
         if any(type(known) is not type(other) for other in islice(found, 1)):
-            raise OptionError(
-                f"the label of item {i} is {known!r}, and earlier ones are {[*found][:3]}; give classes=."
-            )
+            raise OptionError(f"the label of item {i} is {known!r}, earlier ones are {[*found][:3]}; pass classes=.")
         row = found.setdefault(known, [])
         if len(row) < n:
             row.append(image)
@@ -162,7 +161,7 @@ def _known(value: Any, number: int, names: Sequence[str] | None) -> Label:
     """A label, which has a name if any have."""
     label = label_of(value, f"the label of item {number}", names)
     if names is not None and not 0 <= int(label) < len(names):
-        raise OptionError(f"class {label} has no name: {len(names)} classes are named; give all of them.")
+        raise OptionError(f"class {label} has no name, there are {len(names)} names; pass one per class.")
     return label
 
 

@@ -1,4 +1,4 @@
-"""A class for each pixel, over the image."""
+"""Segmentation: the class of each pixel, as a colour over the image."""
 
 from __future__ import annotations
 
@@ -49,36 +49,36 @@ def segments(
     card: Card | None = None,
     title: str = "",
 ) -> Picture:
-    """Each pixel in the colour of its class, over the image, with the names and shares of the classes that occur.
+    """Draw the class of each pixel as a colour over the image, with the names and shares of the classes that occur.
 
-    A class has the same colour in every picture where there are at most 20; of more, the 20 most frequent ones of the
-    picture have colours and the others are grey. One called "background" keeps the image. Segments are parted by black
-    lines.
+    With at most 20 classes a class has the same colour in every picture; with more, the 20 most frequent classes of the
+    picture have colours and the others are grey. The class "background" shows the image. Black lines separate segments.
 
     Args:
-        logits: `n h w`, `1 n h w` or `b n h w`, what the model returned, also as a dictionary that calls it `out` or
-            `logits`; or the classes themselves, whole numbers `h w` or `b h w`. A single channel is that of the second
-            of two classes.
-        classes: the `n` names; of a single channel two, or the one that it speaks for.
-        image: `c h w` or `b c h w`, of any size: segments are brought to it, each pixel by its nearest.
+        logits: the model's output, `n h w`, `1 n h w` or `b n h w`, or a dictionary with `out` or `logits`; or class
+            numbers `h w` or `b h w`. A single channel belongs to the second of two classes.
+        classes: the `n` class names; for a single channel two names, or that of the class it belongs to.
+        image: `c h w` or `b c h w`, of any size; segments are resized to it (nearest pixel).
         alpha: opacity of the colours, 0 to 1.
-        ignore: the label of pixels that have no class, which are drawn in white.
-        answer: what a single channel is, where its values do not tell: `"logits"` or `"probabilities"`.
-        value_range: what the values of images mean: `"unit"` 0 to 1, `"signed"`, `"byte"`, `"imagenet"`,
-            `{"mean": ..., "std": ...}`, or a function that brings them to 0 to 1; default the card's, or `"unit"`.
-        card: of the model, if images are as it takes them.
-        title: above everything; default says how many classes occur.
+        ignore: the label of pixels without a class; they are white.
+        answer: meaning of a single channel, if its values do not tell: `"logits"` or `"probabilities"`.
+        value_range: range of the values of images: `"unit"` (0 to 1), `"signed"` (-1 to 1), `"byte"` (0 to 255),
+            `"imagenet"` or `{"mean": ..., "std": ...}` (normalised), or a function that maps them to 0 to 1. Default:
+            the range of the card, or `"unit"`.
+        card: card of the model, if the images are preprocessed for it.
+        title: heading of the picture. Default: the number of classes that occur.
     Raises:
-        ShapeError: logits or images have other axes, or are more than 32; numbers of images or classes do not agree.
-        DtypeError: logits are no tensor of real values, or classes no names.
-        OptionError: a label has no name, there is no such `alpha`, range or card, or it cannot be told what a single
-            channel is.
+        ShapeError: logits or images have other axes, there are more than 32, or the numbers of images or classes do not
+            agree.
+        DtypeError: logits are not a tensor of real values, or classes are not names.
+        OptionError: a label has no name, `alpha`, the range or the card is invalid, or a single channel can be logits
+            or probabilities.
     Example:
         >>> segments(torch.randn(1, 3, 8, 8), ["sky", "road", "car"], torch.rand(3, 32, 32)).columns
         ('image', 'segments')
     """
     if not 0 <= alpha <= 1:
-        raise OptionError(f"alpha is the colours' opacity, from 0 to 1, got {alpha}.")
+        raise OptionError(f"alpha must be an opacity from 0 to 1, got {alpha}.")
     labels, names = _labels(logits, names_of(classes), ignore, answer)
     under, counts, hints = _under(image, labels, value_range, card)
     b, pair = len(labels), 1 if image is None else 2
@@ -124,7 +124,7 @@ def _labels(logits: Any, classes: Sequence[str], ignore: int, answer: Kind | Non
         return _numbered(batch.long(), len(classes), ignore), tuple(classes)
     n = batch.shape[1]
     if len(classes) not in ((1, 2) if n == 1 else (n,)):
-        raise ShapeError(f"logits {shape} are of {n} classes, and {len(classes)} are named; give a name for each.")
+        raise ShapeError(f"logits {shape} have {n} classes, got {len(classes)} names; pass one per class.")
     scores = batch
     if n == 1:
         column = batch.reshape(-1, 1)
@@ -156,7 +156,7 @@ def _under(
     else:
         units = unit_image(image, value_range, card)[None]
     if len(units) != len(labels):
-        raise ShapeError(f"there must be an image for each of {len(labels)} maps of classes, got {len(units)}.")
+        raise ShapeError(f"there must be one image per class map ({len(labels)}), got {len(units)}.")
     counts, hints = clipped(units, value_range, card)
     return units.to(labels.device), counts, hints
 
@@ -222,13 +222,13 @@ class _Dyes:
     def notes(self) -> tuple[str, ...]:
         """What the shares are of, and what has no colour."""
         return (
-            "% of all pixels of the maps",
-            *(f"{self.names[k]} is not coloured" for k in self._classes if self._is_background(k)),
+            "% of all pixels",
+            *(f"{self.names[k]} has no colour" for k in self._classes if self._is_background(k)),
         )
 
     def title(self) -> str:
         n = len(self._classes)
-        return f"A class for each pixel: {n} of {len(self.names)} occur{'s' if n == 1 else ''}"
+        return f"Class of each pixel: {n} of {len(self.names)} occur{'s' if n == 1 else ''}"
 
 
 def _percent(share: float) -> str:

@@ -1,4 +1,4 @@
-"""Nets, what is known about them, and data to try them on."""
+"""Networks, their cards, data sets, and training."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _CARDS = {known.name: known for known in (*filters.CARDS, *xo.CARDS, *cifar.CARD
 
 
 def names() -> list[str]:
-    """Every name that `card` knows, besides `torchvision:NAME` and `timm:NAME`.
+    """List the names that `card` knows, besides `torchvision:NAME` and `timm:NAME`.
 
     Example:
         >>> names()[:3]
@@ -59,14 +59,14 @@ def names() -> list[str]:
 
 
 def card(name: str) -> ModelCard:
-    """The card of a net by its name: one of `names()`, `torchvision:NAME` or `timm:NAME`.
+    """Return the card of a network by its name: one of `names()`, `torchvision:NAME` or `timm:NAME`.
 
-    Those of torchvision and timm may name their weights, too: `torchvision:resnet50.IMAGENET1K_V1`,
-    `timm:resnet18.a1_in1k`. Their `preprocess` is the transform that was published with the weights.
+    Names of torchvision and timm can include the weights: `torchvision:resnet50.IMAGENET1K_V1`,
+    `timm:resnet18.a1_in1k`. The card's `preprocess` is the transform published with the weights.
 
     Raises:
-        OptionError: no such net; the nearest names are told.
-        MissingError: timm is asked for and not installed.
+        OptionError: no such network; the error lists the nearest names.
+        MissingError: timm is needed and not installed.
     Example:
         >>> card("xo_deep").classes
         ('circle', 'cross')

@@ -1,4 +1,4 @@
-"""Test-time augmentation: a model looks at several views of each image, and what it says of them is averaged."""
+"""Test-time augmentation: average a model's probabilities over several views of each image."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _HINT = "a row of scores for each image, 'b n', is needed"
 
 
 class Augmentation:
-    """What `augment` returns: a function from images `b c h w` to a list of views of them."""
+    """The result of `augment`: a function from images `b c h w` to a list of views of them."""
 
     def __init__(self, names: tuple[str, ...], draws: tuple[Callable[[Tensor], Tensor], ...], n: int) -> None:
         self.names, self.draws, self.n = names, draws, n
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        """Images as they are, then the other views, each `b c h w`."""
+        """The images, then the other views, each `b c h w`."""
         return list(self.views(images))
 
     def views(self, images: Tensor) -> Iterator[Tensor]:
-        """The same, one after another, so that no more than one is held."""
+        """The same, one at a time, so that only one is held in memory."""
         for view in self._crops(images):
             yield view
             if "flip" in self.names:
@@ -63,15 +63,15 @@ class Augmentation:
 
 
 def augment(*ways: str | Callable[[Tensor], Tensor], n: int = 4) -> Augmentation:
-    """Views of images for test-time augmentation; the images themselves are always the first.
+    """Build a test-time augmentation: a function that returns several views of each image, the original first.
 
     Args:
-        ways: `"flip"`, each view mirrored, too; `"crops"`, the four corners and the middle, 7/8 of each side, brought
-            back to size; both together are twelve views. Or a function of images `b c h w` that draws at random, such
-            as a transform of torchvision or kornia.
-        n: how often each function draws.
+        ways: `"flip"`: each view is also mirrored; `"crops"`: the four corners and the centre, 7/8 of each side,
+            resized to the original size; both give twelve views. Or a random function of images `b c h w`, such as a
+            transform of torchvision or kornia.
+        n: number of views by each function.
     Raises:
-        OptionError: there is no such way, none is given, or `n` is below 1.
+        OptionError: no such way, no way at all, or `n` is below 1.
     Example:
         >>> views = augment("flip", "crops")
         >>> views, len(views(torch.rand(2, 3, 16, 16)))
@@ -83,7 +83,7 @@ def augment(*ways: str | Callable[[Tensor], Tensor], n: int = 4) -> Augmentation
     unknown = [way for way in ways if not callable(way) and way not in NAMES]
     if not ways or unknown:
         got = ", ".join(map(repr, unknown)) or "none"
-        raise OptionError(f"augment takes {' and '.join(map(repr, NAMES))} and functions of images, got {got}.")
+        raise OptionError(f"augment takes {', '.join(map(repr, NAMES))} and functions of images, got {got}.")
     if n < 1:
         raise OptionError(f"n must be at least 1, got {n}.")
     return Augmentation(names, tuple(way for way in ways if callable(way)), n)
@@ -100,26 +100,26 @@ def probabilities(
     additional_forward_args: Any = None,
     keywords: Mapping[str, Any] | None = None,
 ) -> Tensor:
-    """The probability of each class or label, for each image; with `augment`, the mean over several views of it.
+    """Compute the probability of each class or label for each image; with `augment`, the mean over several views.
 
-    The model is in evaluation mode and untouched: it runs on a copy that shares its weights, one view at a time.
+    The model is unchanged: a copy that shares its weights runs, in evaluation mode, one view at a time.
 
     Args:
-        model: any that returns a row of scores for each image.
-        images: `b c h w` or `c h w`, as the model takes them.
+        model: any module that returns one row of scores per image; it is unchanged.
+        images: `b c h w`, or one image `c h w`, as the model takes them.
         augment: `augment("flip", "crops")`, or any function from images to a list of views.
-        answer: what the model's scores are, as for `attribute`; default the card's, or told by their values and how
-            the model makes them.
-        card: of the model.
-        seed: of views that are drawn at random.
-        additional_forward_args: what `forward` takes after the images, as for `attribute`.
-        keywords: what it takes by name, likewise.
+        answer: meaning of the model's scores, as for `attribute`. Default: that of the card, or derived from their
+            values and from the model.
+        card: card of the model.
+        seed: seed of random views.
+        additional_forward_args: further positional arguments of `forward`, as for `attribute`.
+        keywords: keyword arguments of `forward`, likewise.
     Returns:
-        `b n`, floats; of a single logit or probability `b 2`.
+        `b n`, floats; for a single logit or probability `b 2`.
     Raises:
-        ShapeError: images are not `b c h w`, the model returns no row of scores for each, or a view has fewer images.
-        DtypeError: images are no floats, or a view is no tensor.
-        OptionError: the scores are figures, or nobody can tell what they are.
+        ShapeError: images are not `b c h w`, the model returns no row of scores per image, or a view has fewer images.
+        DtypeError: images are not floats, or a view is not a tensor.
+        OptionError: the answer is `"figures"`, or the scores can be logits or probabilities.
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(192, 5))
         >>> probabilities(net, torch.rand(2, 3, 8, 8), augment=augment("flip")).shape
@@ -171,7 +171,7 @@ class OverViews:
             self.kind, count = known.kind, count + 1
             total = known.values if total is None else total + known.values
         if self.kind == "figures":
-            raise OptionError("the model returns figures, which are no probabilities of classes; leave answer= out.")
+            raise OptionError("probabilities() needs classes, got answer='figures'; leave answer= out.")
         assert total is not None  # _views yields one at least
         return total / count
 
@@ -190,11 +190,11 @@ def _views(images: Tensor, augment: Views | None) -> Iterator[Tensor]:
     for view in [views] if isinstance(views, Tensor) else views:
         count += 1
         if not isinstance(view, Tensor):
-            raise DtypeError(f"augment= must make tensors 'b c h w' of images, got {type(view).__name__}.")
+            raise DtypeError(f"augment= must return tensors 'b c h w', got {type(view).__name__}.")
         if view.dim() != 4 or len(view) != len(images):
             raise ShapeError(
-                f"augment= must make views 'b c h w' of all {len(images)} images, got shape {tuple(view.shape)}."
+                f"augment= must return views 'b c h w' of all {len(images)} images, got shape {tuple(view.shape)}."
             )
         yield view
     if not count:
-        raise ShapeError("augment= made no view of the images; it must make at least one.")
+        raise ShapeError("augment= must return at least one view of the images, got none.")

@@ -1,4 +1,4 @@
-"""Nets for 3x32x32 colour pictures in ten classes: one without convolutions, a small one, a good one."""
+"""Networks for CIFAR-10 (3x32x32, ten classes): one without convolutions, a small one, a good one."""
 
 from __future__ import annotations
 

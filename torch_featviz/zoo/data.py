@@ -1,4 +1,4 @@
-"""Circles and crosses to learn from, the usual small data sets, and the statistics of any of them."""
+"""Data sets: circles and crosses, CIFAR-10, MNIST, folders of images; and channel statistics."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ T = TypeVar("T")
 
 
 class XO(Displayed, Dataset[tuple[Tensor, int]]):
-    """Hand-drawn circles (0) and crosses (1), each `1 116 116` float32 in [0, 1], drawn when first asked for.
+    """A data set of hand-drawn circles (0) and crosses (1), each `1 116 116` float32 in [0, 1], drawn on first use.
 
     Args:
         split: `"train"` (1,700), `"valid"` or `"test"` (150 each); half of each are circles.
-        seed: another seed draws 2,000 other pictures.
+        seed: seed of the 2,000 drawings.
     Raises:
         OptionError: no such split, or a negative seed.
     Example:
@@ -66,13 +66,13 @@ class XO(Displayed, Dataset[tuple[Tensor, int]]):
 
 
 class ImageFiles(Displayed, Dataset[Tensor]):
-    """All images in a folder and below it, in the order of their paths, as a net is fed them.
+    """A data set of all images in a folder and its subfolders, in the order of their paths, preprocessed.
 
     Args:
-        folder: what Pillow can read is told by the ends of the names.
-        preprocess: a card's: from the path of an image to `1 c h w`.
+        folder: the folder; files are chosen by their suffix.
+        preprocess: from the path of an image to `1 c h w`, such as `card.preprocess`.
     Raises:
-        FileError: there is no such folder, or no image in it.
+        FileError: no such folder, or no image in it.
     """
 
     def __init__(self, folder: str | Path, preprocess: Callable[[Path], Tensor]) -> None:
@@ -80,7 +80,7 @@ class ImageFiles(Displayed, Dataset[Tensor]):
         ends = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
         self.paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in ends and path.is_file())
         if not self.paths:
-            raise FileError(f"{str(root)!r} holds no images; name a folder of PNG, JPEG or the like.")
+            raise FileError(f"{str(root)!r} has no images; choose a folder with PNG, JPEG or similar files.")
         self.preprocess = preprocess
         self._root = root
 
@@ -95,17 +95,17 @@ class ImageFiles(Displayed, Dataset[Tensor]):
 
 
 def write_image_folder(root: str | Path, seed: int = 0) -> Path:
-    """All XO pictures as `root/split/class/NNNN.png`, as `torchvision.datasets.ImageFolder` reads them.
+    """Write all XO drawings as `root/split/class/NNNN.png`, for `torchvision.datasets.ImageFolder`.
 
     Args:
-        root: a folder that does not exist yet; it appears only when it is complete.
+        root: a new folder; it appears only when it is complete.
         seed: as for `XO`.
     Raises:
         FileError: `root` exists, or cannot be written.
     """
     root = Path(root)
     if root.exists():
-        raise FileError(f"{str(root)!r} exists already; name a new folder.")
+        raise FileError(f"{str(root)!r} exists already; choose a new folder.")
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as aside:
@@ -128,10 +128,10 @@ def _write_split(folder: Path, marks: XO) -> None:
 
 
 def augment_marks(images: Tensor) -> Tensor:
-    """Other drawings of the same marks, a batch at a time: `b c h w -> b c h w`, by torch's own generator.
+    """Augment drawings, a batch at a time: `b c h w -> b c h w`, with torch's own generator.
 
-    Each is turned by quarters, mirrored, stretched, slanted, moved as far as the paper goes, and now and then
-    inverted. New paper continues what was at the edge.
+    Each is rotated by quarter turns, mirrored, stretched, sheared, shifted, and sometimes inverted. New background
+    continues the values at the border.
     """
     b = len(images)
     images = torch.rot90(images, int(torch.randint(4, (), device="cpu")), (2, 3))
@@ -157,10 +157,10 @@ def _between(reach: float, *shape: int) -> Tensor:
 def cifar10(
     root: str | Path = "data", *, train: bool = True, download: bool = False, transform: Transform | None = None
 ) -> Dataset[Any]:
-    """CIFAR-10 through torchvision: `3 32 32` in [0, 1] and a label below 10.
+    """CIFAR-10 from torchvision: `3 32 32` in [0, 1], and a label below 10.
 
     Raises:
-        WeightsError: the files are not there and may not, or cannot, be downloaded.
+        WeightsError: the files are missing and cannot or must not be downloaded.
     """
     return _torchvision_data("CIFAR10", root, train, download, transform)
 
@@ -168,10 +168,10 @@ def cifar10(
 def mnist(
     root: str | Path = "data", *, train: bool = True, download: bool = False, transform: Transform | None = None
 ) -> Dataset[Any]:
-    """MNIST through torchvision: `1 28 28` in [0, 1] and a label below 10.
+    """MNIST from torchvision: `1 28 28` in [0, 1], and a label below 10.
 
     Raises:
-        WeightsError: the files are not there and may not, or cannot, be downloaded.
+        WeightsError: the files are missing and cannot or must not be downloaded.
     """
     return _torchvision_data("MNIST", root, train, download, transform)
 
@@ -186,21 +186,20 @@ def _torchvision_data(
         return data
     except (RuntimeError, OSError) as error:
         raise WeightsError(
-            f"no {name} in {str(root)!r}: {error}; pass download=True where there is a network, "
-            "or copy the files there."
+            f"no {name} in {str(root)!r}: {error}; pass download=True if there is a network, or copy the files there."
         ) from error
 
 
 def channel_stats(data: Dataset[Any] | Iterable[Any]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel over every pixel, in one pass and float64: `c` and `c`.
+    """Compute mean and standard deviation of each channel over all pixels, in one pass and in float64: `c` and `c`.
 
     Args:
-        data: a data set of `c h w` images, or a loader of `b c h w` batches; labels beside them are ignored.
+        data: a data set of images `c h w`, or a loader of batches `b c h w`; labels are ignored.
     Returns:
-        Both NaN for a channel that holds NaN or infinities.
+        Mean and standard deviation; both NaN for a channel with NaN or infinities.
     Raises:
-        ShapeError: no images, another rank, or channels that change on the way.
-        DtypeError: items that are not tensors.
+        ShapeError: no images, another number of axes, or the number of channels changes.
+        DtypeError: an item is not a tensor.
     Example:
         >>> channel_stats([torch.tensor([0.0, 2.0]).view(1, 1, 2)])
         (tensor([1.], dtype=torch.float64), tensor([1.], dtype=torch.float64))

@@ -1,4 +1,4 @@
-"""A net out of a person's own Python file, `net.py:build`, and what goes wrong in that file in one line."""
+"""Load a network from a Python file, `net.py:build`, and report errors of that file in one line."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from .weights import why
 
 
 def file_net(source: str, size: tuple[int, int] | None = None) -> tuple[ModelCard, nn.Module | None]:
-    """The card that a function in a Python file returns, or one for the net that it returns, and that net.
+    """Load the network of a function in a Python file: its card and the network.
 
-    This runs the file's code. Siblings can be imported, also relatively; random numbers begin at seed 0.
+    The file's code runs, with seed 0. It can import files beside it, also relatively.
 
     Args:
         source: `folder/net.py:build`, where `build` needs no arguments.
-        size: height and width of what the net is fed, where the function returns a net. Without it images are taken
-            in the size they have; always in [0, 1], with the channels of the first convolution (3 where there is none).
+        size: height and width of the input, if the function returns a network. Without it images keep their size.
+            Inputs are in [0, 1] and have the channels of the first convolution (3 if there is none).
     Returns:
-        The card, and the net in eval mode as the file made it; None where the file made a card.
+        The card, and the network in evaluation mode; None instead of the network if the function returns a card.
     Raises:
-        FileError: there is no such file, or its code fails; its line is told.
-        OptionError: no such name in it, one that needs arguments, or `size` beside a card.
-        DtypeError: it returns something else.
+        FileError: no such file, or its code fails; the error names the line.
+        OptionError: the file has no such name, the function needs arguments, or `size` is given for a card.
+        DtypeError: the function returns something else.
     """
     path, _, name = source.rpartition(":")
     if not path.endswith(".py"):
-        raise OptionError(f"{source!r} names no function; say {Path(source).name}:NAME, which returns the model.")
+        raise OptionError(f"{source!r} names no function; write {Path(source).name}:NAME, which returns the model.")
     made = _made(path, name)
     if isinstance(made, ModelCard):
         if size is not None:
@@ -130,7 +130,7 @@ def _named(module: ModuleType, name: str, path: str) -> Any:
         inspect.signature(found).bind()
     except TypeError as error:
         raise OptionError(
-            f"{path!r}{_line_of(found, path)}: {name} needs arguments ({why(error)}); name one that needs none."
+            f"{path!r}{_line_of(found, path)}: {name} needs arguments ({why(error)}); choose one that needs none."
         ) from None
     except ValueError:  # not everything tells what it takes; the call will
         pass

@@ -1,4 +1,4 @@
-"""Filters made by hand: what one convolution does to a picture, before any learning."""
+"""Hand-made filters: one convolution without any training."""
 
 from __future__ import annotations
 
@@ -33,15 +33,14 @@ class FilterMaps(NamedTuple):
 class FilterBank(nn.Module):
     """Convolution without bias, ReLU and 2x2 max-pool: `b 1 h w` or `b 3 h w` to all three stages.
 
-    Over a colour image each filter goes as a convolution with the same kernel for red, green and blue does: what it
-    makes of the three planes is summed.
+    On a colour image each filter is applied to red, green and blue, and the three results are summed, as by a
+    convolution with the same kernel for each channel.
 
     Args:
-        filters: `k h w`, any numbers, or `k c h w` with a kernel for each of the image's `c` channels; the default is
-            four 4x4 edges: dark to light towards the right, left, bottom and top.
+        filters: `k h w`, any numbers, or `k c h w` with one kernel per image channel. Default: four 4x4 edge filters,
+            dark to light towards the right, left, bottom and top.
     Raises:
-        ShapeError: `filters` is neither, or is empty; or, when called, images have other channels or are smaller than
-            the filters.
+        ShapeError: `filters` has other axes or is empty; or images have other channels or are smaller than the filters.
         DtypeError: `filters` or images are not real numbers.
     Example:
         >>> bank = FilterBank([SOBEL_X, SOBEL_Y])

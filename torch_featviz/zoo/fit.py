@@ -1,4 +1,4 @@
-"""A plain training loop and an honest evaluation, for any classifier and any loader of (inputs, labels)."""
+"""A training loop and an evaluation for any classifier and any loader of (inputs, labels)."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ _HINT = "a row of scores for each image, 'b n', is needed"
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Evaluation(Displayed):
-    """How a classifier does on a loader.
+    """The result of `evaluate`.
 
-    `loss` is the mean cross entropy, or that of the criterion given, `accuracy` is in [0, 1], `confusion` is `n n`
-    int64 with a row per true class and a column per answer (2 by 2 for a single logit or probability), `logits` is
+    `loss` is the mean cross entropy (or the mean of `criterion`), `accuracy` is in [0, 1], `confusion` is `n n` int64
+    with true classes as rows and predicted classes as columns (2 by 2 for a single logit or probability), `logits` is
     `b n` in the loader's order, as the model returned them.
     """
 
@@ -67,27 +67,28 @@ def fit(
     log: Log | None = None,
     every: int | None = None,
 ) -> TrainingCurves:
-    """Train in place, by cross entropy by default; the model's train and eval flags are put back afterwards.
+    """Train a classifier in place, by default with cross entropy and AdamW; its train and eval flags are restored.
 
     Args:
-        model: gives `b n` logits or probabilities, or a single one for two classes.
-        train_loader: yields inputs and labels: numbers of classes, or one-hot rows.
-        valid_loader: measured after every epoch, never learnt from.
-        epochs: times through the loader.
-        lr: highest rate of a one-cycle schedule with AdamW.
-        optimizer: used instead, at its own constant rate.
-        criterion: the loss, called with the scores as the model returns them and `b` numbers of classes, such as
+        model: returns `b n` logits or probabilities, or a single one for two classes.
+        train_loader: yields inputs and labels: class numbers or one-hot rows.
+        valid_loader: evaluated after every epoch, never trained on.
+        epochs: number of passes over the loader.
+        lr: highest learning rate of a one-cycle schedule with AdamW.
+        optimizer: used instead, with its own constant learning rate.
+        criterion: the loss, called with the model's scores and `b` class numbers, such as
             `nn.CrossEntropyLoss(label_smoothing=0.1)` or a function; a module is moved to the model's device.
-            `nn.MSELoss`, `L1Loss`, `BCEWithLogitsLoss` and their like are given one-hot rows. Validation uses it, too.
+            `nn.MSELoss`, `L1Loss`, `BCEWithLogitsLoss` and similar losses get one-hot rows. Validation uses it, too.
         augment: applied to each batch of training inputs.
-        around: what each step is done in, as `Monitor(model).step`.
-        device: where it is trained: the model is moved there and stays there, and each batch follows. Default: where
-            the model is. What an `optimizer` holds is not moved.
-        progress: a bar on stderr with loss and accuracy as they are.
-        log: given a line after each epoch, as `log=print`:
-            `Epoch 1/10 | loss 1.528 | train 45.2 % | valid 47.1 % | 12.3 s`.
-        every: a line after so many batches, too, with loss and accuracy of these.
+        around: a context manager for each step, such as `Monitor(model).step`.
+        device: the device of the training: the model is moved there and stays there, and each batch is moved. Default:
+            the model's device. The state of an `optimizer` is not moved.
+        progress: show a bar with loss and accuracy.
+        log: called with one line per epoch, for instance `log=print`: `Epoch 1/10 | loss 1.528 | train 45.2 % | valid
+            47.1 % | 12.3 s`.
+        every: also one line per this number of batches, with their loss and accuracy.
     Raises:
+<<<<<<< HEAD
         OptionError: fewer than one epoch, a rate that is not above 0, no parameter that learns, no optimizer, a
             `criterion` that does not take what it is given, `log` that is no function, or `every` below 1 or without
             `log`.
@@ -95,6 +96,14 @@ def fit(
             number.
         DtypeError: a label is no class, the model no module, or the loader a data set or without a length.
         FeatvizError: the loss is no longer finite.
+=======
+        OptionError: fewer than one epoch, a rate that is not above 0, no trainable parameters, `optimizer` is not an
+            optimizer, a `criterion` that does not accept its arguments, `log` that is not a function, or `every` below
+            1 or without `log`.
+        ShapeError: the loader is empty, the model returns no row of scores per image, or `criterion` not one number.
+        DtypeError: a label is not a class, the model is not a module, or the loader is a data set or has no length.
+        FeatvizError: the loss is not finite.
+>>>>>>> f4986b3 (Views, explanations, pictures, networks, atlas: plain English)
     Example:
         >>> data, lines = [(torch.rand(2, 4), torch.tensor([0, 1]))], []
         >>> history = fit(nn.Linear(4, 2), data, epochs=2, progress=False, log=lines.append)
@@ -185,18 +194,18 @@ class _Learn:
 def evaluate(
     model: nn.Module, loader: Loader, *, criterion: Criterion | None = None, augment: Views | None = None
 ) -> Evaluation:
-    """Loss, accuracy and confusion in eval mode; the model's flags are put back afterwards.
+    """Compute loss, accuracy and confusion in evaluation mode; the model's train and eval flags are restored.
 
     Args:
-        model: gives `b n` logits or probabilities, or a single one for two classes; each batch is moved to its device.
-        loader: yields inputs and labels below `n`: numbers of classes, or one-hot rows.
-        criterion: the loss, as for `fit`; default cross entropy.
-        augment: `augment("flip", "crops")`, or any function from images to a list of views: an answer is then the mean
+        model: returns `b n` logits or probabilities, or a single one for two classes; batches are moved to its device.
+        loader: yields inputs and labels below `n`: class numbers or one-hot rows.
+        criterion: the loss, as for `fit`. Default: cross entropy.
+        augment: `augment("flip", "crops")`, or any function from images to a list of views. The answer is then the mean
             of the probabilities over all views of an image, and `logits` holds these means.
     Raises:
-        ShapeError: the loader is empty, the model returns no row of scores for each image, or a view has fewer images.
-        DtypeError: a label is no class, or a view is no tensor.
-        OptionError: a label is of a class that the model does not have.
+        ShapeError: the loader is empty, the model returns no row of scores per image, or a view has fewer images.
+        DtypeError: a label is not a class, or a view is not a tensor.
+        OptionError: a label is not a class of the model.
     """
     device = device_of(model)
     batches, one = [], None
@@ -236,7 +245,7 @@ def _fitting(truth: Tensor, answer: Answer, first: int) -> Tensor:
     if len(beyond := ((truth < 0) | (truth >= n)).nonzero()):
         i = int(beyond[0])
         raise OptionError(
-            f"labels must be from 0 to {n - 1}, as the model's classes, got {int(truth[i])} of item {first + i}."
+            f"labels must be from 0 to {n - 1}, the model's classes, got {int(truth[i])} in item {first + i}."
         )
     return truth
 

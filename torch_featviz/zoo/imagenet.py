@@ -1,4 +1,4 @@
-"""AlexNet, and any other classification net of torchvision by its name."""
+"""AlexNet, and any other classification network of torchvision by its name."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _OLD_DENSENET_KEY = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.
 
 @lru_cache(maxsize=8)
 def torchvision_card(name: str) -> ModelCard:
-    """The card of a torchvision classification net; nothing is downloaded or allocated.
+    """Return the card of a torchvision classification network; nothing is downloaded or allocated.
 
     Args:
-        name: as in `torchvision.models`, for example `"resnet18"`; or with the name of its weights, where it has
-            several, `"resnet50.IMAGENET1K_V1"`. Without it they are those that torchvision calls its default.
+        name: as in `torchvision.models`, for example `"resnet18"`, or with the name of its weights,
+            `"resnet50.IMAGENET1K_V1"`. Default: torchvision's default weights.
     Raises:
-        OptionError: torchvision has no such net or weights; the nearest names are told.
+        OptionError: torchvision has no such network or weights; the error lists the nearest names.
     Example:
         >>> torchvision_card("resnet18").low
         'conv1'

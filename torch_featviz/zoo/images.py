@@ -1,4 +1,4 @@
-"""Image files and PIL images, and the few shapes a net may ask of them."""
+"""Image files and PIL images, converted to the shapes that networks take."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _STRIP = 100  # times the size wanted, before the cut: more would fill the memor
 
 
 def read_image(path: str | Path, mode: Mode = "RGB") -> Tensor:
-    """An image file as `c h w`, float32 in [0, 1], turned as its EXIF tag says.
+    """Read an image file as `c h w`, float32 in [0, 1], rotated by its EXIF tag.
 
     Args:
-        path: any file Pillow can read. Transparent parts become white paper; colours of 16 bits lose the lower 8.
+        path: any file that Pillow can read. Transparent parts become white; 16-bit colours lose their lower 8 bits.
         mode: `"RGB"` for 3 channels, `"L"` for 1.
     Raises:
-        FileError: there is no such file, or it is not an image, or it is cut short.
+        FileError: no such file, or it is not an image or truncated.
         OptionError: another mode.
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -64,7 +64,7 @@ def open_image(path: str | Path) -> Image.Image:
 
 
 def from_pil(image: Image.Image, mode: Mode = "RGB") -> Tensor:
-    """A PIL image of any mode as `c h w`, float32 in [0, 1]; transparent parts become white paper.
+    """Convert a PIL image of any mode to `c h w`, float32 in [0, 1]; transparent parts become white.
 
     Raises:
         OptionError: `mode` is neither `"L"` nor `"RGB"`.
@@ -120,8 +120,8 @@ def as_given(image: Tensor | Image.Image, channels: int) -> Tensor | Image.Image
         low, high = (float(v) for v in batch.detach().aminmax())
         if not (low >= -1e-3 and high <= 1 + 1e-3):
             raise OptionError(
-                f"image must lie in [0, 1], got {low:.4g} to {high:.4g}; divide bytes by 255, or give them as uint8; "
-                "what is normalised already goes to the model as it is."
+                f"image must lie in [0, 1], got {low:.4g} to {high:.4g}; divide bytes by 255, or pass them as uint8; "
+                "pass normalised images to the model itself."
             )
     return to_channels(batch, channels)
 

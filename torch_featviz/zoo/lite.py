@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, whose ImageNet weights come in a Python package: a trained net without a download at run time."""
+"""EfficientNet-Lite0, with ImageNet weights from a Python package: nothing is downloaded at run time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAME = "efficientnet_lite0"
 
 
 def lite0_card() -> ModelCard:
-    """The card of EfficientNet-Lite0 (ReLU6, batch norm, depthwise convolutions; 224x224, 1,000 classes).
+    """Return the card of EfficientNet-Lite0 (ReLU6, batch norm, depthwise convolutions; 224x224, 1,000 classes).
 
     Raises:
         MissingError: its packages are not installed.

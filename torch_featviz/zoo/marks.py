@@ -25,11 +25,11 @@ class Pen(NamedTuple):
 
 
 def draw_mark(label: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """One hand-drawn mark, `116 116` bytes; 0 is black.
+    """Draw one hand-drawn mark, `116 116` bytes; 0 is black.
 
     Args:
         label: 0 draws a circle, 1 a cross.
-        rng: the only source of chance; equal states give equal bytes.
+        rng: the only source of randomness; equal states give equal bytes.
     Example:
         >>> draw_mark(0, np.random.default_rng(0)).shape
         (116, 116)

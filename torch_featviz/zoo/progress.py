@@ -1,4 +1,4 @@
-"""How a training goes: a bar, a line an epoch, and the figures of all epochs."""
+"""Progress of a training: a bar, one line per epoch, and the metrics of all epochs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Log = Callable[[str], object]
 
 @dataclass(frozen=True, repr=False)
 class TrainingCurves:
-    """One number per epoch in each field; those of validation are empty where there was none.
+    """Metrics of a training, one number per epoch in each field; fields of validation are empty without validation.
 
     It prints as a table, and shows as one in a notebook; `curves(vars(history))` draws it.
 
@@ -75,7 +75,7 @@ class Progress:
 
     def __init__(self, epochs: int, batches: int, *, bar: bool, log: Log | None = None, every: int | None = None):
         if log is not None and not callable(log):
-            raise OptionError(f"log must be a function that is given a line, such as print, got {log!r}.")
+            raise OptionError(f"log must be a function that takes a line, such as print, got {log!r}.")
         if every is not None and (every < 1 or log is None):
             raise OptionError(f"every must be at least 1, and needs log=, such as print; got {every} and log={log!r}.")
         self._epochs, self._batches, self._log, self._every = epochs, batches, log, every

@@ -1,4 +1,4 @@
-"""How the XO nets are trained: the settings that make a circle a circle for any hand."""
+"""Training of the XO networks: settings that generalise to other handwriting."""
 
 from __future__ import annotations
 
@@ -30,19 +30,22 @@ def train_xo(
     device: str | torch.device | None = None,
     progress: bool = True,
 ) -> tuple[XONet, TrainingCurves, Evaluation]:
-    """Train an XO net from nothing on 1,700 drawings; the 150 test drawings are used once, at the end.
+    """Train an XO network from random weights on 1,700 drawings, and test it once on 150 others.
 
-    The state after the last epoch is the one that is kept, so nothing is chosen by what was held out.
+    The state after the last epoch is kept, so nothing is selected on held-out data.
 
     Args:
-        seed: of the drawings, the first weights and the order. torch's own generator is left as it was.
-        epochs: times through the 1,700.
-        model: another XO net; its weights are drawn anew. The default is `xo_deep()`.
-        watch: given the net before it learns, says what each step is done in: `lambda net: Monitor(net).step`.
-        device: as in `fit`; of a net that is made here, PyTorch's default device. The weights begin the same on each.
-        progress: bars on stderr.
+        seed: seed of the drawings, the initial weights and the order. torch's global generator is unchanged.
+        epochs: number of passes over the drawings.
+        model: another XO network; its weights are initialised again. Default: `xo_deep()`.
+        watch: called with the network before training, returns a context manager for each step: `lambda net:
+            Monitor(net).step`.
+        device: as for `fit`; for the default network PyTorch's default device. The initial weights are the same on
+            each.
+        progress: show bars.
     Returns:
-        The net in eval mode, its history (validated on another 150), and how it does on the test drawings.
+        The network in evaluation mode, its history (validated on another 150 drawings), and its evaluation on the test
+        drawings.
     Raises:
         OptionError: a negative seed, or fewer than one epoch.
     """

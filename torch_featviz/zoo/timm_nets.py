@@ -1,4 +1,4 @@
-"""Any net of timm by its name, as timm's own configuration says it is fed and read."""
+"""Any network of timm by its name, with the input and classes of timm's own configuration."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ PREFIX = "timm:"
 
 @lru_cache(maxsize=8)
 def timm_card(name: str) -> ModelCard:
-    """The card of a net of timm; nothing is downloaded.
+    """Return the card of a timm network; nothing is downloaded.
 
     Args:
         name: as in `timm.list_models()`, for example `"resnet18"`, with or without a tag (`"resnet18.a1_in1k"`).
     Raises:
-        OptionError: timm has no such net; the nearest names are told.
+        OptionError: timm has no such network; the error lists the nearest names.
         MissingError: timm is not installed.
     """
     timm = needs("timm", repr(PREFIX + name), "torch_featviz[timm]")
@@ -87,6 +87,6 @@ def _pretrained(timm: Any, name: str) -> State:
         state: State = timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:  # of the hub, of the network, of a checksum, each with classes of its own
         raise WeightsError(
-            f"no weights for {PREFIX + name!r}: {why(error)}; download them elsewhere, and pass the file."
+            f"no weights for {PREFIX + name!r}: {why(error)}; download them elsewhere and pass the file."
         ) from error
     return state

@@ -1,4 +1,4 @@
-"""State dicts from a file or an address, and what to say when they cannot be had."""
+"""State dicts from a file or a URL, and clear errors if they cannot be loaded."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def read_state(path: str | Path, key: str | None = None) -> State:
     Raises:
         FileError: there is no such file.
         OptionError: another kind of file.
-        WeightsError: it is corrupt, wants to run code, or holds no named tensors, or several sets of them.
+        WeightsError: it is corrupt, wants to run code, or holds no named tensors, or several state dicts.
         MissingError: reading it needs safetensors, which is not installed.
     """
     path = Path(path)
@@ -52,7 +52,7 @@ def read_state(path: str | Path, key: str | None = None) -> State:
             kind = re.search(r"GLOBAL ([\w.]+)", str(error))
             what = f" ({kind[1]})" if kind else ""
             raise WeightsError(
-                f"{str(path)!r} holds Python objects{what} and not only tensors, and reading it could run code; "
+                f"{str(path)!r} holds Python objects{what} not only tensors, and reading it could run code; "
                 "save model.state_dict() instead."
             ) from error
         raise WeightsError(f"{str(path)!r} is not a file that torch.save wrote, or is corrupt.") from error
@@ -87,7 +87,7 @@ def fetch_state(url: str, name: str) -> State:
         file = url.rsplit("/", 1)[-1]
         raise WeightsError(
             f"no weights for {name!r}: tried {url}, got {why(error)}; "
-            f"download it elsewhere and give the file: load('{file}'), or --weights {file}."
+            f"download it elsewhere and pass the file: load('{file}'), or --weights {file}."
         ) from error
 
 
@@ -133,7 +133,7 @@ def _held(found: Any, source: str, key: str | None) -> State:
         raise WeightsError(f"{source!r} holds no state dict, only {_few(found)}; save model.state_dict().")
     if len(chosen) > 1:
         several = ", ".join(map(repr, chosen))
-        raise WeightsError(f"{source!r} holds several state dicts, {several}; name one: load(path, key={chosen[0]!r}).")
+        raise WeightsError(f"{source!r} holds several state dicts, {several}; use one: load(path, key={chosen[0]!r}).")
     return states[chosen[0]]
 
 
@@ -167,7 +167,7 @@ def _part(state: State, wanted: State, name: str) -> State:
     prefixes = [key.removesuffix(first) for key in state if key.endswith(f".{first}")]
     prefixes = [prefix for prefix in prefixes if all(prefix + key in state for key in wanted)]
     if len(prefixes) > 1:
-        raise WeightsError(f"weights hold {name!r} several times, below {_few(prefixes)}; save the one that is meant.")
+        raise WeightsError(f"weights contain {name!r} several times, under {_few(prefixes)}; save one of them.")
     return {key: state[prefixes[0] + key] for key in wanted} if prefixes else state
 
 

@@ -1,4 +1,4 @@
-"""The nets of the circle-and-cross tutorial: 116x116 grey in, circle or cross out."""
+"""Networks of the circle-and-cross tutorial: 116x116 grey in, circle or cross out."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ INPUT_SIZE = (1, 116, 116)
 
 
 class XONet(nn.Module):
-    """3x3 convolutions, each with ReLU and (usually) 2x2 max-pool, then linear layers: `b 1 h w -> b 2`.
+    """Convolutions 3x3, each with ReLU and (by default) 2x2 max-pool, then linear layers: `b 1 h w -> b 2`.
 
     Args:
-        channels: of the input and after each convolution.
+        channels: channels of the input and after each convolution.
         hidden: sizes of the linear layers before the last.
-        pool: halve after each convolution.
+        pool: max-pool after each convolution.
         size: height and width of the input.
     Raises:
-        OptionError: the input is too small for that many convolutions.
+        OptionError: the input is too small for the number of convolutions.
     Example:
         >>> XONet((1, 9, 5), (1200, 64))(torch.zeros(1, 1, 116, 116)).shape
         torch.Size([1, 2])
