@@ -64,7 +64,7 @@ def test_rows_that_are_not_the_images(method, target):
     words = (
         "must return shape 'b', one value per image"
         if callable(target)
-        else r"shape \([48], 5\) for [12] " r"images?: its rows are not the"
+        else r"shape \([48], 5\) for [12] " r"images?: the first axis must be the"
     )
     if callable(target) and method in ("lrp", "deep_lift", "layer_activation"):
         pytest.skip("what the model calls is told first, or no figure is needed")
@@ -245,7 +245,7 @@ def test_reasons_of_what_cannot_be_told():
         def forward(self, x):
             return 1 / (1 + (-self.net(x)).exp())
 
-    with pytest.raises(OptionError, match="rows do not sum to 1: logits or probabilities"):
+    with pytest.raises(OptionError, match="rows do not sum to 1, which may be logits or probabilities"):
         reasons(Odd(), IMAGES, ["saliency"], faithful=False)
     why = reasons(Odd(), IMAGES, ["saliency"], answer="label_probabilities", faithful=False)
     torch.testing.assert_close(why.probabilities, net_of(3)(IMAGES).detach().sigmoid())

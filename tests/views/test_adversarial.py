@@ -90,7 +90,7 @@ def test_no_sheet_is_wider_or_higher_than_4000(b, side):
     [
         ({"images": torch.rand(33, 3, 8, 8)}, ShapeError, "33 images are too many, a sheet shows 32"),
         ({"images": torch.rand(8, 8)}, ShapeError, "images must be 'b c h w'"),
-        ({"classes": ["a", "b"]}, ShapeError, "classes must have 3 names, one per class of the model, got 2"),
+        ({"classes": ["a", "b"]}, ShapeError, "classes must name 3, as the model returns, got 2"),
         ({"eps": 0}, OptionError, "eps must be above 0"),
         ({"answer": "figures"}, OptionError, "an attack needs classes"),
     ],
