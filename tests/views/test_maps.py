@@ -140,6 +140,11 @@ def test_top_is_by_highest_value_ties_to_the_lowest_channel():
     assert feature_maps(maps, top=99).labels == ("1", "3", "4", "0", "2")
 
 
+def test_channels_of_one_highest_value_stand_by_their_mean():
+    maps = torch.tensor([[6.0, 0, 0], [6, 5, 4], [7, 0, 0], [6, 1, 0]])[:, None]
+    assert feature_maps(maps, top=4).labels == ("2", "1", "3", "0")
+
+
 def test_many_ties_stay_in_order():
     maps = torch.arange(300)[:, None, None] % 2 + torch.zeros(300, 2, 2)
     assert feature_maps(maps, top=200).labels[:150] == tuple(str(i) for i in range(1, 300, 2))

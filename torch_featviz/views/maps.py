@@ -45,7 +45,8 @@ def feature_maps(
             "cross": b}`, drawn side by side, channel by channel, on the same scale.
         layout: where the places are in one image's tokens `n c` or maps `h w c`, as in `acts.layout(name)` or
             `Layout(grid=(14, 14), prefix=1)`. Default: maps are `c h w`.
-        top: draw only this number of channels, those with the highest values, highest first. Default: all in order, or
+        top: draw only this number of channels, those with the highest values, highest first, equal ones by
+            their mean. Default: all in order, or
             as many as fit on a sheet of 4,000 pixels a side.
         per: `"kernel"`: one scale per map; `"layer"`: one scale for all maps shown.
         scale: how values become colours, instead of `per`; it is fitted to all maps, shown or not.
@@ -78,7 +79,7 @@ def feature_maps(
         side = SIDE - min(_NAME, widest(named))  # names that are wider than their images stand upright
         room, columns = arranged(channels, height, width, ends, lines=2 if ends else 1, group=images, side=side)
     top = room if room < channels else top
-    order = peak.argsort(descending=True, stable=True)[:top] if top else torch.arange(channels, device=stack.device)
+    order = _strongest(stack, peak)[:top] if top else torch.arange(channels, device=stack.device)
     numbers = order.tolist()
     shown = stack[order]
     if per == "layer":
@@ -222,6 +223,12 @@ def _peaks(stack: Tensor) -> tuple[Tensor, Tensor]:
     flat = stack.flatten(1)
     peak = flat.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf).amax(1)
     return peak, (peak <= 0) & ~flat.isnan().any(1)
+
+
+def _strongest(stack: Tensor, peak: Tensor) -> Tensor:
+    """The channels by their highest value; equal ones, as where ReLU6 cuts all off at 6, by their mean."""
+    by_mean = stack.flatten(1).nan_to_num(0, 0, 0).mean(1).argsort(descending=True, stable=True)
+    return by_mean[peak[by_mean].argsort(descending=True, stable=True)]
 
 
 def _notes(shown: int, channels: int, *, dead: int, faint: int) -> tuple[str, ...]:
