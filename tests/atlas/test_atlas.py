@@ -305,7 +305,7 @@ def test_a_page_is_never_larger_than_asked_for(megabytes):
     model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), *(nn.Conv2d(64, 64, 3) for _ in range(8))).eval()
     page = atlas(model, torch.rand(2, 3, 60, 60), megabytes=megabytes)
     assert megabytes * 0.5e6 <= len(page.html.encode()) <= megabytes * 1e6
-    assert any(f"stays below {megabytes} MB" in line for line in page.left_out)
+    assert any(f"keep the page below {megabytes} MB" in line for line in page.left_out)
 
 
 def test_too_small_a_page():
