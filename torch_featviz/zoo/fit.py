@@ -69,46 +69,36 @@ def fit(
 ) -> TrainingCurves:
     """Train a classifier in place, by default with cross entropy and AdamW; its train and eval flags are restored.
 
-        Args:
-            model: returns `b n` logits or probabilities, or a single one for two classes.
-            train_loader: yields inputs and labels: class numbers or one-hot rows.
-            valid_loader: evaluated after every epoch, never trained on.
-            epochs: number of passes over the loader.
-            lr: highest learning rate of a one-cycle schedule with AdamW.
-            optimizer: used instead, with its own constant learning rate.
-            criterion: the loss, called with the model's scores and `b` class numbers, such as
-                `nn.CrossEntropyLoss(label_smoothing=0.1)` or a function; a module is moved to the model's device.
-                `nn.MSELoss`, `L1Loss`, `BCEWithLogitsLoss` and similar losses get one-hot rows. Validation uses it, too.
-            augment: applied to each batch of training inputs.
-            around: a context manager for each step, such as `Monitor(model).step`.
-            device: the device of the training: the model is moved there and stays there, and each batch is moved. Default:
-                the model's device. The state of an `optimizer` is not moved.
-            progress: show a bar with loss and accuracy.
-            log: called with one line per epoch, for instance `log=print`: `Epoch 1/10 | loss 1.528 | train 45.2 % | valid
-                47.1 % | 12.3 s`.
-            every: also one line per this number of batches, with their loss and accuracy.
-        Raises:
-    <<<<<<< HEAD
-            OptionError: fewer than one epoch, a rate that is not above 0, no parameter that learns, no optimizer, a
-                `criterion` that does not take what it is given, `log` that is no function, or `every` below 1 or without
-                `log`.
-            ShapeError: the loader is empty, the model returns no row of scores for each image, or `criterion` not one
-                number.
-            DtypeError: a label is no class, the model no module, or the loader a data set or without a length.
-            FeatvizError: the loss is no longer finite.
-    =======
-            OptionError: fewer than one epoch, a rate that is not above 0, no trainable parameters, `optimizer` is not an
-                optimizer, a `criterion` that does not accept its arguments, `log` that is not a function, or `every` below
-                1 or without `log`.
-            ShapeError: the loader is empty, the model returns no row of scores per image, or `criterion` not one number.
-            DtypeError: a label is not a class, the model is not a module, or the loader is a data set or has no length.
-            FeatvizError: the loss is not finite.
-    >>>>>>> f4986b3 (Views, explanations, pictures, networks, atlas: plain English)
-        Example:
-            >>> data, lines = [(torch.rand(2, 4), torch.tensor([0, 1]))], []
-            >>> history = fit(nn.Linear(4, 2), data, epochs=2, progress=False, log=lines.append)
-            >>> [line.split(" | ")[0] for line in lines]
-            ['Epoch 1/2', 'Epoch 2/2']
+    Args:
+        model: returns `b n` logits or probabilities, or a single one for two classes.
+        train_loader: yields inputs and labels: class numbers or one-hot rows.
+        valid_loader: evaluated after every epoch, never trained on.
+        epochs: number of passes over the loader.
+        lr: highest learning rate of a one-cycle schedule with AdamW.
+        optimizer: used instead, with its own constant learning rate.
+        criterion: the loss, called with the model's scores and `b` class numbers, such as
+            `nn.CrossEntropyLoss(label_smoothing=0.1)` or a function; a module is moved to the model's device.
+            `nn.MSELoss`, `L1Loss`, `BCEWithLogitsLoss` and similar losses get one-hot rows. Validation uses it, too.
+        augment: applied to each batch of training inputs.
+        around: a context manager for each step, such as `Monitor(model).step`.
+        device: the device of the training: the model is moved there and stays there, and each batch is moved. Default:
+            the model's device. The state of an `optimizer` is not moved.
+        progress: show a bar with loss and accuracy.
+        log: called with one line per epoch, for instance `log=print`:
+            `Epoch 1/10 | loss 1.528 | train 45.2 % | valid 47.1 % | 12.3 s`.
+        every: also one line per this number of batches, with their loss and accuracy.
+    Raises:
+        OptionError: fewer than one epoch, a rate that is not above 0, no trainable parameters, `optimizer` is not an
+            optimizer, a `criterion` that does not accept its arguments, `log` that is not a function, or `every` below
+            1 or without `log`.
+        ShapeError: the loader is empty, the model returns no row of scores per image, or `criterion` not one number.
+        DtypeError: a label is not a class, the model is not a module, or the loader is a data set or has no length.
+        FeatvizError: the loss is not finite.
+    Example:
+        >>> data, lines = [(torch.rand(2, 4), torch.tensor([0, 1]))], []
+        >>> history = fit(nn.Linear(4, 2), data, epochs=2, progress=False, log=lines.append)
+        >>> [line.split(" | ")[0] for line in lines]
+        ['Epoch 1/2', 'Epoch 2/2']
     """
     if epochs < 1 or lr <= 0:
         raise OptionError(f"epochs must be at least 1 and lr above 0, got {epochs} and {lr}.")
