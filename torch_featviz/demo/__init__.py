@@ -94,7 +94,7 @@ def demo(
     state = digest_of(seed, str(device), files=[path for path in known if path.exists()])
     made = Made(drawn / RECORD, state)
     accuracy = made.accuracy if made.accuracy is not None else late.learnt.result.accuracy
-    print(f"Held-out accuracy: {accuracy:.1%} of {len(XO('test', seed))} drawings that it never saw.")
+    print(f"Held-out accuracy: {100 * accuracy:.1f} % of {len(XO('test', seed))} drawings that it never saw.")
     makes: dict[str, Callable[[], bytes]] = {
         **{name: partial(_drawn, draw, late) for name, draw in sheets().items()},
         **{name: (drawn / name).read_bytes for name in TRAINING if (drawn / name).exists()},
