@@ -18,8 +18,7 @@ cat = info.preprocess(Image.fromarray(data.chelsea()))
 
 with torch.no_grad(), fv.capture(model, ["_swish", "_blocks.12._swish"]) as acts:
     model(cat)
-fires = fv.Scale(vmin=0)  # after a ReLU nothing is below 0
-fv.feature_maps(acts["_swish#1"][0], top=12, ncols=6, scale=fires, title="What the first layer makes of a cat")
+fv.feature_maps(acts["_swish#1"][0], top=12, ncols=6, title="What the first layer makes of a cat")
 
 # %%
 # Each map shows edges of one direction, and channel 6 the dark parts. The number above a map is its channel. Capturing
@@ -32,16 +31,16 @@ for layer, output in acts.items():
 # %%
 # Late maps are small and selective. These are the 12 strongest of 1,152.
 
-fv.feature_maps(acts["_blocks.12._swish#2"][0], top=12, ncols=6, scale=fires, title="A late layer")
+fv.feature_maps(acts["_blocks.12._swish#2"][0], top=12, ncols=6, title="A late layer")
 
 # %%
-# Two images side by side, on one scale: which channels distinguish them?
+# Two images side by side, which channels distinguish them?
 
 both = {"cat": cat, "astronaut": info.preprocess(Image.fromarray(data.astronaut()))}
 with torch.no_grad(), fv.capture(model, "_swish") as acts:
     model(torch.cat(list(both.values())))
 maps = dict(zip(both, acts["_swish#1"], strict=True))
-fv.feature_maps(maps, top=6, ncols=2, scale=fires, title="A cat and an astronaut")
+fv.feature_maps(maps, top=6, ncols=2, title="A cat and an astronaut")
 
 # %%
 # From the shell: ``featviz maps efficientnet_lite0 --image cat.jpg --layer _conv_stem --top 12``.
