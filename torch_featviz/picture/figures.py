@@ -61,8 +61,8 @@ def fit(name: str, limit: int, size: int, *, bold: bool = False) -> str:
     """A name on one line of a figure, as matplotlib can draw it, at most `limit` pixels wide at this size in pixels.
 
     Example:
-        >>> fit("golden retriever\\nsecond line", 120, 12)
-        'golden re…ond line'
+        >>> fit("golden retriever\\nfirst litter", 120, 12)
+        'golden ret…st litter'
     """
     return shorten(faces.legible(name, bold=bold, outlines=True), limit, size, bold)
 

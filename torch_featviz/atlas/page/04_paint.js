@@ -15,11 +15,11 @@ const RAMPS = { signed: palette(DATA.palettes.signed), positive: palette(DATA.pa
 const paletteOf = ({ symmetric }) => (symmetric ? "signed" : "positive");
 
 /** A function from value to pixel; what a `marked` scale clips has colours of its own, any other draws it at its end. */
-function colours({ symmetric, vmin, vmax, marked = false }) {
+function colours({ symmetric, vmin, vmax, marked: clips = false }) {
   const name = paletteOf({ symmetric });
   const ramp = RAMPS[name];
   const [nan, infinite, minus, above, below] = ["nan", "inf", "-inf", "above", "below"].map((word) => hexPixel(DATA.reserved[name][word]));
-  const [low, high] = marked ? limits({ vmin, vmax }) : [-Infinity, Infinity];
+  const [low, high] = clips ? extent({ vmin, vmax }) : [-Infinity, Infinity];
   const last = ramp.length - 1;
   const factor = vmax > vmin ? last / (vmax - vmin) : 0;
   const flat = vmax > vmin ? 0 : symmetric ? last / 2 : 0;
@@ -34,7 +34,7 @@ function colours({ symmetric, vmin, vmax, marked = false }) {
 }
 
 /** What is beyond these is clipped: the ends of a scale, and what float16 rounds. */
-function limits({ vmin, vmax }) {
+function extent({ vmin, vmax }) {
   const rounding = Math.max(Math.abs(vmin), Math.abs(vmax)) * 2 ** -10;
   return [vmin - rounding, vmax + rounding];
 }
@@ -87,7 +87,7 @@ function sortedFinite(planes) {
 }
 
 /** So many of a number of values are a share of them. */
-const rank = (share, count) => Math.max(1, Math.ceil(share * count - 1e-9));
+const rank = (share, total) => Math.max(1, Math.ceil(share * total - 1e-9));
 
 /** The end of sorted sizes. */
 function farthest(sizes) {

@@ -129,7 +129,7 @@ function clippedOf(layer) {
   let total = 0;
   layer.maps.channels.forEach((_, i) => {
     const scale = scaleOf(i);
-    const [low, high] = limits(scale);
+    const [low, high] = extent(scale);
     const counts = odd[paletteOf(scale)];
     for (const { plane } of walk.loaded)
       for (const value of plane(i)) {

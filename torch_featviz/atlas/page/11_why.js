@@ -70,8 +70,8 @@ function reasonSize(methods, classes) {
   return larger <= Math.min(wide, 1.4 * room) ? larger : room;
 }
 
-function reasonCell(entry, chosen, side) {
-  const { frame, box, size } = framed(entry.image, side);
+function reasonCell(entry, chosen, pixels) {
+  const { frame, box, size } = framed(entry.image, pixels);
   const canvas = h("canvas", { class: "over" });
   resize(canvas, ...size);
   canvas.style.opacity = state.alpha;
