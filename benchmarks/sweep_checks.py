@@ -314,10 +314,14 @@ class _Functions(TorchFunctionMode):
 
 def _overview(built: Built, _: _Witness, memory: Memory) -> str:
     picture = fv.overview(
-        built.net, built.images, additional_forward_args=built.args or None, keywords=built.keywords or None
+        built.net,
+        built.images,
+        limit=None,
+        additional_forward_args=built.args or None,
+        keywords=built.keywords or None,
     )
     memory.stop()
-    drawn = [_Cell.of(label) for label in picture.labels]
+    drawn = [_Cell.of(label, caption) for label, caption in zip(picture.labels, picture.captions, strict=True)]
     high, wide = built.images.shape[2:]
     for cell in drawn:
         rows, columns = cell.size
@@ -332,11 +336,11 @@ class _Cell(NamedTuple):
     size: tuple[int, int]
 
     @classmethod
-    def of(cls, label: str) -> _Cell:
-        found = re.fullmatch(r"(\S+)  (\d+)×(\d+)  ±.*", label)
+    def of(cls, label: str, caption: str) -> _Cell:
+        found = re.fullmatch(r"(\d+)×(\d+)  .+", caption)
         if found is None:
-            raise Wrong(f"a cell is called {label!r}")
-        return cls(found[1], (int(found[2]), int(found[3])))
+            raise Wrong(f"below a cell stands {caption!r}")
+        return cls(label.split(maxsplit=1)[0], (int(found[1]), int(found[2])))
 
 
 # Kernels, beside impulses

@@ -102,7 +102,7 @@ def equal(a, b):
 
 @pytest.mark.parametrize("name", calls.CALLS)
 def test_what_runs_a_model(same, name, request):
-    if name == "attribute integrated_gradients" and "meta" in request.node.name:
+    if name in ("attribute integrated_gradients", "look") and "meta" in request.node.name:
         pytest.skip("Captum makes the sizes of its steps on the default device, and moves them from there")
     if name == "launches" and torch.__version__ < (2, 7):
         pytest.skip("its autograd asks for a GPU that is there")
@@ -154,13 +154,13 @@ OPTIONS = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:These are frozen")
+@pytest.mark.filterwarnings("ignore:These parameters are frozen")
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_training_that_is_watched(same, name):
     same(lambda _: trained(OPTIONS[name])(frozen()))
 
 
-@pytest.mark.filterwarnings("ignore:These are frozen")
+@pytest.mark.filterwarnings("ignore:These parameters are frozen")
 def test_a_training_that_is_written(same, tmp_path):
     folders = iter([tmp_path / "first", tmp_path / "second"])
 

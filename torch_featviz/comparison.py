@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from torch_featviz.bench import Ratio, interleaved
+from torch_featviz.displayed import Displayed
 from torch_featviz.errors import FeatvizError, OptionError, ShapeError
 from torch_featviz.inspect import Summary, summary
 from torch_featviz.model.inputs import Inputs, as_batch, device_of
@@ -30,8 +31,8 @@ BATCH = 64  # images at most that are timed at once
 _RIGHT = range(1, 7)  # columns of numbers
 
 
-@dataclass(frozen=True)
-class Compared:
+@dataclass(frozen=True, repr=False)
+class Compared(Displayed):
     """One network of a `Comparison`.
 
     Args:

@@ -35,7 +35,7 @@ def html_table(heading: Row, rows: Sequence[Row], *, right: Collection[int] = ()
     """The same as HTML.
 
     Example:
-        >>> html_table(["net"], [["a < b"]])[-31:]
+        >>> html_table(["net"], [["a < b"]])[-34:]
         'a &lt; b</td></tr></tbody></table>'
     """
 

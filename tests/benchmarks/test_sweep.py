@@ -117,7 +117,8 @@ def test_a_refusal_where_there_is_a_gradient_is_seen(built, monkeypatch):
 
 @pytest.mark.parametrize("size", ["8×192", "24×16", "16×8"])
 def test_a_strip_is_seen(monkeypatch, built, size):
-    monkeypatch.setattr(fv, "overview", lambda *_, **__: SimpleNamespace(labels=("a  16×24  ±1", f"b  {size}  ±0.5")))
+    drawn = SimpleNamespace(labels=("a  Conv2d", "b  Conv2d"), captions=("16×24  ±1", f"{size}  ±0.5"))
+    monkeypatch.setattr(fv, "overview", lambda *_, **__: drawn)
     assert sweep_checks.look_at(built)["overview"][:2] == ("wrong", f"b is drawn as {size} of 32×48")
 
 

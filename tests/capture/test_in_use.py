@@ -185,7 +185,7 @@ def test_the_error_says_what_to_capture():
         stats["attention.out_proj"]
     with pytest.raises(LayerError, match=match):
         FeatureExtractor(model, ["attention.out_proj"])(torch.randn(3, 6))
-    with pytest.raises(LayerError, match=r"layer 'spare\.out_proj' did not run; the forward never called it"):
+    with pytest.raises(LayerError, match=r"layer 'spare\.out_proj' did not run: the model's forward never called it\."):
         FeatureExtractor(model, ["spare.out_proj"])(torch.randn(3, 6))
 
 

@@ -483,7 +483,9 @@ def test_only_names_are_read():
     model = nn.Sequential(nn.Linear(1, 1))
     with capture(model) as acts:
         model(torch.ones(1, 1))
-    with pytest.raises(LayerError, match="read by layer name, got 0"):
+    with pytest.raises(
+        LayerError, match=r"the key must be a layer name, got 0; list\(acts\) shows the layers that ran\."
+    ):
         acts[0]
 
 

@@ -118,7 +118,7 @@ def test_arguments_that_make_no_sense(arguments, capsys):
         (["why", "xo", "--random", "--image", "IMAGE", "--class", "2"], "xo has no class '2'.* It has 2"),
         (["why", "xo", "--random", "--image", "IMAGE", "--method", "cam"], "no method 'cam'; there are saliency"),
         (["units", "xo", "--random", "--data", "nowhere"], "'nowhere' has no images"),
-        (["units", "xo", "--random", "--data", "FOLDER", "--layer", "classifier.fc1"], "no map"),
+        (["units", "xo", "--random", "--data", "FOLDER", "--layer", "classifier.fc1"], "not a map"),
         (["bench", "xo", "--batch", "0"], "--batch must be at least 1, got 0"),
         (
             ["atlas", "xo", "--random", "--image", "IMAGE", "--training", "nowhere"],

@@ -339,15 +339,19 @@ def test_in_bfloat16(method):
         ({"method": "saliency", "n_steps": 3}, OptionError, "saliency has no option 'n_steps'; it takes abs"),
         ({"method": "saliency", "layer": "0"}, OptionError, "saliency uses no layer"),
         ({"target": 3}, OptionError, r"target must be from 0 to 2, got \[3\]"),
-        ({"target": [0, 1]}, ShapeError, "one class or 4"),
+        ({"target": [0, 1]}, ShapeError, r"target must be one class, or 4 classes, one per image; got shape \(2,\)\."),
         ({"target": 0.5}, DtypeError, "target must be a class number"),
         (
             {"target": lambda output: output},
             ShapeError,
-            r"must return shape 'b', one value per image, " r"one for each image, got \(1, 3\)",
+            r"must return shape 'b', one value per image, got \(1, 3\)",
         ),
         ({"target": lambda output: 1.0}, DtypeError, "must return a tensor 'b' of floats, got float"),
-        ({"layer": "8"}, ShapeError, r"layer '8' returns shape \(4, 3\), no map"),
+        (
+            {"layer": "8"},
+            ShapeError,
+            r"layer '8' returns shape \(4, 3\), not a map of the images; choose a convolution, or pass",
+        ),
         ({"layer": "nope"}, LayerError, "no layer 'nope'"),
         ({"internal_batch_size": 0}, OptionError, "at least 1, got 0"),
         ({"target": lambda output: output.detach()[:, 0]}, OptionError, "no gradient reaches the model's output"),
@@ -415,7 +419,10 @@ def test_lrp_names_the_layer_that_is_called_twice():
 def test_models_that_cannot_be_explained():
     with pytest.raises(LayerError, match="has no feature map that its answer depends on; choose one"):
         attribute(nn.Sequential(nn.Flatten(), nn.Linear(128, 2)), IMAGES)
-    with pytest.raises(LayerError, match="layer '0' of Sequential is lazy and was never called"):
+    with pytest.raises(
+        LayerError,
+        match=r"layer '0' of Sequential is lazy and has no weights yet; run the model once on an input first\.",
+    ):
         attribute(nn.Sequential(nn.LazyConv2d(2, 3)), IMAGES)
 
     class Rounds(nn.Module):
@@ -511,7 +518,9 @@ def test_rectifiers_out_of_reach_are_refused(method):
 
 def test_targets_must_be_as_many_as_images_however_they_are_cut():
     for options in ({"method": "smoothgrad"}, {"internal_batch_size": 2}):
-        with pytest.raises(ShapeError, match="one class or 4, one for each image"):
+        with pytest.raises(
+            ShapeError, match=r"target must be one class, or 4 classes, one per image; got shape \(2,\)\."
+        ):
             attribute(tiny(), IMAGES, target=[0, 1], **options)
     by_array = attribute(tiny(), IMAGES, target=np.array([0, 1, 2, 0]), internal_batch_size=3)
     assert by_array.classes.tolist() == [0, 1, 2, 0]

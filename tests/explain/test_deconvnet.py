@@ -483,14 +483,26 @@ IMAGES = torch.zeros(1, 3, 16, 16)
 WRONG = {
     "row": (("0", [(0, 14, 0)]), OptionError, r"unit \(0, 14, 0\) is outside.*rows 0 to 13 and columns 0 to 13"),
     "negative": (("0", [(0, 1, -1)]), OptionError, r"unit \(0, 1, -1\) is outside"),
-    "channel": (("0", [4]), OptionError, "layer '0' has channels 0 to 3, got 4"),
-    "below": (("0", [(-1, 0, 0)]), OptionError, "channels 0 to 3, got -1"),
-    "pair": (("0", [(1, 2)]), OptionError, r"a unit is a channel or \(channel, row, column\), got \(1, 2\)"),
-    "ambiguous": (("0", (1, 2, 3)), OptionError, r"may be one unit or three channels; say \[\(1, 2, 3\)\]"),
-    "words": (("0", ["1"]), DtypeError, "whole numbers"),
-    "fraction": (("0", [1.5]), DtypeError, "whole numbers"),
+    "channel": (("0", [4]), OptionError, r"layer '0' has channels 0 to 3, got channel 4\."),
+    "below": (("0", [(-1, 0, 0)]), OptionError, r"layer '0' has channels 0 to 3, got channel -1\."),
+    "pair": (("0", [(1, 2)]), OptionError, r"a unit must be a channel or \(channel, row, column\), got \(1, 2\)\."),
+    "ambiguous": (
+        ("0", (1, 2, 3)),
+        OptionError,
+        r"units=\(1, 2, 3\) may be one unit or three channels; pass \[\(1, 2, 3\)\] for one unit or \[1, 2, 3\] for",
+    ),
+    "words": (("0", ["1"]), DtypeError, r"units must be integers: channels or \(channel, row, column\), got \['1'\]\."),
+    "fraction": (
+        ("0", [1.5]),
+        DtypeError,
+        r"units must be integers: channels or \(channel, row, column\), got \['1'\]\.",
+    ),
     "none": (("0", []), ShapeError, "got 0 units for 1 images"),
-    "linear": (("3", [0]), ShapeError, r"layer '3' returns shape \(1, 5\).*no map 'b k h w'"),
+    "linear": (
+        ("3", [0]),
+        ShapeError,
+        r"layer '3' returns shape \(1, 5\) for one image, not a map 'b k h w'; choose a convolution\.",
+    ),
     "name": (("7", [0]), LayerError, "no layer '7'"),
 }
 

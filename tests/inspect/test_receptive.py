@@ -478,7 +478,7 @@ def test_refusals():
     twice = Function(lambda m, x: m.a(m.a(x)), a=conv(2, 1, 1, 3))
     with pytest.raises(LayerError, match=r"'a' ran 2 times in one forward"):
         receptive_field(twice, "a", (9, 9))
-    with pytest.raises(ShapeError, match=r"layer 'a' returns a tuple, no map"):
+    with pytest.raises(ShapeError, match=r"layer 'a' returns a tuple, not a map; choose a convolution\."):
         receptive_field(Function(lstm, a=nn.LSTM(12, 4, batch_first=True)), "a", (3, 4), channels=2)
     flat = Function(lambda m, x: torch.round(m.a(x)).detach(), a=conv(2, 1, 1, 3))
     with pytest.raises(OptionError, match=r"no gradient flows from layer 'end'"):

@@ -100,10 +100,22 @@ def test_kinds(scores, options, kind):
 @pytest.mark.parametrize(
     ("scores", "said", "words"),
     [
-        ([[0.98, 0.95]], None, r"from 0\.95 to 0\.98 and rows do not sum to 1: .*'label_probabilities'"),
-        ([[0.98]], None, r"from 0\.98 to 0\.98: logits or probabilities\? .*answer='logits' or answer='probabilities'"),
+        (
+            [[0.98, 0.95]],
+            None,
+            r"scores lie from 0\.95 to 0\.98 and rows do not sum to 1, which may be logits or probabilities; set",
+        ),
+        (
+            [[0.98]],
+            None,
+            r"scores lie from 0\.98 to 0\.98, which may be logits or probabilities; set answer='logits' or",
+        ),
         ([[2.0, 0.0]], "probabilities", r"answer='probabilities', but the scores lie from 0 to 2; .* answer='logits'"),
-        ([[2.0, 0.0]], "label_probabilities", "'label_logits' may"),
+        (
+            [[2.0, 0.0]],
+            "label_probabilities",
+            "answer='label_probabilities', but the scores lie from 0 to 2; scores outside 0 to 1 need",
+        ),
         ([[0.9, 0.8]], "probabilities", r"a row sums to 1\.7 instead of 1; .* answer='label_probabilities'"),
         ([[0.9, 0.8]], "chances", "answer must be one of logits, probabilities, .* got 'chances'"),
     ],
@@ -151,9 +163,14 @@ def test_scores_are_found_in_what_a_model_returns(output):
             torch.zeros(3),
             1,
             ShapeError,
-            r"returns shape \(3,\) for 1 image: its rows are not the images. .*flatten\(1\)",
+            r"the model returns shape \(3,\) for 1 image: the first axis must be the batch\. Keep the batch axis,",
         ),
-        (torch.zeros(8, 5), 2, ShapeError, r"shape \(8, 5\) for 2 images: its rows are not the images"),
+        (
+            torch.zeros(8, 5),
+            2,
+            ShapeError,
+            r"the model returns shape \(8, 5\) for 2 images: the first axis must be the batch\. Keep the batch axis,",
+        ),
         (torch.zeros(2, 5), 8, ShapeError, r"shape \(2, 5\) for 8 images"),
         (torch.zeros(2, 5, 4, 4), 2, ShapeError, r"shape \(2, 5, 4, 4\); pass target= a callable"),
         (torch.zeros(()), 2, ShapeError, r"shape \(\); pass target="),

@@ -124,9 +124,13 @@ def test_a_shared_module_is_known_by_its_first_name_and_found_by_all():
         ),
         ("nothing.*", LayerError, r"no layer 'nothing.\*' in Sequential; it has 0, 0.0, .*, 3, 4\.$"),
         ([nn.Conv3d], LayerError, r"no layer of type Conv3d in Sequential; it has .*Conv2d \(3\)"),
-        (nn.Linear(1, 1), LayerError, "this Linear is no layer of the Sequential given"),
+        (
+            nn.Linear(1, 1),
+            LayerError,
+            r"this Linear object is not a layer of Sequential; pass one of model\.modules\(\)\.",
+        ),
         ([], OptionError, "layers is empty; give at least one layer"),
-        ([3], DtypeError, "a layer is a name, a glob, a module type or a module, got 3"),
+        ([3], DtypeError, r"a layer must be a name, a glob, a module type or a module, got 3\."),
     ],
 )
 def test_wrong_layers_leave_the_model_alone(layers, error, message, instance_state):

@@ -468,7 +468,10 @@ def test_what_cannot_be_copied_is_named():
     for kind, said in ((Itself, "its copy holds the model's own modules"), (Refuses, "use a state dict")):
         with pytest.raises(DtypeError, match=rf"layer '1' \({kind.__name__}\) cannot be copied.*{said}"):
             twin(nn.Sequential(net, kind()))
-    with pytest.raises(LayerError, match=r"layer '1\.0' of Sequential is lazy and was never called"):
+    with pytest.raises(
+        LayerError,
+        match=r"layer '1\.0' of Sequential is lazy and has no weights yet; run the model once on an input first\.",
+    ):
         twin(nn.Sequential(nn.ReLU(), nn.Sequential(nn.LazyLinear(3))))
     with pytest.raises(DtypeError, match=r"model must be a torch\.nn\.Module, got Tensor"):
         twin(X)

@@ -170,7 +170,10 @@ def test_a_file_that_is_not_of_this_pass(tmp_path):
     images, file, net = pictures(40), tmp_path / "state.pt", build()
     top_patches(net, loader(images), LAYER, resume=file)
     for options, match in (
-        ({"layer": "2"}, "is of another pass \\(layers=\\['3'\\], not \\['2'\\]\\); delete it"),
+        (
+            {"layer": "2"},
+            r"belongs to another pass \(layers=\['3'\], not \['2'\]\); delete it, or give resume= another name\.",
+        ),
         ({"layer": LAYER, "k": 3}, "k=9, not 3"),
     ):
         with pytest.raises(OptionError, match=match):
@@ -332,7 +335,7 @@ def test_a_dataset_that_does_not_give_the_same_image_again():
 @pytest.mark.parametrize("channels", [6, -1, [0, 9], []], ids=str)
 def test_channels_that_are_not_there(channels):
     best = top_patches(build(), loader(pictures(10)), LAYER)
-    with pytest.raises(OptionError, match="channels must be from 0 to 5, one at least, got"):
+    with pytest.raises(OptionError, match=r"channels must be one or more numbers from 0 to 5, got \[0, 9\]\."):
         best.patches(channels)
 
 
@@ -387,7 +390,10 @@ def test_a_dataset_without_numbers():
 
 def test_layers_that_cannot_be_looked_at():
     images = loader(pictures(10))
-    with pytest.raises(ShapeError, match=r"layer '5' returns shape \(1, 3\), no map 'b c h w'; give a convolution"):
+    with pytest.raises(
+        ShapeError,
+        match=r"layer '5' returns shape \(1, 3\), not a map 'b c h w'; choose a convolution or a layer after one\.",
+    ):
         top_patches(build(), images, "5")
     with pytest.raises(LayerError, match="no layer '9'"):
         top_patches(build(), images, "9")
@@ -407,7 +413,9 @@ def test_loaders_that_cannot_be_used():
     for empty in ([], iter([]), loader(images, sampler=[])):
         with pytest.raises(ShapeError, match="loader yields no images"):
             top_patches(net, empty, LAYER)
-    with pytest.raises(OptionError, match=r"order is that of RandomSampler, .*shuffle=False"):
+    with pytest.raises(
+        OptionError, match="the DataLoader must read images in a known order, but uses RandomSampler; pass one with"
+    ):
         top_patches(net, loader(images, shuffle=True), LAYER)
     with pytest.raises(OptionError, match="order is that of WeightedRandomSampler"):
         top_patches(net, loader(images, sampler=weighted), LAYER)

@@ -107,7 +107,7 @@ def test_what_a_unit_sees_is_where_its_gradient_is(name, size):
         values, numbers = planes.amax(1).topk(K)
         assert best.images[channel].tolist() == numbers.tolist()
         torch.testing.assert_close(best.values[channel].float(), values)
-        drawn = [untile(cell, n=K, ncols=2) for cell in sheet.cells[2 * channel : 2 * channel + 2]]
+        drawn = [untile(cell, n=K, ncols=K) for cell in sheet.cells[2 * channel : 2 * channel + 2]]
         for i, number in enumerate(numbers.tolist()):
             place = divmod(int(planes[number].argmax()), w)
             assert tuple(best.places[channel, i].tolist()) == place
@@ -135,7 +135,7 @@ def test_a_channel_alone_is_projected_from_its_strongest_place(name):
     k, h, w = maps.shape
     with pytest.raises(OptionError, match=rf"rows 0 to {h - 1} and columns 0 to {w - 1}"):
         deconvnet(net, images, "end", [(0, h, 0)])
-    with pytest.raises(OptionError, match=rf"has channels 0 to {k - 1}, got {k}"):
+    with pytest.raises(OptionError, match=rf"has channels 0 to {k - 1}, got channel {k}"):
         deconvnet(net, images, "end", k)
 
 
@@ -176,7 +176,10 @@ def test_calls_of_a_layer_that_runs_twice():
 def test_tokens_are_no_map():
     net = Net(lambda m, x: m.l(m.a(x).flatten(2).transpose(1, 2)))
     images = torch.rand(2, 1, 12, 21)
-    with pytest.raises(ShapeError, match=r"layer 'end' returns shape \(1, 100, 5\), no map 'b c h w'"):
+    with pytest.raises(
+        ShapeError,
+        match=r"layer 'end' returns shape \(1, 100, 5\), not a map 'b c h w'; choose a convolution or a layer after",
+    ):
         top_patches(net, [images], "end")
     with pytest.raises(ShapeError, match="layer 'end' returns no map, its units have no place"):
         receptive_field(net, "end", (12, 21), channels=1).box(0, 0)

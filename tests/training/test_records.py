@@ -61,7 +61,8 @@ def test_the_first_broken_step_between_two_looks_is_named():
     assert "At step 10 all values are finite again." in found.text
     (found,) = told(break_gradient={7}, log=False)
     assert (
-        "The gradient has NaN or infinity at step 7; it is the first such step (at step 6: gradient norm" in found.text
+        "The gradient has NaN or infinity at step 7; this is the first such step (at step 6: gradient norm"
+        in found.text
     )
 
 

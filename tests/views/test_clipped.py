@@ -132,7 +132,7 @@ def of_adversarial(given, **declared):
 
 
 def of_look(given, **declared):
-    return sheet(views.look(OF_ANY_SIZE, _tall(given), **declared).rows[0][0])
+    return sheet(views.look(OF_ANY_SIZE, _tall(given), **declared).rows[0][0].rows[0][0])
 
 
 def of_augmentations(given, **declared):

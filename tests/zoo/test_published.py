@@ -161,7 +161,10 @@ def test_gradients_reach_the_image():
 def test_a_transform_of_another_size_is_not_taken_for_the_cards():
     published = models.ResNet18_Weights.DEFAULT.transforms()
     known = ModelCard("mine", nn.Identity, (3, 96, 96), transform=published)
-    with pytest.raises(ShapeError, match=r"of 'mine' makes \(3, 224, 224\), and its input_size is \(3, 96, 96\)"):
+    with pytest.raises(
+        ShapeError,
+        match=r"the transform of 'mine' returns \(3, 224, 224\), but its input_size is \(3, 96, 96\)",
+    ):
         known.preprocess(torch.rand(3, 50, 50))
     any_size = ModelCard("mine", nn.Identity, (3, 0, 0), transform=published)
     assert torch.equal(any_size.preprocess(torch.rand(3, 9, 9) * 0), published(torch.zeros(1, 3, 9, 9)))

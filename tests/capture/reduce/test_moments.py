@@ -213,7 +213,7 @@ def test_a_device_without_float64(monkeypatch, streams):
 
 
 def test_what_is_refused():
-    with pytest.raises(OptionError, match=r"dim must be an integer, the axis of channels, got 1\.5"):
+    with pytest.raises(OptionError, match=r"dim must be an integer, the channel axis, got 1\.5\."):
         Moments(1.5)
     moments = Moments()
     with pytest.raises(LayerError, match=r"Moments\(dim=None, nothing seen yet\): run the model before reading"):
@@ -311,6 +311,6 @@ def test_what_has_no_figures_is_named_and_stops_nothing():
         "mix": "statistics need dense tensors of real numbers, got torch.complex64.",
         "named": "it returned a dict",
     }
-    assert "mix is left out: figures are kept" in repr(stats)
+    assert "mix is left out: " in str(stats)
     with pytest.raises(LayerError, match="layer 'mix' has no statistics: statistics need dense tensors"):
         stats["mix"]

@@ -359,7 +359,10 @@ def test_an_output_that_was_overwritten_unseen_is_left_out():
             model(x)
             model(x)
         assert "was overwritten" in stats.left_out["conv"]
-        with pytest.raises(LayerError, match="has no figures: an output was overwritten"):
+        with pytest.raises(
+            LayerError,
+            match="layer 'conv' has no statistics: an output was overwritten, which the first forward did not do;",
+        ):
             stats["conv"]
         with capture(model, "conv", into=Moments()) as stats:
             model(x)

@@ -678,5 +678,9 @@ def test_options():
     with pytest.raises(DtypeError, match="model must be a torch"):
         GradientNoise(3)
     noise = GradientNoise(nn.Linear(1, 1))
-    with noise.block(), pytest.raises(OptionError, match="is open already"), noise.block():
+    with (
+        noise.block(),
+        pytest.raises(OptionError, match=r"a block of this noise scale is already open; leave it first\."),
+        noise.block(),
+    ):
         pass

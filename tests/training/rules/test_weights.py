@@ -139,7 +139,7 @@ def test_behind_weights_of_zeros():
 def test_dead_from_the_start_is_told_apart():
     dead = b(unreached=60)
     for before, advice in (
-        (0, "Check the biases and weights that they begin with."),
+        (0, "Check the initial biases and weights."),
         (1, "Lower the learning rate; a LeakyReLU"),
     ):
         told(*[moved()] * before, *[dead] * 3, findings=(findings := Findings()))

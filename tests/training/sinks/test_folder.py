@@ -79,7 +79,7 @@ def test_a_run_that_goes_on_replaces_what_comes_after(tmp_path):
 
 
 def test_what_is_no_such_folder(tmp_path):
-    with pytest.raises(FileError, match=r"holds no samples\.jsonl; give a folder that a Monitor wrote to"):
+    with pytest.raises(FileError, match=r"has no samples\.jsonl; pass a folder that a Monitor wrote\."):
         History.load(tmp_path)
     (tmp_path / "samples.jsonl").write_text('{"step": 1}\n')
     with pytest.raises(FileError, match=r"samples\.jsonl' was not written by a Monitor: KeyError"):
