@@ -11,7 +11,7 @@ ORDER = {
         *("atlas", "kernels", "maps", "overview", "why", "units", "receptive", "learning", "findings"),
         *("capture", "cost", "own_model", "filters"),
     ),
-    "tutorials": ("filters", "xo", "alexnet", "cifar_mlp", "cifar_cnn"),
+    "tutorials": ("four_filters", "xo", "alexnet", "cifar_mlp", "cifar_cnn"),
 }
 
 

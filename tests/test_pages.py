@@ -20,7 +20,7 @@ from torch_featviz.cli.grammar import parser
 
 ROOT = Path(__file__).parents[1]
 READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
-TUTORIALS = ("filters", "xo", "alexnet", "cifar_mlp", "cifar_cnn")
+TUTORIALS = ("four_filters", "xo", "alexnet", "cifar_mlp", "cifar_cnn")
 PAGES = [*READMES, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "guide").glob("*.md"))]
 PAGES += sorted((ROOT / "docs" / "zh").glob("*.md"))
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)

@@ -278,8 +278,8 @@ def test_one_logit_with_one_name_or_two(tmp_path, monkeypatch, capsys):
     assert [name.replace("not yes", "no") for name in named] == [named[1]] * 2
     assert named[1].endswith(" %")
     assert why("one", "--class", "not yes", "--class", "yes").columns == ("", "= gradcam: not yes", "= gradcam: yes")
-    assert why("two", "--class", "0").columns == ("", "gradcam: no")
-    assert why("years", "--class", "years").columns == ("", "gradcam: years")
+    assert why("two", "--class", "0").columns == ("", "= gradcam: no")
+    assert why("years", "--class", "years").columns == ("", "= gradcam: years")
     assert not why("years").labels[0].endswith("%")
     page = ["atlas", "net.py:one", "--random", "--image", "a.png", "--out", "page.html"]
     assert cli.main(page) == 0

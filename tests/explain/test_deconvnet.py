@@ -495,7 +495,7 @@ WRONG = {
     "fraction": (
         ("0", [1.5]),
         DtypeError,
-        r"units must be integers: channels or \(channel, row, column\), got \['1'\]\.",
+        r"units must be integers: channels or \(channel, row, column\), got \[1\.5\]\.",
     ),
     "none": (("0", []), ShapeError, "got 0 units for 1 images"),
     "linear": (

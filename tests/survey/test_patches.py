@@ -335,7 +335,7 @@ def test_a_dataset_that_does_not_give_the_same_image_again():
 @pytest.mark.parametrize("channels", [6, -1, [0, 9], []], ids=str)
 def test_channels_that_are_not_there(channels):
     best = top_patches(build(), loader(pictures(10)), LAYER)
-    with pytest.raises(OptionError, match=r"channels must be one or more numbers from 0 to 5, got \[0, 9\]\."):
+    with pytest.raises(OptionError, match=r"channels must be one or more numbers from 0 to 5, got"):
         best.patches(channels)
 
 
@@ -397,7 +397,7 @@ def test_layers_that_cannot_be_looked_at():
         top_patches(build(), images, "5")
     with pytest.raises(LayerError, match="no layer '9'"):
         top_patches(build(), images, "9")
-    with pytest.raises(LayerError, match="'conv' ran 2 times in one forward; name one of its calls: 'conv#1', 'c"):
+    with pytest.raises(LayerError, match="'conv' ran 2 times in one forward; choose one call: 'conv#1', 'c"):
         top_patches(Twice(), images, "conv")
     with pytest.raises(LayerError, match="layer 'conv' ran 2 times"):
         top_patches(Twice(), images, ["", "conv"])
@@ -417,12 +417,12 @@ def test_loaders_that_cannot_be_used():
         OptionError, match="the DataLoader must read images in a known order, but uses RandomSampler; pass one with"
     ):
         top_patches(net, loader(images, shuffle=True), LAYER)
-    with pytest.raises(OptionError, match="order is that of WeightedRandomSampler"):
+    with pytest.raises(OptionError, match="known order, but uses WeightedRandomSampler"):
         top_patches(net, loader(images, sampler=weighted), LAYER)
-    with pytest.raises(OptionError, match=r"order is that of list, .* or ascending numbers"):
+    with pytest.raises(OptionError, match=r"known order, but uses list; .* or ascending numbers"):
         top_patches(net, loader(images, sampler=[3, 1, 2]), LAYER)
     shuffled = DistributedSampler(images, num_replicas=2, rank=0)
-    with pytest.raises(OptionError, match="order is that of DistributedSampler"):
+    with pytest.raises(OptionError, match="known order, but uses DistributedSampler"):
         top_patches(net, loader(images, sampler=shuffled), LAYER)
     with pytest.raises(OptionError, match=r"custom batch_sampler hides which image is which"):
         top_patches(net, DataLoader(TensorDataset(images), batch_sampler=[[1, 2], [0]]), LAYER)

@@ -181,7 +181,7 @@ def test_tokens_are_no_map():
         match=r"layer 'end' returns shape \(1, 100, 5\), not a map 'b c h w'; choose a convolution or a layer after",
     ):
         top_patches(net, [images], "end")
-    with pytest.raises(ShapeError, match="layer 'end' returns no map, its units have no place"):
+    with pytest.raises(ShapeError, match="layer 'end' returns no map, so its units have no place"):
         receptive_field(net, "end", (12, 21), channels=1).box(0, 0)
 
 

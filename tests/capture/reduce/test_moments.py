@@ -216,9 +216,9 @@ def test_what_is_refused():
     with pytest.raises(OptionError, match=r"dim must be an integer, the channel axis, got 1\.5\."):
         Moments(1.5)
     moments = Moments()
-    with pytest.raises(LayerError, match=r"Moments\(dim=None, nothing seen yet\): run the model before reading"):
+    with pytest.raises(LayerError, match=r"Moments\(dim=None, nothing seen yet\) has seen no output yet; run the model"):
         _ = moments.mean
-    with pytest.raises(DtypeError, match="figures are kept of tensors, got tuple"):
+    with pytest.raises(DtypeError, match="statistics need a tensor, got tuple"):
         moments.update((torch.zeros(2),))
     with pytest.raises(DtypeError, match=r"dense tensors of real numbers, got torch\.complex64"):
         moments.update(torch.zeros(2, 2, dtype=torch.complex64))
