@@ -511,8 +511,8 @@ for n in (1999, 1):
     results += [(b.values, b.images, b.places, b.dead, b.seen) for b in (best, again, own)]
     best.patches(0)
 torch.save(results, f"{sys.argv[1]}/{rank}.pt")
-for given, words in ((loader(images), "every rank would see all"), ([images], "every rank would see all"),
-                     (loader(images, sampler=[0]), "two ranks passed the same image")):
+for given, words in ((loader(images), "every rank would read all"), ([images], "every rank would read all"),
+                     (loader(images, sampler=[0]), "two ranks read the same image")):
     try:
         top_patches(build(), given, LAYER)
         raise SystemExit("not refused")
