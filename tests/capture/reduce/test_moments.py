@@ -224,7 +224,7 @@ def test_what_is_refused():
         moments.update(torch.zeros(2, 2, dtype=torch.complex64))
     with pytest.raises(DtypeError, match=r"got torch\.sparse_coo"):
         moments.update(torch.eye(2).to_sparse())
-    with pytest.raises(ShapeError, match=r"no axis 3 in an output of shape \(2, 2\)"):
+    with pytest.raises(ShapeError, match=r"an output of shape \(2, 2\) has no such axis"):
         Moments(3).update(torch.zeros(2, 2))
     moments.update(torch.zeros(2, 4))
     with pytest.raises(ShapeError, match="must have the same number of channels, got 5 after 4"):
