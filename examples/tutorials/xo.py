@@ -72,7 +72,7 @@ fv.overview(model, cross[None])
 
 deep = fv.zoo.card("xo_deep").build()
 fit(deep, DataLoader(train, 20, shuffle=True), epochs=1, progress=False)
-fv.compare({"xo": model, "xo_deep": deep}, DataLoader(test, 50))
+fv.compare({"xo": model, "xo_deep": deep}, DataLoader(test, 50)).picture()
 
 # %%
 # **A class for each pixel**, as a fully convolutional network says it. Here ink is told from paper by hand.

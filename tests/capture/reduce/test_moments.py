@@ -216,7 +216,9 @@ def test_what_is_refused():
     with pytest.raises(OptionError, match=r"dim must be an integer, the channel axis, got 1\.5\."):
         Moments(1.5)
     moments = Moments()
-    with pytest.raises(LayerError, match=r"Moments\(dim=None, nothing seen yet\) has seen no output yet; run the model"):
+    with pytest.raises(
+        LayerError, match=r"Moments\(dim=None, nothing seen yet\) has seen no output yet; run the model"
+    ):
         _ = moments.mean
     with pytest.raises(DtypeError, match="statistics need a tensor, got tuple"):
         moments.update((torch.zeros(2),))
