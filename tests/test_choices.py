@@ -61,6 +61,8 @@ def test_the_projections_are_those_that_there_are():
         ["look", "--help"],
         ["look", "xo"],
         ["look", "alexnett", "--image", "a.png"],
+        ["look", "xo", "--image", "nowhere.png"],
+        ["kernels", "xo", "--weights", "nowhere.pt"],
         ["report"],
         ["report", "nowhere"],
         ["report", "--help"],

@@ -36,9 +36,26 @@ def check(arguments: Namespace, ending: str = "") -> None:
         check_cmap(arguments.cmap)
     if "folder" in asked and not (arguments.folder / FIGURES).is_file():
         raise FileError(f"{str(arguments.folder)!r} holds no {FIGURES}; give a folder that a Monitor wrote to.")
+    for path in asked.get("image") or ():
+        if _missing(path):
+            raise FileError(f"no image file {str(path)!r}.")
+    weights = asked.get("weights")
+    if weights is not None and _missing(weights):
+        raise FileError(f"no weights file {str(weights)!r}.")
     training = asked.get("training")
     if training is not None and not training.is_dir():
         raise FileError(f"no folder {str(training)!r}; --training takes one that a Monitor wrote to.")
+
+
+def _missing(path: Path) -> bool:
+    """Whether there is no such file; what else is wrong with it is said where it is read."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _check_out(path: Path, ending: str) -> None:
