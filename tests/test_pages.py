@@ -16,7 +16,7 @@ from skimage import data
 
 import torch_featviz as fv
 from torch_featviz import training, zoo
-from torch_featviz.cli.grammar import parser
+from torch_featviz.cli import main
 
 ROOT = Path(__file__).parents[1]
 READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
@@ -171,6 +171,7 @@ def in_a_folder(tmp_path, monkeypatch):
         return torchvision.models.resnet18().state_dict()
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", state)
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", state)
     return tmp_path
 
 
@@ -190,8 +191,14 @@ def test_the_code_of_the_readme_runs(in_a_folder):
     assert sorted(os.listdir(in_a_folder)) == ["answer.png", "cat.jpg", "look.png", "runs", "training.png"]
 
 
-def test_the_commands_of_the_readme_are_commands():
+def test_the_commands_of_the_readme_run(in_a_folder, capsys):
     commands = [line for code in blocks(READMES[0], "") for line in code.splitlines() if line.startswith("featviz")]
-    assert len(commands) == 2
+    assert [line.split()[1] for line in commands] == ["look", "report"]
+    model = torch.nn.Linear(2, 2)
+    with fv.Monitor(model, to="runs/mine", ignore={"untrained": ["*"]}) as watch, watch.step():
+        model(torch.rand(1, 2)).sum().backward()
     for line in commands:
-        assert parser().parse_args(shlex.split(line)[1:]).run.command == line.split()[1]
+        assert main(shlex.split(line)[1:]) == 0, capsys.readouterr().err
+    for name in ("look.png", "report.png"):
+        with Image.open(in_a_folder / name) as picture:
+            picture.load()

@@ -68,12 +68,15 @@ def from_pil(image: Image.Image, mode: Mode = "RGB") -> Tensor:
 
     Raises:
         OptionError: `mode` is neither `"L"` nor `"RGB"`.
+        DtypeError: `image` is not a PIL image.
     Example:
         >>> from_pil(Image.new("L", (4, 2), 255)).shape
         torch.Size([3, 2, 4])
     """
     if mode not in ("L", "RGB"):
         raise OptionError(f"mode must be 'L' or 'RGB', got {mode!r}.")
+    if not isinstance(image, Image.Image):
+        raise DtypeError(f"image must be a PIL image, got {type(image).__name__}; read_image(path) reads a file.")
     if _is_deep(image):
         deep = np.asarray(image, dtype=np.float32) / (1 if image.mode == "F" else 65535)
         grey = torch.from_numpy(deep).clamp(0, 1)[None]
