@@ -7,7 +7,18 @@ if TYPE_CHECKING:  # what is here and in __all__ can be had; at run time it is f
     from . import bench as bench
     from . import errors, zoo
     from .atlas import Atlas, atlas
-    from .capture import Activations, FeatureExtractor, FeatureTap, Histogram, Moments, Ring, ToCPU, TopK, capture
+    from .capture import (
+        Activations,
+        Attention,
+        FeatureExtractor,
+        FeatureTap,
+        Histogram,
+        Moments,
+        Ring,
+        ToCPU,
+        TopK,
+        capture,
+    )
     from .comparison import Compared, Comparison, compare
     from .errors import FeatvizError
     from .explain import Attribution, Faithfulness, Verdict, attribute, deconvnet, faithfulness
@@ -42,6 +53,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Activations",
     "Atlas",
+    "Attention",
     "Attribution",
     "Compared",
     "Comparison",

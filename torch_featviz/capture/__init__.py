@@ -3,6 +3,7 @@
 from torch_featviz.rooms import callable_room
 
 from .activations import Activations, Recent
+from .attention import Attention
 from .keep import Ring, ToCPU
 from .modules import FeatureExtractor, FeatureTap
 from .reduce import Histogram, Moments, Reducer, TopK, across_ranks
@@ -11,6 +12,7 @@ from .statistics import Statistics
 
 __all__ = [
     "Activations",
+    "Attention",
     "FeatureExtractor",
     "FeatureTap",
     "Histogram",

@@ -79,7 +79,7 @@ class _Recorded(Displayed, Mapping[str, Any]):
             if layer in self._recorder.in_use(self._recorder.not_called()):
                 return unreturned(layer)
             close = near(layer, self._recorder.functions.seen)
-            return LayerError(f"layer {layer!r} {self._recorder.why_absent} {close}not_run lists all such layers.")
+            return LayerError(f"layer {layer!r} {self._recorder.why(layer)} {close}not_run lists all such layers.")
         return LayerError(f"layer {layer!r} ran {len(calls)} times: take one of {', '.join(map(repr, calls))}.")
 
 

@@ -9,6 +9,7 @@ from torch_featviz.errors import OptionError
 
 from .activations import Activations, Recent
 from .asked import Scope
+from .attention import Attention, Attentions, ReducedAttentions, attention_asked
 from .gradients import Gradients, ReducedGradients
 from .keep import Ring, ToCPU
 from .noting import Note, Noting
@@ -20,15 +21,20 @@ from .statistics import Statistics
 Into: TypeAlias = Reducer | Sequence[Reducer] | Ring | ToCPU | Note | Callable[[Any], Any] | None
 
 
-def recorder_for(into: Into, of: str, *, detach: bool, stop: bool) -> Callable[[Scope, Hashable], tuple[Recorder, Any]]:
+def recorder_for(
+    into: Into, of: str | Attention, *, detach: bool, stop: bool
+) -> Callable[[Scope, Hashable], tuple[Recorder, Any]]:
     """What makes, for each block, the recorder and the mapping through which it is read.
 
     Raises:
         OptionError: options of no meaning, or that exclude each other.
     """
-    if of not in ("output", "grad"):
-        raise OptionError(f"of must be 'output' or 'grad', got {of!r}.")
+    attention = attention_asked(of)
+    if attention is None and of not in ("output", "grad"):
+        raise OptionError(f"of must be 'output', 'grad', 'attention' or Attention(queries=...), got {of!r}.")
     gradients = of == "grad"
+    if attention is not None and stop:
+        raise OptionError("of='attention' needs the whole forward; leave stop out.")
     if gradients and stop:
         raise OptionError(
             "of='grad' needs the model's output for backward(), and stop=True "
@@ -44,6 +50,9 @@ def recorder_for(into: Into, of: str, *, detach: bool, stop: bool) -> Callable[[
         if isinstance(into, Note):
             return Noting(scope, setting, into), into
         if isinstance(into, Reducer):
+            if attention is not None:
+                weighed = ReducedAttentions(scope, setting, of=attention, into=into)
+                return weighed, Statistics(weighed, weighed.reducers)
             if gradients:
                 reduced = ReducedGradients(scope, setting, into=into)
                 return reduced, Statistics(reduced, reduced.reducers)
@@ -51,8 +60,12 @@ def recorder_for(into: Into, of: str, *, detach: bool, stop: bool) -> Callable[[
             return reduction, Statistics(reduction, reduction.reducers)
         keeps = into.n if isinstance(into, Ring) else 1
         function = None if isinstance(into, Ring) else into
-        kind = Gradients if gradients else Recorder
-        recorder = kind(scope, setting, detach=detach, stop=stop, into=function, keeps=keeps)
+        recorder: Recorder
+        if attention is not None:
+            recorder = Attentions(scope, setting, of=attention, into=function, keeps=keeps)
+        else:
+            kind = Gradients if gradients else Recorder
+            recorder = kind(scope, setting, detach=detach, stop=stop, into=function, keeps=keeps)
         return recorder, (Recent if isinstance(into, Ring) else Activations)(recorder)
 
     return make

@@ -292,6 +292,10 @@ class Recorder:
     def settle(self) -> None:
         """What is still under way is done; for figures that wait."""
 
+    def why(self, name: str) -> str:  # noqa: ARG002 - of some recorders
+        """Why there is nothing of a layer."""
+        return self.why_absent
+
     def not_called(self) -> list[str]:
         """Captured layers of which the latest forward recorded nothing, in model order."""
         ran = {record[0] for record in self.latest()}

@@ -18,6 +18,7 @@ from torch_featviz.model.layers import Layers, check_module, choose, inside, sur
 from torch_featviz.torch_private import is_optimized, optimized_kinds
 
 from .asked import Asked, Scope, choose_with_calls
+from .attention import Attention, Attentions, attention_asked
 from .compiled import entry, own_code, own_frame, put_entries
 from .copies import keep_out, own_deepcopy, release
 from .forward import UNSEEN as _UNSEEN
@@ -37,7 +38,7 @@ def capture(
     layers: Layers = None,
     *,
     into: Into = None,
-    of: str = "output",
+    of: str | Attention = "output",
     every: int = 1,
     stop: bool = False,
     ops: bool = False,
@@ -111,7 +112,7 @@ class Capture(Displayed):
         *,
         detach: bool = True,
         into: Into = None,
-        of: str = "output",
+        of: str | Attention = "output",
         every: int = 1,
         stop: bool = False,
         ops: bool = False,
@@ -130,6 +131,8 @@ class Capture(Displayed):
         self._names = names
         self._asked: Asked | None = None
         self.calls_only_if_eager = False  # whether a compiled model stays compiled, and its functional calls unseen
+        if ops and attention_asked(of) is not None:
+            raise OptionError("of='attention' sees functional calls as it is; leave ops out.")
         if ops:
             self._layers, self._asked = choose_with_calls(model, names, leaves, layers)
             if stop and self._asked.globs:
@@ -137,6 +140,8 @@ class Capture(Displayed):
                     "stop=True with ops=True needs exact names: a glob may also "
                     "match later calls. Name the layers and calls."
                 )
+        elif attention_asked(of) is not None and layers is None:
+            self._layers = {}  # whichever compute attention
         else:
             self._layers = choose(model, names, leaves, layers)
         if stop or isinstance(into, (Reducer, list, tuple)):
@@ -262,14 +267,20 @@ class Capture(Displayed):
 
     def _tap(self, recorder: Recorder, taps: Taps) -> None:
         """Put in place all that a captured forward needs."""
+        if isinstance(recorder, Attentions):
+            recorder.tap(self._names, taps)
+        else:
+            self._tap_outputs(recorder, taps)
+        forward = own_code(whole_forward(self._scope, recorder), self._model, recorder.setting)
+        put(self._model, "forward", MethodType(forward, self._model), taps)
+
+    def _tap_outputs(self, recorder: Recorder, taps: Taps) -> None:
         if self._asked is None:
             tap(self._layers, recorder, taps)
         else:
             tap_calls(self._names, self._layers, recorder, self._asked, taps)
         for module, switch in fused(self._modules, self._kinds, self._layers):
             put(module, switch, float("0"), taps)  # an object of its own, so that it is taken back by the right capture
-        forward = own_code(whole_forward(self._scope, recorder), self._model, recorder.setting)
-        put(self._model, "forward", MethodType(forward, self._model), taps)
 
     def _every_nth(
         self, recorder: Recorder, plain: Callable[..., Any], captured: Callable[..., Any]

@@ -14,6 +14,7 @@ from torch_featviz.model.layers import canonical, near
 
 from .activations import unreturned
 from .asked import call_name
+from .attention import ReducedAttentions
 from .gradients import ReducedGradients
 from .reduce import Reducer, across_ranks
 from .reduction import Reduction
@@ -27,7 +28,7 @@ class Statistics(Displayed, Mapping[str, Any]):
     tensors, dictionaries) does not stop the forward; it is listed in `left_out`.
     """
 
-    def __init__(self, recorder: Reduction | ReducedGradients, reducers: dict[str, Reducer]) -> None:
+    def __init__(self, recorder: Reduction | ReducedGradients | ReducedAttentions, reducers: dict[str, Reducer]) -> None:
         self._recorder = recorder
         self._reducers = reducers
         self.capture: object = None  # whose block is open

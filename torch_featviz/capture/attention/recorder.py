@@ -1,0 +1,97 @@
+"""Recorders of attention weights, and of statistics of them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from torch_featviz.errors import DtypeError, ShapeError
+
+from ..asked import Scope
+from ..eager import uncompiled
+from ..recorder import Recorder
+from ..reduce import Reducer
+from ..tap import Taps
+from .asked import Attention
+from .seen import Seen, tap_modules
+
+_HEADS = 1  # the axis that takes the place of channels
+
+
+class Attentions(Recorder):
+    """Records, in the place of an output, the attention weights that are computed in a layer's forward."""
+
+    by_version = False
+    needs_eager = True  # a graph's attention is compiled together with what is around it
+
+    def __init__(self, scope: Scope, setting: Hashable, *, of: Attention, **options: Any) -> None:
+        super().__init__(scope, setting, **options)
+        self.by_reference = False
+        self.seen_attention = Seen(self._wanted, of.among, self._take)
+        self._all = not self.names  # those in whose own forward attention is computed
+        self._root = scope.names[scope.model]
+
+    def begin(self, given: Any) -> AbstractContextManager[Any]:
+        self.start()
+        return self._watched(self._root, self.layers.get(self._root), given)
+
+    @contextmanager
+    def _watched(self, name: str, module: nn.Module | None, given: Any) -> Iterator[None]:
+        model = self.model()
+        assert model is not None, "a model in whose forward we are is alive"
+        with uncompiled(), self.seen_attention.forward(name, module or model, given):
+            yield
+
+    def tap(self, names: dict[nn.Module, str], taps: Taps) -> None:
+        """Put in place what tells which layer an attention is computed in."""
+        tap_modules(names, self.seen_attention, taps)
+
+    def _wanted(self, running: Sequence[str]) -> list[str]:
+        if not self.open:
+            return []
+        if not self._all:
+            return [name for name in running if name in self.names]
+        if running[-1] not in self.names:
+            self.admit(running[-1])
+        return [running[-1]]
+
+    def _take(self, layers: list[str], weights: Tensor) -> None:
+        for name in layers:
+            self.keep(name, weights, copy=False)
+
+    def why(self, name: str) -> str:
+        reasons, found = self.seen_attention.reasons, list(self.seen_attention.found)
+        inner = next((why for layer, why in reasons.items() if f"{layer}.".startswith(f"{name}.")), None)
+        if inner is not None:
+            return f"computed no attention: {inner}."
+        some = ", ".join(map(repr, found[:4])) + (", ..." if len(found) > 4 else "")
+        return "computed no attention in its forward; " + (f"these did: {some}." if found else "nor did any other layer.")
+
+    def in_use(self, uncalled: list[str]) -> set[str]:  # noqa: ARG002 - of outputs
+        return set()
+
+
+class ReducedAttentions(Attentions):
+    """Gives the weights to their layer's reducer, and keeps nothing else; heads take the place of channels."""
+
+    def __init__(self, scope: Scope, setting: Hashable, *, of: Attention, into: Reducer) -> None:
+        super().__init__(scope, setting, of=of)
+        self.reducers = {name: into.fresh() for name in scope.layers}
+        self.left_out: dict[str, str] = {}
+        self._fresh = into.fresh
+
+    def admit(self, name: str, globs: Iterable[str] = ()) -> None:
+        super().admit(name, globs)
+        self.reducers[name] = self._fresh()
+
+    def keep(self, name: str, output: Any, copy: bool) -> None:  # noqa: ARG002 - nothing is kept
+        if name not in self.left_out:
+            try:
+                self.reducers[name].update(output, _HEADS)
+            except (DtypeError, ShapeError) as error:
+                self.left_out[name] = str(error)
+
+

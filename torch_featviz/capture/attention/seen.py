@@ -1,0 +1,374 @@
+"""Attention as it is computed, seen operator by operator while a model runs, whichever function asked for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import MethodType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from torch_featviz.errors import LayerError
+from torch_featviz.model.follow import key_of
+from torch_featviz.model.values import tensors
+from torch_featviz.torch_private import TorchDispatchMode, is_higher_order, schema_of, tree_leaves
+
+from ..tap import Taps, function_of, put
+from .groups import Groups, Selection, Unplaced, grouped
+from .native import Projected, in_encoder_layer, in_module
+from .places import Places, PlaceTracer, is_composed
+from .rows import attended
+
+# What an operator is to this mode
+_SOFTMAX = ("_softmax", "_safe_softmax")
+_PRODUCTS = ("bmm", "mm")
+_HIDING = ("_flash_attention_forward", "_efficient_attention_forward", "_cudnn_attention_forward")
+_HIDING_WORDS = ("flash", "attn", "attention", "fmha", "mha_")
+_VIEWS = (
+    *("permute", "transpose", "t", "unsqueeze", "squeeze", "expand", "slice", "select", "split", "split_with_sizes"),
+    *("unbind", "chunk"),
+)
+_RESHAPED = ("view", "_unsafe_view", "reshape", "_reshape_alias", "flatten")
+_COPIES = ("clone", "contiguous", "alias", "detach", "_to_copy", "to", "native_dropout", "dropout", "lift_fresh")
+
+
+class Weights(NamedTuple):
+    """Softmaxed weights that a tensor holds, before dropout and in its shape; how deep in modules they were made."""
+
+    values: Tensor
+    depth: int
+    holder: Tensor  # kept alive, lest its memory be taken for another's
+
+
+class Seen(TorchDispatchMode):
+    """While on, sees each attention that is computed, and gives `take` the weights asked for.
+
+    Args:
+        names: of all modules of the model.
+        wanted: given the names of the modules whose forwards run, outermost first: those to take attention for.
+        queries: given the layer and how many queries there are: which to take, or None for all.
+        take: is given the layers and the weights, `images heads queries keys`.
+    """
+
+    supports_higher_order_operators = True
+
+    def __init__(
+        self,
+        wanted: Callable[[Sequence[str]], list[str]],
+        queries: Callable[[str, int], list[int] | None],
+        take: Callable[[list[str], Tensor], None],
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.running = False
+        self.found: dict[str, None] = {}  # layers in whose own forward attention is computed
+        self.reasons: dict[str, str] = {}  # why what looks like attention is none, by layer
+        self._wanted, self._queries, self._take = wanted, queries, take
+        self._frames: list[tuple[str, nn.Module]] = []
+        self._live: dict[Any, Weights] = {}
+        self._noise: dict[int, Tensor] = {}
+        self._claims: list[tuple[str, Tensor, torch.dtype]] = []
+        self._tracer: PlaceTracer | None = None
+        self._known: dict[Any, dict[int, Groups]] = {}  # by the shapes that the model was given, and by call
+        self._groups: dict[int, Groups] = {}
+        self._images: int | None = None
+        self._calls = 0
+
+    @contextmanager
+    def forward(self, name: str, module: nn.Module, given: Any) -> Iterator[None]:
+        """`module` runs, given these arguments, as the outermost."""
+        inputs = list(tensors(given))
+        shapes = (name, *[(tensor.shape, tensor.dtype) for tensor in inputs])
+        new = shapes not in self._known
+        self._groups = self._known.setdefault(shapes, {})
+        self._images = inputs[0].shape[0] if inputs and inputs[0].dim() else None
+        self._tracer = PlaceTracer(inputs) if new else None
+        self._calls, self.running = 0, True
+        self._claims.clear()
+        try:
+            with self.within(name, module), self:
+                if self._tracer is None:
+                    yield
+                else:
+                    with self._tracer:
+                        yield
+            self._prove()
+        except BaseException:
+            if new:
+                self._known.pop(shapes, None)
+            raise
+        finally:
+            self.running, self._tracer = False, None
+            self._live.clear()
+            self._noise.clear()
+
+    @contextmanager
+    def within(self, name: str, module: nn.Module) -> Iterator[None]:
+        """The forward of `module` runs, within the others."""
+        self._frames.append((name, module))
+        try:
+            yield
+        finally:
+            self._frames.pop()
+            depth = len(self._frames)
+            for key in [key for key, weights in self._live.items() if weights.depth > depth + 1]:
+                del self._live[key]
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = _name(func)
+        handler = _HANDLERS.get(name)
+        if handler is not None:
+            return handler(self, func, args, kwargs)
+        return self._follow(func, name, args, kwargs) if self._live else func(*args, **kwargs)
+
+    # What each kind of operator is to attention
+
+    def _composed(self, func: Any, args: Any, kwargs: Any) -> Any:
+        with self:
+            return func.decompose(*args, **kwargs)
+
+    def _hidden(self, func: Any, args: Any, kwargs: Any) -> Any:
+        if layers := self._layers():
+            kernel = str(func)
+            raise LayerError(
+                f"the attention of {layers[-1]!r} is computed by {kernel}, which returns no weights and takes its "
+                "inputs in a form of its own; run the model with scaled_dot_product_attention or eager attention "
+                "(transformers: attn_implementation='sdpa')."
+            )
+        return func(*args, **kwargs)
+
+    def _fused(self, func: Any, args: Any, kwargs: Any) -> Any:
+        answer = func(*args, **kwargs)
+        layers = self._layers()
+        if not layers:
+            return answer
+        given = _by_name(func, args, kwargs)
+        query, key, value = given["query"], given["key"], given["value"]
+        if query.is_nested:
+            return self._hidden(func, args, kwargs)
+        output = answer[0] if isinstance(answer, (tuple, list)) else answer
+        mask = given.get("attn_mask")
+        selection = self._select(layers, query.shape[2], self._tokens(query, 2), self._tokens(value, 2), len(query))
+        weights, claim = attended(
+            query,
+            key,
+            value,
+            output,
+            selection,
+            mask=given.get("attn_bias") if mask is None else mask,
+            causal=bool(given.get("is_causal")),
+            scale=given.get("scale"),
+            dropped=bool(given.get("dropout_p")),
+        )
+        self._claims.append((layers[-1], claim, query.dtype))
+        self._give(layers, selection.put(weights).to(query.dtype))
+        return answer
+
+    def _softmax(self, func: Any, args: Any, kwargs: Any) -> Any:
+        answer = func(*args, **kwargs)
+        dim = args[1] if len(args) > 1 else kwargs["dim"]
+        if answer.dim() > 1 and dim in (-1, answer.dim() - 1) and not answer.is_nested:
+            self._hold(answer, answer.detach())
+        return answer
+
+    def _product(self, func: Any, args: Any, kwargs: Any) -> Any:
+        answer = func(*args, **kwargs)
+        if not self._live or len(args) < 2:
+            return answer
+        left, right = args[:2]
+        if (held := self._live.get(key_of(left))) is not None:
+            self._multiplied(held.values, self._tokens(left, -2), self._tokens(right, -2))
+        if (held := self._live.get(key_of(right))) is not None:  # values times weights, both turned
+            self._multiplied(held.values.mT, self._tokens(right, -1), self._tokens(left, -1))
+        return answer
+
+    def _multiplied(self, weights: Tensor, queries: Places | None, keys: Places | None) -> None:
+        """Softmaxed weights `n q k`, or of one image and head `q k`, have been multiplied with values."""
+        if weights.stride(-1) != 1 and weights.shape[-1] > 1:  # the softmax is not over the axis that is summed over
+            return
+        if weights.dim() == 2:
+            if keys is None and self._calls not in self._groups:
+                return  # the matrix of a linear layer
+            weights = weights.unsqueeze(0)
+            queries, keys = (p and Places(p.numbers.unsqueeze(0), p.count) for p in (queries, keys))
+        if layers := self._layers():
+            selection = self._select(layers, weights.shape[1], queries, keys, len(weights))
+            self._give(layers, selection.put(selection.rows(weights.unsqueeze(1))).clone())
+
+    def _in_module(self, func: Any, args: Any, kwargs: Any) -> Any:
+        return self._native(func, args, kwargs, in_module, "")
+
+    def _in_encoder_layer(self, func: Any, args: Any, kwargs: Any) -> Any:
+        return self._native(func, args, kwargs, in_encoder_layer, "self_attn")
+
+    def _native(
+        self, func: Any, args: Any, kwargs: Any, read: Callable[[dict[str, Any], Tensor], Projected], part: str
+    ) -> Any:
+        layers = self._layers(part)
+        given = _by_name(func, args, kwargs)
+        if not layers:
+            return func(*args, **kwargs)
+        if any(isinstance(tensor, Tensor) and tensor.is_nested for tensor in given.values()):
+            raise LayerError(
+                f"the attention of {layers[-1]!r} is computed on nested tensors; make the encoder with "
+                "enable_nested_tensor=False."
+            )
+        before = given.copy()
+        answer = func(*args, **kwargs)
+        projected = read(before, answer[0] if isinstance(answer, (tuple, list)) else answer)
+        x, keys = projected.query, projected.key
+        selection = self._select(layers, x.shape[1], self._tokens(x, 1), self._tokens(keys, 1), len(x))
+        weights, claim = projected.attended(selection)
+        self._claims.append((layers[-1], claim, x.dtype))
+        self._give(layers, selection.put(weights).to(x.dtype))
+        return answer
+
+    def _bernoulli(self, func: Any, args: Any, kwargs: Any) -> Any:
+        answer = func(*args, **kwargs)
+        if self._live:
+            self._noise[id(answer)] = answer
+        return answer
+
+    def _follow(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+        """Weights that go through another operator: they stay what they are in views, copies and dropout."""
+        given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        held = next((w for value in given if (w := self._live.get(key_of(value))) is not None), None)
+        if held is None:
+            return func(*args, **kwargs)
+        written = not is_higher_order(func) and schema_of(func).is_mutable
+        if written:  # dropout in place, say: the weights are kept as they were
+            for key, weights in list(self._live.items()):
+                self._live[key] = weights._replace(values=weights.values.clone())
+        answer = func(*args, **kwargs)
+        if name in _COPIES:
+            self._hold(answer[0] if isinstance(answer, (tuple, list)) else answer, held.values)
+        elif name in _RESHAPED:
+            self._hold(answer, held.values.reshape(answer.shape))
+        elif name in _VIEWS:
+            values = func(held.values, *args[1:], **kwargs)
+            if isinstance(answer, (tuple, list)):
+                for output, value in zip(answer, values, strict=True):
+                    self._hold(output, value)
+            else:
+                self._hold(answer, values)
+        elif name.rstrip("_") in ("mul", "div") and any(id(value) in self._noise for value in given):
+            self._hold(answer, held.values)
+        else:
+            if written:
+                self._live.pop(key_of(given[0]), None)
+            if isinstance(answer, Tensor) and answer.shape == held.values.shape and self._frames:
+                self.reasons[self._frames[-1][0]] = f"its softmax goes through {name!r} before it meets values"
+        return answer
+
+    # What is common to all of them
+
+    def _hold(self, tensor: Tensor, values: Tensor) -> None:
+        key = key_of(tensor)
+        if key is not None:
+            self._live[key] = Weights(values, len(self._frames), tensor)
+
+    def _layers(self, part: str = "") -> list[str]:
+        """The layers that an attention computed now is of, outermost first; `part` is of a module that was not called."""
+        names = [name for name, _ in self._frames]
+        if part:
+            names.append(f"{names[-1]}.{part}".lstrip("."))
+        self.found.setdefault(names[-1])
+        return self._wanted(names)
+
+    def _tokens(self, x: Tensor, axis: int) -> Places | None:
+        """The places of the tokens along one axis, for each entry of the first."""
+        places = None if self._tracer is None else self._tracer.known(x)
+        if places is None:
+            return None
+        numbers, axis = places.numbers, axis % x.dim()
+        for other in reversed(range(x.dim())):
+            if other not in (0, axis):
+                numbers = numbers.select(other, 0)
+        return Places(numbers, places.count)
+
+    def _select(self, layers: list[str], rows: int, queries: Places | None, keys: Places | None, n: int) -> Selection:
+        call, self._calls = self._calls, self._calls + 1
+        groups = self._groups.get(call)
+        if self._tracer is not None or groups is None:
+            module = self._frames[-1][1]
+            heads = module.num_heads if isinstance(module, nn.MultiheadAttention) else None
+            try:
+                groups = grouped(queries, keys, n, self._images, heads)
+            except Unplaced as why:
+                raise LayerError(f"the attention of {layers[-1]!r} cannot be captured: {why}.") from None
+            self._groups[call] = groups
+        return groups.select(self._queries(layers[-1], groups.length(rows)))
+
+    def _give(self, layers: list[str], weights: Tensor) -> None:
+        self._take(layers, weights.detach())
+
+    def _prove(self) -> None:
+        """Raise LayerError unless all that was computed made what the kernels returned."""
+        if not self._claims:
+            return
+        figures = torch.stack([claim.double() for _, claim, _ in self._claims]).tolist()
+        for (layer, _, dtype), (far, share) in zip(self._claims, figures, strict=True):
+            if not share <= 1:
+                raise LayerError(
+                    f"the attention of {layer!r} is not what its kernel computed: weights times values differ from its "
+                    f"output by {far:.3g}, {share:.3g} times what rounding in {str(dtype).removeprefix('torch.')} can do."
+                )
+
+
+def _name(func: Any) -> str:
+    name = _names.get(func)
+    if name is None:
+        if is_higher_order(func):
+            name = "hidden" if "flex_attention" in str(func) else ""
+        elif is_composed(func):
+            name = "composed"
+        else:
+            space, _, name = schema_of(func).name.rpartition("::")
+            if name in _HIDING or (space != "aten" and any(word in name for word in _HIDING_WORDS)):
+                name = "hidden"
+            elif name.startswith("_scaled_dot_product"):
+                name = "fused"
+        _names[func] = name
+    return name
+
+
+_names: dict[Any, str] = {}
+_HANDLERS: dict[str, Callable[[Seen, Any, Any, Any], Any]] = {
+    "composed": Seen._composed,
+    **dict.fromkeys(_SOFTMAX, Seen._softmax),
+    **dict.fromkeys(_PRODUCTS, Seen._product),
+    "hidden": Seen._hidden,
+    "fused": Seen._fused,
+    "_native_multi_head_attention": Seen._in_module,
+    "_transformer_encoder_layer_fwd": Seen._in_encoder_layer,
+    "bernoulli_": Seen._bernoulli,
+}
+
+
+def _by_name(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+    arguments = schema_of(func).arguments
+    given = {a.name: a.default_value for a in arguments if a.has_default_value()}
+    return given | dict(zip((a.name for a in arguments), args, strict=False)) | kwargs
+
+
+def tap_modules(names: dict[nn.Module, str], seen: Seen, taps: Taps) -> None:
+    """Tell `seen` which forwards run. The layers of torch.nn that have no parts compute no attention."""
+    for module, name in names.items():
+        own = not str(type(module).forward.__module__).startswith("torch.nn.")
+        if name and not isinstance(module, torch.jit.ScriptModule) and (own or any(True for _ in module.children())):
+            stand_in = _stand_in(function_of(module, "forward"), module, name, seen)
+            put(module, "forward", MethodType(stand_in, module), taps)
+
+
+def _stand_in(inner: Callable[..., Any], module: nn.Module, name: str, seen: Seen) -> Callable[..., Any]:
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if self is not module or not seen.running:
+            return inner(self, *args, **kwargs)
+        with seen.within(name, module):
+            return inner(self, *args, **kwargs)
+
+    return forward
