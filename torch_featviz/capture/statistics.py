@@ -28,7 +28,9 @@ class Statistics(Displayed, Mapping[str, Any]):
     tensors, dictionaries) does not stop the forward; it is listed in `left_out`.
     """
 
-    def __init__(self, recorder: Reduction | ReducedGradients | ReducedAttentions, reducers: dict[str, Reducer]) -> None:
+    def __init__(
+        self, recorder: Reduction | ReducedGradients | ReducedAttentions, reducers: dict[str, Reducer]
+    ) -> None:
         self._recorder = recorder
         self._reducers = reducers
         self.capture: object = None  # whose block is open

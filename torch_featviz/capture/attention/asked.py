@@ -34,7 +34,9 @@ class Attention:
         if self.queries is None:
             return
         if isinstance(self.queries, int):
-            raise DtypeError(f"queries must be a list of integers, or None for all; got {self.queries!r}. Use [0], say.")
+            raise DtypeError(
+                f"queries must be a list of integers, or None for all; got {self.queries!r}. Use [0], say."
+            )
         queries = tuple(self.queries)
         for number in queries:
             if not isinstance(number, int) or isinstance(number, bool):

@@ -155,16 +155,14 @@ def grouped(queries: Places | None, keys: Places | None, n: int, images: int | N
     Args:
         queries: the tokens of each group, `n q`; `keys` are `n k`. None where they could not be followed.
         images: how many the model was given; None if nobody knows.
-        heads: how many of the groups are heads of one attention, where the layer's kind tells.
+        heads: how many of the groups are heads of one attention, if that is known.
     Raises:
         Unplaced: it cannot be told.
     """
     if keys is None or bool((keys.numbers < 0).all(dim=1).any()):
-        if heads is not None:
-            return Groups(n // heads, heads)
-        if images is not None and n % images == 0:
-            return Groups(images, n // images)
-        raise Unplaced(f"it is computed in {n} groups, and which image each belongs to could not be followed")
+        if heads is not None and images is not None and n == images * heads:
+            return Groups(images, heads)
+        raise Unplaced(f"it is computed in {n} groups, and which image each of them belongs to could not be followed")
     different, which = torch.unique(keys.numbers, dim=0, return_inverse=True)
     if n % len(different):
         raise Unplaced(f"its {n} groups share keys in a way that is no grouping by heads")

@@ -82,7 +82,9 @@ class Projected:
         else:
             values = _product(value, weights_of[2].T, parts) + biases[2]
             made = weights @ values.unflatten(-1, (self.heads, per_head)).transpose(1, 2)
-        made = self.finish(made.transpose(1, 2).flatten(2), x if self.residual is None else self._residual(selection).to(exact))
+        made = self.finish(
+            made.transpose(1, 2).flatten(2), x if self.residual is None else self._residual(selection).to(exact)
+        )
         return weights, made
 
     def _residual(self, selection: Selection) -> Tensor:

@@ -27,12 +27,15 @@ class Places:
     count: int
 
 
-# Functions of several operators that a mode sees whole in inference mode
-_COMPOSED = {getattr(torch.ops.aten, name) for name in ("scaled_dot_product_attention", "matmul", "softmax", "einsum")}
+# Functions of several operators, which a mode sees whole in inference mode, and takes apart
+_COMPOSED = {
+    getattr(torch.ops.aten, name)
+    for name in ("scaled_dot_product_attention", "_scaled_dot_product_attention_math", "einsum")
+}
 
 
 def is_composed(function: Any) -> bool:
-    """Whether a mode that is to see operators has to take this one apart."""
+    """Whether a mode that is to see attention takes this function apart."""
     return getattr(function, "overloadpacket", None) in _COMPOSED
 
 
@@ -47,6 +50,15 @@ def begin(tensor: Tensor) -> _Traced:
     axes = (0, *range(2, len(shape))) if len(shape) > 3 else (0, 1)
     sizes = [shape[axis] for axis in axes]
     return Places(_counted(sizes, tensor.device, axes, shape), prod(sizes[1:]))
+
+
+def over_channels(tensor: Tensor, places: Places | None, axis: int) -> bool:
+    """Whether entries along `axis`, one of the last two, are of the same places, and those along the other are not."""
+    if places is None or tensor.shape[axis] < 2:
+        return False
+    numbers = places.numbers
+    along, across = numbers.narrow(axis, 0, 1), numbers.narrow(-3 - axis, 0, 1)
+    return bool((numbers == along).all()) and not bool((numbers == across).all())
 
 
 def _counted(sizes: Sequence[int], device: torch.device, axes: Sequence[int], shape: Sequence[int]) -> Tensor:
@@ -142,6 +154,8 @@ def _called(function: Any, given: dict[str, Any]) -> Any:
 
 def _padded(call: Call[_Traced]) -> _Traced:
     places = _first(call)
+    if call.given.get("mode", "constant") != "constant":
+        return None
     return Places(torch.constant_pad_nd(places.numbers, call["pad"], PADDING), places.count)
 
 
@@ -181,6 +195,8 @@ def _weighed(call: Call[_Traced]) -> _Traced:
 
 def _multiplied(call: Call[_Traced]) -> _Traced:
     """Rows of the left one, where each is of one token."""
+    if call.name == "matmul" and call["other"].dim() == 2:
+        return _rowwise(call["self"], call)
     left = call["batch1"] if "batch1" in call.given else call.x
     places = call.traces.get(id(left))
     if places is None:
@@ -222,18 +238,23 @@ def _each(rule: _Rule, names: str) -> dict[str, _Rule]:
 
 _RULES: dict[str, _Rule] = {
     **_each(_same, "clone contiguous alias detach lift_fresh _to_copy to native_dropout dropout _softmax softmax"),
-    **_each(_same, "_safe_softmax _log_softmax native_layer_norm layer_norm _fused_rms_norm native_group_norm group_norm"),
+    **_each(
+        _same, "_safe_softmax _log_softmax native_layer_norm layer_norm _fused_rms_norm native_group_norm group_norm"
+    ),
     **_each(_same, "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training batch_norm"),
     **_each(_same, "cudnn_batch_norm _batch_norm_with_update _batch_norm_no_update instance_norm cumsum"),
-    **_each(_viewed, "view _unsafe_view reshape _reshape_alias flatten"),
-    **_each(_expanded, "expand"),
-    **_each(_moved, "permute transpose t squeeze unsqueeze slice select split split_with_sizes unbind chunk"),
+    **_each(_viewed, "view _unsafe_view reshape _reshape_alias flatten unflatten"),
+    **_each(_expanded, "expand expand_as"),
+    **_each(
+        _moved,
+        "permute transpose t squeeze unsqueeze slice select split split_with_sizes unbind chunk swapaxes swapdims movedim narrow",
+    ),
     **_each(_moved, "roll flip index_select index repeat"),
-    **_each(_padded, "constant_pad_nd"),
+    **_each(_padded, "constant_pad_nd pad"),
     **_each(_cat, "cat"),
     **_each(_looked_up, "embedding"),
     **_each(_weighed, "mm addmm linear _native_multi_head_attention _transformer_encoder_layer_fwd"),
-    **_each(_multiplied, "bmm baddbmm"),
+    **_each(_multiplied, "bmm baddbmm matmul"),
     **_each(_remade, "convolution _convolution conv1d conv2d conv3d avg_pool1d avg_pool2d max_pool2d max_pool1d"),
     **_each(_remade, "max_pool2d_with_indices _adaptive_avg_pool2d adaptive_avg_pool2d upsample_nearest2d"),
     **_each(_remade, "upsample_bilinear2d upsample_bicubic2d pixel_shuffle pixel_unshuffle im2col"),

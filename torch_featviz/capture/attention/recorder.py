@@ -52,14 +52,12 @@ class Attentions(Recorder):
     def _wanted(self, running: Sequence[str]) -> list[str]:
         if not self.open:
             return []
-        if not self._all:
-            return [name for name in running if name in self.names]
-        if running[-1] not in self.names:
-            self.admit(running[-1])
-        return [running[-1]]
+        return [running[-1]] if self._all else [name for name in running if name in self.names]
 
     def _take(self, layers: list[str], weights: Tensor) -> None:
         for name in layers:
+            if name not in self.names:
+                self.admit(name)
             self.keep(name, weights, copy=False)
 
     def why(self, name: str) -> str:
@@ -68,7 +66,9 @@ class Attentions(Recorder):
         if inner is not None:
             return f"computed no attention: {inner}."
         some = ", ".join(map(repr, found[:4])) + (", ..." if len(found) > 4 else "")
-        return "computed no attention in its forward; " + (f"these did: {some}." if found else "nor did any other layer.")
+        return "computed no attention in its forward; " + (
+            f"these did: {some}." if found else "nor did any other layer."
+        )
 
     def in_use(self, uncalled: list[str]) -> set[str]:  # noqa: ARG002 - of outputs
         return set()
@@ -93,5 +93,3 @@ class ReducedAttentions(Attentions):
                 self.reducers[name].update(output, _HEADS)
             except (DtypeError, ShapeError) as error:
                 self.left_out[name] = str(error)
-
-

@@ -18,19 +18,19 @@ from torch_featviz.torch_private import TorchDispatchMode, is_higher_order, sche
 from ..tap import Taps, function_of, put
 from .groups import Groups, Selection, Unplaced, grouped
 from .native import Projected, in_encoder_layer, in_module
-from .places import Places, PlaceTracer, is_composed
+from .places import Places, PlaceTracer, is_composed, over_channels
 from .rows import attended
 
 # What an operator is to this mode
-_SOFTMAX = ("_softmax", "_safe_softmax")
-_PRODUCTS = ("bmm", "mm")
+_SOFTMAX = ("_softmax", "_safe_softmax", "softmax")
+_PRODUCTS = ("bmm", "mm", "matmul")
 _HIDING = ("_flash_attention_forward", "_efficient_attention_forward", "_cudnn_attention_forward")
 _HIDING_WORDS = ("flash", "attn", "attention", "fmha", "mha_")
 _VIEWS = (
     *("permute", "transpose", "t", "unsqueeze", "squeeze", "expand", "slice", "select", "split", "split_with_sizes"),
-    *("unbind", "chunk"),
+    *("unbind", "chunk", "expand_as", "swapaxes", "swapdims", "movedim", "narrow"),
 )
-_RESHAPED = ("view", "_unsafe_view", "reshape", "_reshape_alias", "flatten")
+_RESHAPED = ("view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten")
 _COPIES = ("clone", "contiguous", "alias", "detach", "_to_copy", "to", "native_dropout", "dropout", "lift_fresh")
 
 
@@ -38,6 +38,7 @@ class Weights(NamedTuple):
     """Softmaxed weights that a tensor holds, before dropout and in its shape; how deep in modules they were made."""
 
     values: Tensor
+    heads: int | None  # that the softmax was over, where they have an axis
     depth: int
     holder: Tensor  # kept alive, lest its memory be taken for another's
 
@@ -70,8 +71,8 @@ class Seen(TorchDispatchMode):
         self._noise: dict[int, Tensor] = {}
         self._claims: list[tuple[str, Tensor, torch.dtype]] = []
         self._tracer: PlaceTracer | None = None
-        self._known: dict[Any, dict[int, Groups]] = {}  # by the shapes that the model was given, and by call
-        self._groups: dict[int, Groups] = {}
+        self._known: dict[Any, dict[int, Groups | None]] = {}  # by the shapes that the model was given, and by call
+        self._groups: dict[int, Groups | None] = {}
         self._images: int | None = None
         self._calls = 0
 
@@ -150,29 +151,30 @@ class Seen(TorchDispatchMode):
         query, key, value = given["query"], given["key"], given["value"]
         if query.is_nested:
             return self._hidden(func, args, kwargs)
-        output = answer[0] if isinstance(answer, (tuple, list)) else answer
         mask = given.get("attn_mask")
-        selection = self._select(layers, query.shape[2], self._tokens(query, 2), self._tokens(value, 2), len(query))
-        weights, claim = attended(
-            query,
-            key,
-            value,
-            output,
-            selection,
-            mask=given.get("attn_bias") if mask is None else mask,
-            causal=bool(given.get("is_causal")),
-            scale=given.get("scale"),
-            dropped=bool(given.get("dropout_p")),
-        )
-        self._claims.append((layers[-1], claim, query.dtype))
-        self._give(layers, selection.put(weights).to(query.dtype))
+        selection = self._select(layers, query, value, heads=1)
+        if selection is not None:
+            weights, claim = attended(
+                query,
+                key,
+                value,
+                answer[0] if isinstance(answer, (tuple, list)) else answer,
+                selection,
+                mask=given.get("attn_bias") if mask is None else mask,
+                causal=bool(given.get("is_causal")),
+                scale=given.get("scale"),
+                dropped=bool(given.get("dropout_p")),
+            )
+            self._claims.append((layers[-1], claim, query.dtype))
+            self._give(layers, selection.put(weights).to(query.dtype))
         return answer
 
     def _softmax(self, func: Any, args: Any, kwargs: Any) -> Any:
         answer = func(*args, **kwargs)
         dim = args[1] if len(args) > 1 else kwargs["dim"]
         if answer.dim() > 1 and dim in (-1, answer.dim() - 1) and not answer.is_nested:
-            self._hold(answer, answer.detach())
+            heads = 1 if answer.dim() < 4 else answer.shape[-3]
+            self._hold(answer, answer.detach(), heads if answer.dim() != 3 else None)
         return answer
 
     def _product(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -181,23 +183,18 @@ class Seen(TorchDispatchMode):
             return answer
         left, right = args[:2]
         if (held := self._live.get(key_of(left))) is not None:
-            self._multiplied(held.values, self._tokens(left, -2), self._tokens(right, -2))
+            self._multiplied(held, held.values, left, right, axis=-2)
         if (held := self._live.get(key_of(right))) is not None:  # values times weights, both turned
-            self._multiplied(held.values.mT, self._tokens(right, -1), self._tokens(left, -1))
+            self._multiplied(held, held.values.mT, right, left, axis=-1)
         return answer
 
-    def _multiplied(self, weights: Tensor, queries: Places | None, keys: Places | None) -> None:
-        """Softmaxed weights `n q k`, or of one image and head `q k`, have been multiplied with values."""
-        if weights.stride(-1) != 1 and weights.shape[-1] > 1:  # the softmax is not over the axis that is summed over
-            return
-        if weights.dim() == 2:
-            if keys is None and self._calls not in self._groups:
-                return  # the matrix of a linear layer
-            weights = weights.unsqueeze(0)
-            queries, keys = (p and Places(p.numbers.unsqueeze(0), p.count) for p in (queries, keys))
+    def _multiplied(self, held: Weights, weights: Tensor, multiplied: Tensor, values: Tensor, axis: int) -> None:
+        """Softmaxed weights `... q k` have been multiplied with values; tokens lie along an axis of both."""
         if layers := self._layers():
-            selection = self._select(layers, weights.shape[1], queries, keys, len(weights))
-            self._give(layers, selection.put(selection.rows(weights.unsqueeze(1))).clone())
+            selection = self._select(layers, multiplied, values, held.heads, axis, weights)
+            if selection is not None:
+                weights = weights.reshape(-1, 1, *weights.shape[-2:])
+                self._give(layers, selection.put(selection.rows(weights)).clone())
 
     def _in_module(self, func: Any, args: Any, kwargs: Any) -> Any:
         return self._native(func, args, kwargs, in_module, "")
@@ -221,10 +218,11 @@ class Seen(TorchDispatchMode):
         answer = func(*args, **kwargs)
         projected = read(before, answer[0] if isinstance(answer, (tuple, list)) else answer)
         x, keys = projected.query, projected.key
-        selection = self._select(layers, x.shape[1], self._tokens(x, 1), self._tokens(keys, 1), len(x))
-        weights, claim = projected.attended(selection)
-        self._claims.append((layers[-1], claim, x.dtype))
-        self._give(layers, selection.put(weights).to(x.dtype))
+        selection = self._select(layers, x, keys, heads=1)
+        if selection is not None:
+            weights, claim = projected.attended(selection)
+            self._claims.append((layers[-1], claim, x.dtype))
+            self._give(layers, selection.put(weights).to(x.dtype))
         return answer
 
     def _bernoulli(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -245,18 +243,18 @@ class Seen(TorchDispatchMode):
                 self._live[key] = weights._replace(values=weights.values.clone())
         answer = func(*args, **kwargs)
         if name in _COPIES:
-            self._hold(answer[0] if isinstance(answer, (tuple, list)) else answer, held.values)
+            self._hold(answer[0] if isinstance(answer, (tuple, list)) else answer, held.values, held.heads)
         elif name in _RESHAPED:
-            self._hold(answer, held.values.reshape(answer.shape))
+            self._hold(answer, held.values.reshape(answer.shape), held.heads)
         elif name in _VIEWS:
             values = func(held.values, *args[1:], **kwargs)
             if isinstance(answer, (tuple, list)):
                 for output, value in zip(answer, values, strict=True):
-                    self._hold(output, value)
+                    self._hold(output, value, held.heads)
             else:
-                self._hold(answer, values)
+                self._hold(answer, values, held.heads)
         elif name.rstrip("_") in ("mul", "div") and any(id(value) in self._noise for value in given):
-            self._hold(answer, held.values)
+            self._hold(answer, held.values, held.heads)
         else:
             if written:
                 self._live.pop(key_of(given[0]), None)
@@ -266,44 +264,72 @@ class Seen(TorchDispatchMode):
 
     # What is common to all of them
 
-    def _hold(self, tensor: Tensor, values: Tensor) -> None:
+    def _hold(self, tensor: Tensor, values: Tensor, heads: int | None) -> None:
         key = key_of(tensor)
         if key is not None:
-            self._live[key] = Weights(values, len(self._frames), tensor)
+            self._live[key] = Weights(values, heads, len(self._frames), tensor)
 
     def _layers(self, part: str = "") -> list[str]:
         """The layers that an attention computed now is of, outermost first; `part` is of a module that was not called."""
         names = [name for name, _ in self._frames]
         if part:
             names.append(f"{names[-1]}.{part}".lstrip("."))
-        self.found.setdefault(names[-1])
         return self._wanted(names)
 
-    def _tokens(self, x: Tensor, axis: int) -> Places | None:
-        """The places of the tokens along one axis, for each entry of the first."""
-        places = None if self._tracer is None else self._tracer.known(x)
-        if places is None:
-            return None
-        numbers, axis = places.numbers, axis % x.dim()
-        for other in reversed(range(x.dim())):
-            if other not in (0, axis):
-                numbers = numbers.select(other, 0)
-        return Places(numbers, places.count)
+    def _select(
+        self,
+        layers: list[str],
+        queries: Tensor,
+        values: Tensor,
+        heads: int | None,
+        axis: int = -2,
+        weights: Tensor | None = None,
+    ) -> Selection | None:
+        """The rows asked for, of the attention that is computed now; None if it is none between tokens.
 
-    def _select(self, layers: list[str], rows: int, queries: Places | None, keys: Places | None, n: int) -> Selection:
+        Args:
+            queries: the queries, or the weights; `values` are the values, both with tokens along `axis`.
+            heads: how many of the groups are heads of one attention; None if unknown.
+            weights: `... q k`, where a softmax has been seen.
+        """
         call, self._calls = self._calls, self._calls + 1
-        groups = self._groups.get(call)
-        if self._tracer is not None or groups is None:
-            module = self._frames[-1][1]
-            heads = module.num_heads if isinstance(module, nn.MultiheadAttention) else None
-            try:
-                groups = grouped(queries, keys, n, self._images, heads)
-            except Unplaced as why:
-                raise LayerError(f"the attention of {layers[-1]!r} cannot be captured: {why}.") from None
-            self._groups[call] = groups
-        return groups.select(self._queries(layers[-1], groups.length(rows)))
+        if self._tracer is not None or call not in self._groups:
+            self._groups[call] = self._group(layers, queries, values, heads, axis, weights)
+        groups = self._groups[call]
+        return groups and groups.select(self._queries(layers[-1], groups.length(queries.shape[axis])))
+
+    def _group(
+        self,
+        layers: list[str],
+        queries: Tensor,
+        values: Tensor,
+        heads: int | None,
+        axis: int,
+        weights: Tensor | None,
+    ) -> Groups | None:
+        asked, seen = (None if self._tracer is None else self._tracer.known(x) for x in (queries, values))
+        if over_channels(values, seen, axis):
+            return self._is_none("its softmax is over channels, not over tokens")
+        if weights is not None:
+            total = weights.sum(dim=-1)
+            if bool(((total - 1).abs() > 0.05).logical_and(total != 0).any()):
+                return self._is_none("what it softmaxes is not what meets the values")
+            if weights.dim() == 2 and seen is None:
+                return self._is_none("its softmax meets the weights of a layer")
+        module, n = self._frames[-1][1], values.shape[: 1 if weights is None else -2].numel()
+        if heads is None and isinstance(module, nn.MultiheadAttention):
+            heads = module.num_heads
+        try:
+            of_queries, of_keys = (_tokens(places, axis, n) for places in (asked, seen))
+            return grouped(of_queries, of_keys, n, self._images, heads)
+        except Unplaced as why:
+            raise LayerError(f"the attention of {layers[-1]!r} cannot be captured: {why}.") from None
+
+    def _is_none(self, why: str) -> None:
+        self.reasons[self._frames[-1][0]] = why
 
     def _give(self, layers: list[str], weights: Tensor) -> None:
+        self.found.setdefault(self._frames[-1][0])
         self._take(layers, weights.detach())
 
     def _prove(self) -> None:
@@ -347,6 +373,15 @@ _HANDLERS: dict[str, Callable[[Seen, Any, Any, Any], Any]] = {
     "_transformer_encoder_layer_fwd": Seen._in_encoder_layer,
     "bernoulli_": Seen._bernoulli,
 }
+
+
+def _tokens(places: Places | None, axis: int, n: int) -> Places | None:
+    """The places of the tokens along an axis, one of the last two, in each of the `n` groups that come first."""
+    if places is None:
+        return None
+    numbers = places.numbers.movedim(axis, -1).select(-2, 0)  # ... tokens
+    numbers = numbers.reshape(-1, numbers.shape[-1])
+    return Places(numbers[:: len(numbers) // n], places.count)  # without the heads, where they have an axis
 
 
 def _by_name(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
