@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from .groups import Selection
-from .rows import difference
+from .rows import claim, distance
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Projected:
         unit = torch.finfo(self.output.dtype).eps
         spread = (made - other).abs().nan_to_num(0.0).max()
         size = torch.maximum(output.abs(), other.abs()).nan_to_num(0.0).max()
-        return weights, difference(made, output, 32 * spread + 8 * unit * size)
+        return weights, claim(distance(made, output), 32 * spread + 8 * unit * size)
 
     def _rows(self, selection: Selection, *, parts: int) -> tuple[Tensor, Tensor]:
         """The weights, and the operator's output in those rows; sums over channels in so many parts."""

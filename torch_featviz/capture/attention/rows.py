@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import sqrt
 
 import torch
 from torch import Tensor
 
 from .groups import Selection
+
+_APART = 2**14  # scores of a head: so many and more, and a CPU's cache is better used head by head
 
 
 @torch.no_grad()
@@ -41,52 +44,90 @@ def attended(
     exact = torch.float64 if query.dtype == torch.float64 else torch.float32
     scale = 1 / sqrt(query.shape[-1]) if scale is None else scale
     shape = *query.shape[:3], key.shape[2]
-    query, output = selection.rows(query).to(exact), selection.rows(output)
+    kept = torch.finfo(output.dtype).eps / 2
+    query, output = selection.rows(query).to(exact) * scale, selection.rows(output).to(exact)
     key, value = selection.groups(key).to(exact), selection.groups(value).to(exact)
-    scores = _grouped(query * scale, key.mT)
     if mask is not None:
         mask = selection.rows(mask.expand(shape))
-        scores = scores.masked_fill_(~mask, -torch.inf) if mask.dtype == torch.bool else scores.add_(mask)
+    hidden = None
     if causal:
-        places = torch.arange(shape[3], device=scores.device)
-        scores = scores.masked_fill_(places > selection.positions(shape[2], scores.device), -torch.inf)
-    weights = torch.softmax(scores, dim=-1)
-    if mask is not None or causal:  # a query that sees no key: kernels return either zeros or NaN
-        blind = scores.amax(dim=-1, keepdim=True) == -torch.inf
-        weights = weights.masked_fill_(blind & ~output.isnan().any(dim=-1, keepdim=True), 0.0)
+        hidden = torch.arange(shape[3], device=query.device) > selection.positions(shape[2], query.device)
+        hidden = hidden.expand(*query.shape[:3], shape[3])
+    weights = query.new_empty(*query.shape[:3], shape[3])
+    far = query.new_empty(query.shape[:3])
+    heaviest = None if mask is None or mask.dtype == torch.bool else query.new_zeros(query.shape[:3])
+    shared = query.shape[1] // key.shape[1]
+    for at, keys in _parts(weights, shared):
+        part = weights[at]
+        scores = torch.matmul(query[at], key[keys].mT)
+        if mask is not None and mask.dtype == torch.bool:
+            scores.masked_fill_(~mask[at], -torch.inf)
+        elif mask is not None:
+            scores += mask[at]
+        if hidden is not None:
+            scores.masked_fill_(hidden[at], -torch.inf)
+        torch.softmax(scores, dim=-1, out=part)
+        if mask is not None or hidden is not None:  # a query that sees no key: kernels return either zeros or NaN
+            blind = scores.amax(dim=-1, keepdim=True) == -torch.inf
+            part.masked_fill_(blind & ~output[at].isnan().any(dim=-1, keepdim=True), 0.0)
+        if heaviest is not None and mask is not None:
+            heaviest[at] = torch.where(part > 0, mask[at], 0).abs().amax(dim=-1)
+        far[at] = distance(part @ value[keys], output[at])
     if dropped:
-        return weights, weights.new_zeros(2)
-    heaviest = None if mask is None or mask.dtype == torch.bool else torch.where(weights > 0, mask, 0).abs().amax(-1)
-    bound = _bound(query, key, value, output, scale, heaviest)
-    return weights, difference(_grouped(weights, value), output, bound)
+        return weights, far.new_zeros(2)
+    return weights, claim(far, _bound(query, key, value, kept=kept, mask=heaviest))
 
 
-def difference(made: Tensor, output: Tensor, bound: Tensor) -> Tensor:
-    """The largest difference, and the largest share of the bound; NaN in both is no difference, in one is infinite."""
-    far = (made - output.to(made.dtype)).abs()
-    far = far.masked_fill_(made.isnan() & output.isnan(), 0.0).nan_to_num_(nan=torch.inf, posinf=torch.inf)
+def _parts(weights: Tensor, shared: int) -> Iterator[tuple[tuple[int | slice, ...], tuple[int | slice, ...]]]:
+    """What is computed at once, `(group, head)` of the queries and of the keys, which `shared` heads have together."""
+    n, heads, rows, keys = weights.shape
+    if weights.is_cpu and rows * keys >= _APART:
+        yield from (((i, head), (i, head // shared)) for i in range(n) for head in range(heads))
+    elif shared == 1:
+        yield (slice(None), slice(None)), (slice(None), slice(None))
+    else:
+        every = slice(None)
+        yield from (((every, head), (every, head // shared)) for head in range(heads))
+
+
+def distance(made: Tensor, output: Tensor) -> Tensor:
+    """The largest difference in each row. Where both are NaN there is none; where one is, it is infinite."""
+    far = torch.sub(made, output).abs_().amax(dim=-1)
+    if not far.is_cpu or bool(far.isnan().any()):
+        both = made.isnan() & output.isnan()
+        far = (made - output).abs_().masked_fill_(both, 0.0).nan_to_num_(nan=torch.inf, posinf=torch.inf).amax(dim=-1)
+    return far
+
+
+def claim(far: Tensor, bound: Tensor) -> Tensor:
+    """The largest distance, and the largest as a share of its bound."""
     return torch.stack([far.max(), (far / bound).nan_to_num_(nan=0.0, posinf=torch.inf).max()])
 
 
-def _bound(query: Tensor, key: Tensor, value: Tensor, output: Tensor, scale: float, mask: Tensor | None) -> Tensor:
-    """How far rounding can take two ways of computing `softmax(scale q·k) v` apart, entry by entry.
+def _bound(query: Tensor, key: Tensor, value: Tensor, *, kept: float, mask: Tensor | None) -> Tensor:
+    """How far rounding can take two ways of computing `softmax(q·k) v` apart, for each row.
 
     A sum of d products is off by `d u |q| |k|` at most, u being half the distance of 1 to the next number. Weights of
     scores that are off by e are off by a factor of `exp(2 e)`; summing and dividing n of them adds `n u`, and so does
-    the sum over the values. Kernels of 16 bits also round scores, weights and output to these. Twice, since both ways
-    round.
+    the sum over the values, none of which is larger than the largest. Kernels of 16 bits also round scores, weights and
+    output to these. Twice, since both ways round.
+
+    Args:
+        query: scaled.
+        kept: u of the output.
+        mask: the largest number, for each row, that was added to a score that counts.
     """
-    sums, kept = _unit(query), max(_unit(query), torch.finfo(output.dtype).eps / 2)
-    share = query.shape[1] // key.shape[1]  # of heads that have the same keys
-    longest = key.norm(dim=-1).amax(dim=-1).repeat_interleave(share, dim=1).unsqueeze(-1)
-    length = query.norm(dim=-1) * longest * abs(scale)
+    sums, shared = _unit(query), query.shape[1] // key.shape[1]
+    longest, largest = key.norm(dim=-1).amax(dim=-1), value.abs().amax(dim=(-2, -1))
+    if shared > 1:
+        longest, largest = (x.repeat_interleave(shared, dim=1) for x in (longest, largest))
     rounded = kept if kept > sums else 0.0
-    score = ((query.shape[-1] + 3) * sums + rounded) * length
+    score = query.norm(dim=-1) * (longest * (2 * (query.shape[-1] + 3) * sums + 2 * rounded)).unsqueeze(-1)
     if mask is not None:
-        score = score + 2 * kept * mask
-    weight = torch.expm1(2 * score) + (2 * key.shape[2] + 6) * sums + rounded
-    largest = value.abs().amax(dim=2).repeat_interleave(share, dim=1).unsqueeze(2)
-    return 2 * (weight.unsqueeze(-1) * largest + kept * output.abs().to(query.dtype)) + torch.finfo(output.dtype).tiny
+        score += 4 * max(kept, sums) * mask
+    summed = (2 * key.shape[2] + 6) * sums + rounded + max(kept, sums)
+    weight = score * score.exp() + summed  # x exp(x) is at least exp(x) - 1
+    return weight * (2 * largest).unsqueeze(-1) + torch.finfo(query.dtype).tiny
 
 
 def _unit(tensor: Tensor) -> float:
@@ -96,13 +137,3 @@ def _unit(tensor: Tensor) -> float:
         if precision != "highest" or (tensor.is_cuda and torch.backends.cuda.matmul.allow_tf32):
             return 2.0**-9 if precision == "medium" else 2.0**-11
     return torch.finfo(tensor.dtype).eps / 2
-
-
-def _grouped(left: Tensor, right: Tensor) -> Tensor:
-    """`left @ right`, where several heads of `left`, one after the other, may share one of `right`."""
-    groups, heads, rows = left.shape[:3]
-    shared = right.shape[1]
-    if shared == heads:
-        return left @ right
-    together = left.reshape(groups, shared, heads // shared * rows, left.shape[3])
-    return (together @ right).reshape(groups, heads, rows, right.shape[3])
