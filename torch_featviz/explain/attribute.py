@@ -17,12 +17,14 @@ from torch_featviz.displayed import Displayed
 from torch_featviz.errors import DtypeError, LayerError, OptionError, ShapeError
 from torch_featviz.inspect.cut import AnswerMap, answer_map, map_of, remembered
 from torch_featviz.model.answer import KINDS, Kind, Target
+from torch_featviz.model.boxes import Boxes
 from torch_featviz.model.inputs import Inputs, batch_of, check_images
 from torch_featviz.model.layers import find, layer_name
 from torch_featviz.model.run import one_call
 from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated, seed_all
 
+from .boxes import DEFAULT, ON_PIXELS, OPTIONS, Asked, box_heatmaps, is_detector, known_detector
 from .cam import MODES
 from .explained import Explained, chunks, rows_at_once
 from .methods import Job, method_of
@@ -46,6 +48,8 @@ class Attribution(Displayed):
         options: the options of the method.
         inputs: the arguments of the model.
         answer: the `answer` argument.
+        boxes: of a detector, the boxes explained; then there is a heatmap for each of them, `n h w`, best first. None
+            if the model returns none.
     """
 
     attributions: Tensor
@@ -58,6 +62,7 @@ class Attribution(Displayed):
     options: dict[str, Any] = field(default_factory=dict)
     inputs: Inputs | None = field(default=None, repr=False)
     answer: Kind | None = None
+    boxes: Boxes | None = None
 
     @property
     def layer(self) -> str:
@@ -70,7 +75,7 @@ def attribute(
     images: Tensor,
     *others: object,
     target: Target = None,
-    method: str = "gradcam",
+    method: str | None = None,
     layer: OneOrMore = None,
     answer: Kind | None = None,
     additional_forward_args: Any = None,
@@ -91,17 +96,20 @@ def attribute(
             in the result.
         others: not used; all other arguments are keywords.
         target: a class; one class per image; a callable from the model's output to `b` values (for regression,
-            segmentation, detection, or outputs with several tensors); or None for the predicted class. If the model
+            segmentation, or outputs with several tensors); or None for the predicted class, and for a detector's best
+            boxes: each is explained by its own class logit before suppression. If the model
             returns one value per image, None selects that value; if the value is the logit or probability of two
             classes, it belongs to class 1, and class 0 is its negative.
         method: one of `saliency`, `input_x_gradient`, `integrated_gradients`, `smoothgrad`, `deep_lift`,
             `gradient_shap`, `guided_backprop`, `deconvolution`, `occlusion`, `feature_ablation`, `lrp`,
-            `layer_activation`, `gradcam`, `hirescam`, `layercam`, `guided_gradcam`.
+            `layer_activation`, `gradcam`, `hirescam`, `layercam`, `guided_gradcam`. Default: `gradcam`; for boxes
+            `layercam`, beside which there are `gradcam`, `hirescam`, `saliency` and `input_x_gradient`.
         layer: for the last five methods: a layer, one of its calls (`"relu#2"`), or a functional call as
             `capture(ops=True)` names it (`"cat"`). The maps of a list of layers are joined: each is divided by its
             largest magnitude, then the larger value is taken. Default: the latest map that the whole answer depends on
             and whose gradient is not 0 at more than one place; for a transformer, the tokens that enter its last block.
-            If only several maps together carry the whole answer, they are joined.
+            If only several maps together carry the whole answer, they are joined. For boxes: the maps that enter the
+            head.
         answer: meaning of the model's scores: `"logits"`, `"probabilities"`, `"label_logits"` or
             `"label_probabilities"` (independent labels), or `"figures"` (numbers that are not probabilities). Default:
             derived from their values and from the last operators of the model.
@@ -117,9 +125,10 @@ def attribute(
             `feature_mask`, `nt_samples`, `stdevs`, `multiply_by_inputs`, ...; `reshape_transform` for the maps of
             transformers. Defaults are Captum's, except: occlusion uses a window of an eighth of each side and moves it
             by half its size; feature ablation an 8 × 8 grid; smoothgrad 25 samples with 15 % noise (Smilkov et al.
-            2017); gradient_shap baselines of zeros.
+            2017); gradient_shap baselines of zeros. For boxes there are `top`, how many of each image are explained (5),
+            and `min_score`, the lowest score where the model returns all candidates (0.25).
     Returns:
-        The attributions, and heatmaps `b h w`.
+        The attributions, and heatmaps `b h w`; for a detector a heatmap for each box, `n h w`, and `boxes`.
     Raises:
         DtypeError: the model cannot be copied, images are not floats or not of its dtype, or the output needs a
             callable target.
@@ -164,15 +173,71 @@ def explain(
     inputs: Inputs,
     *,
     target: Target = None,
-    method: str = "gradcam",
-    layer: OneOrMore = None,
+    method: str | None = None,
     answer: Kind | None = None,
     seed: int = 0,
+    **options: Any,
+) -> Attribution:
+    """`attribute`, of inputs as one object."""
+
+    def boxed() -> Attribution | None:
+        with isolated(seed):
+            return _of_boxes(model, inputs, method or DEFAULT, answer, **options)
+
+    if target is None and (known_detector(model) or OPTIONS & options.keys()) and (found := boxed()):
+        return found
+    try:
+        return _of_scores(model, inputs, target=target, method=method or "gradcam", answer=answer, seed=seed, **options)
+    except (DtypeError, ShapeError):
+        if target is not None or (found := boxed()) is None:
+            raise
+        return found
+
+
+def _of_boxes(
+    model: nn.Module,
+    inputs: Inputs,
+    method: str,
+    answer: Kind | None,
+    *,
+    layer: OneOrMore = None,
+    internal_batch_size: int | None = None,  # noqa: ARG001 - each image runs by itself
+    progress: bool = False,  # noqa: ARG001
+    **options: Any,
+) -> Attribution | None:
+    """Heatmaps of a detector's boxes; None where the model returns none."""
+    check_images(inputs.images)
+    if not is_detector(model, inputs, answer):
+        return None
+    check_method(method)
+    if unknown := sorted(options.keys() - OPTIONS):
+        raise OptionError(
+            f"{method} of boxes has no option {', '.join(map(repr, unknown))}; it takes {', '.join(sorted(OPTIONS))}."
+        )
+    if layer is not None and method in ON_PIXELS:
+        raise OptionError(f"{method} uses no layer; leave layer out.")
+    found = box_heatmaps(model, inputs, Asked(method, tuple(_names(model, layer)), answer=answer, **options))
+    if found is None:
+        return None
+    maps, boxes = found.heatmaps, found.boxes
+    how: tuple[Any, ...] = (boxes.classes, method, found.layers, found.where, None, options, inputs, answer, boxes)
+    return Attribution(maps[:, None], maps, *how)
+
+
+def _of_scores(
+    model: nn.Module,
+    inputs: Inputs,
+    *,
+    target: Target,
+    method: str,
+    layer: OneOrMore = None,
+    answer: Kind | None,
+    seed: int,
     internal_batch_size: int | None = None,
     progress: bool = False,
     **options: Any,
 ) -> Attribution:
-    """`attribute`, of inputs as one object."""
+    """Heatmaps of a class, or of what a callable makes of the output."""
     check_images(inputs.images, (3, 4, 5))
     check_method(method)
     known = method_of(method)

@@ -159,7 +159,7 @@ def faithfulness(
     Raises:
         DtypeError: `why` is not a result of `attribute`, or images are not floats.
         ShapeError: `why` is about other images.
-        OptionError: `steps` is below 1 or `stages` below 0.
+        OptionError: `steps` is below 1 or `stages` below 0, or `why` is about boxes.
     Example:
         >>> from torch_featviz.explain import attribute
         >>> net, images = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), torch.rand(3, 1, 4, 4)
@@ -170,6 +170,11 @@ def faithfulness(
     if not isinstance(why, Attribution):
         raise DtypeError(f"why must be a result of attribute(model, images), got {type(why).__name__}.")
     check_images(images, (3, 4, 5))
+    if why.boxes is not None:
+        raise OptionError(
+            "the faithfulness of boxes is not measured: changed images have other boxes; explain one figure of the "
+            "output by a callable, attribute(model, images, target=...)."
+        )
     if images.dim() == why.heatmaps.dim() and len(why.heatmaps) == 1:
         images = images[None]
     if why.heatmaps.shape[:1] + why.heatmaps.shape[1:] != images.shape[:1] + images.shape[2:]:

@@ -70,13 +70,15 @@ _known: WeakKeyDictionary[nn.Module, dict[Hashable, AnswerMap]] = WeakKeyDiction
 _PLAIN = frozenset((bool, int, float, str, bytes, type(None)))
 
 
-def remembered(model: nn.Module, inputs: Inputs, question: Hashable, ask: Callable[[], AnswerMap]) -> AnswerMap:
-    """`ask()`, once for each `question` about a model that is built like this and inputs of this shape."""
+def remembered(
+    model: nn.Module, inputs: Inputs, question: Hashable, ask: Callable[[], AnswerMap], *, anew: bool = False
+) -> AnswerMap:
+    """`ask()`, once for each `question` about a model that is built like this and inputs of this shape, or anew."""
     given = (inputs.images, *tensors((inputs.args, dict(inputs.keywords))))
     shapes = tuple(tuple(tensor.shape[1:]) for tensor in given)
     answers = _known.setdefault(model, {})
     key = (_build_of(model), shapes, question)
-    if key not in answers:
+    if anew or key not in answers:
         answers[key] = ask()
     return answers[key]
 

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torch_featviz.errors import ShapeError
-from torch_featviz.explain import Faithfulness, Reason, Reasons, Verdict, reasons
+from torch_featviz.errors import DtypeError, OptionError, ShapeError
+from torch_featviz.explain import Faithfulness, Reason, Reasons, Verdict, attribute, reasons
 from torch_featviz.explain.attribute import OneOrMore
+from torch_featviz.explain.boxes import is_detector
 from torch_featviz.explain.reasons import answered
 from torch_featviz.explain.verdict import MEANING
 from torch_featviz.model.answer import Kind
-from torch_featviz.model.inputs import as_batch
+from torch_featviz.model.boxes import names_in
+from torch_featviz.model.inputs import Inputs, as_batch
 from torch_featviz.picture import Legend, Picture, Scale, Sheet, count, number, rgb
 from torch_featviz.picture.bounds import drawn_at, named, room, shrunk
 from torch_featviz.picture.color import total_of
@@ -23,6 +25,8 @@ from torch_featviz.picture.images import ValueRange, clipped, unit_images
 from torch_featviz.picture.legend import OF_IMAGES
 from torch_featviz.picture.overlay import laid
 from torch_featviz.zoo import ModelCard
+
+from .boxes import boxes_sheet
 
 _CELLS = 64
 _SIDE = 200  # pixels, about, of a cell
@@ -43,7 +47,7 @@ def attributions(
     model: nn.Module,
     images: Tensor,
     *,
-    methods: Sequence[str] = ("gradcam",),
+    methods: Sequence[str] | None = None,
     targets: Sequence[int] | int | None = None,
     layer: OneOrMore = None,
     classes: Sequence[str] = (),
@@ -55,6 +59,7 @@ def attributions(
     faithful: bool = True,
     additional_forward_args: Any = None,
     keywords: Mapping[str, Any] | None = None,
+    top: int | None = None,
     title: str = "",
 ) -> Picture:
     """Draw heatmaps over the images: what speaks for (red) and against (blue) a class, by each method.
@@ -65,8 +70,9 @@ def attributions(
     Args:
         model: any module that returns one row of scores per image; it is unchanged.
         images: `b c h w`, or one image `c h w`, as the model takes them, with one or three channels.
-        methods: names of methods, as for `attribute`.
-        targets: the classes to explain, each for every image. Default: the predicted class of each image.
+        methods: names of methods, as for `attribute`. Default: `["gradcam"]`, and `["layercam"]` for a detector.
+        targets: the classes to explain, each for every image. Default: the predicted class of each image; of a detector
+            its best boxes, each drawn with its class and score.
         layer: for methods on a layer, as for `attribute`. Default: the map that the answer depends on. The legend names
             it.
         classes: class names in the order of the outputs; for a single logit or probability two names, or that of the
@@ -84,12 +90,13 @@ def attributions(
             with random weights.
         additional_forward_args: further positional arguments of `forward`, as for `attribute`.
         keywords: keyword arguments of `forward`, likewise.
+        top: for a detector: how many boxes of an image are drawn, at most. Default: 5.
         title: heading of the picture.
     Raises:
         ShapeError: images have other axes, there are more than 64 heatmaps, the model returns no row of scores per
             image, or the number of class names is wrong.
         OptionError: no methods, options for a method that does not run, an invalid range or card, or scores that can be
-            logits or probabilities.
+            logits or probabilities; `top` for a model that returns no boxes.
         LayerError, DtypeError, DeviceError: as for `attribute`.
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
@@ -97,14 +104,26 @@ def attributions(
         torch.Size([3, 17, 26])
     """
     images = as_batch(images)
+    more: dict[str, Any] = {"additional_forward_args": additional_forward_args, "keywords": keywords}
+    asked, methods = methods, ("gradcam",) if methods is None else methods
     cells = len(images) * len(methods) * (1 if targets is None or isinstance(targets, int) else len(set(targets)))
     if cells > _CELLS:
         raise ShapeError(f"{cells} heatmaps are too many, a sheet shows {_CELLS}; pass fewer images or methods.")
-    more: dict[str, Any] = {"additional_forward_args": additional_forward_args, "keywords": keywords}
     units = unit_images(images, value_range, card)
     published = () if card is None else card.classes
     said = card.answer if answer is None and card is not None else answer
-    known = answered(model, images, said=said, named=bool(classes or published) or targets is not None, **more)
+    try:
+        known = answered(model, images, said=said, named=bool(classes or published) or targets is not None, **more)
+    except (DtypeError, ShapeError):
+        if targets is not None or not is_detector(model, Inputs.of(images, **more), said):
+            raise
+        given: dict[str, Any] = {"layer": layer, "answer": said, **({} if top is None else {"top": top}), **more}
+        ways = [(method, (options or {}).get(method, {})) for method in asked or (None,)]
+        whys = [attribute(model, images, method=method, **{**given, **extra}) for method, extra in ways]
+        named_classes = classes or published or names_in(model)
+        return boxes_sheet(units, whys, named_classes, clipped(units, value_range, card), title)
+    if top is not None:
+        raise OptionError("top is how many boxes of a detector are drawn; for classes pass targets=[...].")
     names = known.names(classes, published)
     why = reasons(
         model,

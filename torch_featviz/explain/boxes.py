@@ -1,0 +1,278 @@
+"""Heatmaps of a detector: for each of its best boxes, which places of the image speak for the box's class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from weakref import WeakSet
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.nn import functional as F
+
+from torch_featviz.capture.noting import Note, numbered
+from torch_featviz.capture.session import Capture
+from torch_featviz.errors import LayerError, OptionError
+from torch_featviz.inspect.cut import AnswerMap, map_of, remembered
+from torch_featviz.inspect.heads import Begun, Frame, beginning, frontier, head_maps
+from torch_featviz.model.boxes import Boxes, Candidates, classes_in, find_boxes, own_logit
+from torch_featviz.model.inputs import Inputs
+from torch_featviz.model.run import run
+from torch_featviz.model.twin import twin
+from torch_featviz.model.untouched import isolated
+
+from .cam import joined, weighed
+
+DEFAULT = "layercam"
+ON_MAPS = ("layercam", "hirescam", "gradcam")
+ON_PIXELS = ("saliency", "input_x_gradient")
+OPTIONS = frozenset(("top", "min_score"))
+
+_detectors: WeakSet[nn.Module] = WeakSet()
+
+
+class Asked(NamedTuple):
+    """What is asked of a detector.
+
+    Args:
+        method: name of the method.
+        layers: names of layers; empty for the maps that enter the head.
+        top: how many boxes of each image, at most.
+        min_score: lowest score of a box, where the model returns candidates.
+        answer: meaning of the logits of a DETR, if it is said.
+    """
+
+    method: str
+    layers: tuple[str, ...] = ()
+    top: int = 5
+    min_score: float = 0.25
+    answer: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class BoxHeatmaps:
+    """Heatmaps of boxes.
+
+    Args:
+        boxes: the boxes, by image and score.
+        heatmaps: `n h w`, one for each box.
+        layers: names of the maps.
+        where: the same in words.
+    """
+
+    boxes: Boxes
+    heatmaps: Tensor
+    layers: tuple[str, ...]
+    where: str
+
+
+def is_detector(model: nn.Module, inputs: Inputs, answer: str | None = None) -> bool:
+    """Whether boxes are found in what the model returns for the first image; it runs if that is not known yet."""
+    if model in _detectors:
+        return True
+    with isolated(), torch.no_grad():
+        net, one = twin(model), inputs.rows(slice(1)).copied()
+        found = find_boxes(run(net, one), _size(one.images), classes=classes_in(net), answer=answer)
+    if found is not None:
+        _detectors.add(model)
+    return found is not None
+
+
+def known_detector(model: nn.Module) -> bool:
+    """Whether boxes were found in what this model returned before."""
+    return model in _detectors
+
+
+def box_heatmaps(model: nn.Module, inputs: Inputs, asked: Asked) -> BoxHeatmaps | None:
+    """Heatmaps of the best boxes of each image, each image by itself; None where the output holds no boxes.
+
+    One forward for each image, and a backward from each box's own class logit, before suppression, to the maps that
+    enter the head.
+
+    Args:
+        model: a detector; it is unchanged.
+        inputs: its arguments.
+        asked: what is asked.
+    Raises:
+        OptionError: a method that runs changed images, no box asked for, or no gradient reaches the scores.
+        LayerError: no such layer, or the boxes depend on none.
+    """
+    _check(asked)
+    given = inputs.copied()
+    net, parts = twin(model), list[_Explained]()
+    for number in range(len(given.images)):
+        part = _explained(model, net, given.rows(slice(number, number + 1)), asked)
+        if part is None:
+            return None
+        parts.append(part)
+    _detectors.add(model)
+    every = [part.found for part in parts]
+    xyxy, classes, scores = (torch.cat([found[k].detach() for found in every]) for k in range(3))
+    counts = torch.tensor([len(found.scores) for found in every], device=scores.device)
+    images = torch.arange(len(parts), device=scores.device).repeat_interleave(counts)
+    drawn = [heatmap for part in parts for heatmap in part.heatmaps]
+    heatmaps = torch.cat(drawn) if drawn else torch.zeros(0, *_size(given.images), device=scores.device)
+    maps = [where for part in parts for where in part.maps]
+    layers = tuple(dict.fromkeys(name for where in maps for name in where.layers))
+    return BoxHeatmaps(Boxes(xyxy, classes, scores, images), heatmaps, layers, _in_words(maps))
+
+
+def _check(asked: Asked) -> None:
+    if asked.method not in (*ON_MAPS, *ON_PIXELS):
+        raise OptionError(
+            f"{asked.method} runs changed images, in which a detector finds other boxes; for boxes there are "
+            f"{', '.join((*ON_MAPS, *ON_PIXELS))}, or pass target= a callable that returns one value per image."
+        )
+    if asked.top < 1 or not 0 <= asked.min_score <= 1:
+        raise OptionError(f"top must be at least 1 and min_score from 0 to 1, got {asked.top} and {asked.min_score}.")
+
+
+class _Explained(NamedTuple):
+    """The boxes of one image, their heatmaps `1 h w`, and the maps that each was drawn from."""
+
+    found: Candidates
+    heatmaps: list[Tensor]
+    maps: list[AnswerMap]
+
+
+def _explained(model: nn.Module, net: nn.Module, one: Inputs, asked: Asked) -> _Explained | None:
+    """The boxes of one image, explained."""
+    if asked.method in ON_PIXELS:
+        return _on_pixels(net, one, asked)
+    if asked.layers:
+        where = remembered(model, one, asked.layers, lambda: map_of(net, one, asked.layers))
+        ran = _run(net, one, asked, where)
+    else:
+        where = remembered(model, one, "boxes", lambda: _seek(net, one, asked))
+        ran = _run(net, one, asked, where)
+        if ran is not None and not all(whole for _, whole in ran.reached):  # boxes of other scales than those known
+            new = _seek(net, one, asked)
+            both = dict(zip(where.layers + new.layers, where.layouts + new.layouts, strict=True))
+            joint = AnswerMap(tuple(both), tuple(both.values()))
+            where = remembered(model, one, "boxes", lambda: joint, anew=True)
+            ran = _run(net, one, asked, where)
+    return None if ran is None else _on_maps(ran, where, one, asked)
+
+
+class _Run(NamedTuple):
+    """One forward with its graph.
+
+    Args:
+        found: its best boxes.
+        start: where the graph begins.
+        noted: what each layer returned, and where that is in the graph.
+        logits: the class logit of each box, and the gradient to begin with.
+        reached: layers that each logit comes from, and whether it comes from nothing else.
+    """
+
+    found: Candidates
+    start: Begun
+    noted: dict[str, tuple[Tensor, GradientEdge]]
+    logits: list[tuple[GradientEdge, Tensor]]
+    reached: list[tuple[list[str], bool]]
+
+
+def _run(net: nn.Module, one: Inputs, asked: Asked, where: AnswerMap) -> _Run | None:
+    bare = sorted({name.partition("#")[0] for name in where.layers})
+    modules, seen = dict(net.named_modules()), list[tuple[str, Tensor, GradientEdge]]()
+
+    def look(name: str, output: Any) -> None:
+        if name in bare and isinstance(output, Tensor) and output.requires_grad:
+            seen.append((name, output.detach().clone(), get_gradient_edge(output)))  # before it changes in place
+
+    calls = any(name not in modules for name in bare)
+    with torch.enable_grad(), beginning(net, one) as (given, begun):
+        with Capture(net, bare, ops=calls, into=Note(look)) if bare else nullcontext():
+            output = run(net, given)
+    found = _found(net, output, one, asked)
+    if found is None:
+        return None
+    noted = {
+        name: (values, edge)
+        for name, (_, values, edge) in zip(numbered([name for name, _, _ in seen]), seen, strict=True)
+        if name in where.layers
+    }
+    named = {(edge.node, edge.output_nr): name for name, (_, edge) in noted.items()}
+    image, logits = get_gradient_edge(begun[-1].image), [own_logit(figure) for figure in found.figures]
+    reached = []
+    for logit, _ in logits:
+        edges, whole = frontier(logit, set(named), image.node)
+        reached.append(([name for name in where.layers if name in {named[edge] for edge in edges}], whole))
+    return _Run(found, begun[-1], noted, logits, reached)
+
+
+def _on_maps(ran: _Run, where: AnswerMap, one: Inputs, asked: Asked) -> _Explained:
+    layouts, size = dict(zip(where.layers, where.layouts, strict=True)), _size(one.images)
+    heatmaps, maps = [], []
+    for (logit, first), (names, _) in zip(ran.logits, ran.reached, strict=True):
+        if not names:
+            raise LayerError(f"a box does not depend on {', '.join(where.layers)}; choose another layer, or none.")
+        edges = [ran.noted[name][1] for name in names]
+        gradients = torch.autograd.grad([logit], edges, [first], retain_graph=True)
+        evidence = [
+            weighed(layouts[name].maps(ran.noted[name][0]), layouts[name].maps(gradient), asked.method)
+            for name, gradient in zip(names, gradients, strict=True)
+        ]
+        values = evidence[0] if len(evidence) == 1 else joined(evidence, ran.start.frame.batch)
+        heatmaps.append(_in_image(values, ran.start.frame, size)[:, 0])
+        maps.append(AnswerMap(tuple(names), tuple(layouts[name] for name in names)))
+    return _Explained(ran.found, heatmaps, maps)
+
+
+def _on_pixels(net: nn.Module, one: Inputs, asked: Asked) -> _Explained | None:
+    image = one.images.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        found = _found(net, run(net, one.at(image, slice(None))), one, asked)
+    if found is None:
+        return None
+    heatmaps = []
+    for logit, first in map(own_logit, found.figures):
+        (gradient,) = torch.autograd.grad([logit], [image], [first], retain_graph=True)
+        values = gradient.abs() if asked.method == "saliency" else gradient * image.detach()
+        heatmaps.append(values.sum(1).float())
+    return _Explained(found, heatmaps, [])
+
+
+def _seek(net: nn.Module, one: Inputs, asked: Asked) -> AnswerMap:
+    """The maps that enter the head; none where there are no boxes."""
+
+    def boxes(output: Any) -> tuple[list[tuple[GradientEdge, Tensor]], Tensor]:
+        found = _found(net, output, one, asked)
+        if found is None:
+            return [], one.images
+        return [own_logit(figure) for figure in found.figures], found.xyxy
+
+    return head_maps(net, one, boxes)
+
+
+def _found(net: nn.Module, output: Any, one: Inputs, asked: Asked) -> Candidates | None:
+    size = _size(one.images)
+    found = find_boxes(output, size, classes=classes_in(net), answer=asked.answer, min_score=asked.min_score)
+    return None if found is None else found.best(asked.top)
+
+
+def _size(images: Tensor) -> tuple[int, int]:
+    height, width = images.shape[-2:]
+    return height, width
+
+
+def _in_image(values: Tensor, frame: Frame, size: tuple[int, int]) -> Tensor:
+    """A map `1 1 h w` of the batch that the first layer is given, on the image's own pixels: without padding."""
+    values, (height, width) = values.detach().float(), frame.inside
+    if values.shape[2:] != frame.batch:
+        values = F.interpolate(values, frame.batch, mode="bilinear")
+    values = values[:, :, :height, :width]
+    return values if values.shape[2:] == size else F.interpolate(values, size, mode="bilinear")
+
+
+def _in_words(maps: Sequence[AnswerMap]) -> str:
+    """Names of the maps; where they differ, with the boxes drawn from each."""
+    boxes: dict[str, list[str]] = {}
+    for number, where in enumerate(maps, 1):
+        boxes.setdefault(str(where), []).append(str(number))
+    if len(boxes) < 2:
+        return "".join(boxes)
+    return "; ".join(f"{where} (box {', '.join(numbers)})" for where, numbers in boxes.items())

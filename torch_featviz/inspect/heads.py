@@ -1,0 +1,186 @@
+"""The maps that enter a detector's head: the latest that both a box's class and its place are computed from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from torch_featviz.capture.noting import Note
+from torch_featviz.capture.session import Capture
+from torch_featviz.errors import LayerError, ShapeError
+from torch_featviz.model.inputs import Inputs
+from torch_featviz.model.layout import Layout, LayoutTracer
+from torch_featviz.model.axes import start
+from torch_featviz.model.run import hooked, run
+
+from .cut import AnswerMap, _Edge, _maps
+
+_RESIZING = "GeneralizedRCNNTransform"  # torchvision's, which resizes and pads images within the model
+
+
+Logit: TypeAlias = tuple[GradientEdge, Tensor]  # where it is in the graph, and the gradient to begin with there
+
+
+class Frame(NamedTuple):
+    """Where an image lies in the batch that a detector's first layer is given.
+
+    Args:
+        batch: height and width of that batch, with padding.
+        inside: height and width of the image in it, at its top left.
+    """
+
+    batch: tuple[int, int]
+    inside: tuple[int, int]
+
+
+class Begun(NamedTuple):
+    """Where autograd's graph of a run begins: what the first layer is given, and where the image lies in it."""
+
+    image: Tensor
+    frame: Frame
+
+
+@contextmanager
+def beginning(net: nn.Module, inputs: Inputs, tracer: LayoutTracer | None = None) -> Iterator[tuple[Inputs, list[Begun]]]:
+    """Within the block, the graph of `net` begins at the images as its first layer is given them.
+
+    Args:
+        net: a twin.
+        inputs: of one image.
+        tracer: is told of them.
+    Returns:
+        The inputs to run, and a list whose last entry says where the graph of the last run begins.
+    """
+    resizing = [m for m in net.modules() if any(kind.__name__ == _RESIZING for kind in type(m).__mro__)]
+    begun: list[Begun] = []
+
+    def begin(image: Tensor, inside: Sequence[int]) -> Tensor:
+        image = image.detach().clone().requires_grad_()
+        if tracer is not None:
+            tracer.put(image, start(image.shape))
+        height, width = image.shape[2:]
+        begun.append(Begun(image, Frame((height, width), (inside[0], inside[1]))))
+        return image
+
+    def resized(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        images = output[0]
+        images.tensors = begin(images.tensors, images.image_sizes[0])
+
+    if resizing:
+        with hooked(resizing[:1], after=resized):
+            yield inputs, begun
+    else:
+        image = begin(inputs.images, inputs.images.shape[2:])
+        yield inputs.at(image, slice(None)), begun
+
+
+def head_maps(net: nn.Module, inputs: Inputs, boxes: Callable[[Any], tuple[Sequence[Logit], Tensor]]) -> AnswerMap:
+    """The maps that enter the head, for the best boxes of one image together; one forward and a backward for each box.
+
+    From the class logit of a box back, each way through autograd's graph ends at the first map that the boxes'
+    places are computed from, too, and at more than one place of which the gradient is not 0: there the ways of
+    classes and of places part. Where no gradient of places comes to any map, it ends at the first map. Of several maps
+    of one size the one is taken that all of them were computed from, so that there is one for each scale.
+
+    Args:
+        net: a twin.
+        inputs: of one image.
+        boxes: finds in the network's output each box's class logit, and where the boxes are, with their graph.
+    Raises:
+        LayerError: a way leads past all maps.
+    """
+    tracer, seen = LayoutTracer(inputs.images), list[tuple[str, _Edge, Layout]]()
+
+    def look(name: str, output: Any) -> None:
+        layout = tracer.layout(output) if isinstance(output, Tensor) and output.requires_grad else None
+        known = layout is not None and layout.is_map and None not in (layout.images, layout.channels)
+        edge = get_gradient_edge(output) if known else None
+        seen.append((name, (edge.node, edge.output_nr) if edge else (None, 0), layout or Layout()))
+
+    with torch.enable_grad(), beginning(net, inputs, tracer) as (given, begun):
+        with Capture(net, ["*", ""], ops=True, into=Note(look)), tracer:
+            output = run(net, given)
+        logits, places = boxes(output)
+    maps = _maps(seen, {name for name, _ in net.named_modules()})
+    image = get_gradient_edge(begun[-1].image)
+    shared = set[_Edge]()
+    if places.requires_grad and len(places):
+        shared = _live(get_gradient_edge(places), torch.ones_like(places), maps, image, places=1)
+    chosen = set[_Edge]()
+    for logit, one in logits:
+        live = _live(logit, one, maps, image, places=2)
+        reached = _one_a_scale(logit, live & shared or live, maps, image)
+        if not reached:
+            raise LayerError(
+                f"the boxes of {type(net).__name__} depend on no feature map that is known; choose layers with layer=."
+            )
+        chosen |= reached
+    found = [maps[edge] for edge in maps if edge in chosen]
+    return AnswerMap(tuple(name for name, _ in found), tuple(layout for _, layout in found))
+
+
+def _one_a_scale(
+    logit: GradientEdge, live: set[_Edge], maps: Mapping[_Edge, tuple[str, Layout]], image: GradientEdge
+) -> set[_Edge]:
+    """The first of these maps on each way back from a logit, one for each size; empty where a way leads past them.
+
+    Of several of one size, as keys and values of the layers of a decoder, the latest is left out until there is one: the
+    map that all were computed from.
+    """
+    allowed, best = set(live), set[_Edge]()
+    order = list(maps)
+    while True:
+        reached, whole = frontier(logit, allowed, image.node)
+        if not whole:
+            return best
+        best = reached
+        sizes = Counter(maps[edge][1].grid for edge in reached)
+        twice = [edge for edge in order if edge in reached and sizes[maps[edge][1].grid] > 1]
+        if not twice:
+            return best
+        allowed.remove(twice[-1])
+
+
+def frontier(logit: GradientEdge, maps: set[_Edge], image: Any) -> tuple[set[_Edge], bool]:
+    """The first of `maps` on each way back from a logit; and whether no way leads past them to the image."""
+    reached, seen, waiting = set[_Edge](), set[Any](), [(logit.node, logit.output_nr)]
+    whole = True
+    while waiting:
+        edge = waiting.pop()
+        if edge in maps:
+            reached.add(edge)
+            continue
+        node = edge[0]
+        if node is image:
+            whole = False
+        elif node not in seen:
+            seen.add(node)
+            waiting += [following for following in node.next_functions if following[0] is not None]
+    return reached, whole
+
+
+def _live(
+    begin: GradientEdge, gradient: Tensor, maps: Mapping[_Edge, tuple[str, Layout]], image: GradientEdge, *, places: int
+) -> set[_Edge]:
+    """The maps at so many places of which the gradient is not 0, or more; one backward, which keeps none of them."""
+    live = set[_Edge]()
+
+    def note(edge: _Edge, layout: Layout, gradients: tuple[Tensor | None, ...]) -> None:
+        gradient = gradients[edge[1]]
+        if gradient is not None:
+            with suppress(ShapeError):
+                if int((layout.maps(gradient) != 0).any(1).sum()) >= places:
+                    live.add(edge)
+
+    with ExitStack() as hooks:
+        for edge, (_, layout) in maps.items():
+            hooks.callback(edge[0].register_prehook(partial(note, edge, layout)).remove)
+        torch.autograd.grad([begin], [image], [gradient], allow_unused=True, retain_graph=True)
+    return live
