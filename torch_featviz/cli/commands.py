@@ -147,7 +147,7 @@ def why(on: Given) -> Picture:
     return views.attributions(
         on.model,
         on.images(),
-        methods=on.arguments.method or ["gradcam"],
+        methods=on.arguments.method,
         targets=on.classes(),
         layer=on.arguments.layer,
         card=on.card,

@@ -125,8 +125,8 @@ def attribute(
             `feature_mask`, `nt_samples`, `stdevs`, `multiply_by_inputs`, ...; `reshape_transform` for the maps of
             transformers. Defaults are Captum's, except: occlusion uses a window of an eighth of each side and moves it
             by half its size; feature ablation an 8 × 8 grid; smoothgrad 25 samples with 15 % noise (Smilkov et al.
-            2017); gradient_shap baselines of zeros. For boxes there are `top`, how many of each image are explained (5),
-            and `min_score`, the lowest score where the model returns all candidates (0.25).
+            2017); gradient_shap baselines of zeros. For boxes: `top`, how many of each image (5), and `min_score`,
+            the lowest score where the model returns all candidates (0.25).
     Returns:
         The attributions, and heatmaps `b h w`; for a detector a heatmap for each box, `n h w`, and `boxes`.
     Raises:
@@ -148,18 +148,26 @@ def attribute(
             f"attribute takes the model and the images by position, and all else by name: {_by_name(others[0])}."
         )
     inputs = Inputs.of(batch_of(model, images), additional_forward_args, keywords)
-    return explain(
-        model,
-        inputs,
-        target=target,
-        method=method,
-        layer=layer,
-        answer=answer,
-        seed=seed,
-        internal_batch_size=internal_batch_size,
-        progress=progress,
-        **options,
-    )
+    boxes = partial(_of_boxes, model, inputs, method or DEFAULT, layer=layer, answer=answer, seed=seed, options=options)
+    if target is None and (known_detector(model) or OPTIONS & options.keys()) and (found := boxes()):
+        return found
+    try:
+        return explain(
+            model,
+            inputs,
+            target=target,
+            method=method or "gradcam",
+            layer=layer,
+            answer=answer,
+            seed=seed,
+            internal_batch_size=internal_batch_size,
+            progress=progress,
+            **options,
+        )
+    except (DtypeError, ShapeError):
+        if target is not None or (found := boxes()) is None:
+            raise
+        return found
 
 
 def _by_name(value: object) -> str:
@@ -168,76 +176,50 @@ def _by_name(value: object) -> str:
     return f"write {name}={value!r:.80}"
 
 
+def _of_boxes(
+    model: nn.Module,
+    inputs: Inputs,
+    method: str,
+    *,
+    layer: OneOrMore,
+    answer: Kind | None,
+    seed: int,
+    options: Mapping[str, Any],
+) -> Attribution | None:
+    """Heatmaps of a detector's boxes; None where the model returns none."""
+    with isolated(seed):
+        if inputs.images.dim() != 4 or not is_detector(model, inputs, answer):
+            return None
+        check_method(method)
+        if unknown := sorted(options.keys() - OPTIONS):
+            raise OptionError(
+                f"{method} of boxes has no option {', '.join(map(repr, unknown))}; it takes "
+                f"{', '.join(sorted(OPTIONS))}."
+            )
+        if layer is not None and method in ON_PIXELS:
+            raise OptionError(f"{method} uses no layer; leave layer out.")
+        found = box_heatmaps(model, inputs, Asked(method, tuple(_names(model, layer)), answer=answer, **options))
+    if found is None:
+        return None
+    maps, boxes = found.heatmaps, found.boxes
+    how: tuple[Any, ...] = (method, found.layers, found.where, None, dict(options), inputs, answer, boxes)
+    return Attribution(maps[:, None], maps, boxes.classes, *how)
+
+
 def explain(
     model: nn.Module,
     inputs: Inputs,
     *,
     target: Target = None,
-    method: str | None = None,
+    method: str = "gradcam",
+    layer: OneOrMore = None,
     answer: Kind | None = None,
     seed: int = 0,
-    **options: Any,
-) -> Attribution:
-    """`attribute`, of inputs as one object."""
-
-    def boxed() -> Attribution | None:
-        with isolated(seed):
-            return _of_boxes(model, inputs, method or DEFAULT, answer, **options)
-
-    if target is None and (known_detector(model) or OPTIONS & options.keys()) and (found := boxed()):
-        return found
-    try:
-        return _of_scores(model, inputs, target=target, method=method or "gradcam", answer=answer, seed=seed, **options)
-    except (DtypeError, ShapeError):
-        if target is not None or (found := boxed()) is None:
-            raise
-        return found
-
-
-def _of_boxes(
-    model: nn.Module,
-    inputs: Inputs,
-    method: str,
-    answer: Kind | None,
-    *,
-    layer: OneOrMore = None,
-    internal_batch_size: int | None = None,  # noqa: ARG001 - each image runs by itself
-    progress: bool = False,  # noqa: ARG001
-    **options: Any,
-) -> Attribution | None:
-    """Heatmaps of a detector's boxes; None where the model returns none."""
-    check_images(inputs.images)
-    if not is_detector(model, inputs, answer):
-        return None
-    check_method(method)
-    if unknown := sorted(options.keys() - OPTIONS):
-        raise OptionError(
-            f"{method} of boxes has no option {', '.join(map(repr, unknown))}; it takes {', '.join(sorted(OPTIONS))}."
-        )
-    if layer is not None and method in ON_PIXELS:
-        raise OptionError(f"{method} uses no layer; leave layer out.")
-    found = box_heatmaps(model, inputs, Asked(method, tuple(_names(model, layer)), answer=answer, **options))
-    if found is None:
-        return None
-    maps, boxes = found.heatmaps, found.boxes
-    how: tuple[Any, ...] = (boxes.classes, method, found.layers, found.where, None, options, inputs, answer, boxes)
-    return Attribution(maps[:, None], maps, *how)
-
-
-def _of_scores(
-    model: nn.Module,
-    inputs: Inputs,
-    *,
-    target: Target,
-    method: str,
-    layer: OneOrMore = None,
-    answer: Kind | None,
-    seed: int,
     internal_batch_size: int | None = None,
     progress: bool = False,
     **options: Any,
 ) -> Attribution:
-    """Heatmaps of a class, or of what a callable makes of the output."""
+    """`attribute`, of inputs as one object, and of no boxes."""
     check_images(inputs.images, (3, 4, 5))
     check_method(method)
     known = method_of(method)

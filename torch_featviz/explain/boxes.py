@@ -184,9 +184,9 @@ def _run(net: nn.Module, one: Inputs, asked: Asked, where: AnswerMap) -> _Run | 
             seen.append((name, output.detach().clone(), get_gradient_edge(output)))  # before it changes in place
 
     calls = any(name not in modules for name in bare)
-    with torch.enable_grad(), beginning(net, one) as (given, begun):
-        with Capture(net, bare, ops=calls, into=Note(look)) if bare else nullcontext():
-            output = run(net, given)
+    notes = Capture(net, bare, ops=calls, into=Note(look)) if bare else nullcontext()
+    with torch.enable_grad(), beginning(net, one) as (given, begun), notes:
+        output = run(net, given)
     found = _found(net, output, one, asked)
     if found is None:
         return None

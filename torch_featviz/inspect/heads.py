@@ -15,9 +15,9 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch_featviz.capture.noting import Note
 from torch_featviz.capture.session import Capture
 from torch_featviz.errors import LayerError, ShapeError
+from torch_featviz.model.axes import start
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.layout import Layout, LayoutTracer
-from torch_featviz.model.axes import start
 from torch_featviz.model.run import hooked, run
 
 from .cut import AnswerMap, _Edge, _maps
@@ -48,7 +48,9 @@ class Begun(NamedTuple):
 
 
 @contextmanager
-def beginning(net: nn.Module, inputs: Inputs, tracer: LayoutTracer | None = None) -> Iterator[tuple[Inputs, list[Begun]]]:
+def beginning(
+    net: nn.Module, inputs: Inputs, tracer: LayoutTracer | None = None
+) -> Iterator[tuple[Inputs, list[Begun]]]:
     """Within the block, the graph of `net` begins at the images as its first layer is given them.
 
     Args:
@@ -131,8 +133,8 @@ def _one_a_scale(
 ) -> set[_Edge]:
     """The first of these maps on each way back from a logit, one for each size; empty where a way leads past them.
 
-    Of several of one size, as keys and values of the layers of a decoder, the latest is left out until there is one: the
-    map that all were computed from.
+    Of several of one size, such as the keys and values of a decoder's layers, the latest is left out until there is
+    one: the map that all were computed from.
     """
     allowed, best = set(live), set[_Edge]()
     order = list(maps)
@@ -150,7 +152,7 @@ def _one_a_scale(
 
 def frontier(logit: GradientEdge, maps: set[_Edge], image: Any) -> tuple[set[_Edge], bool]:
     """The first of `maps` on each way back from a logit; and whether no way leads past them to the image."""
-    reached, seen, waiting = set[_Edge](), set[Any](), [(logit.node, logit.output_nr)]
+    reached, seen, waiting = set[_Edge](), set[Any](), list[_Edge]([(logit.node, logit.output_nr)])
     whole = True
     while waiting:
         edge = waiting.pop()

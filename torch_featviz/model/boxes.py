@@ -29,6 +29,10 @@ _MOVING = frozenset(
 )
 _WEIGHING = frozenset(("Mul", "Div", "Sqrt", "Pow", "Clamp"))
 _SQUASHING = frozenset(("Sigmoid", "Softmax", "SafeSoftmax"))
+_DETACHED = (
+    "no gradient reaches the scores of the boxes: the model computes them from detached features, or in no_grad(); "
+    "pass target= a callable that returns a class logit of another head, one value per image."
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -71,7 +75,12 @@ class Candidates(NamedTuple):
 
 
 def find_boxes(
-    output: Any, size: tuple[int, int], *, classes: int | None = None, answer: str | None = None, min_score: float = 0.25
+    output: Any,
+    size: tuple[int, int],
+    *,
+    classes: int | None = None,
+    answer: str | None = None,
+    min_score: float = 0.25,
 ) -> Candidates | None:
     """The boxes of one image in what a detector returned; None where none of these rules applies.
 
@@ -126,10 +135,7 @@ def own_logit(figure: Tensor) -> tuple[GradientEdge, Tensor]:
         OptionError: no gradient reaches it.
     """
     if not figure.requires_grad:
-        raise OptionError(
-            "no gradient reaches the scores of the boxes: the model computes them from detached features, or in "
-            "no_grad(); pass target= a callable that returns a class logit of another head, one value per image."
-        )
+        raise OptionError(_DETACHED)
     begin, one = get_gradient_edge(figure), torch.ones_like(figure)
     squashed = _behind(begin, _MOVING | _WEIGHING, _SQUASHING)
     if squashed:
@@ -137,7 +143,10 @@ def own_logit(figure: Tensor) -> tuple[GradientEdge, Tensor]:
         if not live:
             raise OptionError("the gradient of a box's score is 0, because its score is 0; raise min_score.")
         edge, gradient = max(live, key=lambda pair: pair[1].shape[-1])
-        begin, one = GradientEdge(*edge.node.next_functions[0]), (gradient != 0).to(gradient)
+        node, number = edge.node.next_functions[0]
+        if node is None:
+            raise OptionError(_DETACHED)
+        begin, one = GradientEdge(node, number), (gradient != 0).to(gradient)
     if _kind(begin.node) in _MOVING:
         made = _behind(begin, _MOVING)
         live = [(edge, g) for edge, g in zip(made, _gradients(begin, one, made), strict=True) if g.any()]
@@ -148,7 +157,7 @@ def own_logit(figure: Tensor) -> tuple[GradientEdge, Tensor]:
 
 def _behind(begin: GradientEdge, past: frozenset[str], until: frozenset[str] | None = None) -> list[GradientEdge]:
     """The edges that come first behind nodes of some kinds; of all others, or of these."""
-    found, seen, waiting = dict[tuple[Any, int], None](), set[Any](), [(begin.node, begin.output_nr)]
+    found, seen, waiting = dict[tuple[Any, int], None](), set[Any](), list[tuple[Any, int]]([(begin.node, begin.output_nr)])
     while waiting:
         node, number = waiting.pop(0)
         if node is None or (node, number) in seen:
@@ -239,9 +248,7 @@ def _rows(rows: Tensor, size: tuple[int, int], min_score: float) -> Candidates |
     kept = (scores >= min_score).nonzero()[:, 0]
     boxes = rows[kept, :4]
     shares = not len(rows) or float(rows[:, :4].detach().amax()) <= 2
-    found = _sorted(
-        _edges(boxes, size if shares else (1, 1)), labels[kept], scores[kept], rows[kept, column[kept]]
-    )
+    found = _sorted(_edges(boxes, size if shares else (1, 1)), labels[kept], scores[kept], rows[kept, column[kept]])
     alone = _suppressed(found)
     return Candidates(*(part[alone] for part in found))
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.explain import Faithfulness, Reason, Reasons, Verdict, attribute, reasons
 from torch_featviz.explain.attribute import OneOrMore
-from torch_featviz.explain.boxes import is_detector
+from torch_featviz.explain.boxes import DEFAULT, is_detector
 from torch_featviz.explain.reasons import answered
 from torch_featviz.explain.verdict import MEANING
 from torch_featviz.model.answer import Kind
@@ -118,7 +118,7 @@ def attributions(
         if targets is not None or not is_detector(model, Inputs.of(images, **more), said):
             raise
         given: dict[str, Any] = {"layer": layer, "answer": said, **({} if top is None else {"top": top}), **more}
-        ways = [(method, (options or {}).get(method, {})) for method in asked or (None,)]
+        ways = [(method, (options or {}).get(method, {})) for method in asked or (DEFAULT,)]
         whys = [attribute(model, images, method=method, **{**given, **extra}) for method, extra in ways]
         named_classes = classes or published or names_in(model)
         return boxes_sheet(units, whys, named_classes, clipped(units, value_range, card), title)

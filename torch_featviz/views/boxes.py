@@ -41,7 +41,7 @@ def boxes_sheet(
     """
     most = max((int(_in_image(why, number).sum()) for why in whys for number in range(len(units))), default=0)
     small, zoom, notes = fitted(units, 1 + most, len(units) * len(whys), goal=_SIDE)
-    rows = [_row(small, zoom, why, number, names, units.shape[-1]) for number in range(len(units)) for why in whys]
+    rows = [_row(small, zoom, why, number, names) for number in range(len(units)) for why in whys]
     cells, labels, empty = list[Tensor](), list[str](), set[int]()
     for row in rows:
         missing = 1 + most - len(row.labels)
@@ -57,9 +57,7 @@ def boxes_sheet(
         OF_IMAGES,
     )
     heading = "No boxes found" if none else "What speaks for each box (red) and against it (blue)"
-    return Sheet(
-        torch.cat(cells), legend, title or heading, 1 + most, tuple(labels), zoom=1, empty=frozenset(empty)
-    )
+    return Sheet(torch.cat(cells), legend, title or heading, 1 + most, tuple(labels), zoom=1, empty=frozenset(empty))
 
 
 class _Row(NamedTuple):
@@ -70,11 +68,11 @@ class _Row(NamedTuple):
     counts: Counts
 
 
-def _row(small: Tensor, zoom: int, why: Attribution, number: int, names: Sequence[str], width: int) -> _Row:
+def _row(small: Tensor, zoom: int, why: Attribution, number: int, names: Sequence[str]) -> _Row:
     boxes, chosen = why.boxes, _in_image(why, number)
     if boxes is None:
         raise ShapeError(f"the heatmaps of {why.method} are of no boxes; draw them with attributions(model, images).")
-    corners, maps = boxes.xyxy[chosen] * (zoom * small.shape[-1] / width), why.heatmaps[chosen]
+    corners, maps = boxes.xyxy[chosen] * (zoom * small.shape[-1] / why.heatmaps.shape[-1]), why.heatmaps[chosen]
     cells = [outlined(enlarge(rgb(small[number : number + 1], _CMAP), zoom)[0], corners)]
     shares = torch.stack([_share(values) for values in maps]) if len(maps) else maps
     image = small[number : number + 1].expand(len(maps), -1, -1, -1)
@@ -110,7 +108,7 @@ def _notes(whys: Sequence[Attribution]) -> list[str]:
 
 
 def outlined(cell: Tensor, boxes: Tensor) -> Tensor:
-    """A cell `3 h w` with a light line on the edge of each box and a dark one around it; boxes in pixels of the cell."""
+    """A cell `3 h w` with a light line on the edge of each box, and a dark one around it; `boxes` are in its pixels."""
     cell, (height, width) = cell.clone(), cell.shape[1:]
     for left, top, right, bottom in boxes.round().long().tolist():
         for out, ink in ((1, _DARK), (0, _LIGHT)):

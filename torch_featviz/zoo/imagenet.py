@@ -1,4 +1,4 @@
-"""AlexNet, and any other classification network of torchvision by its name."""
+"""AlexNet, and any other classification or detection network of torchvision by its name."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch_featviz.errors import OptionError
 from torch_featviz.model.held import base_of
 
 from .card import ModelCard
+from .detectors import detector_card
 
 PREFIX = "torchvision:"
 # Old nets that warn unless told how to begin, and whose published weights expect TensorFlow's input range.
@@ -26,7 +27,7 @@ _OLD_DENSENET_KEY = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.
 
 @lru_cache(maxsize=8)
 def torchvision_card(name: str) -> ModelCard:
-    """Return the card of a torchvision classification network; nothing is downloaded or allocated.
+    """Return the card of a torchvision classification or detection network; nothing is downloaded or allocated.
 
     Args:
         name: as in `torchvision.models`, for example `"resnet18"`, or with the name of its weights,
@@ -39,7 +40,8 @@ def torchvision_card(name: str) -> ModelCard:
     """
     from torchvision import models  # type: ignore[import-untyped]  # noqa: PLC0415  slow to import
 
-    known, (net, _, tag) = models.list_models(module=models), name.partition(".")
+    detectors = models.list_models(module=models.detection)
+    known, (net, _, tag) = [*models.list_models(module=models), *detectors], name.partition(".")
     if net not in known:
         close = ", ".join(repr(n) for n in get_close_matches(net, known, 3, 0.4))
         raise OptionError(
@@ -51,6 +53,8 @@ def torchvision_card(name: str) -> ModelCard:
             f"no weights {tag!r} of {net!r} in torchvision; there are {', '.join(published.__members__)}."
         )
     weights = published[tag or "DEFAULT"].value
+    if net in detectors:
+        return detector_card(name, weights, landmarks)
     preset = weights.transforms()
     build = partial(models.get_model, net, weights=None, **_options(net, weights))
     low, middle, high = landmarks(build)
