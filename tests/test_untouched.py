@@ -150,6 +150,7 @@ CALLS = {
     "receptive_field effective": lambda net: fv.receptive_field(net, "features.4", (12, 12), effective=True),
     "look": lambda net: fv.look(net, IMAGES[0]),
     "overview": lambda net: fv.overview(net, IMAGES[:1]),
+    "tokens": lambda net: fv.tokens(net, IMAGES, "features.4"),
     "shapes": lambda net: fv.shapes(net, (1, 3, 12, 12)),
     "summary": lambda net: fv.summary(net, (3, 12, 12)),
     "activations": lambda net: inspection.activations(net, Inputs(IMAGES)),

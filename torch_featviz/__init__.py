@@ -45,6 +45,7 @@ if TYPE_CHECKING:  # what is here and in __all__ can be had; at run time it is f
         projection,
         samples,
         segments,
+        tokens,
     )
     from .zoo import ModelCard, augment, channel_stats, probabilities
 
@@ -113,6 +114,7 @@ __all__ = [
     "shapes",
     "summary",
     "tile",
+    "tokens",
     "top_patches",
     "untile",
     "zoo",

@@ -122,6 +122,9 @@ CASES = {
     "segments 32": lambda: views.segments(
         torch.randn(1, 1000, 8, 8).expand(32, -1, -1, -1), NAMES, images_of(32, 224, 224)
     ),
+    "tokens 64": lambda: views.tokens(net(), images_of(64, 224, 160), "0"),
+    "tokens wide": lambda: views.tokens(net(), images_of(3, 100, 1500), "0", by="norm"),
+    "tokens large": lambda: views.tokens(nn.Conv2d(3, 4, 3), images_of(1, 1800, 2400), ""),
     "segments large": lambda: views.segments(torch.randn(1, 1000, 90, 120), NAMES, images_of(1, 1800, 2400)),
 }
 

@@ -146,6 +146,17 @@ def of_projection(given, **declared):
     return marks, lines, _small(cells, 16), colors
 
 
+def of_tokens(given, **declared):
+    marks, lines, cells, colors = sheet(views.tokens(SMALL, given, "0", **declared), slice(0, None, 2))
+    return marks[3:], lines, _small(_unframed(cells), 8), colors
+
+
+def _unframed(cells):
+    """Without the white paper around an image that is not as wide as its map."""
+    inside = (cells[0] != 255).any(0)
+    return cells[..., inside.any(1), :][..., inside.any(0)]
+
+
 def of_segments(given, **declared):
     drawn = views.segments(torch.zeros(2, 4, 4, dtype=torch.long), ["background"], given, **declared)
     marks, lines, cells, colors = sheet(drawn, slice(0, None, 2), "viridis")
@@ -181,6 +192,7 @@ DRAWN = {
     "pixels": of_pixels,
     "predictions": of_predictions,
     "samples": of_samples,
+    "tokens": of_tokens,
     "overlay": of_overlay,
     "atlas": of_atlas,
 }

@@ -17,6 +17,7 @@ from torch_featviz.views.predictions import predictions
 from torch_featviz.views.projection import projection
 from torch_featviz.views.samples import samples
 from torch_featviz.views.segments import segments
+from torch_featviz.views.tokens import tokens
 
 __all__ = [
     "adversarial",
@@ -36,4 +37,5 @@ __all__ = [
     "projection",
     "samples",
     "segments",
+    "tokens",
 ]
