@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
+from torch_featviz.model.layout import Layout
 from torch_featviz.picture import Scale, colorize, reserved
 from torch_featviz.views import feature_maps
 
@@ -184,6 +185,104 @@ def test_a_scale_per_kernel_is_shared_side_by_side():
     assert scale.vmax.flatten().tolist() == [2, 2, 10, 10]
 
 
+def test_a_batch_is_drawn_side_by_side():
+    maps = torch.randn(3, 5, 4, 4)
+    sheet, by_name = feature_maps(maps), feature_maps({f"image {i}": x for i, x in enumerate(maps)})
+    assert sheet.png() == by_name.png()
+    assert sheet.columns == ("image 0", "image 1", "image 2")
+    assert feature_maps(maps[:1]).png() == feature_maps(maps[0]).png()
+
+
+LAYOUT = Layout((2, 3), prefix=1, suffix=1)
+
+
+def test_tokens_with_a_layout_and_what_has_no_place():
+    acts = torch.randn(2, 8, 5)
+    folded = acts[:, 1:7].transpose(1, 2).reshape(2, 5, 2, 3)
+    sheet = feature_maps(acts, layout=LAYOUT)
+    assert sheet.cells.equal(feature_maps(folded).cells)
+    assert "2 tokens without a place: not drawn" in sheet.legend.lines()
+    for one in (feature_maps(acts[:1], layout=LAYOUT), feature_maps(acts[0], layout=LAYOUT)):
+        assert one.cells.equal(feature_maps(folded[0]).cells)
+    named = feature_maps({"a": acts[:1], "b": acts[1]}, layout=LAYOUT)
+    assert named.cells.equal(sheet.cells)
+    maps = feature_maps(folded.permute(0, 2, 3, 1), layout=Layout((2, 3), tokens=None, places=(1, 2)))
+    assert maps.cells.equal(sheet.cells)
+    assert not any("without a place" in line for line in maps.legend.lines())
+    reduced = feature_maps(acts, layout=LAYOUT, reduce="max")
+    assert "2 tokens without a place: not drawn" in reduced.legend.lines()
+
+
+MAPS = torch.randn(3, 6, 5, 7, generator=torch.Generator().manual_seed(3)) + 0.5
+
+
+def by_numpy(maps, how):
+    maps = maps.double().numpy()
+    if how == "pc1":
+        rows = maps.transpose(0, 2, 3, 1).reshape(-1, maps.shape[1])
+        _, _, directions = np.linalg.svd(rows - rows.mean(0))
+        direction = directions[0] * np.sign(directions[0][np.abs(directions[0]).argmax()])
+        return ((rows - rows.mean(0)) @ direction).reshape(len(maps), *maps.shape[2:])
+    return {"mean": maps.mean(1), "max": maps.max(1), "rms": np.sqrt((maps**2).mean(1))}[how]
+
+
+def lost(maps, one):
+    """What lines through each channel leave of the variance."""
+    rows = maps.double().numpy().transpose(0, 2, 3, 1).reshape(-1, maps.shape[1])
+    design = np.stack([one.reshape(-1), np.ones(one.size)], 1)
+    residuals = rows - design @ np.linalg.lstsq(design, rows, rcond=None)[0]
+    return residuals.var(0).sum() / rows.var(0).sum()
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("mean", "mean of 6 channels: {} of their variance is lost"),
+        ("max", "maximum of 6 channels: {} of their variance is lost"),
+        ("rms", "root mean square of 6 channels: {} of their variance is lost"),
+        ("pc1", "first principal component of 6 channels: {} of their variance is lost"),
+    ],
+)
+@pytest.mark.parametrize("given", ["c h w", "b c h w", "by name"])
+def test_one_map_of_all_channels_and_what_it_loses(how, words, given):
+    maps = MAPS[:1] if given == "c h w" else MAPS
+    names = ("one", "two", "three")
+    named = {"c h w": MAPS[0], "b c h w": MAPS, "by name": dict(zip(names, MAPS, strict=True))}[given]
+    sheet = feature_maps(named, reduce=how)
+    one = by_numpy(maps, how)
+    assert words.format(f"{100 * lost(maps, one):.0f} %") in sheet.legend.lines()
+    scale = sheet.legend.scale
+    reach = np.abs(one).max()
+    assert scale.vmax == pytest.approx(reach if scale.symmetric else one.max(), rel=1e-5)
+    assert scale.symmetric == bool((one < 0).any() and (one > 0).any())
+    if how == "rms":
+        assert (scale.vmin, scale.symmetric) == (0, False)
+    cells = colorize(scale(torch.from_numpy(one).float())[:, None], sheet.legend.cmap)
+    assert (sheet.cells.int() - cells.int()).abs().max() <= 2
+    assert sheet.labels == {"c h w": (), "b c h w": ("image 0", "image 1", "image 2"), "by name": names}[given]
+    assert ("0 is the mean; the largest loading is positive" in sheet.legend.lines()) == (how == "pc1")
+
+
+def test_a_reduced_map_takes_scale_colours_and_columns():
+    assert feature_maps(MAPS, reduce="mean", scale=Scale(symmetric=True, vmax=9)).legend.scale.vmax == 9
+    gray = feature_maps(MAPS.abs(), reduce="rms", cmap="gray")
+    assert (gray.legend.cmap, gray.legend.scale.vmin, gray._ncols) == ("gray", 0, 2)
+    assert feature_maps(MAPS, reduce="rms", cmap="PuOr").legend.scale.symmetric
+    assert feature_maps(MAPS, reduce="max", ncols=3)._ncols == 3
+    assert feature_maps(MAPS, reduce="max", title="mine").title == "mine"
+    assert feature_maps(MAPS[0], reduce="max").title == "Maximum of 6 feature maps of 5 × 7"
+
+
+def test_reduced_maps_that_are_not_finite_or_do_not_vary():
+    maps = MAPS.clone()
+    maps[0, 2, 1, 3] = torch.nan
+    for how in ("mean", "max", "rms", "pc1"):
+        assert feature_maps(maps, reduce=how).legend.counts.nan == 1
+        flat = feature_maps(torch.full((4, 3, 3), 2.0), reduce=how).legend
+        assert any(": 0 % of their variance is lost" in line for line in flat.lines())
+    assert feature_maps(torch.full((4, 3, 3), 1e30), reduce="rms").legend.scale.vmax == pytest.approx(1e30, rel=1e-4)
+
+
 def test_a_given_scale_serves_many_pictures():
     scale = Scale(symmetric=True, vmax=5)
     one, two = (feature_maps(m, scale=scale) for m in (torch.full((1, 1, 1), 2.0), torch.tensor([[[2.0, 5.0]]])))
@@ -212,9 +311,9 @@ def test_inputs_are_not_changed():
     ("call", "error", "match"),
     [
         (
-            lambda: feature_maps(torch.ones(1, 2, 3, 3)),
+            lambda: feature_maps(torch.ones(1, 1, 2, 3, 3)),
             ShapeError,
-            r"maps must be 'c h w' and not empty, got shape \(1, 2, 3, 3\); take one image with maps\[0\]",
+            r"maps must be 'c h w' and not empty, got shape \(1, 1, 2, 3, 3\); take one image with maps\[0\]",
         ),
         (lambda: feature_maps(torch.ones(3, 3)), ShapeError, r"got shape \(3, 3\)\.$"),
         (lambda: feature_maps(torch.ones(0, 3, 3)), ShapeError, "not empty"),
@@ -235,6 +334,17 @@ def test_inputs_are_not_changed():
             lambda: feature_maps(torch.ones(1, 2, 2), cmap="RdBu", scale=Scale(vmin=0)),
             OptionError,
             "needs a sequential map, got 'RdBu'",
+        ),
+        (lambda: feature_maps(torch.ones(0, 1, 2, 2)), ShapeError, r"not empty, got shape \(0, 1, 2, 2\)"),
+        (
+            lambda: feature_maps(torch.ones(1, 2, 2), reduce="min"),
+            OptionError,
+            "reduce must be one of 'mean', 'max', 'rms",
+        ),
+        (
+            lambda: feature_maps(torch.ones(1, 2, 2), reduce="max", top=3),
+            OptionError,
+            "either top or reduce, got top=3 and reduce='max'",
         ),
         (lambda: feature_maps(torch.ones(1, 2, 2), ncols=0), OptionError, "ncols must be at least 1, got 0"),
     ],

@@ -61,6 +61,10 @@ def places(sheet, number, grid=(4, 6)):
     return cell[:, step // 2 :: step, step // 2 :: step]
 
 
+def percent(share):
+    return f"{100 * share:.2g} %"
+
+
 def shown(values, low, high):
     return np.clip(np.round(255 * (values - low) / (high - low)), 0, 255)
 
@@ -80,11 +84,11 @@ def test_colours_are_the_components_each_on_its_own_scale(images):
             assert np.abs(drawn - shown(values[i, channel], -reach, reach)).max() <= 1
     shares = principal(maps).shares
     for (color, words), share, name in zip(sheet.legend.swatches, shares, ("red", "green", "blue"), strict=True):
-        assert words.startswith(f"{name}: {100 * share:.{0 if share > 0.0995 else 1}f} % of the variance, ±")
+        assert words.startswith(f"{name}: {percent(share)} of the variance, ±")
         assert max(color) == color[("red", "green", "blue").index(name)]
     count = 24 * len(batch)
     of = f"{count} places" + (" of 3 images" if len(batch) > 1 else "")
-    assert f"together {100 * sum(shares):.0f} % of the variance of {of}" in sheet.legend.lines()
+    assert f"together {percent(sum(shares))} of the variance of {of}" in sheet.legend.lines()
     assert not any("artefact" in line or "token" in line for line in sheet.legend.lines()), "maps have no tokens"
 
 
@@ -149,7 +153,7 @@ def test_artefacts_are_outlined_counted_and_have_no_part():
     where = torch.zeros(3, 4, 6, dtype=torch.bool)
     where[0, 1, 2] = where[2, 3, 5] = True
     share = principal(maps, without=where).shares[0]
-    assert sheet.legend.swatches[0][1].startswith(f"red: {100 * share:.0f} %")
+    assert sheet.legend.swatches[0][1].startswith(f"red: {percent(share)}")
     assert "beyond a scale, drawn as its end: 2.8 %" in sheet.legend.lines()
     assert "variance of 70 tokens of 3 images" in " ".join(sheet.legend.lines())
 
@@ -182,13 +186,13 @@ def test_what_does_not_vary_is_mid_grey():
     sheet = tokens(Vit(), torch.full((1, 3, 16, 24), 0.5), "embed")
     assert places(sheet, 0).unique().tolist() == [128]
     assert [words for _, words in sheet.legend.swatches] == [
-        f"{name}: 0.0 % of the variance, ±0" for name in ("red", "green", "blue")
+        f"{name}: 0 % of the variance, ±0" for name in ("red", "green", "blue")
     ]
 
 
 def test_the_same_bytes_again_and_few_channels():
     assert tokens(Vit(), IMAGES, "embed").png() == tokens(Vit(), IMAGES, "embed").png()
-    assert tokens(Vit(1), IMAGES, "embed").legend.swatches[1][1].startswith("green: 0.0 %")
+    assert tokens(Vit(1), IMAGES, "embed").legend.swatches[1][1].startswith("green: 0 %")
 
 
 def test_a_layout_of_ones_own():

@@ -8,6 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+REDUCTIONS = {  # of many channels to one map, in words
+    "mean": "mean",
+    "max": "maximum",
+    "rms": "root mean square",
+    "pc1": "first principal component",
+}
+_ROUNDING = 2.0**-20  # of the largest value
 _AT_ONCE = 2**21  # values that are turned into float64 together
 _NONE = 1e-12  # of the variance: what rounding leaves
 _TIE = 1e-6  # loadings that differ by less than this share are equally large
@@ -110,6 +117,20 @@ def kept_by(maps: Tensor, reduced: Tensor) -> float:
     if float(total) <= _NONE * count * channels * largest**2:
         return 1.0
     return min(1.0, float(along.square().sum()) / square / float(total)) if square else 0.0
+
+
+def reduced_by(maps: Tensor, how: str) -> Tensor:
+    """Make one map of all channels, `b k h w -> b h w`, in the way of that name in `REDUCTIONS`."""
+    if how == "max":
+        return maps.amax(1)
+    if how == "rms":
+        size = maps.abs().amax(1, keepdim=True)  # squares overflow
+        size = size.masked_fill((size == 0) | ~size.isfinite(), 1)
+        return (maps / size).square().mean(1).sqrt() * size[:, 0]
+    if how == "pc1":
+        return principal(maps, 1).of(maps)[:, 0]
+    mean = maps.mean(1)
+    return mean.masked_fill(mean.abs() < maps.abs().amax(1) * _ROUNDING, 0)  # as after a layer norm
 
 
 def finite(maps: Tensor) -> Tensor:

@@ -79,15 +79,17 @@ class Legend:
         return [*self.swatches, *((colors[reason], f"{n:,} px {words[reason]}") for reason, n in counted if n)]
 
 
-def share(part: int, total: int) -> str:
+def share(part: float, total: float = 1) -> str:
     """A part in per cent, never rounded to none.
 
     Example:
-        >>> share(4, 1000), share(1, 10**6), share(0, 5)
-        ('0.4 %', '< 0.01 %', '0 %')
+        >>> share(4, 1000), share(1, 10**6), share(0, 5), share(0.998)
+        ('0.4 %', '< 0.01 %', '0 %', '100 %')
     """
     percent = 100 * part / total
-    return "< 0.01 %" if 0 < percent < 0.01 else f"{percent:.2g} %"
+    if 0 < percent < 0.01:
+        return "< 0.01 %"
+    return f"{percent:.0f} %" if percent >= 9.95 else f"{percent:.2g} %"
 
 
 def draw(legend: Legend, limit: int) -> Pixels:

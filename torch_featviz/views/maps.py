@@ -9,11 +9,14 @@ from torch import Tensor
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.model.layout import Layout
+from torch_featviz.model.unplaced import unplaced
 from torch_featviz.picture import Legend, Picture, Scale, Sheet, grid_columns, paint
 from torch_featviz.picture.bounds import SIDE, arranged, fitting, widest
 from torch_featviz.picture.color import is_diverging
 from torch_featviz.picture.contrast import contrast, ends_of, joined, signed
 from torch_featviz.picture.scale import as_float
+
+from .reduced import reduced
 
 _NAME = 320  # pixels of the name of an image, at most
 _FAINT = 1e-3  # of the median channel
@@ -23,6 +26,7 @@ def feature_maps(
     maps: Tensor | Mapping[str, Tensor],
     *,
     layout: Layout | None = None,
+    reduce: Literal["mean", "max", "rms", "pc1"] | None = None,
     top: int | None = None,
     per: Literal["kernel", "layer"] = "kernel",
     scale: Scale | None = None,
@@ -37,14 +41,21 @@ def feature_maps(
     sequential colours, from lowest to highest; values of both signs have diverging colours, symmetric about 0.
     Outliers, at most 0.5 % of the values, are clipped, marked and counted.
 
+    `reduce` draws one map instead of all channels, on one scale for all images. The legend tells how much of the
+    variance is lost: each channel is predicted from the map by a line, by least squares over all places of all images;
+    lost is what these predictions leave of the variance, summed over the channels. No map keeps more than `"pc1"`.
+
     `×` marks a channel without any value above 0: nothing passes a ReLU. `≈` marks a channel below 0.1 % of the median
     channel; it is drawn flat. A single channel has no number.
 
     Args:
-        maps: `c h w`, a layer's output for one image; or such outputs of one layer by name, as in `{"circle": a,
-            "cross": b}`, drawn side by side, channel by channel, on the same scale.
-        layout: where the places are in one image's tokens `n c` or maps `h w c`, as in `acts.layout(name)` or
-            `Layout(grid=(14, 14), prefix=1)`. Default: maps are `c h w`.
+        maps: `c h w`, a layer's output for one image; or `b c h w`, for several, or outputs of one layer by name, as in
+            `{"circle": a, "cross": b}`, drawn side by side, channel by channel, on the same scale.
+        layout: where the places are in tokens `n c` or `b n c`, or in maps `h w c`, as in `acts.layout(name)` or
+            `Layout(grid=(14, 14), prefix=1)`. Default: maps are `c h w`. Tokens without a place are counted in the
+            legend.
+        reduce: draw the `"mean"` over channels, their maximum (`"max"`), their root mean square (`"rms"`), or their
+            first principal component (`"pc1"`), whose largest loading is positive. Default: all channels.
         top: draw only this number of channels, those with the highest values, highest first, equal ones by
             their mean. Default: all in order, or
             as many as fit on a sheet of 4,000 pixels a side.
@@ -56,17 +67,22 @@ def feature_maps(
         title: heading of the picture. Default: the number and size of the maps.
     Raises:
         ShapeError: maps are not `c h w`, are empty, or differ in shape.
-        OptionError: `top` or `ncols` is below 1, `cmap` is unknown or does not fit `scale`, or `per` is invalid or
-            given with a scale.
+        OptionError: `top` or `ncols` is below 1, `cmap` is unknown or does not fit `scale`, `per` is invalid or given
+            with a scale, or `reduce` is invalid or given with `top`.
     Example:
         >>> feature_maps(torch.randn(6, 5, 5), ncols=3).pixels.shape
         torch.Size([3, 11, 17])
     """
-    named = dict(maps) if isinstance(maps, Mapping) else {"": maps}
-    if layout is not None:
-        named = {name: _folded(x, layout) for name, x in named.items()}
     _check(top, ncols, per, scale)
+    named = _named(maps, layout)
     stack = _stack(named)
+    apart = unplaced(layout) if layout is not None else ""
+    left_out = (f"{apart}: not drawn",) if apart else ()
+    if reduce is not None:
+        if top is not None:
+            raise OptionError(f"pass either top or reduce, got top={top} and reduce={reduce!r}.")
+        more: Any = {"scale": scale, "cmap": cmap, "ncols": ncols, "title": title, "notes": left_out}
+        return reduced(stack.movedim(1, 0), reduce, names=tuple(named), **more)
     images = len(named) if ncols else min(len(named), fitting(stack.shape[2], stack.shape[3], named)[1])
     stack = stack[:, :images]
     channels, _, height, width = stack.shape
@@ -91,6 +107,7 @@ def feature_maps(
         *(("below each map: the ends of its scale",) if ends else ()),
         *((f"{images} of {len(named)} images",) if images < len(named) else ()),
         *_notes(len(numbers), channels, dead=int(dead[order].sum()), faint=int(faint[order].sum())),
+        *left_out,
     )
     legend = joined(legends, notes, told=scale is None and cmap is None)
     columns = columns or grid_columns(len(numbers), height / (width * images))
@@ -103,7 +120,7 @@ def feature_maps(
         ncols=min(columns, len(numbers)) * images,
         labels=_first_of_each(words, images),
         captions=_first_of_each([ends[i] for i in numbers], images) if ends else (),
-        columns=tuple(named)[:images] if isinstance(maps, Mapping) else (),
+        columns=tuple(named)[:images] if any(named) else (),
         group=images,
     )
 
@@ -193,12 +210,28 @@ def _first_of_each(words: list[str], images: int) -> tuple[str, ...]:
     return tuple(word for first in words for word in (first, *[""] * (images - 1)))
 
 
-def _folded(values: Any, layout: Layout) -> Any:
-    """Maps `c h w` of one image's values in this layout; what is wrong with them is said later."""
-    if not isinstance(values, Tensor):
+def _named(maps: Any, layout: Layout | None) -> dict[str, Any]:
+    """Maps `c h w` by name; of a single image without one. What is wrong with them is said later."""
+    if isinstance(maps, Mapping):
+        named = {name: _folded(x, layout) for name, x in maps.items()}
+        return named if layout is None else {name: _alone(x) for name, x in named.items()}
+    maps = _folded(maps, layout)
+    if isinstance(maps, Tensor) and maps.dim() == 4 and len(maps) > 1:
+        return {f"image {i}": x for i, x in enumerate(maps)}
+    return {"": _alone(maps)}
+
+
+def _alone(maps: Any) -> Any:
+    """The maps of a batch of one image."""
+    return maps[0] if isinstance(maps, Tensor) and maps.dim() == 4 and len(maps) == 1 else maps
+
+
+def _folded(values: Any, layout: Layout | None) -> Any:
+    """Maps `c h w` of one image's values in this layout, or `b c h w` of those of several."""
+    if layout is None or not isinstance(values, Tensor):
         return values
-    image = layout.images or 0
-    return layout.maps(values.unsqueeze(image))[0]
+    axes = 2 + (len(layout.places) or 1)
+    return layout.maps(values) if values.dim() == axes else layout.maps(values.unsqueeze(layout.images or 0))[0]
 
 
 def _stack(named: dict[str, Tensor]) -> Tensor:
@@ -210,7 +243,7 @@ def _stack(named: dict[str, Tensor]) -> Tensor:
         if not isinstance(x, Tensor):
             raise DtypeError(f"{what} must be a tensor 'c h w', got {type(x).__name__}.")
         if x.dim() != 3 or not x.numel():
-            hint = f"; take one image with {what}[0]" if x.dim() == 4 else ""
+            hint = f"; take one image with {what}[0]" if x.dim() > 3 else ""
             raise ShapeError(f"{what} must be 'c h w' and not empty, got shape {tuple(x.shape)}{hint}.")
     shapes = {name: tuple(x.shape) for name, x in named.items()}
     if len(set(shapes.values())) > 1:

@@ -10,10 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torch_featviz.errors import LayerError, OptionError, ShapeError
+from torch_featviz.inspect.components import reduced_by
 from torch_featviz.inspect.layer import Layer
 from torch_featviz.inspect.walk import walk
 from torch_featviz.model.inputs import Inputs, as_batch
 from torch_featviz.model.layers import Layers
+from torch_featviz.model.unplaced import unplaced
 from torch_featviz.picture import Picture, Scale, Sheet, enlarge, paint
 from torch_featviz.picture.bounds import arranged, listed
 from torch_featviz.picture.color import is_diverging
@@ -22,7 +24,6 @@ from torch_featviz.picture.contrast import contrast, ends_of, joined, signed
 from .stages import stages
 
 _WHITE = 255
-_ROUNDING = 2.0**-20  # of the largest value
 _FEW, _ZOOMED = 24, 240  # so many cells may be so many pixels large
 _LARGE = 448  # pixels of a cell that maps may be enlarged to, so that their sizes agree
 
@@ -90,8 +91,10 @@ def overview(
         left_out = f"{len(shown)} of {len(drawn)} layers: ends of blocks, last of each size; limit=None draws all"
         notes = (left_out, *notes) if len(shown) < len(drawn) else notes
         drawn = shown
+    apart = {unplaced(call.layout, model) for call in drawn if call.layout is not None} - {""}
+    notes += tuple(f"{words}: not drawn" for words in sorted(apart))
     maps = [call.maps for call in drawn if call.maps is not None]
-    means = [_mean(each) for each in maps]
+    means = [reduced_by(each, "mean")[:, None] for each in maps]
     scales = [(scale or contrast(is_diverging(cmap) if cmap else bool(signed(mean)))).fit(mean) for mean in means]
     painted = [paint(mean, each, cmap=cmap) for mean, each in zip(means, scales, strict=True)]
     cells = _alike([cell for cell, _ in painted])
@@ -109,12 +112,6 @@ def overview(
             for mean, each in zip(means, scales, strict=True)
         ),
     )
-
-
-def _mean(maps: Tensor) -> Tensor:
-    """Over channels, `1 1 h w`; what rounding leaves of a mean of 0, as after a layer norm, is 0."""
-    mean = maps.mean(1, keepdim=True)
-    return mean.masked_fill(mean.abs() < maps.abs().amax(1, keepdim=True) * _ROUNDING, 0)
 
 
 def _label(call: Layer) -> str:

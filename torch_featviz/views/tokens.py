@@ -151,7 +151,7 @@ def _by_components(found: Placed, artefacts: _Artefacts, most: int) -> _Drawn:
     nan = ~finite(found.maps)
     unit = torch.where(nan[:, None], torch.nan, unit.clamp(0, 1))
     swatches = tuple(
-        (color, f"{name}: {_percent(part)} of the variance, ±{number(float(scale.vmax or 0))}")
+        (color, f"{name}: {share(part)} of the variance, ±{number(float(scale.vmax or 0))}")
         for (color, name), part, scale in zip(_COLOURS, basis.shares, scales, strict=True)
     )
     legend = Legend(
@@ -167,7 +167,7 @@ def _notes(basis: Components, found: Placed, beyond: int, total: int) -> tuple[s
     several = f"{basis.count:,} {_what(found)}"
     several += f" of {len(found.maps)} images" if len(found.maps) > 1 else ""
     return (
-        f"together {_percent(sum(basis.shares))} of the variance of {several}",
+        f"together {share(sum(basis.shares))} of the variance of {several}",
         "mid-grey: their mean; each component on its own scale, its largest loading is positive",
         *((f"beyond a scale, drawn as its end: {share(beyond, total)}",) if beyond else ()),
     )
@@ -223,7 +223,3 @@ def _title(found: Placed, by: str) -> str:
     height, width = found.maps.shape[2:]
     what = {"pca": "principal components", "norm": "norm"}[by]
     return f"{found.layer or 'model'}: {what} of {height} × {width} {_what(found)}, {found.maps.shape[1]} channels"
-
-
-def _percent(part: float) -> str:
-    return f"{100 * part:.0f} %" if part >= 0.0995 else f"{100 * part:.1f} %"
