@@ -126,6 +126,39 @@ def test_tokens_keep_their_places_through_attention(how, images):
     assert torch.equal(layout.maps(output)[0, :, 1, 2], output[0, 6])
 
 
+@pytest.mark.parametrize("how", ["module", "sdpa", "by hand"])
+@pytest.mark.parametrize("images", [1, 2, 7, 8])
+def test_layers_within_a_block_have_the_places_of_the_block(how, images):
+    """A linear layer lays images and tokens end to end, and takes them apart again; seven images of eight tokens."""
+    net, found = Attention(how).eval(), {}
+    x = torch.randn(images, 3, 8, 12)
+    tracer = LayoutTracer(x)
+    layers = {"norm": net.norm, "qkv": net.qkv, "proj": net.proj}
+    for name, layer in layers.items():
+        layer.register_forward_hook(lambda _, __, output, name=name: found.update({name: tracer.layout(output)}))
+    with torch.no_grad(), tracer:
+        net(x)
+    ran = {"norm"} if how == "module" else set(layers)
+    assert found == dict.fromkeys(ran, Layout((2, 3), prefix=1, suffix=1, channels=2))
+
+
+def test_tokens_in_another_order_are_not_taken_for_what_they_were():
+    """The same number of entries, but images and tokens are swapped or cut elsewhere."""
+    tokens = lambda x: torch.cat([x.new_zeros(len(x), 2, 3), x.flatten(2).transpose(1, 2)], 1)
+    assert traced(tokens, 2, 3, 2, 3)[1] == Layout((2, 3), prefix=2, channels=2)
+    whole = lambda x: tokens(x).view(16, 3).view(2, 8, 3)
+    assert traced(whole, 2, 3, 2, 3)[1] == Layout((2, 3), prefix=2, channels=2)
+    for cut in (
+        lambda x: tokens(x).view(16, 3).view(8, 2, 3),
+        lambda x: tokens(x).view(16, 3).view(4, 4, 3),
+        lambda x: tokens(x).view(16, 3).view(2, 2, 4, 3),
+        lambda x: tokens(x).transpose(0, 1).reshape(16, 3).view(2, 8, 3),
+        lambda x: tokens(x).view(16, 3).roll(1, 0).view(2, 8, 3),
+        lambda x: tokens(x).view(16, 3)[1:].view(3, 5, 3),
+    ):
+        assert not traced(cut, 2, 3, 2, 3)[1].is_map
+
+
 @pytest.mark.parametrize(
     ("function", "back"),
     [

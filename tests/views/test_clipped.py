@@ -147,8 +147,10 @@ def of_projection(given, **declared):
 
 
 def of_tokens(given, **declared):
-    marks, lines, cells, colors = sheet(views.tokens(SMALL, given, "0", **declared), slice(0, None, 2))
-    return marks[3:], lines, _small(_unframed(cells), 8), colors
+    drawn = views.tokens(SMALL, given, "0", **declared)
+    legend = drawn.legend.also
+    cells = _small(_unframed(drawn.cells[::2]), 8)
+    return legend.marks() if legend else [], legend.lines() if legend else [], cells, reserved("gray")
 
 
 def _unframed(cells):

@@ -141,7 +141,8 @@ def test_artefacts_are_outlined_counted_and_have_no_part():
     least = max(2 * median, median + 6 * 1.4826 * np.sort(np.abs(norms.numpy().ravel() - median))[35])
     line = next(line for line in sheet.legend.lines() if line.startswith("artefact"))
     assert line.startswith(f"artefact tokens (norm above {least:.3g}, {least / median:.1f} × the median {median:.3g})")
-    assert line.endswith("): 2 of 72, black and white outline")
+    longest = norms.max().item()
+    assert line.endswith(f"): 2 of 72, up to {longest:.3g}, outlined")
     step = sheet.cells.shape[2] // 4
     cell = sheet.cells[1]
     top, left = step, 2 * step  # of place 8
@@ -162,12 +163,39 @@ def test_norms_have_one_scale_from_0():
     net = Planted(factors((1, 4)))
     sheet = tokens(net, IMAGES, "block", by="norm")
     norms = (patches(net) * net.factors[:, 3:].view(3, 1, 4, 6)).norm(dim=1)
-    assert (sheet.legend.scale.vmin, sheet.legend.scale.vmax) == (0, pytest.approx(norms.max().item()))
-    expected = colorize((norms / norms.max())[:, None], "viridis")
+    longest, (image, row, column) = norms.max(), [int(i[0]) for i in (norms == norms.max()).nonzero(as_tuple=True)]
+    rest = norms.clone()
+    rest[image, row, column] = 0
+    assert (sheet.legend.scale.vmin, sheet.legend.scale.vmax) == (0, pytest.approx(rest.max().item()))
+    expected = colorize((norms / rest.max())[:, None], "viridis")
     for i in range(3):
         assert (places(sheet, i).int() - expected[i].int()).abs().max() <= 2
-    assert any(line.endswith("): 1 of 72, black and white outline") for line in sheet.legend.lines())
+    assert tuple(places(sheet, image)[:, row, column].tolist()) == reserved("viridis")["over"]
+    assert sheet.legend.counts.over == 1
+    assert any(line.endswith(f"): 1 of 72, up to {longest:.3g}, outlined") for line in sheet.legend.lines())
     assert sheet.title == "block: norm of 4 × 6 tokens, 8 channels"
+
+
+def test_the_cosine_with_one_token_of_the_first_image():
+    net = Planted(factors((1, 4)))
+    sheet = tokens(net, IMAGES, "block", by="similarity", query=(2, 3))
+    maps = patches(net).double().numpy()
+    asked = maps[0, :, 2, 3]
+    scale = sheet.legend.scale
+    for i, image in enumerate(maps):
+        expected = np.empty((4, 6))
+        for row in range(4):
+            for column in range(6):
+                token = image[:, row, column]
+                expected[row, column] = token @ asked / np.sqrt((token @ token) * (asked @ asked))
+        values = scale(torch.from_numpy(expected).float())[None, None].clamp(0, 1)
+        assert (places(sheet, i).int() - colorize(values, sheet.legend.cmap)[0].int()).abs().max() <= 2
+    assert "cosine with the outlined token of the first image, at row 2, column 3" in sheet.legend.lines()
+    step = sheet.cells.shape[2] // 4
+    assert not sheet.cells[1][:, 2 * step, 3 * step : 4 * step].any(), "the query has the outline"
+    assert sheet.title == "block: similarity of 4 × 6 tokens, 8 channels"
+    alone = tokens(net, IMAGES[0], "embed", by="similarity", query=(0, 0))
+    assert "cosine with the outlined place of the image, at row 0, column 0" in alone.legend.lines()
 
 
 @pytest.mark.parametrize("by", ["pca", "norm"])
@@ -180,6 +208,15 @@ def test_what_is_not_finite_is_marked_and_counted(by):
     assert sheet.legend.counts.nan == 1
     everywhere = tokens(Planted(torch.full((3, 27), torch.nan)), IMAGES, "block", by=by)
     assert everywhere.legend.counts.nan == 72
+
+
+def test_what_is_beyond_the_range_of_images_and_the_scale_are_counted_apart():
+    images = IMAGES.clone()
+    images[0, :, 3, 3] = 1.5
+    sheet = tokens(Planted(factors((1, 4))), images, "block", by="norm")
+    assert [words for _, words in sheet.legend.marks()] == ["1 px above the scale"]
+    assert [words for _, words in sheet.legend.also.marks()] == ["1 px above the images' range"]
+    assert tokens(Vit(), IMAGES, "block").legend.also is None
 
 
 def test_what_does_not_vary_is_mid_grey():
@@ -213,7 +250,23 @@ def test_a_layout_of_ones_own():
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [
-        (lambda: tokens(Vit(), IMAGES, "block", by="tsne"), OptionError, "by must be 'pca' or 'norm', got 'tsne'"),
+        (
+            lambda: tokens(Vit(), IMAGES, "block", by="tsne"),
+            OptionError,
+            "by must be one of 'pca', 'norm', 'similarity', got",
+        ),
+        (
+            lambda: tokens(Vit(), IMAGES, "block", by="similarity"),
+            OptionError,
+            "goes with by='similarity', got query=None",
+        ),
+        (lambda: tokens(Vit(), IMAGES, "block", query=(0, 0)), OptionError, r"got query=\(0, 0\) and by='pca'"),
+        (
+            lambda: tokens(Vit(), IMAGES, "block", by="similarity", query=(4, 0)),
+            OptionError,
+            r"query must be a row from 0 to 3 and a column to 5, got \(4, 0\)",
+        ),
+        (lambda: tokens(Vit(), IMAGES, "block", by="similarity", query=(0, -1)), OptionError, r"got \(0, -1\)"),
         (lambda: tokens(Vit(), IMAGES, "blocks"), LayerError, "no layer 'blocks' in Vit"),
         (lambda: tokens(Vit(), IMAGES, ""), ShapeError, r"layer '' returns shape \(3, 8\), whose places are not known"),
         (lambda: tokens(Vit(), IMAGES[None], "block"), ShapeError, "images must be 'b c h w' and not empty"),

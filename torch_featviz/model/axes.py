@@ -33,6 +33,7 @@ class Factor:
         source: which channels they are.
         shift: how far the axis was rolled.
         flipped: whether it runs the other way round.
+        packed: the axis that it is as a whole, where entries before or after others were laid end to end with others.
     """
 
     kind: Kind
@@ -42,6 +43,7 @@ class Factor:
     source: int = 0
     shift: int = 0
     flipped: bool = False
+    packed: Axis | None = None
 
     @property
     def in_place(self) -> bool:
@@ -61,7 +63,7 @@ class Factor:
     def split(self, outer: int) -> tuple[Factor, Factor]:
         """Its first digit, which takes `outer` values, and the rest."""
         rest = self.size // outer
-        return replace(self, size=outer, inner=self.inner * rest), replace(self, size=rest)
+        return replace(self, size=outer, inner=self.inner * rest, packed=None), replace(self, size=rest, packed=None)
 
     def continues(self, other: Factor) -> bool:
         """Whether `other`, to the right of it, is its next digit."""
@@ -181,7 +183,9 @@ def _taken(waiting: list[Factor | Axis], size: int) -> Axis:
         if isinstance(part, Axis):
             if part.size == size and not taken:
                 return part
-            part = Factor(UNKNOWN, part.size, 1, part.size)
+            part = Factor(UNKNOWN, part.size, 1, part.size, packed=part)
+        elif part.packed is not None and part.size == size and not taken:
+            return part.packed
         if part.size > size:
             if part.size % size:
                 part, size = _unequal(waiting, part, size)
