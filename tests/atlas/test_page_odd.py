@@ -150,7 +150,7 @@ def test_tokens_of_a_vision_transformer_are_maps(look, tmp_path, close):
     blocks = [f"encoder.layers.encoder_layer_{n}.{part}" for n in (0, 1) for part in ("ln_1", "mlp.0", "mlp.3")]
     for name in blocks:
         page = look(f"layer={name}", file)
-        assert page.inner_text("#maps-note").startswith("Tokens as 2×2 places; 1 without a place is not drawn.")
+        assert page.inner_text("#maps-note").startswith("Tokens as 2×2 places; 1 class token: not drawn.")
         assert page.locator("#maps .map").count() == values[name].shape[-1]
         cell = page.locator('#maps .map[data-place="1"] canvas')
         cell.scroll_into_view_if_needed()

@@ -214,6 +214,19 @@ def test_what_cannot_be_shown_is_said():
     assert layers["pair"].values.shape == (2, 3, 4, 4)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_all_layers_of_a_transformer_have_their_places_however_many_images_there_are(count):
+    torch.manual_seed(0)
+    net = models.VisionTransformer(8, 4, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=16, num_classes=3).eval()
+    seen = by_name(walk(net, torch.rand(count, 3, 8, 8)))
+    layers = [f"encoder.layers.encoder_layer_0.{part}" for part in ("ln_1", "mlp.0", "mlp.1", "mlp.3")]
+    for name in layers:
+        assert seen[name].maps.shape[2:] == (2, 2), name
+        assert seen[name].maps[:, :, 1, 0].equal(seen[name].values[:, 3])
+        assert seen[name].unplaced == "1 class token"
+    assert seen["conv_proj"].unplaced == ""
+
+
 def test_images_that_do_not_fit():
     with pytest.raises(fv.errors.ShapeError, match=r"Functional does not accept inputs of shape \(1, 2, 8, 8\)"):
         walk(Functional(), torch.rand(1, 2, 8, 8))

@@ -19,7 +19,7 @@ def net():
     )
 
 
-X = torch.rand(1, 1, 8, 8)
+X = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("cmap", [None, "gray", "RdBu"])
@@ -93,6 +93,26 @@ def test_maps_of_any_size_are_drawn_about_equally_large(sizes):
 def test_no_map_is_less_than_half_as_large_as_another_and_none_is_cut(sizes):
     sides = drawn_sides(overview(sized(*sizes), torch.rand(1, 1, 300, 300)))
     assert max(sides) < 2.01 * min(sides)
+
+
+class Registers(nn.Module):
+    """Tokens behind a class token and two registers, of which the first is taken off."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.norm, self.scale = nn.Conv2d(1, 4, 2, 2), nn.LayerNorm(4), nn.LayerNorm(4)
+        self.cls_token, self.reg_token = nn.Parameter(torch.zeros(1, 1, 4)), nn.Parameter(torch.zeros(1, 2, 4))
+
+    def forward(self, x):
+        x = torch.cat([self.cls_token, self.reg_token, self.embed(x).flatten(2).transpose(1, 2)], 1)
+        return self.scale(self.norm(x)[:, 1:]).mean(1)
+
+
+def test_tokens_without_a_place_are_named():
+    lines = overview(Registers(), X).legend.lines()
+    assert "1 class token and 2 registers: not drawn" in lines
+    assert "2 tokens without a place: not drawn" in lines
+    assert not any("not drawn" in line for line in overview(net(), X).legend.lines())
 
 
 def test_padding_is_left_out_and_named():

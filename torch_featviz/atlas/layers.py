@@ -125,7 +125,7 @@ def _layer(blobs: Blobs, layer: Layer, seen: Walk, limit: _Limit, fields: dict[A
         found["dead"] = float((peaks <= 0).double().mean())
     maps = _maps(blobs, values, peaks, limit)
     if layer.layout is not None and values is not layer.values:
-        maps["apart"] = layer.layout.prefix + layer.layout.suffix
+        maps["apart"] = layer.unplaced
     shown = values[:, maps["channels"]] if values.dim() == 4 else values
     return {**found, "scale": _scale(shown, layer.positive), "maps": maps}
 

@@ -29,6 +29,7 @@ class Layer:
         shape: shape of the first output tensor, with channels on any axis; empty if there is none.
         channels_at: the channel axis of `shape`.
         layout: the axes (images, channels, places) of the output, if known.
+        unplaced: its tokens without a place, in words; empty if there are none.
         field: receptive field of its places; None if the output has no row per image.
         multiply_adds: of this call, for one image; None if unknown.
         parameters: number of parameters, counted at the layer's first call.
@@ -47,6 +48,7 @@ class Layer:
     shape: tuple[int, ...] = ()
     channels_at: int = 1
     layout: Layout | None = None
+    unplaced: str = ""
     field: ReceptiveField | None = None
     multiply_adds: int | None = None
     parameters: int = 0

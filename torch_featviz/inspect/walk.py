@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch_featviz.model.layers import Layers
 from torch_featviz.model.layout import Layout, LayoutTracer
 from torch_featviz.model.run import run
 from torch_featviz.model.twin import twin
+from torch_featviz.model.unplaced import unplaced
 from torch_featviz.model.untouched import isolated
 from torch_featviz.model.values import tensors
 from torch_featviz.model.weights import has_kernel, kernel_of
@@ -80,7 +82,9 @@ def walk(model: nn.Module, inputs: Inputs, layers: Layers = None, *, values: boo
         absent = [name for name in absent if name in working and PARAMETRIZATIONS not in name.split(".")]
     if not calls:
         raise LayerError(f"no layer of {type(net).__name__} ran.")
+    named = cache(lambda layout: unplaced(layout, net))
     for i, call in enumerate(calls):
+        call.unplaced = named(call.layout) if call.layout is not None else ""
         call.channels_at = _channels_at(call, calls[:i])
         if call.values is not None:
             moved = call.values.movedim(call.channels_at, -1 if call.values.dim() == 3 else 1)

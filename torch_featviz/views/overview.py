@@ -15,7 +15,6 @@ from torch_featviz.inspect.layer import Layer
 from torch_featviz.inspect.walk import walk
 from torch_featviz.model.inputs import Inputs, as_batch
 from torch_featviz.model.layers import Layers
-from torch_featviz.model.unplaced import unplaced
 from torch_featviz.picture import Picture, Scale, Sheet, enlarge, paint
 from torch_featviz.picture.bounds import arranged, listed
 from torch_featviz.picture.color import is_diverging
@@ -91,8 +90,7 @@ def overview(
         left_out = f"{len(shown)} of {len(drawn)} layers: ends of blocks, last of each size; limit=None draws all"
         notes = (left_out, *notes) if len(shown) < len(drawn) else notes
         drawn = shown
-    apart = {unplaced(call.layout, model) for call in drawn if call.layout is not None} - {""}
-    notes += tuple(f"{words}: not drawn" for words in sorted(apart))
+    notes += tuple(f"{words}: not drawn" for words in sorted({call.unplaced for call in drawn} - {""}))
     maps = [call.maps for call in drawn if call.maps is not None]
     means = [reduced_by(each, "mean")[:, None] for each in maps]
     scales = [(scale or contrast(is_diverging(cmap) if cmap else bool(signed(mean)))).fit(mean) for mean in means]

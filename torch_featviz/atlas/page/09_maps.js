@@ -169,7 +169,7 @@ function fillGrid({ maps }) {
   const beside = walk.loaded.length > 1 ? `Left: ${DATA.images[walk.loaded[0].image].name}; right: ${DATA.images[walk.loaded[1].image].name}. ` : "";
   const dead = walk.loaded[0].peaks.some(({ value }) => !(value > 0)) ? " × : nothing above 0." : "";
   const faint = maps.channels.some((_, i) => isFaint(i)) ? " ≈ : below 0.1 % of the median map." : "";
-  const tokens = maps.apart === undefined ? "" : `Tokens as ${maps.height}×${maps.width} places${maps.apart ? `; ${maps.apart} without a place ${maps.apart === 1 ? "is" : "are"} not drawn` : ""}. `;
+  const tokens = maps.apart === undefined ? "" : `Tokens as ${maps.height}×${maps.width} places${maps.apart ? `; ${maps.apart}: not drawn` : ""}. `;
   titleMaps(`${maps.of} feature map${maps.of === 1 ? "" : "s"}`, `${tokens}${kept}${beside}Below each its number and its highest value.${dead}${faint}`);
   $("maps").className = "surround grid";
   $("maps").replaceChildren(...walk.order.slice(0, FIRST).map((i) => cellOf(maps, i)));
