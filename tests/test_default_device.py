@@ -194,6 +194,10 @@ PICTURES = {
     "confusion": lambda: fv.confusion([[3, 1], [0, 4]], ["no", "yes"]),
     "curves": lambda: fv.curves({"train_loss": [2.0, 1.0]}),
     "feature_maps": lambda: fv.feature_maps(MAPS),
+    **{
+        f"feature_maps {how}": lambda how=how: fv.feature_maps(MAPS[None], reduce=how)
+        for how in ("mean", "max", "rms", "pc1")
+    },
     "feature_maps scale": lambda: fv.feature_maps({"a": MAPS, "b": -MAPS}, scale=fv.Scale(per="kernel")),
     "images": lambda: fv.images([IMAGES[0], IMAGE], [1, 0], classes=["a", "b"]),
     "kernels": lambda: fv.kernels(MAPS[:, None, :3, :3]),
@@ -243,6 +247,8 @@ MORE = {
     "targets": lambda net: explain.reasons(net, IMAGES, ["gradcam", "saliency"], [2, 0], faithful=True),
     "attributions": lambda net: fv.attributions(net, IMAGES, targets=[1, 0], value_range="unit"),
     "effective_field": lambda net: fv.effective_field(fv.receptive_field(net, "0", (12, 12), effective=True)),
+    "tokens norm": lambda net: fv.tokens(net, IMAGES, "1", by="norm"),
+    "tokens similarity": lambda net: fv.tokens(net, IMAGES, "1", by="similarity", query=(1, 2)),
     "atlas": lambda net: fv.atlas(net, IMAGES[:2], loader=BATCHES, names=["one", "two"], targets=[0, 1]),
     "several": lambda net: captured(net, Several(fv.Moments(), fv.Histogram())),
     "Moments of channels": lambda net: captured(net, fv.Moments(dim=1)),

@@ -320,8 +320,12 @@ def test_commands_run_on_the_gpu_by_themselves(tmp_path, capsys, command):
 def test_views(device):
     maps = torch.randn(12, 9, 9, generator=torch.Generator().manual_seed(0))
     assert fv.feature_maps(maps.to(device)).png() == fv.feature_maps(maps).png()
+    assert fv.feature_maps(maps.to(device), reduce="rms").png() == fv.feature_maps(maps, reduce="rms").png()
     net = card("cifar_cnn").build()
     layer = next(name for name, module in net.named_modules() if isinstance(module, nn.Conv2d))
+    x = torch.rand(2, 3, 32, 32)
+    there = fv.tokens(copy.deepcopy(net).to(device), x.to(device), layer).cells
+    assert (there.int() - fv.tokens(net, x, layer).cells.int()).abs().max() <= 8
     assert fv.kernels(copy.deepcopy(net).to(device), layer).png() == fv.kernels(net, layer).png()
 
 
@@ -335,6 +339,7 @@ def test_what_a_person_gives_is_not_moved():
         lambda: fv.attribute(net, x),
         lambda: fv.deconvnet(net, x[:1], layer, units=[(0, 3, 3)]),
         lambda: fv.overview(net, x[:1]),
+        lambda: fv.tokens(net, x, layer),
         lambda: fv.atlas(net, x),
         lambda: fv.summary(net, x),
         lambda: fv.first_nonfinite(net, x),

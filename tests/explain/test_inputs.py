@@ -8,7 +8,7 @@ from torch_featviz.errors import LayerError, OptionError
 from torch_featviz.explain import METHODS, attribute, deconvnet, faithfulness
 from torch_featviz.inspect import receptive_field
 from torch_featviz.training import Monitor
-from torch_featviz.views import overview
+from torch_featviz.views import overview, tokens
 
 IMAGES, META = torch.rand(5, 3, 9, 9), torch.rand(5, 2)
 
@@ -80,6 +80,15 @@ def test_the_rest_of_the_house_takes_them_too():
     assert torch.equal(down, deconvnet(Bound(net, META[:1], SCALE), IMAGES[:1], "net.act", [0, 3]))
     assert receptive_field(net, "act", (9, 9), **more).size == (3, 3)
     assert overview(net, IMAGES[:1], **more).captions[0].startswith("7×7")
+    assert (
+        tokens(net, IMAGES[:1], "act", **more).png()
+        == tokens(
+            Bound(net, META[:1], SCALE),
+            IMAGES[0],
+            "net.act",
+            title="act: principal components of 7 × 7 places, 4 channels",
+        ).png()
+    )
     watch = Monitor(net, every=1, probe=(IMAGES, META, SCALE), why="saliency")
     by_name = Monitor(net, every=1, probe={"image": IMAGES, "meta": META, "scale": SCALE}, why="saliency")
     for each in (watch, by_name):

@@ -29,6 +29,7 @@ CALLS = {
     "deconvnet": lambda image: fv.deconvnet(NET, image, "1", [0, 2]),
     "faithfulness": lambda image: [vars(faithful(image))[name] for name in ("deletion", "insertion", "similarity")],
     "atlas": lambda image: fv.atlas(NET, image, methods=["saliency"]).html,
+    "tokens": lambda image: fv.tokens(NET, image, "1"),
     "predictions": lambda image: fv.predictions(image, torch.tensor([[1.0, 2, 3]]), ["a", "b", "c"]),
 }
 

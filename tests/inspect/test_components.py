@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from torch_featviz.inspect import components
 from torch_featviz.inspect.components import kept_by, principal
@@ -64,6 +65,35 @@ def test_the_same_in_parts_as_at_once(monkeypatch):
     torch.testing.assert_close(parts.directions, whole.directions)
     torch.testing.assert_close(parts.of(maps), whole.of(maps))
     assert kept_by(maps, maps.mean(1)) == pytest.approx(by_lines(maps.numpy(), maps.mean(1).numpy()))
+
+
+class Largest(TorchDispatchMode):
+    """Watches how large tensors become."""
+
+    def __init__(self):
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        output = function(*args, **(kwargs or {}))
+        if isinstance(output, torch.Tensor) and output.dtype == torch.float64:
+            self.numbers = max(self.numbers, output.numel())
+        return output
+
+
+def test_memory_does_not_grow_with_the_number_of_images(monkeypatch):
+    """Of 64 images of 196 places and 768 channels only a part is in float64 at any time."""
+    monkeypatch.setattr(components, "_AT_ONCE", 2048)
+    largest = []
+    for count in (4, 64):
+        maps = torch.randn(count, 32, 8, 8)
+        with Largest() as seen:
+            basis = principal(maps)
+            one = basis.of(maps)[:, 0]
+            kept_by(maps, one)
+        largest.append(seen.numbers)
+    assert largest[0] == 2048
+    assert largest[1] <= max(2048, one.numel())
 
 
 def test_more_channels_than_places_and_fewer_than_components():

@@ -23,6 +23,7 @@ from torch_featviz.views import (
     projection,
     samples,
     segments,
+    tokens,
 )
 from torch_featviz.zoo import ModelCard
 
@@ -49,6 +50,7 @@ PICTURES = {
     "overlay": lambda _, x, r: overlay(x, torch.zeros(2, 8, 8), alpha=0, gray=False, value_range=r),
     "predictions": lambda _, x, r: predictions(x, LOGITS, "ab", value_range=r).png(),
     "samples": lambda _, x, r: samples([(x[0], 0), (x[1], 1)], value_range=r).cells,
+    "tokens": lambda net, x, r: tokens(net, x, "1", value_range=r).cells,
     "atlas": lambda net, x, r: [image["picture"] for image in atlas(net, x, value_range=r).data["images"]],
 }
 

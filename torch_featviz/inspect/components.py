@@ -75,7 +75,8 @@ def principal(maps: Tensor, n: int = 3, *, without: Tensor | None = None) -> Com
     else:
         products = _zeros(channels, channels)
         for rows in _rows(maps, kept):
-            products.addmm_((rows - mean).T, rows - mean)
+            rows = rows - mean  # noqa: PLW2901
+            products.addmm_(rows.T, rows)
         values, vectors = torch.linalg.eigh(products)
     variances, directions = values.flip(0) / max(1, count), vectors.flip(1).T
     total = float(variances.clamp(min=0).sum())
@@ -105,18 +106,18 @@ def kept_by(maps: Tensor, reduced: Tensor) -> float:
     count, channels = max(1, int(kept.sum())), maps.shape[1]
     mean = sum((rows.sum(0) for rows in _rows(maps, kept)), _zeros(channels)) / count
     line = reduced[kept].double()
-    line = line - line.mean() if line.numel() else line
-    along, total, at = _zeros(channels), _zeros(), 0
+    line = line - line.sum() / count
+    along, total, squares, at = _zeros(channels), 0.0, 0.0, 0
     for rows in _rows(maps, kept):
+        squares += float(rows.square().sum())
         rows = rows - mean  # noqa: PLW2901
+        total += float(rows.square().sum())
         along += line[at : at + len(rows)] @ rows
-        total += rows.square().sum()
         at += len(rows)
-    square = float(line.square().sum())
-    largest = max((float(rows.abs().max()) for rows in _rows(maps, kept)), default=0.0)
-    if float(total) <= _NONE * count * channels * largest**2:
+    if total <= _NONE * squares:
         return 1.0
-    return min(1.0, float(along.square().sum()) / square / float(total)) if square else 0.0
+    length = float(line.square().sum())
+    return min(1.0, float(along.square().sum()) / length / total) if length else 0.0
 
 
 def reduced_by(maps: Tensor, how: str) -> Tensor:
