@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, UntypedStorage, nn
 from torch._C import _functorch
 from torch._compile import _disable_dynamo
+from torch._library import utils as _library_utils
 from torch._ops import HigherOrderOperator
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch._subclasses.fake_tensor import FakeTensor as FakeTensor  # noqa: PLC0414
@@ -338,6 +339,18 @@ def runs_dynamo(frame: FrameType) -> bool:
 
 def is_of_dynamo(error: BaseException) -> bool:
     return type(error).__module__.startswith("torch._dynamo")
+
+
+def hooks_in_graphs() -> bool:
+    """Whether a compiled graph may tell of gradients by an operator that returns nothing.
+
+    Inductor of older releases leaves such an operator out.
+    """
+    return hasattr(_library_utils, "is_impure")
+
+
+# CUDA graphs would run such an operator once, and never again
+UNSAFE_IN_CUDA_GRAPHS = tuple(tag for tag in [getattr(torch.Tag, "cudagraph_unsafe", None)] if tag is not None)
 
 
 def in_graph_pool(tensor: Tensor) -> bool:

@@ -37,7 +37,7 @@ class Recorder:
 
     why_absent = "did not run; the forward never called it."
     by_version = True  # whether what is kept is checked by the version counters of tensors
-    differentiates = False  # whether gradients are captured, in a compiled model run uncompiled
+    eager_only = False  # whether nothing can be captured in a compiled graph
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Recorder:
     @property
     def needs_eager(self) -> bool:
         """Whether a compiled model has to run uncompiled meanwhile."""
-        return self.differentiates or (self.functions.captured and not self.functions.only_eager)
+        return self.eager_only or (self.functions.captured and not self.functions.only_eager)
 
     def take_calls(self, names: Iterable[str], globs: Iterable[str]) -> None:
         """Capture functional calls too: those of these names, and others that `admit` tells of."""

@@ -1,0 +1,111 @@
+"""Gradients out of compiled graphs: operators that a graph calls, and that tell an object of Python.
+
+Dynamo traces a hook on a tensor by itself since torch 2.14, but forgets attributes that a model sets afterwards. An
+operator is a node of the graph like any other. `listen` is called where a layer returns; its kernel is run when the
+graph is differentiated, and registers a hook on the tensor that it is given, which puts `arrived` into the backward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from itertools import count
+from typing import Any, Protocol
+from weakref import ref
+
+import torch
+from torch import Tensor
+from torch.fx.node import has_side_effect
+
+from torch_featviz.torch_private import UNSAFE_IN_CUDA_GRAPHS
+
+from .eager import eager
+
+_NAMESPACE = "torch_featviz"
+_ABOUT = "Tensor layer, Tensor call, int part, int parts, bool alone"
+_listeners: dict[int, Any] = {}  # by number: weak references
+_numbers = count()
+_libraries: list[torch.library.Library] = []  # which last as long as they are referred to
+
+
+class Listens(Protocol):
+    """Who is told of gradients."""
+
+    def arrived(self, layer: int, call: int, part: int, parts: int, alone: bool, gradient: Tensor) -> None:
+        """The gradient of one output is there; it is overwritten as soon as this returns."""
+
+
+@eager
+def begin_listening(listener: Listens) -> int:
+    """The number of a listener, until `end_listening(number)`."""
+    _define()
+    number = next(_numbers)
+    _listeners[number] = ref(listener)
+    return number
+
+
+@eager
+def end_listening(number: int) -> None:
+    """Tell this one nothing any more; it may be said twice."""
+    _listeners.pop(number, None)
+
+
+@eager
+def token(*values: int) -> Tensor:
+    """Numbers that a graph is given as a tensor: on numbers themselves it would be compiled for each anew."""
+    return torch.tensor(values, dtype=torch.int64, device="cpu")
+
+
+def next_call(last: Tensor) -> Tensor:
+    """The token of the call after this one."""
+    following: Tensor = torch.ops.torch_featviz.next_call(last)
+    return following
+
+
+def listen(output: Tensor, layer: Tensor, call: Tensor, part: int, parts: int, alone: bool) -> None:
+    """In a graph: have the gradient of `output` told.
+
+    Args:
+        output: requires a gradient.
+        layer: a token: the number of the listener, and that of the layer.
+        call: a token.
+        part: which of the tensors that the layer returned.
+        parts: how many those are; 0 for one tensor by itself.
+        alone: whether the call is in no forward of the whole model.
+    """
+    torch.ops.torch_featviz.listen(output, layer, call, part, parts, alone)
+
+
+@cache
+def _define() -> None:
+    library = torch.library.Library(_NAMESPACE, "FRAGMENT")
+    _libraries.append(library)
+    library.define("next_call(Tensor last) -> Tensor")
+    library.define(f"listen(Tensor output, {_ABOUT}) -> ()")
+    library.define(f"arrived(Tensor gradient, {_ABOUT}) -> ()", tags=UNSAFE_IN_CUDA_GRAPHS)
+    _implement(library, "next_call", lambda last: last + 1, fake=torch.empty_like)
+    _implement(library, "listen", lambda *_about: None, fake=lambda *_about: None)
+    library.impl("listen", _hook, "Autograd")
+    _implement(library, "arrived", _tell, fake=lambda *_about: None)
+    for operator in (torch.ops.torch_featviz.listen, torch.ops.torch_featviz.arrived):
+        has_side_effect(operator.default)  # lest it be left out, since nobody uses what it returns
+
+
+def _implement(
+    library: torch.library.Library, name: str, kernel: Callable[..., Any], *, fake: Callable[..., Any]
+) -> None:
+    library.impl(name, kernel, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"{_NAMESPACE}::{name}", fake, lib=library)
+
+
+def _hook(output: Tensor, *about: Any) -> None:
+    output.register_hook(lambda gradient: torch.ops.torch_featviz.arrived(gradient, *about))  # type: ignore[no-untyped-call]
+
+
+@eager
+def _tell(gradient: Tensor, layer: Tensor, call: Tensor, part: int, parts: int, alone: bool) -> None:
+    number, place = layer.tolist()
+    known = _listeners.get(number)
+    listener: Listens | None = None if known is None else known()
+    if listener is not None:
+        listener.arrived(place, int(call), part, parts, alone, gradient)
