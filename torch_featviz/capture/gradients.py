@@ -18,7 +18,7 @@ from torch_featviz.torch_private import hooks_in_graphs, in_backward
 from .asked import Scope
 from .channels import ChannelAxes
 from .eager import NOTHING, Uncompiled, eager
-from .listening import begin_listening, end_listening, listen, next_call, token
+from .listening import Part, begin_listening, end_listening, listen, next_call, token
 from .recorder import Recorder
 from .reduce import Reducer
 
@@ -33,6 +33,7 @@ class Gradients(Recorder):
 
     why_absent = "got no gradient: backward() did not reach it inside the block."
     by_version = False
+    copies = False  # whether what is kept is never the gradient's own memory
 
     def __init__(self, scope: Scope, setting: Hashable, **options: Any) -> None:
         super().__init__(scope, setting, **options)
@@ -84,16 +85,17 @@ class Gradients(Recorder):
         self.began = self.last
 
     @eager
-    def arrived(self, layer: int, call: int, part: int, parts: int, alone: bool, gradient: Tensor) -> None:
+    def arrived(self, layer: int, call: int, part: Part, gradient: Tensor) -> None:
         """In the backward of a graph: the gradient of one of the tensors that a layer returned; see `listen`."""
         order = (call, 0)
         if not self.open or not self._is_latest(order):
             return
         if call not in self._in_graphs:
-            self._in_graphs[call] = _Call(self.names[layer], order, alone, not parts, [None] * (parts or 1))
+            got: list[Tensor | None] = [None] * (part.of or 1)
+            self._in_graphs[call] = _Call(self.names[layer], order, bool(part.alone), not part.of, got)
         known = self._in_graphs[call]
-        known.got[part] = gradient.detach().clone()
-        self.keep_gradient(known, part)
+        known.got[part.position] = gradient.detach() if self.copies else gradient.detach().clone()
+        self.keep_gradient(known, part.position)
 
     @eager
     def enter_whole(self) -> None:
@@ -157,12 +159,12 @@ class _Taker:
         """Have the gradients of `output` told."""
         recorder = self._recorder
         call = recorder.last = next_call(recorder.last)
-        alone = recorder.leftovers.pending is None
+        alone = int(recorder.leftovers.pending is None)
         parts = list(tensors(output))
         count = 0 if isinstance(output, Tensor) else len(parts)
         for i, part in enumerate(parts):
             if part.requires_grad:
-                listen(part, self._layer, call, i, count, alone)
+                listen(part, self._layer, call, Part(i, count, alone))
 
 
 class _Call(NamedTuple):
@@ -175,6 +177,8 @@ class _Call(NamedTuple):
 
 class ReducedGradients(Gradients):
     """Gives each gradient to its layer's reducer, and keeps nothing else."""
+
+    copies = True
 
     def __init__(self, scope: Scope, setting: Hashable, *, into: Reducer) -> None:
         super().__init__(scope, setting)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from itertools import count
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from weakref import ref
 
 import torch
@@ -22,17 +22,25 @@ from torch_featviz.torch_private import UNSAFE_IN_CUDA_GRAPHS
 from .eager import eager
 
 _NAMESPACE = "torch_featviz"
-_ABOUT = "Tensor layer, Tensor call, int part, int parts, bool alone"
+_ABOUT = "Tensor layer, Tensor call, int[] part"
 _listeners: dict[int, Any] = {}  # by number: weak references
 _numbers = count()
 _libraries: list[torch.library.Library] = []  # which last as long as they are referred to
 
 
+class Part(NamedTuple):
+    """One of the tensors that a layer returned."""
+
+    position: int
+    of: int  # how many those are; 0 for one tensor by itself
+    alone: int  # whether the call is in no forward of the whole model
+
+
 class Listens(Protocol):
     """Who is told of gradients."""
 
-    def arrived(self, layer: int, call: int, part: int, parts: int, alone: bool, gradient: Tensor) -> None:
-        """The gradient of one output is there; it is overwritten as soon as this returns."""
+    def arrived(self, layer: int, call: int, part: Part, gradient: Tensor) -> None:
+        """The gradient of one output is there; its memory may be written to as soon as this returns."""
 
 
 @eager
@@ -62,18 +70,16 @@ def next_call(last: Tensor) -> Tensor:
     return following
 
 
-def listen(output: Tensor, layer: Tensor, call: Tensor, part: int, parts: int, alone: bool) -> None:
-    """In a graph: have the gradient of `output` told.
+def listen(output: Tensor, layer: Tensor, call: Tensor, part: Part) -> None:
+    """In a graph: have the gradient of `output` told, which requires one.
 
     Args:
-        output: requires a gradient.
+        output: a tensor that a layer returned.
         layer: a token: the number of the listener, and that of the layer.
         call: a token.
-        part: which of the tensors that the layer returned.
-        parts: how many those are; 0 for one tensor by itself.
-        alone: whether the call is in no forward of the whole model.
+        part: which of the layer's tensors this is.
     """
-    torch.ops.torch_featviz.listen(output, layer, call, part, parts, alone)
+    torch.ops.torch_featviz.listen(output, layer, call, list(part))
 
 
 @cache
@@ -103,9 +109,9 @@ def _hook(output: Tensor, *about: Any) -> None:
 
 
 @eager
-def _tell(gradient: Tensor, layer: Tensor, call: Tensor, part: int, parts: int, alone: bool) -> None:
+def _tell(gradient: Tensor, layer: Tensor, call: Tensor, part: list[int]) -> None:
     number, place = layer.tolist()
     known = _listeners.get(number)
     listener: Listens | None = None if known is None else known()
     if listener is not None:
-        listener.arrived(place, int(call), part, parts, alone, gradient)
+        listener.arrived(place, int(call), Part(*part), gradient)
