@@ -169,7 +169,8 @@ def grouped(queries: Places | None, keys: Places | None, n: int, images: int | N
     folded = n // len(different)
     image = different.amax(dim=1) // keys.count
     mixed = bool(((different >= 0) & (different // keys.count != image.unsqueeze(-1))).any())
-    several = len(different) > int(image.unique().numel())
+    images = len(torch.unique(image))
+    several = len(different) > images
     first = torch.full((len(different),), n, device=which.device).scatter_reduce_(
         0, which, torch.arange(n, device=which.device), "amin"
     )
@@ -181,11 +182,11 @@ def grouped(queries: Places | None, keys: Places | None, n: int, images: int | N
         return Groups(len(different), folded, order_or_none)
     if queries is None:
         raise Unplaced("its keys are those of windows, and the places of its queries could not be followed")
-    return Groups(int(image.unique().numel()), folded, order_or_none, _windows(queries, keys, order[::folded], image))
+    return Groups(len(torch.unique(image)), folded, order_or_none, _windows(queries, keys, order[::folded], image))
 
 
 def _windows(queries: Places, keys: Places, first: Tensor, image: Tensor) -> Windows:
-    images = int(image.unique().numel())
+    images = len(torch.unique(image))
     if len(first) % images:
         raise Unplaced("images have different numbers of windows")
     asked, seen = queries.numbers[first], keys.numbers[first]

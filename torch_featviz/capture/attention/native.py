@@ -1,4 +1,4 @@
-"""The fused operators of torch.nn's attention: weights computed from what is projected, proven by the whole operator."""
+"""The fused operators of torch.nn's attention: weights from what is projected, proven by the whole operator."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from .groups import Selection
 from .rows import claim, distance
@@ -59,7 +59,7 @@ class Projected:
         exact = torch.float64 if self.query.dtype == torch.float64 else torch.float32
         channels = self.weight.shape[1]
         per_head = channels // self.heads
-        weights_of, biases = self.weight.to(exact).split(channels), self.bias.to(exact).split(channels)
+        weights_of, biases = self.weight.to(exact).chunk(3), self.bias.to(exact).chunk(3)
         x = selection.rows(self.query.unsqueeze(1)).squeeze(1).to(exact)
         key, value = (selection.groups(part.unsqueeze(1)).squeeze(1).to(exact) for part in (self.key, self.value))
         query = _product(x, weights_of[0].T, parts) + biases[0]
@@ -125,7 +125,7 @@ def in_encoder_layer(given: dict[str, Any], output: Tensor) -> Projected:
         weight, bias = given[f"norm_weight_{number}"], given[f"norm_bias_{number}"]
         return F.layer_norm(x, weight.shape, weight.to(x.dtype), bias.to(x.dtype), eps)
 
-    def linear(x: Tensor, name: str) -> Tensor:
+    def linear(x: Tensor, name: tuple[str, str]) -> Tensor:
         return F.linear(x, given[f"{name[0]}weight{name[1]}"].to(x.dtype), given[f"{name[0]}bias{name[1]}"].to(x.dtype))
 
     def finish(made: Tensor, x: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ _Traced: TypeAlias = Places | None
 def begin(tensor: Tensor) -> _Traced:
     """Of what a model is given: images `b c ...`, sequences `b n c`, numbers `b n`."""
     shape = tensor.shape
-    if tensor.dim() < 2 or not tensor.numel():
+    if tensor.dim() < 2 or not tensor.numel() or tensor.dtype == torch.bool:  # a mask is no input of its own
         return None
     axes = (0, *range(2, len(shape))) if len(shape) > 3 else (0, 1)
     sizes = [shape[axis] for axis in axes]
@@ -57,8 +57,12 @@ def over_channels(tensor: Tensor, places: Places | None, axis: int) -> bool:
     if places is None or tensor.shape[axis] < 2:
         return False
     numbers = places.numbers
-    along, across = numbers.narrow(axis, 0, 1), numbers.narrow(-3 - axis, 0, 1)
-    return bool((numbers == along).all()) and not bool((numbers == across).all())
+    return not _constant(numbers, -3 - axis) and _constant(numbers, axis)
+
+
+def _constant(numbers: Tensor, axis: int) -> bool:
+    """Whether they are the same along an axis."""
+    return numbers.stride(axis) == 0 or bool((numbers == numbers.narrow(axis, 0, 1)).all())
 
 
 def _counted(sizes: Sequence[int], device: torch.device, axes: Sequence[int], shape: Sequence[int]) -> Tensor:
@@ -183,9 +187,8 @@ def _rowwise(x: Tensor, call: Call[_Traced]) -> _Traced:
     if places is None:
         return None
     numbers, shape = places.numbers, call.outputs[0].shape
-    one = numbers[..., :1]
-    if numbers.stride(-1) == 0 or bool((numbers == one).all()):
-        return Places(one.expand(shape), places.count)
+    if _constant(numbers, -1):
+        return Places(numbers[..., :1].expand(shape), places.count)
     return _new(numbers, places.count, shape, tuple(range(len(shape) - 1)))
 
 
@@ -202,7 +205,7 @@ def _multiplied(call: Call[_Traced]) -> _Traced:
     if places is None:
         return None
     numbers = places.numbers
-    if numbers.stride(-1) and not bool((numbers == numbers[..., :1]).all()):
+    if not _constant(numbers, -1):
         return None
     return Places(numbers[..., :1].expand(call.outputs[0].shape), places.count)
 
@@ -220,10 +223,10 @@ def _new(numbers: Tensor, count: int, shape: Sequence[int], axes: Sequence[int])
         first = first.select(-1, 0)
     image = torch.div(first, count, rounding_mode="floor")
     sizes = [shape[axis] for axis in axes]
-    if len(axes) == 1 or len(image) != len(image.unique()):  # rows of tokens laid end to end
+    if len(axes) == 1 or len(image) != len(torch.unique(image)):  # rows of tokens laid end to end
         if len(axes) > 1:
             return None
-        images = int(image.unique().numel())
+        images = len(torch.unique(image))
         if bool((first < 0).any()) or sizes[0] % images or not bool((image == image.sort().values).all()):
             return None
         return Places(_counted(sizes, numbers.device, axes, shape), sizes[0] // images)
@@ -245,10 +248,8 @@ _RULES: dict[str, _Rule] = {
     **_each(_same, "cudnn_batch_norm _batch_norm_with_update _batch_norm_no_update instance_norm cumsum"),
     **_each(_viewed, "view _unsafe_view reshape _reshape_alias flatten unflatten"),
     **_each(_expanded, "expand expand_as"),
-    **_each(
-        _moved,
-        "permute transpose t squeeze unsqueeze slice select split split_with_sizes unbind chunk swapaxes swapdims movedim narrow",
-    ),
+    **_each(_moved, "permute transpose t squeeze unsqueeze slice select split split_with_sizes unbind chunk"),
+    **_each(_moved, "swapaxes swapdims movedim narrow"),
     **_each(_moved, "roll flip index_select index repeat"),
     **_each(_padded, "constant_pad_nd pad"),
     **_each(_cat, "cat"),

@@ -9,9 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from torch_featviz.errors import DtypeError, ShapeError
+from torch_featviz.torch_private import in_backward
 
 from ..asked import Scope
-from ..eager import uncompiled
+from ..eager import NOTHING, uncompiled
 from ..recorder import Recorder
 from ..reduce import Reducer
 from ..tap import Taps
@@ -30,24 +31,27 @@ class Attentions(Recorder):
     def __init__(self, scope: Scope, setting: Hashable, *, of: Attention, **options: Any) -> None:
         super().__init__(scope, setting, **options)
         self.by_reference = False
-        self.seen_attention = Seen(self._wanted, of.among, self._take)
+        self.seen_attention = Seen(tuple(self.names), self._wanted, of.among, self._take)
         self._all = not self.names  # those in whose own forward attention is computed
-        self._root = scope.names[scope.model]
 
     def begin(self, given: Any) -> AbstractContextManager[Any]:
         self.start()
-        return self._watched(self._root, self.layers.get(self._root), given)
-
-    @contextmanager
-    def _watched(self, name: str, module: nn.Module | None, given: Any) -> Iterator[None]:
         model = self.model()
         assert model is not None, "a model in whose forward we are is alive"
-        with uncompiled(), self.seen_attention.forward(name, module or model, given):
+        return self._watched("", model, given)
+
+    @contextmanager
+    def _watched(self, name: str, module: nn.Module, given: Any) -> Iterator[None]:
+        with uncompiled(), self.seen_attention.forward(name, module, given):
             yield
+
+    def _alone(self, name: str, module: nn.Module, given: Any) -> AbstractContextManager[Any]:
+        """A part of the model is called by itself, or again by the backward that a checkpoint is for."""
+        return NOTHING if not self.open or in_backward() else self._watched(name, module, given)
 
     def tap(self, names: dict[nn.Module, str], taps: Taps) -> None:
         """Put in place what tells which layer an attention is computed in."""
-        tap_modules(names, self.seen_attention, taps)
+        tap_modules(names, self.seen_attention, self._alone, taps)
 
     def _wanted(self, running: Sequence[str]) -> list[str]:
         if not self.open:

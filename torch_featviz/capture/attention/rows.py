@@ -127,7 +127,8 @@ def _bound(query: Tensor, key: Tensor, value: Tensor, *, kept: float, mask: Tens
         score += 4 * max(kept, sums) * mask
     summed = (2 * key.shape[2] + 6) * sums + rounded + max(kept, sums)
     weight = score * score.exp() + summed  # x exp(x) is at least exp(x) - 1
-    return weight * (2 * largest).unsqueeze(-1) + torch.finfo(query.dtype).tiny
+    bound: Tensor = weight * (2 * largest).unsqueeze(-1) + torch.finfo(query.dtype).tiny
+    return bound
 
 
 def _unit(tensor: Tensor) -> float:

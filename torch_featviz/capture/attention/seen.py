@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import MethodType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
 
 from torch_featviz.errors import LayerError
 from torch_featviz.model.follow import key_of
@@ -20,6 +23,10 @@ from .groups import Groups, Selection, Unplaced, grouped
 from .native import Projected, in_encoder_layer, in_module
 from .places import Places, PlaceTracer, is_composed, over_channels
 from .rows import attended
+
+_Call: TypeAlias = tuple[str, int, torch.Size]  # a layer, which of its calls, and of what shape its values are
+_KEPT = 16  # kinds of forwards of each model
+_known: WeakKeyDictionary[nn.Module, dict[Hashable, dict[_Call, Groups | str]]] = WeakKeyDictionary()
 
 # What an operator is to this mode
 _SOFTMAX = ("_softmax", "_safe_softmax", "softmax")
@@ -43,11 +50,28 @@ class Weights(NamedTuple):
     holder: Tensor  # kept alive, lest its memory be taken for another's
 
 
+class Operands(NamedTuple):
+    """What meets in an attention.
+
+    Args:
+        queries: the queries, or the weights; `values` are the values, or the keys; both have tokens along `axis`.
+        heads: how many of the groups are heads of one attention; None if unknown.
+        weights: `... q k`, where a softmax has been seen.
+    """
+
+    queries: Tensor
+    values: Tensor
+    heads: int | None = 1
+    axis: int = -2
+    weights: Tensor | None = None
+
+
 class Seen(TorchDispatchMode):
     """While on, sees each attention that is computed, and gives `take` the weights asked for.
 
     Args:
         names: of all modules of the model.
+        scope: tells apart what differs in `wanted`.
         wanted: given the names of the modules whose forwards run, outermost first: those to take attention for.
         queries: given the layer and how many queries there are: which to take, or None for all.
         take: is given the layers and the weights, `images heads queries keys`.
@@ -57,6 +81,7 @@ class Seen(TorchDispatchMode):
 
     def __init__(
         self,
+        scope: Hashable,
         wanted: Callable[[Sequence[str]], list[str]],
         queries: Callable[[str, int], list[int] | None],
         take: Callable[[list[str], Tensor], None],
@@ -65,44 +90,47 @@ class Seen(TorchDispatchMode):
         self.running = False
         self.found: dict[str, None] = {}  # layers in whose own forward attention is computed
         self.reasons: dict[str, str] = {}  # why what looks like attention is none, by layer
-        self._wanted, self._queries, self._take = wanted, queries, take
+        self._scope, self._wanted, self._queries, self._take = scope, wanted, queries, take
         self._frames: list[tuple[str, nn.Module]] = []
         self._live: dict[Any, Weights] = {}
         self._noise: dict[int, Tensor] = {}
         self._claims: list[tuple[str, Tensor, torch.dtype]] = []
         self._tracer: PlaceTracer | None = None
-        self._known: dict[Any, dict[int, Groups | None]] = {}  # by the shapes that the model was given, and by call
-        self._groups: dict[int, Groups | None] = {}
+        self._groups: dict[_Call, Groups | str] = {}  # or why it is no attention between tokens
         self._images: int | None = None
-        self._calls = 0
+        self._calls: Counter[str] = Counter()  # by the innermost layer
 
     @contextmanager
     def forward(self, name: str, module: nn.Module, given: Any) -> Iterator[None]:
-        """`module` runs, given these arguments, as the outermost."""
-        inputs = list(tensors(given))
-        shapes = (name, *[(tensor.shape, tensor.dtype) for tensor in inputs])
-        new = shapes not in self._known
-        self._groups = self._known.setdefault(shapes, {})
+        """`module` runs, given these arguments, as the outermost.
+
+        Which window each token is in is followed through the first forward of its kind, and known from then on.
+        """
+        inputs, (positional, named) = list(tensors(given)), given
+        modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), module.training
+        kind = name, self._scope, modes, tuple(map(_kind, positional)), *((key, _kind(x)) for key, x in named.items())
+        known = _known.setdefault(module, {})
+        followed = kind in known
+        self._groups = known.get(kind, {})
         self._images = inputs[0].shape[0] if inputs and inputs[0].dim() else None
-        self._tracer = PlaceTracer(inputs) if new else None
-        self._calls, self.running = 0, True
+        self._tracer = None if followed else PlaceTracer(inputs)
+        self._calls.clear()
         self._claims.clear()
+        self.running = True
         try:
-            with self.within(name, module), self:
-                if self._tracer is None:
-                    yield
-                else:
-                    with self._tracer:
-                        yield
+            with self.within(name, module), self, self._tracer or nullcontext():
+                yield
             self._prove()
         except BaseException:
-            if new:
-                self._known.pop(shapes, None)
+            known.pop(kind, None)  # it may have gone another way than the first
             raise
         finally:
             self.running, self._tracer = False, None
             self._live.clear()
             self._noise.clear()
+        if len(known) >= _KEPT:
+            known.clear()
+        known[kind] = self._groups
 
     @contextmanager
     def within(self, name: str, module: nn.Module) -> Iterator[None]:
@@ -152,7 +180,7 @@ class Seen(TorchDispatchMode):
         if query.is_nested:
             return self._hidden(func, args, kwargs)
         mask = given.get("attn_mask")
-        selection = self._select(layers, query, value, heads=1)
+        selection = self._select(layers, Operands(query, value))
         if selection is not None:
             weights, claim = attended(
                 query,
@@ -191,7 +219,7 @@ class Seen(TorchDispatchMode):
     def _multiplied(self, held: Weights, weights: Tensor, multiplied: Tensor, values: Tensor, axis: int) -> None:
         """Softmaxed weights `... q k` have been multiplied with values; tokens lie along an axis of both."""
         if layers := self._layers():
-            selection = self._select(layers, multiplied, values, held.heads, axis, weights)
+            selection = self._select(layers, Operands(multiplied, values, held.heads, axis, weights))
             if selection is not None:
                 weights = weights.reshape(-1, 1, *weights.shape[-2:])
                 self._give(layers, selection.put(selection.rows(weights)).clone())
@@ -218,7 +246,7 @@ class Seen(TorchDispatchMode):
         answer = func(*args, **kwargs)
         projected = read(before, answer[0] if isinstance(answer, (tuple, list)) else answer)
         x, keys = projected.query, projected.key
-        selection = self._select(layers, x, keys, heads=1)
+        selection = self._select(layers, Operands(x, keys))
         if selection is not None:
             weights, claim = projected.attended(selection)
             self._claims.append((layers[-1], claim, x.dtype))
@@ -242,24 +270,22 @@ class Seen(TorchDispatchMode):
             for key, weights in list(self._live.items()):
                 self._live[key] = weights._replace(values=weights.values.clone())
         answer = func(*args, **kwargs)
-        if name in _COPIES:
-            self._hold(answer[0] if isinstance(answer, (tuple, list)) else answer, held.values, held.heads)
+        dropout = name.rstrip("_") in ("mul", "div") and any(id(value) in self._noise for value in given)
+        outputs = list(answer) if isinstance(answer, (tuple, list)) else [answer]
+        values = [held.values]
+        if name in _VIEWS:
+            moved = func(held.values, *args[1:], **kwargs)
+            values = list(moved) if isinstance(moved, (tuple, list)) else [moved]
         elif name in _RESHAPED:
-            self._hold(answer, held.values.reshape(answer.shape), held.heads)
-        elif name in _VIEWS:
-            values = func(held.values, *args[1:], **kwargs)
-            if isinstance(answer, (tuple, list)):
-                for output, value in zip(answer, values, strict=True):
-                    self._hold(output, value, held.heads)
-            else:
-                self._hold(answer, values, held.heads)
-        elif name.rstrip("_") in ("mul", "div") and any(id(value) in self._noise for value in given):
-            self._hold(answer, held.values, held.heads)
-        else:
+            values = [held.values.reshape(answer.shape)]
+        elif not dropout and name not in _COPIES:
             if written:
                 self._live.pop(key_of(given[0]), None)
-            if isinstance(answer, Tensor) and answer.shape == held.values.shape and self._frames:
+            if isinstance(answer, Tensor) and answer.shape == held.values.shape:
                 self.reasons[self._frames[-1][0]] = f"its softmax goes through {name!r} before it meets values"
+            return answer
+        for output, value in zip(outputs, values, strict=False):
+            self._hold(output, value, held.heads)
         return answer
 
     # What is common to all of them
@@ -270,63 +296,46 @@ class Seen(TorchDispatchMode):
             self._live[key] = Weights(values, heads, len(self._frames), tensor)
 
     def _layers(self, part: str = "") -> list[str]:
-        """The layers that an attention computed now is of, outermost first; `part` is of a module that was not called."""
+        """The layers that an attention computed now is of, outermost first; `part` is one that was not called."""
         names = [name for name, _ in self._frames]
         if part:
             names.append(f"{names[-1]}.{part}".lstrip("."))
         return self._wanted(names)
 
-    def _select(
-        self,
-        layers: list[str],
-        queries: Tensor,
-        values: Tensor,
-        heads: int | None,
-        axis: int = -2,
-        weights: Tensor | None = None,
-    ) -> Selection | None:
-        """The rows asked for, of the attention that is computed now; None if it is none between tokens.
-
-        Args:
-            queries: the queries, or the weights; `values` are the values, both with tokens along `axis`.
-            heads: how many of the groups are heads of one attention; None if unknown.
-            weights: `... q k`, where a softmax has been seen.
-        """
-        call, self._calls = self._calls, self._calls + 1
-        if self._tracer is not None or call not in self._groups:
-            self._groups[call] = self._group(layers, queries, values, heads, axis, weights)
+    def _select(self, layers: list[str], met: Operands) -> Selection | None:
+        """The rows asked for, of the attention that is computed now; None if it is none between tokens."""
+        layer = self._frames[-1][0]
+        call = layer, self._calls[layer], met.values.shape
+        self._calls[layer] += 1
+        if call not in self._groups:
+            self._groups[call] = self._group(layers, met)
         groups = self._groups[call]
-        return groups and groups.select(self._queries(layers[-1], groups.length(queries.shape[axis])))
+        if isinstance(groups, str):
+            self.reasons[layer] = groups
+            return None
+        return groups.select(self._queries(layers[-1], groups.length(met.queries.shape[met.axis])))
 
-    def _group(
-        self,
-        layers: list[str],
-        queries: Tensor,
-        values: Tensor,
-        heads: int | None,
-        axis: int,
-        weights: Tensor | None,
-    ) -> Groups | None:
-        asked, seen = (None if self._tracer is None else self._tracer.known(x) for x in (queries, values))
-        if over_channels(values, seen, axis):
-            return self._is_none("its softmax is over channels, not over tokens")
-        if weights is not None:
-            total = weights.sum(dim=-1)
+    def _group(self, layers: list[str], met: Operands) -> Groups | str:
+        asked, seen = (None if self._tracer is None else self._tracer.known(x) for x in (met.queries, met.values))
+        if over_channels(met.values, seen, met.axis):
+            return "its softmax is over channels, not over tokens"
+        n = met.values.shape[:1].numel()
+        if met.weights is not None:
+            n = met.values.shape[:-2].numel()
+            total = met.weights.sum(dim=-1)
             if bool(((total - 1).abs() > 0.05).logical_and(total != 0).any()):
-                return self._is_none("what it softmaxes is not what meets the values")
-            if weights.dim() == 2 and seen is None:
-                return self._is_none("its softmax meets the weights of a layer")
-        module, n = self._frames[-1][1], values.shape[: 1 if weights is None else -2].numel()
+                return "what meets the values is no softmax over tokens"
+            if met.weights.dim() == 2 and seen is None:
+                return "its softmax meets the weights of a layer"
+        module, heads = self._frames[-1][1], met.heads
         if heads is None and isinstance(module, nn.MultiheadAttention):
             heads = module.num_heads
         try:
-            of_queries, of_keys = (_tokens(places, axis, n) for places in (asked, seen))
+            of_queries, of_keys = (_tokens(places, met.axis, n) for places in (asked, seen))
             return grouped(of_queries, of_keys, n, self._images, heads)
         except Unplaced as why:
-            raise LayerError(f"the attention of {layers[-1]!r} cannot be captured: {why}.") from None
-
-    def _is_none(self, why: str) -> None:
-        self.reasons[self._frames[-1][0]] = why
+            again = "; it goes another way than in the forward before: run it once more" if self._tracer is None else ""
+            raise LayerError(f"the attention of {layers[-1]!r} cannot be captured: {why}{again}.") from None
 
     def _give(self, layers: list[str], weights: Tensor) -> None:
         self.found.setdefault(self._frames[-1][0])
@@ -340,9 +349,16 @@ class Seen(TorchDispatchMode):
         for (layer, _, dtype), (far, share) in zip(self._claims, figures, strict=True):
             if not share <= 1:
                 raise LayerError(
-                    f"the attention of {layer!r} is not what its kernel computed: weights times values differ from its "
-                    f"output by {far:.3g}, {share:.3g} times what rounding in {str(dtype).removeprefix('torch.')} can do."
+                    f"the attention of {layer!r} is not what its kernel computed: weights times values differ from "
+                    f"its output by {far:.3g}, {share:.3g} times what rounding in {str(dtype)[6:]} can do."
                 )
+
+
+def _kind(value: Any) -> Hashable:
+    """What about an argument may make a forward go another way."""
+    if isinstance(value, Tensor):
+        return value.shape, value.dtype, value.device
+    return value if isinstance(value, (bool, int, str)) else type(value)
 
 
 def _name(func: Any) -> str:
@@ -386,24 +402,31 @@ def _tokens(places: Places | None, axis: int, n: int) -> Places | None:
 
 def _by_name(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
     arguments = schema_of(func).arguments
-    given = {a.name: a.default_value for a in arguments if a.has_default_value()}
+    given: dict[str, Any] = {a.name: a.default_value for a in arguments if a.has_default_value()}
     return given | dict(zip((a.name for a in arguments), args, strict=False)) | kwargs
 
 
-def tap_modules(names: dict[nn.Module, str], seen: Seen, taps: Taps) -> None:
-    """Tell `seen` which forwards run. The layers of torch.nn that have no parts compute no attention."""
+Alone: TypeAlias = Callable[[str, nn.Module, Any], AbstractContextManager[Any]]
+
+
+def tap_modules(names: dict[nn.Module, str], seen: Seen, alone: Alone, taps: Taps) -> None:
+    """Tell `seen` which forwards run. The layers of torch.nn that have no parts compute no attention.
+
+    Args:
+        alone: given a layer and its arguments, what to enter where it is called without the whole model.
+    """
     for module, name in names.items():
         own = not str(type(module).forward.__module__).startswith("torch.nn.")
         if name and not isinstance(module, torch.jit.ScriptModule) and (own or any(True for _ in module.children())):
-            stand_in = _stand_in(function_of(module, "forward"), module, name, seen)
+            stand_in = _stand_in(function_of(module, "forward"), module, name, seen, alone)
             put(module, "forward", MethodType(stand_in, module), taps)
 
 
-def _stand_in(inner: Callable[..., Any], module: nn.Module, name: str, seen: Seen) -> Callable[..., Any]:
+def _stand_in(inner: Callable[..., Any], module: nn.Module, name: str, seen: Seen, alone: Alone) -> Callable[..., Any]:
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if self is not module or not seen.running:
+        if self is not module or is_dynamo_compiling():
             return inner(self, *args, **kwargs)
-        with seen.within(name, module):
+        with seen.within(name, module) if seen.running else alone(name, module, (args, kwargs)):
             return inner(self, *args, **kwargs)
 
     return forward
