@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn.functional import gelu, layer_norm, linear, relu
 
 from .groups import Selection
 from .rows import claim, distance
+
+_SAMPLE = 4  # rows that are computed twice
 
 
 @dataclass(frozen=True)
@@ -36,68 +38,86 @@ class Projected:
     mask: Tensor | None
     output: Tensor
     finish: Callable[[Tensor, Tensor], Tensor]
-    residual: Tensor | None = field(default=None)
+    residual: Tensor | None = None
 
     @torch.no_grad()
     def attended(self, selection: Selection) -> tuple[Tensor, Tensor]:
         """As `rows.attended`.
 
         The bound is what rounding does here, and no worst case, which would say nothing after three matrix products:
-        all is computed twice, with sums taken in another order; 32 times the largest difference between the two is
-        allowed for, and some units in the last place.
+        up to four rows are computed twice, with sums taken in another order. Allowed for are 32 times the largest
+        difference between the two, and some units in the last place.
         """
-        weights, made = self._rows(selection, parts=1)
-        _, other = self._rows(selection, parts=2)
-        output = selection.rows(self.output.unsqueeze(1)).squeeze(1).to(made.dtype)
-        unit = torch.finfo(self.output.dtype).eps
-        spread = (made - other).abs().nan_to_num(0.0).max()
-        size = torch.maximum(output.abs(), other.abs()).nan_to_num(0.0).max()
-        return weights, claim(distance(made, output), 32 * spread + 8 * unit * size)
-
-    def _rows(self, selection: Selection, *, parts: int) -> tuple[Tensor, Tensor]:
-        """The weights, and the operator's output in those rows; sums over channels in so many parts."""
         exact = torch.float64 if self.query.dtype == torch.float64 else torch.float32
-        channels = self.weight.shape[1]
-        per_head = channels // self.heads
-        weights_of, biases = self.weight.to(exact).chunk(3), self.bias.to(exact).chunk(3)
-        x = selection.rows(self.query.unsqueeze(1)).squeeze(1).to(exact)
+        x, output = (selection.rows(part.unsqueeze(1)).squeeze(1).to(exact) for part in (self.query, self.output))
         key, value = (selection.groups(part.unsqueeze(1)).squeeze(1).to(exact) for part in (self.key, self.value))
-        query = _product(x, weights_of[0].T, parts) + biases[0]
-        query = query.unflatten(-1, (self.heads, per_head)).transpose(1, 2) * (1 / sqrt(per_head))
-        few = x.shape[1] * self.heads <= channels
-        if few:  # keys are not projected: q (W x + b) is (q W) x + q b
-            heads = weights_of[1].reshape(self.heads, per_head, channels)
-            scores = _product(query @ heads, key.unsqueeze(1).mT, parts)
-            scores = scores + (query @ biases[1].reshape(self.heads, per_head, 1))
-        else:
-            keys = _product(key, weights_of[1].T, parts) + biases[1]
-            scores = query @ keys.unflatten(-1, (self.heads, per_head)).permute(0, 2, 3, 1)
+        residual = x if self.residual is None else selection.rows(self.residual.unsqueeze(1)).squeeze(1).to(exact)
+        mask = None
         if self.mask is not None:
-            shape = len(self.query), self.heads, self.query.shape[1], key.shape[1]
-            scores = scores + selection.rows(self.mask.expand(shape))
-        weights = torch.softmax(scores, dim=-1)
-        if few:
-            heads = weights_of[2].reshape(self.heads, per_head, channels)
-            made = _product(weights @ value.unsqueeze(1), heads.mT, parts) + biases[2].reshape(self.heads, 1, per_head)
-        else:
-            values = _product(value, weights_of[2].T, parts) + biases[2]
-            made = weights @ values.unflatten(-1, (self.heads, per_head)).transpose(1, 2)
-        made = self.finish(
-            made.transpose(1, 2).flatten(2), x if self.residual is None else self._residual(selection).to(exact)
+            shape = len(self.query), self.heads, self.query.shape[1], self.key.shape[1]
+            mask = selection.rows(self.mask.expand(shape))
+        rows = x.shape[1]
+        few = rows * self.heads <= x.shape[2]
+        sample = slice(None) if few and rows <= _SAMPLE else slice(None, None, -(-rows // _SAMPLE))
+        part = None if mask is None else mask[:, :, sample]
+        weights, made, other = self._few(x[:, sample], residual[:, sample], key, value, part)
+        spread = (made - other).abs().nan_to_num(0.0).max()
+        if made.shape[1] < rows:
+            weights, made = self._many(x, residual, key, value, mask)
+        size = output.abs().nan_to_num(0.0).max()
+        bound = 32 * spread + 8 * torch.finfo(self.output.dtype).eps * size
+        return weights, claim(distance(made, output), bound)
+
+    def _few(
+        self, x: Tensor, residual: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The weights, and the operator's output in those rows, twice. Keys and values are not projected.
+
+        `q (W x + b)` is `(q W) x + q b`, and weights of the sum 1 on `W x + b` are `W` times those on `x`, and b.
+        """
+        (of_query, of_key, of_value), (bias, bias_of_key, bias_of_value) = self._split(x.dtype)
+        query = _twice((x, x), of_query.mT)
+        scale = 1 / sqrt(of_key.shape[1])
+        heads = [(one.view(*x.shape[:2], self.heads, -1).transpose(1, 2) + bias) * scale for one in query]
+        on_x = [one.flatten(1, 2) for one in _twice(heads, of_key)]  # heads as rows: keys are not copied for each
+        scores = [one.view(*heads[0].shape[:3], -1) for one in _twice(on_x, key.mT)]
+        scores = [one + other @ bias_of_key.mT for one, other in zip(scores, heads, strict=True)]
+        weights = [torch.softmax(one if mask is None else one + mask, dim=-1) for one in scores]
+        on_value = _twice([one.flatten(1, 2) for one in weights], value)
+        made = _twice([one.view(*heads[0].shape[:3], -1) for one in on_value], of_value.mT)
+        rows = torch.cat([(one + bias_of_value).transpose(1, 2).flatten(2) for one in made], dim=1)
+        first, second = self.finish(rows, torch.cat([residual, residual], dim=1)).chunk(2, dim=1)
+        return weights[0], first, second
+
+    def _many(
+        self, x: Tensor, residual: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The weights, and the operator's output in many rows."""
+        matrices, biases = self.weight.to(x.dtype).chunk(3), self.bias.to(x.dtype).chunk(3)
+        query, key, value = (
+            linear(one, matrix, bias).view(*one.shape[:2], self.heads, -1).transpose(1, 2)
+            for one, matrix, bias in zip((x, key, value), matrices, biases, strict=True)
         )
-        return weights, made
+        scores = (query * (1 / sqrt(query.shape[-1]))) @ key.mT
+        weights = torch.softmax(scores if mask is None else scores + mask, dim=-1)
+        return weights, self.finish((weights @ value).transpose(1, 2).flatten(2), residual)
 
-    def _residual(self, selection: Selection) -> Tensor:
-        assert self.residual is not None, "it is of an encoder layer"
-        return selection.rows(self.residual.unsqueeze(1)).squeeze(1)
+    def _split(self, dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
+        """Of queries all in one, of keys and values by heads: matrices, and biases as rows."""
+        matrices, biases = self.weight.to(dtype).chunk(3), self.bias.to(dtype).chunk(3)
+        by_head = [matrix.view(self.heads, -1, matrix.shape[1]) for matrix in matrices]
+        return [matrices[0], *by_head[1:]], [bias.view(self.heads, 1, -1) for bias in biases]
 
 
-def _product(left: Tensor, right: Tensor, parts: int) -> Tensor:
-    """`left @ right`, summed in so many parts."""
-    if parts == 1:
-        return left @ right
-    half = left.shape[-1] // parts
-    return left[..., half:] @ right[..., half:, :] + left[..., :half] @ right[..., :half, :]
+def _twice(left: Sequence[Tensor], right: Tensor) -> list[Tensor]:
+    """`left @ right` of two that are equal but for rounding; the second one's sums are taken in two halves."""
+    one, other = left
+    half, rows = other.shape[-1] // 2, other.shape[-2]
+    other = torch.cat([other, other], dim=-2)
+    other[..., :rows, half:] = 0
+    other[..., rows:, :half] = 0
+    first, low, high = (torch.cat([one, other], dim=-2) @ right).chunk(3, dim=-2)
+    return [first, low + high]
 
 
 def in_module(given: dict[str, Any], output: Tensor) -> Projected:
@@ -112,27 +132,27 @@ def in_module(given: dict[str, Any], output: Tensor) -> Projected:
         given["qkv_bias"],
         _mask(given["mask"], given["mask_type"]),
         output,
-        lambda made, _x: F.linear(made, out.to(made.dtype), bias.to(made.dtype)),
+        lambda made, _x: linear(made, out.to(made.dtype), bias.to(made.dtype)),
     )
 
 
 def in_encoder_layer(given: dict[str, Any], output: Tensor) -> Projected:
     """`_transformer_encoder_layer_fwd`: the fast path of nn.TransformerEncoderLayer, attention and all the rest."""
     first, eps = given["norm_first"], given["eps"]
-    activation = F.gelu if given["use_gelu"] else F.relu
+    activation = gelu if given["use_gelu"] else relu
 
     def norm(x: Tensor, number: int) -> Tensor:
         weight, bias = given[f"norm_weight_{number}"], given[f"norm_bias_{number}"]
-        return F.layer_norm(x, weight.shape, weight.to(x.dtype), bias.to(x.dtype), eps)
+        return layer_norm(x, weight.shape, weight.to(x.dtype), bias.to(x.dtype), eps)
 
-    def linear(x: Tensor, name: tuple[str, str]) -> Tensor:
-        return F.linear(x, given[f"{name[0]}weight{name[1]}"].to(x.dtype), given[f"{name[0]}bias{name[1]}"].to(x.dtype))
+    def weighed(x: Tensor, name: tuple[str, str]) -> Tensor:
+        return linear(x, given[f"{name[0]}weight{name[1]}"].to(x.dtype), given[f"{name[0]}bias{name[1]}"].to(x.dtype))
 
     def finish(made: Tensor, x: Tensor) -> Tensor:
-        x = x + linear(made, ("proj_", ""))
+        x = x + weighed(made, ("proj_", ""))
         x = x if first else norm(x, 1)
-        inner = activation(linear(norm(x, 2) if first else x, ("ffn_", "_1")))
-        x = x + linear(inner, ("ffn_", "_2"))
+        inner = activation(weighed(norm(x, 2) if first else x, ("ffn_", "_1")))
+        x = x + weighed(inner, ("ffn_", "_2"))
         return x if first else norm(x, 2)
 
     src = given["src"]

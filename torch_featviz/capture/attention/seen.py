@@ -354,7 +354,7 @@ class Seen(TorchDispatchMode):
                 )
 
 
-def _kind(value: Any) -> Hashable:
+def _kind(value: Any) -> Any:
     """What about an argument may make a forward go another way."""
     if isinstance(value, Tensor):
         return value.shape, value.dtype, value.device
@@ -400,10 +400,11 @@ def _tokens(places: Places | None, axis: int, n: int) -> Places | None:
     return Places(numbers[:: len(numbers) // n], places.count)  # without the heads, where they have an axis
 
 
-def _by_name(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+def _by_name(func: Any, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     arguments = schema_of(func).arguments
     given: dict[str, Any] = {a.name: a.default_value for a in arguments if a.has_default_value()}
-    return given | dict(zip((a.name for a in arguments), args, strict=False)) | kwargs
+    given |= dict(zip((a.name for a in arguments), args, strict=False))
+    return given | kwargs
 
 
 Alone: TypeAlias = Callable[[str, nn.Module, Any], AbstractContextManager[Any]]
