@@ -28,7 +28,10 @@ if TYPE_CHECKING:  # what is here and in __all__ can be had; at run time it is f
     from .survey import TopPatches, top_patches
     from .training import Monitor
     from .views import (
+        AttentionDistance,
         adversarial,
+        attention,
+        attention_distance,
         attributions,
         augmentations,
         confusion,
@@ -55,6 +58,7 @@ __all__ = [
     "Activations",
     "Atlas",
     "Attention",
+    "AttentionDistance",
     "Attribution",
     "Compared",
     "Comparison",
@@ -81,6 +85,8 @@ __all__ = [
     "Verdict",
     "adversarial",
     "atlas",
+    "attention",
+    "attention_distance",
     "attribute",
     "attributions",
     "augment",

@@ -1,6 +1,8 @@
 """Views: each is a function that returns a Picture."""
 
 from torch_featviz.views.adversarial import adversarial
+from torch_featviz.views.attention import attention
+from torch_featviz.views.attention_distance import AttentionDistance, attention_distance
 from torch_featviz.views.attributions import attributions
 from torch_featviz.views.augmentations import augmentations
 from torch_featviz.views.confusion import confusion
@@ -20,7 +22,10 @@ from torch_featviz.views.segments import segments
 from torch_featviz.views.tokens import tokens
 
 __all__ = [
+    "AttentionDistance",
     "adversarial",
+    "attention",
+    "attention_distance",
     "attributions",
     "augmentations",
     "confusion",
