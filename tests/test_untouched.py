@@ -130,7 +130,25 @@ def faithful(net):
     return fv.faithfulness(net, IMAGES, why, steps=2, stages=1)
 
 
+class Attentive(nn.Module):
+    """Attention of places beside a net."""
+
+    def __init__(self, net):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.attention = nn.MultiheadAttention(3, 3, batch_first=True, device="cpu")
+        self.net = net
+
+    def forward(self, x):
+        tokens = x[..., ::4, ::4].flatten(2).mT
+        return self.net(x) + self.attention(tokens, tokens, tokens)[0].mean(1)
+
+
 CALLS = {
+    "attention": lambda net: fv.attention(Attentive(net), IMAGES[:2], queries=[(0, 1), 3]),
+    "attention rollout": lambda net: fv.attention(Attentive(net), IMAGES, rollout=True),
+    "attention_distance": lambda net: fv.attention_distance(Attentive(net), IMAGES),
     **{
         f"attribute {method}": lambda net, method=method: fv.attribute(
             net, IMAGES, method=method, internal_batch_size=4
@@ -287,6 +305,8 @@ WITHOUT_MODEL = {
     *(
         "Activations",
         "Atlas",
+        "Attention",
+        "AttentionDistance",
         "Attribution",
         "Compared",
         "Comparison",

@@ -212,6 +212,19 @@ def test_an_untrained_network_says_so(command, drawing, tmp_path, monkeypatch):
     assert trained == untrained.replace(" (untrained)", "", 1)
 
 
+def test_attention_is_the_view_on_what_was_typed(drawing, tmp_path, capsys):
+    out = tmp_path / "heads.png"
+    asked = ["attention", "timm:test_vit", "--random", "--image", str(drawing), "--layer", "blocks.1"]
+    assert cli.main([*asked, "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out}\n"
+    info = card("timm:test_vit")
+    torch.manual_seed(0)
+    expected = views.attention(info.build().eval(), info.preprocess(drawing), "blocks.1", card=info)
+    assert expected.title == "Attention of the class token in blocks.1.attn"
+    named = replace(expected, title=f"timm:test_vit (untrained). {expected.title}")
+    assert out.read_bytes() == named.png()
+
+
 def test_units_are_projected_as_asked(tmp_path, drawing, monkeypatch):
     sheets = []
     monkeypatch.setattr(Sheet, "save", lambda self, path: sheets.append(self) or path)
@@ -252,6 +265,8 @@ def test_a_half_written_network_is_never_loaded(quick, few, tmp_path, monkeypatc
         ["overview", "cifar_cnn", "--image", "IMAGE"],
         ["maps", "filters", "--image", "IMAGE"],
         ["why", "xo", "--image", "IMAGE"],
+        ["attention", "timm:test_vit", "--image", "IMAGE", "--rollout"],
+        ["attention", "timm:test_vit", "--image", "IMAGE", "--image", "IMAGE", "--layer", "blocks.*"],
         ["units", "xo", "--data", "FOLDER", "--channels", "0", "3"],
         [
             "why",

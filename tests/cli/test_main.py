@@ -15,7 +15,8 @@ from torch import nn
 from torch_featviz import cli, demo
 from torch_featviz.cli import commands, grammar
 
-COMMANDS = ["demo", "look", "layers", "kernels", "maps", "overview", "why", "units", "atlas", "report", "bench"]
+COMMANDS = ["demo", "look", "layers", "kernels", "maps", "overview", "why", "attention", "units", "atlas", "report"]
+COMMANDS += ["bench"]
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def helped(capsys, *command):
 
 
 def test_every_command_is_told(capsys):
-    listed = re.findall(r"^    (\w+) ", helped(capsys), re.MULTILINE)
+    listed = re.findall(r"^    (\w+)\s", helped(capsys), re.MULTILINE)
     assert listed == COMMANDS
 
 
@@ -117,6 +118,7 @@ def test_arguments_that_make_no_sense(arguments, capsys):
         (["why", "xo", "--random", "--image", "IMAGE", "--class", "circel"], "no class 'circel'; close: 'circle'"),
         (["why", "xo", "--random", "--image", "IMAGE", "--class", "2"], "xo has no class '2'.* It has 2"),
         (["why", "xo", "--random", "--image", "IMAGE", "--method", "cam"], "no method 'cam'; there are saliency"),
+        (["attention", "xo", "--random", "--image", "IMAGE"], "no attention is computed in the model"),
         (["units", "xo", "--random", "--data", "nowhere"], "'nowhere' has no images"),
         (["units", "xo", "--random", "--data", "FOLDER", "--layer", "classifier.fc1"], "not a map"),
         (["bench", "xo", "--batch", "0"], "--batch must be at least 1, got 0"),

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.data import Dataset
+from torchvision.models import VisionTransformer
 
 import torch_featviz as fv
 from torch_featviz import views
@@ -79,7 +80,18 @@ def explained(n, targets, *size):
     return views.attributions(net(), images_of(n, *size), **few)
 
 
+def transformer(layers, heads, size=64):
+    torch.manual_seed(0)
+    return VisionTransformer(size, 16, layers, heads, 4 * heads, 8, num_classes=2)
+
+
 CASES = {
+    "attention 12 x 12": lambda: views.attention(transformer(12, 12), images_of(1, 64, 64)),
+    "attention 4 images": lambda: views.attention(transformer(2, 16), images_of(4, 64, 64), queries=[0, (1, 2)]),
+    "attention 24 images": lambda: views.attention(transformer(3, 3), images_of(24, 64, 64)),
+    "attention 40 heads": lambda: views.attention(transformer(30, 40), images_of(1, 64, 64)),
+    "attention large": lambda: views.attention(transformer(1, 2, 1024), images_of(1, 1024, 1024), rollout=True),
+    "attention_distance 50": lambda: views.attention_distance(transformer(50, 1), images_of(1, 64, 64)),
     "adversarial 32": lambda: views.adversarial(net(), images_of(32, 128, 96), classes=NAMES, steps=1),
     "adversarial large": lambda: views.adversarial(net(), images_of(1, 900, 1200), classes=NAMES, steps=1),
     "attributions 64": lambda: explained(64, None, 224, 160),
@@ -130,7 +142,7 @@ CASES = {
 
 
 def test_no_view_is_forgotten():
-    assert {name.partition(" ")[0] for name in CASES} == set(views.__all__)
+    assert {name.partition(" ")[0] for name in CASES} == {name for name in views.__all__ if name.islower()}
 
 
 @lru_cache
@@ -150,6 +162,10 @@ def test_no_picture_is_larger(name):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
+        ("attention 24 images", "1 of 3 layers"),
+        ("attention 40 heads", "the first 32 of 40 heads"),
+        ("attention 40 heads", "24 of 30 layers"),
+        ("attention large", "images of 1024 × 1024 pixels are drawn at"),
         ("confusion 1000", "1,000 classes"),
         ("curves 200 layers", "40 of 200 panels"),
         ("curves 200 lines", "189 more lines in grey"),

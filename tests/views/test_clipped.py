@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torchvision.models import VisionTransformer
 
 from torch_featviz import views
 from torch_featviz.atlas import atlas
@@ -42,6 +43,7 @@ class Net(nn.Module):
 
 NET = Net().eval()
 SMALL = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2)).eval()
+TRANSFORMER = VisionTransformer(8, 4, 1, 2, 8, 8, num_classes=2).eval()
 OF_ANY_SIZE = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(8, 2)).eval()
 
 
@@ -122,6 +124,16 @@ def of_attributions(given, **declared):
     return sheet(drawn, slice(0, None, 2), "RdBu_r")
 
 
+def of_attention(given, **declared):
+    drawn = views.attention(TRANSFORMER, given, **declared)
+    for head in (1, 2):  # over the image
+        assert_marked(
+            *sheet(replace(drawn, cells=_small(drawn.cells, 8)), slice(head, None, 3), "viridis"), drawn.legend.counts
+        )
+    marks, lines, cells, colors = sheet(drawn, slice(0, None, 3), "viridis")
+    return marks, lines, _small(cells, 8), colors
+
+
 def of_adversarial(given, **declared):
     drawn = views.adversarial(SMALL, given, eps=0.01, steps=1, **declared)
     assert_marked(*sheet(drawn, slice(0, None, 3)), drawn.legend.counts)
@@ -187,6 +199,7 @@ DRAWN = {
     "augmentations": of_augmentations,
     "projection": of_projection,
     "segments": of_segments,
+    "attention": of_attention,
     "attributions": of_attributions,
     "exemplars": of_exemplars,
     "images": of_images,
@@ -199,6 +212,7 @@ DRAWN = {
     "atlas": of_atlas,
 }
 NO_IMAGES = {
+    "attention_distance": "points",
     "confusion": "shares of 0 to 1",
     "curves": "lines",
     "effective_field": "a field, on a scale that is fitted to it",
@@ -209,7 +223,7 @@ NO_IMAGES = {
 
 
 def test_no_view_is_forgotten():
-    assert {*DRAWN, *NO_IMAGES} == {*views.__all__, "overlay", "atlas"}
+    assert {*DRAWN, *NO_IMAGES} == {*filter(str.islower, views.__all__), "overlay", "atlas"}
 
 
 @pytest.mark.parametrize("name", DRAWN)

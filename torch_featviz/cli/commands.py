@@ -155,6 +155,12 @@ def why(on: Given) -> Picture:
     )
 
 
+def attention(on: Given) -> Picture:
+    """What each head looks at."""
+    asked = on.arguments
+    return _named(on, views.attention(on.model, on.images(), asked.layer, rollout=asked.rollout, card=on.card))
+
+
 def units(on: Given) -> Picture:
     """What moves each channel of a layer most."""
     layer = on.layer(on.card.high)

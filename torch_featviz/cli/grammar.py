@@ -89,6 +89,12 @@ def parser() -> argparse.ArgumentParser:
     example = 'efficientnet_lite0 --image cat.jpg --method gradcam --class "Egyptian cat"'
     _writes(_command(add, "why", what, [model, images, explaining, last], example), "why")
 
+    what = "draw what each attention head looks at: of the class token, or of all tokens where there is none"
+    example = "timm:vit_tiny_patch16_224 --image cat.jpg --layer blocks.11"
+    command = _command(add, "attention", what, [model, images, _layer("all with attention")], example)
+    command.add_argument("--rollout", action="store_true", help="one map: the attention of all these layers multiplied")
+    _writes(command, "attention")
+
     what = "draw the patches of many images that move each channel of a layer most"
     example = "efficientnet_lite0 --data photos --layer _blocks.0._depthwise_conv --channels 0 1"
     command = _command(add, "units", what, [model, _data(required=True), last, _projection()], example)

@@ -87,8 +87,8 @@ def distance_table(grid: tuple[int, ...], size: tuple[int, int]) -> Tensor:
         torch.arange(count, dtype=torch.float64, device="cpu") * (pixels / count)
         for count, pixels in zip(grid, size, strict=True)
     )
-    centres = torch.cartesian_prod(rows, columns)
-    apart: Tensor = torch.cdist(centres, centres)
+    centres: Tensor = torch.cartesian_prod(rows, columns)
+    apart: Tensor = (centres[:, None] - centres[None]).square().sum(-1).sqrt()
     return apart
 
 
@@ -102,4 +102,5 @@ def spread(weights: Tensor) -> Tensor:
         tensor([4., 1.])
     """
     shares = weights / weights.sum(-1, keepdim=True)
-    return (-torch.special.xlogy(shares, shares).sum(-1)).exp()
+    entropy: Tensor = -torch.special.xlogy(shares, shares).sum(-1)
+    return entropy.exp()

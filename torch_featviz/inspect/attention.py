@@ -128,9 +128,8 @@ class Attending:
                 self.tokens[name] = tokens
         if not self.tokens or (self.unplaced and asked is not None):
             name = self.unplaced[0]
-            raise LayerError(
-                f"it is unknown where on the image the {counts[name]} keys are that {name!r} attends to; choose others."
-            )
+            keys = f"the {counts[name]} keys are that {repr(name) if name else 'the model'} attends to"
+            raise LayerError(f"it is unknown where on the image {keys}; choose other layers.")
 
     def __call__(
         self, layers: Sequence[str], queries: Sequence[int] | None, keep: Callable[[Tensor], Tensor] | None = None

@@ -112,7 +112,7 @@ def attention(
         for each in found
     ]
     what = asked[0].label if len(asked) == 1 else f"{len(asked)} tokens"
-    where = f" in {found[0].layer}" if len(found) == 1 and not rollout else ""
+    where = f" in {found[0].layer or type(model).__name__}" if len(found) == 1 and not rollout else ""
     heading = f"{'Attention rollout' if rollout else 'Attention'} of {what}{where}"
     fitted = Scale(vmin=0, per="kernel" if per == "head" else "layer") if scale is None else scale
     if attending.unplaced and not rollout:
