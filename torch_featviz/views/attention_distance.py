@@ -107,11 +107,26 @@ def _even(tokens: Tokens, size: tuple[int, int]) -> float:
     return float(distance_table(tokens.layout.grid, size).mean())
 
 
+def _differing(names: list[str]) -> tuple[list[str], str]:
+    """The parts in which names of layers differ, and what they have in common.
+
+    Example:
+        >>> _differing(["blocks.0.attn", "blocks.1.attn"]), _differing(["a", "b.c"]), _differing(["a"])
+        ((['0', '1'], 'blocks.*.attn'), (['a', 'b.c'], 'layer'), (['a'], 'layer'))
+    """
+    parts = [name.split(".") for name in names]
+    if len({len(each) for each in parts}) > 1 or len(names) == 1:
+        return names, "layer"
+    same = [len(set(column)) == 1 for column in zip(*parts, strict=True)]
+    labels = [".".join(word for word, alike in zip(each, same, strict=True) if not alike) for each in parts]
+    return labels, ".".join(word if alike else "*" for word, alike in zip(parts[0], same, strict=True))
+
+
 def _drawn(found: Mapping[str, Tensor], even: Mapping[str, float], title: str, notes: list[str]) -> Figure:
     from matplotlib.figure import Figure  # noqa: PLC0415  no matplotlib on import
 
     count = len(found)
-    figure = Figure(figsize=(min(12.0, max(5.0, 2.5 + 0.4 * count)), 4.4), dpi=110)
+    figure = Figure(figsize=(min(12.0, max(5.0, 2.5 + 0.4 * count)), 4.8), dpi=110)
     figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.1)
     figure.suptitle(title, x=0.01, ha="left", weight="bold")
     figure.supxlabel("\n".join(notes), fontsize=8)
@@ -120,9 +135,12 @@ def _drawn(found: Mapping[str, Tensor], even: Mapping[str, float], title: str, n
         axes.hlines(even[name], i - 0.4, i + 0.4, color=_EVEN, label="even over the image" if not i else "")
         axes.scatter([i] * len(heads), heads, s=22, color=_POINT, alpha=0.7, lw=0, label="" if i else "a head")
     shown = range(0, count, -(-count // _LABELS))
-    axes.set_xticks(list(shown), [fit(name, 150, 11) for name in [*found][:: shown.step]], rotation=90, fontsize=8)
+    labels, pattern = _differing([*found])
+    axes.set_xticks(list(shown), [fit(name, 150, 11) for name in labels[:: shown.step]], rotation=90, fontsize=8)
+    axes.set_xlabel(fit(pattern, 400, 12))
     axes.set_xlim(-0.6, count - 0.4)
-    axes.set_ylim(bottom=0)
+    tops = [top for heads in found.values() for top in heads.tolist() if top == top]  # noqa: PLR0124  NaN is not itself
+    axes.set_ylim(0, 1.1 * max([*tops, *even.values()]))
     axes.set_ylabel("mean attention distance (pixels)")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="0.9")

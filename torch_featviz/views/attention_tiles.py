@@ -152,7 +152,8 @@ def _caption(row: Row, head: int, own: bool, size: Sequence[int], limit: int) ->
     weights = row.weights[head].double().cpu()
     places = weights[row.tokens.placed]
     words = [f"up to {number(float(places.max()))}"] if own else []
-    words.append(f"over {float(spread(places)):.0f} places")
+    share_of = round(float(spread(places)))
+    words.append(f"over {share_of} place{'s' * (share_of != 1)}")
     if row.place is not None:
         apart = distance_table(row.tokens.layout.grid, (size[0], size[1]))
         here = apart[row.place[0] * row.tokens.layout.grid[1] + row.place[1]]
