@@ -68,8 +68,8 @@ fv.attention(model, test[:1])
 fv.attention(model, test[:1], "encoder.layers.encoder_layer_0", queries=[(1, 1), (4, 4)])
 
 # %%
-# How far does each head look? In pixels of the image, averaged over all places and 64 images. The grey line is attention
-# that is even over the image. Large networks begin with heads that look near; this small one looks everywhere at once.
+# How far does each head look? In pixels of the image, averaged over all places and 64 images. The grey line is
+# attention that is even over the image. Large networks begin with heads that look near; this small one has none.
 
 fv.attention_distance(model, test[:64])
 
