@@ -29,6 +29,7 @@ from torch_featviz.picture.images import ValueRange, clipped, unit_images
 from torch_featviz.zoo import ModelCard
 
 from .answer import answered, no_reasons, put_images
+from .attention import put_attention
 from .layers import MODEL, put_layers
 from .learning import put_learning
 from .pack import Blobs, plain
@@ -41,6 +42,7 @@ _LEAST = 1.0
 _SCRIPT, _WORDS = 150_000, 6_000  # letters of what is on every page, and of what describes a layer, at most about
 _NAMED = 12  # layers that a note names
 _LEARNING = 0.3  # of the page, at most
+_ATTENTION = 0.3  # likewise
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -192,6 +194,8 @@ def atlas(
     if training is not None:
         learning, told = put_learning(blobs, Path(training), limit * _LEARNING)
         left_out += told
+    attention, told = put_attention(blobs, model, inputs, seen.layers, limit * _ATTENTION)
+    left_out += told
     layers, cut = put_layers(blobs, seen, _left(limit, blobs, seen, [name, *names, *classes]), progress=progress)
     left_out += _told(seen, cut, limit)
     data = {
@@ -211,7 +215,10 @@ def atlas(
         "sigmoid": said is not None and said.squashed == "sigmoid",
         "answered_by": _answering(seen, said),
         "classes": list(classes),
-        "layers": [{**layer, "units": patches.get(layer["name"])} for layer in layers],
+        "layers": [
+            {**layer, "units": patches.get(layer["name"]), "attention": attention.get(layer["name"])}
+            for layer in layers
+        ],
         "why": why,
         "learning": learning,
         "left_out": left_out,

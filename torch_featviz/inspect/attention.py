@@ -21,6 +21,10 @@ from torch_featviz.model.untouched import isolated
 from torch_featviz.model.values import tensors
 
 
+class NoAttention(LayerError):
+    """No attention is computed in the layers asked for."""
+
+
 @dataclass(frozen=True)
 class Tokens:
     """The tokens that a layer's queries attend to.
@@ -118,7 +122,7 @@ class Attending:
             where = "the model" if asked is None else " or ".join(map(repr, asked))
             some = ", ".join(map(repr, [*counts][:4])) + ", ..." * (len(counts) > 4)
             there = f"; these compute some: {some}" if counts else ""
-            raise LayerError(f"no attention is computed in {where}{there}.")
+            raise NoAttention(f"no attention is computed in {where}{there}.")
         self.tokens, self.unplaced = dict[str, Tokens](), list[str]()
         for name in chosen:
             tokens = self._tokens(name, counts[name], seen)

@@ -4,7 +4,7 @@ function layerRow(layer) {
   const share = h("span", { class: "share" });
   share.style.width = `${100 * Math.min(1, layer.share ?? 0)}%`;
   const facts = [layer.parameters ? `${count(layer.parameters)} par.` : null,
-    layer.field ? `sees ${sight(layer.field)}` : null, layer.dead ? `${percent(layer.dead)} dead` : null];
+    layer.field ? `sees ${sight(layer.field)}` : null, layer.dead ? `${percent(layer.dead)} dead` : null, layer.attention ? "attention" : null];
   const row = h("a", { href: link({ ...DEFAULTS, layer: layer.name }), "data-layer": layer.name, tabindex: "-1" },
     named(layer.name),
     h("span", { class: "pair" }, h("span", { class: "cut" }, layer.kind), h("span", { class: "number" }, shapeOf(layer))),

@@ -4,6 +4,7 @@ const NEEDS = {
   side: ["image", "compare"],
   layers: ["layer"],
   maps: ["view", "layer", "image", "compare", "sort", "scale"],
+  attention: ["view", "layer", "image"],
   large: ["map"],
   why: ["view", "image", "method", "class", "contour"],
   learning: ["view", "layer", "of", "step"],
@@ -19,6 +20,7 @@ function render(before) {
     walk.all = walk.all && state.layer === before?.layer;
     unread();
     renderMaps();
+    if (changed("attention")) renderAttention();
   } else if (state.view === "walk" && changed("large") && settled()) renderLarge();
   if (state.view === "why" && changed("why")) renderWhy();
   if (state.view === "learning" && changed("learning")) renderLearning();
