@@ -167,6 +167,25 @@ def test_a_place_is_outlined_and_its_distance_told():
         assert f"\n{far / float(maps[head].sum()):.0f} px away\n" in picture.captions[1 + head]
 
 
+def test_a_head_that_looks_at_no_place():
+    only_class = torch.zeros(1, 13, 13)
+    only_class[..., 0] = 1
+    net = Net([only_class], prefix=1)
+    assert views.attention(net, IMAGES[:1]).captions[1] == "up to 0\nover 0 places\nclass 100 %"
+    assert views.attention(net, IMAGES[:1], queries=(0, 0)).captions[1] == "up to 0\nover 0 places\nclass 100 %"
+    found = views.attention_distance(net, IMAGES[:1])
+    assert found.distances["blocks.0"].isnan().all()
+    assert found.numpy().size
+
+
+def test_half_precision_is_drawn_as_float():
+    layers = [weights(k, 2, 13) for k in range(3)]
+    exact = views.attention(Net(layers, prefix=1), IMAGES[:1], rollout=True)
+    half = views.attention(Net(layers, prefix=1).bfloat16(), IMAGES[:1].bfloat16(), rollout=True)
+    assert (tiles(half, 0, 1).int() - tiles(exact, 0, 1).int()).abs().float().mean() < 4
+    assert half.captions[1].split("\n")[1:] == exact.captions[1].split("\n")[1:]
+
+
 def test_one_scale_for_a_sheet_and_a_scale_of_ones_own():
     layers = [weights(k, 2, 13) for k in range(2)]
     net = Net(layers, prefix=1)

@@ -181,11 +181,11 @@ def _weights(attending: Attending, names: list[str], asked: list[_Token]) -> lis
     numbers = [token.number for token in asked if token.number is not None]
     if numbers:
         return attending(names, numbers)
-    return attending(names, None, lambda weights: weights.mean(2, keepdim=True))
+    return attending(names, None, lambda weights: weights.float().mean(2, keepdim=True))
 
 
 def _rolled(attending: Attending, names: list[str], asked: list[_Token]) -> Attended:
     """The same of the product over layers, as one head."""
-    product = rolled([each.weights for each in attending(names, None, lambda weights: weights.mean(1))])
+    product = rolled([each.weights for each in attending(names, None, lambda weights: weights.float().mean(1))])
     rows = [product.mean(1) if token.number is None else product[:, token.number] for token in asked]
     return Attended(ROLLOUT, torch.stack(rows, 1)[:, None], attending.tokens[names[-1]])

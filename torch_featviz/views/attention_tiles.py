@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
+from math import isnan
 from typing import NamedTuple
 
 import torch
@@ -147,20 +148,25 @@ def _titles(rows: Sequence[Row]) -> list[str]:
     return [", ".join(word for word, differs in zip(part, several, strict=True) if differs) for part in parts]
 
 
-def _caption(row: Row, head: int, own: bool, size: Sequence[int], limit: int) -> str:
-    """The end of its scale; over how many places it is spread, and how far from the one that asks; the rest."""
+def _caption(row: Row, head: int, own: bool, size: tuple[int, int], limit: int) -> str:
+    """The end of its scale; over how many places it is spread, and how far from the one that attends; the rest."""
     weights = row.weights[head].double().cpu()
     places = weights[row.tokens.placed]
+    total = float(places.sum())
     words = [f"up to {number(float(places.max()))}"] if own else []
-    share_of = round(float(spread(places)))
-    words.append(f"over {share_of} place{'s' * (share_of != 1)}")
-    if row.place is not None:
-        apart = distance_table(row.tokens.layout.grid, (size[0], size[1]))
+    count_of = float(spread(places)) if total else 0.0
+    words.append(f"over {_whole(count_of)} place{'s' * (_whole(count_of) != '1')}")
+    if row.place is not None and total:
+        apart = distance_table(row.tokens.layout.grid, size)
         here = apart[row.place[0] * row.tokens.layout.grid[1] + row.place[1]]
-        words.append(f"{float((places * here).sum() / places.sum()):.0f} px away")
+        words.append(f"{_whole(float((places * here).sum()) / total)} px away")
     if shares := _shares(row.tokens, weights):
         words.append(shares)
     return "\n".join(named(line, limit) for line in words)
+
+
+def _whole(value: float) -> str:
+    return "NaN" if isnan(value) else f"{value:.0f}"
 
 
 def _shares(tokens: Tokens, weights: Tensor) -> str:
@@ -175,7 +181,7 @@ def _shares(tokens: Tokens, weights: Tensor) -> str:
 
 
 def _percent(share: float) -> str:
-    return "< 1 %" if 0 < share < 0.005 else f"{100 * share:.0f} %"
+    return "< 1 %" if 0 < share < 0.005 else f"{_whole(100 * share)} %"
 
 
 def _notes(rows: Sequence[Row], own: bool) -> list[str]:
