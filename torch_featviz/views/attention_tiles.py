@@ -191,8 +191,8 @@ def _notes(rows: Sequence[Row], own: bool) -> list[str]:
     of = f" of {tokens.places}" if len({row.tokens.places for row in rows}) == 1 else ""
     below = [
         *(["highest weight"] if own else []),
-        f"how many{of} places share the weights (exponential of their entropy)",
-        *(["mean distance from the place that attends, which is outlined"] if placed else []),
+        f"over how many{of} places it spreads (exp of the entropy)",
+        *(["mean distance from the outlined place"] if placed else []),
         *([f"share of the {'token' if without == 1 else f'{without} tokens'} without a place"] if without else []),
     ]
     gives = (
