@@ -34,23 +34,23 @@ def swin():
     return SwinTransformer([4, 4], 8, [1, 1], [1, 2], [2, 2], num_classes=2)
 
 
-REGISTERS = ("class", *["register"] * 4)
+REGISTERS = ("class token", *["register"] * 4)
 NETS = {  # how many tokens stand before and behind a grid of 4 x 4, and what those before are called
-    "torchvision ViT": (lambda: VisionTransformer(32, 8, 2, 2, 8, 8), 1, 0, ("class",)),
-    "timm ViT": (lambda: of_timm("vit_tiny_patch16_224"), 1, 0, ("class",)),
-    "timm DeiT": (lambda: of_timm("deit_tiny_distilled_patch16_224"), 2, 0, ("class", "distillation")),
+    "torchvision ViT": (lambda: VisionTransformer(32, 8, 2, 2, 8, 8), 1, 0, ("class token",)),
+    "timm ViT": (lambda: of_timm("vit_tiny_patch16_224"), 1, 0, ("class token",)),
+    "timm DeiT": (lambda: of_timm("deit_tiny_distilled_patch16_224"), 2, 0, ("class token", "distillation token")),
     "timm DINOv2": (lambda: of_timm("vit_small_patch14_reg4_dinov2"), 5, 0, REGISTERS),
     "timm without class": (lambda: of_timm("vit_medium_patch16_reg4_gap_256"), 4, 0, REGISTERS[1:]),
     "timm pooled": (lambda: of_timm("vit_base_patch16_siglip_224", global_pool="avg"), 0, 0, ()),
-    "ViT": (lambda: of_transformers(transformers.ViTConfig), 1, 0, ("class",)),
+    "ViT": (lambda: of_transformers(transformers.ViTConfig), 1, 0, ("class token",)),
     "DeiT eager": (
         lambda: of_transformers(transformers.DeiTConfig, attn_implementation="eager"),
         2,
         0,
-        ("class", "distillation"),
+        ("class token", "distillation token"),
     ),
     "DINOv2": (lambda: of_transformers(transformers.Dinov2WithRegistersConfig), 5, 0, REGISTERS),
-    "YOLOS": (lambda: of_transformers(transformers.YolosConfig, num_detection_tokens=3), 1, 3, ("class",)),
+    "YOLOS": (lambda: of_transformers(transformers.YolosConfig, num_detection_tokens=3), 1, 3, ("class token",)),
 }
 
 
@@ -63,7 +63,7 @@ def test_tokens_of_each_layer(name):
     for tokens in attending.tokens.values():
         assert (tokens.layout.grid, tokens.layout.prefix, tokens.layout.suffix) == ((4, 4), prefix, suffix)
         assert (tokens.names, tokens.asking, tokens.count) == (names, True, prefix + 16 + suffix)
-        assert tokens.has_class is (names[:1] == ("class",))
+        assert tokens.has_class is (names[:1] == ("class token",))
     found = attending(list(attending.tokens), [0, 3])
     assert [each.weights.shape for each in found] == [(2, 2, 2, prefix + 16 + suffix)] * 2
     every = attending([found[1].layer], None)[0].weights
@@ -99,7 +99,7 @@ class Pooled(nn.Module):
 def test_queries_that_are_other_tokens():
     attending = Attending(Pooled(), Inputs(torch.rand(2, 3, 32, 48)), None)
     grids = {name: (tokens.layout.grid, tokens.names, tokens.asking) for name, tokens in attending.tokens.items()}
-    assert grids == {"attention": ((4, 6), (), False), "head": ((8, 12), ("class",), False)}
+    assert grids == {"attention": ((4, 6), (), False), "head": ((8, 12), ("class token",), False)}
     assert [each.weights.shape[2:] for each in attending(["attention", "head"], None)] == [(96, 24), (1, 97)]
 
 
@@ -177,7 +177,7 @@ def test_one_module_that_runs_twice():
 
 
 def test_names_of_tokens():
-    tokens = Tokens(Layout((2, 3), 2, 1), ("class", "distillation"), True)
+    tokens = Tokens(Layout((2, 3), 2, 1), ("class token", "distillation token"), True)
     assert [tokens.name(i) for i in (0, 1, 2, 7, 8)] == [
         "class token",
         "distillation token",

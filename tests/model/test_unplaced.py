@@ -6,7 +6,7 @@ from torch import nn
 
 from torch_featviz.capture import capture
 from torch_featviz.model.layout import Layout
-from torch_featviz.model.unplaced import unplaced
+from torch_featviz.model.unplaced import names_before, unplaced
 
 SMALL = {"depth": 1, "embed_dim": 12, "num_heads": 3, "num_classes": 2}
 TINY = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 24}
@@ -74,3 +74,15 @@ def test_without_the_usual_names_they_are_counted():
     assert unplaced(Layout((2, 2), prefix=3), net) == "3 tokens without a place", "one name does not cover three"
     assert unplaced(Layout((2, 2), prefix=1), net) == "1 class token"
     assert unplaced(Layout((2, 2)), net) == ""
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_each_has_a_name_of_its_own(name):
+    make, *_, count, words = NETS[name]
+    with torch.device("meta"):
+        net = make()
+    names = names_before(net, count)
+    said = {f"{names.count(each)} {each}{'s' * (names.count(each) > 1)}": None for each in names}
+    assert " and ".join(said) == words
+    assert names_before(nn.Sequential(net), count) == names
+    assert names_before(net, count + 1) == tuple(f"token {i}" for i in range(count + 1))

@@ -14,9 +14,9 @@ from torch_featviz.errors import LayerError
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.layers import Layers, resolve, split_call
 from torch_featviz.model.layout import Layout, LayoutTracer
-from torch_featviz.model.prefix import prefix_names
 from torch_featviz.model.run import hooked, run
 from torch_featviz.model.twin import twin
+from torch_featviz.model.unplaced import names_before
 from torch_featviz.model.untouched import isolated
 from torch_featviz.model.values import tensors
 
@@ -31,7 +31,7 @@ class Tokens:
 
     Args:
         layout: where they are: a grid of rows and columns, and how many stand before and behind it.
-        names: of those before the grid, by `prefix_names`.
+        names: of those before the grid, by `names_before`.
         asking: whether the queries are these same tokens, as in self-attention.
     """
 
@@ -58,7 +58,7 @@ class Tokens:
     @property
     def has_class(self) -> bool:
         """Whether the first of them is a class token; so it is taken to be where it has no name."""
-        return bool(self.names) and self.names[0] in ("class", "token 0")
+        return bool(self.names) and self.names[0] in ("class token", "token 0")
 
     def place(self, number: int) -> tuple[int, int] | None:
         """Row and column of a token; None if it has no place."""
@@ -69,18 +69,16 @@ class Tokens:
         """What a token is called.
 
         Example:
-            >>> tokens = Tokens(Layout((2, 2), prefix=3), ("class", "register", "register"), True)
+            >>> tokens = Tokens(Layout((2, 2), prefix=3), ("class token", "register", "register"), True)
             >>> [tokens.name(number) for number in (0, 2, 4)]
-            ['class token', 'register token 2', 'place (0, 1)']
+            ['class token', 'register 2', 'place (0, 1)']
         """
         if number >= len(self.names):
             place = self.place(number)
             return f"token {number}" if place is None else f"place {place}"
         name = self.names[number]
-        alone = self.names.count(name) == 1
-        if name == f"token {number}":
-            return name
-        return f"{name} token" if alone else f"{name} token {self.names[: number + 1].count(name)}"
+        several = self.names.count(name) > 1
+        return f"{name} {self.names[: number + 1].count(name)}" if several else name
 
 
 @dataclass(frozen=True)
@@ -154,7 +152,7 @@ class Attending:
     def _tokens(self, name: str, count: int, seen: _Seen) -> Tokens | None:
         """The first layout of so many tokens, from that of the layer itself on."""
         for layout, asking in seen.around(split_call(name)[0]):
-            tokens = Tokens(layout, prefix_names(self._net, layout.prefix), asking)
+            tokens = Tokens(layout, names_before(self._net, layout.prefix), asking)
             if len(layout.grid) == 2 and tokens.count == count:
                 return tokens
         return None

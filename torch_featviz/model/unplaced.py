@@ -31,6 +31,19 @@ def unplaced(layout: Layout, model: nn.Module | None = None) -> str:
     return " and ".join(_counted(n, name) for name, n in held.items())
 
 
+def names_before(model: nn.Module, count: int) -> tuple[str, ...]:
+    """What the first `count` tokens are called, each by itself: by number if the model does not hold as many.
+
+    Example:
+        >>> net = nn.Module()
+        >>> net.cls_token, net.reg_token = nn.Parameter(torch.zeros(1, 1, 8)), nn.Parameter(torch.zeros(1, 2, 8))
+        >>> names_before(net, 3), names_before(net, 2)
+        (('class token', 'register', 'register'), ('token 0', 'token 1'))
+    """
+    names = tuple(name for name, number in _held(model).items() for _ in range(number))
+    return names if len(names) == count else tuple(f"token {i}" for i in range(count))
+
+
 def _held(model: nn.Module) -> dict[str, int]:
     """How many tokens of each kind the model holds."""
     held: dict[str, int] = {}

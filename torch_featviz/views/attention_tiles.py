@@ -174,7 +174,7 @@ def _shares(tokens: Tokens, weights: Tensor) -> str:
     of = {}
     for name, group in groupby(range(tokens.layout.prefix), lambda i: tokens.names[i]):
         numbers = list(group)
-        of[f"{name}{'s' * (len(numbers) > 1)}"] = weights[numbers].sum()
+        of[f"{name.removesuffix(' token')}{'s' * (len(numbers) > 1)}"] = weights[numbers].sum()
     if tokens.layout.suffix:
         of["last tokens"] = weights[tokens.placed.stop :].sum()
     return ", ".join(f"{name} {_percent(float(share))}" for name, share in of.items())
