@@ -20,7 +20,7 @@ import torch_featviz as fv
 from torch_featviz.zoo import card
 
 MODELS = ("efficientnet_lite0", "torchvision:resnet18")
-MOST = 80
+MOST = 100
 
 
 class Counted(nn.Module):

@@ -38,7 +38,7 @@ def test_heatmaps_by_method_and_class(look, made, close):
     assert close(page.inner_text("#value"), values[5, 2])
     says = page.inner_text("#why-says")
     assert f"insertion {entry['faithfulness']['insertion']:.2f}" in says
-    assert f"random order {entry['faithfulness']['random_deletion']:.2f}" in says
+    assert f"at other places {entry['faithfulness']['random_deletion']:.2f}" in says
     assert says.index(entry["faithfulness"]["verdict"]) < says.index("insertion ")
     assert page.locator("#why-mark").is_visible() == entry["faithfulness"]["unmoved"]
 
@@ -179,8 +179,22 @@ def test_what_is_left_out_is_said(look, made):
 @pytest.mark.parametrize(
     ("insertion", "deletion", "words"),
     [
-        (0.9, 0.1, ["back sooner than in a random order, as", "fall sooner than in a random order, as"]),
-        (0.2, 0.8, ["back later than in a random order, which", "fall later than in a random order, which"]),
+        (
+            0.9,
+            0.1,
+            [
+                "back sooner than the same heatmap at other places, as",
+                "fall sooner than the same heatmap at other places, as",
+            ],
+        ),
+        (
+            0.2,
+            0.8,
+            [
+                "back later than the same heatmap at other places, which",
+                "fall later than the same heatmap at other places, which",
+            ],
+        ),
         (0.5004, 0.4996, ["back no sooner and no later than", "fall no sooner and no later than"]),
     ],
     ids=["better", "worse", "the same"],

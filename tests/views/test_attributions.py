@@ -47,7 +47,7 @@ def test_says_what_was_predicted_and_what_each_map_is_worth():
         assert figures.startswith("ins 0.")
     notes = " ".join(picture.legend.lines())
     assert "explained: the predicted class" in notes
-    assert "top pixels go in, out (random order)" in notes
+    assert "top pixels go in, out (chance)" in notes
     assert "hardly changes with random weights; do not" not in notes
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 from torch_featviz.displayed import Displayed
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
+from torch_featviz.inspect.cut import remembered
+from torch_featviz.inspect.patches import patch_of
 from torch_featviz.model.answer import Answer, Kind, figures, scores_of
 from torch_featviz.model.inputs import Inputs, check_images
 from torch_featviz.model.twin import twin
@@ -19,10 +21,10 @@ from torch_featviz.model.untouched import isolated
 
 from .attribute import Attribution, explain
 from .explained import Explained, chunks, rows_at_once
-from .verdict import LEAST, MARGIN, Verdict, judge
+from .verdict import LEAST, MARGIN, PLACES, Verdict, judge
 
 UNMOVED = 0.5
-_OTHERS, _COARSE = 4, 3  # random orders of which the spread is taken, and into how many parts the pixels are cut for it
+_FIRST = (1, 3, 2)  # of 7 parts of each side: how far the heatmap is moved to the first of the other places
 _Figure = Callable[[Tensor, Tensor], Tensor]  # of rows, and of which image each is a variant
 
 
@@ -30,11 +32,14 @@ _Figure = Callable[[Tensor, Tensor], Tensor]  # of rows, and of which image each
 class Faithfulness(Displayed):
     """Faithfulness of one method's heatmaps, per image; areas are means over the share of pixels, from 0 to 1.
 
+    Chance is the same heatmap at other places: moved along the image and round its edges. It is as smooth and has the
+    same values, so that only where it lies tells them apart.
+
     Args:
         deletion: `b`, area under the explained value while pixels are deleted, most important first; the lower, the
             more the model needs these pixels (Petsiuk et al. 2018).
         insertion: `b`, the same while pixels are inserted; the higher, the more these pixels suffice.
-        random_deletion: `b`, the same for a random order of pixels.
+        random_deletion: `b`, the same for the heatmap at other places, mean of six.
         random_insertion: `b`, likewise.
         similarity: `stages b`, Spearman's correlation of the heatmap, sign kept, with that of the model with random
             weights in its last layers, then in ever more layers, and in all layers at the last stage (Adebayo et al.
@@ -42,7 +47,10 @@ class Faithfulness(Displayed):
         whole: `b`, the explained value for the image itself; None if it was not measured.
         scattered: `b`, the same for the image with its pixels shuffled, likewise.
         span: `b`, the range from the lowest to the highest value met; None for probabilities, which lie in [0, 1].
-        deviation: `b`, standard deviation of the mean of both areas over random orders; None if it was not measured.
+        deviation: `b`, standard deviation of half of insertion less deletion over the other places; None if it was not
+            measured.
+        patch: pixels that are deleted and inserted together, along each axis of the image; all 1 for single pixels,
+            empty if it was not measured.
     """
 
     deletion: Tensor
@@ -54,10 +62,11 @@ class Faithfulness(Displayed):
     scattered: Tensor | None = None
     span: Tensor | None = None
     deviation: Tensor | None = None
+    patch: tuple[int, ...] = ()
 
     @property
     def gain(self) -> Tensor:
-        """`b`, gain of each heatmap's order of pixels over a random order, mean of insertion and deletion.
+        """`b`, gain of each heatmap over the same heatmap at other places, mean of insertion and deletion.
 
         In units of probability, or as a share of the span.
         """
@@ -65,7 +74,7 @@ class Faithfulness(Displayed):
 
     @property
     def spread(self) -> Tensor:
-        """`b`, by how much the gains of random orders differ, as a standard deviation; 0 where it is not known."""
+        """`b`, by how much the gains at other places differ, as a standard deviation; 0 where it is not known."""
         return torch.zeros_like(self.insertion) if self.deviation is None else self._shares(self.deviation)
 
     def _shares(self, figures: Tensor) -> Tensor:
@@ -87,7 +96,7 @@ class Faithfulness(Displayed):
     def verdict(self) -> tuple[Verdict, ...]:
         """Whether each heatmap is better than chance.
 
-        Better: a gain of at least 3 % of the probability (or of the span) and of 3 times the `spread` of random orders;
+        Better: a gain of at least 3 % of the probability (or of the span) and of twice the `spread` over other places;
         worse: as much below 0. A heatmap that stays alike with random weights, or whose answer is `weak`, is never
         better.
 
@@ -129,17 +138,18 @@ def faithfulness(
     images: Tensor,
     why: Attribution,
     *,
-    steps: int = 16,
+    steps: int = 6,
     stages: int = 3,
     baselines: Tensor | float | None = None,
+    patch: int | Sequence[int] | None = None,
     seed: int = 0,
     internal_batch_size: int | None = None,
-    chance: Faithfulness | None = None,
 ) -> Faithfulness:
     """Measure the faithfulness of a result of `attribute`: deletion, insertion and randomised weights.
 
-    Deletion and insertion say whether the model uses the pixels of the heatmap. Randomised weights say whether the
-    heatmap depends on what the model has learnt.
+    Deletion and insertion say whether the model uses the pixels of the heatmap, beside those of the same heatmap at six
+    other places. Randomised weights say whether the heatmap depends on what the model has learnt. It takes
+    `14 * (steps - 1) + 4` forwards of each image, and the stages.
 
     Args:
         model: the model that was explained.
@@ -149,17 +159,19 @@ def faithfulness(
         stages: stages of randomised weights; 0 skips them. Each stage explains the images once more.
         baselines: what replaces a pixel: a value, or a tensor that expands to the images. Default: 0 for deletion, the
             blurred image for insertion (Petsiuk et al. 2018).
-        seed: seed of the random order and of the random weights.
+        patch: pixels that are deleted and inserted together, along each axis of the image. Default: the patches of a
+            network whose tokens they are, such as 16 × 16 pixels in a ViT (of the heatmap the mean in each counts);
+            single pixels for other networks.
+        seed: seed of the order of equal pixels and of the random weights.
         internal_batch_size: rows per forward, as for `attribute`.
-        chance: the result for another heatmap of the same class and images, with the same steps, baselines and seed;
-            its random orders are reused.
     Returns:
         The measures. If a class is explained, areas are of its probability, otherwise of the target's value. The
         meaning of the model's scores is derived once, from its output for the images.
     Raises:
         DtypeError: `why` is not a result of `attribute`, or images are not floats.
         ShapeError: `why` is about other images.
-        OptionError: `steps` is below 1 or `stages` below 0, or `why` is about boxes.
+        OptionError: `steps` is below 1, `stages` below 0, the image is not made of whole patches, or `why` is about
+            boxes.
     Example:
         >>> from torch_featviz.explain import attribute
         >>> net, images = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), torch.rand(3, 1, 4, 4)
@@ -183,36 +195,37 @@ def faithfulness(
         )
     if steps < 1 or stages < 0:
         raise OptionError(f"steps must be at least 1 and stages at least 0, got {steps} and {stages}.")
+    inputs = (why.inputs or Inputs(images)).with_images(images)
+    size = _patch_of(model, inputs) if patch is None else _checked(patch, images)
     with isolated(seed):
-        inputs = (why.inputs or Inputs(images)).with_images(images).copied()
+        inputs = inputs.copied()
         images, net = inputs.images, twin(model)
         explained = Explained(net, inputs, why.target, why.answer)
-        rows = internal_batch_size or rows_at_once(net, inputs.rows(slice(1)), len(images) * (steps + 1))
+        rows = internal_batch_size or rows_at_once(net, inputs.rows(slice(1)), len(images) * (PLACES + 1) * steps)
         kind = None if why.classes is None else explained.kind(rows)
         zero, blurred = (
             (torch.zeros_like(images), blur(images)) if baselines is None else (_filled(images, baselines),) * 2
         )
-        heat = why.heatmaps.flatten(1)
-        random = torch.rand_like(heat)
+        heat, random = _by_patch(why.heatmaps, size), torch.rand_like(why.heatmaps.flatten(1))
         figure = partial(_figure, explained, why, kind)
         whole, empty, dim = (_figures(figure, end, rows) for end in (images, zero, blurred))
         ways = (((images, zero), (whole, empty)), ((blurred, images), (dim, whole)))  # deletion, insertion
-        orders = [_places(heat, random)] + ([_places(random, random)] if chance is None else [])
-        curves = [_curve(figure, places, *way, steps=steps, rows=rows) for places in orders for way in ways]
-        areas = [torch.trapezoid(curve, dx=1 / steps, dim=1) for curve in curves]
-        scattered = _figures(figure, _scattered(images, random), rows) if chance is None else chance.scattered
-        if chance is not None:
-            areas += [chance.random_deletion, chance.random_insertion]
-            deviation = chance.deviation
-        else:
-            deviation = _deviation(figure, random, ways, rows=rows)
+        orders = torch.stack([_by_pixel(_order(each, random), size) for each in (heat, *_elsewhere(heat))])
+        curves = [_curves(figure, orders, *way, steps=steps, rows=rows) for way in ways]
+        deletion, insertion = (torch.trapezoid(each, dx=1 / steps, dim=2) for each in curves)  # here, and elsewhere
+        scattered = _figures(figure, _scattered(images, random), rows)
         similarity = [_alike(why, other) for other in _randomised(model, inputs, why, stages, internal_batch_size)]
     span = None
     if kind is None or kind == "figures":
-        low, high = torch.cat(curves, dim=1).aminmax(dim=1)
-        span = high - low if chance is None or chance.span is None else torch.maximum(high - low, chance.span)
+        values = torch.cat(curves, dim=2)
+        span = values.amax((0, 2)) - values.amin((0, 2))
     stages_seen = torch.stack(similarity) if similarity else torch.zeros(0, len(images), device=images.device)
-    return Faithfulness(areas[0], areas[1], areas[2], areas[3], stages_seen, whole, scattered, span, deviation)
+    return Faithfulness(
+        *(deletion[0], insertion[0], deletion[1:].mean(0), insertion[1:].mean(0)),
+        *(stages_seen, whole, scattered, span),
+        deviation=(insertion - deletion)[1:].std(0) / 2,
+        patch=size,
+    )
 
 
 def blur(images: Tensor) -> Tensor:
@@ -236,13 +249,54 @@ def _filled(images: Tensor, baselines: Tensor | float) -> Tensor:
     return torch.as_tensor(baselines, dtype=images.dtype, device=images.device).expand_as(images)
 
 
-def _places(heat: Tensor, chance: Tensor) -> Tensor:
-    """At which place each pixel comes, highest first and equal ones by chance: `b n`, from 0 to 1."""
-    mixed = chance.argsort(dim=1)
-    order = mixed.gather(1, heat.gather(1, mixed).argsort(dim=1, descending=True, stable=True))
-    numbers = torch.arange(heat.shape[1], device=heat.device).expand_as(order)
+def _patch_of(model: nn.Module, inputs: Inputs) -> tuple[int, ...]:
+    """The pixels of a patch of the model's own grid along each axis of the image; sought once."""
+    with isolated():
+        one = inputs.rows(slice(1)).copied()
+        return remembered(model, one, "patch", lambda: patch_of(twin(model), one))
+
+
+def _checked(patch: int | Sequence[int], images: Tensor) -> tuple[int, ...]:
+    """The pixels asked for along each axis of the image."""
+    sides = tuple(images.shape[2:])
+    size = (patch,) * len(sides) if isinstance(patch, int) else tuple(patch)
+    if len(size) != len(sides) or any(p < 1 or side % p for p, side in zip(size, sides, strict=True)):
+        raise OptionError(f"patch must divide the sides of the images, {' × '.join(map(str, sides))}; got {patch!r}.")
+    return size
+
+
+def _by_patch(heatmaps: Tensor, patch: tuple[int, ...]) -> Tensor:
+    """The mean of each patch: `b h w -> b rows columns`."""
+    for axis, size in enumerate(patch, 1):
+        if size > 1:
+            shape = heatmaps.shape
+            heatmaps = heatmaps.reshape(*shape[:axis], -1, size, *shape[axis + 1 :]).mean(axis + 1)
+    return heatmaps
+
+
+def _by_pixel(values: Tensor, patch: tuple[int, ...]) -> Tensor:
+    """Each patch's value at each of its pixels: `b rows columns -> b h w`."""
+    for axis, size in enumerate(patch, 1):
+        values = values.repeat_interleave(size, axis) if size > 1 else values
+    return values
+
+
+def _elsewhere(heat: Tensor) -> list[Tensor]:
+    """The same heatmaps at other places, evenly spread and far from each other, round the edges of the image."""
+    sides, dims = heat.shape[1:], tuple(range(1, heat.dim()))
+    parts = PLACES + 1
+    moves = [[round(k * first % parts * side / parts) for first, side in zip(_FIRST, sides)] for k in range(1, parts)]  # noqa: B905
+    return [heat.roll(move, dims) for move in moves]
+
+
+def _order(heat: Tensor, random: Tensor) -> Tensor:
+    """When each place comes, highest first and equal ones by chance: from 0 to 1, of the shape of `heat`."""
+    flat = heat.flatten(1)
+    mixed = random[:, : flat.shape[1]].argsort(dim=1)
+    order = mixed.gather(1, flat.gather(1, mixed).argsort(dim=1, descending=True, stable=True))
+    numbers = torch.arange(flat.shape[1], device=heat.device).expand_as(order)
     places = torch.empty_like(order).scatter_(1, order, numbers)
-    return (places + 0.5) / heat.shape[1]
+    return ((places + 0.5) / flat.shape[1]).view_as(heat)
 
 
 def _figures(figure: _Figure, images: Tensor, rows: int) -> Tensor:
@@ -251,39 +305,21 @@ def _figures(figure: _Figure, images: Tensor, rows: int) -> Tensor:
     return torch.cat([figure(images[part], numbers[part]) for part in chunks(len(images), rows)])
 
 
-def _curve(
-    figure: _Figure, places: Tensor, ends: tuple[Tensor, Tensor], known: tuple[Tensor, Tensor], *, steps: int, rows: int
+def _curves(
+    figure: _Figure, orders: Tensor, ends: tuple[Tensor, Tensor], known: tuple[Tensor, Tensor], *, steps: int, rows: int
 ) -> Tensor:
-    """The figures on the way from one end to the other, where they are known, in the order of `places`: `b n`."""
+    """The figures on the way from one end to the other, where they are known, in each order: `o b h w -> o b n`."""
     (start, end), (first, last) = ends, known
-    n, between = len(start), steps - 1
-    shares = torch.linspace(0, 1, steps + 1, device=start.device)[1:-1]
+    count, n, between = len(orders), len(start), steps - 1
+    shares, orders = torch.linspace(0, 1, steps + 1, device=start.device)[1:-1], orders.flatten(0, 1)
     values = [first.new_empty(0)]
-    for part in chunks(n * between, rows):
+    for part in chunks(len(orders) * between, rows):
         flat = torch.arange(part.start, part.stop, device=start.device)
-        image, share = flat // between, shares[flat % between]
-        changed = (places[image] < share[:, None]).view(len(flat), 1, *start.shape[2:])
+        image, share = flat // between % n, shares[flat % between]
+        changed = orders[flat // between, None] < share.view(-1, *[1] * (start.dim() - 1))
         values.append(figure(torch.where(changed, end[image], start[image]), image))
-    return torch.cat([first[:, None], torch.cat(values).view(n, between), last[:, None]], dim=1)
-
-
-def _deviation(
-    figure: _Figure,
-    random: Tensor,
-    ways: tuple[tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]], ...],
-    *,
-    rows: int,
-) -> Tensor:
-    """By how much random orders differ in insertion less deletion, halved: `b`; told by a few coarse ones."""
-    gains = []
-    for k in range(1, _OTHERS + 1):
-        other = random.roll(k * random.shape[1] // (_OTHERS + 1), dims=1)  # as good as drawn anew
-        deletion, insertion = (
-            torch.trapezoid(_curve(figure, _places(other, random), *way, steps=_COARSE, rows=rows), dx=1 / _COARSE)
-            for way in ways
-        )
-        gains.append((insertion - deletion) / 2)
-    return torch.stack(gains).std(0)
+    inside = torch.cat(values).view(count, n, between)
+    return torch.cat([first.expand(count, n)[..., None], inside, last.expand(count, n)[..., None]], dim=2)
 
 
 def _figure(explained: Explained, why: Attribution, kind: Kind | None, rows: Tensor, image: Tensor) -> Tensor:

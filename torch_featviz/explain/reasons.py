@@ -54,7 +54,7 @@ class Reason(Displayed):
 
     @property
     def gain(self) -> float:
-        """Mean gain of the heatmaps over a random order of pixels; 0 if not measured."""
+        """Mean gain of the heatmaps over the same heatmaps at other places; 0 if not measured."""
         return float(torch.stack([figures.gain for figures in self.worth]).mean()) if self.worth else 0.0
 
     @property
@@ -73,7 +73,7 @@ class Reason(Displayed):
 
     @property
     def spread(self) -> float:
-        """By how much the mean gain of random orders differs, as a standard deviation; 0 unmeasured.
+        """By how much the mean gain at other places differs, as a standard deviation; 0 unmeasured.
 
         Those of several images are independent of each other, those of the classes of one image are not.
         """
@@ -158,7 +158,7 @@ def reasons(
     baselines: Tensor | float | None = None,
     options: Mapping[str, Mapping[str, object]] | None = None,
     faithful: bool = True,
-    steps: int = 16,
+    steps: int = 6,
     additional_forward_args: Any = None,
     keywords: Mapping[str, Any] | None = None,
     progress: bool = False,
@@ -213,10 +213,8 @@ def reasons(
             given.setdefault("baselines", nothing)
         columns = [attribute(model, images, method=method, target=target, **given) for target in classes.unbind(1)]
         worth: list[Faithfulness] = []
-        for k, why in enumerate(columns if faithful else ()):
-            chance = results[0].worth[k] if results else None  # one random order for all methods
-            measure: dict[str, Any] = {"steps": steps, "stages": 1, "baselines": nothing, "chance": chance}
-            worth.append(faithfulness(model, images, why, **measure))
+        for why in columns if faithful else ():
+            worth.append(faithfulness(model, images, why, steps=steps, stages=1, baselines=nothing))
         heatmaps = torch.stack([why.heatmaps for why in columns], dim=1)
         results.append(Reason(method, columns[0].layer, columns[0].where, heatmaps, tuple(worth)))
     return Reasons(answer, classes, tuple(results))

@@ -7,7 +7,8 @@ from enum import IntEnum
 from torch import Tensor
 
 MARGIN = 0.03  # of probability, or of the range of a figure
-DEVIATIONS = 3  # of random orders among themselves, where that is more: of small images it is
+DEVIATIONS = 2  # of the other places among themselves, where that is more
+PLACES = 6  # to which a heatmap is moved
 LEAST = 0.05  # probability of a class that there is to explain
 
 
@@ -37,18 +38,17 @@ class Verdict(IntEnum):
         return f"{self.mark} {self.words}"
 
 
-MEANING = (
-    f"✓ better than chance: {100 * MARGIN:.0f} % and {DEVIATIONS} deviations above random order; = no better; ✗ worse"
-)
+CHANCE = f"the same heatmap at {PLACES} other places"
+MEANING = f"chance: {CHANCE}; ✓ better: {100 * MARGIN:.0f} % and {DEVIATIONS} deviations above it; = no better; ✗ worse"
 
 
 def judge(gain: Tensor, capped: Tensor, spread: Tensor | None = None) -> tuple[Verdict, ...]:
     """A verdict for each heatmap.
 
     Args:
-        gain: `b`, the gain over a random order of pixels; NaN is no better than chance.
+        gain: `b`, the gain over the same heatmap at other places; NaN is no better than chance.
         capped: `b` bool; True: not better than chance, whatever the gain.
-        spread: `b`, standard deviation of the gains of random orders. Default: 0.
+        spread: `b`, standard deviation of the gains at these places. Default: 0.
     Example:
         >>> judge(torch.tensor([0.2, 0.2, 0.0, -0.1]), torch.tensor([False, True, False, False]))
         (<Verdict.BETTER: 1>, <Verdict.NO_BETTER: 0>, <Verdict.NO_BETTER: 0>, <Verdict.WORSE: -1>)

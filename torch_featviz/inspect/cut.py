@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from math import inf
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -66,13 +66,14 @@ def _in_words(layer: str, layout: Layout) -> str:
     return f"{words}, {without} without a place" if without else words
 
 
-_known: WeakKeyDictionary[nn.Module, dict[Hashable, AnswerMap]] = WeakKeyDictionary()
+_T = TypeVar("_T")
+_known: WeakKeyDictionary[nn.Module, dict[Hashable, Any]] = WeakKeyDictionary()
 _PLAIN = frozenset((bool, int, float, str, bytes, type(None)))
 
 
 def remembered(
-    model: nn.Module, inputs: Inputs, question: Hashable, ask: Callable[[], AnswerMap], *, anew: bool = False
-) -> AnswerMap:
+    model: nn.Module, inputs: Inputs, question: Hashable, ask: Callable[[], _T], *, anew: bool = False
+) -> _T:
     """`ask()`, once for each `question` about a model that is built like this and inputs of this shape, or anew."""
     given = (inputs.images, *tensors((inputs.args, dict(inputs.keywords))))
     shapes = tuple(tuple(tensor.shape[1:]) for tensor in given)
@@ -80,7 +81,8 @@ def remembered(
     key = (_build_of(model), shapes, question)
     if anew or key not in answers:
         answers[key] = ask()
-    return answers[key]
+    answer: _T = answers[key]
+    return answer
 
 
 def _build_of(model: nn.Module) -> int:

@@ -240,7 +240,13 @@ def _notes(why: Reasons, predicted: bool) -> tuple[str, ...]:
     if why.methods[0].worth:
         what = "output" if why.answer.kind == "figures" else "probability"
         notes.append(MEANING)
-        notes.append(f"ins, del: mean {what} while top pixels go in, out (random order); good: ins high, del low")
+        patch = why.methods[0].worth[0].patch
+        own = (
+            f"top patches of {' × '.join(map(str, patch))} pixels, the model's own,"
+            if max(patch, default=1) > 1
+            else ""
+        )
+        notes.append(f"ins, del: mean {what} while {own or 'top pixels'} go in, out (chance); good: ins high, del low")
     if unmoved := sorted(reason.method for reason in why.methods if reason.unmoved):
         notes.append(f"{', '.join(unmoved)}: hardly changes with random weights; do not trust it")
     return tuple(notes)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch_featviz.errors import FeatvizError, LayerError, OptionError, ShapeError
 from torch_featviz.explain import Reason, Reasons, Verdict, reasons
 from torch_featviz.explain.reasons import answered
+from torch_featviz.explain.verdict import CHANCE
 from torch_featviz.inspect.layer import Layer
 from torch_featviz.inspect.walk import walk
 from torch_featviz.model.answer import Answer, Kind
@@ -31,26 +32,24 @@ from .stages import ends_of_sizes, spread
 
 METHODS = ("gradcam", "integrated_gradients")
 _IN_WORDS = {"gradcam": "Grad-CAM", "integrated_gradients": "integrated gradients"}
-_STEPS, _WAY = 6, 7  # of the measure, and of integrated gradients
+_STEPS, _WAY = 3, 7  # of the measure, and of integrated gradients
 _BEST, _STAGES = 5, ("Early", "Middle", "Late")
 _SIDE, _MAP, _NAME = 400, 112, 400  # pixels, about: of the image, of a map, of a name
 _ROW, _FEWEST, _MOST = 960, 8, 12  # pixels of a row of maps, and how many it holds
 _UNIT, _CMAP = Scale(symmetric=True, vmin=-1, vmax=1), "RdBu_r"
 _BAR, _TRACK = (69, 98, 138), (232, 232, 232)
+_MOVED = f"{CHANCE} does"
 _BETTER = {  # by whether showing the reddest pixels first, and hiding them first, moves the answer sooner than chance
-    (
-        True,
-        True,
-    ): "Showing what is red first brings the answer back sooner than random pixels do; hiding it first takes "
-    "the answer away sooner.",
-    (True, False): "Showing what is red first brings the answer back sooner than random pixels do; hiding it first "
-    "takes the answer away no sooner.",
-    (False, True): "Hiding what is red first takes the answer away sooner than random pixels do; showing it first "
-    "brings the answer back no sooner.",
+    (True, True): f"Showing what is red first brings the answer back sooner than {_MOVED}; hiding it first takes the "
+    "answer away sooner.",
+    (True, False): f"Showing what is red first brings the answer back sooner than {_MOVED}; hiding it first takes the "
+    "answer away no sooner.",
+    (False, True): f"Hiding what is red first takes the answer away sooner than {_MOVED}; showing it first brings the "
+    "answer back no sooner.",
 }
 _CHANCE = {
-    Verdict.NO_BETTER: "Random pixels tell as much about this answer: do not read anything into the colours.",
-    Verdict.WORSE: "Random pixels tell more about this answer: do not read anything into the colours.",
+    Verdict.NO_BETTER: f"{CHANCE[0].upper()}{CHANCE[1:]} tells as much: do not read anything into the colours.",
+    Verdict.WORSE: f"{CHANCE[0].upper()}{CHANCE[1:]} tells more: do not read anything into the colours.",
 }
 
 
@@ -68,8 +67,8 @@ def look(
 ) -> Picture:
     """What a classifier says of one image, the best heatmap with its verdict, and the strongest maps of three stages.
 
-    A first look that takes fewer than 80 forwards of the image. Grad-CAM and integrated gradients are measured, and the
-    better one is shown: over the image, with whether it is better than chance. What a model does not have (maps, a
+    A first look that takes fewer than 100 forwards of the image. Grad-CAM and integrated gradients are measured, and
+    the better one is shown: over the image, with whether it is better than chance. What a model does not have (maps, a
     gradient) is left out, and the page says so.
 
     Args:
@@ -189,8 +188,8 @@ def _in_words(reason: Reason) -> str:
 def _figures(reason: Reason) -> str:
     worth = reason.worth[0]
     return (
-        f"insertion {float(worth.insertion):.2f} (random {float(worth.random_insertion):.2f}, higher is better); "
-        f"deletion {float(worth.deletion):.2f} (random {float(worth.random_deletion):.2f}, lower is better)"
+        f"insertion {float(worth.insertion):.2f} (chance {float(worth.random_insertion):.2f}, higher is better); "
+        f"deletion {float(worth.deletion):.2f} (chance {float(worth.random_deletion):.2f}, lower is better)"
     )
 
 
@@ -198,7 +197,7 @@ def _says(reason: Reason, verdict: Verdict) -> str:
     """What the verdict means: of showing and hiding, what the figures bear out."""
     worth = reason.worth[0]
     if held_back := worth.held_back[0]:
-        return f"Its figures are better than those of random pixels, but it is no reason: {held_back}."
+        return f"Its figures are better than chance, but it is no reason: {held_back}."
     if verdict is not Verdict.BETTER:
         return _CHANCE[verdict]
     return _BETTER[bool(worth.insertion > worth.random_insertion), bool(worth.deletion < worth.random_deletion)]

@@ -2,9 +2,9 @@
 
 const EMPTY = "All values are 0: by this method, nothing in the image speaks for or against this answer.";
 const MEANINGS = {
-  "✓": "Its figures are better than those of a random order by more than random orders differ among themselves.",
-  "=": "Its figures are about those of a random order; or the answer owes little to what is seen, or the map little to the weights.",
-  "✗": "Its figures are worse than those of a random order: do not trust it.",
+  "✓": "Its figures are better than those of the same heatmap at six other places, by more than these differ among themselves.",
+  "=": "Its figures are about those of the same heatmap at six other places; or the answer owes little to what is seen, or the map little to the weights.",
+  "✗": "Its figures are worse than those of the same heatmap at six other places: do not trust it.",
 };
 const SMALLEST = 84; // pixels of a heatmap in the table
 const LARGEST = 280;
@@ -152,8 +152,8 @@ function contours(values, entry, size) {
 
 /** What an area by which a heatmap is better than chance means; what two digits do not show is no difference. */
 function sooner(by) {
-  if (Math.abs(by) < 0.005) return "no sooner and no later than in a random order";
-  return by > 0 ? "sooner than in a random order, as they should" : "later than in a random order, which speaks against the heatmap";
+  if (Math.abs(by) < 0.005) return "no sooner and no later than at other places";
+  return by > 0 ? "sooner than the same heatmap at other places, as they should" : "later than the same heatmap at other places, which speaks against the heatmap";
 }
 
 /** The figures, and what each of them means. */
@@ -162,8 +162,8 @@ function faithfulnessWords(given) {
   const [insertion, byChance, deletion, withoutChance] = [given.insertion, given.random_insertion, given.deletion, given.random_deletion].map(real);
   const two = (value) => value.toFixed(2);
   const rows = [
-    [`insertion ${two(insertion)}, random order ${two(byChance)}`, `Pixels put into an empty image, the highest first, bring the answer back ${sooner(insertion - byChance)}.`],
-    [`deletion ${two(deletion)}, random order ${two(withoutChance)}`, `Pixels taken away, the highest first, make the answer fall ${sooner(withoutChance - deletion)}.`],
+    [`insertion ${two(insertion)}, at other places ${two(byChance)}`, `Pixels put into an empty image, the highest first, bring the answer back ${sooner(insertion - byChance)}.`],
+    [`deletion ${two(deletion)}, at other places ${two(withoutChance)}`, `Pixels taken away, the highest first, make the answer fall ${sooner(withoutChance - deletion)}.`],
   ];
   if (given.similarity !== null && given.similarity !== undefined)
     rows.push([`likeness ${two(real(given.similarity))}`, `How much the heatmap is like the one of the same model with random weights; 1 is the same, and then it shows the image, not what was learnt.`]);
