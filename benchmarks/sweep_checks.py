@@ -11,7 +11,7 @@ import ctypes
 import gc
 import re
 import resource
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import product
@@ -52,10 +52,10 @@ class Finding(NamedTuple):
     grown: int = 0
 
 
-def look_at(built: Built) -> dict[str, Finding]:
-    """All checks of one model."""
+def look_at(built: Built, checks: Sequence[str] = CHECKS) -> dict[str, Finding]:
+    """All checks of one model, or some."""
     seen = _Witness.of(built)
-    return {name: _judged(globals()[f"_{name}"], built, seen) for name in CHECKS}
+    return {name: _judged(globals()[f"_{name}"], built, seen) for name in checks}
 
 
 def _judged(check: Callable[[Built, _Witness, Memory], str], built: Built, seen: _Witness) -> Finding:
