@@ -26,9 +26,9 @@ fv.attributions(
 # %%
 # Red speaks for the class, blue against it. Below each heatmap are two figures. **Insertion** says how fast the class
 # becomes probable when pixels are added in the heatmap's order (high is good). **Deletion** says how fast the class
-# disappears when they are removed (low is good). Each stands beside chance, in brackets: that of the same heatmap at six
-# other places of the image. A method that hardly changes when all weights are randomised is marked in the legend: it
-# shows the image, not the model.
+# disappears when they are removed (low is good). Each stands beside chance, in brackets: that of the same heatmap at
+# six other places of the image. A method that hardly changes when all weights are randomised is marked in the legend:
+# it shows the image, not the model.
 #
 # Compare several classes with ``targets=``. The same as numbers, for your own loop:
 
@@ -39,8 +39,8 @@ print(f"deletion  {worth.deletion.item():.2f}, at other places {worth.random_del
 print("unchanged with random weights:", worth.unmoved)
 
 # %%
-# Read both figures. Adding the pixels that Grad-CAM ranks first brings the cat back sooner than adding those of the same
-# heatmap elsewhere does, and removing them takes it away sooner.
+# Read both figures. Adding the pixels that Grad-CAM ranks first brings the cat back sooner than adding those of the
+# same heatmap elsewhere does, and removing them takes it away sooner.
 
 # %%
 # From the shell: ``featviz why efficientnet_lite0 --image cat.jpg --method gradcam --class tabby``.
