@@ -173,16 +173,28 @@ def test_calls_of_a_layer_that_runs_twice():
     assert first.projections.any()
 
 
-def test_tokens_are_no_map():
+def test_tokens_are_a_map_on_their_grid():
     net = Net(lambda m, x: m.l(m.a(x).flatten(2).transpose(1, 2)))
     images = torch.rand(2, 1, 12, 21)
+    best = top_patches(net, [images], "end", k=1)
+    with torch.no_grad():
+        tokens = net(images)
+    rows = receptive_field(net, "a", (12, 21)).map_size
+    for channel in range(5):
+        image, place = divmod(int(tokens[:, :, channel].argmax()), tokens.shape[1])
+        assert best.images[channel].tolist() == [image]
+        assert best.places[channel].tolist() == [[place // rows[1], place % rows[1]]]
+    with pytest.raises(ShapeError, match="layer 'end' returns no map, so its units have no place"):
+        receptive_field(net, "end", (12, 21), channels=1).box(0, 0)
+
+
+def test_tokens_without_a_place_are_no_map():
+    net = Net(lambda m, x: m.l(m.a(x).flatten(2).transpose(1, 2)).cumsum(1).sort(1).values)
     with pytest.raises(
         ShapeError,
         match=r"layer 'end' returns shape \(1, 100, 5\), not a map 'b c h w'; choose a convolution or a layer after",
     ):
-        top_patches(net, [images], "end")
-    with pytest.raises(ShapeError, match="layer 'end' returns no map, so its units have no place"):
-        receptive_field(net, "end", (12, 21), channels=1).box(0, 0)
+        top_patches(net, [torch.rand(2, 1, 12, 21)], "end")
 
 
 @pytest.mark.parametrize("turn", [lambda x: x, lambda x: x.flip(3), lambda x: x.flip(2).transpose(2, 3)])

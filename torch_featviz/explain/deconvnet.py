@@ -19,6 +19,7 @@ from torch_featviz.errors import DtypeError, LayerError, OptionError, ShapeError
 from torch_featviz.inspect.receptive import Tracer, channels_at
 from torch_featviz.model.inputs import Inputs, as_batch
 from torch_featviz.model.layers import layer_name, module_at
+from torch_featviz.model.layout import Layout, LayoutTracer
 from torch_featviz.model.run import one_call, run_looking_at, run_until
 from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated
@@ -83,8 +84,8 @@ def deconvnet(
     Args:
         model: any module, wrapped or compiled or not. Rectifiers may be layers or functions, also in place.
         images: `b c h w`, as the model takes them; one image `c h w` is a batch of one.
-        layer: a layer that returns a map, `b k h w` or with its axes in another order such as `b h w k`, and that runs
-            once. For the deconvnet it makes no difference whether it is taken before or after its rectifier.
+        layer: a layer that returns a map, `b k h w` or with its axes in another order such as `b h w k`, or the tokens
+            of a transformer, and that runs once. For the deconvnet it makes no difference whether it is taken before or after its rectifier.
         units: one per image, or any number for a single image: `(channel, row, column)`, in the order of the map's own
             axes, or a channel alone for the place where it is strongest. A unit at or below 0 has a projection of
             zeros.
@@ -344,8 +345,9 @@ def _refuse_pools(output: Tensor) -> None:
             )
 
 
-def _first_look(model: nn.Module, one: Inputs, name: str) -> tuple[torch.Size, int, bool]:
-    """`k h w` of what the layer returns, the axis of `k`, and whether switches lie on its way to the image.
+def _first_look(model: nn.Module, one: Inputs, name: str) -> tuple[torch.Size, int | Layout, bool]:
+    """`k h w` of what the layer returns, the axis of `k` or the layout of tokens, and whether switches lie on its way
+    to the image.
 
     The whole network runs, for a layer may run again after its first time; autograd's part ends at the layer.
     """
@@ -354,15 +356,20 @@ def _first_look(model: nn.Module, one: Inputs, name: str) -> tuple[torch.Size, i
     image = one.images.detach().clone().requires_grad_()
     tracer = None if isinstance(module, Convolution) else Tracer(image)
 
-    def look(output: Any) -> tuple[torch.Size, int, bool]:
+    layouts = LayoutTracer(image)
+
+    def look(output: Any) -> tuple[torch.Size, int | Layout, bool]:
         torch.set_grad_enabled(False)
+        layout = layouts.layout(output) if isinstance(output, Tensor) and output.dim() == 3 else None
+        if layout is not None and layout.tokens is not None and len(layout.grid) == 2 and layout.channels is not None:
+            return layout.maps(output).shape[1:], layout, switched(output, image)
         if not isinstance(output, Tensor) or output.dim() != 4 or len(output) != 1:
             what = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
             raise ShapeError(f"layer {name!r} returns {what} for one image, not a map 'b k h w'; choose a convolution.")
         axis = 1 if tracer is None else channels_at(output.shape, tracer.read(output), module)
         return output.movedim(axis, 1).shape[1:], axis, switched(output, image)
 
-    with torch.enable_grad(), tracer or nullcontext():
+    with torch.enable_grad(), tracer or nullcontext(), layouts:
         return run_looking_at(net, layer, one.at(image, slice(None)), look)
 
 

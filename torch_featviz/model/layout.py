@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from torch_featviz.errors import OptionError, ShapeError
@@ -98,6 +99,24 @@ class Layout:
                 f"{self} does not fit values of shape {tuple(values.shape)}; pass a Layout with these axes."
             )
         return values.reshape(*values.shape[:2], *self.grid)
+
+    def put_back(self, maps: Tensor, values: Tensor) -> Tensor:
+        """`values` of tokens with these maps at their places: what `maps` undoes.
+
+        Example:
+            >>> layout, values = Layout(grid=(2, 3), prefix=1), torch.arange(7.0).reshape(1, 7, 1)
+            >>> torch.equal(layout.put_back(layout.maps(values), values), values)
+            True
+        """
+        assert self.images is not None
+        assert self.channels is not None
+        assert self.tokens is not None
+        ndim, tokens = values.dim(), self.tokens % values.dim()
+        axes = [self.images % ndim, self.channels % ndim, tokens]
+        inside = maps.flatten(2).permute([axes.index(axis) for axis in range(ndim)])
+        before = values.narrow(tokens, 0, self.prefix)
+        after = values.narrow(tokens, values.shape[tokens] - self.suffix, self.suffix)
+        return torch.cat([before, inside, after], dim=tokens)
 
 
 def layout_of(axes: Axes) -> Layout:

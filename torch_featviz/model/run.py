@@ -14,6 +14,7 @@ from torch_featviz.errors import DeviceError, DtypeError, FeatvizError, LayerErr
 
 from .inputs import Inputs
 from .layers import module_at, split_call
+from .layout import Layout
 from .values import tensors
 
 T = TypeVar("T")
@@ -207,13 +208,14 @@ def check_call(name: str, times: int) -> None:
         raise LayerError(f"layer {layer!r} ran {ran} in one forward; it has no call {call}.")
 
 
-def one_call(net: nn.Module, layer: str, channels_at: int = 1) -> tuple[nn.Module, str]:
+def one_call(net: nn.Module, layer: str, channels_at: int | Layout = 1) -> tuple[nn.Module, str]:
     """The network and the name by which one call of one of its layers can be looked at.
 
     Args:
         net: a copy (`twin`), which is changed where a call is named, or channels are elsewhere.
         layer: its full name, also as `capture` gives it to one of several calls, `'relu#2'`.
-        channels_at: the axis of what it returns that its channels are on; it is looked at as `b c ...`.
+        channels_at: the axis of what it returns that its channels are on, or of tokens their layout; it is looked at as
+            `b c ...`.
     Returns:
         `net` and the name; where a call is named, or channels are elsewhere, a network around `net`, in which that is
         a layer of its own.
@@ -233,7 +235,9 @@ class _Called(nn.Module):
 
     name_of_call = "call"
 
-    def __init__(self, net: nn.Module, module: nn.Module, layer: str, number: int | None, channels_at: int) -> None:
+    def __init__(
+        self, net: nn.Module, module: nn.Module, layer: str, number: int | None, channels_at: int | Layout
+    ) -> None:
         super().__init__()
         self.net = net
         self.call = nn.Identity()
@@ -247,6 +251,8 @@ class _Called(nn.Module):
             return None
         if self.channels_at == 1:
             return self.call(output)
+        if isinstance(self.channels_at, Layout):
+            return self.channels_at.put_back(self.call(self.channels_at.maps(output)), output)
         return self.call(output.movedim(self.channels_at, 1)).movedim(1, self.channels_at)
 
     def forward(self, *args: Any, **keywords: Any) -> Any:

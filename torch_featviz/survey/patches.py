@@ -18,6 +18,7 @@ from torch_featviz.explain.deconvnet import Projections, project
 from torch_featviz.explain.explained import chunks
 from torch_featviz.inspect.receptive import ReceptiveField
 from torch_featviz.model.inputs import device_of
+from torch_featviz.model.layout import Layout
 from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated
 
@@ -117,7 +118,7 @@ def read_crops(
         for hit in hits:
             wanted.setdefault(hit.image, []).append((layer, hit))
     crops: dict[str, list[tuple[Hit, Crop]]] = {layer: [] for layer in layers}
-    axes = {layer: seen.channels_at for layer, (seen, _) in layers.items()}
+    axes = {layer: seen.tokens or seen.channels_at for layer, (seen, _) in layers.items()}
     device = device_of(model)
     methods: dict[str, str] = {}  # by layer, that of its first hits
     for numbers, images in _blocks(source, sorted(wanted)):
@@ -147,7 +148,7 @@ def _blocks(source: Source, numbers: list[int]) -> Iterator[tuple[list[int], Ten
 
 
 def _check_same(
-    model: nn.Module, images: Tensor, hits: Mapping[str, list[tuple[int, Hit]]], axes: Mapping[str, int]
+    model: nn.Module, images: Tensor, hits: Mapping[str, list[tuple[int, Hit]]], axes: Mapping[str, int | Layout]
 ) -> None:
     """Raise OptionError unless the images move their units as in the first pass."""
     with isolated(), torch.no_grad():

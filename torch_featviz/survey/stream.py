@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.inspect.receptive import ReceptiveField, Trace, Tracer, channels_at, described
 from torch_featviz.model.inputs import device_of, placement
 from torch_featviz.model.layers import module_at, split_call
+from torch_featviz.model.layout import Layout, LayoutTracer
 from torch_featviz.model.run import check_once, one_call
 from torch_featviz.model.twin import twin
 
@@ -65,7 +67,7 @@ class FirstPass:
             if len(first):
                 self.fields = fields_of(self.model, list(self.tops), first[:1].to(device, copy=True))
             batches = chain([first], batches)
-        axes = {layer: seen.channels_at for layer, seen in self.fields.items()}
+        axes = {layer: seen.tokens or seen.channels_at for layer, seen in self.fields.items()}
         net, names = addressed(twin(self.model), list(self.tops), axes)
         bar = tqdm(batches, total=self.source.total(), initial=self.batches, disable=not progress, unit="batch")
         with capture(net, list(names.values()), into=TopK(self.k, dim=1), stop=True) as stats:
@@ -134,14 +136,14 @@ def _merged(parts: list[TopValues], k: int) -> TopValues:
 
 
 def addressed(
-    net: nn.Module, layers: Sequence[str], channels: Mapping[str, int] | None = None
+    net: nn.Module, layers: Sequence[str], channels: Mapping[str, int | Layout] | None = None
 ) -> tuple[nn.Module, dict[str, str]]:
     """A network in which each layer, also a numbered call (`'relu#2'`), can be captured as `b c ...`; its name there.
 
     Args:
         net: a copy (`twin`), which is changed where a call is named, or channels are elsewhere.
         layers: full names.
-        channels: the axis of each layer's channels; default 1.
+        channels: the axis of each layer's channels, or the layout of its tokens; default 1.
     """
     names = {layer: layer for layer in layers}
     for layer in layers:
@@ -160,12 +162,18 @@ def fields_of(model: nn.Module, layers: Sequence[str], image: Tensor) -> dict[st
         ShapeError: a layer returns no map.
     """
     net, names = addressed(twin(model), layers)
-    tracer = Tracer(image)
+    tracer, layouts = Tracer(image), LayoutTracer(image)
 
-    def look(output: object) -> tuple[tuple[int, ...], Trace] | None:
-        return (tuple(output.shape), tracer.read(output)) if isinstance(output, Tensor) else None
+    def look(output: object) -> tuple[tuple[int, ...], Trace, Layout | None] | None:
+        if not isinstance(output, Tensor):
+            return None
+        layout = layouts.layout(output)
+        if layout is None or layout.tokens is None or len(layout.grid) != 2 or layout.channels is None:
+            return tuple(output.shape), tracer.read(output), None
+        maps = layout.maps(output)
+        return tuple(maps.shape), tracer.read(maps), layout
 
-    with capture(net, list(names.values()), into=look) as calls, tracer:
+    with capture(net, list(names.values()), into=look) as calls, tracer, layouts:
         net(image)
     fields = {}
     for layer, name in names.items():
@@ -176,7 +184,7 @@ def fields_of(model: nn.Module, layers: Sequence[str], image: Tensor) -> dict[st
             raise ShapeError(
                 f"layer {layer!r} returns {what}, not a map 'b c h w'; choose a convolution or a layer after one."
             )
-        shape, trace = seen[0]
-        axis = channels_at(shape, trace, module_at(model, layer))
-        fields[layer] = described(layer, tuple(image.shape[2:]), shape, trace, axis)
+        shape, trace, tokens = seen[0]
+        axis = 1 if tokens else channels_at(shape, trace, module_at(model, layer))
+        fields[layer] = replace(described(layer, tuple(image.shape[2:]), shape, trace, axis), tokens=tokens)
     return fields

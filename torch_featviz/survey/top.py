@@ -162,7 +162,8 @@ def top_patches(
             of batches. `patches` iterates it a second time.
         layer: a layer that returns maps and runs once, by name or as a module, or one of its calls (`"relu#2"`); or a
             list, which may contain globs and types. Maps are `b c h w`, or have their axes in another order (`b h w c`,
-            rows and columns swapped or flipped); the axes are found by following the image through the network.
+            rows and columns swapped or flipped), or are tokens `b n c` of a transformer, on the grid of its patches and
+            without those that have no place; the axes are found by following the image through the network.
         k: images per channel.
         resume: a file for the state of the pass. If it exists, the pass is resumed from it. Each rank of a distributed
             run has its own file, with the rank in its name.

@@ -18,6 +18,7 @@ from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.model.inputs import Inputs, placement
 from torch_featviz.model.kinds import CHANNELS_LAST
 from torch_featviz.model.layers import layer_name, module_at
+from torch_featviz.model.layout import Layout
 from torch_featviz.model.run import one_call, run_looking_at
 from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated
@@ -55,6 +56,7 @@ class ReceptiveField(Displayed):
         along: for each axis of the input, the coordinate of a place that moves along it: `(0, 1)`, or `(1, 0)` if rows
             and columns are swapped; None if there is none.
         channels_at: the channel axis of the layer's output: 1 for `b c h w`, 3 for `b h w c`.
+        tokens: how the layer's tokens became the map; None if it returns a map itself.
         effective: mean absolute gradient of the middle unit, `h w`, if requested.
     """
 
@@ -67,6 +69,7 @@ class ReceptiveField(Displayed):
     kind: Kind
     along: tuple[int | None, ...] = ()
     channels_at: int = 1
+    tokens: Layout | None = None
     effective: Tensor | None = field(default=None, repr=False)
     _tables: tuple[Table, ...] = field(default=(), repr=False)
 
