@@ -148,6 +148,9 @@ def test_tokens_in_another_order_are_not_taken_for_what_they_were():
     assert traced(tokens, 2, 3, 2, 3)[1] == Layout((2, 3), prefix=2, channels=2)
     whole = lambda x: tokens(x).view(16, 3).view(2, 8, 3)
     assert traced(whole, 2, 3, 2, 3)[1] == Layout((2, 3), prefix=2, channels=2)
+    halves = lambda x: tokens(x).view(32, 3).view(2, 16, 3).view(4, 8, 3)
+    assert traced(halves, 4, 3, 2, 3)[1] == Layout((2, 3), prefix=2, channels=2)
+    assert traced(lambda x: tokens(x).view(16, 3).view(2, 2, 4, 3), 2, 3, 2, 3)[1].channels == 3
     for cut in (
         lambda x: tokens(x).view(16, 3).view(8, 2, 3),
         lambda x: tokens(x).view(16, 3).view(4, 4, 3),
