@@ -10,6 +10,7 @@ import torchvision
 from PIL import Image
 from torch import nn
 
+import torch_featviz as fv
 from torch_featviz.errors import FileError, OptionError, ShapeError
 from torch_featviz.explain import Faithfulness, Reason, Verdict, reasons
 from torch_featviz.picture import Sheet
@@ -65,8 +66,6 @@ def test_what_stands_on_it():
 
 
 def test_what_it_says_to_do_can_be_done():
-    import torch_featviz as fv
-
     net, x = net_of(), CARD.normalize(IMAGE)[None]
     names = {"fv": fv, "model": net, "x": x, "card": CARD, "loader": [torch.rand(4, 3, 32, 32)]}
     for line in look(net, x, card=CARD).words[:2]:
@@ -160,9 +159,16 @@ def test_tokens_are_maps_too():
     torch.manual_seed(0)
     net = torchvision.models.VisionTransformer(32, 8, 2, 2, 32, 64, num_classes=4).eval()
     nn.init.normal_(net.heads[0].weight)
-    page = look(net, torch.rand(3, 32, 32))
+    x = torch.rand(3, 32, 32)
+    page = look(net, x)
     assert "tokens as 4 × 4" in " ".join(page.rows[0][1].legend.notes)
     assert len(page.rows) == 4
+    titles = [row[0].title for row in page.rows[1:]]
+    assert [title.endswith("; 1 class token: not drawn") for title in titles] == [False, True, True]
+    names = {"fv": fv, "model": net, "x": x}
+    assert (
+        eval(page.words[1].removeprefix("What is alike to it?  "), names).legend.notes[-1] == "1 class token: not drawn"
+    )
 
 
 def test_large_images_stay_small():

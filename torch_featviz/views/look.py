@@ -257,7 +257,8 @@ def _maps(word: str, layer: Layer) -> Picture:
     shown = min(room, len(maps))
     size = " × ".join(map(str, maps.shape[1:]))
     sees = "" if layer.field is None else f", each value sees {' × '.join(map(str, layer.field.size))} pixels"
-    title = f"{word}: the {shown} strongest of {len(maps)} maps of {layer.name}, {size}{sees}"
+    without = f"; {layer.unplaced}: not drawn" if layer.unplaced else ""
+    title = f"{word}: the {shown} strongest of {len(maps)} maps of {layer.name}, {size}{sees}{without}"
     sheet = feature_maps(drawn, top=shown, ncols=room, title=title)
     labels = tuple(f"channel {label}" for label in sheet.labels) if isinstance(sheet, Sheet) else ()
     return replace(sheet, zoom=zoom, labels=labels) if isinstance(sheet, Sheet) else sheet
@@ -282,7 +283,11 @@ def _onwards(known: Answer, stages: Sequence[Layer], card: ModelCard | None) -> 
     methods = '["gradcam", "occlusion"]' if stages else '["integrated_gradients", "occlusion"]'
     lines = [f"Why this, and not the next?  fv.attributions(model, x, methods={methods}, targets={two}{by_card})"]
     if stages:
-        middle = stages[(len(stages) - 1) // 2].layer
-        lines.append(f'What excites a channel?  fv.exemplars(fv.top_patches(model, loader, "{middle}"){by_card})')
+        middle = stages[(len(stages) - 1) // 2]
+        if middle.layout is not None and middle.layout.tokens is not None:
+            lines.append(f'What is alike to it?  fv.tokens(model, x, "{middle.layer}"{by_card})')
+        else:
+            patches = f'fv.top_patches(model, loader, "{middle.layer}")'
+            lines.append(f"What excites a channel?  fv.exemplars({patches}{by_card})")
     lines.append(f'The whole network, layer by layer:  fv.atlas(model, x{by_card}).save("atlas.html")')
     return tuple(lines)
