@@ -249,7 +249,7 @@ _RULES: dict[str, _Rule] = {
     **_each(_viewed, "view _unsafe_view reshape _reshape_alias flatten unflatten"),
     **_each(_expanded, "expand expand_as"),
     **_each(_moved, "permute transpose t squeeze unsqueeze slice select split split_with_sizes unbind chunk"),
-    **_each(_moved, "swapaxes swapdims movedim narrow"),
+    **_each(_moved, "swapaxes swapdims movedim narrow mT"),
     **_each(_moved, "roll flip index_select index repeat"),
     **_each(_padded, "constant_pad_nd pad"),
     **_each(_cat, "cat"),

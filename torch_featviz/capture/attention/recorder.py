@@ -12,7 +12,7 @@ from torch_featviz.errors import DtypeError, ShapeError
 from torch_featviz.torch_private import in_backward
 
 from ..asked import Scope
-from ..eager import NOTHING, uncompiled
+from ..eager import NOTHING, all_eager, uncompiled
 from ..recorder import Recorder
 from ..reduce import Reducer
 from ..tap import Taps
@@ -22,10 +22,11 @@ from .seen import Seen, tap_modules
 _HEADS = 1  # the axis that takes the place of channels
 
 
+@all_eager
 class Attentions(Recorder):
     """Records, in the place of an output, the attention weights that are computed in a layer's forward."""
 
-    by_version = False
+    by_version = True  # in inference mode operators come whole, and linear layers round otherwise when a mode is on
     needs_eager = True  # a graph's attention is compiled together with what is around it
 
     def __init__(self, scope: Scope, setting: Hashable, *, of: Attention, **options: Any) -> None:
@@ -78,6 +79,7 @@ class Attentions(Recorder):
         return set()
 
 
+@all_eager
 class ReducedAttentions(Attentions):
     """Gives the weights to their layer's reducer, and keeps nothing else; heads take the place of channels."""
 

@@ -18,6 +18,7 @@ from torch_featviz.model.follow import key_of
 from torch_featviz.model.values import tensors
 from torch_featviz.torch_private import TorchDispatchMode, is_higher_order, schema_of, tree_leaves
 
+from ..eager import all_eager
 from ..tap import Taps, function_of, put
 from .groups import Groups, Selection, Unplaced, grouped
 from .native import Projected, in_encoder_layer, in_module
@@ -35,7 +36,7 @@ _HIDING = ("_flash_attention_forward", "_efficient_attention_forward", "_cudnn_a
 _HIDING_WORDS = ("flash", "attn", "attention", "fmha", "mha_")
 _VIEWS = (
     *("permute", "transpose", "t", "unsqueeze", "squeeze", "expand", "slice", "select", "split", "split_with_sizes"),
-    *("unbind", "chunk", "expand_as", "swapaxes", "swapdims", "movedim", "narrow"),
+    *("unbind", "chunk", "expand_as", "swapaxes", "swapdims", "movedim", "narrow", "mT"),
 )
 _RESHAPED = ("view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten")
 _COPIES = ("clone", "contiguous", "alias", "detach", "_to_copy", "to", "native_dropout", "dropout", "lift_fresh")
@@ -66,6 +67,7 @@ class Operands(NamedTuple):
     weights: Tensor | None = None
 
 
+@all_eager
 class Seen(TorchDispatchMode):
     """While on, sees each attention that is computed, and gives `take` the weights asked for.
 
@@ -269,6 +271,7 @@ class Seen(TorchDispatchMode):
         if written:  # dropout in place, say: the weights are kept as they were
             for key, weights in list(self._live.items()):
                 self._live[key] = weights._replace(values=weights.values.clone())
+            held = next(w for value in given if (w := self._live.get(key_of(value))) is not None)
         answer = func(*args, **kwargs)
         dropout = name.rstrip("_") in ("mul", "div") and any(id(value) in self._noise for value in given)
         outputs = list(answer) if isinstance(answer, (tuple, list)) else [answer]
@@ -370,7 +373,7 @@ def _name(func: Any) -> str:
             name = "composed"
         else:
             space, _, name = schema_of(func).name.rpartition("::")
-            if name in _HIDING or (space != "aten" and any(word in name for word in _HIDING_WORDS)):
+            if name in _HIDING or (space != "aten" and any(word in space + name for word in _HIDING_WORDS)):
                 name = "hidden"
             elif name.startswith("_scaled_dot_product"):
                 name = "fused"

@@ -1,0 +1,513 @@
+"""Captured attention against softmax written as loops in NumPy; planted faults; what is refused, and how it is said."""
+
+import copy
+import itertools
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import torch_featviz as fv
+from torch_featviz.errors import DtypeError, LayerError, OptionError
+
+MODES = [torch.enable_grad, torch.no_grad, torch.inference_mode]
+
+
+class Attends(nn.Module):
+    """Self-attention as it is written in tutorials: through one kernel, or by matrix products."""
+
+    def __init__(self, channels=12, heads=3, shared=None, fused=True, **options):
+        super().__init__()
+        self.heads, self.shared, self.fused, self.options = heads, shared or heads, fused, options
+        size = channels // heads
+        self.q, self.k, self.v = (nn.Linear(channels, size * n) for n in (heads, self.shared, self.shared))
+        self.drop = nn.Dropout(options.pop("dropout", 0.0))
+
+    def split(self, x):
+        b, n, _ = x.shape
+        parts = (self.q, self.heads), (self.k, self.shared), (self.v, self.shared)
+        return [layer(x).view(b, n, heads, -1).transpose(1, 2) for layer, heads in parts]
+
+    def forward(self, x):
+        q, k, v = self.split(x)
+        if self.fused:
+            drop = self.drop.p if self.training else 0.0
+            out = F.scaled_dot_product_attention(
+                q, k, v, dropout_p=drop, enable_gqa=self.shared < self.heads, **self.options
+            )
+        else:
+            k, v = (part.repeat_interleave(self.heads // self.shared, dim=1) for part in (k, v))
+            scores = q @ k.transpose(-2, -1) * self.options.get("scale", q.shape[-1] ** -0.5)
+            out = self.drop(scores.softmax(dim=-1)) @ v
+        return out.transpose(1, 2).flatten(2)
+
+
+class Two(nn.Module):
+    def __init__(self, **options):
+        super().__init__()
+        self.first, self.mlp, self.second = Attends(**options), nn.Linear(12, 12), Attends(**options)
+
+    def forward(self, x):
+        x = x + self.first(x)
+        return x + self.second(self.mlp(x))
+
+
+def made(kind=Two, **options):
+    torch.manual_seed(0)
+    return kind(**options).eval()
+
+
+def tokens(b=2, n=5, c=12, seed=1):
+    return torch.randn(b, n, c, generator=torch.Generator().manual_seed(seed))
+
+
+def softmaxed(q, k, mask=None, causal=False, scale=None):
+    """Of NumPy arrays `b heads n d`, one score after the other; `mask` is boolean or added, as large as the scores."""
+    b, heads, rows, size = q.shape
+    weights = np.zeros((b, heads, rows, k.shape[2]))
+    for i, h, r in itertools.product(range(b), range(heads), range(rows)):
+        scores = np.array([float(q[i, h, r] @ row) for row in k[i, h * k.shape[1] // heads]])
+        scores *= size**-0.5 if scale is None else scale
+        if mask is not None:
+            scores = np.where(mask[i, h, r], scores, -np.inf) if mask.dtype == bool else scores + mask[i, h, r]
+        if causal:
+            scores[r + 1 :] = -np.inf
+        if np.isfinite(scores).any():
+            exponentials = np.exp(scores - scores.max())
+            weights[i, h, r] = exponentials / exponentials.sum()
+    return weights
+
+
+def oracle(layer, x, **options):
+    with torch.no_grad():
+        q, k, _ = (part.double().numpy() for part in layer.split(x))
+    return softmaxed(q, k, **options)
+
+
+def close(found, wanted, atol=1e-6):
+    np.testing.assert_allclose(found.double().numpy(), wanted, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "unfused"])
+def test_the_weights_are_those_of_loops_and_the_model_is_as_it_was(mode, fused):
+    net, x = made(fused=fused), tokens()
+    with mode():
+        expected = net(x)
+        inner = x + net.first(x)
+        for _ in range(2):  # the first forward is followed
+            with fv.capture(net, of="attention") as att:
+                assert torch.equal(net(x), expected)
+                assert torch.equal(net(x), expected)
+            assert list(att) == ["first", "second"]
+            assert not att["first"].requires_grad
+            close(att["first"], oracle(net.first, x))
+            close(att["second"], oracle(net.second, net.mlp(inner.detach())))
+    assert all("forward" not in vars(module) for module in net.modules())
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_any_heads_masks_and_scales(data):
+    shared = data.draw(st.sampled_from([1, 2]))
+    heads = shared * data.draw(st.sampled_from([1, 2, 3]))
+    b, n, channels = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 7)), heads * data.draw(st.integers(1, 5))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**31)))
+    kind = data.draw(st.sampled_from(["none", "boolean", "numbers", "causal", "infinite", "per head"]))
+    scale = data.draw(st.sampled_from([None, 0.3, 2.0]))
+    full = (b, heads, n, n)
+    small = full if kind == "per head" else data.draw(st.sampled_from([(n, n), (b, 1, 1, n), (b, 1, n, n)]))
+    mask = {
+        "boolean": rng.random(small) < 0.7,
+        "numbers": rng.standard_normal(small),
+        "per head": rng.standard_normal(small),
+        "infinite": np.where(rng.random(small) < 0.7, 0, -np.inf),
+    }.get(kind)
+    given_mask = None if mask is None else torch.from_numpy(mask if mask.dtype == bool else np.float32(mask))
+    options = {"scale": scale, "is_causal": kind == "causal", "attn_mask": given_mask}
+    layer = made(Attends, channels=channels, heads=heads, shared=shared, **options)
+    x = tokens(b, n, channels, seed=data.draw(st.integers(0, 99)))
+    wide = None if mask is None else np.broadcast_to(mask, full)
+    wanted = oracle(layer, x, mask=wide, causal=kind == "causal", scale=scale)
+    queries = data.draw(st.lists(st.integers(-n, n - 1), min_size=1, max_size=3))
+    mode = data.draw(st.sampled_from(MODES))
+    with mode():
+        expected = layer(x)
+        with fv.capture(layer, of="attention") as att:
+            assert torch.equal(layer(x).nan_to_num(7), expected.nan_to_num(7))
+        with fv.capture(layer, of=fv.Attention(queries=queries)) as rows:
+            layer(x)
+    close(att[""].nan_to_num(0), wanted)
+    close(rows[""].nan_to_num(0), wanted[:, :, queries])
+
+
+@pytest.mark.parametrize("n", [4, 160])  # head by head, too
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float64, 1e-12), (torch.bfloat16, 0.01), (torch.float16, 0.002)])
+def test_other_dtypes(dtype, atol, n):
+    layer, x = made(Attends).to(dtype), tokens(n=n).to(dtype)
+    with torch.no_grad(), fv.capture(layer, of="attention") as att:
+        layer(x)
+    assert att[""].dtype == dtype
+    close(att[""], oracle(layer, x), atol)
+
+
+def test_half_the_forward_in_autocast():
+    net, x = made(), tokens()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16), fv.capture(net, of="attention") as att:
+        net(x)
+    close(att["first"], oracle(net.first, x), 0.01)
+
+
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "unfused"])
+def test_dropout_drops_nothing_of_the_weights(fused):
+    net, x = made(dropout=0.5, fused=fused).train(), tokens()
+    torch.manual_seed(3)
+    expected = net(x)
+    with fv.capture(net, of="attention") as att:
+        torch.manual_seed(3)
+        assert torch.equal(net(x), expected)
+    close(att["first"], oracle(net.first, x))
+
+
+def test_gradients_and_random_numbers_are_those_without():
+    x, gradients = tokens(), []
+    for of in (None, "attention"):
+        net = made(dropout=0.5).train()
+        torch.manual_seed(3)
+        if of is None:
+            net(x).square().sum().backward()
+        else:
+            with fv.capture(net, of=of):
+                net(x).square().sum().backward()
+        gradients.append([p.grad for p in net.parameters()] + [torch.rand(3)])
+    assert all(map(torch.equal, *gradients))
+
+
+# Which layers, which rows
+
+
+def test_a_layer_around_the_attention_has_it_too_and_others_are_told_apart():
+    net, x = nn.Sequential(made(), made()), tokens()
+    with fv.capture(net, ["0", "1.*", "0.mlp"], of=fv.Attention([0])) as att:
+        net(x)
+    assert list(att) == ["0#1", "0#2", "1.first", "1.second"]
+    assert att.not_run == ["0.mlp", "1.first.q", "1.first.k", "1.first.v", "1.first.drop", "1.mlp"] + [
+        f"1.second.{name}" for name in ("q", "k", "v", "drop")
+    ]
+    close(att["0#1"], oracle(net[0].first, x)[:, :, :1])
+    assert att.calls("0")[1].shape == (2, 3, 1, 5)
+    with pytest.raises(LayerError, match=r"layer '0.mlp' computed no attention in its forward; these did: '0.first'"):
+        att["0.mlp"]
+    with pytest.raises(LayerError, match="layer '0' ran 2 times"):
+        att["0"]
+
+
+def test_queries_are_checked():
+    net, x = made(), tokens()
+    with (
+        pytest.raises(OptionError, match=r"no query 5 in the attention of 'first': it has 5, numbered from 0 to 4, or"),
+        fv.capture(net, of=fv.Attention([5])),
+    ):
+        net(x)
+    with fv.capture(net, of=fv.Attention([-5])) as att:
+        net(x)
+    assert att["first"].shape == (2, 3, 1, 5)
+    with pytest.raises(OptionError, match="queries is empty"):
+        fv.Attention([])
+    with pytest.raises(DtypeError, match=r"queries must be a list of integers, or None for all; got 0\."):
+        fv.Attention(0)
+    with pytest.raises(DtypeError, match="queries must be integers, got 'a'"):
+        fv.Attention(["a"])
+    assert fv.Attention([1, 2]) == fv.Attention((1, 2)) != fv.Attention()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"of": "attentions"}, r"of must be 'output', 'grad', 'attention' or Attention\(queries=...\)"),
+        ({"of": "attention", "stop": True}, "leave stop out"),
+        ({"of": "attention", "ops": True}, "leave ops out"),
+    ],
+)
+def test_options_that_exclude_each_other(options, words):
+    with pytest.raises(OptionError, match=words):
+        fv.capture(made(), **options)
+
+
+def test_what_is_kept_of_the_weights():
+    net, x = made(), tokens()
+    wanted = oracle(net.first, x)
+    with fv.capture(net, of="attention", into=fv.Ring(2)) as last:
+        for factor in (1, 2, 3):
+            net(x * factor)
+    close(last["first"][0], oracle(net.first, x * 2))
+    with fv.capture(net, "first", of="attention", into=lambda weights: weights.amax(dim=-1)) as largest:
+        net(x)
+    close(largest["first"], wanted.max(-1))
+    with fv.capture(net, of="attention", into=fv.ToCPU()) as copies:
+        net(x)
+    close(copies["first"], wanted)
+    for layers in (None, "first"):
+        with fv.capture(net, layers, of="attention", into=fv.Moments(dim=1)) as moments:
+            net(x)
+            net(x)
+        close(moments["first"].mean, wanted.mean((0, 2, 3)))
+    assert moments["first"].count[0] == 2 * 2 * 5 * 5
+    with fv.capture(net, of="attention", every=2) as att:
+        net(x)
+        net(x * 2)
+    close(att["first"], wanted)
+    assert "every=1" in repr(att.capture or fv.capture(net, of=fv.Attention([0])))
+
+
+def test_a_part_of_the_model_alone():
+    net, x = made(), tokens()
+    with fv.capture(net, of="attention") as att:
+        net.second(x)
+    close(att["second"], oracle(net.second, x))
+
+
+def test_a_compiled_model_runs_uncompiled_meanwhile():
+    net, x = made(), tokens()
+    compiled = torch.compile(net, backend="eager")
+    with torch.no_grad():
+        expected = compiled(x)
+        with fv.capture(compiled, "second", of="attention") as att:
+            assert torch.equal(compiled(x), expected)
+    with fv.capture(net, "second", of="attention") as wanted, torch.no_grad():
+        net(x)
+    assert torch.equal(att["second"], wanted["second"])
+    whole = torch.compile(lambda x: net(x), backend="eager")
+    with fv.capture(net, of="attention"), pytest.raises(Exception, match=r"compiled code around it hides|set_stance"):
+        whole(x)
+
+
+# Faults and what hides
+
+
+class Lying(TorchDispatchMode):
+    """A kernel that computes something else than it is asked for."""
+
+    def __init__(self, **changed):
+        super().__init__()
+        self.changed = changed
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        name = func.__name__
+        if "scaled_dot_product" in name or "multi_head" in name or "encoder_layer" in name:
+            args = list(args)
+            names = [argument.name for argument in func._schema.arguments]
+            for key, change in self.changed.items():
+                at = names.index(key)
+                if at < len(args):
+                    args[at] = change(args[at])
+                else:
+                    kwargs[key] = change(kwargs.get(key))
+        return func(*args, **kwargs)
+
+
+CAUSAL = torch.ones(5, 5, dtype=torch.bool).tril()
+
+
+def unmasked(mask):
+    """The first query sees one key more."""
+    mask = mask.clone()
+    mask[0, 1] = 0
+    return mask
+
+
+FAULTS = {
+    "scale": {"scale": lambda scale: (scale or 0.5) * 1.1},
+    "mask": {"attn_mask": lambda _: None},
+    "one key more": {"attn_mask": unmasked},
+    "heads of queries": {"query": lambda q: q.flip(1)},
+    "heads of values": {"value": lambda v: v.roll(1, 1)},
+    "images": {"key": lambda k: k.flip(0)},
+    "causal": {"is_causal": lambda _: True, "attn_mask": lambda _: None},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("queries", [None, [0]], ids=["all", "one"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_planted_fault_is_found(fault, queries, dtype):
+    if fault == "causal":
+        mask = None
+        queries = queries and [-1]
+    else:
+        mask = torch.where(CAUSAL, 0, -torch.inf).to(dtype)
+    if fault == "causal" and queries:
+        pytest.skip("the last query sees all keys either way")
+    layer, x = made(Attends, attn_mask=mask).to(dtype), tokens().to(dtype)
+    queries = queries and [0 if fault == "one key more" else 3]
+    with torch.no_grad():
+        with fv.capture(layer, of=fv.Attention(queries)):
+            layer(x)
+        with (
+            pytest.raises(LayerError, match="the attention of '' is not what its kernel computed: weights times"),
+            fv.capture(layer, of=fv.Attention(queries)),
+            Lying(**FAULTS[fault]),
+        ):
+            layer(x)
+
+
+def test_the_fault_is_told_of_the_layer_that_has_it():
+    net, x = made(), tokens()
+    only_second = iter([lambda scale: scale, lambda _: 0.1])
+    with (
+        torch.no_grad(),
+        pytest.raises(
+            LayerError, match=r"attention of 'second' .* by [\d.e-]+, [\d.e+]+ times what rounding in float32"
+        ),
+        fv.capture(net, of="attention"),
+        Lying(scale=lambda scale: next(only_second)(scale)),
+    ):
+        net(x)
+
+
+@torch.library.custom_op("flash_attn_of_a_test::forward", mutates_args=())
+def hiding(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+class Hides(Attends):
+    def forward(self, x):
+        return hiding(*self.split(x)).transpose(1, 2).flatten(2)
+
+
+def test_a_kernel_that_hides_it_is_refused_by_name():
+    net, x = nn.Sequential(made(Attends), made(Hides)), tokens()
+    with (
+        torch.no_grad(),
+        pytest.raises(LayerError, match=r"attention of '1' is computed by flash_attn_of_a_test.forward.default, which"),
+        fv.capture(net, of="attention"),
+    ):
+        net(x)
+    with torch.no_grad(), fv.capture(net, "0", of="attention") as att:  # which nobody asks for
+        net(x)
+    close(att["0"], oracle(net[0], x))
+
+
+class Plain(nn.Module):
+    """`body(x)` as a forward."""
+
+    def __init__(self, body):
+        super().__init__()
+        self.body, self.part = body, nn.Identity()
+
+    def forward(self, x):
+        return self.body(x)
+
+
+def attention_of(body, x, heads=1):
+    with fv.capture(Plain(body), of="attention") as att:
+        att._recorder.model()(x)
+    return att
+
+
+def by_hand(x):
+    return (x @ x.transpose(-2, -1)).softmax(dim=-1)
+
+
+NO_ATTENTION = {
+    "softmaxed classes": (lambda x: x.mean(1).softmax(-1) @ torch.ones(4, 3), "never"),
+    "heads that talk": (lambda x: by_hand(x) * 0.5 @ x, "goes through 'mul' before it meets values"),
+    "over channels": (lambda x: by_hand(x.mT) @ x.mT, "over channels, not over tokens"),
+    "kernel over channels": (lambda x: F.scaled_dot_product_attention(*[x.mT.unsqueeze(1)] * 3), "over channels"),
+    "over queries": (lambda x: (x @ x.mT).softmax(dim=-2) @ x, "never"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_ATTENTION)
+def test_what_is_no_attention_between_tokens(kind):
+    body, why = NO_ATTENTION[kind]
+    net, x = Plain(body), tokens(2, 3, 4)
+    with fv.capture(net, of="attention") as att:
+        net(x)
+    assert len(att) == 0
+    with fv.capture(net, ["", "part"], of="attention") as att:
+        net(x)
+    assert att.not_run == ["", "part"]
+    with pytest.raises(LayerError, match="computed no attention" if why == "never" else why):
+        att[""]
+
+
+def turned(x):
+    return (x.mT @ by_hand(x).mT).mT
+
+
+def by_einsum(x):
+    return torch.einsum("bij,bjd->bid", torch.einsum("bid,bjd->bij", x, x).softmax(-1), x)
+
+
+def in_bits(x):
+    return by_hand(x.float()).to(x.dtype).expand(*x.shape[:2], -1).clone() @ x
+
+
+@pytest.mark.parametrize("body", [lambda x: by_hand(x) @ x, turned, by_einsum, in_bits])
+@pytest.mark.parametrize("mode", MODES)
+def test_written_by_hand_in_other_ways(body, mode):
+    net, x = Plain(body), tokens(2, 3, 4)
+    with mode(), fv.capture(net, of="attention") as att:
+        net(x)
+    rows = x.double().numpy()[:, None]
+    close(att[""], softmaxed(rows, rows, scale=1.0))
+
+
+def test_one_image_without_a_batch_axis():
+    net, x = Plain(lambda x: by_hand(x) @ x), tokens(1, 3, 4)[0]
+    with fv.capture(net, of="attention") as att:
+        net(x)
+    rows = x.double().numpy()[None, None]
+    close(att[""], softmaxed(rows, rows, scale=1.0))
+
+
+def test_heads_folded_into_images():
+    x = tokens(2, 5, 12)
+
+    def folded(x, order=(0, 2, 1, 3)):
+        parts = x.view(2, 5, 3, 4).permute(order).reshape(6, 5, 4)
+        return by_hand(parts) @ parts
+
+    rows = x.view(2, 5, 3, 4).transpose(1, 2).double().numpy()
+    for order in ((0, 2, 1, 3), (2, 0, 1, 3)):  # heads of an image beside each other, and images of a head
+        net = Plain(lambda x, order=order: folded(x, order))
+        for _ in range(2):
+            with fv.capture(net, of="attention") as att:
+                net(x)
+            close(att[""], softmaxed(rows, rows, scale=1.0))
+
+
+def test_a_softmax_that_is_overwritten_by_dropout_is_what_it_was():
+    torch.manual_seed(0)
+    net, x = Plain(lambda x: F.dropout(by_hand(x), 0.5, inplace=True) @ x), tokens(2, 3, 4)
+    with fv.capture(net, of="attention") as att:
+        net(x)
+    rows = x.double().numpy()[:, None]
+    close(att[""], softmaxed(rows, rows, scale=1.0))
+
+
+def test_a_copy_made_in_the_block_is_not_captured():
+    net, x = made(), tokens()
+    with fv.capture(net, of="attention") as att:
+        net(x)
+        twin = copy.deepcopy(net)
+        twin(x * 3)
+    close(att["first"], oracle(net.first, x))
+    assert all("forward" not in vars(module) for module in twin.modules())
+
+
+def test_an_error_in_the_forward_leaves_nothing_behind():
+    net = made()
+    with pytest.raises(RuntimeError), fv.capture(net, of="attention"):
+        net(torch.zeros(2, 5, 7))
+    assert all("forward" not in vars(module) for module in net.modules())
+    with fv.capture(net, of="attention") as att:
+        net(tokens())
+    assert list(att) == ["first", "second"]
