@@ -23,6 +23,7 @@ BUDGET = {
     "convolutions, batch 16": 1.05,
     ("resnet18", 16): 1.25,
     "Moments": 1.15,
+    "gradients": 1.05,
     "to bytes": 1.5,
 }
 
@@ -106,3 +107,31 @@ def test_moments_of_all_convolutions():
     assert len(stats) == 6
     print(f"\nMoments of the convolutions of CifarCNN, batch 128: {ratio} of compiled")
     assert ratio.within(BUDGET["Moments"]), str(ratio)
+
+
+def test_gradients_of_all_convolutions_in_a_training_step():
+    torch.manual_seed(0)
+    net = card("cifar_cnn_large").build()
+    images, labels = torch.randn(32, 3, 32, 32), torch.randint(10, (32,))
+
+    def stepper(net):
+        compiled = torch.compile(net, fullgraph=True, dynamic=False)
+        optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
+
+        def step():
+            with torch.enable_grad():
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(compiled(images), labels).backward()
+                optimizer.step()
+
+        return compiled, step
+
+    twin, captured = stepper(copy.deepcopy(net))
+    _, bare = stepper(net)
+    bare()
+    with capture(twin, nn.Conv2d, of="grad") as grads:
+        captured()
+        assert len(grads) == 6
+        ratio = settled(lambda: paired(captured, bare, rounds=15), lambda ratio: ratio.median <= BUDGET["gradients"])
+    print(f"\ngradients of the convolutions of CifarCNN, batch 32: {ratio} of the compiled training step")
+    assert ratio.within(BUDGET["gradients"]), str(ratio)

@@ -228,8 +228,7 @@ def overhead(
     first forward, which is slower, are not timed.
 
     Grad mode, autocast, threads and train or eval mode are the caller's. Buffers and random states are restored. A
-    compiled model runs uncompiled inside the block where `of="grad"` or `ops=True` needs that, and is compared with its
-    compiled self.
+    compiled model runs uncompiled inside the block where `ops=True` needs that, and is compared with its compiled self.
 
     Args:
         inputs: the model's argument, or a tuple of its arguments.

@@ -349,6 +349,11 @@ def hooks_in_graphs() -> bool:
     return hasattr(_library_utils, "is_impure")
 
 
+def is_given_to_graph(tensor: Tensor) -> bool:
+    """While a graph is differentiated: whether `tensor` is one of its inputs."""
+    return tensor.grad_fn is None or type(tensor.grad_fn).__name__ == "Error"  # raised if that were differentiated
+
+
 # CUDA graphs would run such an operator once, and never again
 UNSAFE_IN_CUDA_GRAPHS = tuple(tag for tag in [getattr(torch.Tag, "cudagraph_unsafe", None)] if tag is not None)
 

@@ -69,11 +69,16 @@ def check(x, make, make_plain, layers):
     from torch_featviz import capture
 
     bare, watched, hooked = make(), make(), make_plain()
-    seen = {}
+    seen, arrived = {}, {}
+
+    def keep(output, key):
+        seen[key] = output.detach().clone()
+        output.register_hook(lambda gradient: arrived.update({key: gradient.clone()}))
+
     for name, module in hooked.named_modules():
         key = plain(name)
         if key in layers:
-            module.register_forward_hook(lambda _m, _i, out, key=key: seen.update({key: out.detach().clone()}))
+            module.register_forward_hook(lambda _m, _i, out, key=key: keep(out, key))
     for _ in range(2):
         expected, gradients = step(bare, x)
         step(hooked, x)
@@ -84,9 +89,14 @@ def check(x, make, make_plain, layers):
             torch.testing.assert_close(acts[name], seen[name])
         assert torch.equal(output, expected)
         assert all(map(torch.equal, captured_gradients, gradients)), "other gradients than without capture"
-    with capture(watched, layers[0], of="grad") as grads:
-        step(watched, x)
-    assert grads[layers[0]].shape == seen[layers[0]].shape
+    for _ in range(2):
+        with capture(watched, layers, of="grad") as grads:
+            _, captured_gradients = step(watched, x)
+        # Flatten, where it is a compiled graph by itself, leaves its gradient to the code around it
+        assert {*layers} - {*grads} <= {"1.0"}
+        for name in grads:
+            torch.testing.assert_close(grads[name], arrived[name])
+        assert all(map(torch.equal, captured_gradients, gradients)), "other gradients than without capture"
 
 
 def main():

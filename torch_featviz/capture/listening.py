@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.fx.node import has_side_effect
 
-from torch_featviz.torch_private import UNSAFE_IN_CUDA_GRAPHS
+from torch_featviz.torch_private import UNSAFE_IN_CUDA_GRAPHS, is_given_to_graph
 
 from .eager import eager
 
@@ -25,7 +25,7 @@ _NAMESPACE = "torch_featviz"
 _ABOUT = "Tensor layer, Tensor call, int[] part"
 _listeners: dict[int, Any] = {}  # by number: weak references
 _numbers = count()
-_libraries: list[torch.library.Library] = []  # which last as long as they are referred to
+_libraries: list[Any] = []  # which last as long as they are referred to
 
 
 class Part(NamedTuple):
@@ -84,28 +84,45 @@ def listen(output: Tensor, layer: Tensor, call: Tensor, part: Part) -> None:
 
 @cache
 def _define() -> None:
-    library = torch.library.Library(_NAMESPACE, "FRAGMENT")
+    library: Any = torch.library.Library(_NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
     _libraries.append(library)
     library.define("next_call(Tensor last) -> Tensor")
     library.define(f"listen(Tensor output, {_ABOUT}) -> ()")
+    library.define(f"listen_outside(Tensor output, {_ABOUT}) -> ()")
     library.define(f"arrived(Tensor gradient, {_ABOUT}) -> ()", tags=UNSAFE_IN_CUDA_GRAPHS)
     _implement(library, "next_call", lambda last: last + 1, fake=torch.empty_like)
-    _implement(library, "listen", lambda *_about: None, fake=lambda *_about: None)
+    _implement(library, "listen", _hook_outside, fake=_nothing)
+    _implement(library, "listen_outside", _hook_outside, fake=_nothing)
+    _implement(library, "arrived", _tell, fake=_nothing)
     library.impl("listen", _hook, "Autograd")
-    _implement(library, "arrived", _tell, fake=lambda *_about: None)
-    for operator in (torch.ops.torch_featviz.listen, torch.ops.torch_featviz.arrived):
-        has_side_effect(operator.default)  # lest it be left out, since nobody uses what it returns
+    for name in ("listen", "listen_outside", "arrived"):
+        has_side_effect(
+            getattr(torch.ops.torch_featviz, name).default
+        )  # lest it be left out: nobody uses what it returns
 
 
-def _implement(
-    library: torch.library.Library, name: str, kernel: Callable[..., Any], *, fake: Callable[..., Any]
-) -> None:
+def _implement(library: Any, name: str, kernel: Callable[..., Any], *, fake: Callable[..., Any]) -> None:
     library.impl(name, kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"{_NAMESPACE}::{name}", fake, lib=library)
 
 
 def _hook(output: Tensor, *about: Any) -> None:
-    output.register_hook(lambda gradient: torch.ops.torch_featviz.arrived(gradient, *about))  # type: ignore[no-untyped-call]
+    """A graph is differentiated, or run in eager mode."""
+    if is_given_to_graph(output):  # and code around may use it, too: the graph knows but a part of its gradient
+        torch.ops.torch_featviz.listen_outside(output, *about)
+    else:
+        output.register_hook(lambda gradient: torch.ops.torch_featviz.arrived(gradient, *about))  # type: ignore[no-untyped-call]
+
+
+@eager
+def _hook_outside(output: Tensor, *about: Any) -> None:
+    """A graph runs, and was given this tensor, or made it of others without being differentiated."""
+    if output.requires_grad:
+        output.register_hook(lambda gradient: _tell(gradient, *about))  # type: ignore[no-untyped-call]
+
+
+def _nothing(*_about: Any) -> None:
+    """As far as a compiler is concerned."""
 
 
 @eager

@@ -58,8 +58,8 @@ def capture(
         into: what to keep. None keeps the outputs of the latest forward; `Ring(n)` those of the last n forwards;
             `ToCPU()` copies on the CPU; `Moments()`, `Histogram()` and `TopK()`, or a list of them, keep statistics and
             no outputs. A function is called with each output, and its result is kept.
-        of: `'output'`, or `'grad'` for the gradient of the output in the backward. With `'grad'` a compiled model runs
-            uncompiled. Gradients are not rescaled: if a GradScaler scales the loss, they are scaled too.
+        of: `'output'`, or `'grad'` for the gradient of the output in the backward, which must run inside the block.
+            Gradients are not rescaled: if a GradScaler scales the loss, they are scaled too.
         every: capture one forward in `every`, beginning with the first; the others run without any overhead.
         stop: end the forward as soon as all of `layers` have run; the model then returns None.
         ops: also capture functional calls (`F.relu`, `torch.cat`, `view`, `+`) as layers. A call is named after the
@@ -82,6 +82,11 @@ def capture(
     In a compiled model the capture becomes part of the compiled graph. Each set of layers compiles one more graph at
     its first forward; after the block the original graph runs again. A hook that is added inside the block and changes
     an output is seen only if the module had hooks before. Two threads must not capture one model at the same time.
+
+    Gradients in a compiled graph are those that the compiled model computes. A layer whose output the loss leaves out
+    then has gradients of zero, where an uncompiled model has none. A layer that returns a view of what a compiled graph
+    was given (Flatten at the beginning of a compiled part) gets only what flows back inside that graph. With older
+    releases of torch (2.6, say) a compiled model runs uncompiled for `of='grad'`.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True))
