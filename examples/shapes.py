@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.convnext import LayerNorm2d
 from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
-SIDE, SMALLEST, LARGEST = 96, 10, 17  # of an image; half of a shape's size
+SIDE, SMALLEST, LARGEST = 96, 13, 20  # of an image; half of a shape's size
 NAMES = ("nothing", "disc", "square")
 WEIGHTS = Path(__file__).with_suffix(".safetensors") if "__file__" in globals() else Path("shapes.safetensors")
 
@@ -50,25 +51,32 @@ def colour(dice: random.Random) -> Tensor:
 
 
 class Backbone(nn.Module):
-    """Four convolutions; a pixel of its map is the middle of 4 × 4 of the image's."""
+    """Four convolutions; a place of its map is the middle of 4 × 4 pixels, and all places are of one length."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.out_channels = channels
-        sizes = [(3, 16, 4, 2), (16, 24, 4, 2), (24, channels, 3, 1), (channels, channels, 3, 1)]
         self.features = nn.Sequential(
-            *(nn.Sequential(nn.Conv2d(i, o, k, s, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU()) for i, o, k, s in sizes)
+            *_block(3, 16, 4, 2),
+            *_block(16, 24, 4, 2),
+            *_block(24, channels, 3, 1),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            LayerNorm2d(channels),
         )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.features(x)
 
 
+def _block(channels: int, more: int, size: int, stride: int) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(channels, more, size, stride, 1, bias=False), nn.BatchNorm2d(more), nn.ReLU()
+
+
 def shapes_detector() -> RetinaNet:
     """torchvision's RetinaNet, small; its head's convolutions are dilated, so that it sees the whole image."""
     anchors = AnchorGenerator(((2 * SMALLEST, SMALLEST + LARGEST, 2 * LARGEST),), ((1.0,),))
     sizes = {"min_size": SIDE, "max_size": SIDE, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
-    net = RetinaNet(Backbone(24), len(NAMES), anchor_generator=anchors, score_thresh=0.3, nms_thresh=0.3, **sizes)
+    net = RetinaNet(Backbone(24), len(NAMES), anchor_generator=anchors, score_thresh=0.5, nms_thresh=0.3, **sizes)
     for tower in (net.head.classification_head, net.head.regression_head):
         convolutions = [layer for layer in tower.conv.modules() if isinstance(layer, nn.Conv2d)]
         for layer, dilation in zip(convolutions, (1, 2, 4, 8), strict=True):
@@ -76,11 +84,11 @@ def shapes_detector() -> RetinaNet:
     return net
 
 
-def train(steps: int = 600, batch: int = 8) -> RetinaNet:
+def train(steps: int = 900, batch: int = 8) -> RetinaNet:
     """One to four shapes an image, of either class, so that none tells of another."""
     torch.manual_seed(0)
     net, dice = shapes_detector().train(), random.Random(0)
-    optimizer = torch.optim.AdamW(net.parameters(), weight_decay=1e-3)
+    optimizer = torch.optim.AdamW(net.parameters(), weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
     for step in range(steps):
         scenes = [

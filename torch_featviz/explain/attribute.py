@@ -198,7 +198,13 @@ def _of_boxes(
             )
         if layer is not None and method in ON_PIXELS:
             raise OptionError(f"{method} uses no layer; leave layer out.")
-        found = box_heatmaps(model, inputs, Asked(method, tuple(_names(model, layer)), answer=answer, **options))
+        names = tuple(_names(model, layer))
+        try:
+            found = box_heatmaps(model, inputs, Asked(method, names, answer=answer, **options))
+        except LayerError:
+            for name in names:
+                layer_name(model, name)  # which says what is close to a name that is no layer's
+            raise
     if found is None:
         return None
     maps, boxes = found.heatmaps, found.boxes

@@ -211,14 +211,15 @@ def _on_maps(ran: _Run, where: AnswerMap, one: Inputs, asked: Asked) -> _Explain
         if not names:
             raise LayerError(f"a box does not depend on {', '.join(where.layers)}; choose another layer, or none.")
         edges = [ran.noted[name][1] for name in names]
-        gradients = torch.autograd.grad([logit], edges, [first], retain_graph=True)
+        gradients = dict(zip(names, torch.autograd.grad([logit], edges, [first], retain_graph=True), strict=True))
+        used = [name for name in names if gradients[name].any()] or names  # other boxes are pooled from other scales
         evidence = [
-            weighed(layouts[name].maps(ran.noted[name][0]), layouts[name].maps(gradient), asked.method)
-            for name, gradient in zip(names, gradients, strict=True)
+            weighed(layouts[name].maps(ran.noted[name][0]), layouts[name].maps(gradients[name]), asked.method)
+            for name in used
         ]
         values = evidence[0] if len(evidence) == 1 else joined(evidence, ran.start.frame.batch)
         heatmaps.append(_in_image(values, ran.start.frame, size)[:, 0])
-        maps.append(AnswerMap(tuple(names), tuple(layouts[name] for name in names)))
+        maps.append(AnswerMap(tuple(used), tuple(layouts[name] for name in used)))
     return _Explained(ran.found, heatmaps, maps)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
@@ -103,6 +103,7 @@ def head_maps(net: nn.Module, inputs: Inputs, boxes: Callable[[Any], tuple[Seque
     def look(name: str, output: Any) -> None:
         layout = tracer.layout(output) if isinstance(output, Tensor) and output.requires_grad else None
         known = layout is not None and layout.is_map and None not in (layout.images, layout.channels)
+        known = known and len(layout.grid) == inputs.images.dim() - 2
         edge = get_gradient_edge(output) if known else None
         seen.append((name, (edge.node, edge.output_nr) if edge else (None, 0), layout or Layout()))
 
@@ -117,8 +118,8 @@ def head_maps(net: nn.Module, inputs: Inputs, boxes: Callable[[Any], tuple[Seque
         shared = _live(get_gradient_edge(places), torch.ones_like(places), maps, image, places=1)
     chosen = set[_Edge]()
     for logit, one in logits:
-        live = _live(logit, one, maps, image, places=2)
-        reached = _one_a_scale(logit, live & shared or live, maps, image)
+        live, some = (_live(logit, one, maps, image, places=places) for places in (2, 1))
+        reached = _one_a_scale(logit, live & shared or live, maps.keys() - some, maps, image)
         if not reached:
             raise LayerError(
                 f"the boxes of {type(net).__name__} depend on no feature map that is known; choose layers with layer=."
@@ -129,22 +130,27 @@ def head_maps(net: nn.Module, inputs: Inputs, boxes: Callable[[Any], tuple[Seque
 
 
 def _one_a_scale(
-    logit: GradientEdge, live: set[_Edge], maps: Mapping[_Edge, tuple[str, Layout]], image: GradientEdge
+    logit: GradientEdge,
+    live: set[_Edge],
+    dead: Collection[_Edge],
+    maps: Mapping[_Edge, tuple[str, Layout]],
+    image: GradientEdge,
 ) -> set[_Edge]:
-    """The first of these maps on each way back from a logit, one for each size; empty where a way leads past them.
+    """The first live maps on each way back from a logit, one for each size; empty where a way leads past them.
 
     Of several of one size, such as the keys and values of a decoder's layers, the latest is left out until there is
-    one: the map that all were computed from.
+    one: the map that all were computed from. A way also ends at a dead map, which is returned as well: that of a scale
+    which this box is not pooled from, but others may be.
     """
     allowed, best = set(live), set[_Edge]()
     order = list(maps)
     while True:
-        reached, whole = frontier(logit, allowed, image.node)
-        if not whole:
+        reached, whole = frontier(logit, allowed.union(dead), image.node)
+        if not whole or not reached & allowed:
             return best
         best = reached
-        sizes = Counter(maps[edge][1].grid for edge in reached)
-        twice = [edge for edge in order if edge in reached and sizes[maps[edge][1].grid] > 1]
+        sizes = Counter(maps[edge][1].grid for edge in reached & allowed)
+        twice = [edge for edge in order if edge in reached & allowed and sizes[maps[edge][1].grid] > 1]
         if not twice:
             return best
         allowed.remove(twice[-1])

@@ -176,9 +176,12 @@ def _kind(node: Any) -> str:
 
 
 def _gradients(begin: GradientEdge, one: Tensor, edges: list[GradientEdge]) -> list[Tensor]:
-    """At each of these edges; a single 0 where there is none."""
+    """At each of these edges; a single 0 where there is none.
+
+    NaN is what 0 times the slope of a root at 0 gives: of other boxes, whose score is 0.
+    """
     given = torch.autograd.grad([begin], edges, [one], retain_graph=True, allow_unused=True)
-    return [one.new_zeros(1) if gradient is None else gradient for gradient in given]
+    return [one.new_zeros(1) if gradient is None else gradient.nan_to_num(0.0) for gradient in given]
 
 
 def names_in(model: nn.Module) -> tuple[str, ...]:
