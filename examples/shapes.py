@@ -84,11 +84,11 @@ def shapes_detector() -> RetinaNet:
     return net
 
 
-def train(steps: int = 900, batch: int = 8) -> RetinaNet:
+def train(steps: int = 1100, batch: int = 8) -> RetinaNet:
     """One to four shapes an image, of either class, so that none tells of another."""
     torch.manual_seed(0)
     net, dice = shapes_detector().train(), random.Random(0)
-    optimizer = torch.optim.AdamW(net.parameters(), weight_decay=1e-2)
+    optimizer = torch.optim.AdamW(net.parameters(), weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
     for step in range(steps):
         scenes = [

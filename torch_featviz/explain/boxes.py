@@ -177,11 +177,12 @@ class _Run(NamedTuple):
 
 def _run(net: nn.Module, one: Inputs, asked: Asked, where: AnswerMap) -> _Run | None:
     bare = sorted({name.partition("#")[0] for name in where.layers})
-    modules, seen = dict(net.named_modules()), list[tuple[str, Tensor, GradientEdge]]()
+    modules, seen = dict(net.named_modules()), list[tuple[str, tuple[Tensor, GradientEdge] | None]]()
 
     def look(name: str, output: Any) -> None:
-        if name in bare and isinstance(output, Tensor) and output.requires_grad:
-            seen.append((name, output.detach().clone(), get_gradient_edge(output)))  # before it changes in place
+        if name in bare:
+            known = isinstance(output, Tensor) and output.requires_grad
+            seen.append((name, (output.detach().clone(), get_gradient_edge(output)) if known else None))
 
     calls = any(name not in modules for name in bare)
     notes = Capture(net, bare, ops=calls, into=Note(look)) if bare else nullcontext()
@@ -190,11 +191,8 @@ def _run(net: nn.Module, one: Inputs, asked: Asked, where: AnswerMap) -> _Run | 
     found = _found(net, output, one, asked)
     if found is None:
         return None
-    noted = {
-        name: (values, edge)
-        for name, (_, values, edge) in zip(numbered([name for name, _, _ in seen]), seen, strict=True)
-        if name in where.layers
-    }
+    calls_seen = zip(numbered([name for name, _ in seen]), seen, strict=True)
+    noted = {name: kept for name, (_, kept) in calls_seen if kept is not None and name in where.layers}
     named = {(edge.node, edge.output_nr): name for name, (_, edge) in noted.items()}
     image, logits = get_gradient_edge(begun[-1].image), [own_logit(figure) for figure in found.figures]
     reached = []

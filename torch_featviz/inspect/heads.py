@@ -115,11 +115,12 @@ def head_maps(net: nn.Module, inputs: Inputs, boxes: Callable[[Any], tuple[Seque
     image = get_gradient_edge(begun[-1].image)
     shared = set[_Edge]()
     if places.requires_grad and len(places):
-        shared = _live(get_gradient_edge(places), torch.ones_like(places), maps, image, places=1)
+        shared = {*_places(get_gradient_edge(places), torch.ones_like(places), maps, image)}
     chosen = set[_Edge]()
     for logit, one in logits:
-        live, some = (_live(logit, one, maps, image, places=places) for places in (2, 1))
-        reached = _one_a_scale(logit, live & shared or live, maps.keys() - some, maps, image)
+        counts = _places(logit, one, maps, image)
+        live = {edge for edge, count in counts.items() if count > 1}
+        reached = _one_a_scale(logit, live & shared or live, maps.keys() - counts.keys(), maps, image)
         if not reached:
             raise LayerError(
                 f"the boxes of {type(net).__name__} depend on no feature map that is known; choose layers with layer=."
@@ -174,21 +175,21 @@ def frontier(logit: GradientEdge, maps: set[_Edge], image: Any) -> tuple[set[_Ed
     return reached, whole
 
 
-def _live(
-    begin: GradientEdge, gradient: Tensor, maps: Mapping[_Edge, tuple[str, Layout]], image: GradientEdge, *, places: int
-) -> set[_Edge]:
-    """The maps at so many places of which the gradient is not 0, or more; one backward, which keeps none of them."""
-    live = set[_Edge]()
+def _places(
+    begin: GradientEdge, gradient: Tensor, maps: Mapping[_Edge, tuple[str, Layout]], image: GradientEdge
+) -> dict[_Edge, int]:
+    """At how many places of each map the gradient is not 0, if at any; one backward, which keeps no gradient."""
+    counts: dict[_Edge, int] = {}
 
     def note(edge: _Edge, layout: Layout, gradients: tuple[Tensor | None, ...]) -> None:
         gradient = gradients[edge[1]]
-        if gradient is not None:
+        if gradient is not None and bool(gradient.any()):
+            counts[edge] = 1  # where it is no map after all, ways lead on behind it
             with suppress(ShapeError):
-                if int((layout.maps(gradient) != 0).any(1).sum()) >= places:
-                    live.add(edge)
+                counts[edge] = int((layout.maps(gradient) != 0).any(1).sum())
 
     with ExitStack() as hooks:
         for edge, (_, layout) in maps.items():
             hooks.callback(edge[0].register_prehook(partial(note, edge, layout)).remove)
         torch.autograd.grad([begin], [image], [gradient], allow_unused=True, retain_graph=True)
-    return live
+    return counts
