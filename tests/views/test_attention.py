@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from torch_featviz import views
-from torch_featviz.errors import LayerError, OptionError, ShapeError
+from torch_featviz.errors import DeviceError, DtypeError, LayerError, OptionError, ShapeError
 from torch_featviz.explain.rollout import rollout
 from torch_featviz.picture import Scale
 from torch_featviz.picture.overlay import laid
@@ -263,6 +263,39 @@ NET = Net([ONE], prefix=1)
 def test_what_is_refused(images, options, error, message):
     with pytest.raises(error, match=message):
         views.attention(NET, IMAGES[:1].expand(images, -1, -1, -1), **options)
+
+
+@pytest.mark.parametrize("view", [views.attention, views.attention_distance])
+@pytest.mark.parametrize(
+    ("images", "options", "error", "message"),
+    [
+        (torch.zeros(24, 32), {}, ShapeError, r"images must be 'b c h w' .* got shape \(24, 32\)"),
+        (torch.zeros(1, 2, 24, 32), {}, ShapeError, r"Net does not accept inputs of shape \(1, 2, 24, 32\)"),
+        (torch.zeros(1, 3, 24, 32, dtype=torch.uint8), {}, DtypeError, "tensor of floats .* got torch.uint8"),
+        (IMAGES.double(), {}, DtypeError, "images are torch.float64, but the weights of Net are torch.float32"),
+        (IMAGES, {"layers": "block"}, LayerError, "no layer 'block' in Net; close: 'blocks'"),
+        (IMAGES, {"layers": []}, OptionError, "layers is empty"),
+        (IMAGES, {"keywords": {"mask": 1}}, OptionError, "takes other arguments"),
+        (IMAGES.to("meta"), {}, DeviceError, "the inputs are on meta and the weights of Net on cpu"),
+    ],
+)
+def test_what_no_model_takes(view, images, options, error, message):
+    with pytest.raises(error, match=message):
+        view(NET, images, **options)
+
+
+class Guided(Net):
+    def forward(self, x, shift, *, scale):
+        return super().forward((x + shift) * scale)
+
+
+def test_further_arguments_are_given_to_the_model():
+    net = Guided([ONE], prefix=1)
+    more = {"additional_forward_args": torch.zeros(2, 1, 1, 1), "keywords": {"scale": 1.0}}
+    plain = views.attention(Net([ONE], prefix=1), IMAGES)
+    assert torch.equal(views.attention(net, IMAGES, **more).cells, plain.cells)
+    found = views.attention_distance(net, IMAGES, **more).distances["blocks.0"]
+    assert torch.equal(found, views.attention_distance(Net([ONE], prefix=1), IMAGES).distances["blocks.0"])
 
 
 class Shrinking(Net):

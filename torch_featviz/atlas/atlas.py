@@ -114,7 +114,7 @@ def atlas(
     megabytes: float | None = None,
     progress: bool = False,
 ) -> Atlas:
-    """Build one HTML page that shows a network from the pixels to the decision: kernels, feature maps, heatmaps.
+    """Build one HTML page of a network, from the pixels to the decision: kernels, feature maps, attention, heatmaps.
 
     The model is unchanged: a copy that shares its weights runs, in evaluation mode, a few times for all layers, and as
     often as the methods and the data set need.
