@@ -191,6 +191,8 @@ def _heatmap(built: Built, seen: _Witness, memory: Memory) -> str:
     except FeatvizError as error:
         refusal = error
     memory.stop()
+    if found is not None and found.boxes is not None:
+        return _boxes(built, seen, found)
     if not built.classes:
         if refusal is None:
             raise Wrong("drew what is of no class")
@@ -216,6 +218,25 @@ def _heatmap(built: Built, seen: _Witness, memory: Memory) -> str:
     return found.where
 
 
+def _boxes(built: Built, seen: _Witness, found: fv.Attribution) -> str:
+    """Of a detector: no gradient of the best boxes' scores passes beside the maps, and each map is needed."""
+    boxes = found.boxes
+    if boxes is None or not len(boxes):
+        return "no boxes, as is said"
+    if not bool(found.heatmaps.flatten(1).any(1).all()):
+        raise Wrong("a heatmap of a box is 0")
+    calls = [name for name in found.layers if name.partition("#")[0] not in seen.calls]
+    best = lambda output: sum(output[0]["scores"][: len(boxes)])
+    graph = _Graph(built, calls, best)
+    chosen = {graph.number(name) for name in found.layers}
+    if graph.reaches(chosen):
+        raise Wrong(f"{found.where}: a score passes beside it")
+    for i in chosen:
+        if not graph.reaches(chosen - {i}):
+            raise Wrong(f"{found.where}: {graph.noted[i].name} is not needed")
+    return f"{len(boxes)} boxes; {found.where}"
+
+
 class _Noted(NamedTuple):
     name: str
     node: Any  # of autograd's graph, as it was then
@@ -229,9 +250,10 @@ class _Graph:
     Args:
         built: the model.
         calls: names of functional calls that are asked for, too.
+        answer: what is differentiated; the highest of the first row of scores if it is not given.
     """
 
-    def __init__(self, built: Built, calls: list[str]) -> None:
+    def __init__(self, built: Built, calls: list[str], answer: Callable[[Any], Tensor] | None = None) -> None:
         self.noted: list[_Noted] = []
         self._cut: set[int] = set()
         self._gradients: dict[int, Tensor] = {}
@@ -246,8 +268,7 @@ class _Graph:
                 acts = stack.enter_context(fv.capture(built.net, [name.partition("#")[0] for name in calls], ops=True))
             output = built.net(self._image, *built.args, **built.keywords)
         self._captured = {name: next(_tensors(acts[name])) for name in calls}
-        rows = next(tensor for tensor in _tensors(output) if tensor.dim() == 2)
-        self._answer = rows[0, rows[0].argmax()]
+        self._answer = (answer or _highest)(output)
         self.reaches(set())
 
     def note(self, name: str, output: Any) -> None:
@@ -293,6 +314,11 @@ class _Graph:
         on = gradient[0] != 0
         counts = int(on.any(0).sum()), int(on.any(-1).sum())
         return min(counts) > 1 + (gradient.dim() == 3) if surely else max(counts) > 1
+
+
+def _highest(output: Any) -> Tensor:
+    rows = next(tensor for tensor in _tensors(output) if tensor.dim() == 2)
+    return rows[0, rows[0].argmax()]
 
 
 class _Functions(TorchFunctionMode):

@@ -103,6 +103,10 @@ def _build_torchvision(name: str) -> Built:
         options |= {"aux_logits": False, "init_weights": False}
     if kind == "detection" and not name.startswith("ssd"):
         options |= {"min_size": min(SIZE), "max_size": max(SIZE)}
+    if kind == "detection":  # a few boxes, whatever their scores, since the weights are random
+        two_stages = "rcnn" in name
+        options |= {"box_score_thresh": 0, "box_detections_per_img": 8} if two_stages else {"score_thresh": 0}
+        options |= {} if two_stages else {"detections_per_img": 8}
     net = get_model(name, **options)
     fixed = name.startswith(("vit_", "maxvit", "quantized"))
     rows, columns = (224, 224) if fixed else (320, 320) if name.startswith("ssd") else SIZE  # SSD resizes to squares

@@ -23,6 +23,7 @@ IMAGES = 16
 # images is given, too.
 BUDGET = {
     "gradcam": 1.15,
+    "boxes": 1.1,
     "twin": 0.1,
     "torchcam": 1,
     "grad-cam": 1,
@@ -73,6 +74,45 @@ def test_gradcam_costs_a_forward_and_the_backward_it_needs(name, unit):
     budget = BUDGET["gradcam"]
     ratio = settled(lambda: paired(ours, by_hand, rounds=11), lambda ratio: ratio.median <= budget)
     print(f"\nGrad-CAM of {name}, {IMAGES} images: {ratio} of one forward and the backward it needs")
+    assert ratio.within(budget), str(ratio)
+
+
+def test_boxes_cost_a_forward_and_a_backward_each():
+    """Of FCOS on ResNet-50, up to its own logits: two boxes of one image."""
+    torch.manual_seed(0)
+    options = {"min_size": 192, "max_size": 192, "score_thresh": 0, "detections_per_img": 2}
+    net = torchvision.models.detection.fcos_resnet50_fpn(weights=None, weights_backbone=None, **options).eval()
+    by, kept = copy.deepcopy(net), {}
+    by.head.register_forward_hook(lambda _module, _given, output: kept.update(output))
+    by.backbone.register_forward_hook(lambda _module, _given, output: kept.update(maps=[*output.values()]))
+    image = torch.rand(1, 3, 192, 192, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        (found,) = by(image)
+    chances = (kept["cls_logits"].sigmoid() * kept["bbox_ctrness"].sigmoid()).sqrt()[0]
+    places = [
+        (int((chances[:, label] - score).abs().argmin()), int(label))
+        for label, score in zip(found["labels"], found["scores"], strict=True)
+    ]
+
+    def by_hand():
+        by(image.clone().requires_grad_())
+        heats = []
+        for place in places:
+            gradients = torch.autograd.grad(
+                kept["cls_logits"][0][place], kept["maps"], retain_graph=True, materialize_grads=True, allow_unused=True
+            )
+            level = [bool(gradient.any()) for gradient in gradients].index(True)
+            heat = (gradients[level].clamp(min=0) * kept["maps"][level]).sum(1, keepdim=True).detach()
+            heats.append(torch.nn.functional.interpolate(heat, image.shape[2:], mode="bilinear")[:, 0])
+        return torch.cat(heats)
+
+    def ours():
+        return attribute(net, image).heatmaps
+
+    torch.testing.assert_close(ours(), by_hand(), rtol=1e-3, atol=1e-6)
+    budget = BUDGET["boxes"]
+    ratio = settled(lambda: paired(ours, by_hand, rounds=11), lambda ratio: ratio.median <= budget)
+    print(f"\nTwo boxes of FCOS: {ratio} of one forward and the two backwards they need")
     assert ratio.within(budget), str(ratio)
 
 

@@ -145,6 +145,19 @@ class Attentive(nn.Module):
         return self.net(x) + self.attention(tokens, tokens, tokens)[0].mean(1)
 
 
+class Boxed(nn.Module):
+    """A detector around the network: its logits are those of three boxes."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        scores = self.net(x)[0].sigmoid()
+        corners = torch.tensor([[1.0, 1, 8, 9], [2, 3, 11, 7], [0, 0, 5, 5]], device=x.device)
+        return [{"boxes": corners * scores[:, None], "labels": torch.arange(3, device=x.device), "scores": scores}]
+
+
 CALLS = {
     "attention": lambda net: fv.attention(Attentive(net), IMAGES[:2], queries=[(0, 1), 3]),
     "attention rollout": lambda net: fv.attention(Attentive(net), IMAGES, rollout=True),
@@ -156,6 +169,9 @@ CALLS = {
         for method in METHODS
     },
     "attributions": lambda net: fv.attributions(net, IMAGES, methods=["gradcam", "saliency"]),
+    "attribute boxes": lambda net: fv.attribute(Boxed(net), IMAGES[:2]),
+    "attribute boxes saliency": lambda net: fv.attribute(Boxed(net), IMAGES[:2], method="saliency"),
+    "attributions boxes": lambda net: fv.attributions(Boxed(net), IMAGES[:2]),
     "attack": lambda net: explain.attack(net, IMAGES, target=1, steps=2),
     "adversarial": lambda net: fv.adversarial(net, IMAGES, steps=2),
     "probabilities": lambda net: fv.probabilities(net, IMAGES, augment=fv.augment("flip", torch.rand_like, n=1)),
@@ -308,6 +324,7 @@ WITHOUT_MODEL = {
         "Attention",
         "AttentionDistance",
         "Attribution",
+        "Boxes",
         "Compared",
         "Comparison",
         "Faithfulness",

@@ -77,7 +77,7 @@ def made(build):
     torch.manual_seed(0)
     net, logits = build()
     with torch.no_grad():
-        for name, weight in net.named_parameters():
+        for weight in net.parameters():
             if weight.dim() > 1:
                 weight.normal_(0, weight[0].numel() ** -0.5)
     return net.eval(), logits
@@ -255,7 +255,7 @@ def test_a_yolo_like_detector(columns_first):
 
 
 def detr(**options):
-    from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig  # noqa: PLC0415
+    from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
 
     body = ResNetConfig(
         embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", out_features=["stage2"]

@@ -236,3 +236,15 @@ def test_the_landmarks_of_an_adapted_network_are_the_adapted_layers():
 
     net = nn.Sequential(Lora(nn.Conv2d(3, 4, 3)), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3))
     assert landmarks_of(net) == ("0", "2", "3")
+
+
+@pytest.mark.parametrize("name", ["fasterrcnn_mobilenet_v3_large_320_fpn", "ssdlite320_mobilenet_v3_large"])
+def test_a_torchvision_detector_is_built_without_a_download(name, monkeypatch):
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", None)
+    info = card(f"torchvision:{name}")
+    image = torch.rand(3, 50, 70)
+    assert torch.equal(info.preprocess(image), image[None])
+    assert info.classes[:2] == ("__background__", "person")
+    with torch.no_grad():
+        (found,) = info.build().eval()(info.preprocess(image))
+    assert found.keys() == {"boxes", "labels", "scores"}

@@ -1,6 +1,7 @@
 """Explanations: why a model decided, and what activates its units."""
 
 from torch_featviz.choices import METHODS
+from torch_featviz.model.boxes import Boxes
 
 from .attack import Adversarial, attack
 from .attribute import Attribution, attribute
@@ -13,6 +14,7 @@ __all__ = [
     "METHODS",
     "Adversarial",
     "Attribution",
+    "Boxes",
     "Faithfulness",
     "Projections",
     "Reason",

@@ -157,7 +157,11 @@ def own_logit(figure: Tensor) -> tuple[GradientEdge, Tensor]:
 
 def _behind(begin: GradientEdge, past: frozenset[str], until: frozenset[str] | None = None) -> list[GradientEdge]:
     """The edges that come first behind nodes of some kinds; of all others, or of these."""
-    found, seen, waiting = dict[tuple[Any, int], None](), set[Any](), list[tuple[Any, int]]([(begin.node, begin.output_nr)])
+    found, seen, waiting = (
+        dict[tuple[Any, int], None](),
+        set[Any](),
+        list[tuple[Any, int]]([(begin.node, begin.output_nr)]),
+    )
     while waiting:
         node, number = waiting.pop(0)
         if node is None or (node, number) in seen:

@@ -1,0 +1,107 @@
+"""Boxes as they are drawn: a row for each image and method, an outline where the box is, names and scores."""
+
+import pytest
+import torch
+from torch import nn
+
+import torch_featviz as fv
+from torch_featviz.errors import OptionError, ShapeError
+from torch_featviz.explain import Attribution, attribute
+from torch_featviz.picture.color import Counts
+from torch_featviz.views.boxes import boxes_sheet, outlined
+
+
+class Fixed(nn.Module):
+    """Answers with so many boxes; the second image has one fewer."""
+
+    def __init__(self, boxes=2):
+        super().__init__()
+        self.conv, self.boxes = nn.Conv2d(3, 4, 3, 1, 1), boxes
+
+    def forward(self, x):
+        maps = self.conv(x)
+        scores = (maps.mean((2, 3))[0] - torch.arange(4)).sigmoid()[: self.boxes - int(x.mean() > 0.6)]
+        corners = torch.tensor([[2.0, 3, 10, 12], [0, 0, 20, 16], [4, 4, 6, 6], [1, 1, 3, 3]])[: len(scores)]
+        return [
+            {
+                "boxes": corners + 0 * scores[:, None],
+                "labels": torch.tensor([1, 2, 0, 7])[: len(scores)],
+                "scores": scores,
+            }
+        ]
+
+
+IMAGES = (
+    torch.rand(2, 3, 16, 20, generator=torch.Generator().manual_seed(0)) * 0.3
+    + torch.tensor([0.1, 0.65])[:, None, None, None]
+)
+
+
+def test_a_row_for_each_image_and_method():
+    picture = fv.attributions(Fixed(), IMAGES, methods=["layercam", "saliency"], classes=["sky", "cat", "dog"])
+    why = attribute(Fixed().requires_grad_(False), IMAGES)
+    assert why.boxes.images.tolist() == [0, 0, 1]
+    labels = [picture.labels[row * 3 : row * 3 + 3] for row in range(4)]
+    assert [row[0] for row in labels] == [
+        "layercam: 2 boxes",
+        "saliency: 2 boxes",
+        "layercam: 1 box",
+        "saliency: 1 box",
+    ]
+    for row, names in zip(labels, (["cat", "dog"], ["cat", "dog"], ["cat"], ["cat"]), strict=True):
+        assert [label.split()[0] for label in row[1:] if label] == names
+        assert all(label.endswith(" %") for label in row[1:] if label)
+    assert picture.empty == {8, 11}
+    assert "layercam looks at layer conv" in picture.legend.notes
+    assert "explained: each box's own class logit, before suppression" in picture.legend.notes
+
+
+def test_classes_without_names_are_numbered():
+    picture = fv.attributions(Fixed(4), IMAGES[:1], classes=["sky"])
+    assert [label.rpartition(" ")[0].rpartition(" ")[0] for label in picture.labels[1:]] == [
+        "class 1",
+        "class 2",
+        "sky",
+        "class 7",
+    ]
+    assert len(fv.attributions(Fixed(4), IMAGES[:1], top=3).labels) == 4
+
+
+def test_names_of_a_configuration_and_of_a_card():
+    net = Fixed(1)
+    net.config = type("Config", (), {"id2label": {0: "sky", 1: "cat"}})()
+    assert fv.attributions(net, IMAGES[:1]).labels[1].startswith("cat ")
+    card = fv.ModelCard("fixed", lambda: net, (3, 0, 0), classes=("no", "horse"))
+    assert fv.attributions(net, IMAGES[:1], card=card).labels[1].startswith("horse ")
+
+
+def test_an_image_without_boxes_says_so():
+    picture = fv.attributions(Fixed(0), IMAGES[:1])
+    assert picture.title == "No boxes found"
+    assert picture.labels == ("layercam: no box found",)
+    assert picture.legend.scale is None
+    assert "no box found" in fv.attributions(Fixed(1), IMAGES).labels[2]
+
+
+def test_the_outline_is_on_the_edge_of_the_box():
+    cell = torch.full((3, 12, 14), 100, dtype=torch.uint8)
+    drawn = outlined(cell, torch.tensor([[3.0, 4.0, 9.0, 8.0]]))
+    for y in range(12):
+        for x in range(14):
+            light = 3 <= x <= 8 and 4 <= y <= 7 and (x in (3, 8) or y in (4, 7))
+            dark = 2 <= x <= 9 and 3 <= y <= 8 and (x in (2, 9) or y in (3, 8))
+            assert drawn[:, y, x].tolist() == [255 if light else 0 if dark else 100] * 3
+    assert bool((cell == 100).all())
+    outlined(cell, torch.tensor([[-5.0, -5.0, 40.0, 40.0]]))  # beyond the image
+
+
+def test_top_is_of_boxes():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(960, 2))
+    with pytest.raises(OptionError, match="top is how many boxes of a detector are drawn; for classes pass targets"):
+        fv.attributions(net, IMAGES, top=3)
+
+
+def test_heatmaps_of_no_boxes_are_refused():
+    why = Attribution(torch.zeros(1, 1, 16, 20), torch.zeros(1, 16, 20), None, "gradcam")
+    with pytest.raises(ShapeError, match="the heatmaps of gradcam are of no boxes"):
+        boxes_sheet(IMAGES[:1], [why], (), (Counts(), ()), "")
