@@ -85,7 +85,8 @@ def deconvnet(
         model: any module, wrapped or compiled or not. Rectifiers may be layers or functions, also in place.
         images: `b c h w`, as the model takes them; one image `c h w` is a batch of one.
         layer: a layer that returns a map, `b k h w` or with its axes in another order such as `b h w k`, or the tokens
-            of a transformer, and that runs once. For the deconvnet it makes no difference whether it is taken before or after its rectifier.
+            of a transformer, and that runs once. For the deconvnet it makes no difference whether it is taken before or
+            after its rectifier.
         units: one per image, or any number for a single image: `(channel, row, column)`, in the order of the map's own
             axes, or a channel alone for the place where it is strongest. A unit at or below 0 has a projection of
             zeros.
