@@ -500,6 +500,18 @@ def test_compiled_and_eager_forwards_by_turns(part):
                 assert same(by_name(grads), oracle(net, 2 * X, ["0", "3"]))
 
 
+def test_where_torch_cannot_it_runs_uncompiled(monkeypatch):
+    monkeypatch.setattr("torch_featviz.capture.gradients.hooks_in_graphs", lambda: False)
+    net = small()
+    fast, counter = compiled(net)
+    backward(fast)
+    for _ in range(2):
+        with capture(fast, ["0", "1"], of="grad") as grads:
+            backward(fast)
+        assert same(by_name(grads), oracle(net, X, ["0", "1"]))
+    assert counter.frame_count == 1
+
+
 def test_ring_of_a_model_that_other_compiled_code_calls_is_refused():
     net = small()
     step = torch.compile(lambda x: net(x), backend="eager", fullgraph=True)
