@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from torch_featviz.displayed import within
 from torch_featviz.errors import LayerError
 from torch_featviz.explain.rollout import distance_table, distances
 from torch_featviz.inspect.attention import Attending, Tokens
@@ -35,14 +34,12 @@ class AttentionDistance(Chart):
         chart: a point for each head of each layer.
         distances: the mean distance of each head in pixels of the image, by layer; NaN if it attends to no place.
         even: by layer, the same of attention that is even over all places.
+        title: heading of the picture.
     """
 
     distances: Mapping[str, Tensor]
     even: Mapping[str, float]
-
-    def __repr__(self) -> str:
-        parts = [f"{name}={[round(float(each), 1) for each in heads]}" for name, heads in self.distances.items()]
-        return within("AttentionDistance(", parts, ")")
+    title: str = ""
 
 
 def attention_distance(
@@ -99,7 +96,8 @@ def attention_distance(
         "tokens without a place are left out",
         *([f"without layers in which no place attends to places: {listed(left, 4)}"] if left else []),
     ]
-    return AttentionDistance(_drawn(found, even, title or "How far each attention head looks", notes), found, even)
+    title = title or "How far each attention head looks"
+    return AttentionDistance(_drawn(found, even, title, notes), found, even, title)
 
 
 def _even(tokens: Tokens, size: tuple[int, int]) -> float:
