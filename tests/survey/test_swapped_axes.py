@@ -184,8 +184,9 @@ def test_tokens_are_a_map_on_their_grid():
         image, place = divmod(int(tokens[:, :, channel].argmax()), tokens.shape[1])
         assert best.images[channel].tolist() == [image]
         assert best.places[channel].tolist() == [[place // rows[1], place % rows[1]]]
-    with pytest.raises(ShapeError, match="layer 'end' returns no map, so its units have no place"):
-        receptive_field(net, "end", (12, 21), channels=1).box(0, 0)
+    seen = receptive_field(net, "end", (12, 21), channels=1)
+    assert (seen.map_size, seen.kind) == (rows, "whole")
+    assert seen.box(1, 2) == ((0, 11), (0, 21)), "the convolution leaves out the last row"
 
 
 def test_tokens_without_a_place_are_no_map():
@@ -195,6 +196,8 @@ def test_tokens_without_a_place_are_no_map():
         match=r"layer 'end' returns shape \(1, 100, 5\), not a map 'b c h w'; choose a convolution or a layer after",
     ):
         top_patches(net, [torch.rand(2, 1, 12, 21)], "end")
+    with pytest.raises(ShapeError, match="layer 'end' returns no map, so its units have no place"):
+        receptive_field(net, "end", (12, 21), channels=1).box(0, 0)
 
 
 @pytest.mark.parametrize("turn", [lambda x: x, lambda x: x.flip(3), lambda x: x.flip(2).transpose(2, 3)])

@@ -7,6 +7,7 @@ from torch import nn
 from torch_featviz.explain.deconvnet import project
 from torch_featviz.model.layout import Layout
 from torch_featviz.survey import top_patches
+from torch_featviz.views import exemplars, projection
 
 
 class Transformer(nn.Module):
@@ -71,6 +72,14 @@ def test_a_token_is_projected_by_its_gradient():
         (gradient,) = torch.autograd.grad(value, leaf, retain_graph=True)
         torch.testing.assert_close(found.values[n], gradient[n] * value.detach().clamp(min=0))
         assert float(found.activations[n]) == pytest.approx(float(value.detach()), abs=1e-6)
+
+
+def test_what_has_no_place_is_named_and_a_unit_is_drawn_in_its_image():
+    net, images = build()
+    best = top_patches(net, [images], ["first", "block"], k=2)
+    assert "1 token without a place: left out" in exemplars(best["block"]).legend.notes
+    assert best["first"].patches(0).unplaced == ""
+    assert projection(net, images[0], "block", (2, 1, 3)).title.startswith("Channel 2 of block at row 1, column 3")
 
 
 @pytest.mark.parametrize(

@@ -76,9 +76,13 @@ def _on_another_device(net: nn.Module, given: Any) -> DeviceError | None:
 def device_told(net: nn.Module, given: Any) -> Iterator[None]:
     """An error within, where `net` is given tensors of another device, says that.
 
+    Weights on the meta device have no values; a convolution may read what lies in memory instead, and return that.
+
     Raises:
         DeviceError: that.
     """
+    if any(weight.is_meta for weight in net.parameters()) and (other := _on_another_device(net, given)):
+        raise other
     try:
         yield
     except RuntimeError as error:

@@ -55,6 +55,7 @@ class Patches(Displayed):
         cosine: `n`, float64, how similar the projections of a channel are; 1 means that they do not depend on the
             image. It is the mean cosine over all pairs of projections, aligned at the unit's position, over the pixels
             that both have. Borders inside the network lower it. NaN if fewer than two projections are non-zero.
+        unplaced: tokens of the layer without a place, in words, which have no part in it; empty if there are none.
     """
 
     channels: tuple[int, ...]
@@ -69,6 +70,7 @@ class Patches(Displayed):
     method: str
     switches: bool
     cosine: Tensor
+    unplaced: str = ""
 
 
 class Hit(NamedTuple):

@@ -17,6 +17,7 @@ from torch_featviz.errors import OptionError
 from torch_featviz.explain.deconvnet import check_projection
 from torch_featviz.inspect.receptive import ReceptiveField
 from torch_featviz.model.layers import Layer, layer_name, resolve, split_call
+from torch_featviz.model.unplaced import unplaced
 from torch_featviz.model.untouched import isolated
 
 from .likeness import mean_cosine
@@ -112,6 +113,7 @@ class TopPatches(Displayed):
             layer=self.layer, total=len(self.values), seen=self.seen,
             method=crops[0][1].method if crops else "", switches=bool(crops) and crops[0][1].switches,
             cosine=torch.tensor(cosines, dtype=torch.float64, device="cpu"),
+            unplaced="" if self._field.tokens is None else unplaced(self._field.tokens, self.model),
         )  # fmt: skip
 
 

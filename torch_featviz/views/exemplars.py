@@ -188,6 +188,8 @@ def _notes(patches: Patches, hits: int, whole: bool, dead: int) -> tuple[str, ..
         lines.append("light grey: beyond the image's border, or no patch")
     if dead:
         lines.append(f"dead (never above 0): {dead} of {shown}")
+    if patches.unplaced:
+        lines.append(f"{patches.unplaced}: left out")
     if shown < patches.total:
         lines.append(f"{shown} of {patches.total} channels")
     return tuple(lines)

@@ -18,7 +18,7 @@ from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.model.inputs import Inputs, placement
 from torch_featviz.model.kinds import CHANNELS_LAST
 from torch_featviz.model.layers import layer_name, module_at
-from torch_featviz.model.layout import Layout
+from torch_featviz.model.layout import Layout, LayoutTracer
 from torch_featviz.model.run import one_call, run_looking_at
 from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated
@@ -154,17 +154,31 @@ def receptive_field(
         net, at = one_call(twin(model), name)
         image = torch.rand((1, channels or _channels(net), *sizes), **placement(net))
         inputs = Inputs.of(image, additional_forward_args, keywords).copied()
-        tracer = Tracer(inputs.images)
-        look = lambda output: (_map(output, name).shape, tracer.read(output))
-        with torch.no_grad(), tracer:
-            try:
-                shape, trace = run_looking_at(net, at, inputs, look)
-            except ShapeError as error:
-                if error.__cause__ is None:  # not of the model's own forward
-                    raise
-                raise ShapeError(f"{error} Pass the input_size= and channels= that the model takes.") from error
-        seen = described(name, sizes, tuple(shape), trace, channels_at(shape, trace, module))
+        try:
+            shape, trace, layout = _traced(net, at, inputs, name)
+            if layout is not None:
+                net, at = one_call(twin(model), name, layout)
+                shape, trace, _ = _traced(net, at, inputs, name)
+        except ShapeError as error:
+            if error.__cause__ is None:  # not of the model's own forward
+                raise
+            raise ShapeError(f"{error} Pass the input_size= and channels= that the model takes.") from error
+        channels_axis = channels_at(shape, trace, module) if layout is None else 1
+        seen = replace(described(name, sizes, shape, trace, channels_axis), tokens=layout)
         return replace(seen, effective=_effective(net, at, inputs, seen)) if effective else seen
+
+
+def _traced(net: nn.Module, at: str, inputs: Inputs, name: str) -> tuple[tuple[int, ...], Trace, Layout | None]:
+    """The shape of what a layer returns, what its entries see, and the layout of its tokens, if these have places."""
+    tracer, layouts = Tracer(inputs.images), LayoutTracer(inputs.images)
+
+    def look(output: Any) -> tuple[tuple[int, ...], Trace, Layout | None]:
+        layout = layouts.layout(output) if _map(output, name).dim() == 3 else None
+        placed = layout is not None and layout.tokens is not None and len(layout.grid) == 2
+        return tuple(output.shape), tracer.read(output), layout if placed else None
+
+    with torch.no_grad(), tracer, layouts:
+        return run_looking_at(net, at, inputs, look)
 
 
 def described(
