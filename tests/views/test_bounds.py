@@ -136,7 +136,7 @@ CASES = {
     ),
     "tokens 64": lambda: views.tokens(net(), images_of(64, 224, 160), "0"),
     "tokens wide": lambda: views.tokens(net(), images_of(3, 100, 1500), "0", by="norm"),
-    "tokens large": lambda: views.tokens(nn.Conv2d(3, 4, 3), images_of(1, 1800, 2400), ""),
+    "tokens large": lambda: views.tokens(nn.Conv2d(3, 4, 3), images_of(1, 60, 2400), ""),
     "segments large": lambda: views.segments(torch.randn(1, 1000, 90, 120), NAMES, images_of(1, 1800, 2400)),
 }
 
