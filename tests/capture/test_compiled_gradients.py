@@ -10,6 +10,7 @@ from torch._dynamo.utils import counters
 from torch.utils.checkpoint import checkpoint
 
 from torch_featviz.capture import Histogram, Moments, Ring, ToCPU, TopK, capture
+from torch_featviz.capture.listening import Part
 from torch_featviz.errors import LayerError, OptionError
 from torch_featviz.torch_private import hooks_in_graphs
 
@@ -110,7 +111,11 @@ def small():
 
 @pytest.mark.parametrize(
     ("make", "names", "backend"),
-    [(Net, NAMES, "eager"), (Net, NAMES, "aot_eager"), (small, ["0", "1", "3"], "inductor")],
+    [
+        pytest.param(Net, NAMES, "eager", marks=pytest.mark.slow),
+        (Net, NAMES, "aot_eager"),
+        (small, ["0", "1", "3"], "inductor"),
+    ],
 )
 def test_one_more_graph_with_the_gradients_of_eager_mode(make, names, backend):
     """And those of the parameters are the very same as without the capture."""
@@ -155,8 +160,11 @@ def blocks_by_method(net, backend):
 
 @pytest.mark.parametrize(
     ("way", "inside"),
-    [(way, False) for way in (whole, in_place, around, blocks_in_place, blocks_by_method)]
-    + [(whole, True), (around, True)],
+    [
+        *[(way, False) for way in (whole, around, blocks_in_place, blocks_by_method)],
+        *[pytest.param(*case, marks=pytest.mark.slow) for case in [(in_place, False), (around, True)]],
+        (whole, True),
+    ],
 )
 def test_every_way_to_compile_and_every_layer(way, inside):
     net = Net()
@@ -202,7 +210,10 @@ def of_three_steps(net, **options):
     return kept
 
 
-@pytest.mark.parametrize("into", [Moments(), Histogram(), TopK(2), [Moments(), TopK(1)]])
+SLOW = [pytest.param(into, marks=pytest.mark.slow) for into in (Moments(), TopK(2))]
+
+
+@pytest.mark.parametrize("into", [Histogram(), [Moments(), TopK(1)], *SLOW])
 def test_reducers(into):
     eager, fast = like_eager(small, of_three_steps, into=into)
     assert list(eager) == list(fast) == ["0", "1"]
@@ -255,6 +266,25 @@ def test_several_backwards_and_forwards():
             torch.testing.assert_close(other[name], value)
     torch.testing.assert_close(fast[1]["0"], 2 * fast[0]["0"])
     torch.testing.assert_close(fast[2]["0"], oracle(small(), 3 * X, ["0"])[0][1])
+
+
+def test_a_forward_that_fails_leaves_what_there_is_in_order():
+    fast, _ = compiled(small())
+    with capture(fast, ["0", "3"], of="grad") as grads:
+        loss = fast(X).square().sum()
+        loss.backward(retain_graph=True)
+        with pytest.raises(Exception, match="channels"):
+            fast(X[:, :2])
+        loss.backward()
+        assert list(grads) == ["0", "3"]
+
+
+def test_what_a_graph_does_with_the_memory_of_a_gradient_afterwards_does_no_harm():
+    net, gradient = small(), torch.ones(2, 3)
+    with capture(net, "3", of="grad") as grads:
+        grads._recorder.arrived(0, 1, Part(position=0, of=0, alone=0), gradient)
+        gradient.zero_()
+        assert torch.equal(grads["3"], torch.ones(2, 3))
 
 
 def test_no_gradient_no_record():
