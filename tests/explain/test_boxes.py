@@ -365,6 +365,22 @@ def test_scores_of_detached_features_are_refused():
         attribute(Yolo(detached=True), torch.rand(1, 3, 32, 32), min_score=0)
 
 
+def test_boxes_without_a_map_are_refused():
+    class Flat(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(192, 14)
+
+        def forward(self, x):
+            rows = self.linear(x.flatten(1)).view(-1, 2, 7)
+            return {"logits": rows[..., :3], "pred_boxes": rows[..., 3:].sigmoid()}
+
+    net, image = Flat(), torch.rand(1, 3, 8, 8)
+    with pytest.raises(LayerError, match="the boxes of Flat depend on no feature map that is known; choose layers"):
+        attribute(net, image, min_score=0)
+    assert bool(attribute(net, image, min_score=0, method="saliency").heatmaps.any())
+
+
 def test_what_is_no_detector_is_told_as_before():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(2))  # maps as tokens
     with pytest.raises(ShapeError, match="pass target= a callable"):
