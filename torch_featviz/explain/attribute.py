@@ -148,8 +148,8 @@ def attribute(
             f"attribute takes the model and the images by position, and all else by name: {_by_name(others[0])}."
         )
     inputs = Inputs.of(batch_of(model, images), additional_forward_args, keywords)
-    check_images(inputs.images, (3, 4, 5))
     boxes = partial(_of_boxes, model, inputs, method or DEFAULT, layer=layer, answer=answer, seed=seed, options=options)
+    check_images(inputs.images, (3, 4, 5))
     if target is None and (known_detector(model) or OPTIONS & options.keys()) and (found := boxes()):
         return found
     try:

@@ -102,8 +102,8 @@ def head_maps(net: nn.Module, inputs: Inputs, boxes: Callable[[Any], tuple[Seque
 
     def look(name: str, output: Any) -> None:
         layout = tracer.layout(output) if isinstance(output, Tensor) and output.requires_grad else None
-        known = layout is not None and len(layout.grid) == inputs.images.dim() - 2 and layout.is_map
-        known = known and layout is not None and None not in (layout.images, layout.channels)
+        known = layout is not None and layout.is_map and None not in (layout.images, layout.channels)
+        known = known and layout is not None and len(layout.grid) == inputs.images.dim() - 2
         edge = get_gradient_edge(output) if known else None
         seen.append((name, (edge.node, edge.output_nr) if edge else (None, 0), layout or Layout()))
 
