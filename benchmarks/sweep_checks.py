@@ -14,6 +14,7 @@ import resource
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -201,12 +202,15 @@ def _heatmap(built: Built, seen: _Witness, memory: Memory) -> str:
         if _Graph(built, []).reaches(set()):
             raise Wrong(str(refusal))
         return "no gradient, as is said"
-    graph = _Graph(built, [name for name in found.layers if name.partition("#")[0] not in seen.calls])
+    calls = [name for name in found.layers if name.partition("#")[0] not in seen.calls]
+    graph = _Graph(built, calls, partial(_over_the_mask, built) if built.pixels else None)
     chosen = [graph.number(name) for name in found.layers]
     if graph.reaches(set(chosen)):
         raise Wrong(f"{found.where}: the answer passes beside it")
     if dead := [name for name, i in zip(found.layers, chosen, strict=True) if not graph.live(i, surely=False)]:
         raise Wrong(f"{_list(dead)}: one place at most")
+    if built.pixels:
+        return _of_pixels(built, calls, graph, chosen, found)
     before = {noted.node for noted in graph.noted[: max(chosen) + 1]}  # which may be handed on later
     for i, noted in enumerate(graph.noted[max(chosen) + 1 :], max(chosen) + 1):
         if noted.name != FUNCTIONAL and noted.node not in before and graph.live(i) and not graph.reaches({i}):
@@ -237,6 +241,55 @@ def _boxes(built: Built, seen: _Witness, found: fv.Attribution) -> str:
     return f"{len(boxes)} boxes; {found.where}"
 
 
+def _mask(built: Built, output: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Of a segmenter the scores of its largest class, the background last, and the rows and columns of its mask."""
+    scores = next(tensor for tensor in _tensors(output) if tensor.dim() == 4)[0]
+    labels = scores.argmax(0)
+    counts = torch.bincount(labels.flatten(), minlength=len(scores)).tolist()
+    first = 1 if "torchvision" in type(built.net).__module__ and any(counts[1:]) else 0  # 0 is the background
+    largest = max(range(first, len(counts)), key=counts.__getitem__)
+    return (scores[largest], *(labels == largest).nonzero(as_tuple=True))
+
+
+def _over_the_mask(built: Built, output: Any) -> Tensor:
+    scores, ys, xs = _mask(built, output)
+    return scores[ys, xs].mean()
+
+
+def _in_its_middle(built: Built, output: Any) -> Tensor:
+    """The score of one pixel."""
+    scores, ys, xs = _mask(built, output)
+    i = int(((ys - ys.float().mean()) ** 2 + (xs - xs.float().mean()) ** 2).argmin())
+    return scores[ys[i], xs[i]]
+
+
+def _of_pixels(built: Built, calls: list[str], graph: _Graph, chosen: list[int], found: Any) -> str:
+    """The maps of a segmenter: what each of them is needed for, and that no later one is coarser."""
+    with torch.no_grad():
+        _, ys, xs = _mask(built, built())
+    mask = torch.zeros_like(found.mask)
+    mask[0, ys, xs] = True
+    if not torch.equal(found.mask, mask):
+        raise Wrong(f"class {found.classes.tolist()} is explained, which is not the largest")
+    for i in chosen:
+        if not graph.meets(i, set(chosen) - {i}):
+            raise Wrong(f"{found.where}: {graph.noted[i].name} is behind the others")
+    end = min(chosen, key=lambda i: (_places(graph.noted[i].shape), -i))
+    pixel = _Graph(built, calls, partial(_in_its_middle, built))
+    for i, noted in enumerate(pixel.noted[end + 1 :], end + 1):
+        if noted.name == FUNCTIONAL or len(noted.shape) != 4 or _places(noted.shape) > _places(graph.noted[end].shape):
+            continue
+        near = all(64 * side >= whole for side, whole in zip(noted.shape[2:], built.images.shape[2:], strict=True))
+        if near and pixel.read(i) > 16:
+            raise Wrong(f"{found.where}, but {noted.name} {noted.shape} is later, as coarse, and no score of a pixel")
+    return str(found.where)
+
+
+def _places(shape: tuple[int, ...]) -> int:
+    """Of a map `1 c h w`, or of tokens `1 n c`."""
+    return prod(shape[2:]) if len(shape) == 4 else shape[1]
+
+
 class _Noted(NamedTuple):
     name: str
     node: Any  # of autograd's graph, as it was then
@@ -257,6 +310,7 @@ class _Graph:
         self.noted: list[_Noted] = []
         self._cut: set[int] = set()
         self._gradients: dict[int, Tensor] = {}
+        self._met: set[int] = set()
         self._image = built.images.clone().requires_grad_()
         acts: Mapping[str, Any] = {}
         with ExitStack() as stack:
@@ -280,6 +334,8 @@ class _Graph:
         self.noted.append(_Noted(name, tensor.grad_fn, tuple(tensor.shape), tensor.data_ptr()))
 
         def cut(gradient: Tensor) -> Tensor | None:
+            if gradient.any():
+                self._met.add(number)
             if not self._cut:
                 self._gradients[number] = gradient
             return torch.zeros_like(gradient) if number in self._cut else None
@@ -291,6 +347,17 @@ class _Graph:
         self._cut = cut
         (gradient,) = torch.autograd.grad(self._answer, self._image, retain_graph=True, allow_unused=True)
         return gradient is not None and bool(gradient.any())
+
+    def meets(self, i: int, others: set[int]) -> bool:
+        """Whether any gradient comes to one of them where it is cut at others."""
+        self._met.clear()
+        self.reaches(others)
+        return i in self._met
+
+    def read(self, i: int) -> int:
+        """At how many places of a map `1 c h w` the answer has a gradient."""
+        gradient = self._gradients.get(i)
+        return 0 if gradient is None else int((gradient != 0).any(1).sum())
 
     def number(self, name: str) -> int:
         """Of a call by its name, as capture gives it."""

@@ -33,6 +33,7 @@ class Built:
 
     Args:
         classes: it tells classes of one image.
+        pixels: it tells classes of each pixel.
     """
 
     net: nn.Module
@@ -40,6 +41,7 @@ class Built:
     args: tuple[Any, ...] = ()
     keywords: dict[str, Any] = field(default_factory=dict)
     classes: bool = True
+    pixels: bool = False
 
     def __call__(self, net: nn.Module | None = None) -> Any:
         return (net or self.net)(self.images, *self.args, **self.keywords)
@@ -115,9 +117,8 @@ def _build_torchvision(name: str) -> Built:
     if kind == "video":
         side = 224 if name.startswith(("mvit", "s3d")) else 112
         return Built(net, torch.rand(1, 3, 16, side, side))
-    return Built(
-        net, torch.rand(1, 3, rows, columns), classes=kind not in ("detection", "segmentation", "quantization")
-    )
+    images = torch.rand(1, 3, rows, columns)
+    return Built(net, images, classes=kind not in ("detection", "quantization"), pixels=kind == "segmentation")
 
 
 # timm: of each of its families the smallest, but for deepseek_vit's, which has 412 million parameters
@@ -252,7 +253,13 @@ def _classifier(kind: str, side: tuple[int, int] | int = 64, **config: Any) -> C
 
 
 def _model(
-    kind: str, model: str, side: tuple[int, int] | int = 64, *, classes: bool = True, **config: Any
+    kind: str,
+    model: str,
+    side: tuple[int, int] | int = 64,
+    *,
+    classes: bool = True,
+    pixels: bool = False,
+    **config: Any,
 ) -> Callable[[], Built]:
     def make() -> Built:
         import transformers  # noqa: PLC0415
@@ -260,7 +267,7 @@ def _model(
         rows, columns = (side, side) if isinstance(side, int) else side
         settings = getattr(transformers, f"{kind}Config")(**config)
         net = getattr(transformers, model)(settings)
-        return Built(net, torch.rand(1, 3, rows, columns), classes=classes)
+        return Built(net, torch.rand(1, 3, rows, columns), classes=classes, pixels=pixels)
 
     return make
 
@@ -348,12 +355,22 @@ TRANSFORMERS: dict[str, Callable[[], Built]] = {
     "Segformer, semantic": _model(
         "Segformer",
         "SegformerForSemanticSegmentation",
-        _WIDE,
-        classes=False,
+        (128, 192),
+        pixels=True,
         hidden_sizes=[8, 16, 32, 64],
         depths=[1, 1, 1, 1],
         decoder_hidden_size=32,
         num_labels=5,
+    ),
+    "DPT, semantic": _model(
+        "DPT",
+        "DPTForSemanticSegmentation",
+        128,
+        pixels=True,
+        **{**_VIT, "image_size": 128, "num_hidden_layers": 4},
+        backbone_out_indices=[0, 1, 2, 3],
+        neck_hidden_sizes=[8, 16, 24, 32],
+        fusion_hidden_size=16,
     ),
     "Yolos": _model("Yolos", "YolosForObjectDetection", classes=False, **{**_VIT, "image_size": [64, 64]}),
     "DPT": _model(

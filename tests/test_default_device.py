@@ -246,6 +246,7 @@ MORE = {
     },
     "targets": lambda net: explain.reasons(net, IMAGES, ["gradcam", "saliency"], [2, 0], faithful=True),
     "attributions": lambda net: fv.attributions(net, IMAGES, targets=[1, 0], value_range="unit"),
+    "attributions of pixels": lambda net: fv.attributions(net[:1], IMAGES, targets="b", classes="abcd"),
     "effective_field": lambda net: fv.effective_field(fv.receptive_field(net, "0", (12, 12), effective=True)),
     "tokens norm": lambda net: fv.tokens(net, IMAGES, "1", by="norm"),
     "tokens similarity": lambda net: fv.tokens(net, IMAGES, "1", by="similarity", query=(1, 2)),

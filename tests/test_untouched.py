@@ -50,11 +50,23 @@ class Net(nn.Module):
         return self.head(x)
 
 
-def make(fails=False):
+class Pixels(Net):
+    """The same as a segmenter."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Sequential(nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Conv2d(4, 3, 1), nn.Upsample((12, 12)))
+
+    def forward(self, x):
+        return {"out": super().forward(x)}
+
+
+def make(fails=False, kind=Net):
     torch.manual_seed(0)
-    net = Net().train()
+    net = kind().train()
     net.features[1].eval()
-    net(IMAGES).square().mean().backward()  # gradients, and the cache is filled
+    output = net(IMAGES)  # the cache is filled
+    (output if kind is Net else output["out"]).square().mean().backward()
     net.fails = fails
     torch.manual_seed(1)
     np.random.seed(1)
@@ -200,20 +212,26 @@ CALLS = {
     "kernels": lambda net: fv.kernels(net, "features.0"),
     "layer_names": fv.layer_names,
 }
+OF_PIXELS = {
+    "a segmenter's attribute": lambda net: fv.attribute(net, IMAGES),
+    "a segmenter's attributions": lambda net: fv.attributions(net, IMAGES, methods=["gradcam", "occlusion"]),
+    "a segmenter's faithfulness": faithful,
+}
 RUN_NOTHING = {"kernels", "layer_names"}
 RUN_ITSELF = {"first_nonfinite", "overhead"}  # in the mode it is in: buffers are written, and written back
 
 
 @pytest.mark.parametrize("fails", [False, True])
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", [*CALLS, *OF_PIXELS])
 def test_the_model_is_as_it_was(name, fails):
-    net = make(fails)
+    net = make(fails, Pixels if name in OF_PIXELS else Net)
+    call = {**CALLS, **OF_PIXELS}[name]
     objects, numbers = structure(net), values(net)
     if fails and name not in RUN_NOTHING:
         with pytest.raises((Tired, fv.FeatvizError)):
-            CALLS[name](net)
+            call(net)
     else:
-        CALLS[name](net)
+        call(net)
     assert structure(net) == objects
     after = values(net)
     if name in RUN_ITSELF:

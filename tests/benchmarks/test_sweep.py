@@ -104,6 +104,42 @@ def test_one_branch_of_two_is_seen(monkeypatch):
     assert sweep_checks.look_at(two)["heatmap"][:2] == ("wrong", "b: the answer passes beside it")
 
 
+class Segmenter(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 6, 3, 2, 1), nn.Conv2d(6, 8, 3, 2, 1), nn.Conv2d(14, 4, 1)
+        self.mix = nn.Conv2d(14, 14, 3, 1, 1)
+
+    def forward(self, x):
+        fine = self.a(x).tanh()
+        both = torch.cat([fine, nn.functional.interpolate(self.b(fine).tanh(), fine.shape[2:])], 1)
+        return {"out": self.head(self.mix(both).tanh())}
+
+
+@pytest.mark.parametrize(
+    ("layer", "why"),
+    [
+        ("b", "b: the answer passes beside it"),
+        (["a", "b", "mix"], "a and b and mix: each by its own maximum, then the larger: a is behind the others"),
+    ],
+)
+def test_other_maps_of_a_segmenter_are_seen(monkeypatch, layer, why):
+    torch.manual_seed(0)
+    net, attribute = Built(Segmenter().eval(), torch.rand(1, 3, 32, 48), pixels=True), fv.attribute
+    assert sweep_checks.look_at(net)["heatmap"][0] == "right"
+    monkeypatch.setattr(fv, "attribute", lambda *args, **options: attribute(*args, **options, layer=layer))
+    assert sweep_checks.look_at(net)["heatmap"][:2] == ("wrong", why)
+
+
+def test_another_class_of_a_segmenter_is_seen(monkeypatch):
+    torch.manual_seed(0)
+    net, attribute = Built(Segmenter().eval(), torch.rand(1, 3, 32, 48), pixels=True), fv.attribute
+    labels = net()["out"].argmax(1).unique(return_counts=True)
+    rare = int(labels[0][labels[1].argmin()])
+    monkeypatch.setattr(fv, "attribute", lambda *args, **options: attribute(*args, **options, target=rare))
+    assert "is explained, which is not the largest" in sweep_checks.look_at(net)["heatmap"].text
+
+
 def test_a_refusal_where_there_is_a_gradient_is_seen(built, monkeypatch):
     def refuse(*args, **options):
         raise fv.errors.OptionError("no.")

@@ -501,3 +501,27 @@ def test_no_sheet_of_the_demo_begins_with_a_method_that_is_worse():
     marks = [heading[0] for heading in why.columns[1:]]
     assert marks == sorted(marks, key="✓=✗".index)
     assert marks[0] != "✗"
+
+
+def test_a_segmenter_is_explained_over_its_mask(tmp_path, drawing, monkeypatch, capsys):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "from torch_featviz import ModelCard\n"
+        "def net():\n"
+        "    made = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 3, padding=1))\n"
+        "    made[2].bias.data[1] += 9\n"
+        "    return made\n"
+        "def build():\n"
+        "    return ModelCard('pets', net, (1, 16, 20), classes=('background', 'cat', 'sofa'))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    called = ["why", "net.py:build", "--random", "--image", str(drawing)]
+    for more in ([], ["--class", "cat"], ["--class", "1"]):
+        assert not cli.main([*called, *more])
+        assert size("why.png")
+    for name, words in (
+        ("sofa", "class 'sofa' has no pixel in image 0; there are 'cat'."),
+        ("cta", "pets has no class 'cta'; close: 'cat'. It has 3."),
+    ):
+        assert cli.main([*called, "--class", name])
+        assert words in capsys.readouterr().err

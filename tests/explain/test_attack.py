@@ -175,7 +175,7 @@ class Silent(nn.Module):
         ({"steps": 0}, OptionError, r"steps at least 1, got 0\.005 and 0"),
         ({"target": 3}, OptionError, r"target must be from 0 to 2, got \[3, 3, 3\]"),
         ({"target": [0, 1]}, ShapeError, "target must be one class, or 3 classes, one per image"),
-        ({"target": "pig"}, DtypeError, "target must be a class number, or one per image, got 'pig'"),
+        ({"target": "pig"}, OptionError, "'pig' is a name: tell the names of all classes"),
         ({"target": len}, OptionError, "target must be a class number, or one per image, got <built-in"),
         ({"answer": "figures"}, OptionError, "an attack needs classes, got answer='figures'"),
         ({"value_range": "float"}, OptionError, "value_range must be one of unit, signed"),
@@ -229,3 +229,30 @@ def test_what_was_so_before_was_not_moved():
     none = attack(net, IMAGES, answer="label_logits", eps=1e-3, steps=2)
     assert none.reached.all(), "no label was true"
     assert not none.moved.any()
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ({"eps": "a"}, "eps must be a number, got 'a'"),
+        ({"steps": 2.5}, "steps must be a whole number, got 2.5"),
+        ({"seed": 0.5}, "seed must be a whole number, got 0.5"),
+    ],
+)
+def test_what_is_no_number_is_refused(given, match):
+    with pytest.raises(OptionError, match=match):
+        attack(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.rand(1, 1, 2, 2), **given)
+
+
+def test_a_card_whose_transform_normalises_has_to_tell_mean_and_std():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    images = torch.tensor([-2.0, 0.0, 1.0, 2.0] * 3).view(1, 3, 2, 2)
+    known = {"transform": lambda image: image, "input_size": (3, 2, 2)}
+    bare = ModelCard("net", lambda: net, **known)
+    with pytest.raises(OptionError, match="images lie from -2 to 2, and the card, which has a transform, tells no"):
+        attack(net, images, steps=1, card=bare)
+    told = ModelCard("net", lambda: net, mean=(0.5,), std=(0.25,), **known)
+    for known in ({"card": told}, {"card": bare, "value_range": {"mean": (0.5,), "std": (0.25,)}}):
+        moved = attack(net, images, steps=1, eps=0.1, **known).images - images
+        assert float(moved.abs().max()) == pytest.approx(0.4), "0.1 in [0, 1] is 0.4 where the std is 0.25"
+    assert attack(net, images.clamp(0, 1), steps=1, eps=0.1, card=bare).eps == 0.1

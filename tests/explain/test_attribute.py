@@ -166,7 +166,7 @@ def test_targets_in_every_form():
 
 
 class Several(nn.Module):
-    """Outputs as segmentation and detection nets have them."""
+    """Outputs that are of no class."""
 
     def __init__(self):
         super().__init__()
@@ -174,13 +174,13 @@ class Several(nn.Module):
 
     def forward(self, x):
         maps = torch.relu(self.conv(x))
-        return {"out": maps, "score": (maps.sum((1, 2, 3)), maps)}
+        return {"maps": maps, "score": (maps.sum((1, 2, 3)), maps)}
 
 
 @pytest.mark.parametrize("method", ["gradcam", "occlusion", "integrated_gradients", "guided_backprop"])
 def test_outputs_that_are_no_classes(method):
     net = Several()
-    found = attribute(net, IMAGES, target=lambda output: output["out"][:, 1].mean((1, 2)), method=method)
+    found = attribute(net, IMAGES, target=lambda output: output["maps"][:, 1].mean((1, 2)), method=method)
     assert found.heatmaps.shape == (4, 8, 8)
     assert found.heatmaps.any()
     with pytest.raises(DtypeError, match="the model returns a dict; pass target= a callable"):

@@ -73,10 +73,10 @@ def test_a_model_that_refuses_three_axes_is_told_of_the_batch_axis():
         (lambda: fv.attribute(NET, X, NET[0]), OptionError, "write layer=Conv2d"),
         (lambda: fv.attribute(NET, X, 2), OptionError, "write target=2"),
         (lambda: fv.attribute(NET, X, method=["gradcam"]), OptionError, r"method is one name, got \['gradcam'\]"),
-        (lambda: fv.attribute(NET, X, target="cat"), DtypeError, "target must be a class number, .* got 'cat'"),
+        (lambda: fv.attribute(NET, X, target="cat"), OptionError, "'cat' is a name: tell the names of all classes"),
         (lambda: fv.attribute(X, NET), DtypeError, "images must be a tensor of floats .* got Sequential"),
         (lambda: fv.attributions(NET, X, methods="gradcam"), OptionError, r"write methods=\['gradcam'\]"),
-        (lambda: fv.attributions(NET, X, targets=["cat"]), DtypeError, r"targets must be class numbers, got \['cat'\]"),
+        (lambda: fv.attributions(NET, X, targets=["cat"]), OptionError, "no class 'cat'; close: none. It has 3."),
         (lambda: fv.faithfulness(NET, X, X), DtypeError, "a result of attribute.*, got Tensor"),
         (
             lambda: fv.faithfulness(NET, "a.png", fv.attribute(NET, X, method="saliency")),

@@ -115,6 +115,6 @@ def test_what_cannot_be_asked(options, error, message):
 
 
 def test_maps_have_no_reasons():
-    net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1))
-    with pytest.raises(ShapeError, match=r"returns shape \(3, 4, 6, 6\); attribute\(\) takes a callable as target="):
+    net = nn.Sequential(nn.Conv2d(1, 4, 6))
+    with pytest.raises(ShapeError, match=r"returns shape \(3, 4, 1, 1\); attribute\(\) takes a callable as target="):
         reasons(net, IMAGES)

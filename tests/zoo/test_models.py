@@ -248,3 +248,21 @@ def test_a_torchvision_detector_is_built_without_a_download(name, monkeypatch):
     with torch.no_grad():
         (found,) = info.build().eval()(info.preprocess(image))
     assert found.keys() == {"boxes", "labels", "scores"}
+
+
+@pytest.mark.parametrize("name", ["lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large", "fcn_resnet50"])
+def test_segmenters_of_torchvision_are_built_without_a_download(name, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("nothing may be downloaded")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
+    info = card(f"torchvision:{name}")
+    with torch.device("meta"):
+        net = info.build().eval()
+    assert (len(info.classes), info.classes[0], info.classes[8]) == (21, "__background__", "cat")
+    assert info.input_size == (3, 0, 0)
+    given = info.preprocess(torch.rand(3, 30, 40))
+    assert given.shape == (1, 3, 520, 693), "proportions are kept"
+    assert net(torch.zeros(1, 3, 64, 96, device="meta"))["out"].shape == (1, 21, 64, 96)
+    assert (name.startswith("lraspp")) == (not any(key.startswith("aux") for key in net.state_dict()))
+    assert info.high.startswith("classifier")

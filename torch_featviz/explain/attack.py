@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torch_featviz.choices import check_real, check_whole
 from torch_featviz.errors import OptionError
 from torch_featviz.model.answer import LABELS, Answer, Kind, answer_of, classes_of, ending, scores_of
 from torch_featviz.model.inputs import Inputs, as_batch
+from torch_featviz.model.names import check_named, known_names, numbered
 from torch_featviz.model.run import run
 from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated
@@ -20,6 +22,7 @@ from torch_featviz.picture.images import Card, ValueRange, unit_images, unit_ste
 
 from .explained import chunks, rows_at_once
 
+_OFF = 0.01  # by which rounding may miss 0 and 1
 _PATH = 5  # of all steps together, in eps: enough to cross the ball of 2 eps more than twice
 
 
@@ -82,10 +85,11 @@ def attack(
     model: nn.Module,
     images: Tensor,
     *,
-    target: int | Sequence[int] | Tensor | None = None,
+    target: int | str | Sequence[int] | Sequence[str] | Tensor | None = None,
     eps: float = 0.005,
     steps: int = 40,
     seed: int = 0,
+    classes: Sequence[str] = (),
     answer: Kind | None = None,
     value_range: ValueRange | None = None,
     card: Card | None = None,
@@ -102,10 +106,12 @@ def attack(
     Args:
         model: any module that returns one row of scores per image; it is unchanged.
         images: `b c h w`, or one image `c h w`, as the model takes them, with one or three channels.
-        target: the class to reach, or one per image. Default: any class other than the predicted one.
+        target: the class to reach, by number or name, or one per image. Default: any class other than the predicted
+            one.
         eps: largest change of a value, where images are in [0, 1]; 0.005 is about one of 255 levels.
         steps: steps of projected gradient descent.
         seed: seed of the random start, which is the same for each image.
+        classes: class names in the order of the outputs, for a target that is a name. Default: those of the card.
         answer: meaning of the model's scores, as for `attribute`. Default: that of the card, or derived from their
             values and from the model.
         value_range: range of the values of images, as for `adversarial`.
@@ -115,7 +121,8 @@ def attack(
     Raises:
         OptionError: `eps` or `steps` is out of range, the model has no such class or its answer is `"figures"`, no
             gradient reaches the images, or the range, card or answer is invalid.
-        ShapeError: images are not `b c h w`, or the model returns no row of scores per image.
+        ShapeError: images are not `b c h w`, the model returns no row of scores per image, or a target is a name and
+            the number of class names is wrong.
         DtypeError, DeviceError: as for `attribute`.
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
@@ -126,23 +133,26 @@ def attack(
     Reference: Goodfellow et al. 2015; Madry et al. 2018.
     """
     images = as_batch(images)
+    check_real(eps=eps)
+    check_whole(steps=steps, seed=seed)
     if not 0 < eps <= 1 or steps < 1:
         raise OptionError(f"eps must be above 0 and at most 1, and steps at least 1, got {eps} and {steps}.")
     said = getattr(card, "answer", None) if answer is None else answer
     with isolated(seed), torch.no_grad():
         inputs, net = Inputs.of(images, additional_forward_args, keywords).copied(), twin(model)
         units = unit_images(inputs.images, value_range, card)[:, : images.shape[1]]
+        _check_range(units, value_range, card)
         search = _Search(net, unit_steps(inputs.images, value_range, card), eps, steps, target is not None)
         ended = partial(ending, net, inputs.rows(slice(1)))
         before = answer_of(run(net, inputs), len(images), said=said, ended=ended)
-        classes = _classes(before, target)
+        sought = _classes(before, _numbered(target, before, classes, card))
         start = torch.rand(images.shape[1:], generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
         start = (2 * eps * start - eps if steps > 1 else torch.zeros_like(start)).to(units)
         low, high = (-units).clamp(max=0).clamp(min=-eps), (1 - units).clamp(min=0).clamp(max=eps)
         parts = [
             search.of(
                 inputs.rows(part),
-                classes[part],
+                sought[part],
                 before.kind,
                 start.clamp(low[part], high[part]),
                 (low[part], high[part]),
@@ -152,8 +162,31 @@ def attack(
         moved, change, scores = map(torch.cat, zip(*parts, strict=True))
     after = Answer(scores, before.kind)
     return Adversarial(
-        moved, change, before.values, after.values, classes, target is not None, before.kind, eps, steps, seed
+        moved, change, before.values, after.values, sought, target is not None, before.kind, eps, steps, seed
     )
+
+
+def _check_range(units: Tensor, value_range: ValueRange | None, card: Card | None) -> None:
+    """Raise where a card's transform normalises images by a mean and std that the card does not tell."""
+    if value_range is not None or getattr(card, "transform", None) is None:
+        return
+    plain = getattr(card, "mean", None) == (0.0,) and getattr(card, "std", None) == (1.0,)
+    low, high = (float(end) for end in units.aminmax())
+    if plain and (low < -_OFF or high > 1 + _OFF):
+        raise OptionError(
+            f"images lie from {low:.3g} to {high:.3g}, and the card, which has a transform, tells no mean and std, so "
+            "that eps cannot be of values in [0, 1]; give the card the mean and std of its transform, or pass "
+            "value_range={'mean': ..., 'std': ...}."
+        )
+
+
+def _numbered(target: Any, before: Answer, classes: Sequence[str], card: Card | None) -> Any:
+    """The target with numbers in the places of names, if the names are of the classes that the model returns."""
+    names = known_names(classes, card, before.kind)
+    wanted = numbered(target, names)
+    if wanted is not target:
+        check_named(names, before.values.shape[1])
+    return wanted
 
 
 def _classes(before: Answer, target: Any) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -20,13 +21,17 @@ from torch_featviz.model.answer import KINDS, Kind, Target
 from torch_featviz.model.boxes import Boxes
 from torch_featviz.model.inputs import Inputs, batch_of, check_images
 from torch_featviz.model.layers import find, layer_name
+from torch_featviz.model.masks import PixelsFound, Told, mask_of, over_mask
+from torch_featviz.model.names import known_names, numbered
 from torch_featviz.model.run import one_call
 from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated, seed_all
+from torch_featviz.picture.images import Card
 
 from .boxes import DEFAULT, ON_PIXELS, OPTIONS, Asked, box_heatmaps, is_detector, known_detector
 from .cam import MODES
 from .explained import Explained, chunks, rows_at_once
+from .masked import map_of_mask, own_masks
 from .methods import Job, method_of
 
 OneOrMore: TypeAlias = str | nn.Module | Sequence[str | nn.Module] | None
@@ -65,6 +70,11 @@ class Attribution(Displayed):
     boxes: Boxes | None = None
 
     @property
+    def mask(self) -> Tensor | None:
+        """Of a segmenter the pixels of the class explained, `b h w` bool, at the size of its output; else None."""
+        return mask_of(self.inputs)
+
+    @property
     def layer(self) -> str:
         """Names of the layers, joined by `+`; empty if there are none."""
         return "+".join(self.layers)
@@ -78,6 +88,8 @@ def attribute(
     method: str | None = None,
     layer: OneOrMore = None,
     answer: Kind | None = None,
+    classes: Sequence[str] = (),
+    card: Card | None = None,
     additional_forward_args: Any = None,
     keywords: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -95,11 +107,13 @@ def attribute(
         images: `b c h w` (or `b c l`, `b c d h w`), as the model takes them. One image `c h w` is a batch of one, also
             in the result.
         others: not used; all other arguments are keywords.
-        target: a class; one class per image; a callable from the model's output to `b` values (for regression,
-            segmentation, or outputs with several tensors); or None for the predicted class, and for a detector's best
-            boxes: each is explained by its own class logit before suppression. If the model
-            returns one value per image, None selects that value; if the value is the logit or probability of two
-            classes, it belongs to class 1, and class 0 is its negative.
+        target: a class, by its number or its name; one class per image; a callable from the model's output to `b`
+            values (for regression, or outputs with several tensors); or None for the predicted class, and for a
+            detector's best boxes: each is explained by its own class logit before suppression. If the model returns one
+            value per image, None selects that value; if the value is the logit or probability of two classes, it
+            belongs to class 1, and class 0 is its negative. For a segmenter (torchvision's, transformers', or any that
+            returns `b n h w`), the class's mean score over its own mask in the image (Vinogradova et al. 2020); None is
+            the class with the most pixels, the background last.
         method: one of `saliency`, `input_x_gradient`, `integrated_gradients`, `smoothgrad`, `deep_lift`,
             `gradient_shap`, `guided_backprop`, `deconvolution`, `occlusion`, `feature_ablation`, `lrp`,
             `layer_activation`, `gradcam`, `hirescam`, `layercam`, `guided_gradcam`. Default: `gradcam`; for boxes
@@ -109,10 +123,12 @@ def attribute(
             largest magnitude, then the larger value is taken. Default: the latest map that the whole answer depends on
             and whose gradient is not 0 at more than one place; for a transformer, the tokens that enter its last block.
             If only several maps together carry the whole answer, they are joined. For boxes: the maps that enter the
-            head.
+            head. For a segmenter: the end of the encoder, joined with the earlier maps that its decoder reads.
         answer: meaning of the model's scores: `"logits"`, `"probabilities"`, `"label_logits"` or
             `"label_probabilities"` (independent labels), or `"figures"` (numbers that are not probabilities). Default:
             derived from their values and from the last operators of the model.
+        classes: class names in the order of the outputs, for a target that is a name. Default: those of the card.
+        card: card of the model: its class names, and the meaning of its scores.
         additional_forward_args: further positional arguments of `forward`, one value or a tuple. A tensor as long as
             the images has one row per image.
         keywords: keyword arguments of `forward`, likewise.
@@ -136,8 +152,9 @@ def attribute(
         ShapeError: images are empty or have a shape that the model does not accept, the layer returns no map, target
             does not fit, or the model's output has no row per image.
         LayerError: no such layer, the method has no rule for a layer, or the answer depends on no map.
-        OptionError: more than two positional arguments, no such method, option, answer or class, `forward` takes other
-            arguments, or no gradient reaches the output.
+        OptionError: more than two positional arguments, no such method, option, answer or class, several classes of one
+            name, a segmenter's class without a pixel, `forward` takes other arguments, or no gradient reaches the
+            output.
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
         >>> attribute(net, torch.rand(5, 3, 8, 8), target=1).heatmaps.shape
@@ -148,18 +165,23 @@ def attribute(
             f"attribute takes the model and the images by position, and all else by name: {_by_name(others[0])}."
         )
     inputs = Inputs.of(batch_of(model, images), additional_forward_args, keywords)
+    answer = getattr(card, "answer", None) if answer is None else answer
     boxes = partial(_of_boxes, model, inputs, method or DEFAULT, layer=layer, answer=answer, seed=seed, options=options)
     check_images(inputs.images, (3, 4, 5))
     if target is None and (known_detector(model) or OPTIONS & options.keys()) and (found := boxes()):
         return found
+    names, published = known_names(classes, None, answer), known_names((), card, answer)
+    wanted = numbered(target, names or published)
     try:
         return explain(
             model,
             inputs,
-            target=target,
+            target=wanted,
             method=method or "gradcam",
             layer=layer,
             answer=answer,
+            names=names or (published if wanted is not target else ()),
+            published=published,
             seed=seed,
             internal_batch_size=internal_batch_size,
             progress=progress,
@@ -189,7 +211,7 @@ def _of_boxes(
 ) -> Attribution | None:
     """Heatmaps of a detector's boxes; None where the model returns none."""
     with isolated(seed):
-        if inputs.images.dim() != 4 or not is_detector(model, inputs, answer):
+        if not isinstance(inputs.images, Tensor) or inputs.images.dim() != 4 or not is_detector(model, inputs, answer):
             return None
         check_method(method)
         if unknown := sorted(options.keys() - OPTIONS):
@@ -221,13 +243,34 @@ def explain(
     method: str = "gradcam",
     layer: OneOrMore = None,
     answer: Kind | None = None,
+    names: Sequence[str] = (),
+    published: Sequence[str] = (),
+    **more: Any,
+) -> Attribution:
+    """`attribute`, of inputs as one object, and of a class by its number; a segmenter's is explained over its mask."""
+    check_images(inputs.images, (3, 4, 5))
+    given: dict[str, Any] = {"method": method, "layer": layer, **more}
+    with suppress(PixelsFound):
+        return _explain(model, inputs, target=target, answer=answer, names=names, **given)
+    with isolated():
+        masked, classes, kind = own_masks(twin(model), inputs.copied(), target, Told(answer, names, published))
+    return replace(_explain(model, masked, target=classes, answer=kind, **given), target=target)
+
+
+def _explain(
+    model: nn.Module,
+    inputs: Inputs,
+    *,
+    target: Target,
+    method: str,
+    layer: OneOrMore,
+    answer: Kind | None,
+    names: Sequence[str] = (),
     seed: int = 0,
     internal_batch_size: int | None = None,
     progress: bool = False,
     **options: Any,
 ) -> Attribution:
-    """`attribute`, of inputs as one object, and of no boxes."""
-    check_images(inputs.images, (3, 4, 5))
     check_method(method)
     known = method_of(method)
     if unknown := sorted(set(options) - known.takes):
@@ -239,18 +282,19 @@ def explain(
         raise OptionError(f"answer must be one of {', '.join(KINDS)}, got {answer!r}.")
     if internal_batch_size is not None and internal_batch_size < 1:
         raise OptionError(f"internal_batch_size must be at least 1, got {internal_batch_size}.")
-    names = _names(model, layer)
+    layers = _names(model, layer)
     given, count = inputs, len(inputs.images)
     with isolated(seed):
-        inputs, net = given.copied(), twin(model)
+        inputs, net = given.copied(), over_mask(twin(model), given)
         where, at = AnswerMap((), ()), ""
         if known.layered:
             one = Explained(net, inputs.rows(slice(1)), _part_of(_as_many(target, count), slice(1), count))
-            where = _named(model, one, names) if names else _answer_map(model, one)
+            where = _named(model, one, layers) if layers else _answer_map(model, one)
         if len(where.layers) == 1 and find(net, where.layers[0].partition("#")[0]) is not None:
             net, at = one_call(net, where.layers[0])
         rows = internal_batch_size or rows_at_once(net, inputs.rows(slice(1)), count * known.rows(options))
         explained, wanted = Explained(net, inputs, target, answer), _as_many(target, count)
+        explained.names = names
         per_image = {"feature_mask"} | ({"baselines"} if method != "gradient_shap" else set())  # there they are samples
         size = 1 if known.alone else max(1, min(rows // known.at_once, count))
         parts, classes = [], []
@@ -287,6 +331,8 @@ def _names(model: nn.Module, layer: OneOrMore) -> list[str]:
 def _answer_map(model: nn.Module, one: Explained) -> AnswerMap:
     """The map that the answer of one image depends on; that of a callable's figure may be another at each call."""
     seek = partial(answer_map, one.model, one.inputs, one.figures)
+    if mask_of(one.inputs) is not None:
+        seek = partial(map_of_mask, one)
     return seek() if callable(one.target) else remembered(model, one.inputs, "class", seek)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,8 @@ from torch_featviz.model.answer import (
     scores_of,
 )
 from torch_featviz.model.inputs import Inputs
+from torch_featviz.model.masks import PixelsFound, is_segmenters
+from torch_featviz.model.names import check_named
 from torch_featviz.model.run import run
 
 FEW = 16  # rows that are run at once without a look at the memory
@@ -44,6 +46,7 @@ class Explained(nn.Module):
         self.inputs = inputs
         self.target = target
         self.said = said
+        self.names: Sequence[str] = ()  # of all classes, where they are known
         self.classes: Tensor | None = None  # of the images explained last
         self.binary = False  # whether these are two, of a single logit
 
@@ -62,7 +65,7 @@ class Explained(nn.Module):
         images = self.inputs.images
         with torch.no_grad():
             output = self.answer(images)
-        self.classes = classes_of(self.target, output, len(images), self.said)
+        self.classes = self._classes(output)
         self.binary = self.classes is not None and is_binary(scores_of(output, len(images)), self.said)
         return self.classes
 
@@ -72,9 +75,21 @@ class Explained(nn.Module):
 
     def figures(self, output: Any) -> Tensor:
         """The same of what the model returned for them."""
+        self.classes = self._classes(output)
         count = len(self.inputs.images)
-        self.classes = classes_of(self.target, output, count, self.said)
         return self.differentiable(figures(output, self.target, self.classes, count, self.said))
+
+    def _classes(self, output: Any) -> Tensor | None:
+        """The class to explain for each image; None where there are no classes."""
+        if callable(self.target):
+            return None
+        images = self.inputs.images
+        if is_segmenters(output, images):
+            raise PixelsFound
+        classes = classes_of(self.target, output, len(images), self.said)
+        if self.names and classes is not None:
+            check_named(self.names, columns(output, len(images), self.said).shape[1])
+        return classes
 
     def forward(self, images: Tensor, numbers: Tensor | None = None) -> Tensor:
         """What Captum chooses its target from: `b k`, or `b` where there is nothing to choose."""

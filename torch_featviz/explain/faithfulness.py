@@ -16,6 +16,7 @@ from torch_featviz.inspect.cut import remembered
 from torch_featviz.inspect.patches import patch_of
 from torch_featviz.model.answer import Answer, Kind, figures, scores_of
 from torch_featviz.model.inputs import Inputs, check_images
+from torch_featviz.model.masks import chances_of, over_mask
 from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated
 
@@ -165,8 +166,9 @@ def faithfulness(
         seed: seed of the order of equal pixels and of the random weights.
         internal_batch_size: rows per forward, as for `attribute`.
     Returns:
-        The measures. If a class is explained, areas are of its probability, otherwise of the target's value. The
-        meaning of the model's scores is derived once, from its output for the images.
+        The measures. If a class is explained, areas are of its probability, otherwise of the target's value; for a
+        segmenter, of the class's mean probability over its mask in the image itself. The meaning of the model's scores
+        is derived once, from its output for the images.
     Raises:
         DtypeError: `why` is not a result of `attribute`, or images are not floats.
         ShapeError: `why` is about other images.
@@ -199,8 +201,8 @@ def faithfulness(
     size = _patch_of(model, inputs) if patch is None else _checked(patch, images)
     with isolated(seed):
         inputs = inputs.copied()
-        images, net = inputs.images, twin(model)
-        explained = Explained(net, inputs, why.target, why.answer)
+        images, net = inputs.images, over_mask(twin(model), inputs, why.answer)
+        explained = Explained(net, inputs, why.target, why.answer if why.mask is None else chances_of(why.answer))
         rows = internal_batch_size or rows_at_once(net, inputs.rows(slice(1)), len(images) * (PLACES + 1) * steps)
         kind = None if why.classes is None else explained.kind(rows)
         zero, blurred = (
@@ -253,7 +255,7 @@ def _patch_of(model: nn.Module, inputs: Inputs) -> tuple[int, ...]:
     """The pixels of a patch of the model's own grid along each axis of the image; sought once."""
     with isolated():
         one = inputs.rows(slice(1)).copied()
-        return remembered(model, one, "patch", lambda: patch_of(twin(model), one))
+        return remembered(model, one, "patch", lambda: patch_of(over_mask(twin(model), one), one))
 
 
 def _checked(patch: int | Sequence[int], images: Tensor) -> tuple[int, ...]:

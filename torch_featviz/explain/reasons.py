@@ -15,13 +15,17 @@ from torch_featviz.displayed import Displayed
 from torch_featviz.errors import DtypeError, OptionError
 from torch_featviz.model.answer import Answer, Kind, answer_of, ending
 from torch_featviz.model.inputs import Inputs, batch_of
+from torch_featviz.model.masks import Segmented, Told, is_segmenters
+from torch_featviz.model.names import known_names, numbered
 from torch_featviz.model.run import run
 from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated
 from torch_featviz.picture import Scale
+from torch_featviz.picture.images import Card
 
 from .attribute import OneOrMore, attribute
 from .faithfulness import Faithfulness, faithfulness
+from .masked import segments_of
 from .methods import LAYERED, method_of
 from .verdict import Verdict, judge
 
@@ -38,6 +42,7 @@ class Reason(Displayed):
         where: the same in words, with how tokens became a map.
         heatmaps: `b k h w`, for each image and each of its classes, signed, in the units of the method.
         worth: faithfulness for each of the `k` classes; empty if it was not measured.
+        masks: of a segmenter the pixels of each class explained, `b k h w` bool, at the size of its output; else None.
     """
 
     method: str
@@ -45,6 +50,7 @@ class Reason(Displayed):
     where: str
     heatmaps: Tensor
     worth: tuple[Faithfulness, ...]
+    masks: Tensor | None = None
 
     @property
     def reach(self) -> float:
@@ -122,16 +128,20 @@ def answered(
     *,
     said: Kind | None = None,
     named: bool = True,
+    names: Sequence[str] = (),
+    published: Sequence[str] = (),
     additional_forward_args: Any = None,
     keywords: Mapping[str, Any] | None = None,
 ) -> Answer:
     """What a model answers; it runs once, on a copy, and once more on one image where values do not tell enough.
 
     Args:
-        model: any that returns a row of scores for each image.
+        model: any that returns a row of scores for each image, or each pixel.
         images: `b c h w`, as it takes them.
         said: what the scores are.
         named: whether classes were named or asked for; else a single column is a figure.
+        names: of all classes, in the order of the outputs; may be empty.
+        published: names that come with the model, as for `Answer.names`.
         additional_forward_args: as for `attribute`.
         keywords: likewise.
     Raises:
@@ -143,17 +153,22 @@ def answered(
         net, inputs = twin(model), Inputs.of(images, additional_forward_args, keywords).copied()
         ended = partial(ending, net, inputs.rows(slice(1)))
         hint = "attribute() takes a callable as target="
-        return answer_of(run(net, inputs), len(images), said=said, named=named, ended=ended, hint=hint)
+        output = run(net, inputs)
+        if is_segmenters(output, inputs.images):
+            return segments_of(net, inputs, output, Told(said, names, published), asked=named)
+        return answer_of(output, len(images), said=said, named=named, ended=ended, hint=hint)
 
 
 def reasons(
     model: nn.Module,
     images: Tensor,
     methods: Sequence[str] = ("gradcam",),
-    targets: Sequence[int] | int | None = None,
+    targets: Sequence[int] | Sequence[str] | int | str | None = None,
     *,
     likeliest: int = 1,
     answer: Answer | Kind | None = None,
+    classes: Sequence[str] = (),
+    card: Card | None = None,
     layer: OneOrMore = None,
     baselines: Tensor | float | None = None,
     options: Mapping[str, Mapping[str, object]] | None = None,
@@ -169,9 +184,11 @@ def reasons(
         model: any module that returns one row of scores per image; it is unchanged.
         images: `b c h w`, or one image `c h w`, as the model takes them.
         methods: names of methods, as for `attribute`.
-        targets: the classes to explain, each for every image.
+        targets: the classes to explain, by number or name, each for every image.
         likeliest: without targets, how many of each image's most probable classes to explain.
         answer: the model's answer, if it is already known, or the meaning of its scores, as for `attribute`.
+        classes: class names in the order of the outputs, for targets that are names. Default: those of the card.
+        card: card of the model, likewise.
         layer: for methods on a layer, as for `attribute`.
         baselines: what replaces a pixel, for methods that need it and for the faithfulness: a value, or a tensor that
             expands to the images. Default: as in `attribute` and `faithfulness`.
@@ -192,45 +209,53 @@ def reasons(
         >>> why.methods[0].heatmaps.shape, why.classes.tolist(), len(why.methods[1].worth)
         (torch.Size([3, 2, 8, 8]), [[1, 0], [1, 0], [1, 0]], 2)
     """
-    wanted = None if targets is None else [targets] if isinstance(targets, int) else list(dict.fromkeys(targets))
     options = options or {}
-    _check(methods, wanted, layer, options)
+    _check(methods, targets, layer, options)
     images = batch_of(model, images)
     more: dict[str, Any] = {"additional_forward_args": additional_forward_args, "keywords": keywords}
     if not isinstance(answer, Answer):
-        answer = answered(model, images, said=answer, named=targets is not None, **more)
-    if wanted is None:
-        values = answer.values
-        classes = values.topk(min(likeliest, values.shape[1]), dim=1).indices
-    else:
-        classes = _numbers(wanted).expand(len(images), -1)
+        said, published = getattr(card, "answer", None) if answer is None else answer, getattr(card, "classes", ())
+        told: dict[str, Any] = {"said": said, "named": targets is not None, "names": classes, "published": published}
+        answer = answered(model, images, **told, **more)
+    names = known_names(classes, card, answer.kind)
+    explained = _explained(answer, numbered(targets, names), likeliest)
     nothing = baselines.expand_as(images) if isinstance(baselines, Tensor) else baselines
     results: list[Reason] = []
     for method in tqdm(methods, desc="why", disable=not progress, leave=False):
         given: dict[str, Any] = {"layer": layer if method in LAYERED else None, "answer": answer.kind, **more}
+        given["classes"] = classes
         given |= options.get(method, {})
         if nothing is not None and "baselines" in method_of(method).takes:
             given.setdefault("baselines", nothing)
-        columns = [attribute(model, images, method=method, target=target, **given) for target in classes.unbind(1)]
+        columns = [attribute(model, images, method=method, target=target, **given) for target in explained.unbind(1)]
         worth: list[Faithfulness] = []
         for why in columns if faithful else ():
             worth.append(faithfulness(model, images, why, steps=steps, stages=1, baselines=nothing))
         heatmaps = torch.stack([why.heatmaps for why in columns], dim=1)
-        results.append(Reason(method, columns[0].layer, columns[0].where, heatmaps, tuple(worth)))
-    return Reasons(answer, classes, tuple(results))
+        seen = [why.mask for why in columns if why.mask is not None]
+        masks = torch.stack(seen, dim=1) if seen else None
+        results.append(Reason(method, columns[0].layer, columns[0].where, heatmaps, tuple(worth), masks))
+    return Reasons(answer, explained, tuple(results))
 
 
-def _numbers(wanted: list[int]) -> Tensor:
-    try:
-        return torch.tensor(wanted, device="cpu")
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise DtypeError(f"targets must be class numbers, got {wanted!r:.80}.") from error
+def _explained(answer: Answer, targets: Sequence[int] | int | None, likeliest: int) -> Tensor:
+    """The classes that are explained for each image, `b k`."""
+    if targets is not None:
+        wanted = [targets] if isinstance(targets, int) else list(dict.fromkeys(targets))
+        try:
+            return torch.tensor(wanted, device="cpu").expand(len(answer.scores), -1)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DtypeError(f"targets must be class numbers, got {wanted!r:.80}.") from error
+    if isinstance(answer, Segmented):
+        return answer.largest(likeliest)
+    values = answer.values
+    return values.topk(min(likeliest, values.shape[1]), dim=1).indices
 
 
-def _check(methods: Sequence[str], targets: list[int] | None, layer: OneOrMore, options: Mapping[str, object]) -> None:
+def _check(methods: Sequence[str], targets: object, layer: OneOrMore, options: Mapping[str, object]) -> None:
     if isinstance(methods, str):
         raise OptionError(f"methods must be a list of names, got a string; write methods=[{methods!r}].")
-    if not methods or targets == []:
+    if not methods or (isinstance(targets, Sequence) and not targets):
         raise OptionError(f"methods and targets must not be empty, got {methods=} and {targets=}.")
     if foreign := sorted(set(options) - set(methods)):
         raise OptionError(f"options are for {', '.join(foreign)}, but the methods are {', '.join(methods)}.")

@@ -31,7 +31,10 @@ from torch_featviz.model.layout import Layout, LayoutTracer
 from torch_featviz.model.run import check_call, run
 from torch_featviz.model.values import tensors
 
-_Edge: TypeAlias = tuple[Any, int]  # a node of autograd's graph, and the number of its output
+Edge: TypeAlias = tuple[Any, int]  # a node of autograd's graph, and the number of its output
+
+
+Choose: TypeAlias = Callable[["Graph", dict[Edge, tuple[int, ...]]], set[Edge]]
 
 
 @dataclass(frozen=True)
@@ -126,19 +129,29 @@ def map_of(net: nn.Module, inputs: Inputs, layers: Sequence[str]) -> AnswerMap:
         return AnswerMap(tuple(layers), tuple(found[name][0] for name in layers))
 
 
-def answer_map(net: nn.Module, inputs: Inputs, figure: Callable[[Any], Tensor]) -> AnswerMap:
+def answer_map(
+    net: nn.Module,
+    inputs: Inputs,
+    figure: Callable[[Any], Tensor],
+    *,
+    beyond: int = 1,
+    choose: Choose | None = None,
+) -> AnswerMap:
     """The latest map through which all that the answer knows of the image passes; one forward and one backward.
 
     Args:
         net: a twin.
         inputs: of one image.
         figure: makes one number of what the network returns.
+        beyond: the answer has to depend on more than so many places of a map.
+        choose: takes the graph and the grids of such maps, in order of execution, and chooses a cut; default the latest
+            of the fewest maps.
     Raises:
         OptionError: no gradient reaches the answer, or all of it is 0.
         LayerError: there is no such map.
     """
     image = inputs.images.detach().clone().requires_grad_()
-    tracer, seen = LayoutTracer(image), list[tuple[str, _Edge, Layout]]()
+    tracer, seen = LayoutTracer(image), list[tuple[str, Edge, Layout]]()
 
     def look(name: str, output: Any) -> None:
         layout = tracer.layout(output) if isinstance(output, Tensor) and output.requires_grad else None
@@ -151,10 +164,10 @@ def answer_map(net: nn.Module, inputs: Inputs, figure: Callable[[Any], Tensor]) 
             output = run(net, inputs.at(image, slice(None)))
         answer = figure(output).sum()
     maps = _maps(seen, {name for name, _ in net.named_modules()})
-    graph, live = _Graph(get_gradient_edge(answer), get_gradient_edge(image)), set[_Edge]()
+    graph, live = Graph(get_gradient_edge(answer), get_gradient_edge(image)), set[Edge]()
     with ExitStack() as hooks:  # gradients are looked at as they come by, and not kept
         for edge, found in maps.items():
-            note = partial(_note, live, edge, found)
+            note = partial(_note, live, edge, found, beyond)
             hooks.callback(edge[0].register_prehook(note).remove)
         (gradient,) = torch.autograd.grad(answer, image, allow_unused=True, retain_graph=True)
     if gradient is None or not bool(gradient.any()):
@@ -162,8 +175,10 @@ def answer_map(net: nn.Module, inputs: Inputs, figure: Callable[[Any], Tensor]) 
             f"the gradient of the answer of {type(net).__name__} is 0 everywhere, so there is nothing to explain; "
             "perhaps the last layer was initialised with zeros and never trained."
         )
-    if chosen := graph.latest_cut(live):
-        order = [edge for edge in maps if edge in live]
+    order = [edge for edge in maps if edge in live]
+    if choose is not None and (chosen := choose(graph, {edge: maps[edge][1].grid for edge in order})):
+        return _as_result([maps[edge] for edge in order if edge in chosen])
+    if choose is None and (chosen := graph.latest_cut(live)):
         return _as_result([maps[edge] for edge in _latest_within(chosen, order, maps, answer, image)])
     raise LayerError(
         f"{type(net).__name__} has no feature map that its answer depends on; choose one with layer=. "
@@ -178,12 +193,12 @@ def _as_result(found: list[_Found]) -> AnswerMap:
     return AnswerMap(tuple(name for name, _ in found), tuple(layout for _, layout in found))
 
 
-def _maps(seen: Sequence[tuple[str, _Edge, Layout]], modules: set[str]) -> dict[_Edge, _Found]:
+def _maps(seen: Sequence[tuple[str, Edge, Layout]], modules: set[str]) -> dict[Edge, _Found]:
     """All maps that layers and calls returned, by where they are in autograd's graph; of one, its last name.
 
     What a functional call only moves is another one's map, whose name says more.
     """
-    maps: dict[_Edge, _Found] = {}
+    maps: dict[Edge, _Found] = {}
     for full, (name, edge, layout) in zip(numbered([name for name, _, _ in seen]), seen, strict=True):
         if name and edge[0] is not None and (name in modules or not moves_only(call_of(name))):
             maps.pop(edge, None)
@@ -191,19 +206,19 @@ def _maps(seen: Sequence[tuple[str, _Edge, Layout]], modules: set[str]) -> dict[
     return maps
 
 
-def _note(live: set[_Edge], edge: _Edge, found: _Found, gradients: tuple[Tensor | None, ...]) -> None:
-    """Put an edge among those where the answer depends on more than one place of the map, if it does."""
+def _note(live: set[Edge], edge: Edge, found: _Found, beyond: int, gradients: tuple[Tensor | None, ...]) -> None:
+    """Put an edge among those where the answer depends on more than so many places of the map, if it does."""
     gradient = gradients[edge[1]]
     if gradient is None:
         return
     with suppress(ShapeError):
-        if int((found[1].maps(gradient) != 0).any(1).sum()) > 1:
+        if int((found[1].maps(gradient) != 0).any(1).sum()) > beyond:
             live.add(edge)
 
 
 def _latest_within(
-    chosen: set[_Edge], order: list[_Edge], maps: dict[_Edge, _Found], answer: Tensor, image: Tensor
-) -> list[_Edge]:
+    chosen: set[Edge], order: list[Edge], maps: dict[Edge, _Found], answer: Tensor, image: Tensor
+) -> list[Edge]:
     """The chosen maps in their order; or a later one, past which nothing of the image comes to the answer.
 
     A residual goes round the norm before an attention; but of a class token that is still the same for all images, it
@@ -232,7 +247,7 @@ def _grad(of: GradientEdge, to: Any, gradient: Tensor) -> tuple[Tensor | None, .
     return torch.autograd.grad([of], [to], [gradient], allow_unused=True, retain_graph=True)
 
 
-class _Graph:
+class Graph:
     """What of autograd's graph lies between an answer and an image.
 
     Args:
@@ -249,11 +264,34 @@ class _Graph:
             if any(following in self.leads for following, _ in node.next_functions):
                 self.leads.add(node)
 
-    def following(self, node: Any) -> list[_Edge]:
+    def following(self, node: Any) -> list[Edge]:
         """The edges to nodes before this one from which there is a way to the image."""
         return [(other, number) for other, number in node.next_functions if other in self.leads]
 
-    def latest_cut(self, edges: Collection[_Edge]) -> set[_Edge]:
+    def before(self, node: Any) -> set[Any]:
+        """This node and all that it was computed from, as far as that leads to the image."""
+        found, pending = {node}, [node]
+        while pending:
+            new = {other for other, _ in self.following(pending.pop())} - found
+            found |= new
+            pending += new
+        return found
+
+    def met_first(self, edges: Collection[Edge]) -> set[Edge]:
+        """Of `edges` those that a way from the answer meets first; empty where a way to the image meets none."""
+        met, seen, pending = set[Edge](), {self.root}, [self.root]
+        while pending:
+            for edge in self.following(pending.pop()):
+                if edge in edges:
+                    met.add(edge)
+                elif edge[0] is self.end:
+                    return set()
+                elif edge[0] not in seen:
+                    seen.add(edge[0])
+                    pending.append(edge[0])
+        return met
+
+    def latest_cut(self, edges: Collection[Edge]) -> set[Edge]:
         """The fewest of `edges` that every way to the image leads through, and of such sets the one next to the answer.
 
         Empty where a way leads past all of them. This is a minimal cut by augmenting ways (Ford & Fulkerson 1956), of a

@@ -20,7 +20,7 @@ from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.layout import Layout, LayoutTracer
 from torch_featviz.model.run import hooked, run
 
-from .cut import AnswerMap, _Edge, _maps
+from .cut import AnswerMap, Edge, _maps
 
 _RESIZING = "GeneralizedRCNNTransform"  # torchvision's, which resizes and pads images within the model
 
@@ -98,7 +98,7 @@ def head_maps(net: nn.Module, inputs: Inputs, boxes: Callable[[Any], tuple[Seque
     Raises:
         LayerError: a way leads past all maps.
     """
-    tracer, seen = LayoutTracer(inputs.images), list[tuple[str, _Edge, Layout]]()
+    tracer, seen = LayoutTracer(inputs.images), list[tuple[str, Edge, Layout]]()
 
     def look(name: str, output: Any) -> None:
         layout = tracer.layout(output) if isinstance(output, Tensor) and output.requires_grad else None
@@ -113,10 +113,10 @@ def head_maps(net: nn.Module, inputs: Inputs, boxes: Callable[[Any], tuple[Seque
         logits, places = boxes(output)
     maps = _maps(seen, {name for name, _ in net.named_modules()})
     image = get_gradient_edge(begun[-1].image)
-    shared = set[_Edge]()
+    shared = set[Edge]()
     if places.requires_grad and len(places):
         shared = {*_places(get_gradient_edge(places), torch.ones_like(places), maps, image)}
-    chosen = set[_Edge]()
+    chosen = set[Edge]()
     for logit, one in logits:
         counts = _places(logit, one, maps, image)
         live = {edge for edge, count in counts.items() if count > 1}
@@ -132,18 +132,18 @@ def head_maps(net: nn.Module, inputs: Inputs, boxes: Callable[[Any], tuple[Seque
 
 def _one_a_scale(
     logit: GradientEdge,
-    live: set[_Edge],
-    dead: Collection[_Edge],
-    maps: Mapping[_Edge, tuple[str, Layout]],
+    live: set[Edge],
+    dead: Collection[Edge],
+    maps: Mapping[Edge, tuple[str, Layout]],
     image: GradientEdge,
-) -> set[_Edge]:
+) -> set[Edge]:
     """The first live maps on each way back from a logit, one for each size; empty where a way leads past them.
 
     Of several of one size, such as the keys and values of a decoder's layers, the latest is left out until there is
     one: the map that all were computed from. A way also ends at a dead map, which is returned as well: that of a scale
     which this box is not pooled from, but others may be.
     """
-    allowed, best = set(live), set[_Edge]()
+    allowed, best = set(live), set[Edge]()
     order = list(maps)
     while True:
         reached, whole = frontier(logit, allowed.union(dead), image.node)
@@ -157,9 +157,9 @@ def _one_a_scale(
         allowed.remove(twice[-1])
 
 
-def frontier(logit: GradientEdge, maps: set[_Edge], image: Any) -> tuple[set[_Edge], bool]:
+def frontier(logit: GradientEdge, maps: set[Edge], image: Any) -> tuple[set[Edge], bool]:
     """The first of `maps` on each way back from a logit; and whether no way leads past them to the image."""
-    reached, seen, waiting = set[_Edge](), set[Any](), list[_Edge]([(logit.node, logit.output_nr)])
+    reached, seen, waiting = set[Edge](), set[Any](), list[Edge]([(logit.node, logit.output_nr)])
     whole = True
     while waiting:
         edge = waiting.pop()
@@ -176,12 +176,12 @@ def frontier(logit: GradientEdge, maps: set[_Edge], image: Any) -> tuple[set[_Ed
 
 
 def _places(
-    begin: GradientEdge, gradient: Tensor, maps: Mapping[_Edge, tuple[str, Layout]], image: GradientEdge
-) -> dict[_Edge, int]:
+    begin: GradientEdge, gradient: Tensor, maps: Mapping[Edge, tuple[str, Layout]], image: GradientEdge
+) -> dict[Edge, int]:
     """At how many places of each map the gradient is not 0, if at any; one backward, which keeps no gradient."""
-    counts: dict[_Edge, int] = {}
+    counts: dict[Edge, int] = {}
 
-    def note(edge: _Edge, layout: Layout, gradients: tuple[Tensor | None, ...]) -> None:
+    def note(edge: Edge, layout: Layout, gradients: tuple[Tensor | None, ...]) -> None:
         gradient = gradients[edge[1]]
         if gradient is not None and bool(gradient.any()):
             counts[edge] = 1  # where it is no map after all, ways lead on behind it

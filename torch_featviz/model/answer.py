@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
 
 from .inputs import Inputs
+from .labels import names_of
 from .run import run
 from .values import tensors
 
-Target: TypeAlias = int | Sequence[int] | Tensor | Callable[[Any], Tensor] | None
+Target: TypeAlias = int | str | Sequence[int] | Sequence[str] | Tensor | Callable[[Any], Tensor] | None
 Kind: TypeAlias = Literal["logits", "probabilities", "label_logits", "label_probabilities", "figures"]
 End: TypeAlias = Literal["softmax", "sigmoid", "linear"]
 
@@ -39,6 +40,7 @@ _PASSING = frozenset(
         *("View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "T", "Transpose", "Permute", "Select"),
         *("Slice", "Index", "Clone", "ToCopy", "Alias", "Expand", "Split", "SplitWithSizes", "Unbind", "AsStrided"),
         *("Mean", "Sum", "Cat", "Stack", "Add", "Sub", "Rsub", "Mul", "Div", "Neg"),
+        *("UpsampleBilinear2D", "UpsampleNearest2D"),
     )
 )
 
@@ -116,7 +118,7 @@ class Answer:
             >>> Answer(torch.zeros(3, 1), "logits").names(["cat"])
             ('not cat', 'cat')
         """
-        n = self.scores.shape[1]
+        classes, n = names_of(classes), self.scores.shape[1]
         if not classes and len(published) in ((1, 2) if self.binary else (n,)):
             classes = published
         if not classes:
@@ -184,7 +186,7 @@ def scores_of(output: Any, count: int, hint: str = _HINT) -> Tensor:
     """
     scores = _tensor_in(output)
     if scores is None or (scores is not output and not 1 <= scores.dim() <= 2):
-        keys = ", ".join(map(repr, _fields(output)))
+        keys = ", ".join(map(repr, fields_of(output)))
         raise DtypeError(f"the model returns a {type(output).__name__}; {hint}{f' (it has {keys})' if keys else ''}.")
     if not scores.dim() and count == 1:
         scores = scores[None]
@@ -374,7 +376,7 @@ def _tensor_in(output: Any) -> Tensor | None:
     """The one tensor that can be meant."""
     if isinstance(output, Tensor):
         return output
-    fields = _fields(output)
+    fields = fields_of(output)
     for name in _SCORES:
         if isinstance(found := fields.get(name), Tensor):
             return found
@@ -382,7 +384,7 @@ def _tensor_in(output: Any) -> Tensor | None:
     return found[0] if len(found) == 1 else None
 
 
-def _fields(output: Any) -> dict[str, Any]:
+def fields_of(output: Any) -> dict[str, Any]:
     """What has a name in a dictionary, a named tuple or a dataclass."""
     if isinstance(output, Mapping):
         return {str(name): value for name, value in output.items()}

@@ -73,6 +73,30 @@ def names_of(classes: Any) -> tuple[str, ...]:
     return tuple(str(name) for name in names)
 
 
+def class_number(name: str, names: Sequence[str], owner: str = "the model") -> int:
+    """The number of the class that has a name; no other function looks for one.
+
+    Args:
+        name: as it is written among `names`.
+        names: of all classes, in the order of the outputs; empty where they are not known.
+        owner: whose classes they are, in words.
+    Raises:
+        OptionError: no class has that name, or several have, or no names are known.
+    Example:
+        >>> class_number("dog", ["cat", "dog"])
+        1
+    """
+    found = [i for i, known in enumerate(names) if known == name]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise OptionError(f"{owner} has several classes {name!r}: give a number, {' or '.join(map(str, found))}.")
+    if not names:
+        raise OptionError(f"{owner} tells no names of classes; give a number instead of {name!r}.")
+    close = ", ".join(map(repr, get_close_matches(name, names, 3, 0.5)))
+    raise OptionError(f"{owner} has no class {name!r}; close: {close or 'none'}. It has {len(names)}.")
+
+
 def label_of(value: Any, where: str, names: Sequence[str] | None = None, hint: str = _HINT) -> int | str:
     """The class in a label: its number, or its name where no names are known.
 
@@ -150,10 +174,10 @@ def labels_of(
 
 
 def _number_of(name: str, where: str, names: Sequence[str]) -> int:
-    if name in names:
-        return list(names).index(name)
-    close = ", ".join(map(repr, get_close_matches(name, names, 3, 0.5))) or "none"
-    raise OptionError(f"{where} is {name!r}, which is not one of the {len(names)} classes; close: {close}.")
+    if name not in names:
+        close = ", ".join(map(repr, get_close_matches(name, names, 3, 0.5))) or "none"
+        raise OptionError(f"{where} is {name!r}, which is not one of the {len(names)} classes; close: {close}.")
+    return class_number(name, names, f"{where} is {name!r}, and the data set")
 
 
 def _hot(entries: Sequence[Any], where: str, names: Sequence[str] | None, hint: str) -> int:

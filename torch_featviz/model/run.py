@@ -128,6 +128,16 @@ def hooked(
             hook.remove()
 
 
+def wrapped(net: nn.Module, before: Callable[..., Any], after: Callable[..., Any]) -> nn.Module:
+    """The same copy (`twin`), which now calls `before(module, args, keywords)` and `after(module, args, output)`.
+
+    What they return replaces what the network is given, and what it returned.
+    """
+    net.register_forward_pre_hook(before, with_kwargs=True)
+    net.register_forward_hook(after)
+    return net
+
+
 class _Reached(BaseException):
     """Ends a forward at its layer; no model's `except Exception` is to swallow it."""
 

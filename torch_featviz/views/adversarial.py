@@ -13,6 +13,7 @@ from torch_featviz.errors import ShapeError
 from torch_featviz.explain import Adversarial, attack
 from torch_featviz.model.answer import Answer, Kind, named_both
 from torch_featviz.model.inputs import as_batch
+from torch_featviz.model.labels import names_of
 from torch_featviz.picture import Picture, Scale, Sheet, grid_columns, number, paint, rgb
 from torch_featviz.picture.bounds import LABEL, fitted, named, shrunk
 from torch_featviz.picture.images import ValueRange, clipped, unit_images
@@ -29,7 +30,7 @@ def adversarial(
     model: nn.Module,
     images: Tensor,
     *,
-    target: int | Sequence[int] | Tensor | None = None,
+    target: int | str | Sequence[int] | Sequence[str] | Tensor | None = None,
     eps: float = 0.005,
     steps: int = 40,
     seed: int = 0,
@@ -49,7 +50,8 @@ def adversarial(
     Args:
         model: any module that returns one row of scores per image; it is unchanged.
         images: `b c h w`, or one image `c h w`, as the model takes them, with one or three channels; at most 32.
-        target: the class to reach, or one per image. Default: any class other than the predicted one.
+        target: the class to reach, by number or name, or one per image. Default: any class other than the predicted
+            one.
         eps: largest change of a value, where images are in [0, 1]; 0.005 is about one of 255 levels.
         steps: steps of projected gradient descent (Madry et al. 2018); 1 is the fast gradient sign method.
         seed: seed of the random start.
@@ -83,6 +85,7 @@ def adversarial(
         eps=eps,
         steps=steps,
         seed=seed,
+        classes=classes,
         answer=answer,
         value_range=value_range,
         card=card,
@@ -90,7 +93,7 @@ def adversarial(
         keywords=keywords,
     )
     both = named_both if found.before.shape[1] == 2 else tuple
-    names = Answer(found.before, found.kind).names(both(classes), both(() if card is None else card.classes))
+    names = Answer(found.before, found.kind).names(both(names_of(classes)), both(() if card is None else card.classes))
     before, after = (unit_images(x, value_range, card) for x in (images, found.images))
     counts, hints = clipped(before, value_range, card)  # afterwards no other pixels are beyond
     change = found.perturbation.expand(-1, 3, -1, -1)

@@ -18,7 +18,8 @@ from torch_featviz.explain.verdict import MEANING
 from torch_featviz.model.answer import Kind
 from torch_featviz.model.boxes import names_in
 from torch_featviz.model.inputs import Inputs, as_batch
-from torch_featviz.picture import Legend, Picture, Scale, Sheet, count, number, rgb
+from torch_featviz.model.masks import Segmented
+from torch_featviz.picture import Legend, Picture, Scale, Sheet, count, enlarge, number, rgb
 from torch_featviz.picture.bounds import drawn_at, named, room, shrunk
 from torch_featviz.picture.color import total_of
 from torch_featviz.picture.images import ValueRange, clipped, unit_images
@@ -27,6 +28,7 @@ from torch_featviz.picture.overlay import laid
 from torch_featviz.zoo import ModelCard
 
 from .boxes import boxes_sheet
+from .masks import EXPLAINED, NOTE, outlined, shares_of
 
 _CELLS = 64
 _SIDE = 200  # pixels, about, of a cell
@@ -48,7 +50,7 @@ def attributions(
     images: Tensor,
     *,
     methods: Sequence[str] | None = None,
-    targets: Sequence[int] | int | None = None,
+    targets: Sequence[int] | Sequence[str] | int | str | None = None,
     layer: OneOrMore = None,
     classes: Sequence[str] = (),
     answer: Kind | None = None,
@@ -65,14 +67,16 @@ def attributions(
     """Draw heatmaps over the images: what speaks for (red) and against (blue) a class, by each method.
 
     Each heatmap is captioned with its verdict: whether it is better than chance. The methods are sorted by verdict,
-    best first; the mark in a heading is the verdict on all heatmaps of that method.
+    best first; the mark in a heading is the verdict on all heatmaps of that method. For a segmenter, a class is
+    explained over its own mask, as `attribute` does it, and a line shows the edge of the mask.
 
     Args:
-        model: any module that returns one row of scores per image; it is unchanged.
+        model: any module that returns one row of scores per image, or a segmenter; it is unchanged.
         images: `b c h w`, or one image `c h w`, as the model takes them, with one or three channels.
         methods: names of methods, as for `attribute`. Default: `["gradcam"]`, and `["layercam"]` for a detector.
-        targets: the classes to explain, each for every image. Default: the predicted class of each image; of a detector
-            its best boxes, each drawn with its class and score.
+        targets: the classes to explain, by number or name, each for every image. Default: the predicted class of each
+            image; of a detector its best boxes, each drawn with its class and score; of a segmenter the class with the
+            most pixels, the background last.
         layer: for methods on a layer, as for `attribute`. Default: the map that the answer depends on. The legend names
             it.
         classes: class names in the order of the outputs; for a single logit or probability two names, or that of the
@@ -106,14 +110,16 @@ def attributions(
     images = as_batch(images)
     more: dict[str, Any] = {"additional_forward_args": additional_forward_args, "keywords": keywords}
     asked, methods = methods, ("gradcam",) if methods is None else methods
-    cells = len(images) * len(methods) * (1 if targets is None or isinstance(targets, int) else len(set(targets)))
+    several = 1 if targets is None or isinstance(targets, (int, str)) else len(set(targets))
+    cells = len(images) * len(methods) * several
     if cells > _CELLS:
         raise ShapeError(f"{cells} heatmaps are too many, a sheet shows {_CELLS}; pass fewer images or methods.")
     units = unit_images(images, value_range, card)
     published = () if card is None else card.classes
     said = card.answer if answer is None and card is not None else answer
+    told: dict[str, Any] = {"named": bool(classes or published) or targets is not None}
     try:
-        known = answered(model, images, said=said, named=bool(classes or published) or targets is not None, **more)
+        known = answered(model, images, said=said, names=classes, published=published, **told, **more)
     except (DtypeError, ShapeError):
         if targets is not None or not is_detector(model, Inputs.of(images, **more), said):
             raise
@@ -131,6 +137,7 @@ def attributions(
         methods,
         targets,
         answer=known,
+        classes=names,
         layer=layer,
         baselines=baselines,
         options=options,
@@ -144,13 +151,21 @@ def attributions(
     grid = _Grid.of(len(images), 1 + sum(each.shape[1] for each in shares))
     small = shrunk(units, grid.room)
     limit = max(_SIDE, *small.shape[2:])
-    columns = [_Column("", rgb(small, _CMAP), [""] * len(images))]
+    over = isinstance(known, Segmented)
+    zoom = max(1, round(_SIDE / max(small.shape[2:]))) if over else 1  # the edge of a mask is a line of one pixel
+    columns = [_Column("", enlarge(rgb(small, _CMAP), zoom), [""] * len(images))]
     for reason, values in zip(ranked, shares, strict=True):
         overlays = laid(small, shrunk(values, grid.room, None), scale=_UNIT, cmap=_CMAP)
+        if reason.masks is not None:
+            overlays = outlined(overlays, reason.masks, zoom)
         heading = reason.method if reason.verdict is None else f"{reason.verdict.mark} {reason.method}"
         for k in range(overlays.shape[1]):
             of_class = "" if targets is None else f": {names[int(why.classes[0, k])]}"
             captions = _captions(reason.worth[k]) if reason.worth else [""] * len(images)
+            if over:
+                captions = [
+                    f"{share}\n{words}".strip() for share, words in zip(shares_of(why, k), captions, strict=True)
+                ]
             columns.append(_Column(named(heading + of_class, limit), overlays[:, k], captions))
     answers = [named(_answer(why, i, names), limit) for i in range(len(images))]
     none = ": no heatmap is better than chance" if _none_better(why) else ""
@@ -216,7 +231,9 @@ def _shares(reason: Reason) -> Tensor:
 
 
 def _answer(why: Reasons, image: int, names: Sequence[str]) -> str:
-    """The class predicted, and its probability; or the highest figure."""
+    """The class predicted, and its probability; or the highest figure. Of a segmenter, the first class explained."""
+    if isinstance(why.answer, Segmented):
+        return names[int(why.classes[image, 0])] if why.classes.shape[1] == 1 else ""
     k = int(why.predicted[image])
     value = float(why.probabilities[image, k])
     return f"{names[k]} {number(value) if why.answer.kind == 'figures' else f'{100 * value:.0f} %'}"
@@ -231,14 +248,17 @@ def _captions(worth: Faithfulness) -> list[str]:
 
 def _notes(why: Reasons, predicted: bool) -> tuple[str, ...]:
     looked_at = sorted({f"{reason.method} looks at layer {reason.where}" for reason in why.methods if reason.where})
-    explained = f"; explained: {_EXPLAINED[why.answer.kind]}" if predicted else ""
+    over = isinstance(why.answer, Segmented)
+    explained = f"; explained: {EXPLAINED if over else _EXPLAINED[why.answer.kind]}" if predicted else ""
     notes = [
         *(["no heatmap on this sheet is better than chance"] if _none_better(why) else []),
         *(["; ".join(looked_at)] if looked_at else []),
         f"±1: the range of each method, which holds 99.5 % of its values{explained}",
+        *([NOTE] if over else []),
     ]
     if why.methods[0].worth:
-        what = "output" if why.answer.kind == "figures" else "probability"
+        what = "score" if over else "output"
+        what = (what if why.answer.kind == "figures" else "probability") + " over the mask" * over
         notes.append(MEANING)
         patch = why.methods[0].worth[0].patch
         own = (

@@ -19,6 +19,7 @@ from torch_featviz.inspect.layer import Layer
 from torch_featviz.inspect.walk import walk
 from torch_featviz.model.answer import Answer, Kind
 from torch_featviz.model.inputs import Inputs, as_batch, placement
+from torch_featviz.model.masks import Segmented
 from torch_featviz.picture import Legend, Picture, Poster, Scale, Sheet, count, number, rgb, text
 from torch_featviz.picture.bounds import LABEL, fitted, named, shrunk
 from torch_featviz.picture.contrast import joined
@@ -28,6 +29,7 @@ from torch_featviz.picture.overlay import laid
 from torch_featviz.views.maps import feature_maps
 from torch_featviz.zoo import ModelCard
 
+from .masks import NOTE, outlined
 from .stages import ends_of_sizes, spread
 
 METHODS = ("gradcam", "integrated_gradients")
@@ -65,14 +67,14 @@ def look(
     keywords: Mapping[str, Any] | None = None,
     title: str = "",
 ) -> Picture:
-    """What a classifier says of one image, the best heatmap with its verdict, and the strongest maps of three stages.
+    """What a model says of one image, the best heatmap with its verdict, and the strongest maps of three stages.
 
     A first look that takes fewer than 100 forwards of the image. Grad-CAM and integrated gradients are measured, and
     the better one is shown: over the image, with whether it is better than chance. What a model does not have (maps, a
     gradient) is left out, and the page says so.
 
     Args:
-        model: any that returns a row of scores for an image; untouched.
+        model: any that returns a row of scores for an image, or a segmenter; untouched.
         image: a file or a Pillow image, with `card`; or a tensor `c h w` or `1 c h w`, as the model takes it.
         card: of the model: it brings a file to what the model takes, and names the classes.
         classes: names, in the order of the outputs; default the card's.
@@ -96,9 +98,10 @@ def look(
     published = () if card is None else card.classes
     said = card.answer if answer is None and card is not None else answer
     more: dict[str, Any] = {"additional_forward_args": additional_forward_args, "keywords": keywords}
-    known = answered(model, x, said=said, named=bool(classes or published), **more)
+    told: dict[str, Any] = {"names": classes, "published": published}
+    known = answered(model, x, said=said, named=bool(classes or published), **told, **more)
     names = known.names(classes, published)
-    why, no_why = _why(model, x, known, more)
+    why, no_why = _why(model, x, known, {"classes": names, **more})
     stages, no_stages = _stages(model, Inputs.of(x, **more))
     counts, hints = clipped(units, value_range, card)
     small, zoom, sizes = fitted(units, 1, 1, goal=_SIDE)
@@ -112,11 +115,14 @@ def look(
     if why is not None:
         top = (Poster(((photo,), (top[1],))), _heatmap(small, zoom, why, names))
     maps = _legend_once([_maps(word, layer) for word, layer in zip(_words(len(stages)), stages, strict=True)])
-    best = int(known.values[0].argmax())
+    best = _ranked(known)[0]
+    says, value = "says", _value(known, best)
+    if isinstance(known, Segmented):
+        says, value = "finds", f"{value} of the pixels"
     name = type(model).__name__ if card is None else card.name
     return Poster(
         (top, *((sheet,) for sheet in maps)),
-        title=title or f"{name} says: {text.shorten(names[best], 2 * _NAME, 24, bold=True)}, {_value(known, best)}",
+        title=title or f"{name} {says}: {text.shorten(names[best], 2 * _NAME, 24, bold=True)}, {value}",
         subtitle=". ".join(note for note in (no_why, no_stages) if note),
         head="Where to go on",
         words=_onwards(known, stages, card),
@@ -158,17 +164,20 @@ def _heatmap(small: Tensor, zoom: int, why: Reasons, names: Sequence[str]) -> Sh
     best = why.ranked[0]
     verdict = best.verdict or Verdict.NO_BETTER
     shares = (best.heatmaps / (best.reach or 1.0)).clamp(-1, 1)
-    cells = laid(small, shrunk(shares, max(small.shape[2:]), None), scale=_UNIT, cmap=_CMAP)[:, 0]
+    cells = laid(small, shrunk(shares, max(small.shape[2:]), None), scale=_UNIT, cmap=_CMAP)
+    if best.masks is not None:
+        cells, zoom = outlined(cells, best.masks, zoom), 1
     name = text.shorten(names[int(why.classes[0, 0])], _NAME, 12)
     others = [f"{_in_words(each)}: {each.verdict}" for each in why.ranked[1:]]
     return Sheet(
-        cells,
+        cells[:, 0],
         Legend(
             _UNIT,
             _CMAP,
             count(_UNIT(shares).flatten(0, 1)[:, None]),
             (
                 f"{_in_words(best)}: red speaks for {name}, blue against it",
+                *([NOTE] if best.masks is not None else []),
                 _says(best, verdict),
                 _figures(best),
                 *others,
@@ -206,7 +215,7 @@ def _says(reason: Reason, verdict: Verdict) -> str:
 def _answer(known: Answer, names: Sequence[str]) -> Sheet:
     """The likeliest classes, each with a bar."""
     values = known.values[0]
-    best = values.argsort(descending=True)[:_BEST].tolist()
+    best = _ranked(known)[:_BEST]
     ends = values.abs().max().clamp(min=1e-12) if known.kind == "figures" else values.new_ones(())
     bars = torch.tensor(_TRACK, dtype=torch.uint8, device="cpu")[None, :, None, None].repeat(len(best), 1, 14, _NAME)
     for bar, k in zip(bars, best, strict=True):
@@ -217,12 +226,23 @@ def _answer(known: Answer, names: Sequence[str]) -> Sheet:
         value = _value(known, k)
         labels.append(f"{named(names[k], _NAME - text.width(value, LABEL) - 16)}  {value}")
     what = "What it returns" if known.kind == "figures" else "What it answers"
+    what = "Pixels of each class" if isinstance(known, Segmented) else what
     return Sheet(bars, Legend(), title=what, labels=tuple(labels), ncols=1, zoom=1)
 
 
 def _value(known: Answer, k: int) -> str:
     value = float(known.values[0, k])
-    return number(value) if known.kind == "figures" else f"{100 * value:.1f} %"
+    figure = known.kind == "figures" and not isinstance(known, Segmented)
+    return number(value) if figure else f"{100 * value:.1f} %"
+
+
+def _ranked(known: Answer) -> list[int]:
+    """The classes, likeliest first; of a segmenter the largest, and the background after all others that occur."""
+    if isinstance(known, Segmented):
+        classes: list[int] = known.largest(known.values.shape[1])[0].tolist()
+        return classes
+    order: list[int] = known.values[0].argsort(descending=True).tolist()
+    return order
 
 
 def _stages(model: nn.Module, inputs: Inputs) -> tuple[list[Layer], str]:
@@ -279,7 +299,7 @@ def _legend_once(rows: Sequence[Picture]) -> list[Picture]:
 def _onwards(known: Answer, stages: Sequence[Layer], card: ModelCard | None) -> tuple[str, ...]:
     """Calls that show more, with the names filled in; `x` is the image as the model takes it."""
     by_card = "" if card is None else ", card=card"
-    two = known.values[0].argsort(descending=True)[:2].tolist()
+    two = _ranked(known)[:2]
     methods = '["gradcam", "occlusion"]' if stages else '["integrated_gradients", "occlusion"]'
     lines = [f"Why this, and not the next?  fv.attributions(model, x, methods={methods}, targets={two}{by_card})"]
     if stages:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
-from torch_featviz.model.answer import Kind, answer_of, named_both
+from torch_featviz.model.answer import Kind, answer_of, fields_of, named_both
 from torch_featviz.model.labels import names_of
+from torch_featviz.model.masks import is_background, scores_within
 from torch_featviz.picture import Counts, Legend, Picture, Sheet, enlarge, grid_columns, reserved, rgb
 from torch_featviz.picture.bounds import fitted
 from torch_featviz.picture.images import Card, ValueRange, clipped, unit_image, unit_images
@@ -39,7 +40,7 @@ PALETTE: tuple[Color, ...] = (
 
 def segments(
     logits: Any,
-    classes: Sequence[str],
+    classes: Sequence[str] = (),
     image: Tensor | None = None,
     *,
     alpha: float = 0.6,
@@ -55,9 +56,11 @@ def segments(
     picture have colours and the others are grey. The class "background" shows the image. Black lines separate segments.
 
     Args:
-        logits: the model's output, `n h w`, `1 n h w` or `b n h w`, or a dictionary with `out` or `logits`; or class
-            numbers `h w` or `b h w`. A single channel belongs to the second of two classes.
-        classes: the `n` class names; for a single channel two names, or that of the class it belongs to.
+        logits: the model's output, `n h w`, `1 n h w` or `b n h w`, or a dictionary or dataclass with `out` or
+            `logits` (torchvision's and transformers' segmenters), or with the queries of MaskFormer or Mask2Former; or
+            class numbers `h w` or `b h w`. A single channel belongs to the second of two classes.
+        classes: the `n` class names; for a single channel two names, or that of the class it belongs to. Default: those
+            of the card, or numbers.
         image: `c h w` or `b c h w`, of any size; segments are resized to it (nearest pixel).
         alpha: opacity of the colours, 0 to 1.
         ignore: the label of pixels without a class; they are white.
@@ -79,7 +82,7 @@ def segments(
     """
     if not 0 <= alpha <= 1:
         raise OptionError(f"alpha must be an opacity from 0 to 1, got {alpha}.")
-    labels, names = _labels(logits, names_of(classes), ignore, answer)
+    labels, names = _labels(logits, names_of(classes) or names_of(getattr(card, "classes", ())), ignore, answer)
     under, counts, hints = _under(image, labels, value_range, card)
     b, pair = len(labels), 1 if image is None else 2
     groups = grid_columns(b, under.shape[2] / (pair * under.shape[3]))
@@ -108,9 +111,10 @@ def segments(
 
 def _labels(logits: Any, classes: Sequence[str], ignore: int, answer: Kind | None) -> tuple[Tensor, tuple[str, ...]]:
     """`b h w` int64, each pixel's class, `_IGNORED` or `_UNKNOWN`; and the names of the classes."""
-    if isinstance(logits, Mapping):
-        logits = logits.get("out", logits.get("logits"))
-    logits = getattr(logits, "logits", logits)
+    if not isinstance(logits, Tensor):
+        fields, scores = fields_of(logits), scores_within(logits)
+        if scores is not None or fields:
+            logits = fields.get("out", fields.get("logits")) if scores is None else scores
     if not isinstance(logits, Tensor) or logits.is_complex():
         what = getattr(logits, "dtype", type(logits).__name__)
         raise DtypeError(f"logits must be a tensor 'n h w' or 'b n h w', or labels 'h w' or 'b h w', got {what}.")
@@ -121,8 +125,10 @@ def _labels(logits: Any, classes: Sequence[str], ignore: int, answer: Kind | Non
         expected = "labels must be 'h w' or 'b h w'" if whole else "logits must be 'n h w' or 'b n h w'"
         raise ShapeError(f"{expected}, not empty, with b at most {LIMIT}, got shape {shape}.")
     if whole:
+        classes = classes or _words(1 + int(batch.masked_fill(batch == ignore, 0).amax()))
         return _numbered(batch.long(), len(classes), ignore), tuple(classes)
     n = batch.shape[1]
+    classes = classes or _words(max(2, n))
     if len(classes) not in ((1, 2) if n == 1 else (n,)):
         raise ShapeError(f"logits {shape} have {n} classes, got {len(classes)} names; pass one per class.")
     scores = batch
@@ -132,6 +138,10 @@ def _labels(logits: Any, classes: Sequence[str], ignore: int, answer: Kind | Non
         scores = values.reshape(len(batch), *batch.shape[2:], 2).movedim(-1, 1)
     labels = scores.argmax(1).masked_fill(batch.isnan().any(1), _UNKNOWN)
     return labels, named_both(classes) if n == 1 else tuple(classes)
+
+
+def _words(count: int) -> tuple[str, ...]:
+    return tuple(f"class {k}" for k in range(count))
 
 
 def _numbered(labels: Tensor, n: int, ignore: int) -> Tensor:
@@ -195,7 +205,7 @@ class _Dyes:
         return dict(zip(classes, PALETTE, strict=False))
 
     def _is_background(self, k: int) -> bool:
-        return k >= 0 and self.names[k].strip("_ ").lower() == "background"
+        return k >= 0 and is_background(self.names[k])
 
     def table(self, alpha: float) -> tuple[list[Color], list[float]]:
         """The colour and the opacity of each label; `_UNKNOWN` and `_IGNORED` come first."""

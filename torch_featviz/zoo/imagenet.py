@@ -1,4 +1,4 @@
-"""AlexNet, and any other classification or detection network of torchvision by its name."""
+"""AlexNet, and any other classifier, detector or segmenter of torchvision by its name."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from difflib import get_close_matches
 from functools import lru_cache, partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -27,7 +28,9 @@ _OLD_DENSENET_KEY = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.
 
 @lru_cache(maxsize=8)
 def torchvision_card(name: str) -> ModelCard:
-    """Return the card of a torchvision classification or detection network; nothing is downloaded or allocated.
+    """Return the card of a torchvision classifier, detector or segmenter; nothing is downloaded or allocated.
+
+    The images of a segmenter keep their proportions, so that its `input_size` is `(3, 0, 0)`.
 
     Args:
         name: as in `torchvision.models`, for example `"resnet18"`, or with the name of its weights,
@@ -41,7 +44,8 @@ def torchvision_card(name: str) -> ModelCard:
     from torchvision import models  # type: ignore[import-untyped]  # noqa: PLC0415  slow to import
 
     detectors = models.list_models(module=models.detection)
-    known, (net, _, tag) = [*models.list_models(module=models), *detectors], name.partition(".")
+    listed = [*models.list_models(module=models), *detectors, *models.list_models(module=models.segmentation)]
+    known, (net, _, tag) = listed, name.partition(".")
     if net not in known:
         close = ", ".join(repr(n) for n in get_close_matches(net, known, 3, 0.4))
         raise OptionError(
@@ -58,10 +62,11 @@ def torchvision_card(name: str) -> ModelCard:
     preset = weights.transforms()
     build = partial(models.get_model, net, weights=None, **_options(net, weights))
     low, middle, high = landmarks(build)
+    side = getattr(preset, "crop_size", (0,))[0]  # where nothing is cut out, images have any proportions
     return ModelCard(
         name=name if name == "alexnet" else PREFIX + name,
         build=build,
-        input_size=(3, preset.crop_size[0], preset.crop_size[0]),
+        input_size=(3, side, side),
         classes=tuple(weights.meta["categories"] or ()),
         mean=tuple(preset.mean),
         std=tuple(preset.std),
@@ -69,16 +74,24 @@ def torchvision_card(name: str) -> ModelCard:
         middle=middle,
         high=high,
         weights=weights.url,
-        resize=preset.resize_size[0],
+        resize=preset.resize_size[0] if side else None,
         rename=_modern_key if name.startswith("densenet") else None,
         transform=preset,
     )
 
 
 def _options(name: str, weights: Any) -> dict[str, Any]:
-    """How the net that these weights fit is built."""
+    """How the net that these weights fit is built, without a download.
+
+    Some builders download the weights of a backbone even where none are asked for, and some leave out a head whose
+    weights are published.
+    """
+    from torchvision.models import get_model_builder  # type: ignore[import-untyped]  # noqa: PLC0415
+
+    takes = signature(get_model_builder(name)).parameters
+    whole = {key: value for key, value in (("weights_backbone", None), ("aux_loss", True)) if key in takes}
     size = {"image_size": weights.meta["min_size"][0]} if name.startswith("vit_") else {}
-    return {**_OPTIONS.get(name, {}), **size}
+    return {**_OPTIONS.get(name, {}), **whole, **size}
 
 
 class _Weightless(TorchFunctionMode):

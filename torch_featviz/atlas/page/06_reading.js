@@ -71,9 +71,9 @@ function renderSide() {
   $("range").hidden = !DATA.range?.length;
   $("range").textContent = (DATA.range ?? []).join(" ");
   $("top").replaceChildren(...shown.flatMap(answerRows));
-  const squashed = DATA.softmax ? "softmax" : DATA.sigmoid ? "sigmoid" : null;
+  const squashed = DATA.softmax ? "softmax of what it returned" : DATA.sigmoid ? "sigmoid of what it returned" : DATA.pixels ? "share of the pixels of each class" : null;
   $("softmax").hidden = !squashed;
-  $("softmax").textContent = squashed && `${squashed} of what it returned`;
+  $("softmax").textContent = squashed;
   $("answer").hidden = !shown.some((image) => DATA.images[image].top?.length);
   unread();
 }
