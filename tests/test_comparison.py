@@ -118,3 +118,12 @@ def test_all_are_given_the_same_images_also_where_they_vary():
 def test_bad_input_says_what_to_do(call, error, match):
     with pytest.raises(error, match=match):
         call()
+
+
+def test_a_generator_is_read_once_and_wholly(data):
+    batches = list(data)
+    nets = {"a": linear(), "b": linear()}
+    found = fv.compare(nets, (batch for batch in batches), rounds=1)
+    expected = fv.compare(nets, batches, rounds=1)
+    assert found.examples == expected.examples == sum(len(batch[1]) for batch in batches)
+    assert [net.accuracy for net in found.networks] == [net.accuracy for net in expected.networks]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from html import escape
@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from torch_featviz.bench import Ratio, interleaved
 from torch_featviz.displayed import Displayed
@@ -146,7 +145,7 @@ class Comparison:
 
 def compare(
     models: Mapping[str, nn.Module],
-    data: DataLoader[Any] | Tensor,
+    data: Iterable[Any] | Tensor,
     *,
     rounds: int | None = None,
 ) -> Comparison:
@@ -158,7 +157,7 @@ def compare(
     Args:
         models: networks by name, each on one device; all take the same images.
         data: a loader of images and labels, or images `b c h w`, which have no accuracy. Each network reads the loader
-            once; the first images, at most 64, are timed.
+            once; a generator is read into a list. The first images, at most 64, are timed.
         rounds: timed forwards of each network, in turns. None: as many as fit in two seconds, from 15 to 401.
     Raises:
         OptionError: there is no network, `rounds` is below 1, or a label is not a class of a network.
@@ -174,6 +173,7 @@ def compare(
         raise OptionError(f"models must be networks by name, such as {{'small': net}}, got {models!r:.80}.")
     if rounds is not None and rounds < 1:
         raise OptionError(f"rounds must be at least 1, got {rounds}.")
+    data = list(data) if isinstance(data, Iterator) else data  # which can be read once only
     facts: dict[str, tuple[Summary, float | None, int]] = {}
     forwards: list[Callable[[], Any]] = []
     with isolated(), torch.no_grad():
@@ -211,7 +211,7 @@ def _first(loader: Any) -> Tensor:
     raise ShapeError("data must yield at least one batch, got none.")
 
 
-def _accuracy(net: nn.Module, data: DataLoader[Any] | Tensor) -> tuple[float | None, int]:
+def _accuracy(net: nn.Module, data: Any) -> tuple[float | None, int]:
     """How often it is right, and of how many images; each network is given the same ones, also where they vary."""
     if isinstance(data, Tensor):
         return None, 0

@@ -357,3 +357,18 @@ def test_bad_input_says_what_to_do(call, error, match):
 def test_a_lone_channel_needs_no_number():
     assert feature_maps({"x": torch.ones(1, 4, 4), "y": torch.zeros(1, 4, 4)}).labels == ("", "")
     assert feature_maps(torch.zeros(1, 4, 4)).labels == ("×",)
+
+
+def test_a_map_without_a_finite_value_says_so():
+    maps = torch.stack(
+        [torch.full((4, 4), torch.nan), torch.full((4, 4), torch.inf), torch.zeros(4, 4), torch.rand(4, 4)]
+    )
+    captions = feature_maps(maps).captions
+    assert captions[:3] == ("not finite", "not finite", "0")
+    assert captions[3] not in captions[:3]
+
+
+@pytest.mark.parametrize("given", [{"top": 2.0}, {"ncols": "3"}])
+def test_what_is_no_whole_number_is_refused(given):
+    with pytest.raises(OptionError, match="must be a whole number, got"):
+        feature_maps(torch.rand(4, 3, 3), **given)

@@ -299,3 +299,16 @@ def test_names_are_cards():
 
 def test_every_error_has_one_root():
     assert all(issubclass(e, FeatvizError) for e in (DtypeError, FileError, OptionError, ShapeError, WeightsError))
+
+
+def test_the_key_of_a_safetensors_file_begins_its_names(tmp_path, monkeypatch):
+    (tmp_path / "w.safetensors").write_bytes(b"")
+    fake, model, other = ModuleType("safetensors.torch"), TINY.build(), TINY.build()
+    states = {"net": model, "net_ema": other}
+    held = {f"{key}.{name}": x for key, net in states.items() for name, x in net.state_dict().items()}
+    fake.load_file = lambda _: held
+    monkeypatch.setitem(sys.modules, "safetensors.torch", fake)
+    for key, net in states.items():
+        assert torch.equal(TINY.load(tmp_path / "w.safetensors", key=key).weight, net.weight)
+    with pytest.raises(WeightsError, match="holds no state dict under 'model'"):
+        TINY.load(tmp_path / "w.safetensors", key="model")

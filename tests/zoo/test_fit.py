@@ -327,3 +327,49 @@ def test_what_cannot_be_trained_is_said_before_anything_is():
     for optimizer in ("adam", torch.optim.Adam):
         with pytest.raises(OptionError, match=r"optimizer must be one, such as AdamW\(model.parameters\(\), 1e-3\)"):
             fit(net_of_four(), loader, epochs=1, progress=False, optimizer=optimizer)
+
+
+def test_sums_are_shown_as_means_over_images(toy):
+    both = []
+    for reduction in ("sum", "mean"):
+        model = net()
+        still = torch.optim.SGD(model.parameters(), lr=0.0)
+        criterion = nn.CrossEntropyLoss(reduction=reduction)
+        model[1].p = 0.0
+        both.append(fit(model, toy, toy, epochs=1, optimizer=still, criterion=criterion, progress=False))
+    for name in ("train_loss", "valid_loss"):
+        assert getattr(both[0], name) == pytest.approx(getattr(both[1], name))
+    assert both[0].train_loss == pytest.approx(both[0].valid_loss)
+
+
+def test_a_sum_is_trained_on_as_it_is(toy):
+    moved = []
+    for reduction, lr in (("sum", 0.001), ("mean", 0.03)):
+        model = net()
+        model[1].p = 0.0
+        few = [batch for batch in toy if len(batch[1]) == 30]
+        optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+        fit(
+            model,
+            few,
+            epochs=1,
+            optimizer=optimizer,
+            criterion=nn.CrossEntropyLoss(reduction=reduction),
+            progress=False,
+        )
+        moved.append(model[0].weight.detach())
+    torch.testing.assert_close(*moved)
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ({"epochs": 1.5}, "epochs must be a whole number, got 1.5"),
+        ({"every": 2.5, "log": print}, "every must be a whole number, got 2.5"),
+        ({"lr": "fast"}, "lr must be a number, got 'fast'"),
+        ({"device": "cudda"}, "device must be cpu, cuda, cuda:1, mps and the like, got 'cudda'"),
+    ],
+)
+def test_what_is_of_another_kind_is_refused(toy, given, match):
+    with pytest.raises(OptionError, match=match):
+        fit(net(), toy, progress=False, **given)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from torch_featviz.choices import check_whole
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.model.layout import Layout
 from torch_featviz.model.unplaced import unplaced
@@ -89,7 +90,7 @@ def feature_maps(
     peak, dead = _peaks(stack)
     faint, floor = _faint(stack, by_map=scale is None and per == "kernel")
     kinds = _kinds(stack, scale, cmap, floor) if per == "kernel" else []
-    ends = _words(kinds)
+    ends = _words(kinds, stack.flatten(1).isfinite().any(1).tolist())
     room, columns = channels, ncols
     if ncols is None and top is None:
         side = SIDE - min(_NAME, widest(named))  # names that are wider than their images stand upright
@@ -126,6 +127,7 @@ def feature_maps(
 
 
 def _check(top: int | None, ncols: int | None, per: str, scale: Scale | None) -> None:
+    check_whole(top=top, ncols=ncols)
     for name, value in (("top", top), ("ncols", ncols)):
         if value is not None and value < 1:
             raise OptionError(f"{name} must be at least 1, got {value}.")
@@ -165,8 +167,8 @@ def _no_narrower(scale: Scale, floor: float) -> Scale:
     return replace(scale, vmin=low, vmax=high.masked_fill(weak & (low >= 0), floor) if not scale.symmetric else -low)
 
 
-def _words(kinds: list[tuple[Tensor, Scale]]) -> tuple[str, ...]:
-    """The ends of each channel's scale; none where all share one."""
+def _words(kinds: list[tuple[Tensor, Scale]], finite: list[bool]) -> tuple[str, ...]:
+    """The ends of each channel's scale, where it has finite values; none where all share one."""
     several = [isinstance(end, Tensor) for _, scale in kinds for end in (scale.vmin, scale.vmax)]
     if not any(several):
         return ()
@@ -174,7 +176,7 @@ def _words(kinds: list[tuple[Tensor, Scale]]) -> tuple[str, ...]:
     for of, scale in kinds:
         ends = ends_of(scale)
         for i in of.nonzero().flatten().tolist():
-            words[i] = ends[i % len(ends)]
+            words[i] = ends[i % len(ends)] if finite[i] else "not finite"
     return tuple(words)
 
 

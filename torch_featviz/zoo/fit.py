@@ -15,6 +15,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader, Dataset
 
+from torch_featviz.choices import check_real, check_whole
 from torch_featviz.displayed import Displayed
 from torch_featviz.errors import DtypeError, FeatvizError, OptionError, ShapeError
 from torch_featviz.model.answer import Answer, Kind, answer_of, end_of, ending, scores_of
@@ -22,7 +23,7 @@ from torch_featviz.model.inputs import Inputs, device_of
 from torch_featviz.model.labels import labels_of, pair_of
 
 from .augment import OverViews, Views
-from .loss import Criterion, loss_of
+from .loss import Criterion, loss_of, per_image
 from .progress import NAMES, Log, Progress, TrainingCurves
 
 Loader = DataLoader[Any]
@@ -78,7 +79,8 @@ def fit(
         optimizer: used instead, with its own constant learning rate.
         criterion: the loss, called with the model's scores and `b` class numbers, such as
             `nn.CrossEntropyLoss(label_smoothing=0.1)` or a function; a module is moved to the model's device.
-            `nn.MSELoss`, `L1Loss`, `BCEWithLogitsLoss` and similar losses get one-hot rows. Validation uses it, too.
+            `nn.MSELoss`, `L1Loss`, `BCEWithLogitsLoss` and similar losses get one-hot rows. Validation uses it, too. Of
+            one with `reduction="sum"` the curves show the mean per image.
         augment: applied to each batch of training inputs.
         around: a context manager for each step, such as `Monitor(model).step`.
         device: the device of the training: the model is moved there and stays there, and each batch is moved. Default:
@@ -100,12 +102,14 @@ def fit(
         >>> [line.split(" | ")[0] for line in lines]
         ['Epoch 1/2', 'Epoch 2/2']
     """
+    check_whole(epochs=epochs, every=every)
+    check_real(lr=lr)
     if epochs < 1 or lr <= 0:
         raise OptionError(f"epochs must be at least 1 and lr above 0, got {epochs} and {lr}.")
     _check(model, train_loader, optimizer)
     if not len(train_loader):
         raise ShapeError("train_loader must yield at least one batch, got none.")
-    model.to(device)
+    _move(model, device)
     schedule = None
     if optimizer is None:
         optimizer = AdamW((p for p in model.parameters() if p.requires_grad), lr, fused=_fusible(model))
@@ -128,6 +132,15 @@ def fit(
         optimizer.zero_grad()
     names = [name for name in NAMES if valid_loader is not None or "valid" not in name]
     return TrainingCurves(**dict(zip(names, zip(*rows, strict=True), strict=True)))
+
+
+def _move(model: nn.Module, device: str | torch.device | None) -> None:
+    """Move the model to a device, if there is one of that name."""
+    try:
+        where = None if device is None else torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise OptionError(f"device must be cpu, cuda, cuda:1, mps and the like, got {device!r:.80}.") from error
+    model.to(where)
 
 
 def _check(model: Any, loader: Any, optimizer: Any) -> None:
@@ -177,6 +190,7 @@ class _Learn:
             if self.schedule is not None:
                 self.schedule.step()
             seen += len(truth)
+            value = per_image(value, self.criterion, len(truth))
             shown.step(value, int((Answer(scores.detach(), kind).values.argmax(1) == truth).sum()), len(truth))
 
 
@@ -217,7 +231,8 @@ def evaluate(
     n, said = values.shape[1], values.argmax(1)
     confusion = torch.bincount(truth * n + said, minlength=n * n).reshape(n, n)
     accuracy = (said == truth).double().mean().item()
-    return Evaluation(loss_of(answer, truth, criterion).item(), accuracy, confusion, scores)
+    loss = per_image(loss_of(answer, truth, criterion).item(), criterion, len(truth))
+    return Evaluation(loss, accuracy, confusion, scores)
 
 
 def _batches(loader: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:

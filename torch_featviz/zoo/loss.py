@@ -46,6 +46,11 @@ def loss_of(answer: Answer, truth: Tensor, criterion: Criterion | None = None) -
     return loss.reshape(())
 
 
+def per_image(loss: float, criterion: Criterion | None, count: int) -> float:
+    """The loss as a mean over so many images, so that batches of any size can be compared: `reduction="sum"` is not."""
+    return loss / count if getattr(criterion, "reduction", None) == "sum" else loss
+
+
 def cross_entropy(answer: Answer, truth: Tensor) -> Tensor:
     """Mean cross entropy; of labels, of each against all others."""
     scores = answer.scores

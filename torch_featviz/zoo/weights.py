@@ -28,7 +28,8 @@ def read_state(path: str | Path, key: str | None = None) -> State:
 
     Args:
         path: ends in one of `SUFFIXES`, or in `.safetensors`.
-        key: under which a checkpoint holds the state dict; default: the one that it holds.
+        key: under which a checkpoint holds the state dict; default: the one that it holds. In a safetensors file, names
+            begin with it and a point.
     Raises:
         FileError: there is no such file.
         OptionError: another kind of file.
@@ -39,7 +40,7 @@ def read_state(path: str | Path, key: str | None = None) -> State:
     if not path.is_file():
         raise FileError(f"no weights file {str(path)!r}.")
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+        return _read_safetensors(path, key)
     if path.suffix not in SUFFIXES:
         raise OptionError(f"weights must be a {', '.join(SUFFIXES)} or .safetensors file, got {path.name!r}.")
     try:
@@ -62,10 +63,15 @@ def read_state(path: str | Path, key: str | None = None) -> State:
         raise WeightsError(f"{str(path)!r} is not a file that torch.save wrote, or is corrupt.") from error
 
 
-def _read_safetensors(path: Path) -> State:
+def _read_safetensors(path: Path, key: str | None) -> State:
+    """All tensors of a file, which holds no others; of those under a key, their names begin with it and a point."""
     load_file = needs("safetensors.torch", f"reading {path.name!r}", "safetensors").load_file
     try:
-        return plain(load_file(path), path.name)
+        found: Any = load_file(path)
+        if key is not None:
+            under = {name.removeprefix(f"{key}."): x for name, x in found.items() if name.startswith(f"{key}.")}
+            found = {key: under} if under else found
+        return plain(found, path.name, key)
     except WeightsError:
         raise
     except Exception as error:  # safetensors has an error class of its own, known only once it is imported
