@@ -251,10 +251,25 @@ MORE = {
     "tokens norm": lambda net: fv.tokens(net, IMAGES, "1", by="norm"),
     "tokens similarity": lambda net: fv.tokens(net, IMAGES, "1", by="similarity", query=(1, 2)),
     "atlas": lambda net: fv.atlas(net, IMAGES[:2], loader=BATCHES, names=["one", "two"], targets=[0, 1]),
+    "attention": lambda _: attended(fv.Attention()),
+    "attention of some rows": lambda _: attended(fv.Attention([0, -1])),
     "several": lambda net: captured(net, Several(fv.Moments(), fv.Histogram())),
     "Moments of channels": lambda net: captured(net, fv.Moments(dim=1)),
     "TopK of channels": lambda net: captured(net, fv.TopK(2, dim=1), ["0"]),
 }
+
+
+def attended(of):
+    torch.manual_seed(0)
+    with torch.device("cpu"):
+        net = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 8, batch_first=True), 1).eval()
+        x, mask = torch.randn(2, 3, 8), torch.eye(3) * -2
+    maps = []
+    for mode in (torch.enable_grad, torch.no_grad):
+        with mode(), fv.capture(net, of=of) as att:
+            net(x, mask=mask)
+        maps += att.values()
+    return maps
 
 
 def captured(net, into, layers=None):

@@ -301,6 +301,7 @@ WATCHED = {
     "capture": (captured(), trained),
     "capture ops": (captured(ops=True), trained),
     "capture gradients": (captured(of="grad"), trained),
+    "capture attention": (captured(of="attention"), trained),
     "capture every": (captured(every=2), trained),
     "capture Moments": (captured(into=fv.Moments()), trained),
     "capture Histogram": (captured(into=fv.Histogram()), trained),

@@ -59,7 +59,9 @@ def capture(
             `ToCPU()` copies on the CPU; `Moments()`, `Histogram()` and `TopK()`, or a list of them, keep statistics and
             no outputs. A function is called with each output, and its result is kept.
         of: `'output'`, or `'grad'` for the gradient of the output in the backward, which must run inside the block.
-            Gradients are not rescaled: if a GradScaler scales the loss, they are scaled too.
+            Gradients are not rescaled: if a GradScaler scales the loss, they are scaled too. `'attention'`, or
+            `Attention(queries=[0])` for some rows, captures the softmaxed attention weights that a layer computes,
+            `images heads queries keys`, see below; a compiled model then runs uncompiled.
         every: capture one forward in `every`, beginning with the first; the others run without any overhead.
         stop: end the forward as soon as all of `layers` have run; the model then returns None.
         ops: also capture functional calls (`F.relu`, `torch.cat`, `view`, `+`) as layers. A call is named after the
@@ -78,6 +80,14 @@ def capture(
     Raises:
         LayerError: `model` has no such layer, or it cannot be captured; the model is unchanged.
         DtypeError, OptionError: an argument has the wrong type or an invalid value.
+
+    Attention is taken where it is computed: from `scaled_dot_product_attention`, `nn.MultiheadAttention` and its fast
+    paths, or a softmax that is multiplied with values. A layer that holds one attention has its own name as the key,
+    one that holds several a key for each; `layers=None` captures the innermost layers. Windows, as in Swin, are put
+    back in their places on the image's grid of tokens, zero between windows; weights on padding are left out. Only the
+    rows asked for are computed. Each is proven: with the values it must make the kernel's own output, within rounding,
+    or the forward ends with LayerError. Weights are those before dropout; where a fused kernel drops some, its output
+    proves nothing. Kernels that hide their weights (flash_attn, flex_attention, nested tensors) are refused by name.
 
     In a compiled model the capture becomes part of the compiled graph. Each set of layers compiles one more graph at
     its first forward; after the block the original graph runs again. A hook that is added inside the block and changes
