@@ -163,9 +163,11 @@ def in_encoder_layer(given: dict[str, Any], output: Tensor) -> Projected:
 
 
 def _mask(mask: Tensor | None, kind: int | None) -> Tensor | None:
-    """As `n heads q k`: 0 is `q k`, 1 is `n k`, 2 is all of them."""
+    """As `n heads q k`: 0 is `q k`, 1 is `n k`, 2 is all of them.
+
+    These operators take any number in a mask but 0 for minus infinity, and warn of that.
+    """
     if mask is None:
         return None
-    if mask.dtype == torch.bool:
-        mask = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device).masked_fill_(mask, -torch.inf)
+    mask = torch.zeros(mask.shape, dtype=torch.float32, device=mask.device).masked_fill_(mask != 0, -torch.inf)
     return mask[:, None, None, :] if kind == 1 else mask

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from torch_featviz.model.follow import Call, Follower
 from torch_featviz.model.operators import is_pointwise
+from torch_featviz.torch_private import schema_of
 
 PADDING, APART = -1, -2  # no place: an entry that a pad added; a token beside those of the image
 
@@ -152,7 +153,7 @@ def _moved(call: Call[_Traced]) -> list[_Traced]:
 
 
 def _called(function: Any, given: dict[str, Any]) -> Any:
-    positional = [a.name for a in function._schema.arguments if not a.kwarg_only]
+    positional = [a.name for a in schema_of(function).arguments if not a.kwarg_only]
     return function(*[given[name] for name in positional], **{k: v for k, v in given.items() if k not in positional})
 
 
