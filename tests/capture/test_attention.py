@@ -394,6 +394,24 @@ def test_a_kernel_that_hides_it_is_refused_by_name():
     close(att["0"], oracle(net[0], x))
 
 
+class Flexible(Attends):
+    def forward(self, x):
+        flexible = pytest.importorskip("torch.nn.attention.flex_attention").flex_attention
+        return flexible(*self.split(x)).transpose(1, 2).flatten(2)
+
+
+@pytest.mark.slow  # it imports Dynamo
+@pytest.mark.filterwarnings("ignore")
+def test_flex_attention_is_refused_by_name():
+    net, x = made(Flexible, channels=32, heads=2), tokens(2, 128, 32)
+    with (
+        torch.no_grad(),
+        pytest.raises(LayerError, match="attention of '' is computed by flex_attention, which returns no weights"),
+        fv.capture(net, of="attention"),
+    ):
+        net(x)
+
+
 class Plain(nn.Module):
     """`body(x)` as a forward."""
 

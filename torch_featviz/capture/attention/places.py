@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torch_featviz.model.follow import Call, Follower
 from torch_featviz.model.operators import is_pointwise
-from torch_featviz.torch_private import schema_of
+from torch_featviz.torch_private import is_higher_order, schema_of
 
 PADDING, APART = -1, -2  # no place: an entry that a pad added; a token beside those of the image
 
@@ -77,6 +77,8 @@ def _counted(sizes: Sequence[int], device: torch.device, axes: Sequence[int], sh
 class PlaceTracer(Follower[_Traced]):
     """While on, follows places through views, rolls, pads and all that works token by token."""
 
+    supports_higher_order_operators = True
+
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         super().__init__()
         for tensor in tensors:
@@ -89,6 +91,8 @@ class PlaceTracer(Follower[_Traced]):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if is_higher_order(func):
+            return func(*args, **(kwargs or {}))
         if is_composed(func):
             with self:
                 return func.decompose(*args, **(kwargs or {}))
