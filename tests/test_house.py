@@ -34,7 +34,7 @@ PLACES = {
     "deepcopy of a model": {"model/objects.py", "capture/copies.py"},  # the latter completes one that a user makes
     "training =": {"model/untouched.py", "model/copier.py", "zoo/fit.py"},  # the last trains
     "eval()": {"zoo/card.py", "zoo/file_nets.py", "zoo/recipe.py", "cli/given.py"},  # of networks that are made there
-    "softmax": {"model/answer.py"},
+    "softmax": {"model/answer.py", "capture/attention/rows.py"},  # the latter of scores of keys
 }
 
 

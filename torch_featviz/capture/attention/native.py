@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, linear, relu
 
 from .groups import Selection
-from .rows import claim, distance
+from .rows import claim, distance, softmaxed
 
 _SAMPLE = 4  # rows that are computed twice
 
@@ -82,7 +82,7 @@ class Projected:
         on_x = [one.flatten(1, 2) for one in _twice(heads, of_key)]  # heads as rows: keys are not copied for each
         scores = [one.view(*heads[0].shape[:3], -1) for one in _twice(on_x, key.mT)]
         scores = [one + other @ bias_of_key.mT for one, other in zip(scores, heads, strict=True)]
-        weights = [torch.softmax(one if mask is None else one + mask, dim=-1) for one in scores]
+        weights = [softmaxed(one if mask is None else one + mask) for one in scores]
         on_value = _twice([one.flatten(1, 2) for one in weights], value)
         made = _twice([one.view(*heads[0].shape[:3], -1) for one in on_value], of_value.mT)
         rows = torch.cat([(one + bias_of_value).transpose(1, 2).flatten(2) for one in made], dim=1)
@@ -99,7 +99,7 @@ class Projected:
             for one, matrix, bias in zip((x, key, value), matrices, biases, strict=True)
         )
         scores = (query * (1 / sqrt(query.shape[-1]))) @ key.mT
-        weights = torch.softmax(scores if mask is None else scores + mask, dim=-1)
+        weights = softmaxed(scores if mask is None else scores + mask)
         return weights, self.finish((weights @ value).transpose(1, 2).flatten(2), residual)
 
     def _split(self, dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:

@@ -66,7 +66,7 @@ def attended(
             scores += mask[at]
         if hidden is not None:
             scores.masked_fill_(hidden[at], -torch.inf)
-        torch.softmax(scores, dim=-1, out=part)
+        softmaxed(scores, out=part)
         if mask is not None or hidden is not None:  # a query that sees no key: kernels return either zeros or NaN
             blind = scores.amax(dim=-1, keepdim=True) == -torch.inf
             part.masked_fill_(blind & ~output[at].isnan().any(dim=-1, keepdim=True), 0.0)
@@ -76,6 +76,11 @@ def attended(
     if dropped:
         return weights, far.new_zeros(2)
     return weights, claim(far, _bound(query, key, value, kept=kept, mask=heaviest))
+
+
+def softmaxed(scores: Tensor, out: Tensor | None = None) -> Tensor:
+    """The weights of keys, `... k`."""
+    return torch.softmax(scores, dim=-1, out=out)
 
 
 def _parts(weights: Tensor, shared: int) -> Iterator[tuple[tuple[int | slice, ...], tuple[int | slice, ...]]]:
