@@ -111,7 +111,7 @@ def test_the_weights_are_those_of_loops_and_the_model_is_as_it_was(mode, fused):
     assert all("forward" not in vars(module) for module in net.modules())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.data())
 def test_any_heads_masks_and_scales(data):
     shared = data.draw(st.sampled_from([1, 2]))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from types import MethodType
+from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
 
 from torch_featviz.errors import DtypeError, ShapeError
 from torch_featviz.torch_private import in_backward
@@ -15,9 +18,9 @@ from ..asked import Scope
 from ..eager import NOTHING, all_eager, uncompiled
 from ..recorder import Recorder
 from ..reduce import Reducer
-from ..tap import Taps
+from ..tap import Taps, function_of, put
 from .asked import Attention
-from .seen import Seen, tap_modules
+from .seen import Seen
 
 _HEADS = 1  # the axis that takes the place of channels
 
@@ -99,3 +102,29 @@ class ReducedAttentions(Attentions):
                 self.reducers[name].update(output, _HEADS)
             except (DtypeError, ShapeError) as error:
                 self.left_out[name] = str(error)
+
+
+Alone: TypeAlias = Callable[[str, nn.Module, Any], AbstractContextManager[Any]]
+
+
+def tap_modules(names: dict[nn.Module, str], seen: Seen, alone: Alone, taps: Taps) -> None:
+    """Tell `seen` which forwards run. The layers of torch.nn that have no parts compute no attention.
+
+    Args:
+        alone: given a layer and its arguments, what to enter where it is called without the whole model.
+    """
+    for module, name in names.items():
+        own = not str(type(module).forward.__module__).startswith("torch.nn.")
+        if name and not isinstance(module, torch.jit.ScriptModule) and (own or any(True for _ in module.children())):
+            stand_in = _stand_in(function_of(module, "forward"), module, name, seen, alone)
+            put(module, "forward", MethodType(stand_in, module), taps)
+
+
+def _stand_in(inner: Callable[..., Any], module: nn.Module, name: str, seen: Seen, alone: Alone) -> Callable[..., Any]:
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if self is not module or is_dynamo_compiling():
+            return inner(self, *args, **kwargs)
+        with seen.within(name, module) if seen.running else alone(name, module, (args, kwargs)):
+            return inner(self, *args, **kwargs)
+
+    return forward

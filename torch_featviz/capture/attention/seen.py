@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from types import MethodType
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.compiler import is_dynamo_compiling
 
 from torch_featviz.errors import LayerError
 from torch_featviz.model.follow import key_of
@@ -19,27 +17,16 @@ from torch_featviz.model.values import tensors
 from torch_featviz.torch_private import TorchDispatchMode, is_higher_order, schema_of, tree_leaves
 
 from ..eager import all_eager
-from ..tap import Taps, function_of, put
-from .groups import Groups, Selection, Unplaced, grouped
+from .groups import Groups, Selection, Unplaced
+from .met import Operands, group_of
 from .native import Projected, in_encoder_layer, in_module
-from .places import Places, PlaceTracer, is_composed, over_channels
+from .operators import COPIES, PRODUCTS, RESHAPED, SOFTMAX, VIEWS, by_name, name_of
+from .places import PlaceTracer
 from .rows import attended
 
 _Call: TypeAlias = tuple[str, int, torch.Size]  # a layer, which of its calls, and of what shape its values are
 _KEPT = 16  # kinds of forwards of each model
 _known: WeakKeyDictionary[nn.Module, dict[Hashable, dict[_Call, Groups | str]]] = WeakKeyDictionary()
-
-# What an operator is to this mode
-_SOFTMAX = ("_softmax", "_safe_softmax", "softmax")
-_PRODUCTS = ("bmm", "mm", "matmul")
-_HIDING = ("_flash_attention_forward", "_efficient_attention_forward", "_cudnn_attention_forward")
-_HIDING_WORDS = ("flash", "attn", "attention", "fmha", "mha_")
-_VIEWS = (
-    *("permute", "transpose", "t", "unsqueeze", "squeeze", "expand", "slice", "select", "split", "split_with_sizes"),
-    *("unbind", "chunk", "expand_as", "swapaxes", "swapdims", "movedim", "narrow", "mT"),
-)
-_RESHAPED = ("view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten")
-_COPIES = ("clone", "contiguous", "alias", "detach", "_to_copy", "to", "native_dropout", "dropout", "lift_fresh")
 
 
 class Weights(NamedTuple):
@@ -49,22 +36,6 @@ class Weights(NamedTuple):
     heads: int | None  # that the softmax was over, where they have an axis
     depth: int
     holder: Tensor  # kept alive, lest its memory be taken for another's
-
-
-class Operands(NamedTuple):
-    """What meets in an attention.
-
-    Args:
-        queries: the queries, or the weights; `values` are the values, or the keys; both have tokens along `axis`.
-        heads: how many of the groups are heads of one attention; None if unknown.
-        weights: `... q k`, where a softmax has been seen.
-    """
-
-    queries: Tensor
-    values: Tensor
-    heads: int | None = 1
-    axis: int = -2
-    weights: Tensor | None = None
 
 
 @all_eager
@@ -150,7 +121,7 @@ class Seen(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        name = _name(func)
+        name = name_of(func)
         handler = _HANDLERS.get(name)
         if handler is not None:
             return handler(self, func, args, kwargs)
@@ -177,7 +148,7 @@ class Seen(TorchDispatchMode):
         layers = self._layers()
         if not layers:
             return answer
-        given = _by_name(func, args, kwargs)
+        given = by_name(func, args, kwargs)
         query, key, value = given["query"], given["key"], given["value"]
         if query.is_nested:
             return self._hidden(func, args, kwargs)
@@ -236,7 +207,7 @@ class Seen(TorchDispatchMode):
         self, func: Any, args: Any, kwargs: Any, read: Callable[[dict[str, Any], Tensor], Projected], part: str
     ) -> Any:
         layers = self._layers(part)
-        given = _by_name(func, args, kwargs)
+        given = by_name(func, args, kwargs)
         if not layers:
             return func(*args, **kwargs)
         if any(isinstance(tensor, Tensor) and tensor.is_nested for tensor in given.values()):
@@ -276,12 +247,12 @@ class Seen(TorchDispatchMode):
         dropout = name.rstrip("_") in ("mul", "div") and any(id(value) in self._noise for value in given)
         outputs = list(answer) if isinstance(answer, (tuple, list)) else [answer]
         values = [held.values]
-        if name in _VIEWS:
+        if name in VIEWS:
             moved = func(held.values, *args[1:], **kwargs)
             values = list(moved) if isinstance(moved, (tuple, list)) else [moved]
-        elif name in _RESHAPED:
+        elif name in RESHAPED:
             values = [held.values.reshape(answer.shape)]
-        elif not dropout and name not in _COPIES:
+        elif not dropout and name not in COPIES:
             if written:
                 self._live.pop(key_of(given[0]), None)
             if isinstance(answer, Tensor) and answer.shape == held.values.shape:
@@ -311,34 +282,16 @@ class Seen(TorchDispatchMode):
         call = layer, self._calls[layer], met.values.shape
         self._calls[layer] += 1
         if call not in self._groups:
-            self._groups[call] = self._group(layers, met)
+            try:
+                self._groups[call] = group_of(met, self._tracer, self._images, self._frames[-1][1])
+            except Unplaced as why:
+                again = "" if self._tracer else "; it goes another way than in the forward before: run it once more"
+                raise LayerError(f"the attention of {layers[-1]!r} cannot be captured: {why}{again}.") from None
         groups = self._groups[call]
         if isinstance(groups, str):
             self.reasons[layer] = groups
             return None
         return groups.select(self._queries(layers[-1], groups.length(met.queries.shape[met.axis])))
-
-    def _group(self, layers: list[str], met: Operands) -> Groups | str:
-        asked, seen = (None if self._tracer is None else self._tracer.known(x) for x in (met.queries, met.values))
-        if over_channels(met.values, seen, met.axis):
-            return "its softmax is over channels, not over tokens"
-        n = met.values.shape[:1].numel()
-        if met.weights is not None:
-            n = met.values.shape[:-2].numel()
-            total = met.weights.sum(dim=-1)
-            if bool(((total - 1).abs() > 0.05).logical_and(total != 0).any()):
-                return "what meets the values is no softmax over tokens"
-            if met.weights.dim() == 2 and seen is None:
-                return "its softmax meets the weights of a layer"
-        module, heads = self._frames[-1][1], met.heads
-        if heads is None and isinstance(module, nn.MultiheadAttention):
-            heads = module.num_heads
-        try:
-            of_queries, of_keys = (_tokens(places, met.axis, n) for places in (asked, seen))
-            return grouped(of_queries, of_keys, n, self._images, heads)
-        except Unplaced as why:
-            again = "; it goes another way than in the forward before: run it once more" if self._tracer is None else ""
-            raise LayerError(f"the attention of {layers[-1]!r} cannot be captured: {why}{again}.") from None
 
     def _give(self, layers: list[str], weights: Tensor) -> None:
         self.found.setdefault(self._frames[-1][0])
@@ -364,73 +317,13 @@ def _kind(value: Any) -> Any:
     return value if isinstance(value, (bool, int, str)) else type(value)
 
 
-def _name(func: Any) -> str:
-    name = _names.get(func)
-    if name is None:
-        if is_higher_order(func):
-            name = "hidden" if "flex_attention" in str(func) else ""
-        elif is_composed(func):
-            name = "composed"
-        else:
-            space, _, name = schema_of(func).name.rpartition("::")
-            if name in _HIDING or (space != "aten" and any(word in space + name for word in _HIDING_WORDS)):
-                name = "hidden"
-            elif name.startswith("_scaled_dot_product"):
-                name = "fused"
-        _names[func] = name
-    return name
-
-
-_names: dict[Any, str] = {}
 _HANDLERS: dict[str, Callable[[Seen, Any, Any, Any], Any]] = {
     "composed": Seen._composed,
-    **dict.fromkeys(_SOFTMAX, Seen._softmax),
-    **dict.fromkeys(_PRODUCTS, Seen._product),
+    **dict.fromkeys(SOFTMAX, Seen._softmax),
+    **dict.fromkeys(PRODUCTS, Seen._product),
     "hidden": Seen._hidden,
     "fused": Seen._fused,
     "_native_multi_head_attention": Seen._in_module,
     "_transformer_encoder_layer_fwd": Seen._in_encoder_layer,
     "bernoulli_": Seen._bernoulli,
 }
-
-
-def _tokens(places: Places | None, axis: int, n: int) -> Places | None:
-    """The places of the tokens along an axis, one of the last two, in each of the `n` groups that come first."""
-    if places is None:
-        return None
-    numbers = places.numbers.movedim(axis, -1).select(-2, 0)  # ... tokens
-    numbers = numbers.reshape(-1, numbers.shape[-1])
-    return Places(numbers[:: len(numbers) // n], places.count)  # without the heads, where they have an axis
-
-
-def _by_name(func: Any, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    arguments = schema_of(func).arguments
-    given: dict[str, Any] = {a.name: a.default_value for a in arguments if a.has_default_value()}
-    given |= dict(zip((a.name for a in arguments), args, strict=False))
-    return given | kwargs
-
-
-Alone: TypeAlias = Callable[[str, nn.Module, Any], AbstractContextManager[Any]]
-
-
-def tap_modules(names: dict[nn.Module, str], seen: Seen, alone: Alone, taps: Taps) -> None:
-    """Tell `seen` which forwards run. The layers of torch.nn that have no parts compute no attention.
-
-    Args:
-        alone: given a layer and its arguments, what to enter where it is called without the whole model.
-    """
-    for module, name in names.items():
-        own = not str(type(module).forward.__module__).startswith("torch.nn.")
-        if name and not isinstance(module, torch.jit.ScriptModule) and (own or any(True for _ in module.children())):
-            stand_in = _stand_in(function_of(module, "forward"), module, name, seen, alone)
-            put(module, "forward", MethodType(stand_in, module), taps)
-
-
-def _stand_in(inner: Callable[..., Any], module: nn.Module, name: str, seen: Seen, alone: Alone) -> Callable[..., Any]:
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if self is not module or is_dynamo_compiling():
-            return inner(self, *args, **kwargs)
-        with seen.within(name, module) if seen.running else alone(name, module, (args, kwargs)):
-            return inner(self, *args, **kwargs)
-
-    return forward

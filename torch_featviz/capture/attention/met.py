@@ -1,0 +1,63 @@
+"""What meets in an attention, and whether it is one between tokens."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from .groups import Groups, grouped
+from .places import Places, PlaceTracer, over_channels
+
+
+class Operands(NamedTuple):
+    """What meets in an attention.
+
+    Args:
+        queries: the queries, or the weights; `values` are the values, or the keys; both have tokens along `axis`.
+        heads: how many of the groups are heads of one attention; None if unknown.
+        weights: `... q k`, where a softmax has been seen.
+    """
+
+    queries: Tensor
+    values: Tensor
+    heads: int | None = 1
+    axis: int = -2
+    weights: Tensor | None = None
+
+
+def group_of(met: Operands, tracer: PlaceTracer | None, images: int | None, module: nn.Module) -> Groups | str:
+    """Which images, windows and heads it is of; or why it is no attention between tokens.
+
+    Args:
+        tracer: what knows the places of tokens; None where they were not followed.
+        images: how many the model was given.
+        module: in whose forward they meet.
+    Raises:
+        Unplaced: it cannot be told.
+    """
+    asked, seen = (None if tracer is None else tracer.known(x) for x in (met.queries, met.values))
+    if over_channels(met.values, seen, met.axis):
+        return "its softmax is over channels, not over tokens"
+    n = met.values.shape[:1].numel()
+    if met.weights is not None:
+        n = met.values.shape[:-2].numel()
+        total = met.weights.sum(dim=-1)
+        if bool(((total - 1).abs() > 0.05).logical_and(total != 0).any()):
+            return "what meets the values is no softmax over tokens"
+        if met.weights.dim() == 2 and seen is None:
+            return "its softmax meets the weights of a layer"
+    heads = met.heads
+    if heads is None and isinstance(module, nn.MultiheadAttention):
+        heads = module.num_heads
+    of_queries, of_keys = (_tokens(places, met.axis, n) for places in (asked, seen))
+    return grouped(of_queries, of_keys, n, images, heads)
+
+
+def _tokens(places: Places | None, axis: int, n: int) -> Places | None:
+    """The places of the tokens along an axis, one of the last two, in each of the `n` groups that come first."""
+    if places is None:
+        return None
+    numbers = places.numbers.movedim(axis, -1).select(-2, 0)  # ... tokens
+    numbers = numbers.reshape(-1, numbers.shape[-1])
+    return Places(numbers[:: len(numbers) // n], places.count)  # without the heads, where they have an axis
