@@ -165,6 +165,7 @@ def attribute(
             f"attribute takes the model and the images by position, and all else by name: {_by_name(others[0])}."
         )
     inputs = Inputs.of(batch_of(model, images), additional_forward_args, keywords)
+    check_images(inputs.images, (3, 4, 5))
     answer = getattr(card, "answer", None) if answer is None else answer
     boxes = partial(_of_boxes, model, inputs, method or DEFAULT, layer=layer, answer=answer, seed=seed, options=options)
     check_images(inputs.images, (3, 4, 5))
@@ -211,7 +212,7 @@ def _of_boxes(
 ) -> Attribution | None:
     """Heatmaps of a detector's boxes; None where the model returns none."""
     with isolated(seed):
-        if not isinstance(inputs.images, Tensor) or inputs.images.dim() != 4 or not is_detector(model, inputs, answer):
+        if inputs.images.dim() != 4 or not is_detector(model, inputs, answer):
             return None
         check_method(method)
         if unknown := sorted(options.keys() - OPTIONS):
