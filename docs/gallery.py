@@ -8,8 +8,8 @@ from torch_featviz.picture import Picture
 
 ORDER = {
     "howto": (
-        *("atlas", "kernels", "maps", "overview", "why", "detectors", "units", "receptive", "learning", "findings"),
-        *("capture", "cost", "own_model", "filters"),
+        *("atlas", "kernels", "maps", "overview", "why", "transformers", "detectors", "segmenters", "units"),
+        *("receptive", "learning", "findings", "capture", "cost", "own_model", "filters"),
     ),
     "tutorials": ("four_filters", "xo", "alexnet", "cifar_mlp", "cifar_cnn"),
 }

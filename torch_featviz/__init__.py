@@ -1,4 +1,4 @@
-"""See what a convolutional network has learnt: its kernels, its feature maps, and what it makes of an image."""
+"""See what a network has learnt: its kernels, its feature maps, its attention, and what it makes of an image."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
