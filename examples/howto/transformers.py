@@ -80,6 +80,12 @@ fv.attention_distance(model, test[:64])
 fv.attention(model, test[:3], rollout=True)
 
 # %%
+# What do the tokens hold? Three principal components of the last layer as colours: tokens of one colour are alike, and
+# all images share one basis. The class token has no place; it is named in the legend, and left out of the basis.
+
+fv.tokens(model, test[:4], "encoder.layers.encoder_layer_1")
+
+# %%
 # What speaks for the answer? Heatmaps of the predicted class, each with a verdict: methods are sorted by it, and those
 # that are no better than chance are not to be trusted, however convincing they look.
 

@@ -42,6 +42,16 @@ CHANCE = f"the same heatmap at {PLACES} other places"
 MEANING = f"chance: {CHANCE}; ✓ better: {100 * MARGIN:.0f} % and {DEVIATIONS} deviations above it; = no better; ✗ worse"
 
 
+def needed(spread: Tensor) -> Tensor:
+    """`b`, the gain from which on a heatmap is better than chance, by the standard deviation of other places.
+
+    Example:
+        >>> needed(torch.tensor([0.0, 0.25]))
+        tensor([0.0300, 0.5000])
+    """
+    return (DEVIATIONS * spread).clamp(min=MARGIN)
+
+
 def judge(gain: Tensor, capped: Tensor, spread: Tensor | None = None) -> tuple[Verdict, ...]:
     """A verdict for each heatmap.
 
@@ -53,7 +63,7 @@ def judge(gain: Tensor, capped: Tensor, spread: Tensor | None = None) -> tuple[V
         >>> judge(torch.tensor([0.2, 0.2, 0.0, -0.1]), torch.tensor([False, True, False, False]))
         (<Verdict.BETTER: 1>, <Verdict.NO_BETTER: 0>, <Verdict.NO_BETTER: 0>, <Verdict.WORSE: -1>)
     """
-    margin = gain.new_tensor(MARGIN) if spread is None else (DEVIATIONS * spread).clamp(min=MARGIN)
+    margin = gain.new_tensor(MARGIN) if spread is None else needed(spread)
     better = (gain >= margin) & ~capped
     worse = gain <= -margin
     return tuple(Verdict(value) for value in (better.int() - worse.int()).tolist())

@@ -14,7 +14,7 @@ from torch_featviz.explain import Faithfulness, Reason, Reasons, Verdict, attrib
 from torch_featviz.explain.attribute import OneOrMore
 from torch_featviz.explain.boxes import DEFAULT, is_detector
 from torch_featviz.explain.reasons import answered
-from torch_featviz.explain.verdict import MEANING
+from torch_featviz.explain.verdict import MARGIN, MEANING, needed
 from torch_featviz.model.answer import Kind
 from torch_featviz.model.boxes import names_in
 from torch_featviz.model.inputs import Inputs, as_batch
@@ -240,8 +240,21 @@ def _answer(why: Reasons, image: int, names: Sequence[str]) -> str:
 
 
 def _captions(worth: Faithfulness) -> list[str]:
+    """The verdict on each heatmap, what kept it from a better one, and the areas.
+
+    Example:
+        >>> figures = [torch.tensor([value]) for value in (0.2, 0.6, 0.3, 0.4)]
+        >>> print(_captions(Faithfulness(*figures, torch.zeros(1, 1), deviation=torch.tensor([0.25])))[0])
+        = no better than chance
+        gain 0.15, needs 0.50
+        ins 0.60 (0.40), del 0.20 (0.30)
+    """
     columns = (worth.insertion, worth.random_insertion, worth.deletion, worth.random_deletion)
-    verdicts = [f"{verdict}\n{why}".strip() for verdict, why in zip(worth.verdict, worth.held_back, strict=True)]
+    reasons = zip(worth.held_back, worth.gain.tolist(), needed(worth.spread).tolist(), strict=True)
+    notes = [
+        why or (f"gain {gain:.2f}, needs {least:.2f}" if MARGIN <= gain < least else "") for why, gain, least in reasons
+    ]
+    verdicts = [f"{verdict}\n{why}".strip() for verdict, why in zip(worth.verdict, notes, strict=True)]
     rows = zip(verdicts, *(column.tolist() for column in columns), strict=True)
     return [f"{verdict}\nins {a:.2f} ({b:.2f}), del {c:.2f} ({d:.2f})" for verdict, a, b, c, d in rows]
 
