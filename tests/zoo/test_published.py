@@ -23,7 +23,7 @@ def picture(height, width, seed=0):
 
 
 def presets():
-    """One name for each set of parameters that any weights of a classification net have, of its smallest net."""
+    """One name for each set of parameters that any weights of a classifier have, of its smallest net."""
     found = {}
     for net in models.list_models(module=models):
         for weights in models.get_model_weights(net):

@@ -17,7 +17,6 @@ from torch_featviz.errors import OptionError
 from torch_featviz.model.held import base_of
 
 from .card import ModelCard
-from .detectors import detector_card
 
 PREFIX = "torchvision:"
 # Old nets that warn unless told how to begin, and whose published weights expect TensorFlow's input range.
@@ -57,11 +56,20 @@ def torchvision_card(name: str) -> ModelCard:
             f"no weights {tag!r} of {net!r} in torchvision; there are {', '.join(published.__members__)}."
         )
     weights = published[tag or "DEFAULT"].value
-    if net in detectors:
-        return detector_card(name, weights, landmarks)
-    preset = weights.transforms()
     build = partial(models.get_model, net, weights=None, **_options(net, weights))
     low, middle, high = landmarks(build)
+    if net in detectors:  # they size and normalise images themselves: these keep their size, and lie in [0, 1]
+        return ModelCard(
+            name=PREFIX + name,
+            build=build,
+            input_size=(3, 0, 0),
+            classes=tuple(weights.meta["categories"]),
+            low=low,
+            middle=middle,
+            high=high,
+            weights=weights.url,
+        )
+    preset = weights.transforms()
     side = getattr(preset, "crop_size", (0,))[0]  # where nothing is cut out, images have any proportions
     return ModelCard(
         name=name if name == "alexnet" else PREFIX + name,
