@@ -1,5 +1,6 @@
 """Captured attention of torch.nn, torchvision, timm and transformers, against eager attention and windows by loops."""
 
+import copy
 import itertools
 
 import numpy as np
@@ -394,3 +395,55 @@ def test_an_encoder_and_a_decoder_of_three_attentions():
     wanted = out.encoder_attentions + out.decoder_attentions + out.cross_attentions
     for found, expected in zip(att.values(), wanted, strict=True):
         close(found, expected)
+
+
+class InADictionary(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = torchvision.models.SwinTransformer([4, 4], 16, [2], [2], [4, 4], num_classes=3)
+
+    def forward(self, batch):
+        return self.net(batch["x"])
+
+
+def weights_of(net, *given):
+    with torch.no_grad(), fv.capture(net, of="attention") as attention:
+        net(*given)
+    return {name: weights.clone() for name, weights in attention.items()}
+
+
+def test_windows_of_images_in_a_dictionary_are_followed_anew_for_another_size():
+    net = InADictionary().eval()
+    weights_of(net, {"x": random(1, 3, 32, 64)})
+    images = {"x": random(1, 3, 64, 32)}
+    again, fresh = weights_of(net, images), weights_of(copy.deepcopy(net), images)
+    assert len(fresh) == 2
+    for name, weights in fresh.items():
+        close(again[name], weights)
+
+
+def test_windows_are_followed_anew_where_the_model_shifts_them_elsewhere():
+    net = torchvision.models.SwinTransformer([4, 4], 16, [2], [2], [4, 4], num_classes=3).eval()
+    images = random(1, 3, 32, 64)
+    before = weights_of(net, images)
+    net.features[1][1].attn.shift_size = [1, 1]
+    again, fresh = weights_of(net, images), weights_of(copy.deepcopy(net), images)
+    for name, weights in fresh.items():
+        close(again[name], weights)
+    assert not torch.equal(before["features.1.1.attn"], fresh["features.1.1.attn"])
+
+
+class Experts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gate, self.attention = nn.Linear(8, 3), nn.MultiheadAttention(8, 2, batch_first=True)
+        self.experts = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, x):
+        x = self.attention(x, x, x)[0]
+        gate = self.gate(x).softmax(-1)
+        return torch.einsum("bne,bned->bnd", gate, torch.stack([expert(x) for expert in self.experts], 2))
+
+
+def test_a_gate_over_experts_is_passed_over_where_nobody_asks_for_it():
+    assert list(weights_of(Experts().eval(), random(2, 7, 8))) == ["attention"]

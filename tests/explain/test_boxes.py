@@ -342,7 +342,7 @@ def test_lowest_score_and_number_of_boxes():
         ({"method": "occlusion"}, OptionError, "occlusion runs changed images, in which a detector finds other boxes"),
         ({"method": "lrp"}, OptionError, "for boxes there are layercam, hirescam, gradcam, saliency, input_x_gradient"),
         ({"method": "clairvoyance"}, OptionError, "no method 'clairvoyance'"),
-        ({"top": 0}, OptionError, "top must be at least 1 and min_score from 0 to 1, got 0 and 0.25"),
+        ({"top": 0}, OptionError, "top must be at least 1 and min_score from 0 to 1, got 0 and None"),
         ({"min_score": 2}, OptionError, "top must be at least 1"),
         ({"n_steps": 3}, OptionError, "layercam of boxes has no option 'n_steps'; it takes min_score, top"),
         ({"layer": "nothing"}, LayerError, "no layer 'nothing'"),

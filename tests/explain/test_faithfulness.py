@@ -13,6 +13,8 @@ from torch import nn
 from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.explain import Attribution, attribute, faithfulness
 from torch_featviz.explain.faithfulness import _elsewhere, blur
+from torch_featviz.inspect.patches import patch_of
+from torch_featviz.model.inputs import Inputs
 
 
 def net_of(size=6):
@@ -167,6 +169,12 @@ def test_a_transformer_loses_whole_patches_of_its_own_grid():
             moved = moved_by_hand(torch.tensor(heat).view(3, 4), rows, columns).flatten().tolist()
             elsewhere.append(patches_by_hand(net, images[b], torch.zeros(1, 12, 8), moved, target, 5))
         assert float(found.random_deletion[b]) == pytest.approx(np.mean(elsewhere), abs=1e-5)
+
+
+def test_patches_that_leave_a_rest_of_the_image_are_none():
+    tokens = nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.Flatten(2), nn.BatchNorm1d(8)).eval()
+    assert patch_of(tokens, Inputs(torch.zeros(1, 3, 32, 32))) == (8, 8)
+    assert patch_of(tokens, Inputs(torch.zeros(1, 3, 36, 36))) == (1, 1)  # 4 × 4 tokens of 8 pixels, not of 9
 
 
 def test_patches_can_be_chosen():

@@ -226,9 +226,19 @@ def test_a_class_without_a_pixel_says_so():
 def test_what_may_be_a_picture_is_asked_about():
     net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 1, 3, padding=1))
     for call in (attribute, fv.attributions):
-        with pytest.raises(OptionError, match=r"the model returns shape \(3, 1, 16, 16\), as the images have: is it a"):
+        with pytest.raises(OptionError, match=r"the model returns shape \(3, 1, 16, 16\): is it a picture"):
             call(net, IMAGES)
     assert attribute(net, IMAGES, target=1).mask.any()
     features = nn.Conv2d(1, 8, 9, 9)
     with pytest.raises(ShapeError, match=r"returns shape \(1, 8, 1, 1\); pass target= a callable"):
         attribute(features, IMAGES)
+
+
+def test_one_channel_and_channels_like_the_image_are_asked_about():
+    images = torch.rand(2, 3, 8, 8)
+    larger = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.Upsample(scale_factor=2)).eval()
+    depth = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 1, 3)).eval()
+    for net in (larger, depth):
+        with pytest.raises(OptionError, match="is it a picture or a depth, or are these scores of classes"):
+            attribute(net, images)
+    assert attribute(depth, images, classes=["road"]).classes is not None

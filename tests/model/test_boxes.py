@@ -181,3 +181,9 @@ def test_names_of_a_configuration():
     assert names_in(net) == ("cat", "dog")
     net.config.id2label = {0: "LABEL_0", 1: "LABEL_1"}
     assert names_in(net) == ()
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_what_a_softmax_made_is_no_box(axis):
+    assert find_boxes(noise(1, 20, 7).softmax(axis), SIZE) is None
+    assert find_boxes(noise(1, 7, 20).softmax(axis), SIZE) is None

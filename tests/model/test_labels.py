@@ -11,7 +11,7 @@ from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
-from torch_featviz.model.labels import image_of, items_of, label_of, labels_of, pair_of
+from torch_featviz.model.labels import image_of, items_of, label_of, labels_of, names_of, pair_of
 
 
 class Pet(IntEnum):
@@ -137,3 +137,10 @@ def test_a_data_set_that_cannot_be_iterated_is_asked_by_number():
     assert [*items_of(Few())] == [0, 1, 2]
     assert [*items_of(Stream())] == ["a", "b", "c"]
     assert [*items_of([5])] == [5]
+
+
+def test_a_mapping_names_the_classes_by_its_numbers():
+    assert names_of({10: "k", **{str(n): f"c{n}" for n in (9, 8, 7, 6, 5, 4, 3, 2, 1, 0)}})[8:] == ("c8", "c9", "k")
+    for wrong in ({"cat": 0, "dog": 1}, {1: "cat", 2: "dog"}):
+        with pytest.raises(DtypeError, match=r"classes must map 0, 1, \.\.\. to the names of all classes"):
+            names_of(wrong)

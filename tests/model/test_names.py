@@ -1,5 +1,6 @@
 """A class by its name, wherever one is asked for."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -8,7 +9,7 @@ import torch_featviz as fv
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.explain import attack, attribute, reasons
 from torch_featviz.model.labels import class_number
-from torch_featviz.model.names import check_named, known_names, numbered
+from torch_featviz.model.names import check_named, known_names, listed, numbered
 
 NAMES = ["crane", "dog", "cow", "crane"]
 IMAGES = torch.rand(2, 1, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -91,3 +92,13 @@ def test_the_two_classes_of_one_logit():
         found = attribute(net, IMAGES, target=name, classes=["cat"])
         assert found.classes.tolist() == [number] * 2
         assert torch.equal(found.heatmaps, attribute(net, IMAGES, target=number).heatmaps)
+
+
+def test_targets_are_listed_whatever_holds_them():
+    for given in ([1, 2], (1, 2), range(1, 3), torch.tensor([1, 2]), np.array([1, 2])):
+        assert listed(given) == [1, 2]
+    assert listed(torch.tensor(3)) == listed(np.int64(3)) == listed(3) == [3]
+    assert listed(np.array(["cat", "dog"])) == ["cat", "dog"]
+    for wrong in ([[1, 2]], [1.5], print, {"cat"}):
+        with pytest.raises(DtypeError, match="targets must be a class, or a list of classes"):
+            listed(wrong)

@@ -1,5 +1,7 @@
 """Boxes as they are drawn: a row for each image and method, an outline where the box is, names and scores."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -8,7 +10,7 @@ import torch_featviz as fv
 from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.explain import Attribution, attribute
 from torch_featviz.picture.color import Counts
-from torch_featviz.views.boxes import boxes_sheet, outlined
+from torch_featviz.views.boxes import _check_named, boxes_sheet, outlined
 
 
 class Fixed(nn.Module):
@@ -57,11 +59,11 @@ def test_a_row_for_each_image_and_method():
 
 
 def test_classes_without_names_are_numbered():
-    picture = fv.attributions(Fixed(4), IMAGES[:1], classes=["sky"])
+    picture = fv.attributions(Fixed(4), IMAGES[:1])
     assert [label.rpartition(" ")[0].rpartition(" ")[0] for label in picture.labels[1:]] == [
         "class 1",
         "class 2",
-        "sky",
+        "class 0",
         "class 7",
     ]
     assert len(fv.attributions(Fixed(4), IMAGES[:1], top=3).labels) == 4
@@ -105,3 +107,11 @@ def test_heatmaps_of_no_boxes_are_refused():
     why = Attribution(torch.zeros(1, 1, 16, 20), torch.zeros(1, 16, 20), None, "gradcam")
     with pytest.raises(ShapeError, match="the heatmaps of gradcam are of no boxes"):
         boxes_sheet(IMAGES[:1], [why], (), (Counts(), ()), "")
+
+
+def test_a_box_whose_class_has_no_name_is_refused():
+    why = SimpleNamespace(boxes=SimpleNamespace(classes=torch.tensor([1, 2])))
+    _check_named([why], ["background", "cat", "dog"])
+    _check_named([why], [])
+    with pytest.raises(ShapeError, match="a box has class 2, but 2 names are given"):
+        _check_named([why], ["cat", "dog"])

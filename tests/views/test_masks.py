@@ -103,4 +103,4 @@ def test_the_page_of_a_segmenter():
     picture = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Tanh(), nn.Conv2d(2, 1, 3, padding=1))
     data = atlas(picture, IMAGES).data
     assert data["why"] == []
-    assert "is it a picture, or are these scores of classes?" in " ".join(data["left_out"])
+    assert "is it a picture or a depth, or are these scores of classes?" in " ".join(data["left_out"])

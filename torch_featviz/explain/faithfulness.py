@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from torch_featviz.choices import check_whole
 from torch_featviz.displayed import Displayed
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.inspect.cut import remembered
@@ -261,6 +262,8 @@ def _patch_of(model: nn.Module, inputs: Inputs) -> tuple[int, ...]:
 def _checked(patch: int | Sequence[int], images: Tensor) -> tuple[int, ...]:
     """The pixels asked for along each axis of the image."""
     sides = tuple(images.shape[2:])
+    for each in patch if isinstance(patch, (list, tuple)) else (patch,):
+        check_whole(patch=each)
     size = (patch,) * len(sides) if isinstance(patch, int) else tuple(patch)
     if len(size) != len(sides) or any(p < 1 or side % p for p, side in zip(size, sides, strict=True)):
         raise OptionError(f"patch must divide the sides of the images, {' × '.join(map(str, sides))}; got {patch!r}.")

@@ -38,10 +38,10 @@ def segments_of(net: nn.Module, inputs: Inputs, output: Any, told: Told, *, aske
         ShapeError: the number of names is wrong.
     """
     known = asked or told.kind is not None or bool(told.names)
-    if not known and isinstance(output, Tensor) and output.shape[1:] == inputs.images.shape[1:]:
+    if not known and isinstance(output, Tensor) and output.shape[1] in (1, inputs.images.shape[1]):
         raise OptionError(
-            f"the model returns shape {tuple(output.shape)}, as the images have: is it a picture, or are these scores "
-            "of classes? If they are, name classes=, or set target= to a class; else pass target= a callable that "
+            f"the model returns shape {tuple(output.shape)}: is it a picture or a depth, or are these scores of "
+            "classes? If they are, name classes=, or set target= to a class; else pass target= a callable that "
             "returns shape 'b', one value per image."
         )
     return segmented(output, inputs.images, net=net, told=told, ended=partial(_end, net, inputs))

@@ -111,8 +111,8 @@ class Attending:
     """
 
     def __init__(self, model: nn.Module, inputs: Inputs, layers: Layers) -> None:
+        asked = None if layers is None else resolve(model, layers)
         self._net, self._inputs = twin(model), inputs
-        asked = None if layers is None else resolve(self._net, layers)
         seen = _Seen(inputs.rows(slice(0, 1)).copied())
         counts = seen.run(self._net)
         chosen = [name for name in counts if asked is None or _is_within(name, asked)]

@@ -25,6 +25,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch_featviz.capture.noting import Note, numbered
 from torch_featviz.capture.session import Capture
 from torch_featviz.errors import LayerError, OptionError, ShapeError
+from torch_featviz.model.build import build_of
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.kinds import call_of, moves_only
 from torch_featviz.model.layout import Layout, LayoutTracer
@@ -71,7 +72,6 @@ def _in_words(layer: str, layout: Layout) -> str:
 
 _T = TypeVar("_T")
 _known: WeakKeyDictionary[nn.Module, dict[Hashable, Any]] = WeakKeyDictionary()
-_PLAIN = frozenset((bool, int, float, str, bytes, type(None)))
 
 
 def remembered(
@@ -81,24 +81,11 @@ def remembered(
     given = (inputs.images, *tensors((inputs.args, dict(inputs.keywords))))
     shapes = tuple(tuple(tensor.shape[1:]) for tensor in given)
     answers = _known.setdefault(model, {})
-    key = (_build_of(model), shapes, question)
+    key = (build_of(model), shapes, question)
     if anew or key not in answers:
         answers[key] = ask()
     answer: _T = answers[key]
     return answer
-
-
-def _build_of(model: nn.Module) -> int:
-    """A number that is another one where modules are others, or what they hold: strides, flags, sizes of weights."""
-    held: list[Hashable] = []
-    for module in model.modules():
-        held.append(id(module))
-        for value in vars(module).values():
-            kind = type(value)
-            if kind in _PLAIN or (kind is tuple and _PLAIN.issuperset(map(type, value))):
-                held.append(value)
-        held += [None if weight is None else weight.shape for weight in module._parameters.values()]
-    return hash(tuple(held))
 
 
 def map_of(net: nn.Module, inputs: Inputs, layers: Sequence[str]) -> AnswerMap:

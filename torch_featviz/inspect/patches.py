@@ -13,7 +13,7 @@ from torch_featviz.capture.session import Capture
 from torch_featviz.errors import LayerError
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.layout import Layout, LayoutTracer
-from torch_featviz.model.run import run
+from torch_featviz.model.run import hooked, run
 
 
 def patch_of(net: nn.Module, inputs: Inputs) -> tuple[int, ...]:
@@ -46,4 +46,21 @@ def patch_of(net: nn.Module, inputs: Inputs) -> tuple[int, ...]:
     tokens = any(name in weighed and layout.tokens is not None and layout.grid == grid for name, layout in seen)
     if not tokens or len(grid) != len(sides) or any(side % n for side, n in zip(sides, grid, strict=True)):
         return (1,) * len(sides)
+    if _leaves_a_rest(net, inputs, seen[0][0], grid):
+        return (1,) * len(sides)
     return tuple(side // n for side, n in zip(sides, grid, strict=True))
+
+
+def _leaves_a_rest(net: nn.Module, inputs: Inputs, name: str, grid: tuple[int, ...]) -> bool:
+    """Whether the strides of a layer do not fill what it is given: 4 patches of 8 in 36 pixels, say."""
+    layer = net.get_submodule(name)
+    stride, given = getattr(layer, "stride", None), list[tuple[int, ...]]()
+    if not (isinstance(stride, tuple) and len(stride) == len(grid)):
+        return False
+
+    def note(_module: nn.Module, args: Any) -> None:
+        given.extend(tuple(x.shape[2:]) for x in args[:1])
+
+    with torch.no_grad(), hooked([layer], before=note):
+        run(net, inputs)
+    return bool(given) and given[0] != tuple(n * step for n, step in zip(grid, stride, strict=True))

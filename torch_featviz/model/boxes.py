@@ -17,6 +17,7 @@ from .answer import Answer
 
 _FINAL = ("boxes", "labels", "scores")
 _OVERLAP = 0.5  # of two boxes of a class, above which the one with the lower score is left out
+_SLACK = 1e-3  # by which rows of probabilities may miss a sum of 1
 _INTEGERS = 6  # columns of a final box: its corners, its score and its class
 
 # Nodes of autograd's graph, without "Backward0": that move and pick values, that weigh them, that make probabilities.
@@ -95,7 +96,8 @@ def find_boxes(
        The score is their product.
     5. A tensor `1 4+c n` with more columns than rows: centre and size, and the probability of each class.
 
-    The tensor may be the first that fits in a tuple or list. In 4 and 5 sizes are at least 0 and probabilities from 0
+    The tensor may be the first that fits in a tuple or list. In 4 and 5 neither rows nor columns all sum to 1, as
+    those of attention and of text do, sizes are at least 0 and probabilities from 0
     to 1; sizes are pixels, or shares of the image if none is above 2. Of the boxes of one class that overlap by more
     than half, the best remains. In 2, 4 and 5 boxes with a lower score than `min_score` are left out.
 
@@ -246,6 +248,8 @@ def _rows(rows: Tensor, size: tuple[int, int], min_score: float) -> Candidates |
     rows = rows if objects else rows.t()
     first = 5 if objects else 4
     if rows.shape[1] <= first or not _unit(rows[:, 4:]) or bool((rows[:, 2:4] < 0).any()):
+        return None
+    if any(bool(((rows.detach().sum(axis) - 1).abs() < _SLACK).all()) for axis in (0, 1)):  # a softmax: attention, text
         return None
     best, labels = rows[:, first:].detach().max(1)
     scores = best * rows[:, 4].detach() if objects else best

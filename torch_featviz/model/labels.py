@@ -59,18 +59,28 @@ def pair_of(item: Any, where: str) -> tuple[Any, Any]:
 
 
 def names_of(classes: Any) -> tuple[str, ...]:
-    """The names of classes in order, as texts; a mapping from numbers to names has them as its values.
+    """The names of classes in order, as texts; of a mapping those that 0, 1, ... stand for, in any order.
 
     Raises:
-        DtypeError: that is no sequence.
+        DtypeError: that is no sequence, or no mapping from all numbers to names.
     Example:
-        >>> names_of(["cat", 1]), names_of({0: "cat", 1: "dog"})
+        >>> names_of(["cat", 1]), names_of({1: "dog", 0: "cat"})
         (('cat', '1'), ('cat', 'dog'))
     """
-    names = classes.values() if isinstance(classes, Mapping) else classes
+    names = _by_number(classes) if isinstance(classes, Mapping) else classes
     if not isinstance(names, Iterable):
         raise DtypeError(f"classes must be the names of all classes, got {classes!r:.80}.")
     return tuple(str(name) for name in names)
+
+
+def _by_number(classes: Mapping[Any, Any]) -> list[Any]:
+    try:
+        numbers = {int(number): name for number, name in classes.items()}
+    except (TypeError, ValueError):
+        numbers = {}
+    if sorted(numbers) != list(range(len(classes))):
+        raise DtypeError(f"classes must map 0, 1, ... to the names of all classes, got {dict(classes)!r:.80}.")
+    return [numbers[number] for number in range(len(numbers))]
 
 
 def class_number(name: str, names: Sequence[str], owner: str = "the model") -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch_featviz.errors import OptionError, ShapeError
+from torch_featviz.errors import DtypeError, OptionError, ShapeError
 
 from .answer import LABELS, Kind, named_both
 from .labels import class_number, names_of
@@ -49,6 +49,22 @@ def numbered(target: Any, names: Sequence[str]) -> Any:
     if several and asked:
         return [numbers.get(each, each) if isinstance(each, str) else each for each in target]
     return numbers[target] if asked else target
+
+
+def listed(targets: Any) -> list[Any]:
+    """Several targets, as numbers and names.
+
+    Raises:
+        DtypeError: they are no sequence, or hold anything but numbers and names.
+    Example:
+        >>> listed((3, "cat"))
+        [3, 'cat']
+    """
+    values = targets.tolist() if hasattr(targets, "tolist") else targets
+    values = [values] if isinstance(values, (int, str)) else values
+    if not isinstance(values, (list, tuple, range)) or not all(isinstance(each, (int, str)) for each in values):
+        raise DtypeError(f"targets must be a class, or a list of classes, by number or name; got {targets!r:.80}.")
+    return list(values)
 
 
 def check_named(names: Sequence[str], columns: int) -> None:

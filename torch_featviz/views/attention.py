@@ -115,7 +115,7 @@ def attention(
     where = f" in {found[0].layer or type(model).__name__}" if len(found) == 1 and not rollout else ""
     heading = f"{'Attention rollout' if rollout else 'Attention'} of {what}{where}"
     fitted = Scale(vmin=0, per="kernel" if per == "head" else "layer") if scale is None else scale
-    if attending.unplaced and not rollout:
+    if attending.unplaced:
         notes.append(f"without layers whose keys have no place on the image: {listed(attending.unplaced, 4)}")
     units = unit_images(images, value_range, card)
     counts, hints = clipped(units, value_range, card)
@@ -143,6 +143,10 @@ def _asked(queries: Any, tokens: Mapping[str, Tokens]) -> list[_Token]:
             "queries name tokens of one grid, but these layers have several "
             f"({', '.join(sorted({_by(each.layout.grid) for each in known}))}); choose layers of one grid."
         )
+    if any(each.asking != known[0].asking for each in known):
+        learned = [name for name, each in tokens.items() if not each.asking]
+        named = ", ".join(map(repr, learned[:4]))
+        raise OptionError(f"queries name tokens of the image, but {named} has queries of its own; leave it out.")
     return [_token(query, known[0]) for query in listed]
 
 

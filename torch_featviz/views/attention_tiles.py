@@ -160,8 +160,7 @@ def _caption(row: Row, head: int, own: bool, size: tuple[int, int], limit: int) 
         apart = distance_table(row.tokens.layout.grid, size)
         here = apart[row.place[0] * row.tokens.layout.grid[1] + row.place[1]]
         words.append(f"{_whole(float((places * here).sum()) / total)} px away")
-    if shares := _shares(row.tokens, weights):
-        words.append(shares)
+    words += filter(None, (_shares(row.tokens, weights), _padding(weights)))
     return "\n".join(named(line, limit) for line in words)
 
 
@@ -178,6 +177,12 @@ def _shares(tokens: Tokens, weights: Tensor) -> str:
     if tokens.layout.suffix:
         of["last tokens"] = weights[tokens.placed.stop :].sum()
     return ", ".join(f"{name} {_percent(float(share))}" for name, share in of.items())
+
+
+def _padding(weights: Tensor) -> str:
+    """What lies on the padding of windows, which is no place."""
+    missing = 1 - float(weights.sum())
+    return f"padding {_percent(missing)}" if missing > 0.005 else ""
 
 
 def _percent(share: float) -> str:
@@ -198,7 +203,9 @@ def _notes(rows: Sequence[Row], own: bool) -> list[str]:
     gives = (
         "the mean of the weights that all tokens give" if rows[0].query == ALL else "the weight that the token gives"
     )
-    return [f"colour: {gives} to each place; a token's weights sum to 1", f"below: {'; '.join(below)}"]
+    padded = any(_padding(weights.double().cpu()) for row in rows for weights in row.weights)
+    with_it = ", with those on padding," if padded else ""
+    return [f"colour: {gives} to each place; a token's weights{with_it} sum to 1", f"below: {'; '.join(below)}"]
 
 
 def _outlined(tiles: Tensor, row: Row) -> Tensor:

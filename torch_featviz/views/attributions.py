@@ -18,7 +18,9 @@ from torch_featviz.explain.verdict import MARGIN, MEANING, needed
 from torch_featviz.model.answer import Kind
 from torch_featviz.model.boxes import names_in
 from torch_featviz.model.inputs import Inputs, as_batch
+from torch_featviz.model.labels import names_of
 from torch_featviz.model.masks import Segmented
+from torch_featviz.model.names import listed
 from torch_featviz.picture import Legend, Picture, Scale, Sheet, count, enlarge, number, rgb
 from torch_featviz.picture.bounds import drawn_at, named, room, shrunk
 from torch_featviz.picture.color import total_of
@@ -110,8 +112,8 @@ def attributions(
     images = as_batch(images)
     more: dict[str, Any] = {"additional_forward_args": additional_forward_args, "keywords": keywords}
     asked, methods = methods, ("gradcam",) if methods is None else methods
-    several = 1 if targets is None or isinstance(targets, (int, str)) else len(set(targets))
-    cells = len(images) * len(methods) * several
+    classes, targets = names_of(classes), None if targets is None else listed(targets)
+    cells = len(images) * len(methods) * (1 if targets is None else len(set(targets)))
     if cells > _CELLS:
         raise ShapeError(f"{cells} heatmaps are too many, a sheet shows {_CELLS}; pass fewer images or methods.")
     units = unit_images(images, value_range, card)

@@ -39,6 +39,7 @@ def boxes_sheet(
         marked: how many pixels of the images are beyond the range, and hints.
         title: heading; empty for one that says what is seen.
     """
+    _check_named(whys, names)
     most = max((int(_in_image(why, number).sum()) for why in whys for number in range(len(units))), default=0)
     small, zoom, notes = fitted(units, 1 + most, len(units) * len(whys), goal=_SIDE)
     rows = [_row(small, zoom, why, number, names) for number in range(len(units)) for why in whys]
@@ -58,6 +59,17 @@ def boxes_sheet(
     )
     heading = "No boxes found" if none else "What speaks for each box (red) and against it (blue)"
     return Sheet(torch.cat(cells), legend, title or heading, 1 + most, tuple(labels), zoom=1, empty=frozenset(empty))
+
+
+def _check_named(whys: Sequence[Attribution], names: Sequence[str]) -> None:
+    """Raise ShapeError if a box has a class without a name: then others have wrong ones."""
+    for why in whys:
+        for label in [] if why.boxes is None else why.boxes.classes.tolist():
+            if names and not 0 <= label < len(names):
+                raise ShapeError(
+                    f"a box has class {label}, but {len(names)} names are given, for classes from 0; in torchvision's "
+                    "detectors class 0 is the background, which needs a name, too."
+                )
 
 
 class _Row(NamedTuple):
@@ -82,7 +94,7 @@ def _row(small: Tensor, zoom: int, why: Attribution, number: int, names: Sequenc
     found = f"{len(maps)} box{'es' * (len(maps) > 1)}" if len(maps) else "no box found"
     labels = [f"{why.method}: {found}"]
     for label, score in zip(boxes.classes[chosen].tolist(), boxes.scores[chosen].tolist(), strict=True):
-        name = names[label] if label < len(names) else f"class {label}"
+        name = names[label] if names else f"class {label}"
         labels.append(named(f"{name} {100 * score:.0f} %", max(_SIDE, zoom * small.shape[-1])))
     return _Row(torch.stack(cells), labels, count(_UNIT(shares[:, None])) if len(maps) else Counts())
 

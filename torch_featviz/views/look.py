@@ -19,6 +19,7 @@ from torch_featviz.inspect.layer import Layer
 from torch_featviz.inspect.walk import walk
 from torch_featviz.model.answer import Answer, Kind
 from torch_featviz.model.inputs import Inputs, as_batch, placement
+from torch_featviz.model.labels import names_of
 from torch_featviz.model.masks import Segmented
 from torch_featviz.picture import Legend, Picture, Poster, Scale, Sheet, count, number, rgb, text
 from torch_featviz.picture.bounds import LABEL, fitted, named, shrunk
@@ -95,6 +96,7 @@ def look(
     """
     x = _as_taken(model, image, card)
     units = unit_images(x, value_range, card)
+    classes = names_of(classes)
     published = () if card is None else card.classes
     said = card.answer if answer is None and card is not None else answer
     more: dict[str, Any] = {"additional_forward_args": additional_forward_args, "keywords": keywords}

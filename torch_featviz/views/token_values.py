@@ -75,7 +75,7 @@ class _Artefacts:
 
     @classmethod
     def of(cls, found: Placed) -> _Artefacts:
-        norms = torch.linalg.vector_norm(found.maps, dim=1)
+        norms = torch.linalg.vector_norm(found.maps, dim=1, dtype=torch.float64)
         if found.layout.tokens is None:
             return cls(norms, torch.zeros_like(norms, dtype=torch.bool))
         least = artefact_norm(norms)
@@ -123,11 +123,13 @@ def _by_norm(artefacts: _Artefacts) -> Drawn:
 def _by_similarity(found: Placed, query: tuple[int, int]) -> Drawn:
     """The cosine between each place of each image and one of the first image."""
     height, width = found.maps.shape[2:]
+    if not (isinstance(query, tuple) and len(query) == 2 and all(type(at) is int for at in query)):
+        raise OptionError(f"query must be a place (row, column), got {query!r}.")
     row, column = query
     if not (0 <= row < height and 0 <= column < width):
         raise OptionError(f"query must be a row from 0 to {height - 1} and a column to {width - 1}, got {query}.")
     asked = found.maps[:1, :, row : row + 1, column : column + 1]
-    cosine = F.cosine_similarity(found.maps, asked, dim=1).clamp(-1, 1)[:, None]
+    cosine = F.cosine_similarity(found.maps.double(), asked.double(), dim=1).float().clamp(-1, 1)[:, None]
     outlined = torch.zeros_like(cosine[:, 0], dtype=torch.bool)
     outlined[0, row, column] = True
     of = "the first image" if len(cosine) > 1 else "the image"

@@ -33,7 +33,7 @@ class Attention:
     def __post_init__(self) -> None:
         if self.queries is None:
             return
-        if isinstance(self.queries, int):
+        if not isinstance(self.queries, Sequence):
             raise DtypeError(
                 f"queries must be a list of integers, or None for all; got {self.queries!r}. Use [0], say."
             )

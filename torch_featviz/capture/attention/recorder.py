@@ -35,8 +35,8 @@ class Attentions(Recorder):
     def __init__(self, scope: Scope, setting: Hashable, *, of: Attention, **options: Any) -> None:
         super().__init__(scope, setting, **options)
         self.by_reference = False
-        self.seen_attention = Seen(tuple(self.names), self._wanted, of.among, self._take)
         self._all = not self.names  # those in whose own forward attention is computed
+        self.seen_attention = Seen(tuple(self.names), self._all, self._wanted, of.among, self._take)
 
     def begin(self, given: Any) -> AbstractContextManager[Any]:
         self.start()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from torch_featviz.errors import LayerError
+from torch_featviz.model.build import build_of
 from torch_featviz.model.follow import key_of
 from torch_featviz.model.values import tensors
 from torch_featviz.torch_private import TorchDispatchMode, is_higher_order, schema_of, tree_leaves
@@ -45,6 +46,7 @@ class Seen(TorchDispatchMode):
     Args:
         names: of all modules of the model.
         scope: tells apart what differs in `wanted`.
+        lenient: whether a softmax that meets values in a way that cannot be placed is passed over.
         wanted: given the names of the modules whose forwards run, outermost first: those to take attention for.
         queries: given the layer and how many queries there are: which to take, or None for all.
         take: is given the layers and the weights, `images heads queries keys`.
@@ -55,6 +57,7 @@ class Seen(TorchDispatchMode):
     def __init__(
         self,
         scope: Hashable,
+        lenient: bool,
         wanted: Callable[[Sequence[str]], list[str]],
         queries: Callable[[str, int], list[int] | None],
         take: Callable[[list[str], Tensor], None],
@@ -63,8 +66,10 @@ class Seen(TorchDispatchMode):
         self.running = False
         self.found: dict[str, None] = {}  # layers in whose own forward attention is computed
         self.reasons: dict[str, str] = {}  # why what looks like attention is none, by layer
+        self._lenient = lenient
         self._scope, self._wanted, self._queries, self._take = scope, wanted, queries, take
         self._frames: list[tuple[str, nn.Module]] = []
+        self._builds: dict[str, int] = {}  # of the modules that ran as the outermost; what was learnt holds for these
         self._live: dict[Any, Weights] = {}
         self._noise: dict[int, Tensor] = {}
         self._claims: list[tuple[str, Tensor, torch.dtype]] = []
@@ -81,7 +86,10 @@ class Seen(TorchDispatchMode):
         """
         inputs, (positional, named) = list(tensors(given)), given
         modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), module.training
-        kind = name, self._scope, modes, tuple(map(_kind, positional)), *((key, _kind(x)) for key, x in named.items())
+        if name not in self._builds:
+            self._builds[name] = build_of(module)
+        given_as = tuple(map(_kind, positional)), *((key, _kind(x)) for key, x in named.items())
+        kind = name, self._scope, self._builds[name], modes, given_as
         known = _known.setdefault(module, {})
         followed = kind in known
         self._groups = known.get(kind, {})
@@ -285,6 +293,10 @@ class Seen(TorchDispatchMode):
             try:
                 self._groups[call] = group_of(met, self._tracer, self._images, self._frames[-1][1])
             except Unplaced as why:
+                if self._lenient and met.weights is not None:  # a gate, say: nobody asked for it
+                    self._groups[call] = str(why)
+                    self.reasons[layer] = str(why)
+                    return None
                 again = "" if self._tracer else "; it goes another way than in the forward before: run it once more"
                 raise LayerError(f"the attention of {layers[-1]!r} cannot be captured: {why}{again}.") from None
         groups = self._groups[call]
@@ -314,7 +326,9 @@ def _kind(value: Any) -> Any:
     """What about an argument may make a forward go another way."""
     if isinstance(value, Tensor):
         return value.shape, value.dtype, value.device
-    return value if isinstance(value, (bool, int, str)) else type(value)
+    if isinstance(value, (bool, int, str)):
+        return value
+    return type(value), *map(_kind, tensors(value))  # images in a list or dictionary may have other sizes
 
 
 _HANDLERS: dict[str, Callable[[Seen, Any, Any, Any], Any]] = {
