@@ -142,7 +142,7 @@ def attribute(
             transformers. Defaults are Captum's, except: occlusion uses a window of an eighth of each side and moves it
             by half its size; feature ablation an 8 × 8 grid; smoothgrad 25 samples with 15 % noise (Smilkov et al.
             2017); gradient_shap baselines of zeros. For boxes: `top`, how many of each image (5), and `min_score`,
-            the lowest score where the model returns all candidates (0.25).
+            the lowest score (0.25 where the model returns all candidates; any where it returns final boxes).
     Returns:
         The attributions, and heatmaps `b h w`; for a detector a heatmap for each box, `n h w`, and `boxes`.
     Raises:
@@ -168,7 +168,6 @@ def attribute(
     check_images(inputs.images, (3, 4, 5))
     answer = getattr(card, "answer", None) if answer is None else answer
     boxes = partial(_of_boxes, model, inputs, method or DEFAULT, layer=layer, answer=answer, seed=seed, options=options)
-    check_images(inputs.images, (3, 4, 5))
     if target is None and (known_detector(model) or OPTIONS & options.keys()) and (found := boxes()):
         return found
     names, published = known_names(classes, None, answer), known_names((), card, answer)

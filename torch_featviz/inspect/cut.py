@@ -33,8 +33,6 @@ from torch_featviz.model.run import check_call, run
 from torch_featviz.model.values import tensors
 
 Edge: TypeAlias = tuple[Any, int]  # a node of autograd's graph, and the number of its output
-
-
 Choose: TypeAlias = Callable[["Graph", dict[Edge, tuple[int, ...]]], set[Edge]]
 
 
@@ -150,7 +148,7 @@ def answer_map(
         with tracer:
             output = run(net, inputs.at(image, slice(None)))
         answer = figure(output).sum()
-    maps = _maps(seen, {name for name, _ in net.named_modules()})
+    maps = maps_by_edge(seen, {name for name, _ in net.named_modules()})
     graph, live = Graph(get_gradient_edge(answer), get_gradient_edge(image)), set[Edge]()
     with ExitStack() as hooks:  # gradients are looked at as they come by, and not kept
         for edge, found in maps.items():
@@ -180,7 +178,7 @@ def _as_result(found: list[_Found]) -> AnswerMap:
     return AnswerMap(tuple(name for name, _ in found), tuple(layout for _, layout in found))
 
 
-def _maps(seen: Sequence[tuple[str, Edge, Layout]], modules: set[str]) -> dict[Edge, _Found]:
+def maps_by_edge(seen: Sequence[tuple[str, Edge, Layout]], modules: set[str]) -> dict[Edge, _Found]:
     """All maps that layers and calls returned, by where they are in autograd's graph; of one, its last name.
 
     What a functional call only moves is another one's map, whose name says more.

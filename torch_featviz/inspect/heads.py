@@ -20,7 +20,7 @@ from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.layout import Layout, LayoutTracer
 from torch_featviz.model.run import hooked, run
 
-from .cut import AnswerMap, Edge, _maps
+from .cut import AnswerMap, Edge, maps_by_edge
 
 _RESIZING = "GeneralizedRCNNTransform"  # torchvision's, which resizes and pads images within the model
 
@@ -111,7 +111,7 @@ def head_maps(net: nn.Module, inputs: Inputs, boxes: Callable[[Any], tuple[Seque
         with Capture(net, ["*", ""], ops=True, into=Note(look)), tracer:
             output = run(net, given)
         logits, places = boxes(output)
-    maps = _maps(seen, {name for name, _ in net.named_modules()})
+    maps = maps_by_edge(seen, {name for name, _ in net.named_modules()})
     image = get_gradient_edge(begun[-1].image)
     shared = set[Edge]()
     if places.requires_grad and len(places):
