@@ -312,7 +312,8 @@ class Lying(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-CAUSAL = torch.ones(5, 5, dtype=torch.bool).tril()
+def seen_before(n):
+    return torch.ones(n, n, dtype=torch.bool).tril()
 
 
 def unmasked(mask):
@@ -336,15 +337,16 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("queries", [None, [0]], ids=["all", "one"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_planted_fault_is_found(fault, queries, dtype):
+@pytest.mark.parametrize(("n", "channels"), [(5, 12), (130, 96), (260, 96)], ids=["few", "many", "head by head"])
+def test_a_planted_fault_is_found(fault, queries, dtype, n, channels):
     if fault == "causal":
         mask = None
         queries = queries and [-1]
     else:
-        mask = torch.where(CAUSAL, 0, -torch.inf).to(dtype)
+        mask = torch.where(seen_before(n), 0, -torch.inf).to(dtype)
     if fault == "causal" and queries:
         pytest.skip("the last query sees all keys either way")
-    layer, x = made(Attends, attn_mask=mask).to(dtype), tokens().to(dtype)
+    layer, x = made(Attends, channels=channels, attn_mask=mask).to(dtype), tokens(2, n, channels).to(dtype)
     queries = queries and [0 if fault == "one key more" else 3]
     with torch.no_grad():
         with fv.capture(layer, of=fv.Attention(queries)):
@@ -355,6 +357,22 @@ def test_a_planted_fault_is_found(fault, queries, dtype):
             Lying(**FAULTS[fault]),
         ):
             layer(x)
+
+
+@pytest.mark.parametrize("n", [130, 260], ids=["many", "head by head"])
+@pytest.mark.parametrize("options", [{}, {"is_causal": True}, {"shared": 1}], ids=["plain", "causal", "grouped"])
+def test_many_rows(n, options):
+    """So many that outputs are compared along some directions only."""
+    layer, x = made(Attends, channels=96, **options), tokens(2, n, 96)
+    with torch.no_grad():
+        with fv.capture(layer, of="attention") as att:
+            layer(x)
+        q, k, _ = (part.double().numpy() for part in layer.split(x))
+    scores = np.einsum("bhqd,bhkd->bhqk", q, np.repeat(k, 3 // k.shape[1], axis=1)) * q.shape[-1] ** -0.5
+    if options.get("is_causal"):
+        scores = np.where(np.tril(np.ones((n, n), dtype=bool)), scores, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    close(att[""], weights / weights.sum(-1, keepdims=True))
 
 
 def test_the_fault_is_told_of_the_layer_that_has_it():

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from .groups import Selection
 
-_APART = 2**14  # scores of a head: so many and more, and a CPU's cache is better used head by head
+_MANY = 2**14  # scores of a head: so many and more, and a CPU has the output compared along some directions only
+_APART = 2**16  # so many and more, and its cache is better used head by head
+_DIRECTIONS = 8
 
 
 @torch.no_grad()
@@ -54,33 +56,55 @@ def attended(
         hidden = torch.arange(shape[3], device=query.device) > selection.positions(shape[2], query.device)
         hidden = hidden.expand(*query.shape[:3], shape[3])
     weights = query.new_empty(*query.shape[:3], shape[3])
-    far = query.new_empty(query.shape[:3])
     heaviest = None if mask is None or mask.dtype == torch.bool else query.new_zeros(query.shape[:3])
+    along = _directions(value) if _many(weights) and kept <= _unit(query) else None
+    made_of, made = (value, output) if along is None else ((along @ value.mT).mT, (along @ output.mT).mT)
+    far = query.new_empty(query.shape[:3])
     shared = query.shape[1] // key.shape[1]
     for at, keys in _parts(weights, shared):
-        part = weights[at]
-        scores = torch.matmul(query[at], key[keys].mT)
+        part = torch.matmul(query[at], key[keys].mT, out=weights[at])
         if mask is not None and mask.dtype == torch.bool:
-            scores.masked_fill_(~mask[at], -torch.inf)
+            part.masked_fill_(~mask[at], -torch.inf)
         elif mask is not None:
-            scores += mask[at]
+            part += mask[at]
         if hidden is not None:
-            scores.masked_fill_(hidden[at], -torch.inf)
-        softmaxed(scores, out=part)
-        if mask is not None or hidden is not None:  # a query that sees no key: kernels return either zeros or NaN
-            blind = scores.amax(dim=-1, keepdim=True) == -torch.inf
+            part.masked_fill_(hidden[at], -torch.inf)
+        blind = None
+        if mask is not None or hidden is not None:
+            blind = part.amax(dim=-1, keepdim=True) == -torch.inf
+        softmaxed(part, out=part)
+        if blind is not None:  # a query that sees no key: kernels return either zeros or NaN
             part.masked_fill_(blind & ~output[at].isnan().any(dim=-1, keepdim=True), 0.0)
         if heaviest is not None and mask is not None:
             heaviest[at] = torch.where(part > 0, mask[at], 0).abs().amax(dim=-1)
-        far[at] = distance(part @ value[keys], output[at])
+        product = part @ value[keys] if along is None else (made_of[keys].mT @ part.mT).mT  # a thin matrix goes first
+        far[at] = distance(product, made[at])
     if dropped:
         return weights, far.new_zeros(2)
-    return weights, claim(far, _bound(query, key, value, kept=kept, mask=heaviest))
+    return weights, claim(far, _bound(query, key, value, made_of, kept=kept, mask=heaviest))
 
 
 def softmaxed(scores: Tensor, out: Tensor | None = None) -> Tensor:
     """The weights of keys, `... k`."""
     return torch.softmax(scores, dim=-1, out=out)
+
+
+def _many(weights: Tensor) -> bool:
+    """Whether the product with the values would take a good part of the time."""
+    return weights.is_cpu and weights.shape[-2:].numel() >= _MANY
+
+
+def _directions(value: Tensor) -> Tensor | None:
+    """Orthonormal directions among the channels of values, `8 d`, always the same; None where there are few channels.
+
+    Two outputs that differ differ along them too, unless all differences of all rows are perpendicular to all of them.
+    """
+    channels = value.shape[-1]
+    if channels < 2 * _DIRECTIONS:
+        return None
+    square = torch.arange(1, channels * _DIRECTIONS + 1, dtype=torch.float64, device="cpu").square()
+    basis: Tensor = torch.linalg.qr(square.mul_(2**0.5).sin_().view(channels, _DIRECTIONS))[0]
+    return basis.T.to(value).contiguous()
 
 
 def _parts(weights: Tensor, shared: int) -> Iterator[tuple[tuple[int | slice, ...], tuple[int | slice, ...]]]:
@@ -109,7 +133,7 @@ def claim(far: Tensor, bound: Tensor) -> Tensor:
     return torch.stack([far.max(), (far / bound).nan_to_num_(nan=0.0, posinf=torch.inf).max()])
 
 
-def _bound(query: Tensor, key: Tensor, value: Tensor, *, kept: float, mask: Tensor | None) -> Tensor:
+def _bound(query: Tensor, key: Tensor, value: Tensor, made_of: Tensor, *, kept: float, mask: Tensor | None) -> Tensor:
     """How far rounding can take two ways of computing `softmax(q·k) v` apart, for each row.
 
     A sum of d products is off by `d u |q| |k|` at most, u being half the distance of 1 to the next number. Weights of
@@ -117,23 +141,37 @@ def _bound(query: Tensor, key: Tensor, value: Tensor, *, kept: float, mask: Tens
     the sum over the values, none of which is larger than the largest. Kernels of 16 bits also round scores, weights and
     output to these. Twice, since both ways round.
 
+    Along a direction of length 1, what the sums over values are off by is their `n u` times the longest value at most
+    (Cauchy and Schwarz), and the two projections add d u of it.
+
     Args:
         query: scaled.
+        made_of: the values, or what they are along the directions in which outputs are compared.
         kept: u of the output.
         mask: the largest number, for each row, that was added to a score that counts.
     """
     sums, shared = _unit(query), query.shape[1] // key.shape[1]
-    longest, largest = key.norm(dim=-1).amax(dim=-1), value.abs().amax(dim=(-2, -1))
+    longest, largest = _lengths(key).amax(dim=-1), made_of.abs().amax(dim=(-2, -1))
+    summed = (2 * key.shape[2] + 6) * sums
+    spread = largest
+    if made_of is not value:
+        spread = _lengths(value).amax(dim=-1)
+        summed += 2 * (value.shape[-1] + 3) * sums
     if shared > 1:
-        longest, largest = (x.repeat_interleave(shared, dim=1) for x in (longest, largest))
+        longest, largest, spread = (x.repeat_interleave(shared, dim=1) for x in (longest, largest, spread))
     rounded = kept if kept > sums else 0.0
-    score = query.norm(dim=-1) * (longest * (2 * (query.shape[-1] + 3) * sums + 2 * rounded)).unsqueeze(-1)
+    score = _lengths(query) * (longest * (2 * (query.shape[-1] + 3) * sums + 2 * rounded)).unsqueeze(-1)
     if mask is not None:
         score += 4 * max(kept, sums) * mask
-    summed = (2 * key.shape[2] + 6) * sums + rounded + max(kept, sums)
-    weight = score * score.exp() + summed  # x exp(x) is at least exp(x) - 1
-    bound: Tensor = weight * (2 * largest).unsqueeze(-1) + torch.finfo(query.dtype).tiny
-    return bound
+    summed += rounded + max(kept, sums)
+    off = score * score.exp()  # x exp(x) is at least exp(x) - 1
+    bound: Tensor = (2 * largest).unsqueeze(-1) * off + (2 * summed * spread).unsqueeze(-1)
+    return bound + torch.finfo(query.dtype).tiny
+
+
+def _lengths(rows: Tensor) -> Tensor:
+    lengths: Tensor = torch.linalg.vector_norm(rows, dim=-1)
+    return lengths
 
 
 def _unit(tensor: Tensor) -> float:
