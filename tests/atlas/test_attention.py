@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import timm
 import torch
 from torch import nn
 from torchvision.models import SwinTransformer, VisionTransformer
@@ -103,8 +104,28 @@ def test_attention_of_tokens_without_a_place_is_told():
     found, told, _ = put(Unplaced(), torch.rand(1, 3, 8, 8), 1e6)
     assert found == {}
     assert told == [
-        "Attention: it is unknown where on the image the 5 keys are that the model attends to; choose other layers."
+        "Attention: the attention of the model cannot be shown: it is unknown where on the image the 5 keys are that it "
+        "attends to."
     ]
+
+
+def cait():
+    torch.manual_seed(0)
+    options = {"img_size": 32, "patch_size": 8, "embed_dim": 8, "depth": 2, "num_heads": 2, "num_classes": 3}
+    return timm.create_model("cait_xxs24_224", **options).eval()
+
+
+def test_what_is_left_out_is_told():
+    found, told, _ = put(cait(), torch.rand(1, 3, 32, 32), 1e6)
+    assert found == {}
+    assert told == [
+        "Attention: without blocks.0.attn, blocks.1.attn: its heads are mixed after the softmax (talking heads), before "
+        "it meets values.",
+        "Attention: without blocks_token_only.0.attn, blocks_token_only.1.attn: its queries are not the tokens that it "
+        "attends to.",
+    ]
+    page = atlas(cait(), torch.rand(1, 3, 32, 32), methods=["saliency"])
+    assert set(told) <= set(page.data["left_out"])
 
 
 def test_attention_of_windows_is_that_of_the_image():

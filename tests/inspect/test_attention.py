@@ -1,5 +1,7 @@
 """Where the keys of attention are on the image: found in networks that hold their tokens in many ways."""
 
+import re
+
 import pytest
 import timm
 import torch
@@ -127,13 +129,79 @@ class Shuffled(nn.Module):
         return x
 
 
-def test_tokens_without_a_place_are_left_out_and_told():
-    inputs = Inputs(torch.rand(1, 3, 16, 16))
-    attending = Attending(OfChannels(), inputs, None)
+class Scattered(nn.Module):
+    """Attention in groups of which nobody knows whose image they are of."""
+
+    def forward(self, x):
+        y = x.sort(1).values.unflatten(1, (2, -1)).flatten(0, 1)[:, None].contiguous()
+        nn.functional.scaled_dot_product_attention(y, y, y)
+        return x
+
+
+@torch.library.custom_op("flash_attn_of_a_look::forward", mutates_args=())
+def hiding(x: torch.Tensor) -> torch.Tensor:
+    return x.clone()
+
+
+class Hides(nn.Module):
+    def forward(self, x):
+        hiding(x)
+        return x
+
+
+class Talks(nn.Module):
+    """Heads are mixed after the softmax, as in CaiT."""
+
+    def __init__(self, mixes):
+        super().__init__()
+        self.mixes = mixes
+
+    def forward(self, x):
+        y = x.unflatten(-1, (2, -1)).transpose(1, 2)
+        weights = (y @ y.mT).softmax(-1).permute(0, 2, 3, 1)
+        return (self.mixes(weights).permute(0, 3, 1, 2) @ y).transpose(1, 2).flatten(2)
+
+
+REFUSED = {
+    "no place": (Shuffled, r"it is unknown where on the image the 5 keys are that it attends to"),
+    "groups": (
+        Scattered,
+        r"its attention cannot be captured: it is computed in 2 groups, and which image each of them",
+    ),
+    "hidden": (Hides, r"its attention is computed by flash_attn_of_a_look.forward.default, which returns no weights"),
+    "talking": (lambda: Talks(nn.Linear(2, 2)), r"its heads are mixed after the softmax \(talking heads\)"),
+    "talking, no bias": (lambda: Talks(nn.Linear(2, 2, bias=False)), r"its heads are mixed after the softmax \(talk"),
+    "changed": (lambda: Talks(nn.ReLU()), r"its softmax goes through 'relu' before it meets values"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_attention_that_cannot_be_shown_is_named_with_its_reason_and_stops_no_other(kind):
+    make, why = REFUSED[kind]
+    net, inputs = OfChannels(), Inputs(torch.rand(1, 3, 16, 16))
+    net.mixing = make()
+    attending = Attending(net, inputs, None)
     assert list(attending.tokens) == ["attention"]
-    assert attending.unplaced == ["mixing"]
-    with pytest.raises(LayerError, match=r"unknown where on the image the 5 keys are that 'mixing' attends to"):
-        Attending(OfChannels(), inputs, ["mixing", "attention"])
+    assert list(attending.without) == ["mixing"]
+    assert re.match(why, attending.without["mixing"])
+    assert attending(["attention"], [0])[0].weights.shape == (1, 2, 1, 16)
+    assert list(Attending(net, inputs, "").without) == ["mixing"]
+    for layers in ("mixing", ["mixing", "attention"]):
+        with pytest.raises(LayerError, match=f"the attention of 'mixing' cannot be shown: {why}"):
+            Attending(net, inputs, layers)
+
+
+def test_what_is_softmaxed_but_no_attention_is_not_told():
+    net, inputs = OfChannels(), Inputs(torch.rand(1, 3, 16, 16))
+    net.mixing = Gated()
+    assert Attending(net, inputs, None).without == {}
+
+
+class Gated(nn.Module):
+    """A share of each image that is multiplied with it."""
+
+    def forward(self, x):
+        return x * x.mean(1).softmax(-1).square()[:, None]
 
 
 def test_layers_that_hold_attention():

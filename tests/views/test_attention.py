@@ -223,6 +223,94 @@ def test_rollout_is_one_map_for_an_image():
     assert of_all.title == "Attention rollout of all tokens"
 
 
+class Reads(nn.Module):
+    """One query, which gives the tokens these weights."""
+
+    def __init__(self, weights):
+        super().__init__()
+        self.register_buffer("weights", weights)
+        self.query = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        values = x[:, None].expand(-1, len(self.weights), -1, -1)
+        query = self.query.expand(*values.shape[:2], 1, values.shape[3])
+        mask = self.weights.log().expand(len(x), -1, -1, -1)
+        return F.scaled_dot_product_attention(query, values, values, attn_mask=mask).mean((1, 2))
+
+
+class ReadOut(Net):
+    def __init__(self, layers, weights, prefix=0):
+        super().__init__(layers, prefix)
+        self.pool = Reads(weights)
+
+    def forward(self, x):
+        x = self.embed(x).flatten(2).mT
+        if hasattr(self, "cls_token"):
+            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.pool(x)
+
+
+def test_a_rollout_ends_with_the_weights_of_a_query_that_reads_the_tokens_out():
+    layers, last = [weights(k, 2, 12) for k in range(2)], weights(5, 3, 12)[:, :1]
+    picture = views.attention(ReadOut(layers, last), IMAGES[:1], rollout=True)
+    row = last.mean(0)[0]
+    for layer in layers[::-1]:
+        mean = layer.mean(0)
+        row = torch.stack([sum(row[q] * (mean[q, k] + (q == k)) / 2 for q in range(12)) for k in range(12)])
+    maps = row.reshape(1, *GRID)
+    assert (tiles(picture, 0, 1).int() - expected(picture, IMAGES[0], maps, per_head(maps)).int()).abs().max() <= 1
+    assert picture.title == "Attention rollout of the query of pool"
+    said = picture.legend.notes
+    assert any("product over 2 layers" in words for words in said)
+    assert "last come the weights of pool, whose one query is no token of the image and has no identity" in said
+    assert "the weight that the token gives" in said[0]
+    without = views.attention(ReadOut(layers, last), IMAGES[:1], ["blocks.*"], rollout=True)
+    assert without.title == "Attention rollout of all tokens"
+
+
+def test_a_readout_whose_class_token_is_among_its_keys_is_left_out_of_a_rollout():
+    layers, last = [weights(k, 2, 13) for k in range(2)], weights(5, 3, 13)[:, :1]
+    picture = views.attention(ReadOut(layers, last, prefix=1), IMAGES[:1], rollout=True)
+    plain = views.attention(Net(layers, prefix=1), IMAGES[:1], rollout=True)
+    assert torch.equal(picture.cells, plain.cells)
+    assert picture.title == plain.title == "Attention rollout of the class token"
+    assert "without pool: its queries are not the tokens that it attends to" in picture.legend.notes
+    with pytest.raises(LayerError, match=r"as many queries as keys: pool has 1 for 13\."):
+        views.attention(ReadOut(layers, last, prefix=1), IMAGES[:1], "pool", rollout=True)
+
+
+class Talking(Attend):
+    """Its heads are mixed after the softmax."""
+
+    def __init__(self, weights):
+        super().__init__(weights)
+        self.mixes = nn.Linear(len(weights), len(weights))
+
+    def forward(self, x):
+        value = x.unflatten(-1, (len(self.weights), -1)).transpose(1, 2)
+        weights = self.weights.log().expand(len(x), -1, -1, -1).softmax(-1)
+        mixed = self.mixes(weights.movedim(1, -1)).movedim(-1, 1)
+        return (mixed @ value).transpose(1, 2).flatten(2)
+
+
+def test_what_is_left_out_is_said_with_its_reason():
+    net = Net([weights(k, 2, 12) for k in range(4)])
+    for k in (0, 2):
+        net.blocks[k] = Talking(weights(k, 2, 12))
+    reason = "its heads are mixed after the softmax (talking heads), before it meets values"
+    picture = views.attention(net, IMAGES[:1])
+    assert picture.rows == ("blocks.1", "blocks.3")
+    assert f"without blocks.0, blocks.2: {reason}" in picture.legend.notes
+    assert f"without blocks.0, blocks.2: {reason}" in views.attention(net, IMAGES[:1], rollout=True).legend.notes
+    assert reason in views.attention_distance(net, IMAGES[:1]).figure().get_supxlabel()
+    with pytest.raises(
+        LayerError, match=r"attention of 'blocks.2' cannot be shown: its heads are mixed after the soft"
+    ):
+        views.attention(net, IMAGES[:1], "blocks.2")
+
+
 def test_layers_with_other_numbers_of_heads():
     layers = [weights(0, 1, 12), weights(1, 3, 12)]
     picture = views.attention(Net(layers), IMAGES[:1])
@@ -344,7 +432,7 @@ def test_queries_that_are_other_tokens():
         views.attention(Crossed(), IMAGES[:1], queries=(0, 0))
     with pytest.raises(OptionError, match="no query 12 in the attention of 'across': it has 12"):
         views.attention(Crossed(), IMAGES[:1], queries=12)
-    with pytest.raises(ShapeError, match=r"as many queries as keys; layer 0 has shape \(1, 12, 6\)"):
+    with pytest.raises(LayerError, match=r"rollout needs layers with as many queries as keys: across has 12 for 6\."):
         views.attention(Crossed(), IMAGES[:1], rollout=True)
     with pytest.raises(LayerError, match="no place attends to places in across; choose self-attention"):
         views.attention_distance(Crossed(), IMAGES)
@@ -366,7 +454,9 @@ class Whole(Bare):
 
 def test_attention_of_the_model_itself():
     assert views.attention(Whole(), IMAGES[:1]).title == "Attention of all tokens in Whole"
-    with pytest.raises(LayerError, match="unknown where on the image the 12 keys are that the model attends to"):
+    with pytest.raises(
+        LayerError, match="of the model cannot be shown: it is unknown where on the image the 12 keys are"
+    ):
         views.attention(Bare(), IMAGES[:1])
 
 
@@ -387,6 +477,15 @@ def test_distances_are_those_of_each_head():
     even = [8 * math.hypot(q // 4 - k // 4, q % 4 - k % 4) for q in range(12) for k in range(12)]
     assert found.even["blocks.1"] == pytest.approx(sum(even) / 144)
     assert repr(found) == "AttentionDistance('How far each attention head looks')"
+
+
+def test_distances_of_weights_that_are_not_numbers_are_refused():
+    broken = weights(1, 3, 13)
+    broken[1, 4, 5] = torch.nan
+    net = Net([weights(0, 3, 13), broken], prefix=1)
+    with pytest.raises(LayerError, match=r"attention of 'blocks\.1' has weights that are NaN, in head 1, so that no"):
+        views.attention_distance(net, IMAGES)
+    assert list(views.attention_distance(net, IMAGES, "blocks.0").distances) == ["blocks.0"]
 
 
 def test_distances_are_drawn_a_point_for_each_head():

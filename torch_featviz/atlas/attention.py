@@ -10,11 +10,13 @@ from torch_featviz.errors import LayerError
 from torch_featviz.inspect.attention import Attended, Attending, NoAttention
 from torch_featviz.inspect.layer import Layer
 from torch_featviz.model.inputs import Inputs
+from torch_featviz.views.attention_tiles import without
 
 from .layers import MODEL
 from .pack import Blobs, exponent_of
 
 _BYTES = 2  # of a weight
+_NO_SELF = "its queries are not the tokens that it attends to"
 _LETTERS = 4 / 3  # base64 makes of a byte
 
 
@@ -40,9 +42,10 @@ def put_attention(
         return {}, [f"Attention: {error}"]
     at = {name: _shown_at(name, layers) for name in selves}
     names = [name for name in selves if at[name] is not None]
+    reasons = attending.without | {name: _NO_SELF for name in attending.tokens if name not in selves}
+    told = [f"Attention: {words}." for words in without(reasons)]
     costs = {name: sizes[name] * attending.tokens[name].count * _BYTES * _LETTERS for name in names}
     kept = _fitting(names, costs, letters)
-    told = []
     if len(kept) < len(names):
         least = min(costs.values()) / 1e6
         some = f"of {len(names)} layers {len(kept)} are on the page" if kept else f"one layer takes {least:.1f} MB"

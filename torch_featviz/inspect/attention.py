@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from torch_featviz.capture import Attention, capture
+from torch_featviz.capture.attention import Look
 from torch_featviz.errors import LayerError
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.layers import Layers, resolve, split_call
@@ -99,14 +100,15 @@ class Attended:
 class Attending:
     """A copy of a model whose attention can be asked for.
 
-    `tokens` says where the keys of each layer are; `unplaced` are layers where that is unknown.
+    `tokens` says where the keys of each layer are; `without` names the other layers that seem to compute attention,
+    and why theirs cannot be shown.
 
     Args:
         model: any module; it is unchanged.
         inputs: what it is given.
         layers: layers with attention, or layers that contain some, as for `capture`; None for all.
     Raises:
-        LayerError: no such layer, or none with attention; or it is unknown where its tokens are on the image.
+        LayerError: no such layer, or none with attention; or a layer asked for has only attention that cannot be shown.
         DtypeError, DeviceError, OptionError, ShapeError: the model cannot be copied, or does not accept the inputs.
     """
 
@@ -114,24 +116,32 @@ class Attending:
         asked = None if layers is None else resolve(model, layers)
         self._net, self._inputs = twin(model), inputs
         seen = _Seen(inputs.rows(slice(0, 1)).copied())
-        counts = seen.run(self._net)
-        chosen = [name for name in counts if asked is None or _is_within(name, asked)]
-        if not chosen:
-            where = "the model" if asked is None else " or ".join(map(repr, asked))
-            some = ", ".join(map(repr, [*counts][:4])) + ", ..." * (len(counts) > 4)
-            there = f"; these compute some: {some}" if counts else ""
-            raise NoAttention(f"no attention is computed in {where}{there}.")
-        self.tokens, self.unplaced = dict[str, Tokens](), list[str]()
-        for name in chosen:
-            tokens = self._tokens(name, counts[name], seen)
-            if tokens is None:
-                self.unplaced.append(name)
-            else:
+        counts, without = seen.run(self._net)
+        self.tokens, self.without = dict[str, Tokens](), dict[str, str]()
+        for name in [*counts, *without]:
+            if asked is not None and not _is_within(name, asked):
+                continue
+            tokens = self._tokens(name, counts[name], seen) if name in counts else None
+            if tokens is not None:
                 self.tokens[name] = tokens
-        if not self.tokens or (self.unplaced and asked is not None):
-            name = self.unplaced[0]
-            keys = f"the {counts[name]} keys are that {repr(name) if name else 'the model'} attends to"
-            raise LayerError(f"it is unknown where on the image {keys}; choose other layers.")
+            elif name in without:
+                self.without[name] = without[name]
+            else:
+                self.without[name] = f"it is unknown where on the image the {counts[name]} keys are that it attends to"
+        self._refuse(asked, list(counts))
+
+    def _refuse(self, asked: Iterable[str] | None, computing: Sequence[str]) -> None:
+        """Raise LayerError where there is nothing to show of the model, or of a layer asked for."""
+        if not self.tokens and not self.without:
+            where = "the model" if asked is None else " or ".join(map(repr, asked))
+            some = ", ".join(map(repr, computing[:4])) + ", ..." * (len(computing) > 4)
+            there = f"; these compute some: {some}" if computing else ""
+            raise NoAttention(f"no attention is computed in {where}{there}.")
+        for layer in [""] if asked is None else asked:
+            refused = [name for name in self.without if _is_within(name, [layer])]
+            if refused and not any(_is_within(name, [layer]) for name in self.tokens):
+                what = repr(refused[0]) if refused[0] else "the model"
+                raise LayerError(f"the attention of {what} cannot be shown: {self.without[refused[0]]}.")
 
     def __call__(
         self, layers: Sequence[str], queries: Sequence[int] | None, keep: Callable[[Tensor], Tensor] | None = None
@@ -166,20 +176,21 @@ class _Seen:
         self._tracer = LayoutTracer(inputs.images)
         self._taken, self._returned = dict[str, list[Layout]](), dict[str, list[Layout]]()
 
-    def run(self, net: nn.Module) -> dict[str, int]:
-        """The number of keys of each layer that computes attention."""
+    def run(self, net: nn.Module) -> tuple[dict[str, int], dict[str, str]]:
+        """The number of keys of each layer whose attention is captured; and, by layer, why other attention is not."""
         names = {module: name for name, module in net.named_modules()}
 
-        def look(module: nn.Module, given: Any, output: Any) -> None:
+        def note(module: nn.Module, given: Any, output: Any) -> None:
             first = [next(iter(tensors(output)), None)]
             for known, values in ((self._taken, tensors(given)), (self._returned, first)):
                 found = [layout for value in values if (layout := self._tracer.layout(value)) is not None]
                 known.setdefault(names[module], []).extend(found)
 
-        with isolated(), torch.no_grad(), capture(net, of=Attention([0])) as found:
-            with hooked(names, after=look), self._tracer:
+        look = Look([0])
+        with isolated(), torch.no_grad(), capture(net, of=look) as found:
+            with hooked(names, after=note), self._tracer:
                 run(net, self.inputs)
-            return {name: weights.shape[-1] for name, weights in found.items()}
+            return {name: weights.shape[-1] for name, weights in found.items()}, look.without
 
     def around(self, layer: str) -> Iterator[tuple[Layout, bool]]:
         """Layouts of a layer's output, of its inputs, of the layers in it, and of those that it is in, the next first;

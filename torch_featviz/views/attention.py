@@ -8,17 +8,16 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from torch_featviz.errors import OptionError, ShapeError
+from torch_featviz.errors import LayerError, OptionError, ShapeError
 from torch_featviz.explain.rollout import rollout as rolled
 from torch_featviz.inspect.attention import Attended, Attending, Tokens
 from torch_featviz.model.inputs import Inputs, as_batch
 from torch_featviz.model.layers import Layers
 from torch_featviz.picture import Picture, Scale
-from torch_featviz.picture.bounds import listed
 from torch_featviz.picture.images import ValueRange, clipped, unit_images
 from torch_featviz.zoo import ModelCard
 
-from .attention_tiles import ALL, ROLLOUT, Row, sheet
+from .attention_tiles import ALL, ROLLOUT, Row, sheet, without
 
 Query: TypeAlias = int | tuple[int, int]
 _ROWS, _HEADS = 24, 32  # of a sheet, at most
@@ -26,6 +25,7 @@ _ROLLOUT = (
     "attention rollout: mean over heads, plus the identity, rows to 1, product over {} layers; "
     "it knows neither the values that the weights multiply, nor the class"
 )
+_READ = "last come the weights of {}, whose one query is no token of the image and has no identity"
 
 
 def attention(
@@ -67,7 +67,8 @@ def attention(
         keywords: keyword arguments of `forward`.
         title: heading of the picture.
     Raises:
-        LayerError: no such layer, it has no attention, or it is unknown where its tokens are on the image.
+        LayerError: no such layer, it has no attention or none that can be shown, or in no layer of a rollout do tokens
+            attend to each other.
         ShapeError: images have other axes, there are too many, or layers of a rollout have other tokens.
         OptionError: there is no such token, `per` is invalid or given with a scale, or the scale is symmetric.
         DtypeError, DeviceError: the model cannot be copied, or does not accept the images.
@@ -95,8 +96,8 @@ def attention(
         )
     notes = []
     if rollout:
-        found = [_rolled(attending, names, asked)]
-        notes.append(_ROLLOUT.format(len(names)))
+        rolled_out, asked, notes = _rolled(attending, names, asked)
+        found = [rolled_out]
     else:
         shown = _thinned(names, room)
         if len(shown) < len(names):
@@ -115,8 +116,7 @@ def attention(
     where = f" in {found[0].layer or type(model).__name__}" if len(found) == 1 and not rollout else ""
     heading = f"{'Attention rollout' if rollout else 'Attention'} of {what}{where}"
     fitted = Scale(vmin=0, per="kernel" if per == "head" else "layer") if scale is None else scale
-    if attending.unplaced:
-        notes.append(f"without layers whose keys have no place on the image: {listed(attending.unplaced, 4)}")
+    notes += without(attending.without)
     units = unit_images(images, value_range, card)
     counts, hints = clipped(units, value_range, card)
     return sheet(rows, units, fitted, title=title or heading, counts=counts, notes=(*notes, *hints))
@@ -130,11 +130,14 @@ class _Token(NamedTuple):
     place: tuple[int, int] | None
 
 
+_ALL = _Token(None, ALL, None)
+
+
 def _asked(queries: Any, tokens: Mapping[str, Tokens]) -> list[_Token]:
     """The tokens whose attention is drawn."""
     known = list(tokens.values())
     if queries is None:
-        return [_Token(0, f"the {known[0].name(0)}", None)] if known[0].has_class else [_Token(None, ALL, None)]
+        return [_Token(0, f"the {known[0].name(0)}", None)] if known[0].has_class else [_ALL]
     listed = queries if isinstance(queries, list) else [queries]
     if not listed:
         raise OptionError("queries is empty; give a place (row, column) or a token's number, or leave it out.")
@@ -188,8 +191,28 @@ def _weights(attending: Attending, names: list[str], asked: list[_Token]) -> lis
     return attending(names, None, lambda weights: weights.float().mean(2, keepdim=True))
 
 
-def _rolled(attending: Attending, names: list[str], asked: list[_Token]) -> Attended:
-    """The same of the product over layers, as one head."""
-    product = rolled([each.weights for each in attending(names, None, lambda weights: weights.float().mean(1))])
-    rows = [product.mean(1) if token.number is None else product[:, token.number] for token in asked]
-    return Attended(ROLLOUT, torch.stack(rows, 1)[:, None], attending.tokens[names[-1]])
+def _rolled(attending: Attending, names: list[str], asked: list[_Token]) -> tuple[Attended, list[_Token], list[str]]:
+    """The same of the product over layers, as one head; whose it is; and in words, of which layers.
+
+    A last layer with a query of its own reads the tokens out: its row is that of the answer. A class token that is
+    among its keys has a part in itself besides, of which its weights say nothing, so that such a layer is left out, as
+    are all others in which the tokens do not attend to each other.
+    """
+    every = attending(names, None, lambda weights: weights.float().mean(1))
+    square = [each for each in every if each.weights.shape[1] == each.weights.shape[2]]
+    if not square:
+        rest = ", ".join(f"{each.layer} has {each.weights.shape[1]} for {each.weights.shape[2]}" for each in every[:4])
+        lacking = "".join(f"; {words}" for words in without(attending.without))
+        raise LayerError(f"rollout needs layers with as many queries as keys: {rest}{lacking}.")
+    product = rolled([each.weights for each in square])
+    notes, last = [_ROLLOUT.format(len(square))], every[-1]
+    left = [name for name in names if name not in {each.layer for each in square}]
+    reads = last.layer in left and last.weights.shape[1:] == (1, product.shape[2]) and not last.tokens.has_class
+    if reads and asked == [_ALL]:
+        left.remove(last.layer)
+        notes.append(_READ.format(last.layer or "the model itself"))
+        asked, rows = [_Token(None, f"the query of {last.layer}", None)], [(last.weights @ product)[:, 0]]
+    else:
+        rows = [product.mean(1) if token.number is None else product[:, token.number] for token in asked]
+    notes += without(dict.fromkeys(left, "its queries are not the tokens that it attends to"))
+    return Attended(ROLLOUT, torch.stack(rows, 1)[:, None], square[-1].tokens), asked, notes

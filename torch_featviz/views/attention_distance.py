@@ -8,16 +8,20 @@ from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from torch_featviz.errors import LayerError
 from torch_featviz.explain.rollout import distance_table, distances
-from torch_featviz.inspect.attention import Attending, Tokens
+from torch_featviz.inspect.attention import Attended, Attending, Tokens
 from torch_featviz.model.inputs import Inputs, as_batch
 from torch_featviz.model.layers import Layers
+from torch_featviz.model.layout import Layout
 from torch_featviz.picture import Chart
 from torch_featviz.picture.bounds import listed
 from torch_featviz.picture.figures import as_written, fit
+
+from .attention_tiles import without
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,7 +71,8 @@ def attention_distance(
     Returns:
         A picture with `distances`, a tensor `heads` by layer.
     Raises:
-        LayerError: no such layer, it has no attention among places, or it is unknown where its tokens are on the image.
+        LayerError: no such layer, it has no attention among places, it is unknown where its tokens are on the image,
+            or its weights are NaN.
         ShapeError: images have other axes.
         DtypeError, DeviceError, OptionError: the model cannot be copied, or does not accept the images.
     Example:
@@ -87,17 +92,34 @@ def attention_distance(
     if not selves:
         raise LayerError(f"no place attends to places in {', '.join(attending.tokens)}; choose self-attention.")
     for tokens, names in groupby(selves, selves.__getitem__):
-        keep = partial(distances, layout=tokens.layout, size=size)
-        found |= {each.layer: each.weights.cpu() for each in attending([*names], None, keep)}
+        keep = partial(_of_heads, layout=tokens.layout, size=size)
+        found |= {each.layer: _checked(each) for each in attending([*names], None, keep)}
     even = {name: _even(tokens, size) for name, tokens in selves.items()}
-    left = [name for name in (*attending.tokens, *attending.unplaced) if name not in selves]
+    left = [name for name in attending.tokens if name not in selves]
     notes = [
         f"mean over {len(images)} image{'s' * (len(images) > 1)} of {size[0]} × {size[1]} pixels; "
         "tokens without a place are left out",
         *([f"without layers in which no place attends to places: {listed(left, 4)}"] if left else []),
+        *without(attending.without),
     ]
     title = title or "How far each attention head looks"
     return AttentionDistance(_drawn(found, even, title, notes), found, even, title)
+
+
+def _of_heads(weights: Tensor, layout: Layout, size: tuple[int, int]) -> Tensor:
+    """The distance of each head, and 1 where it has weights that are not a number: `2 heads`."""
+    return torch.stack([distances(weights, layout, size), weights.isnan().flatten(2).any(2).any(0).double()])
+
+
+def _checked(found: Attended) -> Tensor:
+    apart, not_numbers = found.weights.cpu()
+    if not_numbers.any():
+        heads = listed([str(head) for head in not_numbers.nonzero().flatten().tolist()], 4)
+        raise LayerError(
+            f"the attention of {found.layer or 'the model'!r} has weights that are NaN, in head {heads}, so that no "
+            "distance can be told; first_nonfinite(model, images) names the layer that made the first."
+        )
+    return apart
 
 
 def _even(tokens: Tokens, size: tuple[int, int]) -> float:

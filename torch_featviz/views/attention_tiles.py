@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from math import isnan
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch_featviz.explain.rollout import distance_table, spread
 from torch_featviz.inspect.attention import Tokens
 from torch_featviz.picture import Counts, Legend, Picture, Scale, Sheet, count, enlarge, grid_columns, number, rgb
-from torch_featviz.picture.bounds import CELLS, drawn_at, named, room, shrunk
+from torch_featviz.picture.bounds import CELLS, drawn_at, listed, named, room, shrunk
 from torch_featviz.picture.color import total_of
 from torch_featviz.picture.legend import OF_IMAGES
 from torch_featviz.picture.overlay import laid
@@ -98,6 +98,19 @@ def sheet(
         zoom=1,
         empty=_bare(rows, heads),
     )
+
+
+def without(reasons: Mapping[str, str]) -> list[str]:
+    """A line for each reason, with the layers that are left out for it.
+
+    Example:
+        >>> without({"a": "its keys are unknown", "b": "its heads talk", "c": "its keys are unknown"})
+        ['without a, c: its keys are unknown', 'without b: its heads talk']
+    """
+    layers = dict[str, list[str]]()
+    for name, why in reasons.items():
+        layers.setdefault(why, []).append(name or "the attention of the model itself")
+    return [f"without {listed(names, 4)}: {why}" for why, names in layers.items()]
 
 
 def _beyond(images: Counts, weights: Sequence[Counts]) -> str:

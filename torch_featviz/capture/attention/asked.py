@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch_featviz.errors import DtypeError, OptionError
 
@@ -60,6 +60,17 @@ class Attention:
                     f"{count - 1}, or from {-count} to -1."
                 )
         return [number % count for number in self.queries]
+
+
+@dataclass(frozen=True)
+class Look(Attention):
+    """As `Attention`, for a look at all layers: attention that cannot be captured is passed over, and `without` says why.
+
+    Args:
+        without: the reason of each such layer, in words that follow its name.
+    """
+
+    without: dict[str, str] = field(default_factory=dict, compare=False)
 
 
 def attention_asked(of: object) -> Attention | None:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from .groups import Groups, grouped
 from .places import Places, PlaceTracer, over_channels
 
+TALKING = "its heads are mixed after the softmax (talking heads), before it meets values"
+
 
 class Operands(NamedTuple):
     """What meets in an attention.
@@ -17,6 +19,7 @@ class Operands(NamedTuple):
         queries: the queries, or the weights; `values` are the values, or the keys; both have tokens along `axis`.
         heads: how many of the groups are heads of one attention; None if unknown.
         weights: `... q k`, where a softmax has been seen.
+        axes: how many that softmax had.
     """
 
     queries: Tensor
@@ -24,6 +27,7 @@ class Operands(NamedTuple):
     heads: int | None = 1
     axis: int = -2
     weights: Tensor | None = None
+    axes: int = 4
 
 
 def group_of(met: Operands, tracer: PlaceTracer | None, images: int | None, module: nn.Module) -> Groups | str:
@@ -44,7 +48,8 @@ def group_of(met: Operands, tracer: PlaceTracer | None, images: int | None, modu
         n = met.values.shape[:-2].numel()
         total = met.weights.sum(dim=-1)
         if bool(((total - 1).abs() > 0.05).logical_and(total != 0).any()):
-            return "what meets the values is no softmax over tokens"
+            talking = met.heads is not None and tuple(met.values.shape[-2:]) == (met.heads, met.heads)
+            return TALKING if talking else "what meets the values is no softmax over tokens"
         if met.weights.dim() == 2 and seen is None:
             return "its softmax meets the weights of a layer"
     heads = met.heads

@@ -19,7 +19,7 @@ from ..eager import NOTHING, all_eager, uncompiled
 from ..recorder import Recorder
 from ..reduce import Reducer
 from ..tap import Taps, function_of, put
-from .asked import Attention
+from .asked import Attention, Look
 from .seen import Seen
 
 _HEADS = 1  # the axis that takes the place of channels
@@ -36,7 +36,9 @@ class Attentions(Recorder):
         super().__init__(scope, setting, **options)
         self.by_reference = False
         self._all = not self.names  # those in whose own forward attention is computed
-        self.seen_attention = Seen(tuple(self.names), self._all, self._wanted, of.among, self._take)
+        scope_of = tuple(self.names), isinstance(of, Look)
+        without = of.without if isinstance(of, Look) else None
+        self.seen_attention = Seen(scope_of, self._all, self._wanted, of.among, self._take, without)
 
     def begin(self, given: Any) -> AbstractContextManager[Any]:
         self.start()

@@ -19,13 +19,14 @@ from torch_featviz.torch_private import TorchDispatchMode, is_higher_order, sche
 
 from ..eager import all_eager
 from .groups import Groups, Selection, Unplaced
-from .met import Operands, group_of
+from .met import TALKING, Operands, group_of
 from .native import Projected, in_encoder_layer, in_module
 from .operators import COPIES, PRODUCTS, RESHAPED, SOFTMAX, VIEWS, by_name, name_of
 from .places import PlaceTracer
 from .rows import attended
 
 _Call: TypeAlias = tuple[str, int, torch.Size]  # a layer, which of its calls, and of what shape its values are
+_MIXING = ("addmm", "linear", "einsum", "convolution", "_convolution", "conv2d")
 _KEPT = 16  # kinds of forwards of each model
 _known: WeakKeyDictionary[nn.Module, dict[Hashable, dict[_Call, Groups | str]]] = WeakKeyDictionary()
 
@@ -37,6 +38,7 @@ class Weights(NamedTuple):
     heads: int | None  # that the softmax was over, where they have an axis
     depth: int
     holder: Tensor  # kept alive, lest its memory be taken for another's
+    axes: int  # of the softmax
 
 
 @all_eager
@@ -50,6 +52,7 @@ class Seen(TorchDispatchMode):
         wanted: given the names of the modules whose forwards run, outermost first: those to take attention for.
         queries: given the layer and how many queries there are: which to take, or None for all.
         take: is given the layers and the weights, `images heads queries keys`.
+        without: where to say, by layer, why its attention is passed over that cannot be captured; None to raise that.
     """
 
     supports_higher_order_operators = True
@@ -61,12 +64,13 @@ class Seen(TorchDispatchMode):
         wanted: Callable[[Sequence[str]], list[str]],
         queries: Callable[[str, int], list[int] | None],
         take: Callable[[list[str], Tensor], None],
+        without: dict[str, str] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.running = False
         self.found: dict[str, None] = {}  # layers in whose own forward attention is computed
         self.reasons: dict[str, str] = {}  # why what looks like attention is none, by layer
-        self._lenient = lenient
+        self._lenient, self._without = lenient, without
         self._scope, self._wanted, self._queries, self._take = scope, wanted, queries, take
         self._frames: list[tuple[str, nn.Module]] = []
         self._builds: dict[str, int] = {}  # of the modules that ran as the outermost; what was learnt holds for these
@@ -143,13 +147,24 @@ class Seen(TorchDispatchMode):
 
     def _hidden(self, func: Any, args: Any, kwargs: Any) -> Any:
         if layers := self._layers():
-            kernel = str(func)
-            raise LayerError(
-                f"the attention of {layers[-1]!r} is computed by {kernel}, which returns no weights and takes its "
-                "inputs in a form of its own; run the model with scaled_dot_product_attention or eager attention "
-                "(transformers: attn_implementation='sdpa')."
+            self._refuse(
+                layers[-1],
+                f"is computed by {func}, which returns no weights and takes its inputs in a form of its own; run the "
+                "model with scaled_dot_product_attention or eager attention (transformers: attn_implementation='sdpa')",
             )
         return func(*args, **kwargs)
+
+    def _refuse(self, layer: str, why: str) -> None:
+        """Raise LayerError, or say it in `without`."""
+        if self._without is None:
+            raise LayerError(f"the attention of {layer!r} {why}.")
+        self._without.setdefault(layer, f"its attention {why}")
+
+    def _pass_over(self, layer: str, why: str, axes: int) -> None:
+        """What looks like attention is none, or none that can be captured; a softmax of two axes is one of classes."""
+        self.reasons[layer] = why
+        if self._without is not None and axes > 2:
+            self._without.setdefault(layer, why)
 
     def _fused(self, func: Any, args: Any, kwargs: Any) -> Any:
         answer = func(*args, **kwargs)
@@ -183,7 +198,7 @@ class Seen(TorchDispatchMode):
         dim = args[1] if len(args) > 1 else kwargs["dim"]
         if answer.dim() > 1 and dim in (-1, answer.dim() - 1) and not answer.is_nested:
             heads = 1 if answer.dim() < 4 else answer.shape[-3]
-            self._hold(answer, answer.detach(), heads if answer.dim() != 3 else None)
+            self._hold(answer, answer.detach(), heads if answer.dim() != 3 else None, answer.dim())
         return answer
 
     def _product(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -200,7 +215,7 @@ class Seen(TorchDispatchMode):
     def _multiplied(self, held: Weights, weights: Tensor, multiplied: Tensor, values: Tensor, axis: int) -> None:
         """Softmaxed weights `... q k` have been multiplied with values; tokens lie along an axis of both."""
         if layers := self._layers():
-            selection = self._select(layers, Operands(multiplied, values, held.heads, axis, weights))
+            selection = self._select(layers, Operands(multiplied, values, held.heads, axis, weights, held.axes))
             if selection is not None:
                 weights = weights.reshape(-1, 1, *weights.shape[-2:])
                 self._give(layers, selection.put(selection.rows(weights)).clone())
@@ -219,10 +234,9 @@ class Seen(TorchDispatchMode):
         if not layers:
             return func(*args, **kwargs)
         if any(isinstance(tensor, Tensor) and tensor.is_nested for tensor in given.values()):
-            raise LayerError(
-                f"the attention of {layers[-1]!r} is computed on nested tensors; make the encoder with "
-                "enable_nested_tensor=False."
-            )
+            why = "is computed on nested tensors; make the encoder with enable_nested_tensor=False"
+            self._refuse(layers[-1], why)
+            return func(*args, **kwargs)
         before = given.copy()
         answer = func(*args, **kwargs)
         projected = read(before, answer[0] if isinstance(answer, (tuple, list)) else answer)
@@ -264,18 +278,23 @@ class Seen(TorchDispatchMode):
             if written:
                 self._live.pop(key_of(given[0]), None)
             if isinstance(answer, Tensor) and answer.shape == held.values.shape:
-                self.reasons[self._frames[-1][0]] = f"its softmax goes through {name!r} before it meets values"
+                self._changed(held, name)
             return answer
         for output, value in zip(outputs, values, strict=False):
-            self._hold(output, value, held.heads)
+            self._hold(output, value, held.heads, held.axes)
         return answer
 
     # What is common to all of them
 
-    def _hold(self, tensor: Tensor, values: Tensor, heads: int | None) -> None:
+    def _changed(self, held: Weights, name: str) -> None:
+        mixed = name in _MIXING and held.axes == 4
+        why = TALKING if mixed else f"its softmax goes through {name!r} before it meets values"
+        self._pass_over(self._frames[-1][0], why, held.axes)
+
+    def _hold(self, tensor: Tensor, values: Tensor, heads: int | None, axes: int) -> None:
         key = key_of(tensor)
         if key is not None:
-            self._live[key] = Weights(values, heads, len(self._frames), tensor)
+            self._live[key] = Weights(values, heads, len(self._frames), tensor, axes)
 
     def _layers(self, part: str = "") -> list[str]:
         """The layers that an attention computed now is of, outermost first; `part` is one that was not called."""
@@ -290,18 +309,17 @@ class Seen(TorchDispatchMode):
         call = layer, self._calls[layer], met.values.shape
         self._calls[layer] += 1
         if call not in self._groups:
+            unplaced = False
             try:
                 self._groups[call] = group_of(met, self._tracer, self._images, self._frames[-1][1])
             except Unplaced as why:
-                if self._lenient and met.weights is not None:  # a gate, say: nobody asked for it
-                    self._groups[call] = str(why)
-                    self.reasons[layer] = str(why)
-                    return None
+                self._groups[call], unplaced = str(why), True
+            if unplaced and not (self._lenient and met.weights is not None):  # else a gate, say: nobody asked for it
                 again = "" if self._tracer else "; it goes another way than in the forward before: run it once more"
-                raise LayerError(f"the attention of {layers[-1]!r} cannot be captured: {why}{again}.") from None
+                self._refuse(layers[-1], f"cannot be captured: {self._groups[call]}{again}")
         groups = self._groups[call]
         if isinstance(groups, str):
-            self.reasons[layer] = groups
+            self._pass_over(layer, groups, met.axes)
             return None
         return groups.select(self._queries(layers[-1], groups.length(met.queries.shape[met.axis])))
 
