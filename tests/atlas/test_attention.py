@@ -104,8 +104,8 @@ def test_attention_of_tokens_without_a_place_is_told():
     found, told, _ = put(Unplaced(), torch.rand(1, 3, 8, 8), 1e6)
     assert found == {}
     assert told == [
-        "Attention: the attention of the model cannot be shown: it is unknown where on the image the 5 keys are that it "
-        "attends to."
+        "Attention: the attention of the model cannot be shown: it is unknown where on the image the 5 keys are that "
+        "it attends to."
     ]
 
 
@@ -119,10 +119,10 @@ def test_what_is_left_out_is_told():
     found, told, _ = put(cait(), torch.rand(1, 3, 32, 32), 1e6)
     assert found == {}
     assert told == [
-        "Attention: without blocks.0.attn, blocks.1.attn: its heads are mixed after the softmax (talking heads), before "
-        "it meets values.",
-        "Attention: without blocks_token_only.0.attn, blocks_token_only.1.attn: its queries are not the tokens that it "
-        "attends to.",
+        "Attention: without blocks.0.attn, blocks.1.attn: its heads are mixed after the softmax (talking heads), "
+        "before it meets values.",
+        "Attention: without blocks_token_only.0.attn, blocks_token_only.1.attn: its queries are not the tokens that "
+        "it attends to.",
     ]
     page = atlas(cait(), torch.rand(1, 3, 32, 32), methods=["saliency"])
     assert set(told) <= set(page.data["left_out"])
