@@ -64,7 +64,7 @@ class Attention:
 
 @dataclass(frozen=True)
 class Look(Attention):
-    """As `Attention`, for a look at all layers: attention that cannot be captured is passed over, and `without` says why.
+    """As `Attention`, for a look at all layers: what cannot be captured is passed over, and `without` says why.
 
     Args:
         without: the reason of each such layer, in words that follow its name.

@@ -38,7 +38,7 @@ class Attentions(Recorder):
         self._all = not self.names  # those in whose own forward attention is computed
         scope_of = tuple(self.names), isinstance(of, Look)
         without = of.without if isinstance(of, Look) else None
-        self.seen_attention = Seen(scope_of, self._all, self._wanted, of.among, self._take, without)
+        self.seen_attention = Seen(scope_of, self._wanted, of.among, self._take, lenient=self._all, without=without)
 
     def begin(self, given: Any) -> AbstractContextManager[Any]:
         self.start()

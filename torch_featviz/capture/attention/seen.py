@@ -48,10 +48,10 @@ class Seen(TorchDispatchMode):
     Args:
         names: of all modules of the model.
         scope: tells apart what differs in `wanted`.
-        lenient: whether a softmax that meets values in a way that cannot be placed is passed over.
         wanted: given the names of the modules whose forwards run, outermost first: those to take attention for.
         queries: given the layer and how many queries there are: which to take, or None for all.
         take: is given the layers and the weights, `images heads queries keys`.
+        lenient: whether a softmax that meets values in a way that cannot be placed is passed over.
         without: where to say, by layer, why its attention is passed over that cannot be captured; None to raise that.
     """
 
@@ -60,10 +60,11 @@ class Seen(TorchDispatchMode):
     def __init__(
         self,
         scope: Hashable,
-        lenient: bool,
         wanted: Callable[[Sequence[str]], list[str]],
         queries: Callable[[str, int], list[int] | None],
         take: Callable[[list[str], Tensor], None],
+        *,
+        lenient: bool,
         without: dict[str, str] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
