@@ -547,3 +547,45 @@ def test_an_error_in_the_forward_leaves_nothing_behind():
     with fv.capture(net, of="attention") as att:
         net(tokens())
     assert list(att) == ["first", "second"]
+
+
+JOINED = {
+    "cat": lambda x: torch.cat([x, x * 2]),
+    "turned": lambda x: torch.cat([x, x.flip(1)]),
+    "parts": lambda x: torch.cat([x[:, :4], x[:, 1:]]),
+    "one image": lambda x: torch.cat([x[:1], x]),
+    "stack": lambda x: torch.stack([x, x * 2]).flatten(0, 1),
+    "repeat": lambda x: x.repeat(2, 1, 1),
+    "chosen": lambda x: x.index_select(0, torch.arange(len(x)).repeat(2)),
+    "expand": lambda x: x[None].expand(2, -1, -1, -1).flatten(0, 1),
+    "interleave": lambda x: x.repeat_interleave(2, 0),
+}
+
+
+@pytest.mark.parametrize("join", JOINED)
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "unfused"])
+@pytest.mark.parametrize("b", [1, 2])
+def test_views_of_images_that_are_joined_to_one_batch_are_refused(join, fused, b):
+    layer, x = made(Attends, fused=fused), tokens(b)
+    net = Plain(lambda x: layer(JOINED[join](x)))
+    with (
+        torch.no_grad(),
+        pytest.raises(LayerError, match="which image each of them belongs to could not be followed|views of an image"),
+        fv.capture(net, [""], of="attention") as att,
+    ):
+        net(x)
+        att[""]
+
+
+def test_heads_of_several_images_in_one_group_are_refused():
+    x = tokens(2, 5, 12).view(2, 5, 3, 4).transpose(1, 2)
+    net = Plain(lambda x: F.scaled_dot_product_attention(*[x.flatten(0, 1)] * 3))
+    with fv.capture(net, of="attention") as att:
+        net(x[:1])
+    rows = x[:1].double().numpy()
+    close(att[""], softmaxed(rows, rows))
+    with (
+        pytest.raises(LayerError, match="what stands in the place of its heads are different images, views or windows"),
+        fv.capture(net, of="attention"),
+    ):
+        net(x)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from .groups import Groups, grouped
+from .groups import Groups, Unplaced, grouped
 from .places import Places, PlaceTracer, over_channels
 
 TALKING = "its heads are mixed after the softmax (talking heads), before it meets values"
@@ -56,7 +56,19 @@ def group_of(met: Operands, tracer: PlaceTracer | None, images: int | None, modu
     if heads is None and isinstance(module, nn.MultiheadAttention):
         heads = module.num_heads
     of_queries, of_keys = (_tokens(places, met.axis, n) for places in (asked, seen))
-    return grouped(of_queries, of_keys, n, images, heads)
+    groups = grouped(of_queries, of_keys, n, images, heads)
+    if of_keys is not None and groups.folded not in _foldable(met, heads, groups.folded):
+        raise Unplaced("several of its groups are of the same tokens, as where views of an image are joined")
+    return groups
+
+
+def _foldable(met: Operands, heads: int | None, found: int) -> tuple[int, ...]:
+    """How many groups an attention may have for each image and window: one for each head, where heads are known."""
+    if met.weights is None:
+        return (1,) if met.values.dim() == 3 or met.values.shape[1] > 1 else (found,)
+    if heads is not None and met.axes <= 4:
+        return 1, heads
+    return (found,)
 
 
 def _tokens(places: Places | None, axis: int, n: int) -> Places | None:
@@ -64,5 +76,7 @@ def _tokens(places: Places | None, axis: int, n: int) -> Places | None:
     if places is None:
         return None
     numbers = places.numbers.movedim(axis, -1).select(-2, 0)  # ... tokens
-    numbers = numbers.reshape(-1, numbers.shape[-1])
-    return Places(numbers[:: len(numbers) // n], places.count)  # without the heads, where they have an axis
+    numbers = numbers.reshape(n, -1, numbers.shape[-1])
+    if bool((numbers != numbers[:, :1]).any()):
+        raise Unplaced("what stands in the place of its heads are different images, views or windows")
+    return Places(numbers[:, 0], places.count)  # without the heads, where they have an axis

@@ -144,7 +144,19 @@ def _viewed(call: Call[_Traced]) -> _Traced:
 
 def _expanded(call: Call[_Traced]) -> _Traced:
     places = _first(call)
-    return Places(places.numbers.expand(call.outputs[0].shape), places.count)
+    output = call.outputs[0]
+    if places.numbers.dim() < output.dim() or len(places.numbers) < len(output):
+        return None  # copies of images
+    return Places(places.numbers.expand(output.shape), places.count)
+
+
+def _repeated(call: Call[_Traced]) -> _Traced | list[_Traced]:
+    copies = call["repeats"][0] > 1 if call.name == "repeat" else _is_copying(call["index"], call["dim"])
+    return None if copies else _moved(call)
+
+
+def _is_copying(index: Tensor, axis: int) -> bool:
+    return axis == 0 and len(index.unique()) < len(index)
 
 
 def _moved(call: Call[_Traced]) -> list[_Traced]:
@@ -176,7 +188,16 @@ def _cat(call: Call[_Traced]) -> _Traced:
         torch.full(tensor.shape, APART, device=device) if places is None or places.count != count else places.numbers
         for tensor, places in zip(call["tensors"], several, strict=True)
     ]
-    return Places(torch.cat(numbers, call["dim"]), count)
+    joined = torch.cat(numbers, call["dim"])
+    if call["dim"] % joined.dim() == 0 and _is_joining(numbers):
+        return None
+    return Places(joined, count)
+
+
+def _is_joining(numbers: Sequence[Tensor]) -> bool:
+    """Whether several tensors have the same places of the same images: views of them."""
+    own = torch.cat([each[each >= 0].unique() for each in numbers])
+    return len(own.unique()) < len(own)
 
 
 def _looked_up(call: Call[_Traced]) -> _Traced:
@@ -255,7 +276,8 @@ _RULES: dict[str, _Rule] = {
     **_each(_expanded, "expand expand_as"),
     **_each(_moved, "permute transpose t squeeze unsqueeze slice select split split_with_sizes unbind chunk"),
     **_each(_moved, "swapaxes swapdims movedim narrow mT"),
-    **_each(_moved, "roll flip index_select index repeat"),
+    **_each(_moved, "roll flip index"),
+    **_each(_repeated, "index_select repeat"),
     **_each(_padded, "constant_pad_nd pad"),
     **_each(_cat, "cat"),
     **_each(_looked_up, "embedding"),
