@@ -447,3 +447,57 @@ class Experts(nn.Module):
 
 def test_a_gate_over_experts_is_passed_over_where_nobody_asks_for_it():
     assert list(weights_of(Experts().eval(), random(2, 7, 8))) == ["attention"]
+
+
+class Wandering(nn.Module):
+    """Windows of 2 x 2 places that are shifted elsewhere in each forward."""
+
+    def __init__(self, move):
+        super().__init__()
+        self.move, self.shifts, self.attention = move, [], nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        shift = self.shifts.pop(0)
+        x = self.move(x.movedim(1, -1), shift)
+        windows = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).transpose(2, 3)
+        flat = windows.flatten(3, 4).flatten(0, 2)
+        flat = self.attention(flat, flat, flat)[0]
+        x = flat.view(windows.shape).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+        return self.move(x, -shift)
+
+
+MOVES = {
+    "roll": lambda x, shift: x.roll((shift, shift), (1, 2)),
+    "index": lambda x, shift: x[:, (torch.arange(4) - shift) % 4],
+    "index_select": lambda x, shift: x.index_select(2, (torch.arange(4) - shift) % 4),
+    "slice": lambda x, shift: torch.cat([x[:, 4 - shift % 4 :], x[:, : 4 - shift % 4]], 1),
+}
+
+
+@pytest.mark.parametrize("move", MOVES)
+@pytest.mark.parametrize("mode", MODES)
+def test_windows_that_wander_from_forward_to_forward_are_followed_in_each(move, mode):
+    net, x = weighted(Wandering(MOVES[move])), random(2, 8, 4, 4)
+
+    def once(net, shift):
+        net.shifts = [shift]
+        net(x)
+
+    with mode():
+        fresh = {}
+        for shift in range(4):
+            with fv.capture(copy.deepcopy(net), of="attention") as att:
+                once(att._recorder.model(), shift)
+            fresh[shift] = att["attention"]
+        assert not torch.equal(fresh[0], fresh[1])
+        with fv.capture(net, of="attention") as att:
+            for _ in range(2):
+                once(net, 1)
+                close(att["attention"], fresh[1])
+            with pytest.raises(
+                LayerError, match=f"of windows cannot be placed: '{move}' in the model moves tokens other"
+            ):
+                once(net, 2)
+            for shift in (2, 3, 0, 1):
+                once(net, shift)
+                close(att["attention"], fresh[shift])

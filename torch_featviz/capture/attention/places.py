@@ -81,6 +81,7 @@ class PlaceTracer(Follower[_Traced]):
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         super().__init__()
+        self.following = False  # by operators of its own
         for tensor in tensors:
             self.put(tensor, begin(tensor))
 
@@ -103,10 +104,13 @@ class PlaceTracer(Follower[_Traced]):
         rest: list[_Traced] = [None] * len(call.outputs)
         if rule is None:
             return rest
+        self.following = True
         try:
             result = rule(call)
         except (LookupError, TypeError, ValueError, RuntimeError, StopIteration):  # other arguments than expected
             return rest
+        finally:
+            self.following = False
         found = result if isinstance(result, list) else [result]
         fits = [
             places if places is not None and places.numbers.shape == output.shape else None

@@ -22,13 +22,21 @@ from .groups import Groups, Selection, Unplaced
 from .met import TALKING, Operands, group_of
 from .native import Projected, in_encoder_layer, in_module
 from .operators import COPIES, PRODUCTS, RESHAPED, SOFTMAX, VIEWS, by_name, name_of
+from .path import MOVES, Path
 from .places import PlaceTracer
 from .rows import attended
 
 _Call: TypeAlias = tuple[str, int, torch.Size]  # a layer, which of its calls, and of what shape its values are
 _MIXING = ("addmm", "linear", "einsum", "convolution", "_convolution", "conv2d")
 _KEPT = 16  # kinds of forwards of each model
-_known: WeakKeyDictionary[nn.Module, dict[Hashable, dict[_Call, Groups | str]]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[nn.Module, dict[Hashable, _Known | None]] = WeakKeyDictionary()
+
+
+class _Known(NamedTuple):
+    """What is known of a kind of forward, in the place of which None says that each goes another way."""
+
+    groups: dict[_Call, Groups | str]  # or why it is no attention between tokens
+    path: Path | None  # how tokens are moved, where that matters
 
 
 class Weights(NamedTuple):
@@ -79,7 +87,9 @@ class Seen(TorchDispatchMode):
         self._noise: dict[int, Tensor] = {}
         self._claims: list[tuple[str, Tensor, torch.dtype]] = []
         self._tracer: PlaceTracer | None = None
-        self._groups: dict[_Call, Groups | str] = {}  # or why it is no attention between tokens
+        self._groups: dict[_Call, Groups | str] = {}
+        self._path: Path | None = None
+        self._strayed = False
         self._images: int | None = None
         self._calls: Counter[str] = Counter()  # by the innermost layer
 
@@ -87,7 +97,8 @@ class Seen(TorchDispatchMode):
     def forward(self, name: str, module: nn.Module, given: Any) -> Iterator[None]:
         """`module` runs, given these arguments, as the outermost.
 
-        Which window each token is in is followed through the first forward of its kind, and known from then on.
+        Which window each token is in is followed through the first forward of its kind, and known from then on, as long
+        as tokens are moved as they were then. Of a kind that moves them otherwise, each forward is followed.
         """
         inputs, (positional, named) = list(tensors(given)), given
         modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), module.training
@@ -96,10 +107,14 @@ class Seen(TorchDispatchMode):
         given_as = tuple(map(_kind, positional)), *((key, _kind(x)) for key, x in named.items())
         kind = name, self._scope, self._builds[name], modes, given_as
         known = _known.setdefault(module, {})
-        followed = kind in known
-        self._groups = known.get(kind, {})
+        learnt = known.get(kind)
+        if learnt is None:
+            self._groups, self._path = {}, Path()
+        else:
+            self._groups, self._path = learnt.groups, learnt.path and Path(learnt.path)
         self._images = inputs[0].shape[0] if inputs and inputs[0].dim() else None
-        self._tracer = None if followed else PlaceTracer(inputs)
+        self._tracer = PlaceTracer(inputs) if learnt is None else None
+        self._strayed = False
         self._calls.clear()
         self._claims.clear()
         self.running = True
@@ -108,7 +123,10 @@ class Seen(TorchDispatchMode):
                 yield
             self._prove()
         except BaseException:
-            known.pop(kind, None)  # it may have gone another way than the first
+            if self._strayed:
+                known[kind] = None
+            elif learnt is not None:  # it may have gone another way than the first
+                known.pop(kind, None)
             raise
         finally:
             self.running, self._tracer = False, None
@@ -116,7 +134,8 @@ class Seen(TorchDispatchMode):
             self._noise.clear()
         if len(known) >= _KEPT:
             known.clear()
-        known[kind] = self._groups
+        if kind not in known:
+            known[kind] = _Known(self._groups, self._path if any(map(_on_places, self._groups.values())) else None)
 
     @contextmanager
     def within(self, name: str, module: nn.Module) -> Iterator[None]:
@@ -134,7 +153,11 @@ class Seen(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if self._tracer is not None and self._tracer.following:
+            return func(*args, **kwargs)
         name = name_of(func)
+        if self._path is not None and name in MOVES and not self._path.step(name, args, kwargs):
+            self._stray(name)
         handler = _HANDLERS.get(name)
         if handler is not None:
             return handler(self, func, args, kwargs)
@@ -160,6 +183,14 @@ class Seen(TorchDispatchMode):
         if self._without is None:
             raise LayerError(f"the attention of {layer!r} {why}.")
         self._without.setdefault(layer, f"its attention {why}")
+
+    def _stray(self, name: str) -> None:
+        self._strayed = True
+        layer = self._frames[-1][0]
+        raise LayerError(
+            f"the attention of windows cannot be placed: {name!r} in {repr(layer) if layer else 'the model'} moves tokens "
+            "otherwise than in the forward before. Run it once more: from now on each forward is followed by itself."
+        )
 
     def _pass_over(self, layer: str, why: str, axes: int) -> None:
         """What looks like attention is none, or none that can be captured; a softmax of two axes is one of classes."""
@@ -339,6 +370,11 @@ class Seen(TorchDispatchMode):
                     f"the attention of {layer!r} is not what its kernel computed: weights times values differ from "
                     f"its output by {far:.3g}, {share:.3g} times what rounding in {str(dtype)[6:]} can do."
                 )
+
+
+def _on_places(groups: Groups | str) -> bool:
+    """Whether it depends on how tokens were moved."""
+    return isinstance(groups, Groups) and (groups.windows is not None or groups.order is not None)
 
 
 def _kind(value: Any) -> Any:
