@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,20 @@ from .rows import claim, distance, softmaxed
 _SAMPLE = 4  # rows that are computed twice
 
 
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+class _Rows(NamedTuple):
+    """What some rows are computed from; see `Projected`."""
+
+    query: Tensor
+    residual: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+
+
 @dataclass(frozen=True)
 class Projected:
     """An attention between projections of sequences, all heads in one matrix.
@@ -26,7 +40,8 @@ class Projected:
         weight: `3·channels channels`, of queries, keys and values; `bias` as well.
         mask: added to the scores, broadcast to `n heads q k`; None if there is none.
         output: what the operator returned.
-        finish: makes rows of that of the heads' outputs and of those rows of `query`.
+        finish: makes rows of that of the heads' outputs and of those rows of `residual`, which is `query` where it is
+            None; given what rounding does on the way.
     """
 
     query: Tensor
@@ -37,7 +52,7 @@ class Projected:
     bias: Tensor
     mask: Tensor | None
     output: Tensor
-    finish: Callable[[Tensor, Tensor], Tensor]
+    finish: Callable[[Tensor, Tensor, Callable[[Tensor], Tensor]], Tensor]
     residual: Tensor | None = None
 
     @torch.no_grad()
@@ -46,7 +61,7 @@ class Projected:
 
         The bound is what rounding does here, and no worst case, which would say nothing after three matrix products:
         up to four rows are computed twice, with sums taken in another order. Allowed for are 32 times the largest
-        difference between the two, and some units in the last place.
+        difference between the two, and some units in the last place. In 16 bits each step rounds more than all sums.
         """
         exact = torch.float64 if self.query.dtype == torch.float64 else torch.float32
         x, output = (selection.rows(part.unsqueeze(1)).squeeze(1).to(exact) for part in (self.query, self.output))
@@ -57,16 +72,36 @@ class Projected:
             shape = len(self.query), self.heads, self.query.shape[1], self.key.shape[1]
             mask = selection.rows(self.mask.expand(shape))
         rows = x.shape[1]
+        if self.output.dtype.itemsize == 2:
+            return self._in_bits(_Rows(x, residual, key, value, mask), output)
         few = rows * self.heads <= x.shape[2]
         sample = slice(None) if few and rows <= _SAMPLE else slice(None, None, -(-rows // _SAMPLE))
         part = None if mask is None else mask[:, :, sample]
         weights, made, other = self._few(x[:, sample], residual[:, sample], key, value, part)
         spread = (made - other).abs().nan_to_num(0.0).max()
         if made.shape[1] < rows:
-            weights, made = self._many(x, residual, key, value, mask)
+            weights, made = self._many(_Rows(x, residual, key, value, mask))
         size = output.abs().nan_to_num(0.0).max()
         bound = 32 * spread + 8 * torch.finfo(self.output.dtype).eps * size
         return weights, claim(distance(made, output), bound)
+
+    def _in_bits(self, rows: _Rows, output: Tensor) -> tuple[Tensor, Tensor]:
+        """As `attended`, of 16 bits, to which the operator rounds whatever it computes on the way.
+
+        All rows are computed with that rounding, too, with scores at either end of what it can do to them. Allowed for
+        are twice the largest difference that this makes in the row, and some units in the last place.
+        """
+
+        def rounded(tensor: Tensor) -> Tensor:
+            return tensor.to(self.output.dtype).to(tensor.dtype)
+
+        weights, made = self._many(rows)
+        spread = made.new_zeros(made.shape[:-1])
+        for side in (-1, 1):
+            _, other = self._many(rows, rounded, side)
+            spread = torch.maximum(spread, (made - other).abs().nan_to_num(0.0).amax(dim=-1))
+        size = output.abs().nan_to_num(0.0).amax(dim=-1)
+        return weights, claim(distance(made, output), 2 * spread + 2 * torch.finfo(self.output.dtype).eps * size)
 
     def _few(
         self, x: Tensor, residual: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
@@ -86,21 +121,42 @@ class Projected:
         on_value = _twice([one.flatten(1, 2) for one in weights], value)
         made = _twice([one.view(*heads[0].shape[:3], -1) for one in on_value], of_value.mT)
         rows = torch.cat([(one + bias_of_value).transpose(1, 2).flatten(2) for one in made], dim=1)
-        first, second = self.finish(rows, torch.cat([residual, residual], dim=1)).chunk(2, dim=1)
+        first, second = self.finish(rows, torch.cat([residual, residual], dim=1), _as_it_is).chunk(2, dim=1)
         return weights[0], first, second
 
     def _many(
-        self, x: Tensor, residual: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+        self, rows: _Rows, rounded: Callable[[Tensor], Tensor] = _as_it_is, side: int = 0
     ) -> tuple[Tensor, Tensor]:
-        """The weights, and the operator's output in many rows."""
-        matrices, biases = self.weight.to(x.dtype).chunk(3), self.bias.to(x.dtype).chunk(3)
+        """The weights, and the operator's output in many rows.
+
+        Args:
+            rounded: what rounding does to all that is computed on the way.
+            side: 1 and -1 for scores that rounding has moved apart and together.
+        """
+        dtype, mask = rows.query.dtype, rows.mask
+        matrices, biases = self.weight.to(dtype).chunk(3), self.bias.to(dtype).chunk(3)
         query, key, value = (
-            linear(one, matrix, bias).view(*one.shape[:2], self.heads, -1).transpose(1, 2)
-            for one, matrix, bias in zip((x, key, value), matrices, biases, strict=True)
+            rounded(rounded(linear(one, matrix)) + bias).view(*one.shape[:2], self.heads, -1).transpose(1, 2)
+            for one, matrix, bias in zip((rows.query, rows.key, rows.value), matrices, biases, strict=True)
         )
-        scores = (query * (1 / sqrt(query.shape[-1]))) @ key.mT
-        weights = softmaxed(scores if mask is None else scores + mask)
-        return weights, self.finish((weights @ value).transpose(1, 2).flatten(2), residual)
+        query = rounded(query * (1 / sqrt(query.shape[-1])))
+        scores = rounded(query @ key.mT)
+        if side:
+            scores = scores + side * self._moved(query, key, scores)
+        weights = rounded(softmaxed(scores if mask is None else scores + mask))
+        made = rounded(weights @ value).transpose(1, 2).flatten(2)
+        return weights, self.finish(made, rows.residual, rounded)
+
+    def _moved(self, query: Tensor, key: Tensor, scores: Tensor) -> Tensor:
+        """How far rounding can take scores, the highest of a row one way and all others the other way.
+
+        A query is rounded three times, a key twice, a score once. In the mean square that is u/sqrt(3) of a number, u
+        being half the distance of 1 to the next number; such errors are independent, so that their squares add up
+        (Higham & Mary 2019). Three times as much is allowed for.
+        """
+        unit = torch.finfo(self.output.dtype).eps / 2
+        far = sqrt(3) * unit * (5 * (query.square() @ key.square().mT) + scores.square()).sqrt()
+        return torch.where(scores == scores.amax(dim=-1, keepdim=True), far, -far)
 
     def _split(self, dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
         """Of queries all in one, of keys and values by heads: matrices, and biases as rows."""
@@ -132,7 +188,7 @@ def in_module(given: dict[str, Any], output: Tensor) -> Projected:
         given["qkv_bias"],
         _mask(given["mask"], given["mask_type"]),
         output,
-        lambda made, _x: linear(made, out.to(made.dtype), bias.to(made.dtype)),
+        lambda made, _x, _rounded: linear(made, out.to(made.dtype), bias.to(made.dtype)),
     )
 
 
@@ -148,12 +204,12 @@ def in_encoder_layer(given: dict[str, Any], output: Tensor) -> Projected:
     def weighed(x: Tensor, name: tuple[str, str]) -> Tensor:
         return linear(x, given[f"{name[0]}weight{name[1]}"].to(x.dtype), given[f"{name[0]}bias{name[1]}"].to(x.dtype))
 
-    def finish(made: Tensor, x: Tensor) -> Tensor:
-        x = x + weighed(made, ("proj_", ""))
-        x = x if first else norm(x, 1)
-        inner = activation(weighed(norm(x, 2) if first else x, ("ffn_", "_1")))
-        x = x + weighed(inner, ("ffn_", "_2"))
-        return x if first else norm(x, 2)
+    def finish(made: Tensor, x: Tensor, rounded: Callable[[Tensor], Tensor]) -> Tensor:
+        x = rounded(x + rounded(weighed(made, ("proj_", ""))))
+        x = x if first else rounded(norm(x, 1))
+        inner = rounded(activation(rounded(weighed(rounded(norm(x, 2)) if first else x, ("ffn_", "_1")))))
+        x = rounded(x + rounded(weighed(inner, ("ffn_", "_2"))))
+        return x if first else rounded(norm(x, 2))
 
     src = given["src"]
     x = norm(src, 1) if first else src

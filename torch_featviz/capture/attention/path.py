@@ -9,22 +9,8 @@ from torch import Tensor
 
 from .operators import VIEWS
 
-MOVES = frozenset(
-    (
-        *VIEWS,
-        "roll",
-        "flip",
-        "rot90",
-        "index",
-        "index_select",
-        "gather",
-        "take",
-        "repeat",
-        "constant_pad_nd",
-        "pad",
-        "cat",
-    )
-)
+_OTHERS = "roll flip rot90 index index_select gather take repeat constant_pad_nd pad cat"
+MOVES = frozenset((*VIEWS, *_OTHERS.split()))
 
 
 class Path:

@@ -187,8 +187,9 @@ class Seen(TorchDispatchMode):
     def _stray(self, name: str) -> None:
         self._strayed = True
         layer = self._frames[-1][0]
+        where = repr(layer) if layer else "the model"
         raise LayerError(
-            f"the attention of windows cannot be placed: {name!r} in {repr(layer) if layer else 'the model'} moves tokens "
+            f"the attention of windows cannot be placed: {name!r} in {where} moves tokens "
             "otherwise than in the forward before. Run it once more: from now on each forward is followed by itself."
         )
 
