@@ -292,6 +292,26 @@ def test_views_of_untrained_models(arguments, drawing, tmp_path):
     assert min(size(out)) > 60
 
 
+def test_maps_of_tokens(drawing, tmp_path, monkeypatch, capsys):
+    (tmp_path / "nets.py").write_text(
+        "import torch\nfrom torch import nn\n\n\nclass Net(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n"
+        "        self.conv, self.cls_token = nn.Conv2d(3, 4, 8, 8), nn.Parameter(torch.randn(1, 1, 4))\n"
+        "        self.mlp, self.head = nn.Linear(4, 4), nn.Linear(4, 2)\n\n    def forward(self, x):\n"
+        "        x = self.conv(x).flatten(2).mT\n"
+        "        x = self.mlp(torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1))\n"
+        "        return self.head(x[:, 0])\n"
+    )
+    sheets = []
+    monkeypatch.setattr(Sheet, "save", lambda self, path: sheets.append(self) or path)
+    what = ["maps", f"{tmp_path}/nets.py:Net", "--size", "32", "48", "--random", "--image", str(drawing)]
+    assert cli.main([*what, "--layer", "mlp"]) == 0
+    assert sheets[0].cells.shape == (4, 3, 4, 6)
+    assert "1 class token: not drawn" in sheets[0].legend.notes
+    assert cli.main([*what, "--layer", "head"]) == 1
+    assert "'head' returns shape (1, 2), whose places are not known" in capsys.readouterr().err
+
+
 def test_weights_from_a_file(tmp_path):
     torch.save(card("xo").build().state_dict(), tmp_path / "w.pt")
     assert cli.main(["kernels", "xo", "--weights", str(tmp_path / "w.pt"), "--out", str(tmp_path / "k.png")]) == 0

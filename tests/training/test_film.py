@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from torch_featviz.errors import DtypeError, LayerError, OptionError, ShapeError
+from torch_featviz.errors import DtypeError, FeatvizWarning, LayerError, OptionError, ShapeError
 from torch_featviz.explain import attribute
 from torch_featviz.picture import Counts, Scale
 from torch_featviz.picture.color import total_of
@@ -67,8 +67,54 @@ def test_maps_are_those_of_the_probe_in_evaluation_mode():
         assert torch.equal(sheet.pixels, expected.pixels)
     assert film._sheets[0].title == "Maps of 4, step 0: 20 maps of 4 × 4"
     assert film._sheets[0].legend.notes[0] == "9 of 20 maps and 4 of 6 images shown"
-    with pytest.raises(LayerError, match="no maps of '6' were recorded; recorded: 0, 4"):
+    with pytest.raises(
+        LayerError, match=r"no maps of '6' .* returns shape \(6, 2\), which has no places; recorded: 0, 4"
+    ):
         watch.film("6", "maps")  # it has no place
+
+
+class Tokens(nn.Module):
+    """Patches of 2 × 2 pixels behind a class token, a block with channels last, and tokens in an order of their own."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.cls_token = nn.Conv2d(1, 6, 2, 2), nn.Parameter(torch.randn(1, 1, 6))
+        self.mlp, self.last, self.mixed, self.head = (nn.Linear(6, 6) for _ in range(4))
+
+    def forward(self, x):
+        x = self.conv(x).flatten(2).mT
+        x = self.mlp(torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1))
+        x = self.last(x[:, 1:].unflatten(1, (4, 6)))
+        x = self.mixed(x.flatten(1, 2).sort(1).values)
+        return self.head(x.mean(1))
+
+
+def test_tokens_are_drawn_at_their_places_and_what_has_none_is_named_once():
+    model, probe = Tokens(), torch.randn(2, 1, 8, 12)
+    with pytest.warns(FeatvizWarning, match=r"no maps are kept of 'mixed': 'mixed' returns shape \(2, 24, 6\), whose"):
+        watch = Monitor(model, every=1, probe=probe)
+    seen = {}
+    for name in ("mlp", "last"):
+        getattr(model, name).register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out.detach()}))
+    for _ in range(2):  # no other warning
+        with watch.step():
+            model(probe).sum().backward()
+    expected = {name: torch.empty(2, 6, 4, 6) for name in seen}
+    for i in range(2):
+        for row in range(4):
+            for column in range(6):
+                expected["mlp"][i, :, row, column] = seen["mlp"][i, 1 + 6 * row + column]
+                expected["last"][i, :, row, column] = seen["last"][i, row, column]
+    for name, maps in expected.items():
+        for frame in watch._log.frames[f"maps/{name}"]._held:
+            torch.testing.assert_close(frame.values, maps)
+    sheet = watch.film("mlp", "maps")._sheets[0]
+    assert sheet.title == "Maps of mlp, step 0: 6 maps of 4 × 6"
+    assert "1 class token: not drawn" in sheet.legend.notes
+    with pytest.raises(
+        LayerError, match=r"'mixed' .* returns shape \(2, 24, 6\), whose places are not known; recorded"
+    ):
+        watch.film("mixed", "maps")
 
 
 def test_a_probe_changes_nothing():

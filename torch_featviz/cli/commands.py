@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor
 
 from torch_featviz import demo as demonstration
 from torch_featviz import views
 from torch_featviz.atlas import atlas as make_page
 from torch_featviz.bench import overhead
-from torch_featviz.errors import LayerError, OptionError
-from torch_featviz.inspect import activations, summary
+from torch_featviz.errors import OptionError
+from torch_featviz.inspect import summary
+from torch_featviz.inspect.placed import placed
 from torch_featviz.model.inputs import Inputs
+from torch_featviz.model.unplaced import unplaced
 from torch_featviz.picture import Picture, Sheet
 from torch_featviz.survey import top_patches
 from torch_featviz.training import History
@@ -119,17 +120,13 @@ def kernels(on: Given) -> Picture:
 def maps(on: Given) -> Picture:
     """The feature maps of one layer, of one or several images."""
     layer, images, names = on.layer(on.card.low), on.images(), on.names()
-    acts = activations(on.model, Inputs(images), layer)
-    if len(acts) != 1:
-        raise LayerError(f"{layer!r} gave {len(acts)} outputs: {', '.join(acts)}; --layer names one that runs once.")
-    found = next(iter(acts.values()))
-    if not isinstance(found, Tensor) or found.dim() != 4:
-        what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-        raise LayerError(f"{layer!r} of {on.card.name} returns {what}, no maps; --layer names a layer that does.")
+    found = placed(on.model, Inputs(images), layer)
     title = f"{on.name} {layer}: what it makes of {_said(names)}"
-    shown: Any = found[0] if len(names) == 1 else dict(zip(names, found, strict=True))
+    shown: Any = found.maps[0] if len(names) == 1 else dict(zip(names, found.maps, strict=True))
     per: Literal["kernel", "layer"] = "layer" if on.arguments.one_scale else "kernel"
-    return views.feature_maps(shown, top=on.arguments.top, per=per, cmap=on.arguments.cmap, title=title)
+    sheet = views.feature_maps(shown, top=on.arguments.top, per=per, cmap=on.arguments.cmap, title=title)
+    without = unplaced(found.layout, on.model)
+    return _noted(sheet, f"{without}: not drawn") if without else sheet
 
 
 def overview(on: Given) -> Picture:
@@ -189,6 +186,12 @@ def _named(on: Given, sheet: Picture) -> Picture:
     """The same, titled with the model's name."""
     assert isinstance(sheet, Sheet)
     return replace(sheet, title=f"{on.name}. {sheet.title}")
+
+
+def _noted(sheet: Picture, note: str) -> Picture:
+    """The same with one more line in its legend."""
+    assert isinstance(sheet, Sheet)
+    return replace(sheet, legend=replace(sheet.legend, notes=(*sheet.legend.notes, note)))
 
 
 def _said(names: list[str]) -> str:

@@ -26,7 +26,7 @@ def activations(model: nn.Module, inputs: Inputs, layers: Layers = None) -> Acti
         LayerError: no such layer, or it cannot be captured.
         DtypeError, DeviceError, OptionError, ShapeError: the model cannot be copied, or does not accept the inputs.
     """
-    sharded = any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
+    sharded = is_sharded(model)
     net = model if sharded else twin(model)
     acts: Activations
     with isolated(), evaluating(net), torch.no_grad(), capture(net, layers) as acts:
@@ -34,6 +34,11 @@ def activations(model: nn.Module, inputs: Inputs, layers: Layers = None) -> Acti
     if sharded:
         _reshard(net)
     return acts
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether each rank holds a part of its parameters (FSDP2), so that no copy of it can run."""
+    return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
 
 
 def _reshard(model: nn.Module) -> None:

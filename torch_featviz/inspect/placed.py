@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch_featviz.capture.session import Capture
 from torch_featviz.errors import ShapeError
 from torch_featviz.model.inputs import Inputs
-from torch_featviz.model.layers import layer_name, split_call
+from torch_featviz.model.layers import Layers, layer_name, split_call
 from torch_featviz.model.layout import Layout, LayoutTracer
 from torch_featviz.model.run import check_call, run
 from torch_featviz.model.twin import twin
@@ -59,9 +59,7 @@ def placed(model: nn.Module, inputs: Inputs, layer: str | nn.Module, layout: Lay
 
         def look(output: Any) -> tuple[Tensor | None, Layout]:
             values = next(iter(tensors(output)), None)
-            if values is not None and values.dim() == 4 and tracer.lost_places(values):
-                return values.clone(), Layout(tuple(values.shape[2:]), channels=1, tokens=None, places=(2, 3))
-            return None if values is None else values.clone(), tracer.layout(output) or Layout(channels=None)
+            return None if values is None else values.clone(), _layout(tracer, output)
 
         with Capture(net, bare, into=look) as found, tracer:
             run(net, inputs)
@@ -77,6 +75,37 @@ def placed(model: nn.Module, inputs: Inputs, layer: str | nn.Module, layout: Lay
         )
     maps = layout.maps(values).cpu()
     return Placed(name, maps if maps.dtype == torch.float64 else maps.float(), layout)
+
+
+def layouts(model: nn.Module, inputs: Inputs, layers: Layers) -> dict[str, Layout]:
+    """The axes of what each of these layers returns, as `placed` finds them; without places where they are not known.
+
+    Args:
+        model: any module; it is unchanged.
+        inputs: the arguments.
+        layers: as for `capture`, and so are the names.
+    Raises:
+        LayerError: no such layer.
+        DtypeError, DeviceError, OptionError, ShapeError: the model cannot be copied, or does not accept the inputs.
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.Flatten(2))
+        >>> [found.grid for found in layouts(net, Inputs(torch.rand(2, 3, 8, 12)), ["0", "1"]).values()]
+        [(2, 3), (2, 3)]
+    """
+    with isolated(), torch.no_grad():
+        net, inputs = twin(model), inputs.copied()
+        tracer = LayoutTracer(inputs.images)
+        with Capture(net, layers, into=lambda output: _layout(tracer, output)) as found, tracer:
+            run(net, inputs)
+    return dict(found)
+
+
+def _layout(tracer: LayoutTracer, output: Any) -> Layout:
+    """Of the first tensor; four axes whose places were lost on the way are taken for those of a map."""
+    values = next(iter(tensors(output)), None)
+    if values is not None and values.dim() == 4 and tracer.lost_places(values):
+        return Layout(tuple(values.shape[2:]), channels=1, tokens=None, places=(2, 3))
+    return tracer.layout(output) or Layout(channels=None)
 
 
 def artefact_norm(norms: Tensor) -> float:

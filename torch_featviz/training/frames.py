@@ -12,9 +12,7 @@ from torch import Tensor, nn
 
 from torch_featviz.errors import LayerError, OptionError
 from torch_featviz.explain.attribute import explain
-from torch_featviz.inspect.activations import activations
 from torch_featviz.model.inputs import Inputs
-from torch_featviz.model.layers import Layers
 from torch_featviz.model.weights import has_kernel, planes_of
 from torch_featviz.picture import Scale, Sheet, number
 from torch_featviz.views import feature_maps, kernels
@@ -26,9 +24,7 @@ from .thinned import Thinned
 KEPT = 32  # frames of a layer held at most
 FILTERS = 64  # of one or three channels that are kept
 TABLE = 12  # rows and columns of deeper ones
-MAPS = 9  # channels that are kept of a layer's output,
-IMAGES = 4  # of so many images
-VALUES = 2**18  # of maps that are kept of a step: fewer images, then fewer channels
+IMAGES = 4  # whose maps and heatmaps are kept
 KINDS = ("kernels", "maps", "why")
 ROOM = 4  # times as far as the first frame the scale reaches, because what learns grows
 HELD = 16  # times the ordinary reach a film's scale holds: what grows, and not what blows up
@@ -168,17 +164,6 @@ def kernels_now(layers: Mapping[str, nn.Module]) -> dict[str, Seen]:
         if found.weight.is_floating_point():
             shown = found.weight[:, :TABLE].float()
             drawn[name] = Seen(shown, (found.filters, *found.weight.shape[1:]), found.notes)
-    return drawn
-
-
-def maps_now(model: nn.Module, layers: Layers, probe: Inputs) -> dict[str, Seen]:
-    """The feature maps of `probe` in evaluation mode, `b c h w`, of layers that have some."""
-    drawn = {}
-    for name, maps in activations(model, probe, layers).items():
-        if isinstance(maps, Tensor) and maps.dim() == 4 and maps.shape[2] * maps.shape[3] > 1:
-            images = max(1, min(IMAGES, VALUES // maps[0, 0].numel()))
-            channels = max(1, min(MAPS, VALUES // (images * maps[0, 0].numel())))
-            drawn[name] = Seen(maps[:images, :channels].float(), tuple(maps.shape))
     return drawn
 
 

@@ -27,10 +27,11 @@ from .accumulation import Accumulation
 from .figures import range_of
 from .film import Film
 from .findings import Finding, Globs
-from .frames import Seen, check_scales, kernels_now, maps_now, why_now
+from .frames import Seen, check_scales, kernels_now, why_now
 from .history import History, Sample
 from .log import Log
 from .look import Look
+from .maps import Maps
 from .noise import GradientNoise, NoiseScale
 from .optimizers import Listener, Optimizers
 from .records import PendingRecords, StepRecorder
@@ -63,7 +64,8 @@ class Monitor(Displayed):
             softsign), also as functions in your forward; if there is none, all leaf modules.
         every: watch one step in `every`, beginning with the first.
         probe: a fixed batch of inputs: images, a tuple of positional arguments, or a mapping of keywords, images first.
-            The layers' maps of it, in evaluation mode, are kept for films and sinks.
+            The layers' maps of it, in evaluation mode, are kept for films and sinks, tokens as maps of their places. A
+            warning names the layers whose places are not known.
         why: a method of `attribute`: its heatmaps of the probe are kept too. Each sample then costs a backward, or many
             forwards.
         to: where to write during training, one or several: a folder, a TensorBoard `SummaryWriter`, a W&B or MLflow
@@ -131,6 +133,7 @@ class Monitor(Displayed):
         self.every = every
         self._model, self._why = model, why
         self._probe = None if probe is None else Inputs.of_batch(probe).copied()
+        self._maps = Maps(model, self._probe)
         self._watched = Watched(model, layers, bins)
         self._gradients = Gradients(bins)
         self._optimizers = Optimizers(optimizer)
@@ -152,6 +155,8 @@ class Monitor(Displayed):
         self._find()
         if probe is not None:
             self._pictured()  # what is wrong with it is said now, and not in the training
+            if first:
+                self._maps.tell()
         for folder in (sink for sink in sinks if isinstance(sink, FolderSink) and sink.holds_samples()):
             self._go_on_with(folder.folder)
         if self._group is not None:  # all look at the same steps
@@ -289,8 +294,9 @@ class Monitor(Displayed):
         name, frames = f"{of}/{layer}", self._log.frames
         if name not in frames:
             known = ", ".join(each.partition("/")[2] for each in frames if each.startswith(f"{of}/"))
+            why = f", since it {self._maps.left_out[layer]}" if of == "maps" and layer in self._maps.left_out else ""
             hint = " maps need a probe; pass probe=." if of == "maps" and self._probe is None else ""
-            raise LayerError(f"no {of} of {layer!r} were recorded; recorded: {known or 'none'}.{hint}")
+            raise LayerError(f"no {of} of {layer!r} were recorded{why}; recorded: {known or 'none'}.{hint}")
         return frames[name].film(() if of == "kernels" else names)
 
     def state_dict(self) -> dict[str, Any]:
@@ -430,8 +436,7 @@ class Monitor(Displayed):
         layers = self._watched.drawn
         found = {f"kernels/{name}": each for name, each in kernels_now(layers).items()}
         if self._probe is not None:
-            maps = maps_now(self._model, list(layers), self._probe)
-            found |= {f"maps/{name}": each for name, each in maps.items()}
+            found |= {f"maps/{name}": each for name, each in self._maps.now(layers).items()}
             if self._why is not None:
                 found[f"why/{self._why}"] = why_now(self._model, self._why, self._probe)
         return found
