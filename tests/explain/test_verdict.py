@@ -10,6 +10,21 @@ from hypothesis import strategies as st
 from torch import nn
 
 from torch_featviz.explain import Faithfulness, Reason, Verdict, attribute, faithfulness, reasons
+from torch_featviz.explain.verdict import judge, lacking, needed
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@given(st.floats(0, 0.5, width=32), st.floats(0, 0.25, width=32))
+def test_a_caption_says_what_gain_is_lacking_whatever_its_sign(sign, size, spread):
+    gain = sign * size
+    least = max(0.03, 2 * spread)
+    between = size >= 0.03 and size < least
+    said = lacking(gain, float(needed(torch.tensor(spread))))
+    word = "worse from −" if sign < 0 else "needs "
+    assert said == (f"gain {'−' * (sign < 0)}{size:.2f}, {word}{least:.2f}" if between else "")
+    if said:
+        assert judge(torch.tensor([gain]), torch.tensor([False]), torch.tensor([spread])) == (Verdict.NO_BETTER,)
+
 
 shares = st.floats(0, 1, width=32)
 figures = st.fixed_dictionaries(

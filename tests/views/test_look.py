@@ -238,3 +238,18 @@ def test_it_says_what_the_figures_bear_out(areas, says):
 
 def test_verdicts_have_words():
     assert {Verdict.BETTER, *module._CHANCE} == set(Verdict)
+
+
+@pytest.mark.parametrize(
+    ("gain", "says"),
+    [
+        (0.2, r"as much \(gain 0.20, needs 0.50\): do"),
+        (-0.2, r"as much \(gain −0.20, worse from −0.50\): do"),
+        (0, "much: do"),
+    ],
+)
+def test_it_says_what_gain_a_heatmap_lacks(gain, says):
+    figures = [torch.tensor([value]) for value in (0.3, 0.4 + 2 * gain, 0.3, 0.4)]
+    worth = Faithfulness(*figures, torch.zeros(1, 1), deviation=torch.tensor([0.25]))
+    reason = Reason("gradcam", "", "", torch.rand(1, 1, 4, 4), (worth,))
+    assert re.search(says, module._says(reason, Verdict.NO_BETTER))

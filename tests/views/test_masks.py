@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from torch_featviz.atlas import atlas
+from torch_featviz.errors import OptionError
+from torch_featviz.explain import reasons
 from torch_featviz.picture import enlarge
 from torch_featviz.views import attributions, look
 from torch_featviz.views.masks import outlined
@@ -29,6 +31,13 @@ class Bright(nn.Module):
 
     def forward(self, x):
         return {"out": self.head(torch.relu(self.conv(x)))}
+
+
+class Rows(Bright):
+    """With a figure of its own for each image, by which its scores are multiplied."""
+
+    def forward(self, x, row):
+        return {"out": super().forward(x)["out"] * row[:, :, None, None]}
 
 
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 3), st.integers(0, 99))
@@ -79,6 +88,56 @@ def test_the_classes_asked_for_are_named_with_their_shares():
     shares = [float(words.removesuffix(" % of pixels")) for words in sheet.captions[1:]]
     assert shares == pytest.approx([100 - shares[1], shares[1]], abs=0.11)
     assert 10 < shares[1] < 30
+
+
+DARK = torch.cat([IMAGES[:1], torch.full((1, 1, 16, 20), 0.1), IMAGES[1:]])  # nothing bright in the second
+
+
+def test_an_image_without_a_pixel_of_the_class_says_so_and_the_others_are_drawn():
+    net = Bright().eval()
+    sheet = attributions(net, DARK, classes=NAMES, targets=["bright"])
+    alone = attributions(net, IMAGES, classes=NAMES, targets=["bright"])
+    assert sheet.captions[3] == "no pixel of 'bright'"
+    assert [sheet.captions[1], sheet.captions[5]] == [alone.captions[1], alone.captions[3]]
+    assert torch.equal(sheet.cells[[0, 1, 4, 5]], alone.cells), "as if the image were not there"
+    assert torch.equal(sheet.cells[3], sheet.cells[2]), "the image itself"
+    assert sheet.columns == alone.columns, "nor does it change the verdict"
+    both = attributions(net, DARK[1:2], classes=NAMES, targets=["background", "bright"], faithful=False)
+    assert both.captions == ("", "100.0 % of pixels", "no pixel of 'bright'")
+    with pytest.raises(OptionError, match="class 'bright' has no pixel in image 0; there are 'background'"):
+        attributions(net, DARK[1:2], classes=NAMES, targets=["bright"])
+
+
+def test_heatmaps_of_the_images_that_have_the_class():
+    net, row = Rows().eval(), torch.tensor([[1.0], [5.0], [3.0]])
+    given = {"additional_forward_args": row, "baselines": DARK * 0.5}
+    why = reasons(net, DARK, ["integrated_gradients"], [1, 0], **given)
+    (reason,) = why.methods
+    assert reason.explained.tolist() == [[True, True], [False, True], [True, True]]
+    assert not reason.heatmaps[1, 0].any()
+    alone = reasons(
+        net, IMAGES, ["integrated_gradients"], [1], additional_forward_args=row[::2], baselines=IMAGES * 0.5
+    )
+    torch.testing.assert_close(reason.heatmaps[::2, 0], alone.methods[0].heatmaps[:, 0])
+    found, expected = reason.worth[0], alone.methods[0].worth[0]
+    for name in ("insertion", "deletion", "random_insertion", "deviation"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name))
+    assert reason.worth_of(1, 0) is None
+    assert [reason.worth_of(i, 0) for i in (0, 2)] == [(found, 0), (found, 1)]
+    gains = [*found.gain.tolist(), *reason.worth[1].gain.tolist()]
+    assert reason.gain == pytest.approx(sum(gains) / 5)
+    nowhere = reasons(net, DARK[1:2], ["saliency"], [1, 0], additional_forward_args=row[1:2]).methods[0]
+    assert nowhere.gain == pytest.approx(float(nowhere.worth[1].gain))
+    assert nowhere.spread == pytest.approx(float(nowhere.worth[1].spread))
+    with pytest.raises(OptionError, match="target must be from 0 to 1, got"):
+        reasons(net, DARK, ["saliency"], [0, 2], additional_forward_args=row)
+
+
+def test_the_page_says_which_image_has_no_pixel_of_a_class():
+    card = ModelCard("bright", Bright, (1, 16, 20), classes=tuple(NAMES))
+    data = atlas(Bright().eval(), DARK, card=card, targets=["bright"]).data
+    assert [each["image"] for each in data["why"]] == [0, 2]
+    assert "Why: no pixel of 'bright' in image 2 of 3." in data["left_out"]
 
 
 def test_a_first_look_at_a_segmenter():

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from torch_featviz.errors import FeatvizError
 from torch_featviz.explain import Faithfulness, Reason, Reasons, reasons
+from torch_featviz.explain.verdict import lacking, needed
 from torch_featviz.model.answer import Answer
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.masks import Segmented
@@ -76,7 +77,16 @@ def put_why(
         if methods is not None or targets is not None:
             raise
         return [], [f"Why: {_title('gradcam')} cannot be made for this model: {error}"]
-    return [entry for reason in why.ranked for entry in _entries(blobs, reason, why, classes)], []
+    return [entry for reason in why.ranked for entry in _entries(blobs, reason, why, classes)], _absent(why, classes)
+
+
+def _absent(why: Reasons, names: Sequence[str]) -> list[str]:
+    """Of a segmenter: in which images a class has no pixel."""
+    known, here, told = why.answer.names(names), why.methods[0].explained, []
+    for column, k in enumerate(why.classes[0].tolist()):
+        if numbers := [str(i + 1) for i in (~here[:, column]).nonzero().flatten().tolist()]:
+            told.append(f"Why: no pixel of {known[k]!r} in image {', '.join(numbers)} of {len(here)}.")
+    return told
 
 
 def _entries(blobs: Blobs, reason: Reason, why: Reasons, names: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -86,6 +96,9 @@ def _entries(blobs: Blobs, reason: Reason, why: Reasons, names: Sequence[str]) -
     exponent = exponent_of(heatmaps)
     for i, row in enumerate(why.classes.tolist()):
         for column, k in enumerate(row):
+            worth = reason.worth_of(i, column)
+            if worth is None:  # a segmenter's class has no pixel in this image
+                continue
             yield {
                 "image": i,
                 "method": reason.method,
@@ -99,7 +112,7 @@ def _entries(blobs: Blobs, reason: Reason, why: Reasons, names: Sequence[str]) -
                 "height": heatmaps.shape[2],
                 "width": heatmaps.shape[3],
                 "scale": {"symmetric": True, "vmin": -end, "vmax": end},
-                "faithfulness": _figures(reason.worth[column], i),
+                "faithfulness": _figures(*worth),
             }
 
 
@@ -110,6 +123,7 @@ def _figures(worth: Faithfulness, image: int) -> dict[str, Any]:
         "unmoved": bool(worth.alike[image]),
         "mark": worth.verdict[image].mark,
         "verdict": str(worth.verdict[image]),
+        "lacking": lacking(float(worth.gain[image]), float(needed(worth.spread)[image])),
     }
 
 

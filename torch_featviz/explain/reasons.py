@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from torch_featviz.displayed import Displayed
 from torch_featviz.errors import DtypeError, OptionError
-from torch_featviz.model.answer import Answer, Kind, answer_of, ending
+from torch_featviz.model.answer import Answer, Kind, answer_of, classes_of, ending
 from torch_featviz.model.inputs import Inputs, batch_of
 from torch_featviz.model.masks import Segmented, Told, is_segmenters
 from torch_featviz.model.names import known_names, numbered
@@ -23,7 +23,7 @@ from torch_featviz.model.untouched import isolated
 from torch_featviz.picture import Scale
 from torch_featviz.picture.images import Card
 
-from .attribute import OneOrMore, attribute
+from .attribute import Attribution, OneOrMore, attribute
 from .faithfulness import Faithfulness, faithfulness
 from .masked import segments_of
 from .methods import LAYERED, method_of
@@ -40,8 +40,10 @@ class Reason(Displayed):
         method: name of the method.
         layer: names of the layers used, joined by `+`; empty if there are none.
         where: the same in words, with how tokens became a map.
-        heatmaps: `b k h w`, for each image and each of its classes, signed, in the units of the method.
-        worth: faithfulness for each of the `k` classes; empty if it was not measured.
+        heatmaps: `b k h w`, for each image and each of its classes, signed, in the units of the method; 0 where a class
+            has no pixel to explain.
+        worth: faithfulness for each of the `k` classes, of the images that are `explained`; empty if it was not
+            measured.
         masks: of a segmenter the pixels of each class explained, `b k h w` bool, at the size of its output; else None.
     """
 
@@ -53,6 +55,18 @@ class Reason(Displayed):
     masks: Tensor | None = None
 
     @property
+    def explained(self) -> Tensor:
+        """`b k` bool, False where a segmenter's class has no pixel in an image, so that there is nothing to explain."""
+        if self.masks is None:
+            return torch.ones(self.heatmaps.shape[:2], dtype=torch.bool, device=self.heatmaps.device)
+        return self.masks.flatten(2).any(2)
+
+    def worth_of(self, image: int, column: int) -> tuple[Faithfulness, int] | None:
+        """The faithfulness of one heatmap, as the figures of its class and its place in them; None without one."""
+        here = self.explained[:, column]
+        return (self.worth[column], int(here[:image].sum())) if self.worth and bool(here[image]) else None
+
+    @property
     def reach(self) -> float:
         """End of one symmetric scale for all images and classes, which holds 99.5 % of the values."""
         fitted = Scale(symmetric=True, quantile=_HELD).fit(self.heatmaps).vmax
@@ -61,7 +75,7 @@ class Reason(Displayed):
     @property
     def gain(self) -> float:
         """Mean gain of the heatmaps over the same heatmaps at other places; 0 if not measured."""
-        return float(torch.stack([figures.gain for figures in self.worth]).mean()) if self.worth else 0.0
+        return float(torch.cat([figures.gain for figures in self.worth]).mean()) if self.worth else 0.0
 
     @property
     def verdict(self) -> Verdict | None:
@@ -83,7 +97,8 @@ class Reason(Displayed):
 
         Those of several images are independent of each other, those of the classes of one image are not.
         """
-        each = [figures.spread.square().sum().sqrt() / len(figures.spread) for figures in self.worth]
+        spreads = [figures.spread for figures in self.worth if len(figures.spread)]
+        each = [spread.square().sum().sqrt() / len(spread) for spread in spreads]
         return float(torch.stack(each).mean()) if each else 0.0
 
     @property
@@ -180,6 +195,8 @@ def reasons(
 ) -> Reasons:
     """Compute the heatmaps of each method for each class, and their faithfulness; the model is unchanged.
 
+    A segmenter's class is explained in the images where it has a pixel.
+
     Args:
         model: any module that returns one row of scores per image; it is unchanged.
         images: `b c h w`, or one image `c h w`, as the model takes them.
@@ -199,8 +216,8 @@ def reasons(
         keywords: keyword arguments of `forward`, likewise.
         progress: show a bar.
     Raises:
-        OptionError: no methods or targets, options for a method that does not run, or a layer for methods that use
-            none.
+        OptionError: no methods or targets, options for a method that does not run, a layer for methods that use none,
+            or no class has a pixel in any image.
         ShapeError: the model returns no row of scores per image.
         LayerError, DtypeError: as for `attribute`.
     Example:
@@ -220,22 +237,87 @@ def reasons(
     names = known_names(classes, card, answer.kind)
     explained = _explained(answer, numbered(targets, names), likeliest)
     nothing = baselines.expand_as(images) if isinstance(baselines, Tensor) else baselines
+    masks = _masks(answer, explained)
+    given = _Given(model, Inputs.of(images, **more), nothing, steps if faithful else None)
     results: list[Reason] = []
     for method in tqdm(methods, desc="why", disable=not progress, leave=False):
-        given: dict[str, Any] = {"layer": layer if method in LAYERED else None, "answer": answer.kind, **more}
-        given["classes"] = classes
-        given |= options.get(method, {})
+        asked: dict[str, Any] = {"layer": layer if method in LAYERED else None, "answer": answer.kind}
+        asked |= {"classes": classes, "method": method, **options.get(method, {})}
         if nothing is not None and "baselines" in method_of(method).takes:
-            given.setdefault("baselines", nothing)
-        columns = [attribute(model, images, method=method, target=target, **given) for target in explained.unbind(1)]
-        worth: list[Faithfulness] = []
-        for why in columns if faithful else ():
-            worth.append(faithfulness(model, images, why, steps=steps, stages=1, baselines=nothing))
-        heatmaps = torch.stack([why.heatmaps for why in columns], dim=1)
-        seen = [why.mask for why in columns if why.mask is not None]
-        masks = torch.stack(seen, dim=1) if seen else None
-        results.append(Reason(method, columns[0].layer, columns[0].where, heatmaps, tuple(worth), masks))
+            asked.setdefault("baselines", nothing)
+        columns = _columns(given, explained, masks, asked)
+        looked = next(column.why for column in columns if column.why is not None)
+        heatmaps = torch.stack([column.heatmaps for column in columns], dim=1)
+        worth = tuple(column.worth for column in columns if column.worth is not None)
+        results.append(Reason(method, looked.layer, looked.where, heatmaps, worth, masks))
     return Reasons(answer, explained, tuple(results))
+
+
+class _Given(NamedTuple):
+    """What all methods are given; `steps` of the faithfulness, or None where it is not measured."""
+
+    model: nn.Module
+    inputs: Inputs
+    nothing: Tensor | float | None
+    steps: int | None
+
+
+class _Column(NamedTuple):
+    """One class of each image: heatmaps `b h w`; `why` is of the images that it is explained in, and so is `worth`."""
+
+    heatmaps: Tensor
+    why: Attribution | None
+    worth: Faithfulness | None
+
+
+def _columns(given: _Given, explained: Tensor, masks: Tensor | None, asked: Mapping[str, Any]) -> list[_Column]:
+    """Each class, in the images where it has a pixel; in all of them if there is no such class."""
+    there = torch.ones_like(explained, dtype=torch.bool) if masks is None else masks.flatten(2).any(2).cpu()
+    if not bool(there.any()):
+        there = ~there  # `attribute` says which classes there are
+    return [
+        _column(given, target, here, asked) for target, here in zip(explained.unbind(1), there.unbind(1), strict=True)
+    ]
+
+
+def _column(given: _Given, target: Tensor, here: Tensor, asked: Mapping[str, Any]) -> _Column:
+    model, inputs, nothing, steps = given
+    images, count = inputs.images, len(inputs.images)
+    none = torch.zeros(0, device=images.device)
+    heatmaps = torch.zeros(count, *images.shape[2:], device=images.device)
+    if not bool(here.any()):
+        return _Column(heatmaps, None, None if steps is None else Faithfulness(*[none] * 4, none[None]))
+    if not bool(here.all()):
+        numbers = here.nonzero().flatten().to(images.device)
+        inputs, target = inputs.rows(numbers), target[here.to(target.device)]
+        asked = {name: _part_of(value, numbers, count) for name, value in asked.items()}
+        nothing = _part_of(nothing, numbers, count)
+    why = attribute(
+        model, inputs.images, target=target, additional_forward_args=inputs.args, keywords=inputs.keywords, **asked
+    )
+    worth = None
+    if steps is not None:
+        worth = faithfulness(model, inputs.images, why, steps=steps, stages=1, baselines=nothing)
+    heatmaps[here.to(images.device)] = why.heatmaps
+    return _Column(heatmaps, why, worth)
+
+
+def _part_of(value: Any, numbers: Tensor, count: int) -> Any:
+    """The share of these images in what may hold an entry for each of them."""
+    is_each = isinstance(value, Tensor) and value.dim() > 0 and len(value) == count
+    return value[numbers.to(value.device)] if is_each else value
+
+
+def _masks(answer: Answer, explained: Tensor) -> Tensor | None:
+    """The pixels of each class that a segmenter is asked for, `b k h w`; None where it is none.
+
+    Raises:
+        OptionError: it has no such class.
+    """
+    if not isinstance(answer, Segmented):
+        return None
+    classes = [classes_of(target, answer.scores, len(explained), answer.kind) for target in explained.unbind(1)]
+    return torch.stack([answer.mask(each) for each in classes if each is not None], dim=1)
 
 
 def _explained(answer: Answer, targets: Sequence[int] | int | None, likeliest: int) -> Tensor:

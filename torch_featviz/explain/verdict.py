@@ -39,7 +39,10 @@ class Verdict(IntEnum):
 
 
 CHANCE = f"the same heatmap at {PLACES} other places"
-MEANING = f"chance: {CHANCE}; ✓ better: {100 * MARGIN:.0f} % and {DEVIATIONS} deviations above it; = no better; ✗ worse"
+MEANING = (
+    f"chance: {CHANCE}; ✓ better: {100 * MARGIN:.0f} % and {DEVIATIONS} deviations above it; ✗ worse: as much below; "
+    "= neither"
+)
 
 
 def needed(spread: Tensor) -> Tensor:
@@ -50,6 +53,21 @@ def needed(spread: Tensor) -> Tensor:
         tensor([0.0300, 0.5000])
     """
     return (DEVIATIONS * spread).clamp(min=MARGIN)
+
+
+def lacking(gain: float, least: float) -> str:
+    """Why a heatmap is neither better nor worse than chance although its gain is 3 % or more away from 0; or nothing.
+
+    Args:
+        gain: the gain over the same heatmap at other places.
+        least: what is `needed`.
+    Example:
+        >>> lacking(0.15, 0.5), lacking(-0.15, 0.5), lacking(0.01, 0.5), lacking(-0.6, 0.5)
+        ('gain 0.15, needs 0.50', 'gain −0.15, worse from −0.50', '', '')
+    """
+    if not MARGIN <= abs(gain) < least:
+        return ""
+    return f"gain {gain:.2f}, needs {least:.2f}" if gain > 0 else f"gain −{-gain:.2f}, worse from −{least:.2f}"
 
 
 def judge(gain: Tensor, capped: Tensor, spread: Tensor | None = None) -> tuple[Verdict, ...]:

@@ -14,7 +14,7 @@ from torch_featviz.explain import Faithfulness, Reason, Reasons, Verdict, attrib
 from torch_featviz.explain.attribute import OneOrMore
 from torch_featviz.explain.boxes import DEFAULT, is_detector
 from torch_featviz.explain.reasons import answered
-from torch_featviz.explain.verdict import MARGIN, MEANING, needed
+from torch_featviz.explain.verdict import MEANING, lacking, needed
 from torch_featviz.model.answer import Kind
 from torch_featviz.model.boxes import names_in
 from torch_featviz.model.inputs import Inputs, as_batch
@@ -30,7 +30,7 @@ from torch_featviz.picture.overlay import laid
 from torch_featviz.zoo import ModelCard
 
 from .boxes import boxes_sheet
-from .masks import EXPLAINED, NOTE, outlined, shares_of
+from .masks import EXPLAINED, NOTE, bare, captions_over, outlined
 
 _CELLS = 64
 _SIDE = 200  # pixels, about, of a cell
@@ -159,15 +159,13 @@ def attributions(
     for reason, values in zip(ranked, shares, strict=True):
         overlays = laid(small, shrunk(values, grid.room, None), scale=_UNIT, cmap=_CMAP)
         if reason.masks is not None:
-            overlays = outlined(overlays, reason.masks, zoom)
+            overlays = outlined(bare(overlays, small, reason), reason.masks, zoom)
         heading = reason.method if reason.verdict is None else f"{reason.verdict.mark} {reason.method}"
         for k in range(overlays.shape[1]):
             of_class = "" if targets is None else f": {names[int(why.classes[0, k])]}"
             captions = _captions(reason.worth[k]) if reason.worth else [""] * len(images)
             if over:
-                captions = [
-                    f"{share}\n{words}".strip() for share, words in zip(shares_of(why, k), captions, strict=True)
-                ]
+                captions = captions_over(why, reason, k, captions, [named(name, limit // 2) for name in names])
             columns.append(_Column(named(heading + of_class, limit), overlays[:, k], captions))
     answers = [named(_answer(why, i, names), limit) for i in range(len(images))]
     none = ": no heatmap is better than chance" if _none_better(why) else ""
@@ -252,10 +250,10 @@ def _captions(worth: Faithfulness) -> list[str]:
         ins 0.60 (0.40), del 0.20 (0.30)
     """
     columns = (worth.insertion, worth.random_insertion, worth.deletion, worth.random_deletion)
-    reasons = zip(worth.held_back, worth.gain.tolist(), needed(worth.spread).tolist(), strict=True)
-    notes = [
-        why or (f"gain {gain:.2f}, needs {least:.2f}" if MARGIN <= gain < least else "") for why, gain, least in reasons
+    lacks = [
+        lacking(gain, least) for gain, least in zip(worth.gain.tolist(), needed(worth.spread).tolist(), strict=True)
     ]
+    notes = [why or lack for why, lack in zip(worth.held_back, lacks, strict=True)]
     verdicts = [f"{verdict}\n{why}".strip() for verdict, why in zip(worth.verdict, notes, strict=True)]
     rows = zip(verdicts, *(column.tolist() for column in columns), strict=True)
     return [f"{verdict}\nins {a:.2f} ({b:.2f}), del {c:.2f} ({d:.2f})" for verdict, a, b, c, d in rows]
@@ -275,7 +273,7 @@ def _notes(why: Reasons, predicted: bool) -> tuple[str, ...]:
         what = "score" if over else "output"
         what = (what if why.answer.kind == "figures" else "probability") + " over the mask" * over
         notes.append(MEANING)
-        patch = why.methods[0].worth[0].patch
+        patch = next(worth.patch for worth in why.methods[0].worth if len(worth.gain))
         own = (
             f"top patches of {' × '.join(map(str, patch))} pixels, the model's own,"
             if max(patch, default=1) > 1

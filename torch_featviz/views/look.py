@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch_featviz.errors import FeatvizError, LayerError, OptionError, ShapeError
 from torch_featviz.explain import Reason, Reasons, Verdict, reasons
 from torch_featviz.explain.reasons import answered
-from torch_featviz.explain.verdict import CHANCE
+from torch_featviz.explain.verdict import CHANCE, lacking, needed
 from torch_featviz.inspect.layer import Layer
 from torch_featviz.inspect.walk import walk
 from torch_featviz.model.answer import Answer, Kind
@@ -51,7 +51,7 @@ _BETTER = {  # by whether showing the reddest pixels first, and hiding them firs
     "answer back no sooner.",
 }
 _CHANCE = {
-    Verdict.NO_BETTER: f"{CHANCE[0].upper()}{CHANCE[1:]} tells as much: do not read anything into the colours.",
+    Verdict.NO_BETTER: f"{CHANCE[0].upper()}{CHANCE[1:]} tells as much{{lack}}: do not read anything into the colours.",
     Verdict.WORSE: f"{CHANCE[0].upper()}{CHANCE[1:]} tells more: do not read anything into the colours.",
 }
 
@@ -210,7 +210,8 @@ def _says(reason: Reason, verdict: Verdict) -> str:
     if held_back := worth.held_back[0]:
         return f"Its figures are better than chance, but it is no reason: {held_back}."
     if verdict is not Verdict.BETTER:
-        return _CHANCE[verdict]
+        lack = lacking(float(worth.gain), float(needed(worth.spread)))
+        return _CHANCE[verdict].format(lack=f" ({lack})" if lack else "")
     return _BETTER[bool(worth.insertion > worth.random_insertion), bool(worth.deletion < worth.random_deletion)]
 
 

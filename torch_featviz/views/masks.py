@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from torch_featviz.explain import Reasons
-from torch_featviz.picture import enlarge
+from torch_featviz.explain import Reason, Reasons
+from torch_featviz.picture import enlarge, rgb
 
 EXPLAINED = "the class with the most pixels, the background last"
 NOTE = "a class is explained over its mask, whose edge is the black and white line"
@@ -33,6 +36,25 @@ def outlined(overlays: Tensor, masks: Tensor, zoom: int) -> Tensor:
     return larger.masked_fill(within > inner, 0).masked_fill(outer > within, 255)
 
 
-def shares_of(why: Reasons, k: int) -> list[str]:
-    """The share of each image's pixels that the k-th class explained has there."""
-    return [f"{100 * float(why.probabilities[i, c]):.1f} % of pixels" for i, c in enumerate(why.classes[:, k].tolist())]
+def captions_over(why: Reasons, reason: Reason, k: int, verdicts: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Captions of the k-th class explained: the share of the image's pixels that it has, and the verdict there.
+
+    Args:
+        why: of all methods.
+        reason: of one of them.
+        k: which class.
+        verdicts: in words, of the images that have such pixels; empty where none was measured.
+        names: of all classes.
+    """
+    captions, words = [], iter(verdicts)
+    for image, here in enumerate(reason.explained[:, k].tolist()):
+        c = int(why.classes[image, k])
+        share = f"{100 * float(why.probabilities[image, c]):.1f} % of pixels"
+        captions.append(f"{share}\n{next(words, '')}".strip() if here else f"no pixel of {names[c]!r}")
+    return captions
+
+
+def bare(overlays: Tensor, units: Tensor, reason: Reason) -> Tensor:
+    """Overlays `b k 3 h w`, with the image itself where there is nothing to explain."""
+    here = reason.explained.to(overlays.device)[..., None, None, None]
+    return torch.where(here, overlays, rgb(units).to(overlays.device)[:, None])

@@ -169,6 +169,6 @@ function faithfulnessWords(given) {
     rows.push([`likeness ${two(real(given.similarity))}`, `How much the heatmap is like the one of the same model with random weights; 1 is the same, and then it shows the image, not what was learnt.`]);
   const list = h("dl", { class: "says" });
   describe(list, rows);
-  const verdict = h("p", { class: "verdict" }, h("strong", {}, given.verdict), h("span", {}, MEANINGS[given.mark]));
+  const verdict = h("p", { class: "verdict" }, h("strong", {}, given.verdict), h("span", {}, MEANINGS[given.mark] + (given.lacking ? ` Here: ${given.lacking}.` : "")));
   return [h("h3", {}, "How faithful it is"), verdict, list];
 }
