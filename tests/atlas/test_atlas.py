@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import torch_featviz as fv
 from torch_featviz.atlas import atlas
 from torch_featviz.explain import reasons
+from torch_featviz.explain.verdict import lacking
 from torch_featviz.training import Monitor
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&\u2028\u202e\n" + "ü" * 300
@@ -105,6 +106,7 @@ def test_why_is_what_attribute_says():
                     "unmoved": bool(worth.similarity[0, i] > 0.5),
                     "mark": str(worth.verdict[i])[0],
                     "verdict": str(worth.verdict[i]),
+                    "lacking": lacking(float(worth.gain[i]), max(0.03, 2 * float(worth.spread[i]))),
                 }
                 heat = numbers(page.blobs[why["blob"]], why["exponent"]).reshape(14, 14)
                 assert abs(heat - found.heatmaps[i].numpy()).max() <= float(found.heatmaps.abs().max()) * 2.0**-10

@@ -138,6 +138,10 @@ def test_the_page_says_which_image_has_no_pixel_of_a_class():
     data = atlas(Bright().eval(), DARK, card=card, targets=["bright"]).data
     assert [each["image"] for each in data["why"]] == [0, 2]
     assert "Why: no pixel of 'bright' in image 2 of 3." in data["left_out"]
+    assert [each["name"] for each in data["images"]] == ["image 1 of 3", "image 2 of 3", "image 3 of 3"]
+    assert data["title"] == "bright on 3 images"
+    named = atlas(Bright().eval(), DARK, card=card, targets=["bright"], names=["a.png", "b.png", "c.png"]).data
+    assert "Why: no pixel of 'bright' in b.png." in named["left_out"]
 
 
 def test_a_first_look_at_a_segmenter():

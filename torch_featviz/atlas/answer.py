@@ -88,6 +88,18 @@ def no_reasons(answer: Answer | None, methods: Sequence[str] | None, targets: Si
     return "Prediction and Why: the model returns no row of class scores for each image."
 
 
+def named_images(names: Sequence[object], count: int) -> list[str]:
+    """What each image is called: its own name, or its number.
+
+    Example:
+        >>> named_images(["cat.png"], 1), named_images([], 2), named_images([], 1)
+        (['cat.png'], ['image 1 of 2', 'image 2 of 2'], ['image'])
+    """
+    if names:
+        return [str(name) for name in names]
+    return ["image"] if count == 1 else [f"image {i + 1} of {count}" for i in range(count)]
+
+
 def put_images(
     blobs: Blobs, units: Tensor, names: Sequence[str], answer: Answer | None, classes: Sequence[str]
 ) -> list[dict[str, Any]]:
@@ -96,7 +108,7 @@ def put_images(
     Args:
         blobs: where the pictures go.
         units: `b 3 h w`; what is not within 0 and 1 is marked, and counted for each image.
-        names: of the images, or none.
+        names: of the images.
         answer: to them.
         classes: their names; may be empty.
     """
@@ -105,7 +117,7 @@ def put_images(
     known = () if answer is None else answer.names(classes)
     order = values.nan_to_num(float("-inf")).argsort(dim=1, descending=True, stable=True)[:, :_TOP].tolist()
     for i, pixels in enumerate(rgb(units)):
-        name = names[i] if names else f"image {i}"
+        name = names[i]
         top = [{"class": k, "name": known[k], "probability": float(values[i, k])} for k in order[i]]
         picture = blobs.picture(pixels, f"the image {name}")
         found.append({"name": name, "picture": picture, "clipped": marks_of(units[i : i + 1]), "top": top})

@@ -29,7 +29,7 @@ from torch_featviz.picture.color import Counts, lut
 from torch_featviz.picture.images import ValueRange, clipped, unit_images
 from torch_featviz.zoo import ModelCard
 
-from .answer import answered, no_reasons, put_images
+from .answer import answered, named_images, no_reasons, put_images
 from .attention import put_attention
 from .layers import MODEL, put_layers
 from .learning import put_learning
@@ -127,7 +127,7 @@ def atlas(
         value_range: range of the values of images: `"unit"` (0 to 1), `"signed"` (-1 to 1), `"byte"` (0 to 255),
             `"imagenet"` or `{"mean": ..., "std": ...}` (normalised), or a function that maps them to 0 to 1. Default:
             the range of the card. Without a card, values outside [0, 1] are refused unless `"unit"` is declared.
-        names: names of the images, such as their files.
+        names: names of the images, such as their files. Default: `image 1 of 3` and so on.
         loader: images of a data set, as for `top_patches`, for the top-activating patches of the channels.
         methods: names of methods, as for `attribute`. Default: Grad-CAM, if the model returns a row of scores per
             image.
@@ -169,7 +169,8 @@ def atlas(
         raise OptionError(_refused(images))
     limit = (MEGABYTES if megabytes is None else megabytes) * 1e6
     name = card.name if card is not None else type(model).__name__
-    names = [str(each) for each in names]
+    on = ", ".join(map(str, names)) or ("one image" if len(images) == 1 else f"{len(images)} images")
+    names = named_images(names, len(images))
     blobs = Blobs()
     inputs = Inputs.of(images, additional_forward_args, keywords)
     seen = walk(model, inputs)
@@ -185,7 +186,8 @@ def atlas(
     if said is None or (unasked and not bool(said.scores.isfinite().all())):
         told = [no_reasons(said, **asked)]
     else:
-        why, told = put_why(blobs, model, inputs, said, classes, **asked, baselines=baselines, progress=progress)
+        given: dict[str, Any] = {**asked, "baselines": baselines, "progress": progress}
+        why, told = put_why(blobs, model, inputs, said, classes, names=names, **given)
     left_out = told + left_out
     patches: dict[str, Any] = {}
     if loader is not None:
@@ -200,7 +202,7 @@ def atlas(
     layers, cut = put_layers(blobs, seen, _left(limit, blobs, seen, [name, *names, *classes]), progress=progress)
     left_out += _told(seen, cut, limit)
     data = {
-        "title": f"{name} on {', '.join(each['name'] for each in shown)}",
+        "title": f"{name} on {on}",
         "model": name,
         "version": sys.modules["torch_featviz"].__version__,
         "parameters": sum(each.numel() for each in model.parameters()),

@@ -38,6 +38,7 @@ def put_why(
     answer: Answer,
     classes: Sequence[str],
     *,
+    names: Sequence[str],
     methods: Sequence[str] | None = None,
     targets: Sequence[int] | Sequence[str] | None = None,
     baselines: Tensor | float | None = None,
@@ -51,6 +52,7 @@ def put_why(
         inputs: images `b c h w`, and what else it is given.
         answer: what the model said of them.
         classes: their names; may be empty.
+        names: of the images.
         methods: as `attribute` knows them, or none; default Grad-CAM, if the model allows it.
         targets: classes, by number or name; default the two likeliest of each image.
         baselines: what a pixel is when there is nothing, `b c h w` or a value.
@@ -77,19 +79,34 @@ def put_why(
         if methods is not None or targets is not None:
             raise
         return [], [f"Why: {_title('gradcam')} cannot be made for this model: {error}"]
-    return [entry for reason in why.ranked for entry in _entries(blobs, reason, why, classes)], _absent(why, classes)
+    masks = _masks(blobs, why.methods[0])
+    found = [entry for reason in why.ranked for entry in _entries(blobs, reason, why, masks, classes)]
+    return found, _absent(why, classes, names)
 
 
-def _absent(why: Reasons, names: Sequence[str]) -> list[str]:
+def _masks(blobs: Blobs, reason: Reason) -> list[list[dict[str, Any] | None]]:
+    """Of a segmenter the pixels of each class in each image, `b k`, 0 or 1; None where there is no mask."""
+    if reason.masks is None:
+        return [[None] * row.shape[0] for row in reason.heatmaps]
+    height, width = reason.masks.shape[2:]
+    return [
+        [{"blob": blobs.numbers(mask.float(), 0), "height": height, "width": width} for mask in row]
+        for row in reason.masks.cpu()
+    ]
+
+
+def _absent(why: Reasons, classes: Sequence[str], names: Sequence[str]) -> list[str]:
     """Of a segmenter: in which images a class has no pixel."""
-    known, here, told = why.answer.names(names), why.methods[0].explained, []
-    for column, k in enumerate(why.classes[0].tolist()):
-        if numbers := [str(i + 1) for i in (~here[:, column]).nonzero().flatten().tolist()]:
-            told.append(f"Why: no pixel of {known[k]!r} in image {', '.join(numbers)} of {len(here)}.")
+    known, told = why.answer.names(classes), []
+    for k, here in zip(why.classes[0].tolist(), why.methods[0].explained.unbind(1), strict=True):
+        if without := [name for name, there in zip(names, here.tolist(), strict=True) if not there]:
+            told.append(f"Why: no pixel of {known[k]!r} in {', '.join(without)}.")
     return told
 
 
-def _entries(blobs: Blobs, reason: Reason, why: Reasons, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _entries(
+    blobs: Blobs, reason: Reason, why: Reasons, masks: list[list[dict[str, Any] | None]], names: Sequence[str]
+) -> Iterator[dict[str, Any]]:
     heatmaps, end = reason.heatmaps.cpu(), reason.reach
     figures = why.answer.kind == "figures" or isinstance(why.answer, Segmented)  # these are no probabilities
     known = why.answer.names(names)
@@ -112,6 +129,7 @@ def _entries(blobs: Blobs, reason: Reason, why: Reasons, names: Sequence[str]) -
                 "height": heatmaps.shape[2],
                 "width": heatmaps.shape[3],
                 "scale": {"symmetric": True, "vmin": -end, "vmax": end},
+                "mask": masks[i][column],
                 "faithfulness": _figures(*worth),
             }
 

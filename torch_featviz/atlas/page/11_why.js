@@ -38,7 +38,7 @@ async function renderWhy() {
   const empty = values.every((value) => value === 0);
   $("why-says").replaceChildren(...(empty ? [h("p", { class: "mark" }, EMPTY)] : faithfulnessWords(chosen.faithfulness)));
   const odd = oddCounts([values]);
-  $("why-legend").replaceChildren(...legend(chosen.scale, `${chosen.title}: red speaks for ${DATA.answer === "value" ? "a higher value" : "the class"}, blue against it; one scale for all classes and images`, odd));
+  $("why-legend").replaceChildren(...legend(chosen.scale, `${chosen.title}: red speaks for ${DATA.answer === "value" ? "a higher value" : "the class"}, blue against it; one scale for all classes and images${chosen.mask ? "; the white line with black rims is the edge of the mask of the class" : ""}`, odd));
   $("why-stage").replaceChildren(reasonStage(chosen, values));
 }
 
@@ -77,7 +77,10 @@ function reasonCell(entry, chosen, pixels) {
   canvas.style.opacity = state.alpha;
   let ready = null; // as for kernels
   afterwards(async () => (ready = await numbers(entry.blob, entry.exponent)));
-  whenSeen(frame, async () => paint(canvas, ready ?? (await numbers(entry.blob, entry.exponent)), entry, entry.scale));
+  whenSeen(frame, async () => {
+    paint(canvas, ready ?? (await numbers(entry.blob, entry.exponent)), entry, entry.scale);
+    addEdge(frame, entry.mask, size);
+  });
   box.replaceWith(canvas);
   const verdict = entry.faithfulness?.verdict;
   const label = `${entry.title} for ${entry.name}${verdict ? `: ${verdict}` : ""}`;
@@ -93,6 +96,7 @@ function reasonStage(entry, values) {
   resize(canvas, ...size);
   canvas.style.opacity = state.alpha;
   box.before(canvas, ...(state.contour ? [contours(values, entry, size)] : []));
+  addEdge(frame, entry.mask, size);
   const label = `${entry.title} for ${entry.name} over ${DATA.images[entry.image].name}; arrow keys go from place to place`;
   Object.entries({ tabindex: "0", role: "application", "aria-label": label }).forEach((each) => frame.setAttribute(...each));
   const show = ([row, column], aloud) => {
@@ -138,16 +142,44 @@ function crossings(values, { height, width }, level) {
   return segments;
 }
 
+const pathOf = (segments) => segments.map((points) => points.map(([x, y], i) => `${i ? "L" : "M"}${(x + 0.5).toFixed(2)} ${(y + 0.5).toFixed(2)}`).join("")).join("");
+
+/** Lines over a picture of this size, whose places are those of a map. */
+function drawn(lines, { height, width }, size, name) {
+  const drawing = svg("svg", { viewBox: `0 0 ${width} ${height}`, class: name, preserveAspectRatio: "none", "aria-hidden": "true" }, ...lines);
+  resize(drawing, ...size);
+  return drawing;
+}
+
+/** The path between the pixels of a mask and all others. */
+function edgeOf(mask, { height, width }) {
+  let path = "";
+  for (let y = 0; y < height; y++)
+    for (let x = 0; x < width; x++) {
+      const at = y * width + x;
+      if (x + 1 < width && mask[at] !== mask[at + 1]) path += `M${x + 1} ${y}v1`;
+      if (y + 1 < height && mask[at] !== mask[at + width]) path += `M${x} ${y + 1}h1`;
+    }
+  return path;
+}
+
+const edges = new Map(); // paths, by the mask's number
+
+/** The edge of the mask that a heatmap is for: white within two black rims, so that it is seen on any colour. */
+async function addEdge(frame, mask, size) {
+  if (!mask) return;
+  if (!edges.has(mask.blob)) edges.set(mask.blob, edgeOf(await numbers(mask.blob, 0), mask));
+  const lines = ["rim", "core"].map((name) => svg("path", { d: edges.get(mask.blob), class: name }));
+  frame.querySelector("canvas").after(drawn(lines, mask, size, "edge"));
+}
+
 /** Contour lines: whole where the heatmap speaks for the class, dashed where against it. */
 function contours(values, entry, size) {
   const lines = LINES.flatMap((share) => [share, -share]).map((share) => {
     const segments = crossings(values, entry, share * entry.scale.vmax);
-    const path = segments.map((points) => points.map(([x, y], i) => `${i ? "L" : "M"}${(x + 0.5).toFixed(2)} ${(y + 0.5).toFixed(2)}`).join("")).join("");
-    return ["halo", share > 0 ? "for" : "against"].map((name) => svg("path", { d: path, class: name }));
+    return ["halo", share > 0 ? "for" : "against"].map((name) => svg("path", { d: pathOf(segments), class: name }));
   });
-  const drawing = svg("svg", { viewBox: `0 0 ${entry.width} ${entry.height}`, class: "contours", preserveAspectRatio: "none", "aria-hidden": "true" }, ...lines.flat());
-  resize(drawing, ...size);
-  return drawing;
+  return drawn(lines.flat(), entry, size, "contours");
 }
 
 /** What an area by which a heatmap is better than chance means; what two digits do not show is no difference. */
