@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import torch_featviz as fv
 from torch_featviz.atlas import atlas
+from torch_featviz.errors import ShapeError
 from torch_featviz.explain import reasons
 from torch_featviz.explain.verdict import lacking
 from torch_featviz.training import Monitor
@@ -501,3 +502,16 @@ def test_a_model_of_several_inputs():
     assert {entry["layer"] for entry in page.data["why"]} == {"conv.relu"}
     with pytest.raises(fv.errors.OptionError, match=r"Fusion\.forward\(self, image, meta, \*, scale\)"):
         atlas(net, images)
+
+
+def test_classes_are_named_as_everywhere_else():
+    images = torch.rand(1, 3, 14, 14)
+    for classes in (["cat", "dog", "cow", "owl"], {3: "owl", 0: "cat", 1: "dog", 2: "cow"}):
+        data = atlas(net(), images, classes=classes, targets=["owl"], methods=["saliency"]).data
+        assert data["classes"] == ["cat", "dog", "cow", "owl"]
+        assert [(why["class"], why["name"]) for why in data["why"]] == [(3, "owl")]
+        assert {each["name"] for each in data["images"][0]["top"]} == {"cat", "dog", "cow", "owl"}
+    over = atlas(net(), images * 2 - 1, card=card(), classes=["cat", "dog", "cow", "owl"], methods=["saliency"]).data
+    assert over["classes"] == ["cat", "dog", "cow", "owl"], "rather than those of the card"
+    with pytest.raises(ShapeError, match="classes must name 4, as the model returns, got 2"):
+        atlas(net(), images, classes=["cat", "dog"])

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from torch_featviz.errors import DtypeError, LayerError, OptionError, ShapeError
 from torch_featviz.explain import METHODS, attribute
+from torch_featviz.views import attributions
 from torch_featviz.zoo import card
 
 NETS = {
@@ -565,3 +566,32 @@ def test_samples_of_gradient_shap_are_for_all_images():
     alone = attribute(tiny(), IMAGES[:1], target=1, method="gradient_shap", baselines=baselines)
     torch.testing.assert_close(whole.attributions[:1], alone.attributions)
     assert attribute(tiny(), IMAGES, target=1, method="gradient_shap", baselines=0.5).heatmaps.any()
+
+
+class ClassToken(nn.Module):
+    """Patches that the class token reads behind a norm, or without one."""
+
+    def __init__(self, norm):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.cls = nn.Conv2d(1, 16, 4, 4), nn.Parameter(torch.randn(1, 1, 16))
+        self.enter, self.norm, self.attn = nn.Identity(), norm, nn.MultiheadAttention(16, 2, batch_first=True)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x):
+        x = self.embed(x).flatten(2).mT
+        x = self.enter(torch.cat([self.cls.expand(len(x), -1, -1), x], 1))
+        y = self.norm(x)
+        return self.head((x + self.attn(y, y, y, need_weights=False)[0])[:, 0])
+
+
+@pytest.mark.parametrize(("norm", "zero"), [(nn.LayerNorm(16), True), (nn.RMSNorm(16), True), (nn.Identity(), False)])
+def test_hirescam_before_a_norm_is_0_by_construction_and_it_says_so(norm, zero):
+    net, images = ClassToken(norm).eval(), torch.rand(2, 1, 16, 16)
+    heat = attribute(net, images, method="gradcam", layer="enter").heatmaps.abs().max()
+    found = attribute(net, images, method="hirescam", layer="enter")
+    assert bool(found.heatmaps.abs().max() < 1e-4 * heat) == zero
+    assert found.note.startswith("hirescam is 0 by construction where the next layer is a norm layer") == zero
+    assert attribute(net, images, method="layercam", layer="enter").note == ""
+    sheet = attributions(net, images, methods=["hirescam"], layer="enter", faithful=False)
+    assert any(note.startswith("hirescam is 0 by construction") for note in sheet.legend.notes) == zero

@@ -23,6 +23,7 @@ from torch_featviz.files import write_whole
 from torch_featviz.inspect.walk import Walk, walk
 from torch_featviz.model.answer import Answer, Kind
 from torch_featviz.model.inputs import Inputs, as_batch
+from torch_featviz.model.labels import names_of
 from torch_featviz.model.masks import Segmented
 from torch_featviz.picture import reserved
 from torch_featviz.picture.color import Counts, lut
@@ -106,6 +107,7 @@ def atlas(
     loader: Iterable[Any] | None = None,
     methods: Sequence[str] | None = None,
     targets: Sequence[int] | Sequence[str] | None = None,
+    classes: Sequence[str] = (),
     answer: Kind | None = None,
     baselines: Tensor | float | None = None,
     projection: str | None = None,
@@ -132,9 +134,9 @@ def atlas(
         methods: names of methods, as for `attribute`. Default: Grad-CAM, if the model returns a row of scores per
             image.
         targets: the classes to explain, by number or name. Default: the two most probable ones of each image.
+        classes: class names in the order of the outputs, as for `attributions`. Default: those of the card.
         answer: meaning of the model's scores, as for `attribute`. Default: that of the card, or derived from their
-            values and from the model. One value per image is a logit if the card names classes, otherwise a plain
-            number.
+            values and from the model. One value per image is a logit if classes are named, otherwise a plain number.
         baselines: what replaces a pixel, for methods that need it and for the faithfulness: a value, or a tensor that
             expands to the images. Default: as in `attribute` and `faithfulness`.
         projection: for the patches of `loader`, `"deconvnet"` or `"guided_backprop"`. Default: the one that suits the
@@ -147,7 +149,8 @@ def atlas(
             page says what is left out.
         progress: show bars.
     Raises:
-        ShapeError: images are not `b c h w`, are empty, or do not fit the model or the card.
+        ShapeError: images are not `b c h w`, are empty, or do not fit the model or the card; or the number of class
+            names is wrong.
         DtypeError: images are not floats, or the model cannot be copied.
         LayerError: the model has no layers, or is TorchScript.
         OptionError: values outside [0, 1] without a range, an invalid method, projection, class or answer, or too few
@@ -169,6 +172,7 @@ def atlas(
         raise OptionError(_refused(images))
     limit = (MEGABYTES if megabytes is None else megabytes) * 1e6
     name = card.name if card is not None else type(model).__name__
+    classes, published = names_of(classes), () if card is None else card.classes
     on = ", ".join(map(str, names)) or ("one image" if len(images) == 1 else f"{len(images)} images")
     names = named_images(names, len(images))
     blobs = Blobs()
@@ -176,9 +180,9 @@ def atlas(
     seen = walk(model, inputs)
     if answer is None and card is not None:
         answer = card.answer
-    classes: Sequence[str] = () if card is None else card.classes
-    said, left_out = answered(model, inputs, seen, answer, names=classes, asked=targets is not None)
-    classes, pixels = _fitting(classes, said, left_out), isinstance(said, Segmented)
+    said, left_out = answered(model, inputs, seen, answer, names=classes or published, asked=targets is not None)
+    pixels = isinstance(said, Segmented)
+    classes = said.names(classes) if said is not None and classes else _fitting(published, said, left_out)
     shown = put_images(blobs, units, names, said, classes)
     asked: dict[str, Any] = {"methods": methods, "targets": targets}
     unasked = methods is None and targets is None

@@ -124,6 +124,7 @@ def _entries(
                 "name": known[k],
                 "probability": None if figures else float(why.probabilities[i, k]),
                 "layer": reason.where or None,
+                "note": reason.note or None,
                 "blob": blobs.numbers(heatmaps[i, column], exponent),
                 "exponent": exponent,
                 "height": heatmaps.shape[2],

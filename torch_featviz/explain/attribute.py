@@ -55,6 +55,7 @@ class Attribution(Displayed):
         answer: the `answer` argument.
         boxes: of a detector, the boxes explained; then there is a heatmap for each of them, `n h w`, best first. None
             if the model returns none.
+        note: what else is to be known of the heatmaps, in words, such as that they are 0 by construction.
     """
 
     attributions: Tensor
@@ -68,6 +69,7 @@ class Attribution(Displayed):
     inputs: Inputs | None = field(default=None, repr=False)
     answer: Kind | None = None
     boxes: Boxes | None = None
+    note: str = ""
 
     @property
     def mask(self) -> Tensor | None:
@@ -117,7 +119,9 @@ def attribute(
         method: one of `saliency`, `input_x_gradient`, `integrated_gradients`, `smoothgrad`, `deep_lift`,
             `gradient_shap`, `guided_backprop`, `deconvolution`, `occlusion`, `feature_ablation`, `lrp`,
             `layer_activation`, `gradcam`, `hirescam`, `layercam`, `guided_gradcam`. Default: `gradcam`; for boxes
-            `layercam`, beside which there are `gradcam`, `hirescam`, `saliency` and `input_x_gradient`.
+            `layercam`, beside which there are `gradcam`, `hirescam`, `saliency` and `input_x_gradient`. `hirescam` is 0
+            by construction where the next layer is a norm layer, as at the default layer of a ViT with a class token;
+            the result's `note` says so.
         layer: for the last five methods: a layer, one of its calls (`"relu#2"`), or a functional call as
             `capture(ops=True)` names it (`"cat"`). The maps of a list of layers are joined: each is divided by its
             largest magnitude, then the larger value is taken. Default: the latest map that the whole answer depends on
@@ -309,7 +313,8 @@ def _explain(
         attributions = torch.cat(parts) if len(parts) > 1 else parts[0]
         heatmaps = heatmaps_of(attributions, inputs.images)
     every = torch.cat(classes) if len(classes) > 1 else classes[0] if classes else None
-    return Attribution(attributions, heatmaps, every, method, where.layers, str(where), target, options, given, answer)
+    found = Attribution(attributions, heatmaps, every, method, where.layers, str(where), target, options, given, answer)
+    return replace(found, note=explained.note) if explained.note else found
 
 
 def _names(model: nn.Module, layer: OneOrMore) -> list[str]:

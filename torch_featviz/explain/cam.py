@@ -21,6 +21,11 @@ from torch_featviz.model.run import check_call, check_once, graph_from
 from .explained import Explained
 
 Reshape = Callable[[Tensor], Tensor]
+CANCELS = (
+    "hirescam is 0 by construction where the next layer is a norm layer: its gradient is orthogonal to its input; use "
+    "gradcam or layercam"
+)
+_CANCELLED = 1e-3  # of the products' sizes: what rounding and the norm's eps leave
 MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}  # of interpolation, by axes of places
 
 
@@ -41,8 +46,9 @@ def cam(
         explained: the model, its inputs and its target.
         where: the layers, each of which runs once, and their layouts.
         kind: `"gradcam"`: maps times the mean of their gradient (Selvaraju et al. 2017, eq. 1 and 2, before the
-            ReLU); `"hirescam"`: times the gradient (Draelos & Carin 2020); `"layercam"`: times its positive part
-            (Jiang et al. 2021); `"layer_activation"`: the maps themselves, `b k ...`.
+            ReLU); `"hirescam"`: times the gradient (Draelos & Carin 2020), 0 where a norm layer comes next, as
+            `explained.note` then says; `"layercam"`: times its positive part (Jiang et al. 2021); `"layer_activation"`:
+            the maps themselves, `b k ...`.
         reshape_transform: makes maps `b k ...` of what the layer returns, instead of its layout.
         at: the name of a single layer in `explained.model`, where the graph may begin; empty where it has none.
     Raises:
@@ -59,7 +65,10 @@ def cam(
         maps = make(values)
         if maps.dim() != explained.inputs.images.dim():
             raise _no_map(layer, values)
-        evidence.append(weighed(maps, make(gradient), kind) if backward else maps)
+        slopes = make(gradient) if backward else gradient
+        evidence.append(weighed(maps, slopes, kind) if backward else maps)
+        if kind == "hirescam" and cancels(maps, slopes):
+            explained.note = CANCELS
     return evidence[0] if len(evidence) == 1 else joined(evidence, explained.inputs.images.shape[2:])
 
 
@@ -73,6 +82,24 @@ def weighed(maps: Tensor, gradients: Tensor, kind: str) -> Tensor:
     elif kind == "layercam":
         gradients = gradients.clamp(min=0)
     return (gradients * maps).sum(1, keepdim=True)
+
+
+def cancels(maps: Tensor, gradients: Tensor) -> bool:
+    """Whether maps `b k ...` times gradients are 0 at each place, summed over channels, and not in each channel.
+
+    It is so where nothing but a norm layer reads the map, as it reads the tokens of patches before the last block of a
+    ViT with a class token: what it returns does not change with the scale of its input, so that the gradient is
+    orthogonal to the input (Euler's theorem on homogeneous functions).
+
+    Example:
+        >>> tokens = torch.rand(1, 8, 2, 2, requires_grad=True)
+        >>> F.layer_norm(tokens.movedim(1, -1), [8])[..., 0].sum().backward()
+        >>> cancels(tokens, tokens.grad), cancels(tokens, torch.ones(1, 8, 2, 2))
+        (True, False)
+    """
+    products = (maps.detach() * gradients).float()
+    size = float(products.abs().sum(1).amax())
+    return size > 0 and float(products.sum(1).abs().amax()) < _CANCELLED * size
 
 
 def _multiplies_exactly() -> bool:

@@ -49,6 +49,7 @@ class Explained(nn.Module):
         self.names: Sequence[str] = ()  # of all classes, where they are known
         self.classes: Tensor | None = None  # of the images explained last
         self.binary = False  # whether these are two, of a single logit
+        self.note = ""  # what is to be said of the heatmaps
 
     @property
     def numbers(self) -> Tensor | None:

@@ -45,6 +45,7 @@ class Reason(Displayed):
         worth: faithfulness for each of the `k` classes, of the images that are `explained`; empty if it was not
             measured.
         masks: of a segmenter the pixels of each class explained, `b k h w` bool, at the size of its output; else None.
+        note: what else is to be known of the heatmaps, in words, as for `Attribution`.
     """
 
     method: str
@@ -53,6 +54,7 @@ class Reason(Displayed):
     heatmaps: Tensor
     worth: tuple[Faithfulness, ...]
     masks: Tensor | None = None
+    note: str = ""
 
     @property
     def explained(self) -> Tensor:
@@ -249,7 +251,8 @@ def reasons(
         looked = next(column.why for column in columns if column.why is not None)
         heatmaps = torch.stack([column.heatmaps for column in columns], dim=1)
         worth = tuple(column.worth for column in columns if column.worth is not None)
-        results.append(Reason(method, looked.layer, looked.where, heatmaps, worth, masks))
+        notes = dict.fromkeys(column.why.note for column in columns if column.why is not None and column.why.note)
+        results.append(Reason(method, looked.layer, looked.where, heatmaps, worth, masks, "; ".join(notes)))
     return Reasons(answer, explained, tuple(results))
 
 

@@ -280,6 +280,7 @@ def _notes(why: Reasons, predicted: bool) -> tuple[str, ...]:
             else ""
         )
         notes.append(f"ins, del: mean {what} while {own or 'top pixels'} go in, out (chance); good: ins high, del low")
+    notes += [reason.note for reason in why.methods if reason.note]
     if unmoved := sorted(reason.method for reason in why.methods if reason.unmoved):
         notes.append(f"{', '.join(unmoved)}: hardly changes with random weights; do not trust it")
     return tuple(notes)

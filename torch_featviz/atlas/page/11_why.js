@@ -36,7 +36,8 @@ async function renderWhy() {
   const values = await numbers(chosen.blob, chosen.exponent);
   if (chosen !== reasonNow() || state.view !== "why") return;
   const empty = values.every((value) => value === 0);
-  $("why-says").replaceChildren(...(empty ? [h("p", { class: "mark" }, EMPTY)] : faithfulnessWords(chosen.faithfulness)));
+  const note = chosen.note ? [h("p", { class: "mark" }, `${chosen.note}.`)] : [];
+  $("why-says").replaceChildren(...note, ...(empty ? [h("p", { class: "mark" }, EMPTY)] : faithfulnessWords(chosen.faithfulness)));
   const odd = oddCounts([values]);
   $("why-legend").replaceChildren(...legend(chosen.scale, `${chosen.title}: red speaks for ${DATA.answer === "value" ? "a higher value" : "the class"}, blue against it; one scale for all classes and images${chosen.mask ? "; the white line with black rims is the edge of the mask of the class" : ""}`, odd));
   $("why-stage").replaceChildren(reasonStage(chosen, values));
