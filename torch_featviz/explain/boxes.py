@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
@@ -18,9 +19,10 @@ from torch_featviz.capture.session import Capture
 from torch_featviz.choices import check_real, check_whole
 from torch_featviz.errors import LayerError, OptionError
 from torch_featviz.inspect.cut import AnswerMap, map_of, remembered
-from torch_featviz.inspect.heads import Begun, Frame, beginning, frontier, head_maps
-from torch_featviz.model.boxes import Boxes, Candidates, classes_in, find_boxes, own_logit
+from torch_featviz.inspect.heads import Begun, Frame, beginning, frontier, head_maps, resizing_in
+from torch_featviz.model.boxes import Boxes, Candidates, classes_in, find_boxes, own_logits
 from torch_featviz.model.inputs import Inputs
+from torch_featviz.model.layers import find
 from torch_featviz.model.run import run
 from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated
@@ -106,11 +108,13 @@ def box_heatmaps(model: nn.Module, inputs: Inputs, asked: Asked) -> BoxHeatmaps 
     _check(asked)
     given = inputs.copied()
     net, parts = twin(model), list[_Explained]()
-    for number in range(len(given.images)):
-        part = _explained(model, net, given.rows(slice(number, number + 1)), asked)
-        if part is None:
-            return None
-        parts.append(part)
+    with ExitStack() as watch:
+        explained = partial(_on_pixels, net, asked) if asked.method in ON_PIXELS else _OnMaps(model, net, asked, watch)
+        for number in range(len(given.images)):
+            part = explained(given.rows(slice(number, number + 1)))
+            if part is None:
+                return None
+            parts.append(part)
     _detectors.add(model)
     every = [part.found for part in parts]
     xyxy, classes, scores = (torch.cat([found[k].detach() for found in every]) for k in range(3))
@@ -143,25 +147,6 @@ class _Explained(NamedTuple):
     maps: list[AnswerMap]
 
 
-def _explained(model: nn.Module, net: nn.Module, one: Inputs, asked: Asked) -> _Explained | None:
-    """The boxes of one image, explained."""
-    if asked.method in ON_PIXELS:
-        return _on_pixels(net, one, asked)
-    if asked.layers:
-        where = remembered(model, one, asked.layers, lambda: map_of(net, one, asked.layers))
-        ran = _run(net, one, asked, where)
-    else:
-        where = remembered(model, one, "boxes", lambda: _seek(net, one, asked))
-        ran = _run(net, one, asked, where)
-        if ran is not None and not all(whole for _, whole in ran.reached):  # boxes of other scales than those known
-            new = _seek(net, one, asked)
-            both = dict(zip(where.layers + new.layers, where.layouts + new.layouts, strict=True))
-            joint = AnswerMap(tuple(both), tuple(both.values()))
-            where = remembered(model, one, "boxes", lambda: joint, anew=True)
-            ran = _run(net, one, asked, where)
-    return None if ran is None else _on_maps(ran, where, one, asked)
-
-
 class _Run(NamedTuple):
     """One forward with its graph.
 
@@ -180,34 +165,66 @@ class _Run(NamedTuple):
     reached: list[tuple[list[str], bool]]
 
 
-def _run(net: nn.Module, one: Inputs, asked: Asked, where: AnswerMap) -> _Run | None:
-    bare = sorted({name.partition("#")[0] for name in where.layers})
-    modules, seen = dict(net.named_modules()), list[tuple[str, tuple[Tensor, GradientEdge] | None]]()
+class _OnMaps:
+    """Explains the boxes of one image after the other, at maps that are looked for once.
 
-    def look(name: str, output: Any) -> None:
-        if name in bare:
-            known = isinstance(output, Tensor) and output.requires_grad
-            seen.append((name, (output.detach().clone(), get_gradient_edge(output)) if known else None))
+    Args:
+        model: the detector.
+        net: its twin.
+        asked: what is asked.
+        watch: the block within which the layers are watched.
+    """
 
-    calls = any(name not in modules for name in bare)
-    notes = Capture(net, bare, ops=calls, into=Note(look)) if bare else nullcontext()
-    with torch.enable_grad(), beginning(net, one) as (given, begun), notes:
-        output = run(net, given)
-    found = _found(net, output, one, asked)
-    if found is None:
-        return None
-    calls_seen = zip(numbered([name for name, _ in seen]), seen, strict=True)
-    noted = {name: kept for name, (_, kept) in calls_seen if kept is not None and name in where.layers}
-    named = {(edge.node, edge.output_nr): name for name, (_, edge) in noted.items()}
-    image, logits = get_gradient_edge(begun[-1].image), [own_logit(figure) for figure in found.figures]
-    reached = []
-    for logit, _ in logits:
-        edges, whole = frontier(logit, set(named), image.node)
-        reached.append(([name for name in where.layers if name in {named[edge] for edge in edges}], whole))
-    return _Run(found, begun[-1], noted, logits, reached)
+    def __init__(self, model: nn.Module, net: nn.Module, asked: Asked, watch: ExitStack) -> None:
+        self.model, self.net, self.asked, self.watch = model, net, asked, watch
+        self.where, self.resizing = AnswerMap((), ()), resizing_in(net)
+        self.seen = list[tuple[str, tuple[Tensor, GradientEdge] | None]]()
+
+    def __call__(self, one: Inputs) -> _Explained | None:
+        net, named = self.net, self.asked.layers
+        if not self.where.layers:
+            ask = partial(map_of, net, one, named) if named else partial(_seek, net, one, self.asked)
+            self._watch(remembered(self.model, one, named or "boxes", ask))
+        ran = self._run(one)
+        if ran is not None and not named and not all(whole for _, whole in ran.reached):  # of scales not known yet
+            new = _seek(net, one, self.asked)
+            both = dict(zip(self.where.layers + new.layers, self.where.layouts + new.layouts, strict=True))
+            joint = AnswerMap(tuple(both), tuple(both.values()))
+            self._watch(remembered(self.model, one, "boxes", lambda: joint, anew=True))
+            ran = self._run(one)
+        return None if ran is None else _weighed(ran, self.where, one, self.asked)
+
+    def _watch(self, where: AnswerMap) -> None:
+        """Have noted what these layers return, and no others."""
+        self.where, names = where, sorted({name.partition("#")[0] for name in where.layers})
+        self.watch.close()
+        if names:
+            calls = any(find(self.net, name) is None for name in names)
+            self.watch.enter_context(Capture(self.net, names, ops=calls, into=Note(self._look)))
+
+    def _look(self, name: str, output: Any) -> None:
+        known = isinstance(output, Tensor) and output.requires_grad
+        self.seen.append((name, (output.detach().clone(), get_gradient_edge(output)) if known else None))
+
+    def _run(self, one: Inputs) -> _Run | None:
+        self.seen.clear()
+        with torch.enable_grad(), beginning(self.resizing, one) as (given, begun):
+            output = run(self.net, given)
+        found = _found(self.net, output, one, self.asked)
+        if found is None:
+            return None
+        calls = zip(numbered([name for name, _ in self.seen]), self.seen, strict=True)
+        noted = {name: kept for name, (_, kept) in calls if kept is not None and name in self.where.layers}
+        named = {(edge.node, edge.output_nr): name for name, (_, edge) in noted.items()}
+        image, logits = get_gradient_edge(begun[-1].image), own_logits(found.figures)
+        reached = []
+        for logit, _ in logits:
+            edges, whole = frontier(logit, set(named), image.node)
+            reached.append(([name for name in self.where.layers if name in {named[edge] for edge in edges}], whole))
+        return _Run(found, begun[-1], noted, logits, reached)
 
 
-def _on_maps(ran: _Run, where: AnswerMap, one: Inputs, asked: Asked) -> _Explained:
+def _weighed(ran: _Run, where: AnswerMap, one: Inputs, asked: Asked) -> _Explained:
     layouts, size = dict(zip(where.layers, where.layouts, strict=True)), _size(one.images)
     heatmaps, maps = [], []
     for (logit, first), (names, _) in zip(ran.logits, ran.reached, strict=True):
@@ -226,14 +243,14 @@ def _on_maps(ran: _Run, where: AnswerMap, one: Inputs, asked: Asked) -> _Explain
     return _Explained(ran.found, heatmaps, maps)
 
 
-def _on_pixels(net: nn.Module, one: Inputs, asked: Asked) -> _Explained | None:
+def _on_pixels(net: nn.Module, asked: Asked, one: Inputs) -> _Explained | None:
     image = one.images.detach().clone().requires_grad_()
     with torch.enable_grad():
         found = _found(net, run(net, one.at(image, slice(None))), one, asked)
     if found is None:
         return None
     heatmaps = []
-    for logit, first in map(own_logit, found.figures):
+    for logit, first in own_logits(found.figures):
         (gradient,) = torch.autograd.grad([logit], [image], [first], retain_graph=True)
         values = gradient.abs() if asked.method == "saliency" else gradient * image.detach()
         heatmaps.append(values.sum(1).float())
@@ -247,7 +264,7 @@ def _seek(net: nn.Module, one: Inputs, asked: Asked) -> AnswerMap:
         found = _found(net, output, one, asked)
         if found is None:
             return [], one.images
-        return [own_logit(figure) for figure in found.figures], found.xyxy
+        return own_logits(found.figures), found.xyxy
 
     return head_maps(net, one, boxes)
 

@@ -47,20 +47,24 @@ class Begun(NamedTuple):
     frame: Frame
 
 
+def resizing_in(net: nn.Module) -> list[nn.Module]:
+    """The layer that resizes and pads images within a detector of torchvision; none in others."""
+    return [m for m in net.modules() if any(kind.__name__ == _RESIZING for kind in type(m).__mro__)][:1]
+
+
 @contextmanager
 def beginning(
-    net: nn.Module, inputs: Inputs, tracer: LayoutTracer | None = None
+    resizing: Sequence[nn.Module], inputs: Inputs, tracer: LayoutTracer | None = None
 ) -> Iterator[tuple[Inputs, list[Begun]]]:
-    """Within the block, the graph of `net` begins at the images as its first layer is given them.
+    """Within the block, the graph of a twin begins at the images as its first layer is given them.
 
     Args:
-        net: a twin.
+        resizing: `resizing_in` the twin.
         inputs: of one image.
         tracer: is told of them.
     Returns:
         The inputs to run, and a list whose last entry says where the graph of the last run begins.
     """
-    resizing = [m for m in net.modules() if any(kind.__name__ == _RESIZING for kind in type(m).__mro__)]
     begun: list[Begun] = []
 
     def begin(image: Tensor, inside: Sequence[int]) -> Tensor:
@@ -76,7 +80,7 @@ def beginning(
         images.tensors = begin(images.tensors, images.image_sizes[0])
 
     if resizing:
-        with hooked(resizing[:1], after=resized):
+        with hooked(resizing, after=resized):
             yield inputs, begun
     else:
         image = begin(inputs.images, inputs.images.shape[2:])
@@ -107,7 +111,7 @@ def head_maps(net: nn.Module, inputs: Inputs, boxes: Callable[[Any], tuple[Seque
         edge = get_gradient_edge(output) if known else None
         seen.append((name, (edge.node, edge.output_nr) if edge else (None, 0), layout or Layout()))
 
-    with torch.enable_grad(), beginning(net, inputs, tracer) as (given, begun):
+    with torch.enable_grad(), beginning(resizing_in(net), inputs, tracer) as (given, begun):
         with Capture(net, ["*", ""], ops=True, into=Note(look)), tracer:
             output = run(net, given)
         logits, places = boxes(output)

@@ -149,12 +149,43 @@ def own_logit(figure: Tensor) -> tuple[GradientEdge, Tensor]:
         if node is None:
             raise OptionError(_DETACHED)
         begin, one = GradientEdge(node, number), (gradient != 0).to(gradient)
-    if _kind(begin.node) in _MOVING:
-        made = _behind(begin, _MOVING)
-        live = [(edge, g) for edge, g in zip(made, _gradients(begin, one, made), strict=True) if g.any()]
-        if len(live) == 1:
-            return live[0]
-    return begin, one
+    moved = _moved(begin, one)
+    return moved[0] if len(moved) == 1 else (begin, one)
+
+
+def own_logits(figures: Tensor) -> list[tuple[GradientEdge, Tensor]]:
+    """`own_logit` of each of several boxes: of all together, by two backwards, where scores were only picked.
+
+    Args:
+        figures: `n`, as `Candidates` has them.
+    Raises:
+        OptionError: no gradient reaches them.
+    """
+    if not figures.requires_grad or len(figures) < 2:
+        return [own_logit(figure) for figure in figures]
+    numbers = [float(number) for number in range(1, len(figures) + 1)]
+    moved = _moved(get_gradient_edge(figures), figures.new_tensor(numbers))
+    kinds = {_kind(edge.node) for edge, _ in moved}
+    if kinds <= _SQUASHING:
+        before = [(edge.node.next_functions[0], gradient) for edge, gradient in moved]
+        known = [(GradientEdge(*edge), gradient) for edge, gradient in before if edge[0] is not None]
+        moved = [pair for edge, gradient in known for pair in _moved(edge, gradient)]
+    logits = dict[float, tuple[GradientEdge, Tensor]]()
+    for edge, gradient in moved if not kinds & _WEIGHING else ():
+        places = gradient.flatten().nonzero()[:, 0]
+        for place, number in zip(places.tolist(), gradient.flatten()[places].tolist(), strict=True):
+            one = torch.zeros_like(gradient, memory_format=torch.contiguous_format)
+            one.view(-1)[place] = 1
+            logits[number] = edge, one
+    if logits.keys() != set(numbers):  # weighed, or several were picked from one
+        return [own_logit(figure) for figure in figures]
+    return [logits[number] for number in numbers]
+
+
+def _moved(begin: GradientEdge, gradient: Tensor) -> list[tuple[GradientEdge, Tensor]]:
+    """The edges that come first behind what moves and picks values, as far as the gradient is not 0 there."""
+    ends = _behind(begin, _MOVING)
+    return [(edge, g) for edge, g in zip(ends, _gradients(begin, gradient, ends), strict=True) if g.any()]
 
 
 def _behind(begin: GradientEdge, past: frozenset[str], until: frozenset[str] | None = None) -> list[GradientEdge]:
