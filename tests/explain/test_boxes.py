@@ -207,6 +207,39 @@ def test_a_layer_of_ones_own():
         attribute(net, image, layer="head.regression_head.conv.0#1", top=1)
 
 
+@pytest.mark.parametrize("method", ["layercam", "saliency"])
+def test_a_class_chooses_its_boxes(method):
+    images, names = torch.rand(2, 3, 48, 64, generator=torch.Generator().manual_seed(1)), ["no", "cat", "dog", "cow"]
+    net, _ = made(fcos)
+    every = attribute(net, images, method=method, top=100)
+    assert set(every.boxes.classes.tolist()) == {0, 1, 2, 3}
+    card = fv.ModelCard("fcos", lambda: net, (3, 48, 64), classes=names)
+    for asked, told, wanted in (
+        ("dog", {"classes": names}, [2, 2]),
+        ("dog", {"card": card}, [2, 2]),
+        (["cow", 1], {"classes": names}, [3, 1]),
+        (torch.tensor([3, 0]), {}, [3, 0]),
+    ):
+        net, _ = made(fcos)  # of which it is not known yet that it is a detector
+        own = attribute(net, images, method=method, target=asked, top=100, **told)
+        kept = every.boxes.classes == torch.tensor(wanted)[every.boxes.images]
+        assert 0 < int(kept.sum()) < len(kept)
+        assert torch.equal(own.boxes.xyxy, every.boxes.xyxy[kept])
+        assert torch.equal(own.boxes.images, every.boxes.images[kept])
+        assert torch.equal(own.boxes.classes, every.boxes.classes[kept])
+        torch.testing.assert_close(own.heatmaps, every.heatmaps[kept])
+        best = attribute(net, images, method=method, target=asked, top=1, **told)
+        torch.testing.assert_close(best.boxes.scores[:1], own.boxes.scores[:1])
+        assert len(best.boxes) == 2
+
+
+def test_a_class_that_is_not_there_has_no_boxes():
+    net, _ = made(fcos)
+    why = attribute(net, torch.rand(3, 48, 64), target=77)
+    assert len(why.boxes) == 0
+    assert why.heatmaps.shape == (0, 48, 64)
+
+
 # Networks of other families
 
 
@@ -282,6 +315,31 @@ def test_a_detr():
         torch.testing.assert_close(heatmap, F.interpolate(heat, (64, 48), mode="bilinear")[0, 0].detach())
 
 
+def test_a_configuration_names_classes():
+    net, image = detr(), torch.rand(1, 3, 64, 48, generator=torch.Generator().manual_seed(1))
+    net.config.id2label = {0: "cat", 1: "dog", 2: "cow"}
+    every = attribute(net, image, min_score=0, top=9)
+    name = net.config.id2label[int(every.boxes.classes[0])]
+    own = attribute(net, image, min_score=0, top=9, target=name)
+    assert torch.equal(own.boxes.xyxy, every.boxes.xyxy[every.boxes.classes == every.boxes.classes[0]])
+
+
+def test_names_tell_how_the_rows_of_a_yolo_are_read():
+    """Of two classes as rows with an object, as the shape says; of three as rows without, as the names say."""
+    torch.manual_seed(0)
+    net, image = Yolo(), torch.rand(1, 3, 32, 32)
+    rows = net(image)[0][0]
+    for names, scores in (
+        (None, rows[:, 4] * rows[:, 5:].amax(1)),
+        ("ab", rows[:, 4] * rows[:, 5:].amax(1)),
+        ("abc", rows[:, 4:].amax(1)),
+    ):
+        why = attribute(net, image, top=1, min_score=0.1, classes=names or ())
+        torch.testing.assert_close(why.boxes.scores[0], scores.max().detach())
+    with pytest.raises(ShapeError, match="classes must name 2 or 3, got 4: this model gives a box 7 columns"):
+        attribute(net, image, classes="abcd")
+
+
 def test_several_scales_are_joined():
     """All boxes of this detector read both maps."""
 
@@ -347,7 +405,13 @@ def test_lowest_score_and_number_of_boxes():
         ({"n_steps": 3}, OptionError, "layercam of boxes has no option 'n_steps'; it takes min_score, top"),
         ({"layer": "nothing"}, LayerError, "no layer 'nothing'"),
         ({"method": "saliency", "layer": "backbone"}, OptionError, "saliency uses no layer"),
-        ({"target": 1}, DtypeError, "the model returns a list"),
+        ({"target": 0.5}, DtypeError, "target must be a class, or one for each image, by number or name; got 0.5"),
+        ({"target": [1, 2]}, ShapeError, "target must be one class, or 1 classes, one per image"),
+        ({"target": -1}, OptionError, "target must be a class from 0, by number or name; got -1"),
+        ({"target": 4, "classes": "abcd"}, OptionError, "target must be a class from 0 to 3, by number or name; got 4"),
+        ({"target": "cat"}, OptionError, "'cat' is a name: tell the names of all classes with classes= or card="),
+        ({"target": "cat", "classes": "abcd"}, OptionError, "the model has no class 'cat'"),
+        ({"target": lambda output: output}, DtypeError, "the target callable must return a tensor 'b' of floats"),
     ],
 )
 def test_refusals(given, error, words):

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
 from torchvision.ops import batched_nms
 
-from torch_featviz.errors import OptionError
-from torch_featviz.model.boxes import find_boxes, names_in, own_logit
+from torch_featviz.errors import OptionError, ShapeError
+from torch_featviz.model.boxes import find_boxes, names_in, own_logit, own_logits
 
 SIZE = (40, 60)  # rows and columns
 
@@ -91,6 +91,39 @@ def test_rows_of_a_yolo_are_what_torchvision_suppresses(seed, objects, shares, c
     assert torch.equal(found.figures, expected)
 
 
+@given(st.integers(0, 10_000), st.booleans(), st.booleans(), st.integers(1, 9), st.integers(1, 30))
+def test_the_number_of_names_tells_how_rows_are_read(seed, objects, columns_first, classes, n):
+    """Whichever way they stand, and also of fewer boxes than columns."""
+    columns = 4 + objects + classes
+    assume(n not in (columns, columns - 1, columns + 1))
+    rows = noise(n, columns, seed=seed)
+    rows[:, 2:4] *= 0.1
+    scores, labels = rows[:, 4 + objects :].max(1)
+    scores = scores * rows[:, 4] if objects else scores
+    output = rows.t()[None] if columns_first else rows[None]
+    found = find_boxes(output, SIZE, named=classes, min_score=0)
+    assert len(found.scores) <= n
+    for score, label, place in zip(found.scores, found.classes, found.xyxy, strict=True):
+        row = int((scores - score).abs().argmin())
+        assert (scores[row], labels[row]) == (score, label)
+        middle = rows[row, :2] * torch.tensor([60.0, 40.0])
+        assert torch.allclose((place[:2] + place[2:]) / 2, middle, atol=1e-4)
+    order = [int((found.scores - score).abs().argmin()) for score in scores[scores.argsort(descending=True)[:1]]]
+    assert order == [0]
+
+
+@given(st.integers(0, 10_000), st.integers(1, 9), st.booleans(), st.sampled_from((-2, -1, 2, 3)))
+def test_another_number_of_names_is_refused(seed, classes, objects, more):
+    rows = noise(40, 4 + objects + classes, seed=seed)
+    named = classes + more
+    assume(named > 0 and named not in (classes, classes + objects, classes + objects - 1))
+    assume(4 + classes + objects - 5 > 0)
+    with pytest.raises(
+        ShapeError, match=f"classes must name {classes + objects - 1} or {classes + objects}, got {named}"
+    ):
+        find_boxes(rows[None], SIZE, named=named)
+
+
 def test_rows_that_end_in_whole_numbers_are_final():
     rows = torch.tensor([[[1, 2, 30, 20, 0.3, 2], [0, 0, 5, 5, 0.8, 7], [0, 0, 0, 0, 0, 0]]])
     found = find_boxes(rows, SIZE)
@@ -153,6 +186,12 @@ def test_the_logit_is_found_behind_the_score(how, scale):
         (found,) = torch.autograd.grad([edge], [features], [first], retain_graph=True)
         (expected,) = torch.autograd.grad(logits.flatten()[place], features, retain_graph=True)
         torch.testing.assert_close(found, expected)
+    together = own_logits(picked[:1] if scale == 60 else picked)
+    assert len(together) == (1 if scale == 60 else 7)
+    for place, (edge, first) in zip(scores.flatten().argsort(descending=True), together, strict=False):
+        (found,) = torch.autograd.grad([edge], [features], [first], retain_graph=True)
+        (expected,) = torch.autograd.grad(logits.flatten()[place], features, retain_graph=True)
+        torch.testing.assert_close(found, expected)
 
 
 def test_logits_of_two_scales_are_told_apart():
@@ -164,6 +203,16 @@ def test_logits_of_two_scales_are_told_apart():
     assert torch.autograd.grad([edge], [one], [first], retain_graph=True, allow_unused=True) == (None,)
     (found,) = torch.autograd.grad([edge], [two], [first])
     assert found[0, :, 1].tolist() == layers[1].weight[1, :, 0].tolist()
+    (_, of_one), (other, of_two) = own_logits(torch.stack([scores[0, 2, 0], scores[0, 6, 1]]))
+    assert (other.node, of_one.nonzero().tolist(), of_two.nonzero().tolist()) == (edge.node, [[0, 0, 2]], [[0, 1, 1]])
+
+
+def test_boxes_of_one_number_are_told_apart_one_by_one():
+    """Two boxes of one score, as where every class of a place has a box of its own."""
+    logits = torch.randn(5, requires_grad=True)
+    scores = logits.sigmoid()[[3, 3, 1]]
+    places = [first.nonzero()[0].tolist() for _, first in own_logits(scores)]
+    assert places == [[3], [3], [1]]
 
 
 def test_scores_without_a_gradient_are_refused():

@@ -77,6 +77,28 @@ def test_names_of_a_configuration_and_of_a_card():
     assert fv.attributions(net, IMAGES[:1], card=card).labels[1].startswith("horse ")
 
 
+def test_a_row_for_each_class_asked_for():
+    names = ["sky", "cat", "dog"]
+    picture = fv.attributions(Fixed(), IMAGES, targets=["dog", 1], classes=names)
+    rows = [picture.labels[row * 2 : row * 2 + 2] for row in range(4)]
+    assert [row[0] for row in rows] == [
+        "layercam: 1 box of dog",
+        "layercam: 1 box of cat",
+        "layercam: no box of dog found",
+        "layercam: 1 box of cat",
+    ]
+    assert [row[1].split(" ")[0] for row in rows] == ["dog", "cat", "", "cat"]
+    assert fv.attributions(Fixed(), IMAGES[:1], targets=1).labels[0] == "layercam: 1 box of class 1"
+    with pytest.raises(OptionError, match="'dog' is a name: tell the names of all classes"):
+        fv.attributions(Fixed(), IMAGES, targets="dog")
+
+
+def test_the_legend_says_that_each_box_has_a_range_of_its_own():
+    lines = fv.attributions(Fixed(), IMAGES).legend.lines()
+    assert lines[0].startswith("symmetric about 0; ±1 is each box's own range, which holds 99.5 % of the values")
+    assert not any("one scale" in line for line in lines)
+
+
 def test_an_image_without_boxes_says_so():
     picture = fv.attributions(Fixed(0), IMAGES[:1])
     assert picture.title == "No boxes found"

@@ -18,8 +18,9 @@ from torch_featviz.displayed import Displayed
 from torch_featviz.errors import DtypeError, LayerError, OptionError, ShapeError
 from torch_featviz.inspect.cut import AnswerMap, answer_map, map_of, remembered
 from torch_featviz.model.answer import KINDS, Kind, Target
-from torch_featviz.model.boxes import Boxes
+from torch_featviz.model.boxes import Boxes, names_in
 from torch_featviz.model.inputs import Inputs, batch_of, check_images
+from torch_featviz.model.labels import names_of
 from torch_featviz.model.layers import find, layer_name
 from torch_featviz.model.masks import PixelsFound, Told, mask_of, over_mask
 from torch_featviz.model.names import known_names, numbered
@@ -111,7 +112,8 @@ def attribute(
         others: not used; all other arguments are keywords.
         target: a class, by its number or its name; one class per image; a callable from the model's output to `b`
             values (for regression, or outputs with several tensors); or None for the predicted class, and for a
-            detector's best boxes: each is explained by its own class logit before suppression. If the model returns one
+            detector's best boxes: each is explained by its own class logit before suppression. For a detector a class
+            chooses the boxes of that class. If the model returns one
             value per image, None selects that value; if the value is the logit or probability of two classes, it
             belongs to class 1, and class 0 is its negative. For a segmenter (torchvision's, transformers', or any that
             returns `b n h w`), the class's mean score over its own mask in the image (Vinogradova et al. 2020); None is
@@ -131,7 +133,8 @@ def attribute(
         answer: meaning of the model's scores: `"logits"`, `"probabilities"`, `"label_logits"` or
             `"label_probabilities"` (independent labels), or `"figures"` (numbers that are not probabilities). Default:
             derived from their values and from the last operators of the model.
-        classes: class names in the order of the outputs, for a target that is a name. Default: those of the card.
+        classes: class names in the order of the outputs, for a target that is a name; in torchvision's detectors the
+            background is the first. Default: those of the card, or of the configuration of a model of transformers.
         card: card of the model: its class names, and the meaning of its scores.
         additional_forward_args: further positional arguments of `forward`, one value or a tuple. A tensor as long as
             the images has one row per image.
@@ -171,11 +174,13 @@ def attribute(
     inputs = Inputs.of(batch_of(model, images), additional_forward_args, keywords)
     check_images(inputs.images, (3, 4, 5))
     answer = getattr(card, "answer", None) if answer is None else answer
-    boxes = partial(_of_boxes, model, inputs, method or DEFAULT, layer=layer, answer=answer, seed=seed, options=options)
-    if target is None and (known_detector(model) or OPTIONS & options.keys()) and (found := boxes()):
+    told = names_of(classes) or names_of(getattr(card, "classes", ())) or names_in(model)
+    boxes = partial(_of_boxes, model, inputs, method or DEFAULT, target=target, names=told, layer=layer, answer=answer)
+    boxes = partial(boxes, seed=seed, options=options)
+    if not callable(target) and (known_detector(model) or OPTIONS & options.keys()) and (found := boxes()):
         return found
     names, published = known_names(classes, None, answer), known_names((), card, answer)
-    wanted = numbered(target, names or published)
+    wanted = numbered(target, names or published or told)
     try:
         return explain(
             model,
@@ -192,7 +197,7 @@ def attribute(
             **options,
         )
     except (DtypeError, ShapeError):
-        if target is not None or (found := boxes()) is None:
+        if callable(target) or (found := boxes()) is None:
             raise
         return found
 
@@ -208,6 +213,8 @@ def _of_boxes(
     inputs: Inputs,
     method: str,
     *,
+    target: Target,
+    names: Sequence[str],
     layer: OneOrMore,
     answer: Kind | None,
     seed: int,
@@ -215,7 +222,7 @@ def _of_boxes(
 ) -> Attribution | None:
     """Heatmaps of a detector's boxes; None where the model returns none."""
     with isolated(seed):
-        if inputs.images.dim() != 4 or not is_detector(model, inputs, answer):
+        if inputs.images.dim() != 4 or not is_detector(model, inputs, answer, len(names)):
             return None
         check_method(method)
         if unknown := sorted(options.keys() - OPTIONS):
@@ -225,18 +232,34 @@ def _of_boxes(
             )
         if layer is not None and method in ON_PIXELS:
             raise OptionError(f"{method} uses no layer; leave layer out.")
-        names = tuple(_names(model, layer))
+        layers = tuple(_names(model, layer))
+        asked = Asked(method, layers, answer=answer, named=len(names), **options)
         try:
-            found = box_heatmaps(model, inputs, Asked(method, names, answer=answer, **options))
+            found = box_heatmaps(model, inputs, asked, _chosen(target, names, len(inputs.images)))
         except LayerError:
-            for name in names:
+            for name in layers:
                 layer_name(model, name)  # which says what is close to a name that is no layer's
             raise
     if found is None:
         return None
     maps, boxes = found.heatmaps, found.boxes
-    how: tuple[Any, ...] = (method, found.layers, found.where, None, dict(options), inputs, answer, boxes)
+    how: tuple[Any, ...] = (method, found.layers, found.where, target, dict(options), inputs, answer, boxes)
     return Attribution(maps[:, None], maps, boxes.classes, *how)
+
+
+def _chosen(target: Target, names: Sequence[str], count: int) -> list[int]:
+    """The class whose boxes are asked for in each image; empty for all."""
+    if target is None:
+        return []
+    given = _as_many(numbered(target, names), count)
+    chosen = torch.as_tensor(given, device="cpu")
+    if chosen.is_floating_point() or chosen.dtype == torch.bool:
+        raise DtypeError(f"target must be a class, or one for each image, by number or name; got {target!r:.80}.")
+    wanted: list[int] = chosen.expand(count).tolist()
+    last = f" to {len(names) - 1}" if names else ""
+    if min(wanted) < 0 or (names and max(wanted) >= len(names)):
+        raise OptionError(f"target must be a class from 0{last}, by number or name; got {target!r:.80}.")
+    return wanted
 
 
 def explain(

@@ -48,6 +48,8 @@ class Asked(NamedTuple):
         min_score: lowest score of a box; None is 0.25 where the model returns candidates, and none where it returns
             final boxes, which it has chosen itself.
         answer: meaning of the logits of a DETR, if it is said.
+        named: how many classes have a name; 0 if no names are given.
+        only: the class whose boxes are explained; None for all.
     """
 
     method: str
@@ -55,6 +57,8 @@ class Asked(NamedTuple):
     top: int = 5
     min_score: float | None = None
     answer: str | None = None
+    named: int = 0
+    only: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,13 +78,13 @@ class BoxHeatmaps:
     where: str
 
 
-def is_detector(model: nn.Module, inputs: Inputs, answer: str | None = None) -> bool:
+def is_detector(model: nn.Module, inputs: Inputs, answer: str | None = None, named: int = 0) -> bool:
     """Whether boxes are found in what the model returns for the first image; it runs if that is not known yet."""
     if model in _detectors:
         return True
     with isolated(), torch.no_grad():
         net, one = twin(model), inputs.rows(slice(1)).copied()
-        found = find_boxes(run(net, one), _size(one.images), classes=classes_in(net), answer=answer)
+        found = find_boxes(run(net, one), _size(one.images), classes=classes_in(net), named=named, answer=answer)
     if found is not None:
         _detectors.add(model)
     return found is not None
@@ -91,7 +95,7 @@ def known_detector(model: nn.Module) -> bool:
     return model in _detectors
 
 
-def box_heatmaps(model: nn.Module, inputs: Inputs, asked: Asked) -> BoxHeatmaps | None:
+def box_heatmaps(model: nn.Module, inputs: Inputs, asked: Asked, classes: Sequence[int] = ()) -> BoxHeatmaps | None:
     """Heatmaps of the best boxes of each image, each image by itself; None where the output holds no boxes.
 
     One forward for each image, and a backward from each box's own class logit, before suppression, to the maps that
@@ -101,6 +105,7 @@ def box_heatmaps(model: nn.Module, inputs: Inputs, asked: Asked) -> BoxHeatmaps 
         model: a detector; it is unchanged.
         inputs: its arguments.
         asked: what is asked.
+        classes: the class whose boxes are explained, one for each image; empty for all classes.
     Raises:
         OptionError: a method that runs changed images, no box asked for, or no gradient reaches the scores.
         LayerError: no such layer, or the boxes depend on none.
@@ -109,9 +114,10 @@ def box_heatmaps(model: nn.Module, inputs: Inputs, asked: Asked) -> BoxHeatmaps 
     given = inputs.copied()
     net, parts = twin(model), list[_Explained]()
     with ExitStack() as watch:
-        explained = partial(_on_pixels, net, asked) if asked.method in ON_PIXELS else _OnMaps(model, net, asked, watch)
+        explained = partial(_on_pixels, net) if asked.method in ON_PIXELS else _OnMaps(model, net, watch)
         for number in range(len(given.images)):
-            part = explained(given.rows(slice(number, number + 1)))
+            own = asked._replace(only=classes[number]) if classes else asked
+            part = explained(given.rows(slice(number, number + 1)), own)
             if part is None:
                 return None
             parts.append(part)
@@ -171,28 +177,27 @@ class _OnMaps:
     Args:
         model: the detector.
         net: its twin.
-        asked: what is asked.
         watch: the block within which the layers are watched.
     """
 
-    def __init__(self, model: nn.Module, net: nn.Module, asked: Asked, watch: ExitStack) -> None:
-        self.model, self.net, self.asked, self.watch = model, net, asked, watch
+    def __init__(self, model: nn.Module, net: nn.Module, watch: ExitStack) -> None:
+        self.model, self.net, self.watch = model, net, watch
         self.where, self.resizing = AnswerMap((), ()), resizing_in(net)
         self.seen = list[tuple[str, tuple[Tensor, GradientEdge] | None]]()
 
-    def __call__(self, one: Inputs) -> _Explained | None:
-        net, named = self.net, self.asked.layers
+    def __call__(self, one: Inputs, asked: Asked) -> _Explained | None:
+        net, named = self.net, asked.layers
         if not self.where.layers:
-            ask = partial(map_of, net, one, named) if named else partial(_seek, net, one, self.asked)
+            ask = partial(map_of, net, one, named) if named else partial(_seek, net, one, asked)
             self._watch(remembered(self.model, one, named or "boxes", ask))
-        ran = self._run(one)
+        ran = self._run(one, asked)
         if ran is not None and not named and not all(whole for _, whole in ran.reached):  # of scales not known yet
-            new = _seek(net, one, self.asked)
+            new = _seek(net, one, asked)
             both = dict(zip(self.where.layers + new.layers, self.where.layouts + new.layouts, strict=True))
             joint = AnswerMap(tuple(both), tuple(both.values()))
             self._watch(remembered(self.model, one, "boxes", lambda: joint, anew=True))
-            ran = self._run(one)
-        return None if ran is None else _weighed(ran, self.where, one, self.asked)
+            ran = self._run(one, asked)
+        return None if ran is None else _weighed(ran, self.where, one, asked)
 
     def _watch(self, where: AnswerMap) -> None:
         """Have noted what these layers return, and no others."""
@@ -206,11 +211,11 @@ class _OnMaps:
         known = isinstance(output, Tensor) and output.requires_grad
         self.seen.append((name, (output.detach().clone(), get_gradient_edge(output)) if known else None))
 
-    def _run(self, one: Inputs) -> _Run | None:
+    def _run(self, one: Inputs, asked: Asked) -> _Run | None:
         self.seen.clear()
         with torch.enable_grad(), beginning(self.resizing, one) as (given, begun):
             output = run(self.net, given)
-        found = _found(self.net, output, one, self.asked)
+        found = _found(self.net, output, one, asked)
         if found is None:
             return None
         calls = zip(numbered([name for name, _ in self.seen]), self.seen, strict=True)
@@ -243,7 +248,7 @@ def _weighed(ran: _Run, where: AnswerMap, one: Inputs, asked: Asked) -> _Explain
     return _Explained(ran.found, heatmaps, maps)
 
 
-def _on_pixels(net: nn.Module, asked: Asked, one: Inputs) -> _Explained | None:
+def _on_pixels(net: nn.Module, one: Inputs, asked: Asked) -> _Explained | None:
     image = one.images.detach().clone().requires_grad_()
     with torch.enable_grad():
         found = _found(net, run(net, one.at(image, slice(None))), one, asked)
@@ -272,11 +277,15 @@ def _seek(net: nn.Module, one: Inputs, asked: Asked) -> AnswerMap:
 def _found(net: nn.Module, output: Any, one: Inputs, asked: Asked) -> Candidates | None:
     size = _size(one.images)
     least = _LEAST if asked.min_score is None else asked.min_score
-    found = find_boxes(output, size, classes=classes_in(net), answer=asked.answer, min_score=least)
+    more: dict[str, Any] = {"classes": classes_in(net), "named": asked.named, "answer": asked.answer}
+    found = find_boxes(output, size, min_score=least, **more)
     if found is None:
         return None
-    kept = found.scores >= (asked.min_score or 0)
-    return Candidates(*(part[kept] for part in found)).best(asked.top)
+    if asked.min_score or asked.only is not None:
+        kept = found.scores >= (asked.min_score or 0)
+        kept &= True if asked.only is None else found.classes == asked.only
+        found = Candidates(*(part[kept] for part in found))
+    return found.best(asked.top)
 
 
 def _size(images: Tensor) -> tuple[int, int]:

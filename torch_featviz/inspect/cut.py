@@ -136,19 +136,10 @@ def answer_map(
         LayerError: there is no such map.
     """
     image = inputs.images.detach().clone().requires_grad_()
-    tracer, seen = LayoutTracer(image), list[tuple[str, Edge, Layout]]()
-
-    def look(name: str, output: Any) -> None:
-        layout = tracer.layout(output) if isinstance(output, Tensor) and output.requires_grad else None
-        known = layout is not None and layout.is_map and None not in (layout.images, layout.channels)
-        edge = get_gradient_edge(output) if known else None
-        seen.append((name, (edge.node, edge.output_nr) if edge else (None, 0), layout or Layout()))
-
-    with torch.enable_grad(), Capture(net, ["*", ""], ops=True, into=Note(look)):
-        with tracer:
-            output = run(net, inputs.at(image, slice(None)))
+    tracer = LayoutTracer(image)
+    with torch.enable_grad():
+        output, maps = run_for_maps(net, inputs.at(image, slice(None)), tracer)
         answer = figure(output).sum()
-    maps = maps_by_edge(seen, {name for name, _ in net.named_modules()})
     graph, live = Graph(get_gradient_edge(answer), get_gradient_edge(image)), set[Edge]()
     with ExitStack() as hooks:  # gradients are looked at as they come by, and not kept
         for edge, found in maps.items():
@@ -178,17 +169,28 @@ def _as_result(found: list[_Found]) -> AnswerMap:
     return AnswerMap(tuple(name for name, _ in found), tuple(layout for _, layout in found))
 
 
-def maps_by_edge(seen: Sequence[tuple[str, Edge, Layout]], modules: set[str]) -> dict[Edge, _Found]:
-    """All maps that layers and calls returned, by where they are in autograd's graph; of one, its last name.
+def run_for_maps(net: nn.Module, inputs: Inputs, tracer: LayoutTracer) -> tuple[Any, dict[Edge, _Found]]:
+    """What `net` returns, and all maps that its layers and calls return, by where they are in autograd's graph.
 
-    What a functional call only moves is another one's map, whose name says more.
+    A map that several return has the name of the last. What a functional call only moves is another one's map, whose
+    name says more.
     """
-    maps: dict[Edge, _Found] = {}
+    seen = list[tuple[str, Edge, Layout]]()
+
+    def look(name: str, output: Any) -> None:
+        layout = tracer.layout(output) if isinstance(output, Tensor) and output.requires_grad else None
+        known = layout is not None and layout.is_map and None not in (layout.images, layout.channels)
+        edge = get_gradient_edge(output) if known else None
+        seen.append((name, (edge.node, edge.output_nr) if edge else (None, 0), layout or Layout()))
+
+    with Capture(net, ["*", ""], ops=True, into=Note(look)), tracer:
+        output = run(net, inputs)
+    modules, maps = {name for name, _ in net.named_modules()}, dict[Edge, _Found]()
     for full, (name, edge, layout) in zip(numbered([name for name, _, _ in seen]), seen, strict=True):
         if name and edge[0] is not None and (name in modules or not moves_only(call_of(name))):
             maps.pop(edge, None)
             maps[edge] = (full, layout)
-    return maps
+    return output, maps
 
 
 def _note(live: set[Edge], edge: Edge, found: _Found, beyond: int, gradients: tuple[Tensor | None, ...]) -> None:

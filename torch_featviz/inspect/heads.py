@@ -12,15 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from torch_featviz.capture.noting import Note
-from torch_featviz.capture.session import Capture
 from torch_featviz.errors import LayerError, ShapeError
 from torch_featviz.model.axes import start
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.layout import Layout, LayoutTracer
-from torch_featviz.model.run import hooked, run
+from torch_featviz.model.run import hooked
 
-from .cut import AnswerMap, Edge, maps_by_edge
+from .cut import AnswerMap, Edge, run_for_maps
 
 _RESIZING = "GeneralizedRCNNTransform"  # torchvision's, which resizes and pads images within the model
 
@@ -102,20 +100,12 @@ def head_maps(net: nn.Module, inputs: Inputs, boxes: Callable[[Any], tuple[Seque
     Raises:
         LayerError: a way leads past all maps.
     """
-    tracer, seen = LayoutTracer(inputs.images), list[tuple[str, Edge, Layout]]()
-
-    def look(name: str, output: Any) -> None:
-        layout = tracer.layout(output) if isinstance(output, Tensor) and output.requires_grad else None
-        known = layout is not None and layout.is_map and None not in (layout.images, layout.channels)
-        known = known and layout is not None and len(layout.grid) == inputs.images.dim() - 2
-        edge = get_gradient_edge(output) if known else None
-        seen.append((name, (edge.node, edge.output_nr) if edge else (None, 0), layout or Layout()))
-
+    tracer = LayoutTracer(inputs.images)
     with torch.enable_grad(), beginning(resizing_in(net), inputs, tracer) as (given, begun):
-        with Capture(net, ["*", ""], ops=True, into=Note(look)), tracer:
-            output = run(net, given)
+        output, found = run_for_maps(net, given, tracer)
         logits, places = boxes(output)
-    maps = maps_by_edge(seen, {name for name, _ in net.named_modules()})
+    axes = inputs.images.dim() - 2
+    maps = {edge: (name, layout) for edge, (name, layout) in found.items() if len(layout.grid) == axes}
     image = get_gradient_edge(begun[-1].image)
     shared = set[Edge]()
     if places.requires_grad and len(places):
@@ -130,8 +120,8 @@ def head_maps(net: nn.Module, inputs: Inputs, boxes: Callable[[Any], tuple[Seque
                 f"the boxes of {type(net).__name__} depend on no feature map that is known; choose layers with layer=."
             )
         chosen |= reached
-    found = [maps[edge] for edge in maps if edge in chosen]
-    return AnswerMap(tuple(name for name, _ in found), tuple(layout for _, layout in found))
+    result = [maps[edge] for edge in maps if edge in chosen]
+    return AnswerMap(tuple(name for name, _ in result), tuple(layout for _, layout in result))
 
 
 def _one_a_scale(

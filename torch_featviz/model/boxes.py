@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from torch_featviz.displayed import Displayed
-from torch_featviz.errors import OptionError
+from torch_featviz.errors import OptionError, ShapeError
 
 from .answer import Answer
 
@@ -80,6 +80,7 @@ def find_boxes(
     size: tuple[int, int],
     *,
     classes: int | None = None,
+    named: int = 0,
     answer: str | None = None,
     min_score: float = 0.25,
 ) -> Candidates | None:
@@ -92,9 +93,12 @@ def find_boxes(
        softmax, whose last column is "no object", if `c` is one more than `classes`, if the key is `pred_logits`, or if
        `answer="logits"`; else, and with `answer="label_logits"`, they are sigmoids.
     3. A tensor `1 n 6`, whose last column holds whole numbers: edges in pixels, score, class. They are final.
-    4. A tensor `1 n 4+1+c` with more rows than columns: centre and size, probability of an object, and of each class.
-       The score is their product.
-    5. A tensor `1 4+c n` with more columns than rows: centre and size, and the probability of each class.
+    4. A tensor `1 n 4+1+c` or `1 4+1+c n`: centre and size, probability of an object, and of each class. The score is
+       the product of both.
+    5. A tensor `1 n 4+c` or `1 4+c n`: centre and size, and the probability of each class.
+
+    The number of names, `named`, tells 4 from 5, and columns from boxes. Without names there are taken to be more boxes
+    than columns, read as published: `1 n 4+1+c` as YOLOv5 returns it, and `1 4+c n` as YOLOv8 does.
 
     The tensor may be the first that fits in a tuple or list. In 4 and 5 neither rows nor columns all sum to 1, as
     those of attention and of text do, sizes are at least 0 and probabilities from 0
@@ -105,8 +109,11 @@ def find_boxes(
         output: what the model returned for one image.
         size: height and width of the image.
         classes: how many the model says it has.
+        named: how many classes have a name; 0 if no names are given.
         answer: the meaning of logits, if it is known.
         min_score: lowest score of a box.
+    Raises:
+        ShapeError: a tensor as in 4 and 5 has columns for more or fewer classes than have names.
     Example:
         >>> output = torch.tensor([[[8.0, 8.0, 4.0, 4.0, 0.9, 0.1, 0.8]]]).expand(1, 10, 7)
         >>> find_boxes(output, (16, 16)).xyxy
@@ -117,7 +124,7 @@ def find_boxes(
     if found := _queries(output, size, classes, answer, min_score):
         return found
     for tensor in (part for part in _parts(output) if part.dim() == 3 and len(part) == 1):
-        if found := _rows(tensor[0], size, min_score):
+        if found := _rows(tensor[0], size, named, min_score):
             return found
     return None
 
@@ -271,17 +278,26 @@ def _queries(
     return _sorted(_edges(boxes[kept], size), labels[kept], best[kept], logits[kept, labels[kept]])
 
 
-def _rows(rows: Tensor, size: tuple[int, int], min_score: float) -> Candidates | None:
+def _rows(rows: Tensor, size: tuple[int, int], named: int, min_score: float) -> Candidates | None:
     """Rules 4 and 5."""
     if not rows.is_floating_point() or rows.shape[0] == rows.shape[1]:
         return None
-    objects = rows.shape[0] > rows.shape[1]
-    rows = rows if objects else rows.t()
-    first = 5 if objects else 4
+    usual = (1, True) if rows.shape[0] > rows.shape[1] else (0, False)
+    fits = [(by, objects) for by in (1, 0) for objects in (True, False) if rows.shape[by] == 4 + objects + named]
+    fits = [fit for fit in fits if fit[0] == usual[0]] or fits
+    by, objects = fits[0] if named and fits else usual
+    rows = rows if by else rows.t()
+    first = 4 + objects
     if rows.shape[1] <= first or not _unit(rows[:, 4:]) or bool((rows[:, 2:4] < 0).any()):
         return None
     if any(bool(((rows.detach().sum(axis) - 1).abs() < _SLACK).all()) for axis in (0, 1)):  # a softmax: attention, text
         return None
+    if named and not fits:
+        count = rows.shape[1]
+        raise ShapeError(
+            f"classes must name {count - 5} or {count - 4}, got {named}: this model gives a box {count} columns, 4 for "
+            "its place, perhaps 1 for an object, and one for each class."
+        )
     best, labels = rows[:, first:].detach().max(1)
     scores = best * rows[:, 4].detach() if objects else best
     column = labels + first

@@ -30,6 +30,7 @@ class Legend:
         bounds: what counted values are above or below. Default: the scale, or without one the range of the images.
         swatches: colours with a meaning of their own, such as classes, and their names.
         also: the legend of cells with another colour map.
+        said: the scale in words, where values were divided by ranges of their own before. Default: its own words.
     """
 
     scale: Scale | None = None
@@ -40,6 +41,7 @@ class Legend:
     swatches: tuple[tuple[Color, str], ...] = ()
     total: int = 0
     also: "Legend | None" = None
+    said: str = ""
 
     def ticks(self) -> list[tuple[float, str]]:
         """Positions on the colour bar (0 to 1) and their numbers."""
@@ -60,7 +62,7 @@ class Legend:
 
     def lines(self) -> list[str]:
         """Lines below the colour bar."""
-        scale = [self.scale.describe()] if self.scale is not None else []
+        scale = [self.said or self.scale.describe()] if self.scale is not None else []
         return [*scale, *self.clipped(), *self.notes]
 
     def clipped(self) -> list[str]:

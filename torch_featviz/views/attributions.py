@@ -37,6 +37,7 @@ _SIDE = 200  # pixels, about, of a cell
 _ROWS, _WIDEST = 10, 10  # images above each other, and cells of one image beside each other
 _LINES = 3  # of text above and below a cell
 _UNIT, _CMAP = Scale(symmetric=True, vmin=-1, vmax=1), "RdBu_r"
+_RANGES = "symmetric about 0; ±1 is each method's own range, which holds 99.5 % of the values of its heatmaps"
 _CLASS, _OF_LABEL = "the predicted class", "the most probable label"
 _EXPLAINED: dict[Kind, str] = {
     "logits": _CLASS,
@@ -78,7 +79,7 @@ def attributions(
         methods: names of methods, as for `attribute`. Default: `["gradcam"]`, and `["layercam"]` for a detector.
         targets: the classes to explain, by number or name, each for every image. Default: the predicted class of each
             image; of a detector its best boxes, each drawn with its class and score; of a segmenter the class with the
-            most pixels, the background last.
+            most pixels, the background last. For a detector, the boxes of these classes are drawn, a row for each.
         layer: for methods on a layer, as for `attribute`. Default: the map that the answer depends on. The legend names
             it.
         classes: class names in the order of the outputs; for a single logit or probability two names, or that of the
@@ -123,12 +124,18 @@ def attributions(
     try:
         known = answered(model, images, said=said, names=classes, published=published, **told, **more)
     except (DtypeError, ShapeError):
-        if targets is not None or not is_detector(model, Inputs.of(images, **more), said):
+        named_classes = classes or published or names_in(model)
+        if not is_detector(model, Inputs.of(images, **more), said, len(named_classes)):
             raise
+        more["classes"] = named_classes
         given: dict[str, Any] = {"layer": layer, "answer": said, **({} if top is None else {"top": top}), **more}
         ways = [(method, (options or {}).get(method, {})) for method in asked or (DEFAULT,)]
-        whys = [attribute(model, images, method=method, **{**given, **extra}) for method, extra in ways]
-        named_classes = classes or published or names_in(model)
+        chosen = [None] if targets is None else targets
+        whys = [
+            attribute(model, images, method=method, target=target, **{**given, **extra})
+            for method, extra in ways
+            for target in chosen
+        ]
         return boxes_sheet(units, whys, named_classes, clipped(units, value_range, card), title)
     if top is not None:
         raise OptionError("top is how many boxes of a detector are drawn; for classes pass targets=[...].")
@@ -171,7 +178,7 @@ def attributions(
     none = ": no heatmap is better than chance" if _none_better(why) else ""
     title = title or f"What speaks for the answer (red) and against it (blue){none}"
     notes = (*_notes(why, targets is None), *drawn_at(units, small), *hints)
-    return grid.sheet(columns, answers, Legend(_UNIT, _CMAP, counts, notes, OF_IMAGES), title)
+    return grid.sheet(columns, answers, Legend(_UNIT, _CMAP, counts, notes, OF_IMAGES, said=_RANGES), title)
 
 
 class _Column(NamedTuple):
@@ -262,11 +269,11 @@ def _captions(worth: Faithfulness) -> list[str]:
 def _notes(why: Reasons, predicted: bool) -> tuple[str, ...]:
     looked_at = sorted({f"{reason.method} looks at layer {reason.where}" for reason in why.methods if reason.where})
     over = isinstance(why.answer, Segmented)
-    explained = f"; explained: {EXPLAINED if over else _EXPLAINED[why.answer.kind]}" if predicted else ""
+    explained = [f"explained: {EXPLAINED if over else _EXPLAINED[why.answer.kind]}"] if predicted else []
     notes = [
         *(["no heatmap on this sheet is better than chance"] if _none_better(why) else []),
         *(["; ".join(looked_at)] if looked_at else []),
-        f"±1: the range of each method, which holds 99.5 % of its values{explained}",
+        *explained,
         *([NOTE] if over else []),
     ]
     if why.methods[0].worth:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from torch_featviz.picture.tile import enlarge
 _SIDE = 200  # pixels, about, of a cell
 _HELD = 0.995  # share of a heatmap's values within its range
 _UNIT, _CMAP = Scale(symmetric=True, vmin=-1, vmax=1), "RdBu_r"
+_RANGES = "symmetric about 0; ±1 is each box's own range, which holds 99.5 % of the values of its heatmap"
 _DARK, _LIGHT = 0, 255  # of an outline, which is seen on any image
 
 
@@ -56,6 +57,7 @@ def boxes_sheet(
         total_of([marked[0], *(row.counts for row in rows)]),
         (*(() if none else _notes(whys)), *notes, *marked[1]),
         OF_IMAGES,
+        said=_RANGES,
     )
     heading = "No boxes found" if none else "What speaks for each box (red) and against it (blue)"
     return Sheet(torch.cat(cells), legend, title or heading, 1 + most, tuple(labels), zoom=1, empty=frozenset(empty))
@@ -91,12 +93,24 @@ def _row(small: Tensor, zoom: int, why: Attribution, number: int, names: Sequenc
     if len(maps):
         drawn = laid(image, shrunk(shares[:, None], max(small.shape[-2:]), None)[:, 0], scale=_UNIT, cmap=_CMAP)
         cells += [outlined(cell, box[None]) for cell, box in zip(enlarge(drawn, zoom), corners, strict=True)]
-    found = f"{len(maps)} box{'es' * (len(maps) > 1)}" if len(maps) else "no box found"
+    of_class = _of_class(why.target, number, names)
+    found = f"{len(maps)} box{'es' * (len(maps) > 1)}{of_class}" if len(maps) else f"no box{of_class} found"
     labels = [f"{why.method}: {found}"]
     for label, score in zip(boxes.classes[chosen].tolist(), boxes.scores[chosen].tolist(), strict=True):
-        name = names[label] if names else f"class {label}"
+        name = _name(label, names)
         labels.append(named(f"{name} {100 * score:.0f} %", max(_SIDE, zoom * small.shape[-1])))
     return _Row(torch.stack(cells), labels, count(_UNIT(shares[:, None])) if len(maps) else Counts())
+
+
+def _of_class(target: Any, number: int, names: Sequence[str]) -> str:
+    """Which class was asked for in the image of that number, if one was."""
+    asked = target.tolist() if isinstance(target, Tensor) else target
+    asked = asked[number] if isinstance(asked, (list, tuple)) else asked
+    return "" if asked is None else f" of {asked if isinstance(asked, str) else _name(int(asked), names)}"
+
+
+def _name(label: int, names: Sequence[str]) -> str:
+    return names[label] if names else f"class {label}"
 
 
 def _in_image(why: Attribution, number: int) -> Tensor:
@@ -115,7 +129,6 @@ def _notes(whys: Sequence[Attribution]) -> list[str]:
     return [
         *maps,
         "explained: each box's own class logit, before suppression",
-        "±1: the range of each box's heatmap, which holds 99.5 % of its values",
     ]
 
 
