@@ -1,4 +1,4 @@
-"""Ask the same six questions of models of torchvision, timm and transformers, and hold each answer against another way.
+"""Ask seven questions of models of torchvision, timm and transformers, and hold each answer against another way.
 
 pip install -e '.[timm,transformers]' && python benchmarks/sweep.py --out benchmarks/sweep.md
 
@@ -14,7 +14,7 @@ import platform
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import date
 from pathlib import Path
@@ -29,6 +29,7 @@ from benchmarks.sweep_models import Subject, subjects
 QUESTIONS = {
     "capture": "what each layer returned, to the bit, as hooks of our own see it",
     "heatmap": "the map that a class's score depends on: gradients are cut there and at all that comes later",
+    "attention": "weights of each layer and head, beside softmaxes seen as functions, and what the library tells",
     "overview": "the layers drawn, each in the proportions of the image",
     "kernels": "those drawn, as one delta for each tap finds them",
     "summary": "layers, parameters, shapes and calls",
@@ -51,8 +52,8 @@ TWELVE = (
 GIB = 2**30
 
 
-def look(subject: Subject, answer: Any) -> None:
-    """In a process of its own: all checks of one model."""
+def look(subject: Subject, asked: Sequence[str], answer: Any) -> None:
+    """In a process of its own: these checks of one model."""
     import warnings  # noqa: PLC0415
 
     import torch  # noqa: PLC0415
@@ -64,15 +65,15 @@ def look(subject: Subject, answer: Any) -> None:
     torch.set_num_threads(1)
     built = build(subject.name)
     parameters = sum(parameter.numel() for parameter in built.net.parameters())
-    found = {check: finding._asdict() for check, finding in look_at(built).items()}
+    found = {check: finding._asdict() for check, finding in look_at(built, asked).items()}
     answer.send({"parameters": parameters, "size": list(built.images.shape[1:]), "found": found})
 
 
-def row(subject: Subject, limit: float, context: Any) -> dict[str, Any]:
+def row(subject: Subject, asked: Sequence[str], limit: float, context: Any) -> dict[str, Any]:
     """What came of one model, or why nothing did."""
     ours, theirs = context.Pipe(duplex=False)
     began = perf_counter()
-    process = context.Process(target=look, args=(subject, theirs))
+    process = context.Process(target=look, args=(subject, asked, theirs))
     process.start()
     theirs.close()
     known: dict[str, Any] = {}
@@ -87,20 +88,30 @@ def row(subject: Subject, limit: float, context: Any) -> dict[str, Any]:
     return {"name": subject.name, "family": subject.family, "seconds": round(perf_counter() - began, 1), **known}
 
 
-def sweep(wanted: Sequence[Subject], rows: Path, *, limit: float, total: float, processes: int) -> list[dict[str, Any]]:
-    """Rows of all that are wanted, those that are in the file already first."""
-    known = {entry["name"]: entry for entry in _read(rows)}
+def sweep(
+    wanted: Sequence[Subject],
+    rows: Path,
+    *,
+    limit: float,
+    total: float,
+    processes: int,
+    asked: Sequence[str] = tuple(QUESTIONS),
+) -> list[dict[str, Any]]:
+    """Rows of all that are wanted; what is in the file is not asked again."""
+    known = _read(rows)
     ends, lock = perf_counter() + total, threading.Lock()
     context: Any = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torchvision", "timm", "transformers", "benchmarks.sweep_checks"])
 
     def one(subject: Subject) -> None:
-        if subject.name in known or perf_counter() > ends:
+        entry = known.get(subject.name, {})
+        missing = () if "failed" in entry else [check for check in asked if check not in entry.get("found", {})]
+        if not missing or perf_counter() > ends:
             return
-        entry = row(subject, limit, context)
+        entry = row(subject, missing, limit, context)
         with lock, rows.open("a") as file:
             file.write(json.dumps(entry) + "\n")
-            known[subject.name] = entry
+            known[subject.name] = _joined(known.get(subject.name), entry)
             print(_line(entry), flush=True)
 
     rows.parent.mkdir(parents=True, exist_ok=True)
@@ -110,9 +121,19 @@ def sweep(wanted: Sequence[Subject], rows: Path, *, limit: float, total: float, 
     return [known[subject.name] for subject in wanted if subject.name in known]
 
 
-def _read(rows: Path) -> Iterator[dict[str, Any]]:
-    if rows.exists():
-        yield from map(json.loads, rows.read_text().splitlines())
+def _read(rows: Path) -> dict[str, dict[str, Any]]:
+    """What is known of each model, from one row or several."""
+    known: dict[str, dict[str, Any]] = {}
+    for entry in map(json.loads, rows.read_text().splitlines() if rows.exists() else ()):
+        known[entry["name"]] = _joined(known.get(entry["name"]), entry)
+    return known
+
+
+def _joined(earlier: dict[str, Any] | None, entry: dict[str, Any]) -> dict[str, Any]:
+    if earlier is None or "failed" in earlier:
+        return entry
+    seconds = round(earlier["seconds"] + entry["seconds"], 1)
+    return {**earlier, **entry, "seconds": seconds, "found": {**earlier["found"], **entry.get("found", {})}}
 
 
 def _line(entry: dict[str, Any]) -> str:
@@ -151,10 +172,10 @@ def table(entries: Sequence[dict[str, Any]]) -> str:
         f"{entry['name']}, {check}: {found['text']}"
         for entry in entries
         for check, found in entry.get("found", {}).items()
-        if found["state"] == "refused"
+        if found["state"] in ("refused", "partly")
     ]
     lines = [
-        "# Six questions to each of many models",
+        "# Seven questions to each of many models",
         "",
         f"`python benchmarks/sweep.py --out benchmarks/sweep.md`, {date.today()}, Python {platform.python_version()}, "
         f"{', '.join(versions)}, on a CPU, without weights.",
@@ -185,20 +206,25 @@ def _row(entry: dict[str, Any]) -> str:
         cells = [entry["name"], entry["family"], "", "", f"**{entry['failed']}**"]
         return f"| {' | '.join([*cells, *[''] * len(QUESTIONS), str(entry['seconds'])])} |"
     found = entry["found"]
-    texts = [
-        found[check]["text"] if found[check]["state"] == "right" else f"**{found[check]['state']}**"
-        for check in QUESTIONS
-    ]
+    texts = [_cell(found.get(check, {"state": "not asked"})) for check in QUESTIONS]
     grown = max(finding["grown"] for finding in found.values()) / GIB
     size = "×".join(map(str, entry["size"]))
     cells = [entry["name"], entry["family"], f"{entry['parameters']:,}", size, *texts, f"{grown:.2f}"]
     return f"| {' | '.join([*cells, str(entry['seconds'])])} |"
 
 
+def _cell(finding: dict[str, Any]) -> str:
+    """The answer, or that it is wrong or refused; the reasons stand below the table."""
+    if finding["state"] in ("right", "partly"):
+        return str(finding["text"].partition(": ")[0] if finding["state"] == "partly" else finding["text"])
+    return f"**{finding['state']}**"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="of models, such as timm:test_vit; default all")
     parser.add_argument("--twelve", action="store_true", help="the twelve that CI looks at")
+    parser.add_argument("--ask", nargs="+", choices=QUESTIONS, default=tuple(QUESTIONS), help="some of the questions")
     parser.add_argument("--rows", type=Path, default=Path("build/sweep.jsonl"), help="kept here as they are known")
     parser.add_argument("--out", type=Path, help="the table, as Markdown")
     parser.add_argument("--limit", type=float, default=120, help="seconds for one model")
@@ -211,7 +237,12 @@ def main() -> int:
     if unknown := [name for name in names if name not in known]:
         parser.error(f"no such model: {', '.join(unknown)}")
     entries = sweep(
-        [known[name] for name in names], given.rows, limit=given.limit, total=given.total, processes=given.processes
+        [known[name] for name in names],
+        given.rows,
+        limit=given.limit,
+        total=given.total,
+        processes=given.processes,
+        asked=given.ask,
     )
     if given.out:
         given.out.write_text(table(entries))

@@ -13,8 +13,7 @@ import re
 import resource
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -25,10 +24,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 import torch_featviz as fv
+from benchmarks import sweep_attention as others
 from benchmarks.sweep_models import Built
 from torch_featviz.errors import FeatvizError, LayerError
 
-CHECKS = ("capture", "heatmap", "overview", "kernels", "summary", "shapes")
+CHECKS = ("capture", "heatmap", "attention", "overview", "kernels", "summary", "shapes")
 _TWO_D = (nn.Conv2d, nn.ConvTranspose2d)
 FUNCTIONAL = "(a functional call)"
 _KERNELS, _CHANNELS = 8, 3  # layers of a model whose kernels are looked at, and channels of each
@@ -39,11 +39,15 @@ class Wrong(Exception):
     """What was answered is not so."""
 
 
+class Partly(Exception):
+    """What was answered is right, and some is refused with a reason."""
+
+
 class Finding(NamedTuple):
     """How a model came out of one check.
 
     Args:
-        state: `right`, `refused` with a reason, or `wrong`.
+        state: `right`, `refused` with a reason, `partly` right and the rest refused, or `wrong`.
         text: what was answered, or the reason.
         grown: bytes of memory that the answer took at most.
     """
@@ -55,7 +59,7 @@ class Finding(NamedTuple):
 
 def look_at(built: Built, checks: Sequence[str] = CHECKS) -> dict[str, Finding]:
     """All checks of one model, or some."""
-    seen = _Witness.of(built)
+    seen = _Witness(built)
     return {name: _judged(globals()[f"_{name}"], built, seen) for name in checks}
 
 
@@ -65,6 +69,8 @@ def _judged(check: Callable[[Built, _Witness, Memory], str], built: Built, seen:
         state, text = "right", check(built, seen, memory)
     except Wrong as error:
         state, text = "wrong", str(error)
+    except Partly as error:
+        state, text = "partly", str(error)
     except FeatvizError as error:
         state, text = "refused", str(error)
     except Exception as error:
@@ -105,29 +111,31 @@ class Memory:
 # Capture, beside hooks of our own
 
 
-@dataclass
 class _Witness:
-    """What each layer returned at each of its calls, as hooks saw it.
+    """What a model and its layers returned, as hooks saw it; the model is run when that is asked for."""
 
-    Args:
-        output: of the model.
-        calls: of each layer, in order.
-    """
+    def __init__(self, built: Built) -> None:
+        self._built = built
 
-    output: Any
-    calls: dict[str, list[Any]]
+    @cached_property
+    def output(self) -> Any:
+        """Of the model."""
+        torch.manual_seed(1)
+        with torch.no_grad():
+            return _copied(self._built())
 
-    @classmethod
-    def of(cls, built: Built) -> _Witness:
+    @cached_property
+    def calls(self) -> dict[str, list[Any]]:
+        """Of each layer at each of its calls, in order."""
         calls: dict[str, list[Any]] = {}
         with ExitStack() as stack, torch.no_grad():
-            for name, module in built.net.named_modules():
+            for name, module in self._built.net.named_modules():
                 calls[name] = []
                 hook = lambda _module, _given, output, kept=calls[name]: kept.append(_copied(output))
                 stack.callback(module.register_forward_hook(hook).remove)
             torch.manual_seed(1)
-            output = _copied(built())
-        return cls(output, {name: kept for name, kept in calls.items() if kept})
+            self._built()
+        return {name: kept for name, kept in calls.items() if kept}
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -310,7 +318,7 @@ class _Graph:
         self.noted: list[_Noted] = []
         self._cut: set[int] = set()
         self._gradients: dict[int, Tensor] = {}
-        self._met: set[int] = set()
+        self._met: set[int] | None = None
         self._image = built.images.clone().requires_grad_()
         acts: Mapping[str, Any] = {}
         with ExitStack() as stack:
@@ -334,7 +342,7 @@ class _Graph:
         self.noted.append(_Noted(name, tensor.grad_fn, tuple(tensor.shape), tensor.data_ptr()))
 
         def cut(gradient: Tensor) -> Tensor | None:
-            if gradient.any():
+            if self._met is not None and gradient.any():
                 self._met.add(number)
             if not self._cut:
                 self._gradients[number] = gradient
@@ -350,9 +358,10 @@ class _Graph:
 
     def meets(self, i: int, others: set[int]) -> bool:
         """Whether any gradient comes to one of them where it is cut at others."""
-        self._met.clear()
+        self._met = met = set()
         self.reaches(others)
-        return i in self._met
+        self._met = None
+        return i in met
 
     def read(self, i: int) -> int:
         """At how many places of a map `1 c h w` the answer has a gradient."""
@@ -400,6 +409,69 @@ class _Functions(TorchFunctionMode):
         if isinstance(output, Tensor):
             self._graph.note(FUNCTIONAL, output)
         return output
+
+
+# Attention, beside softmaxes that are seen as functions, and what libraries tell
+
+
+def _attention(built: Built, seen: _Witness, memory: Memory) -> str:
+    noted = others.Functions.of(built)
+    few = sum(map(others.on_a_grid, noted.values())) > others.LARGEST
+    of = fv.Attention(queries=[0, -1]) if few else "attention"
+    with torch.no_grad(), fv.capture(built.net, of=of) as att:
+        torch.manual_seed(1)
+        output = built()
+    memory.stop()
+    if not _same(_copied(output), seen.output):
+        raise Wrong("the model returned something else")
+    names = list(dict.fromkeys(key.partition("#")[0] for key in att))
+    for name in names:
+        for weights, expected in zip(att.calls(name), noted[name].weights, strict=True):
+            if (off := others.astray(weights, expected)) > 1e-5:
+                raise Wrong(f"{name}: {off:.2g} from the softmax in its forward")
+    told = "" if few else _told(built, {name: att[name] for name in names if len(att.calls(name)) == 1})
+    refused = _refused(built, {name: layer for name, layer in noted.items() if name not in names})
+    if not names and refused:
+        raise LayerError(refused[0])
+    heads = others.heads_of([att.calls(name)[0] for name in names])
+    text = f"{len(names)} layers × {heads} heads{told}{', two rows' if few else ''}" if names else "none"
+    if refused:
+        raise Partly(f"{text}, {len(refused)} refused: {refused[0]}")
+    return text
+
+
+def _refused(built: Built, noted: dict[str, others.Noted]) -> list[str]:
+    """Why layers are refused if they are named; those are left out whose softmax is of something else."""
+    reasons = []
+    for name, layer in noted.items():
+        if not (name or layer.surely):  # scores of classes, in the forward of the whole model
+            continue
+        try:
+            with torch.no_grad(), fv.capture(built.net, name or type(built.net), of="attention") as att:
+                built()
+            att[name]
+        except LayerError as error:
+            if layer.surely or "computed no attention in its forward" not in str(error):
+                reasons.append(str(error).removesuffix(" not_run lists all such layers."))
+            continue
+        raise Wrong(f"{name!r}: captured if it is named, and not otherwise")
+    return reasons
+
+
+def _told(built: Built, found: dict[str, Tensor]) -> str:
+    """Whether the library's own way to the weights gives the same, where it has one."""
+    library = type(built.net).__module__.split(".")[0]
+    if library == "timm":
+        told = {name: weights for name, weights in others.of_timm(built).items() if name in found}
+    elif library == "transformers":
+        each = others.of_transformers(built)
+        told = dict(zip(found, each, strict=True)) if len(each) == len(found) else {}
+    else:
+        told = {}
+    for name, expected in told.items():
+        if (off := others.astray(found[name], expected)) > 1e-5:
+            raise Wrong(f"{name}: {off:.2g} from what {library} tells")
+    return f", {len(told)} told by {library}" if told else ""
 
 
 # Overview, beside the image's own proportions

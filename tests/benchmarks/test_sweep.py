@@ -11,6 +11,7 @@ from torch import nn
 
 import torch_featviz as fv
 from benchmarks import sweep, sweep_checks
+from benchmarks import sweep_attention as others
 from benchmarks.sweep_models import Built, Subject, build
 from torch_featviz.capture import capture
 
@@ -46,6 +47,7 @@ def test_nothing_is_wrong_with_a_plain_network(built):
     found = sweep_checks.look_at(built)
     assert {check: finding.state for check, finding in found.items()} == dict.fromkeys(sweep.QUESTIONS, "right")
     assert found["heatmap"].text == "relu#2"
+    assert found["attention"].text == "none"
     assert found["kernels"].text == "2 kinds"
 
 
@@ -151,6 +153,100 @@ def test_a_refusal_where_there_is_a_gradient_is_seen(built, monkeypatch):
     assert sweep_checks.look_at(built)["heatmap"][:2] == ("right", "no gradient, as is said")
 
 
+class Attending(nn.Module):
+    """Attention within windows of four tokens or fewer, fused or written out, of pixels and of classes."""
+
+    def __init__(self, heads=2, fused=True):
+        super().__init__()
+        self.embed, self.attn = nn.Conv2d(3, 8, 8, 8), nn.Sequential(Heads(heads, fused))
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x):
+        tokens = self.embed(x).flatten(2).mT  # 1 24 8
+        windows = tokens.reshape(-1, 4, 8)
+        return self.head(self.attn(windows).reshape(tokens.shape).mean(1)).softmax(-1)
+
+
+class Heads(nn.Module):
+    def __init__(self, heads, fused):
+        super().__init__()
+        self.heads, self.fused, self.qkv = heads, fused, nn.Linear(8, 24)
+
+    def forward(self, x):
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+        if self.fused:
+            x = nn.functional.scaled_dot_product_attention(q, k, v)
+        else:
+            x = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v
+        return x.transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_attention_in_windows(fused):
+    torch.manual_seed(0)
+    net = Built(Attending(fused=fused).eval(), torch.rand(1, 3, 32, 48))
+    assert sweep_checks.look_at(net, ["attention"])["attention"][:2] == ("right", "1 layers × 2 heads")
+
+
+class Attentions(Doubled):
+    """Attention weights of which something is wrong."""
+
+    def __init__(self, acts, wrong):
+        super().__init__(acts)
+        self.wrong = wrong
+
+    def calls(self, name):
+        return [self.wrong(weights) for weights in self.acts.calls(name)]
+
+    def __getitem__(self, name):
+        return self.calls(name)[0]
+
+
+def swapped(weights):
+    return weights.flip(1)
+
+
+def of_another_scale(weights):
+    return (weights.log() / 2).softmax(-1)
+
+
+@pytest.mark.parametrize("wrong", [swapped, of_another_scale])
+@pytest.mark.parametrize("fused", [True, False])
+def test_other_weights_are_seen(monkeypatch, wrong, fused):
+    class Wrong(Doubling):
+        def __enter__(self):
+            return Attentions(self.block.__enter__(), wrong)
+
+    torch.manual_seed(0)
+    net = Built(Attending(fused=fused).eval(), torch.rand(1, 3, 32, 48))
+    with torch.no_grad():
+        net.net.attn[0].qkv.weight.mul_(8)  # far from even
+    monkeypatch.setattr(fv, "capture", Wrong)
+    found = sweep_checks.look_at(net, ["attention"])["attention"]
+    assert found.state == "wrong"
+    assert "from the softmax in its forward" in found.text
+
+
+def test_attention_that_was_left_out_is_told(monkeypatch):
+    capture = fv.capture
+
+    def lazily(net, layers=None, **options):
+        return capture(net, "embed" if layers is None else layers, **{**options, "of": "output"})
+
+    torch.manual_seed(0)
+    monkeypatch.setattr(fv, "capture", lazily)
+    found = sweep_checks.look_at(Built(Attending().eval(), torch.rand(1, 3, 32, 48)), ["attention"])["attention"]
+    assert found.state == "wrong"
+
+
+def test_what_the_library_tells_is_compared(monkeypatch):
+    net = build("transformers:Dinov2WithRegisters")
+    monkeypatch.setattr(others, "of_transformers", lambda _: [torch.zeros(1, 4, 21, 21)] * 3)
+    found = sweep_checks.look_at(net, ["attention"])["attention"]
+    assert found.state == "wrong"
+    assert found.text.endswith("from what transformers tells")
+
+
 @pytest.mark.parametrize("size", ["8×192", "24×16", "16×8"])
 def test_a_strip_is_seen(monkeypatch, built, size):
     drawn = SimpleNamespace(labels=("a  Conv2d", "b  Conv2d"), captions=("16×24  ±1", f"{size}  ±0.5"))
@@ -175,10 +271,11 @@ def test_any_error_is_a_fault(built, monkeypatch):
 
 
 def test_rows_are_resumed_and_limits_kept(tmp_path, monkeypatch):
-    def look(subject, answer):
+    def look(subject, asked, answer):
         if subject.name == "slow":
             time.sleep(60)
-        answer.send({"parameters": 1, "size": [3, 8, 8], "found": {}})
+        found = {check: {"state": "right", "text": subject.name, "grown": 1} for check in asked}
+        answer.send({"parameters": 1, "size": [3, 8, 8], "found": found})
 
     rows, forks = tmp_path / "rows.jsonl", multiprocessing.get_context("fork")  # which know what is patched
     rows.write_text(json.dumps({"name": "old", "family": "f", "seconds": 1, "failed": "not done"}) + "\n")
@@ -191,3 +288,21 @@ def test_rows_are_resumed_and_limits_kept(tmp_path, monkeypatch):
     assert sweep.sweep(wanted, rows, limit=0, total=0, processes=1) == entries
     assert len(rows.read_text().splitlines()) == 3
     assert sweep.faults(entries) == ["old: not done", "slow: not done after 2 s"]
+
+
+def test_a_question_that_is_new_is_asked_of_models_that_are_known(tmp_path, monkeypatch):
+    asked_of = []
+
+    def row(subject, asked, limit, context):
+        asked_of.append(asked)
+        found = {check: {"state": "right", "text": check, "grown": 1} for check in asked}
+        return {"name": subject.name, "family": "f", "seconds": 1.5, "parameters": 1, "size": [3, 8, 8], "found": found}
+
+    monkeypatch.setattr(sweep, "row", row)
+    rows, wanted = tmp_path / "rows.jsonl", [Subject("a", "f")]
+    options = {"limit": 2, "total": 60, "processes": 1}
+    sweep.sweep(wanted, rows, asked=("capture", "shapes"), **options)
+    for _ in range(2):
+        (entry,) = sweep.sweep(wanted, rows, asked=("capture", "attention", "shapes"), **options)
+        assert (list(entry["found"]), entry["seconds"]) == (["capture", "shapes", "attention"], 3)
+    assert asked_of == [["capture", "shapes"], ["attention"]]
