@@ -88,6 +88,7 @@ def test_a_row_for_each_class_asked_for():
         "layercam: 1 box of cat",
     ]
     assert [row[1].split(" ")[0] for row in rows] == ["dog", "cat", "", "cat"]
+    assert picture.legend.notes.count("layercam looks at layer conv") == 1
     assert fv.attributions(Fixed(), IMAGES[:1], targets=1).labels[0] == "layercam: 1 box of class 1"
     with pytest.raises(OptionError, match="'dog' is a name: tell the names of all classes"):
         fv.attributions(Fixed(), IMAGES, targets="dog")

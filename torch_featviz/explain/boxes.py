@@ -123,14 +123,14 @@ def box_heatmaps(model: nn.Module, inputs: Inputs, asked: Asked, classes: Sequen
             parts.append(part)
     _detectors.add(model)
     every = [part.found for part in parts]
-    xyxy, classes, scores = (torch.cat([found[k].detach() for found in every]) for k in range(3))
+    xyxy, labels, scores = (torch.cat([found[k].detach() for found in every]) for k in range(3))
     counts = torch.tensor([len(found.scores) for found in every], device=scores.device)
     images = torch.arange(len(parts), device=scores.device).repeat_interleave(counts)
     drawn = [heatmap for part in parts for heatmap in part.heatmaps]
     heatmaps = torch.cat(drawn) if drawn else torch.zeros(0, *_size(given.images), device=scores.device)
     maps = [where for part in parts for where in part.maps]
     layers = tuple(dict.fromkeys(name for where in maps for name in where.layers))
-    return BoxHeatmaps(Boxes(xyxy, classes, scores, images), heatmaps, layers, _in_words(maps))
+    return BoxHeatmaps(Boxes(xyxy, labels, scores, images), heatmaps, layers, _in_words(maps))
 
 
 def _check(asked: Asked) -> None:

@@ -174,9 +174,13 @@ def own_logits(figures: Tensor) -> list[tuple[GradientEdge, Tensor]]:
     moved = _moved(get_gradient_edge(figures), figures.new_tensor(numbers))
     kinds = {_kind(edge.node) for edge, _ in moved}
     if kinds <= _SQUASHING:
-        before = [(edge.node.next_functions[0], gradient) for edge, gradient in moved]
-        known = [(GradientEdge(*edge), gradient) for edge, gradient in before if edge[0] is not None]
-        moved = [pair for edge, gradient in known for pair in _moved(edge, gradient)]
+        before = [(*edge.node.next_functions[0], gradient) for edge, gradient in moved]
+        moved = [
+            pair
+            for node, output, gradient in before
+            if node is not None
+            for pair in _moved(GradientEdge(node, output), gradient)
+        ]
     logits = dict[float, tuple[GradientEdge, Tensor]]()
     for edge, gradient in moved if not kinds & _WEIGHING else ():
         places = gradient.flatten().nonzero()[:, 0]

@@ -125,7 +125,7 @@ def _share(values: Tensor) -> Tensor:
 
 
 def _notes(whys: Sequence[Attribution]) -> list[str]:
-    maps = [f"{why.method} looks at layer {why.where}" for why in whys if why.where]
+    maps = dict.fromkeys(f"{why.method} looks at layer {why.where}" for why in whys if why.where)
     return [
         *maps,
         "explained: each box's own class logit, before suppression",
