@@ -94,7 +94,7 @@ def attention(
         raise ShapeError(
             f"{len(images)} images × {len(asked)} tokens are too many, a sheet shows {_ROWS} rows; pass fewer."
         )
-    notes = []
+    notes = list[str]()
     if rollout:
         rolled_out, asked, notes = _rolled(attending, names, asked)
         found = [rolled_out]

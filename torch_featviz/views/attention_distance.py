@@ -112,6 +112,7 @@ def _of_heads(weights: Tensor, layout: Layout, size: tuple[int, int]) -> Tensor:
 
 
 def _checked(found: Attended) -> Tensor:
+    apart: Tensor
     apart, not_numbers = found.weights.cpu()
     if not_numbers.any():
         heads = listed([str(head) for head in not_numbers.nonzero().flatten().tolist()], 4)

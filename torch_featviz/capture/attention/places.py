@@ -160,7 +160,7 @@ def _repeated(call: Call[_Traced]) -> _Traced | list[_Traced]:
 
 
 def _is_copying(index: Tensor, axis: int) -> bool:
-    return axis == 0 and len(index.unique()) < len(index)
+    return axis == 0 and len(torch.unique(index)) < len(index)
 
 
 def _moved(call: Call[_Traced]) -> list[_Traced]:
@@ -200,8 +200,8 @@ def _cat(call: Call[_Traced]) -> _Traced:
 
 def _is_joining(numbers: Sequence[Tensor]) -> bool:
     """Whether several tensors have the same places of the same images: views of them."""
-    own = torch.cat([each[each >= 0].unique() for each in numbers])
-    return len(own.unique()) < len(own)
+    own = torch.cat([torch.unique(each[each >= 0]) for each in numbers])
+    return len(torch.unique(own)) < len(own)
 
 
 def _looked_up(call: Call[_Traced]) -> _Traced:
