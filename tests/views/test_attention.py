@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from torch import nn
 from torch.nn import functional as F
 
@@ -304,7 +305,11 @@ def test_what_is_left_out_is_said_with_its_reason():
     assert picture.rows == ("blocks.1", "blocks.3")
     assert f"without blocks.0, blocks.2: {reason}" in picture.legend.notes
     assert f"without blocks.0, blocks.2: {reason}" in views.attention(net, IMAGES[:1], rollout=True).legend.notes
-    assert reason in views.attention_distance(net, IMAGES[:1]).figure().get_supxlabel()
+    figure = views.attention_distance(net, IMAGES[:1]).figure()
+    assert reason in figure.get_supxlabel().replace("\n", " ")
+    FigureCanvasAgg(figure).draw()
+    left, _, right, _ = figure._supxlabel.get_window_extent().extents
+    assert 0 <= left < right <= figure.bbox.width, "no line is cut off"
     with pytest.raises(
         LayerError, match=r"attention of 'blocks.2' cannot be shown: its heads are mixed after the soft"
     ):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LABELS = 48  # names of layers, at most
+_LETTERS = 15  # of a note, in an inch
 _POINT, _EVEN = "#1f5fa8", "0.55"
 
 
@@ -147,10 +149,12 @@ def _drawn(found: Mapping[str, Tensor], even: Mapping[str, float], title: str, n
     from matplotlib.figure import Figure  # noqa: PLC0415  no matplotlib on import
 
     count = len(found)
-    figure = Figure(figsize=(min(12.0, max(5.0, 2.5 + 0.4 * count)), 4.8), dpi=110)
+    width = min(12.0, max(5.0, 2.5 + 0.4 * count))
+    lines = [line for note in notes for line in wrap(note, int(_LETTERS * width))]
+    figure = Figure(figsize=(width, 4.8 + 0.13 * max(0, len(lines) - 2)), dpi=110)
     figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.1)
     figure.suptitle(title, x=0.01, ha="left", weight="bold")
-    figure.supxlabel("\n".join(notes), fontsize=8)
+    figure.supxlabel("\n".join(lines), fontsize=8)
     axes = figure.add_subplot()
     for i, (name, heads) in enumerate(found.items()):
         axes.hlines(even[name], i - 0.4, i + 0.4, color=_EVEN, label="even over the image" if not i else "")
