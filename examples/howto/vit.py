@@ -1,9 +1,11 @@
 """
-What do the heads of a transformer look at?
-===========================================
+ViT-B/16: heads, tokens, and the map behind an answer
+=====================================================
 
-A transformer: its heads, its tokens, and the map behind an answer. Here a small ViT learns to name a shape somewhere in
-noise, so that we know where a head should look.
+What the heads of a vision transformer look at, what its tokens hold, and what speaks for its answer. Here torchvision's
+``VisionTransformer``, made small, learns to name a shape somewhere in noise, so that we know where it should look. The
+published network is ``torchvision.models.vit_b_16(weights="DEFAULT").eval()``; ``card = fv.zoo.card("torchvision:vit_b_16")``
+prepares its images, ``card.preprocess("cat.jpg")``, and with ``card=card`` pictures know its colours and classes.
 """
 
 # sphinx_gallery_thumbnail_number = 1
@@ -86,10 +88,17 @@ fv.attention(model, test[:3], rollout=True)
 fv.tokens(model, test[:4], "encoder.layers.encoder_layer_1")
 
 # %%
-# What speaks for the answer? Heatmaps of the predicted class, each with a verdict: methods are sorted by it, and those
-# that are no better than chance are not to be trusted, however convincing they look.
+# What speaks for the answer? Grad-CAM needs no layer and no reshaping: it takes the latest tokens that have a place and
+# that the answer depends on. The last block's output is not among them, since only its class token is read.
 
-fv.attributions(model, test[:3], methods=["integrated_gradients", "occlusion", "gradcam"], classes=CLASSES)
+why = fv.attribute(model, test[:3], method="gradcam")
+print("Grad-CAM looks at", why.where)
+
+# %%
+# Grad-CAM beside two other methods, each with a verdict. Methods are sorted by it, and those that are no better than
+# chance are not to be trusted, however convincing they look.
+
+fv.attributions(model, test[:3], methods=["gradcam", "integrated_gradients", "occlusion"], classes=CLASSES)
 
 # %%
 # The weights themselves are captured like any other output, ``images heads queries keys``.

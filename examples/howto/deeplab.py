@@ -1,14 +1,19 @@
 """
-A segmenter: what each mask rests on
-====================================
+DeepLab: what each mask rests on
+================================
 
 A segmenter gives each pixel a class. Which parts of the image does the mask of one class rest on: its own pixels, or
-what lies around them? Here is a small U-Net that learns to tell discs from squares within seconds.
+what lies around them? Here torchvision's ``DeepLabV3`` on three convolutions learns to tell discs from squares within
+seconds. The published network is ``torchvision.models.segmentation.deeplabv3_resnet50(weights="DEFAULT").eval()``;
+``card = fv.zoo.card("torchvision:deeplabv3_resnet50")`` prepares its images and knows the names of its classes.
 """
 
+# sphinx_gallery_thumbnail_number = 1
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torchvision.models.segmentation import DeepLabV3
+from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 
 import torch_featviz as fv
 
@@ -32,34 +37,29 @@ def drawings(count):
     return images, labels
 
 
-def block(a, b):
-    return nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU())
+class Backbone(nn.Sequential):
+    """Three convolutions of 3 × 3, whose map has a quarter of the image's places along each side."""
 
-
-class UNet(nn.Module):
     def __init__(self):
-        super().__init__()
-        self.enc1, self.enc2, self.middle = block(3, 12), block(12, 24), block(24, 48)
-        self.up2, self.up1 = nn.ConvTranspose2d(48, 24, 2, 2), nn.ConvTranspose2d(24, 12, 2, 2)
-        self.dec2, self.dec1 = block(48, 24), block(24, 12)
-        self.head = nn.Conv2d(12, len(NAMES), 1)
+        layers = []
+        for a, b, stride in ((3, 16, 2), (16, 24, 2), (24, 32, 1)):
+            layers += [nn.Conv2d(a, b, 3, stride, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU()]
+        super().__init__(*layers)
 
     def forward(self, x):
-        first = self.enc1(x)
-        second = self.enc2(F.max_pool2d(first, 2))
-        middle = self.middle(F.max_pool2d(second, 2))
-        upper = self.dec2(torch.cat([self.up2(middle), second], 1))
-        return self.head(self.dec1(torch.cat([self.up1(upper), first], 1)))
+        return {"out": super().forward(x)}
 
 
-model, (images, labels) = UNet(), drawings(256)
-optimizer = torch.optim.Adam(model.parameters(), 1e-2)
-for _ in range(150):
-    batch = torch.randint(len(images), (16,))
-    loss = F.cross_entropy(model(images[batch]), labels[batch])
+model, (images, labels) = DeepLabV3(Backbone(), DeepLabHead(32, len(NAMES), (1, 2, 3))), drawings(256)
+optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=70)
+for _ in range(70):
+    batch = torch.randint(len(images), (12,))
+    loss = F.cross_entropy(model(images[batch])["out"], labels[batch])
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
+    schedule.step()
 model.eval()
 
 # %%
@@ -68,7 +68,7 @@ model.eval()
 
 new, truth = drawings(2)
 with torch.no_grad():
-    scores = model(new)
+    scores = model(new)["out"]
 print(f"right: {100 * (scores.argmax(1) == truth).float().mean():.1f} % of the pixels")
 fv.segments(scores, NAMES, new)
 
