@@ -4,8 +4,8 @@ Swin-T: attention within windows, and the map behind an answer
 
 A Swin transformer has no class token: each place attends within a window, and the windows are shifted in every second
 block. Here torchvision's ``SwinTransformer``, made small, learns to name a shape somewhere in noise. The published
-network is ``torchvision.models.swin_t(weights="DEFAULT").eval()``; ``card = fv.zoo.card("torchvision:swin_t")`` prepares
-its images, ``card.preprocess("cat.jpg")``, and with ``card=card`` pictures know its colours and classes.
+network is ``torchvision.models.swin_t(weights="DEFAULT").eval()``; ``card = fv.zoo.card("torchvision:swin_t")``
+prepares its images, ``card.preprocess("cat.jpg")``, and with ``card=card`` pictures know its colours and classes.
 """
 
 # sphinx_gallery_thumbnail_number = 1
@@ -72,8 +72,8 @@ fv.attention(model, test[:1])
 fv.attention_distance(model, test[:64])
 
 # %%
-# The tokens as feature maps. Swin's blocks return ``b h w c``; ``layout`` tells which axes are the places. These are the
-# 16 strongest channels of the first stage.
+# The tokens as feature maps. Swin's blocks return ``b h w c``; ``layout`` tells which axes are the places. These are
+# the 16 strongest channels of the first stage.
 
 with fv.capture(model, "features.1") as kept, torch.no_grad():
     model(test[:1])
