@@ -87,8 +87,8 @@ fv.attributions(model, new, targets=["disc", "square"], methods=methods, classes
 #
 # The map is what the pyramid of dilated convolutions, ``classifier.0``, returns: all that follows reads it alone. A
 # U-Net hands earlier maps on to its decoder; all of them together carry the answer, so that they are joined, and the
-# legend says how. One of them alone is chosen with ``layer=``. The figures below each heatmap are of the mean probability over
-# the mask, which stays that of the whole image while pixels come and go.
+# legend says how. One of them alone is chosen with ``layer=``. The figures below each heatmap are of the mean
+# probability over the mask, which stays that of the whole image while pixels come and go.
 #
 # The same as tensors. Without a target, the class with the most pixels is explained, and the background last:
 

@@ -5,7 +5,8 @@ ViT-B/16: heads, tokens, and the map behind an answer
 What the heads of a vision transformer look at, what its tokens hold, and what speaks for its answer. Here torchvision's
 ``VisionTransformer``, made small, learns to name a shape somewhere in noise, so that we know where it should look. The
 published network is ``torchvision.models.vit_b_16(weights="DEFAULT").eval()``;
-``card = fv.zoo.card("torchvision:vit_b_16")`` prepares its images, ``card.preprocess("cat.jpg")``, and with ``card=card`` pictures know its colours and classes.
+``card = fv.zoo.card("torchvision:vit_b_16")`` prepares its images, ``card.preprocess("cat.jpg")``, and with
+``card=card`` pictures know its colours and classes.
 """
 
 # sphinx_gallery_thumbnail_number = 1
