@@ -5,6 +5,8 @@ import copy
 import pytest
 import torch
 import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
@@ -494,3 +496,87 @@ def test_an_operator_of_the_same_name_with_other_arguments_sees_everything():
         library.define("cat(Tensor[] parts) -> Tensor")
         library.impl("cat", lambda parts: torch.ops.aten.cat(parts, 1), "CompositeExplicitAutograd")
         assert receptive_field(nn.Sequential(nn.Conv2d(3, 4, 3), Concatenated()), "1", (8, 8)).kind == "whole"
+
+
+class Patches(nn.Module):
+    """Tokens behind a class token: what each of them sees of the image is known until attention mixes them."""
+
+    def __init__(self, kernel, stride, padding, swapped=False):
+        super().__init__()
+        self.embed, self.cls = nn.Conv2d(1, 4, kernel, stride, padding), nn.Parameter(torch.randn(1, 1, 4))
+        self.swapped, self.norm, self.mlp = swapped, nn.LayerNorm(4), nn.Linear(4, 4)
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+        self.attn = nn.MultiheadAttention(4, 1, batch_first=True)
+        self.mixed, self.head = nn.Identity(), nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.embed(x)
+        h, w = x.shape[2:]
+        x = x.transpose(2, 3) if self.swapped else x
+        x = torch.cat([self.cls.expand(len(x), -1, -1), x.flatten(2).mT], 1)
+        x = x + self.mlp(self.norm(x))
+        y = x[:, 1:].mT.reshape(len(x), 4, *((w, h) if self.swapped else (h, w)))
+        x = torch.cat([x[:, :1], self.conv(y).flatten(2).mT], 1)
+        return self.head(self.mixed(self.attn(x, x, x)[0])[:, 0])
+
+
+@settings(deadline=None, max_examples=12)
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 2), st.booleans(), st.data())
+def test_tokens_see_their_patches_until_attention(kernel, stride, padding, swapped, data):
+    torch.manual_seed(0)
+    net, sizes = Patches(kernel, stride, min(padding, kernel // 2), swapped).double().eval(), (9, 13)
+    grid = tuple(net.embed(torch.zeros(1, 1, *sizes).double()).shape[2:])
+    row, column = (data.draw(st.integers(0, n - 1)) for n in grid)
+    images, seen = torch.rand(1, 1, *sizes).double().requires_grad_(), {}
+    for name in ("mlp", "conv"):
+        getattr(net, name).register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out}))
+    net(images)
+    token = (column * grid[0] + row) if swapped else (row * grid[1] + column)
+    place = (column, row) if swapped else (row, column)
+    units = {"mlp": seen["mlp"][0, 1 + token], "conv": seen["conv"][0][(slice(None), *place)]}
+    for name, unit in units.items():
+        found = receptive_field(net, name, sizes)
+        (gradient,) = torch.autograd.grad(unit.sum(), images, retain_graph=True)
+        rows, columns = (gradient[0, 0] != 0).nonzero().unbind(1)
+        box = tuple((int(at.min()), int(at.max()) + 1) if len(at) else (0, 0) for at in (rows, columns))
+        assert found.along == ((1, 0) if swapped else (0, 1)) or 1 in grid
+        assert found.box(*place) == box
+        assert found.kind != "whole"
+    assert receptive_field(net, "mixed", sizes).kind == "whole"
+
+
+def test_a_patch_embedding_has_a_size_and_a_stride():
+    found = receptive_field(Patches(4, 4, 0), "mlp", (16, 24))
+    assert (found.map_size, found.size, found.stride, found.start, found.kind) == (
+        (4, 6),
+        (4, 4),
+        (4, 4),
+        (0, 0),
+        "exact",
+    )
+    mixed = receptive_field(Patches(4, 4, 0), "mixed", (16, 24))
+    assert (mixed.size, mixed.kind) == ((16, 24), "whole")
+
+
+class Along(nn.Module):
+    """A convolution along tokens, which wraps from the end of one row to the beginning of the next."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.conv, self.out = nn.Conv2d(1, 3, 2, 2), nn.Conv1d(3, 3, 3, padding=1), nn.Identity()
+
+    def forward(self, x):
+        x = self.embed(x)
+        return self.out(self.conv(x.flatten(2)).mT)
+
+
+def test_what_wraps_from_row_to_row_is_within_the_box():
+    net, images = Along().eval(), torch.rand(1, 1, 8, 12, requires_grad=True)
+    tokens, found = net(images), receptive_field(net, "out", (8, 12))
+    assert found.kind != "exact"
+    for number in range(24):
+        (gradient,) = torch.autograd.grad(tokens[0, number].sum(), images, retain_graph=True)
+        rows, columns = (gradient[0, 0] != 0).nonzero().unbind(1)
+        (top, bottom), (left, right) = found.box(number // 6, number % 6)
+        assert set(rows.tolist()) <= set(range(top, bottom))
+        assert set(columns.tolist()) <= set(range(left, right))

@@ -289,7 +289,7 @@ def _column(given: _Given, target: Tensor, here: Tensor, asked: Mapping[str, Any
     none = torch.zeros(0, device=images.device)
     heatmaps = torch.zeros(count, *images.shape[2:], device=images.device)
     if not bool(here.any()):
-        return _Column(heatmaps, None, None if steps is None else Faithfulness(*[none] * 4, none[None]))
+        return _Column(heatmaps, None, None if steps is None else Faithfulness(none, none, none, none, none[None]))
     if not bool(here.all()):
         numbers = here.nonzero().flatten().to(images.device)
         inputs, target = inputs.rows(numbers), target[here.to(target.device)]

@@ -52,7 +52,8 @@ class ReceptiveField(Displayed):
         start: first pixel of the first unit's field, negative in the padding; None if the stride varies.
         kind: `"exact"`: the whole box is seen. `"hull"`: the box is the smallest one around a field with holes
             (dilation) or of several boxes (branches). `"whole"`: the layer, or an earlier one, depends on the whole
-            input (linear, flatten, global pooling, squeeze and excitation), or the field is unknown.
+            input (linear on a flattened map, global pooling, attention, squeeze and excitation), or the field is
+            unknown, and the size an upper bound. Tokens see their patches until attention mixes them.
         along: for each axis of the input, the coordinate of a place that moves along it: `(0, 1)`, or `(1, 0)` if rows
             and columns are swapped; None if there is none.
         channels_at: the channel axis of the layer's output: 1 for `b c h w`, 3 for `b h w c`.

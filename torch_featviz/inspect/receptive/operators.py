@@ -19,6 +19,8 @@ from torch_featviz.torch_private import tree_leaves
 from .reach import EXACT, HULL, Axis, Steps, Trace, aligned, differ, join, join_axis
 from .windows import Call, Rule, each
 
+_LARGEST = 2**24  # entries of a table of tokens; what is larger sees everything
+
 
 def follow(call: Call) -> list[Trace]:
     """What each output sees."""
@@ -112,7 +114,44 @@ def _viewed(call: Call) -> Trace:
         if fits:
             dims[d] = d if d in fits else fits[0]
     rows = len(old) > 1 and new in ((prod(old[:-1]), old[-1]), (prod(old[:-2]), *old[-2:]))
-    return replace(trace.moved(dims), folded=(old, trace) if rows else None)
+    found = _laid_out(trace, old, new, dims) or trace.moved(dims)
+    return replace(found, folded=(old, trace) if rows else None)
+
+
+def _laid_out(trace: Trace, old: Sequence[int], new: Sequence[int], dims: dict[int, int]) -> Trace | None:
+    """Rows and columns laid end to end, as tokens are, or tokens laid out again as rows and columns; None if neither.
+
+    Args:
+        trace: before.
+        old: the shape before.
+        new: the shape afterwards.
+        dims: where the other dimensions are.
+    """
+    runs = sorted({axis.dim for axis in trace.axes if axis.dim is not None and axis.dim not in dims})
+    if not runs:
+        return None
+    first, last = runs[0], runs[-1]
+    after, size = list(accumulate(new, mul, initial=1)), prod(old[first : last + 1])
+    starts = [e for e in range(len(new)) if after[e] == prod(old[:first])]
+    moving = [axis for axis in trace.axes if axis.dim in runs]
+    count = len(moving)
+    laid: list[Axis]
+    if len(runs) == last - first + 1 == count > 1:
+        at = next((e for e in starts if new[e] == size), None)
+        if at is None or size * max(axis.table.shape[1] for axis in moving) > _LARGEST:
+            return None
+        laid = [axis.laid(first, old[first : last + 1], at) for axis in moving]
+    elif len(runs) == 1 and count > 1:
+        at = next((e for e in starts if prod(new[e : e + count]) == size), None)
+        if at is None:
+            return None
+        laid = [axis.put_back(new[at : at + count], at) for axis in moving]
+        if len({axis.dim for axis in laid} - {None}) < count:
+            return None
+    else:
+        return None
+    rest, ready = trace.moved({**dims, **{dim: dim for dim in runs}}).axes, iter(laid)
+    return trace.with_axes([next(ready) if a.dim in runs else b for a, b in zip(trace.axes, rest, strict=True)])
 
 
 def _linear(call: Call) -> Trace:
@@ -209,20 +248,24 @@ def _cat(call: Call) -> Trace:
     dim = call["dim"] % ndim
     tensors = [t for t in call["tensors"] if t.dim() == ndim]
     traces = [call.traces[id(t)].spread(t.shape, ndim) for t in tensors if id(t) in call.traces]
-    along = {trace.of(dim) for trace in traces} - {None}
+    along = {tuple(i for i, axis in enumerate(trace.axes) if axis.dim == dim) for trace in traces} - {()}
     if not along:
         return _beside(traces, len(tensors))
-    number = along.pop()
-    if along or number is None or not aligned(traces):
+    numbers = along.pop()
+    if along or not aligned(traces):
         return traces[0].lost()
     columns = list(zip(*(trace.axes for trace in traces), strict=True))
-    axes = [join_axis(column) for column in columns]
-    rows, parts = [], iter(columns[number])
-    for t in tensors:  # parts that do not depend on the input see nothing of it
-        table = next(parts).table if id(t) in call.traces else np.zeros_like(axes[number].table[:1])
-        rows.append(np.broadcast_to(table, (t.shape[dim], table.shape[1])))
-    axes[number] = Axis(dim, np.concatenate(rows), None)
-    others = any(differ(column) for i, column in enumerate(columns) if i != number)
+    axes = []
+    for number, column in enumerate(columns):
+        if number not in numbers:
+            axes.append(join_axis(column))
+            continue
+        rows, parts = [], iter(column)
+        for t in tensors:  # parts that do not depend on the input see nothing of it
+            table = next(parts).table if id(t) in call.traces else np.zeros_like(column[0].table[:1])
+            rows.append(np.broadcast_to(table, (t.shape[dim], table.shape[1])))
+        axes.append(Axis(dim, np.concatenate(rows), None))
+    others = any(differ(column) for i, column in enumerate(columns) if i not in numbers)
     level = max(HULL if others else 0, *(trace.level for trace in traces))
     return Trace(tuple(axes), level, any(trace.uneven for trace in traces))
 

@@ -67,10 +67,35 @@ class Axis:
         first = start + steps.start * stride + min(0, across)
         return Axis(self.dim, table, Steps(size + abs(across), stride * steps.stride, first))
 
+    def laid(self, first: int, sizes: Sequence[int], at: int) -> Axis:
+        """Dimensions of these sizes, from `first` on, laid end to end in one: this one's places, as often as needed."""
+        assert self.dim is not None
+        number = np.unravel_index(np.arange(np.prod(sizes)), tuple(sizes))[self.dim - first]
+        return Axis(at, self.table[number], None)
+
+    def put_back(self, sizes: Sequence[int], at: int) -> Axis:
+        """The places of one dimension laid out in several, from `at` on; along one of them what is seen moves."""
+        table = self.table.reshape(*sizes, -1)
+        for d in range(len(sizes)):
+            others = tuple(slice(None) if i == d else slice(1) for i in range(len(sizes)))
+            if (table == table[others]).all():
+                rows = table[others].reshape(sizes[d], -1)
+                return Axis(at + d, rows, _steps_of(rows))
+        return Axis(None, self.table.any(0)[None], None)
+
     @property
     def whole(self) -> bool:
         """Whether all places see the same, by pooling."""
         return self.steps == Steps(self.table.shape[1], 0, 0)
+
+
+def _steps_of(table: Table) -> Steps | None:
+    """The steps of rows that see intervals of one size at one distance."""
+    first, sizes = table.argmax(1), table.sum(1)
+    strides = set(np.diff(first).tolist()) or {int(sizes[0])}
+    ends = np.where(sizes, table.shape[1] - table[:, ::-1].argmax(1), 0)
+    even = len(set(sizes.tolist())) == 1 and bool((ends - first == sizes).all()) and len(strides) == 1
+    return Steps(int(sizes[0]), strides.pop(), int(first[0])) if even and sizes[0] else None
 
 
 def _any_of(table: Table, places: Table) -> Table:
@@ -123,6 +148,12 @@ class Trace:
         """For each axis of the input, the dimension along which it moves."""
         return tuple(axis.dim for axis in self.axes)
 
+    @property
+    def laid_out(self) -> bool:
+        """Whether several axes move along one dimension, as where rows were laid end to end."""
+        moving = [dim for dim in self.dims if dim is not None]
+        return len(moving) > len(set(moving))
+
     def of(self, dim: int) -> int | None:
         """Number of the axis that moves along `dim`."""
         return next((i for i, axis in enumerate(self.axes) if axis.dim == dim), None)
@@ -171,7 +202,7 @@ class Trace:
             if axis.dim is not None and axis.dim >= first:
                 table, steps = tables[axis.dim - first]
                 axes[i] = axis.through(table, steps)
-        return self.with_axes(axes)
+        return self.with_axes(axes, HULL if self.laid_out else EXACT)
 
 
 def join(traces: Sequence[Trace]) -> Trace:
@@ -197,7 +228,8 @@ def aligned(traces: Sequence[Trace]) -> bool:
     """Whether each axis moves along one dimension, its own, in all of them."""
     dims = [{axis.dim for axis in axes} - {None} for axes in zip(*(trace.axes for trace in traces), strict=True)]
     moving = [dim for found in dims for dim in found]
-    return all(len(found) < 2 for found in dims) and len(moving) == len(set(moving))
+    apart = len(moving) == len(set(moving)) or any(trace.laid_out for trace in traces)
+    return all(len(found) < 2 for found in dims) and apart
 
 
 def differ(column: Sequence[Axis]) -> bool:
