@@ -53,12 +53,17 @@ def test_against_every_token_sorted_by_hand(layer, prefix):
             assert float(best.values[channel, rank]) == pytest.approx(float(values[image, place, channel]), abs=1e-6)
 
 
-def test_a_patch_of_a_token_is_the_whole_image():
-    """What a token sees is not followed through the flattening, and behind an attention it sees everything."""
+def test_a_patch_of_a_token_is_its_own_and_behind_an_attention_the_whole_image():
     net, images = build()
-    for patches in (best.patches(3) for best in top_patches(net, [images], ["first", "block"], k=2).values()):
-        assert patches.images.shape[2:] == (1, 12, 8)
-        assert patches.projections.any()
+    found = top_patches(net, [images], ["first", "block"], k=2)
+    own, whole = (best.patches(3) for best in found.values())
+    for i, (number, (row, column)) in enumerate(zip(found["first"].images[3], found["first"].places[3], strict=True)):
+        expected = images[number, :, 4 * row : 4 * row + 4, 2 * column : 2 * column + 2]
+        assert torch.equal(own.images.flatten(0, -4)[i], expected)
+    assert own.images.shape[2:] == (1, 4, 2)
+    assert whole.images.shape[2:] == (1, 12, 8)
+    assert own.projections.any()
+    assert whole.projections.any()
 
 
 def test_a_token_is_projected_by_its_gradient():

@@ -81,7 +81,7 @@ class Axis:
             if (table == table[others]).all():
                 rows = table[others].reshape(sizes[d], -1)
                 return Axis(at + d, rows, _steps_of(rows))
-        return Axis(None, self.table.any(0)[None], None)
+        return Axis(None, np.asarray(self.table.any(0))[None], None)
 
     @property
     def whole(self) -> bool:
