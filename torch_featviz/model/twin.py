@@ -19,6 +19,7 @@ from torch_featviz.torch_private import FakeTensor, view_as
 
 from .copier import copied
 from .layers import check_module
+from .one_image import mend_norms
 from .values import copies_of
 
 
@@ -41,7 +42,9 @@ def twin(model: nn.Module) -> nn.Module:
     """
     check_module(model)
     with torch.inference_mode(False), torch.no_grad():
-        return copied(model, partial(_shared, model))
+        net = copied(model, partial(_shared, model))
+        mend_norms(net)
+        return net
 
 
 def twin_on_meta(model: nn.Module) -> nn.Module:
