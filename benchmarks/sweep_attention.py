@@ -131,7 +131,8 @@ def of_transformers(built: Built) -> list[Tensor]:
     net.set_attn_implementation("eager")
     with torch.no_grad():
         output = net(built.images, *built.args, **built.keywords, output_attentions=True)
-    return list(output.get("attentions") or ())
+    attentions = list(output.get("attentions") or ())
+    return attentions if all(isinstance(weights, Tensor) for weights in attentions) else []
 
 
 def on_a_grid(layer: Noted) -> int:

@@ -19,7 +19,7 @@ from torch_featviz.torch_private import FakeTensor, view_as
 
 from .copier import copied
 from .layers import check_module
-from .one_image import mend_norms
+from .norms import mend_norms
 from .values import copies_of
 
 

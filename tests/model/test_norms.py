@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import torch_featviz as fv
-from torch_featviz.model.one_image import clear
+from torch_featviz.model.norms import clear
 from torch_featviz.model.twin import twin
 
 LAYERS = [nn.BatchNorm2d(6), nn.BatchNorm3d(6), nn.InstanceNorm2d(6), nn.InstanceNorm2d(6, track_running_stats=True)]

@@ -38,4 +38,5 @@ def _clear_input(_module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _clear_gradient(_module: nn.Module, _given: Any, output: Any) -> None:
     if isinstance(output, Tensor) and output.requires_grad and len(output) == 1:
-        output.register_hook(Tensor.contiguous)  # instance norm loses the strides of channels last, too
+        # In order, since instance norm loses the strides of channels last, too.
+        output.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
