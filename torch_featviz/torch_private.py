@@ -283,6 +283,7 @@ _flags = _Flags()
 
 READS_A_VALUE = torch.ops.aten._local_scalar_dense.default  # on the host, as item() does
 UNKNOWN_VALUES = (DataDependentOutputException, DynamicOutputShapeException)  # of a tensor that has none
+no_modes: Callable[[], Any] = _dispatch._disable_current_modes  # a block that dispatch modes see nothing of
 
 # Modes for functions
 

@@ -18,12 +18,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     """Put every module into evaluation mode for the length of the block, and put back each one's own flag."""
     flags = {module: module.training for module in model.modules()}
     try:
-        for module in flags:
-            module.training = False  # and not eval(), which modules may override to change their weights
+        set_training(model, False)
         yield
     finally:
         for module, flag in flags.items():
             module.training = flag
+
+
+def set_training(model: nn.Module, flag: bool) -> None:
+    """Set the flag of every module; not by train() or eval(), which modules may override to change their weights."""
+    for module in model.modules():
+        module.training = flag
 
 
 @contextmanager

@@ -1,5 +1,10 @@
 """Whether what this library says of pictures and captures is true of a given model: each claim, measured."""
 
-from .claims import Claim, Proof
+from torch_featviz.rooms import callable_room
 
-__all__ = ["Claim", "Proof"]
+from .claims import Claim, Proof
+from .proving import prove
+
+__all__ = ["Claim", "Proof", "prove"]
+
+callable_room(__name__, prove)

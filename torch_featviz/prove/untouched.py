@@ -1,0 +1,182 @@
+"""What capture leaves as it was, and whether it holds what layers returned, in each way to run the model."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from torch_featviz.capture.compiled import compiled_calls
+from torch_featviz.capture.eager import uncompiled
+from torch_featviz.errors import FeatvizError
+
+from .bits import apart, distance, same
+from .claims import Claim
+from .runs import EVAL, MODES, Look, Mode, Ran, run
+from .state import State
+from .subject import Subject
+
+WORDS = {
+    "outputs": "Outputs are the same with capture as without",
+    "gradients": "Gradients of input and parameters are the same",
+    "state": "Nothing else changes: buffers, random numbers, hooks, flags",
+    "captured values": "Each captured value is what its layer returned",
+    "kept values": "Captured values stay so, or are refused",
+    "restored": "The model is as it was before this proof",
+}
+_MANY = 3  # differences named in one line
+
+
+def untouched(subject: Subject) -> list[Claim]:
+    """What holds of captures of this model; it is run as itself, and put back after each forward."""
+    state, found = State(subject.model), Found()
+    try:
+        if any(True for module in subject.model.modules() for _ in compiled_calls(module)):
+            _check_compiled(subject, state, found)
+        else:
+            for mode in MODES:
+                _check(subject, mode, state, found)
+    finally:
+        state.restore()
+    left = state.changes()
+    found.add("restored", "", not left, f"changed: {_listed(left)}" if left else "all of it")
+    return found.claims()
+
+
+class Found:
+    """How the claims came out, mode by mode."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, list[tuple[str, bool | None, str]]] = {}
+
+    def add(self, claim: str, mode: str, holds: bool | None, text: str = "") -> None:
+        self._rows.setdefault(claim, []).append((mode, holds, text))
+
+    def claims(self) -> list[Claim]:
+        return [_together(name, words, self._rows[name]) for name, words in WORDS.items() if name in self._rows]
+
+
+def _together(name: str, words: str, rows: list[tuple[str, bool | None, str]]) -> Claim:
+    """One claim about all modes: what fails first, then where it holds, then where it could not be checked."""
+    answers = {holds for _, holds, _ in rows}
+    holds = False if False in answers else True if True in answers else None
+    fails = [f"{mode}: {text}" if mode else text for mode, one, text in rows if one is False]
+    alike: dict[tuple[bool, str], list[str]] = {}
+    for mode, one, text in rows:
+        if one is not False:
+            alike.setdefault((one is None, text), []).append(mode)
+    others = [_said_of(modes, text, unknown) for (unknown, text), modes in sorted(alike.items(), key=lambda x: x[0][0])]
+    return Claim(name, words, holds, "; ".join(fails + others))
+
+
+def _said_of(modes: list[str], text: str, unknown: bool) -> str:
+    where = ", ".join(filter(None, modes))
+    if not where:
+        return text
+    where = f"not checked in {where}" if unknown else where
+    return f"{where} ({text})" if text else where
+
+
+def _check(subject: Subject, mode: Mode, state: State, found: Found) -> None:
+    """In one mode: without capture twice, with it, and without it again."""
+    ran = partial(run, subject, mode, state)
+    try:
+        bare, again = ran(backward=mode.gradients), ran()
+    except Exception as error:  # as a detector ends that wants its targets in training
+        for claim in ("outputs", "state", "captured values"):
+            found.add(claim, mode.name, None, f"the model does not run so: {_said(error)}")
+        return
+    try:
+        look = Look(subject.model)
+        seen = ran(backward=mode.gradients, look=look)
+    except Exception as error:
+        holds = None if isinstance(error, FeatvizError) else False
+        found.add("outputs", mode.name, holds, f"with capture it ends in {_said(error)}")
+        return
+    found.add("captured values", mode.name, not look.wrong, _some(look.wrong) or f"{look.calls} calls")
+    _compare_outputs(bare, again, seen, mode, found)
+    after = ran(backward=mode.gradients and not same(bare.gradients, seen.gradients))
+    wrong, refused = look.compare()
+    found.add("kept values", mode.name, not wrong, _some(wrong) or (f"refused: {_some(refused)}" if refused else ""))
+    if mode.gradients:
+        _compare_gradients(bare, seen, after, mode, found)
+    _compare_changes((bare, again), seen, after, mode, found)
+
+
+def _compare_outputs(bare: Ran, again: Ran, seen: Ran, mode: Mode, found: Found) -> None:
+    if not same(bare.outputs, again.outputs):
+        found.add("outputs", mode.name, None, f"it differs from itself: {apart(bare.outputs, again.outputs)}")
+    elif same(bare.outputs, seen.outputs):
+        found.add("outputs", mode.name, True)
+    else:
+        found.add("outputs", mode.name, False, apart(bare.outputs, seen.outputs))
+
+
+def _compare_gradients(bare: Ran, seen: Ran, after: Ran, mode: Mode, found: Found) -> None:
+    """`after` has gradients where the others disagree: they tell a fault from operators that are never twice alike."""
+    if isinstance(bare.gradients, str):
+        found.add("gradients", mode.name, None, bare.gradients)
+    elif same(bare.gradients, seen.gradients):
+        found.add("gradients", mode.name, True)
+    elif not same(bare.gradients, after.gradients):
+        found.add("gradients", mode.name, None, f"it differs from itself: {_of_gradients(bare, after)}")
+    else:
+        found.add("gradients", mode.name, False, _of_gradients(bare, seen))
+
+
+def _of_gradients(one: Ran, other: Ran) -> str:
+    if isinstance(one.gradients, str) or isinstance(other.gradients, str):
+        return next(each for each in (other.gradients, one.gradients) if isinstance(each, str))
+    names = [name for name, gradient in one.gradients.items() if not same(gradient, other.gradients[name])]
+    return f"{_listed(names)}: {apart([*one.gradients.values()], [*other.gradients.values()])}"
+
+
+def _compare_changes(bare: tuple[Ran, Ran], seen: Ran, after: Ran, mode: Mode, found: Found) -> None:
+    """What the model changes by itself, alike each time, is its own; what it changes never twice alike says nothing."""
+    one, other = (ran.changes for ran in bare)
+    wild = {path for path in {**one, **other} if not _alike(one, other, path)}
+    paths = [path for path in {**one, **seen.changes} if path not in wild and not _alike(one, seen.changes, path)]
+    if paths:
+        found.add("state", mode.name, False, f"changed: {_listed(paths)}")
+    elif same(bare[0].outputs, bare[1].outputs) and not same(bare[0].outputs, after.outputs):
+        text = apart(bare[0].outputs, after.outputs)
+        found.add("state", mode.name, False, f"a forward after the capture is another: {text}")
+    elif wild:
+        found.add("state", mode.name, None, f"it changes by itself, never twice alike: {_listed(wild)}")
+    else:
+        found.add("state", mode.name, True)
+
+
+def _alike(one: dict[str, Any], other: dict[str, Any], path: str) -> bool:
+    return path in one and path in other and same(one[path], other[path])
+
+
+def _check_compiled(subject: Subject, state: State, found: Found) -> None:
+    """Compiled with and without capture, beside the same model in eager mode."""
+    ran = partial(run, subject, EVAL, state)
+    mode = EVAL._replace(name="compiled")
+    look = Look(subject.model)
+    with uncompiled():
+        eager = ran()
+    bare = ran()
+    seen = ran(look=look)
+    after = ran()
+    apart_by, allowed = distance(bare.outputs, seen.outputs), distance(bare.outputs, eager.outputs)
+    text = f"{apart_by:.3g} from the bare compiled model, which is {allowed:.3g} from eager"
+    found.add("outputs", mode.name, apart_by <= allowed, text)
+    found.add("captured values", mode.name, None, "inside of a compiled graph nobody else sees what layers return")
+    _compare_changes((bare, after), seen, after, mode, found)
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+
+def _some(words: list[str]) -> str:
+    more = f" and {len(words) - _MANY} more" if len(words) > _MANY else ""
+    return "; ".join(words[:_MANY]) + more
+
+
+def _listed(names: Any) -> str:
+    names = sorted(names)
+    more = f" and {len(names) - _MANY} more" if len(names) > _MANY else ""
+    return ", ".join(names[:_MANY]) + more
