@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # what is here and in __all__ can be had; at run time it is f
     from .inspect import NonFinite, ReceptiveField, Summary, first_nonfinite, receptive_field, shapes, summary
     from .model import Layout, layer_names
     from .picture import GridTiler, KernelNormalizer, Picture, Scale, normalize, overlay, tile, untile
+    from .prove import Claim, Proof, prove
     from .survey import TopPatches, top_patches
     from .training import Monitor
     from .views import (
@@ -60,6 +61,7 @@ __all__ = [
     "Attention",
     "AttentionDistance",
     "Attribution",
+    "Claim",
     "Compared",
     "Comparison",
     "Faithfulness",
@@ -75,6 +77,7 @@ __all__ = [
     "Monitor",
     "NonFinite",
     "Picture",
+    "Proof",
     "ReceptiveField",
     "Ring",
     "Scale",
@@ -114,6 +117,7 @@ __all__ = [
     "predictions",
     "probabilities",
     "projection",
+    "prove",
     "receptive_field",
     "samples",
     "segments",
@@ -129,7 +133,7 @@ __all__ = [
 # pytest imports this package at each start, for the plugin in it; nobody should wait for torch who does not use it.
 _ROOMS = (
     *("errors", "model", "capture", "picture", "zoo", "inspect", "explain", "survey", "views", "training", "atlas"),
-    *("comparison", "bench"),
+    *("comparison", "prove", "bench"),
 )
 
 if not TYPE_CHECKING:  # a type checker would take any name for good

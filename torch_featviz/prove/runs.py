@@ -155,10 +155,8 @@ def run(subject: Subject, mode: Mode, state: State, *, backward: bool = False, l
 
 def _gradients(subject: Subject, image: Tensor, outputs: list[Tensor]) -> dict[str, Tensor | None] | str:
     """Of a weighted sum of the outputs; no `.grad` is written to, and no hook that waits for one runs."""
-    wanted: dict[str, Tensor] = {
-        name: weight for name, weight in subject.model.named_parameters() if weight.requires_grad
-    }
-    wanted |= {"the input": image} if image.requires_grad else {}
+    wanted: dict[str, Tensor] = dict(subject.model.named_parameters())
+    wanted = {name: tensor for name, tensor in {**wanted, "the input": image}.items() if tensor.requires_grad}
     ends = [tensor for tensor in outputs if tensor.requires_grad]
     if not ends or not wanted:
         return "no output depends on anything with a gradient"

@@ -151,8 +151,8 @@ def _random_states() -> dict[str, Any]:
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         for number, state in enumerate(torch.cuda.get_rng_state_all()):
             states[f"random numbers of cuda:{number}"] = state
-    state: Any = np.random.get_state(legacy=True)
-    name, keys, *rest = state
+    of_numpy: Any = np.random.get_state(legacy=True)
+    name, keys, *rest = of_numpy
     states["random numbers of numpy"] = [name, keys.tobytes(), *rest]
     states["random numbers of Python"] = random.getstate()
     return states
