@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from torch_featviz.errors import DtypeError
 from torch_featviz.model.inputs import batch_of
 from torch_featviz.model.layers import check_module, unwrap
 
@@ -52,6 +53,8 @@ def prove(
     """
     check_module(model)
     images = batch_of(model, images)
+    if not isinstance(images, Tensor):
+        raise DtypeError(f"images must be a tensor as the model takes it, got {type(images).__name__}.")
     subject = Subject(model, images, additional_forward_args, keywords)
     claims = [claim for check in CHECKS for claim in checked(subject, check)]
     return Proof(type(unwrap(model)).__name__, tuple(claims))

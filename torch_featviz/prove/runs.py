@@ -60,11 +60,13 @@ class Ran(NamedTuple):
         outputs: copies of all tensors that the model returned.
         gradients: by what they are of, or why there are none.
         changes: what it changed, see `State`.
+        began: what could not be put back before it began.
     """
 
     outputs: list[Tensor]
     gradients: dict[str, Tensor | None] | str
     changes: dict[str, Any]
+    began: frozenset[str]
 
 
 class Look:
@@ -125,7 +127,7 @@ def _times(count: int) -> str:
 
 
 def run(subject: Subject, mode: Mode, state: State, *, backward: bool = False, look: Look | None = None) -> Ran:
-    """Put `state` back and run the model.
+    """Run the model in the state in which it was.
 
     Args:
         subject: whose arguments are copied.
@@ -135,6 +137,7 @@ def run(subject: Subject, mode: Mode, state: State, *, backward: bool = False, l
         look: what looks on meanwhile.
     """
     state.restore()
+    began = frozenset(state.changes())
     set_training(subject.model, mode.training)
     with look or nullcontext():
         with mode.around(subject.model):
@@ -150,7 +153,16 @@ def run(subject: Subject, mode: Mode, state: State, *, backward: bool = False, l
                 look.wrong, _ = look.compare()
                 look.calls = len(look.witness.calls)
         gradients = _gradients(subject, image, outputs) if backward else ""
-    return Ran(copies, gradients, state.changes())
+    return Ran(copies, gradients, state.changes(), began)
+
+
+def run_on(subject: Subject, mode: Mode) -> None:
+    """One forward more, of other images, in whatever state the last one left the model."""
+    with mode.around(subject.model):
+        images = subject.images.flip(-1)
+        subject.forward(
+            inputs=subject.inputs.copied().with_images(images / 2 if images.is_floating_point() else images)
+        )
 
 
 def _gradients(subject: Subject, image: Tensor, outputs: list[Tensor]) -> dict[str, Tensor | None] | str:

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from torch_featviz.torch_private import any_global_hook
+from torch_featviz.torch_private import CALL, any_global_hook
 
 from .bits import same
 
 _DEEP = 6  # containers in containers
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
+_METHODS = ("forward", "__call__", CALL)
 _CLOSED = (type, FunctionType, MethodType, BuiltinFunctionType, ModuleType, torch.dtype, torch.device, np.ndarray)
 
 
@@ -38,8 +39,8 @@ class State:
         self._tree = set(model.modules())
         for name, module in model.named_modules():
             self._hold(name or "the model", vars(module), _DEEP)
-        self._random = _random_states()
-        self._settings = _settings()
+        self._kinds = {type(module) for module in self._tree}
+        self._random, self._settings = _random_states(), _settings(self._kinds)
 
     def _hold(self, path: str, value: Any, depth: int) -> None:
         """Note what `value` is made of."""
@@ -86,7 +87,7 @@ class State:
         for path, generator, before in self._generators:
             if not same(generator.get_state(), before):
                 found[path] = generator.get_state()
-        for before, now in ((self._random, _random_states()), (self._settings, _settings())):
+        for before, now in ((self._random, _random_states()), (self._settings, _settings(self._kinds))):
             found.update({name: _told(value) for name, value in now.items() if not same(value, before[name])})
         return found
 
@@ -99,8 +100,8 @@ class State:
                 tensor.grad = gradient
         for _, tensor, before in self._tensors:
             if not same(tensor, before):
-                with torch.inference_mode(tensor.is_inference()), torch.no_grad():
-                    tensor.copy_(before)  # which counts as a write: a captured view of it no longer passes for intact
+                with torch.inference_mode(tensor.is_inference()):
+                    tensor.data.copy_(before)  # of no consequence to an earlier forward's backward
         for _, generator, before in self._generators:
             generator.set_state(before)
         _set_random_states(self._random)
@@ -167,9 +168,11 @@ def _set_random_states(states: dict[str, Any]) -> None:
     random.setstate(states["random numbers of Python"])
 
 
-def _settings() -> dict[str, Any]:
-    """Of torch, for all models."""
+def _settings(kinds: set[type]) -> dict[str, Any]:
+    """Of torch, and methods of classes of modules: for all models."""
+    methods = {f"{kind.__name__}.{name}": id(getattr(kind, name, None)) for kind in kinds for name in _METHODS}
     return {
+        **methods,
         "gradients are enabled": torch.is_grad_enabled(),
         "inference mode": torch.is_inference_mode_enabled(),
         "autocast": torch.is_autocast_enabled("cpu"),

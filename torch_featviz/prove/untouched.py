@@ -11,7 +11,7 @@ from torch_featviz.errors import FeatvizError
 
 from .bits import apart, distance, same
 from .claims import Claim
-from .runs import EVAL, MODES, Look, Mode, Ran, run
+from .runs import EVAL, MODES, Look, Mode, Ran, run, run_on
 from .state import State
 from .subject import Subject
 
@@ -77,10 +77,10 @@ def _said_of(modes: list[str], text: str, unknown: bool) -> str:
 
 
 def _check(subject: Subject, mode: Mode, state: State, found: Found) -> None:
-    """In one mode: without capture twice, with it, and without it again."""
+    """In one mode: without capture, with it, a further forward of other images, and without capture again."""
     ran = partial(run, subject, mode, state)
     try:
-        bare, again = ran(backward=mode.gradients), ran()
+        bare = ran(backward=mode.gradients)
     except Exception as error:  # as a detector ends that wants its targets in training
         for claim in ("outputs", "state", "captured values"):
             found.add(claim, mode.name, None, f"the model does not run so: {_said(error)}")
@@ -92,17 +92,18 @@ def _check(subject: Subject, mode: Mode, state: State, found: Found) -> None:
         holds = None if isinstance(error, FeatvizError) else False
         found.add("outputs", mode.name, holds, f"with capture it ends in {_said(error)}")
         return
-    found.add("captured values", mode.name, not look.wrong, _some(look.wrong) or f"{look.calls} calls")
-    _compare_outputs(bare, again, seen, mode, found)
-    after = ran(backward=mode.gradients and not same(bare.gradients, seen.gradients))
+    run_on(subject, mode)
     wrong, refused = look.compare()
-    found.add("kept values", mode.name, not wrong, _some(wrong) or (f"refused: {_some(refused)}" if refused else ""))
+    again = ran(backward=mode.gradients and not same(bare.gradients, seen.gradients))
+    _compare_outputs(bare, seen, again, mode, found)
     if mode.gradients:
-        _compare_gradients(bare, seen, after, mode, found)
-    _compare_changes((bare, again), seen, after, mode, found)
+        _compare_gradients(bare, seen, again, mode, found)
+    _compare_changes(bare, seen, again, mode, found)
+    found.add("captured values", mode.name, not look.wrong, _some(look.wrong) or f"{look.calls} calls")
+    found.add("kept values", mode.name, not wrong, _some(wrong) or (f"refused: {_some(refused)}" if refused else ""))
 
 
-def _compare_outputs(bare: Ran, again: Ran, seen: Ran, mode: Mode, found: Found) -> None:
+def _compare_outputs(bare: Ran, seen: Ran, again: Ran, mode: Mode, found: Found) -> None:
     if not same(bare.outputs, again.outputs):
         found.add("outputs", mode.name, None, f"it differs from itself: {apart(bare.outputs, again.outputs)}")
     elif same(bare.outputs, seen.outputs):
@@ -111,14 +112,14 @@ def _compare_outputs(bare: Ran, again: Ran, seen: Ran, mode: Mode, found: Found)
         found.add("outputs", mode.name, False, apart(bare.outputs, seen.outputs))
 
 
-def _compare_gradients(bare: Ran, seen: Ran, after: Ran, mode: Mode, found: Found) -> None:
-    """`after` has gradients where the others disagree: they tell a fault from operators that are never twice alike."""
+def _compare_gradients(bare: Ran, seen: Ran, again: Ran, mode: Mode, found: Found) -> None:
+    """`again` has gradients where the others disagree: they tell a fault from operators that are never twice alike."""
     if isinstance(bare.gradients, str):
         found.add("gradients", mode.name, None, bare.gradients)
     elif same(bare.gradients, seen.gradients):
         found.add("gradients", mode.name, True)
-    elif not same(bare.gradients, after.gradients):
-        found.add("gradients", mode.name, None, f"it differs from itself: {_of_gradients(bare, after)}")
+    elif not same(bare.gradients, again.gradients):
+        found.add("gradients", mode.name, None, f"it differs from itself: {_of_gradients(bare, again)}")
     else:
         found.add("gradients", mode.name, False, _of_gradients(bare, seen))
 
@@ -130,16 +131,14 @@ def _of_gradients(one: Ran, other: Ran) -> str:
     return f"{_listed(names)}: {apart([*one.gradients.values()], [*other.gradients.values()])}"
 
 
-def _compare_changes(bare: tuple[Ran, Ran], seen: Ran, after: Ran, mode: Mode, found: Found) -> None:
+def _compare_changes(bare: Ran, seen: Ran, again: Ran, mode: Mode, found: Found) -> None:
     """What the model changes by itself, alike each time, is its own; what it changes never twice alike says nothing."""
-    one, other = (ran.changes for ran in bare)
+    one, two, other = bare.changes, seen.changes, again.changes
     wild = {path for path in {**one, **other} if not _alike(one, other, path)}
-    paths = [path for path in {**one, **seen.changes} if path not in wild and not _alike(one, seen.changes, path)]
+    paths = {path for path in {**one, **two} if path not in wild and not _alike(one, two, path)}
+    paths |= again.began - seen.began  # and could not be put back
     if paths:
         found.add("state", mode.name, False, f"changed: {_listed(paths)}")
-    elif same(bare[0].outputs, bare[1].outputs) and not same(bare[0].outputs, after.outputs):
-        text = apart(bare[0].outputs, after.outputs)
-        found.add("state", mode.name, False, f"a forward after the capture is another: {text}")
     elif wild:
         found.add("state", mode.name, None, f"it changes by itself, never twice alike: {_listed(wild)}")
     else:
@@ -157,14 +156,12 @@ def _check_compiled(subject: Subject, state: State, found: Found) -> None:
     look = Look(subject.model)
     with uncompiled():
         eager = ran()
-    bare = ran()
-    seen = ran(look=look)
-    after = ran()
+    bare, seen, again = ran(), ran(look=look), ran()
     apart_by, allowed = distance(bare.outputs, seen.outputs), distance(bare.outputs, eager.outputs)
     text = f"{apart_by:.3g} from the bare compiled model, which is {allowed:.3g} from eager"
     found.add("outputs", mode.name, apart_by <= allowed, text)
     found.add("captured values", mode.name, None, "inside of a compiled graph nobody else sees what layers return")
-    _compare_changes((bare, after), seen, after, mode, found)
+    _compare_changes(bare, seen, again, mode, found)
 
 
 def _said(error: BaseException) -> str:
