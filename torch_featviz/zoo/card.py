@@ -16,7 +16,7 @@ from torch_featviz.errors import FeatvizError, OptionError, ShapeError, WeightsE
 from torch_featviz.model.answer import KINDS, Kind
 
 from .images import as_given, as_unit, check_strip, open_image, to_size
-from .weights import State, fetch_state, put_state, read_state
+from .weights import State, fetch_state, put_state, read_state, renamed
 
 
 @dataclass(frozen=True, repr=False)
@@ -88,7 +88,8 @@ class ModelCard(Displayed):
                 downloaded if necessary.
             key: the key, if a checkpoint holds several state dicts.
         Raises:
-            WeightsError: the card has no weights, they cannot be downloaded, or they do not fit the network.
+            WeightsError: the card has no weights, they cannot be downloaded or read, or they do not fit the network: other
+                names or shapes, other kinds of numbers (int8, complex, sparse), or values that are NaN or infinite.
             FileError: there is no such file.
         """
         if path is None and self.weights is None:
@@ -99,7 +100,7 @@ class ModelCard(Displayed):
         else:
             state = read_state(source, key) if isinstance(source, Path) else fetch_state(source or "", self.name)
         if self.rename is not None:
-            state = {self.rename(key): value for key, value in state.items()}
+            state = renamed(state, self.rename, self.name)
         model = self.build()
         put_state(model, state, self.name)
         return model.eval()

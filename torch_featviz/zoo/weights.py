@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
-import struct
 import warnings
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
+from torch_featviz.displayed import shortened
 from torch_featviz.errors import FileError, OptionError, WeightsError
 from torch_featviz.optional import needs
 from torch_featviz.torch_private import ORIGINAL
 
 State = Mapping[str, Tensor]
 SUFFIXES = (".pt", ".pth", ".ckpt", ".tar", ".bin")
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_WRAPPED = re.compile(r"(?:module\.)*")
 KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
 
 
@@ -48,6 +53,8 @@ def read_state(path: str | Path, key: str | None = None) -> State:
             warnings.simplefilter("ignore")  # torch warns of the pickle protocol of files it then refuses
             found = torch.load(path, map_location="cpu", weights_only=True)
         return plain(found, path.name, key)
+    except WeightsError:
+        raise
     except pickle.UnpicklingError as error:
         if "Unsupported global" in str(error) or "GLOBAL" in str(error):
             kind = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -57,9 +64,7 @@ def read_state(path: str | Path, key: str | None = None) -> State:
                 "save model.state_dict() instead."
             ) from error
         raise WeightsError(f"{str(path)!r} is not a file that torch.save wrote, or is corrupt.") from error
-    except (EOFError, RuntimeError, BadZipFile, ValueError, KeyError, struct.error) as error:
-        if isinstance(error, WeightsError):
-            raise
+    except Exception as error:  # a garbled file makes the reader fail in any way
         raise WeightsError(f"{str(path)!r} is not a file that torch.save wrote, or is corrupt.") from error
 
 
@@ -89,7 +94,9 @@ def fetch_state(url: str, name: str) -> State:
             torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True),
             url,
         )
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+    except WeightsError:
+        raise
+    except Exception as error:  # of the network, or of the reader
         file = url.rsplit("/", 1)[-1]
         raise WeightsError(
             f"no weights for {name!r}: tried {url}, got {why(error)}; "
@@ -112,10 +119,23 @@ def plain(found: Any, source: str, key: str | None = None) -> State:
         WeightsError: it holds no named tensors, or several sets of them.
     """
     state = dict(found if key is None and _is_state(found) else _held(found, source, key))
-    state = {name.replace(f"{ORIGINAL}.", ""): value for name, value in state.items()}
-    while all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
-    return state
+    names = {name: name.replace(f"{ORIGINAL}.", "") for name in state}
+    prefix = os.path.commonprefix([*names.values()])  # of a DataParallel in a DataParallel, several times
+    outer = len(_WRAPPED.match(prefix)[0])  # type: ignore[index]  it matches the empty text
+    return renamed(state, lambda name: names[name][outer:], source)
+
+
+def renamed(state: State, rename: Callable[[str], str], source: str) -> State:
+    """The same tensors under other names.
+
+    Raises:
+        WeightsError: two tensors would have one name.
+    """
+    names = {name: rename(name) for name in state}
+    if len(set(names.values())) < len(names):
+        twice = [name for name, count in Counter(names.values()).items() if count > 1]
+        raise WeightsError(f"{source!r} holds several tensors of one name: {_few(twice)}; save one of each.")
+    return {names[name]: value for name, value in state.items()}
 
 
 def _is_state(found: Any) -> bool:
@@ -144,25 +164,72 @@ def _held(found: Any, source: str, key: str | None) -> State:
 
 
 def put_state(model: nn.Module, state: State, name: str) -> None:
-    """Load `state` into `model`, every key and shape as it must be.
+    """Load `state` into `model`: every key, shape and kind as it must be, all values finite; else nothing is loaded.
 
-    Of a module around the model, as a LightningModule whose `self.model` it is, the model's part is taken.
+    Of a module around the model, as a LightningModule whose `self.model` it is, the model's part is taken. Floats of
+    16, 32 and 64 bits are converted to the model's.
 
     Raises:
-        WeightsError: keys or shapes differ, a few are named; or several parts have the model's keys.
+        WeightsError: keys, shapes or kinds of numbers differ, or values are NaN or infinite, a few are named; or
+            several parts have the model's keys.
     """
+    if not _is_state(state) and state:
+        raise WeightsError(f"weights for {name!r} must be tensors by name; pass model.state_dict().")
     wanted = model.state_dict()
     state = _part(state, wanted, name)
     missing, extra = wanted.keys() - state.keys(), state.keys() - wanted.keys()
-    shapes = [
-        f"{key} {tuple(state[key].shape)} for {tuple(wanted[key].shape)}"
-        for key in wanted.keys() & state.keys()
-        if wanted[key].shape != state[key].shape
-    ]
-    faults = (("missing", missing), ("unexpected", extra), ("of another shape", shapes))
-    if told := "; ".join(f"{len(found)} {what}: {_few(found)}" for what, found in faults if found):
+    faults: dict[str, list[str]] = {"missing": [*missing], "unexpected": [*extra]}
+    parameters = {key for key, _ in model.named_parameters(remove_duplicate=False)}
+    for key in wanted.keys() & state.keys():
+        if fault := _fault(state[key], wanted[key], key in parameters):
+            faults.setdefault(fault[0], []).append(f"{key} {fault[1]}")
+    if told := "; ".join(f"{len(found)} {what}: {_few(found)}" for what, found in faults.items() if found):
         raise WeightsError(f"weights do not fit {name!r}: {told}.")
-    model.load_state_dict(state)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:  # of a module that loads in a way of its own
+        raise WeightsError(f"weights do not fit {name!r}: {why(error)}.") from error
+
+
+def _fault(value: Tensor, wanted: Tensor, parameter: bool) -> tuple[str, str] | None:
+    """What is wrong with a tensor, in general and in particular."""
+    if not isinstance(wanted, Tensor) or is_lazy(wanted):
+        return None
+    if value.shape != wanted.shape:
+        return "of another shape", f"{tuple(value.shape)} for {tuple(wanted.shape)}"
+    if value.is_meta:
+        return "without values", "on the meta device"
+    if value.layout != wanted.layout or value.is_nested != wanted.is_nested:
+        return "of another kind", f"{_kind(value)} for {_kind(wanted)}; save value.to_dense()"
+    if value.dtype != wanted.dtype and not _converts(value, wanted.dtype):
+        return "of another kind", f"{_kind(value)} for {_kind(wanted)}"
+    if value.layout == torch.strided and (value.is_floating_point() or value.is_complex()):
+        broken = ~_wide(value.to(wanted.dtype)).isfinite()
+        if not parameter and not wanted.is_meta:  # as a mask has, where the model makes it so
+            broken &= value != wanted.to(value.device)
+        if count := int(broken.sum()):
+            told = "" if bool((~_wide(value).isfinite()).any()) else f" as {_kind(wanted)}"
+            return "not finite", f"({count} of {value.numel()} values{told})"
+    return None
+
+
+def _converts(value: Tensor, dtype: torch.dtype) -> bool:
+    """Whether values are the same numbers in this type, but for the digits of floats."""
+    if dtype in _FLOATS or dtype in _WHOLE:
+        same = _FLOATS if dtype in _FLOATS else _WHOLE
+        return value.dtype in same and (same is _FLOATS or torch.equal(value.to(dtype).to(value.dtype), value))
+    return False
+
+
+def _wide(value: Tensor) -> Tensor:
+    """Floats of 8 bits in a type of which everything can be computed."""
+    return value if value.dtype in _FLOATS or value.is_complex() else value.float()
+
+
+def _kind(tensor: Tensor) -> str:
+    """Its type and layout in a word or two."""
+    layout = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+    return str(tensor.dtype).removeprefix("torch.") + (f" {layout}" if layout != "strided" else "")
 
 
 def _part(state: State, wanted: State, name: str) -> State:
@@ -179,5 +246,5 @@ def _part(state: State, wanted: State, name: str) -> State:
 
 def _few(names: Iterable[str]) -> str:
     """The first three."""
-    ordered = sorted(map(str, names))
+    ordered = sorted(shortened(str(name), 160) for name in names)
     return ", ".join(ordered[:3]) + (", ..." if len(ordered) > 3 else "")
