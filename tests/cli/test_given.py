@@ -9,6 +9,7 @@ from PIL import Image
 
 from torch_featviz import cli, views
 from torch_featviz.cli import commands
+from torch_featviz.errors import FeatvizWarning
 
 NET = """
     from torch import nn
@@ -206,9 +207,9 @@ def test_names_of_files(name, tmp_path, monkeypatch, capsys):
     ("name", "data", "message"),
     [
         ("none.png", None, "no image file 'none.png'."),
-        ("a.png", b"", "'a.png' is not an image that Pillow can read (PNG, JPEG, ...)."),
-        ("a.png", b"hello", "'a.png' is not an image that Pillow can read (PNG, JPEG, ...)."),
-        ("new\nline.png", b"hello", r"'new\nline.png' is not an image that Pillow can read (PNG, JPEG, ...)."),
+        ("a.png", b"", "'a.png' is not an image that is read here (PNG, JPEG, TIFF, ...)."),
+        ("a.png", b"hello", "'a.png' is not an image that is read here (PNG, JPEG, TIFF, ...)."),
+        ("new\nline.png", b"hello", r"'new\nline.png' is not an image that is read here (PNG, JPEG, TIFF, ...)."),
         ("y" * 300 + ".png", None, f"cannot read image '{'y' * 300}.png': File name too long."),
         (".", None, "cannot read image '.': Is a directory."),
     ],
@@ -225,10 +226,21 @@ def test_one_bad_file_among_many_is_named(tmp_path, monkeypatch, capsys):
     for i in range(40):
         picture(f"{i:02}.png", seed=i)
     whole = (tmp_path / "37.png").read_bytes()
-    (tmp_path / "37.png").write_bytes(whole[: len(whole) // 2])
-    said = error(capsys, "units", "xo", "--random", "--data", ".")
-    assert said.startswith("featviz: cannot read image '37.png': ")
+    for name in ("37.png", "00.png"):
+        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.warns(
+        FeatvizWarning, match="2 images .* are left out: 0: cannot read image '00.png': .*; 37: cannot rea"
+    ):
+        assert cli.main(["units", "xo", "--random", "--data", ".", "--channels", "0"]) == 0
+    (tmp_path / "units.png").unlink()
+    for path in tmp_path.glob("[0-3]*.png"):
+        path.write_bytes(b"nothing can be read")
+    assert error(capsys, "units", "xo", "--random", "--data", ".").startswith("featviz: '00.png' is not an image that")
     (tmp_path / "37.png").write_bytes(whole)
+    for path in tmp_path.glob("[0-2]*.png"):
+        path.unlink()
+    for path in tmp_path.glob("3[0-68-9].png"):
+        path.unlink()
     (tmp_path / "notes.txt").write_text("not named like an image, so not read")
     assert cli.main(["units", "xo", "--random", "--data", ".", "--channels", "0"]) == 0
 

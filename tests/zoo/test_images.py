@@ -1,13 +1,17 @@
+import io
+import os
 import struct
 import zlib
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from torch_featviz.errors import DtypeError, FileError, OptionError, ShapeError
+from torch_featviz.errors import DtypeError, FeatvizError, FeatvizWarning, FileError, OptionError, ShapeError
 from torch_featviz.zoo import ImageFiles, ModelCard, from_pil, read_image
 
 
@@ -161,7 +165,7 @@ def test_files_that_are_no_images(tmp_path):
         read_image(tmp_path)
     for nothing in (b"", b"hello"):
         (tmp_path / "a.png").write_bytes(nothing)
-        with pytest.raises(FileError, match="is not an image that Pillow can read"):
+        with pytest.raises(FileError, match="is not an image that is read here"):
             read_image(tmp_path / "a.png")
 
 
@@ -176,9 +180,7 @@ def test_broken_files(tmp_path, kind, harm):
         if harm == "flipped":
             data[place] ^= 255
     path.write_bytes(data[: len(data) // 2] if harm == "cut" else data)
-    with pytest.raises(
-        FileError, match=r"(cannot read image '.*a\.|a\..*' is not an image that Pillow can read)"
-    ) as told:
+    with pytest.raises(FileError, match=r"(cannot read image '.*a\.|a\..*' is not an image that is read here)") as told:
         read_image(path)
     assert len(str(told.value).splitlines()) == 1
 
@@ -186,7 +188,7 @@ def test_broken_files(tmp_path, kind, harm):
 def test_a_bad_file_in_a_folder_is_named(tmp_path):
     for i in range(3):
         Image.new("L", (9, 9)).save(tmp_path / f"{i}.png")
-    (tmp_path / "1.png").write_bytes(b"")
+    (tmp_path / "1.png").write_bytes(b"no image")
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "folder.png").mkdir()
     files = ImageFiles(tmp_path, ModelCard("a", nn.Identity, (1, 4, 4)).preprocess)
@@ -194,6 +196,108 @@ def test_a_bad_file_in_a_folder_is_named(tmp_path):
     assert files[2].shape == (1, 4, 4)
     with pytest.raises(FileError, match=r"1\.png' is not an image"):
         files[1]
+
+
+def test_stray_files_of_a_folder_are_left_out_with_one_warning(tmp_path):
+    (tmp_path / "deep" / ".thumbnails").mkdir(parents=True)
+    for name in ("b.png", "deep/a.JPG", "._b.png", "deep/.thumbnails/a.png"):
+        Image.new("L", (9, 9)).save(tmp_path / name)
+    Image.new("L", (9, 9)).save(tmp_path / "c.eps")
+    (tmp_path / "d.png").touch()
+    (tmp_path / "e.png").symlink_to("nowhere.png")
+    os.mkfifo(tmp_path / "f.png")
+    for name in (".DS_Store", "Thumbs.db", "notes.txt"):
+        (tmp_path / name).write_bytes(b"no image by its name")
+    with pytest.warns(FeatvizWarning, match=r"6 left out: '\._b\.png' \(hidden\), .* \(.*\), .*, \.\.\.$") as told:
+        files = ImageFiles(tmp_path, ModelCard("a", nn.Identity, (1, 4, 4)).preprocess)
+    assert len(told) == 1
+    assert [path.relative_to(tmp_path).as_posix() for path in files.paths] == ["b.png", "deep/a.JPG"]
+    assert {path.name: why for path, why in files.left_out.items()} == {
+        "._b.png": "hidden",
+        "a.png": "hidden",
+        "c.eps": "EPS is not read",
+        "d.png": "empty",
+        "e.png": "No such file or directory",
+        "f.png": "no file",
+    }
+    for name in ("b.png", "deep/a.JPG"):
+        (tmp_path / name).unlink()
+    with pytest.raises(FileError, match=r"has no images: '\._b\.png' \(hidden\), .*; choose a folder with"):
+        ImageFiles(tmp_path, ModelCard("a", nn.Identity, (1, 4, 4)).preprocess)
+
+
+def test_postscript_is_not_run(tmp_path):
+    Image.new("L", (9, 9)).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.png")
+    with pytest.raises(FileError, match=r"a\.png' is not an image that is read here \(PNG, JPEG, "):
+        read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("limit", "match"), [(50, r"has 9×9 pixels, and at most 50 are"), (40, "has 81 pixels, and at")]
+)
+def test_a_budget_of_pixels(tmp_path, monkeypatch, limit, match):
+    Image.new("L", (9, 9)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with pytest.raises(FileError, match=match):
+        read_image(tmp_path / "a.png")
+    for allowed in (81, None):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", allowed)
+        assert read_image(tmp_path / "a.png").shape == (3, 9, 9)
+
+
+def test_floats_are_taken_as_they_are_and_never_clipped(tmp_path):
+    values = np.random.default_rng(0).random((5, 4), dtype=np.float32)
+    values[0, :2] = 0, 1
+    Image.fromarray(values).save(tmp_path / "a.tiff")
+    assert torch.equal(read_image(tmp_path / "a.tiff", "L"), torch.from_numpy(values)[None])
+    Image.fromarray(values * 255).save(tmp_path / "a.tiff")
+    with pytest.raises(OptionError, match=r"a\.tiff': image must lie in \[0, 1\], got 0 to 255; divide bytes by 255"):
+        read_image(tmp_path / "a.tiff")
+    with pytest.raises(OptionError, match=r"image must lie in \[0, 1\], got -0\.5 to"):
+        from_pil(Image.fromarray(values - 0.5))
+
+
+def test_integers_of_32_bits_have_no_range(tmp_path):
+    whole = Image.fromarray(np.array([[0, 255], [70, 9]], dtype=np.int32))
+    whole.save(tmp_path / "a.tiff")
+    with pytest.raises(OptionError, match=r"a\.tiff': an image of 32-bit integers has no known range, got 0 to 255;"):
+        read_image(tmp_path / "a.tiff")
+    with pytest.raises(OptionError, match="has no known range"):
+        ModelCard("a", nn.Identity, (3, 2, 2)).preprocess(whole)
+    (tmp_path / "a.pgm").write_bytes(b"P5 3 1 1000\n" + np.array([0, 500, 1000], dtype=">u2").tobytes())
+    want = torch.tensor([[[0, 0.5, 1]]])
+    torch.testing.assert_close(read_image(tmp_path / "a.pgm", "L"), want, atol=1e-5, rtol=0)
+
+
+def written(kind):
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (6, 5, 3), dtype=np.uint8)).save(file, kind)
+    return file.getvalue()
+
+
+FILES = [written(kind) for kind in ("png", "jpeg", "gif", "webp", "tiff", "bmp", "ppm", "tga", "jpeg2000")]
+changes = st.lists(st.tuples(st.integers(0, 999), st.integers(0, 255)), max_size=6)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.sampled_from(FILES) | st.binary(max_size=99), changes, st.integers(0, 60))
+def test_any_bytes_as_a_file(tmp_path, monkeypatch, data, changes, cut):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)  # a changed head may say that it is huge
+    harmed = bytearray(data)
+    for place, byte in changes:
+        if harmed:
+            harmed[place % len(harmed)] = byte
+    (tmp_path / "a").write_bytes(harmed[: len(harmed) - cut])
+    try:
+        image = read_image(tmp_path / "a")
+    except FeatvizError as error:
+        told = error
+    else:
+        told = None
+        assert image.shape[0] == 3
+        assert 0 <= image.min() <= image.max() <= 1
+    assert told is None or isinstance(told, (FileError, OptionError))
 
 
 def test_values_that_are_no_picture_are_told_with_the_file(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from torch_featviz.choices import DEMO, is_file
-from torch_featviz.errors import DeviceError, OptionError, ShapeError
+from torch_featviz.errors import DeviceError, FileError, OptionError, ShapeError
 from torch_featviz.model.labels import class_number
 from torch_featviz.model.names import known_names
 from torch_featviz.model.untouched import evaluating
@@ -57,7 +58,7 @@ class Given:
     def loader(self) -> DataLoader[Tensor]:
         """The images of --data, ready for the model."""
         files = ImageFiles(self.arguments.data, self.card.preprocess)
-        self.tried(files[0][None])
+        self.tried(_readable(files)[None])
         return DataLoader(files, batch_size=32, collate_fn=_together)
 
     def noise(self, count: int) -> Tensor:
@@ -156,6 +157,14 @@ def _of_the_demo(info: ModelCard) -> Path | None:
     latest = max(found, key=lambda path: (path.stat().st_mtime, path))
     print(f"weights: {latest}, which featviz demo trained", file=sys.stderr)
     return latest
+
+
+def _readable(files: ImageFiles) -> Tensor:
+    """The first image of a folder that can be read; if none can, the first error."""
+    for number in range(len(files)):
+        with suppress(FileError):
+            return files[number]
+    return files[0]
 
 
 def _together(images: Sequence[Tensor]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice, pairwise
 from typing import Any
 
@@ -32,17 +33,40 @@ class Source:
             raise DtypeError(f"loader must be an iterable of batches, got {what}; DataLoader(dataset, 64) makes one.")
         self.loader = loader
         self.ids = _ids(loader)
+        self.left_out: dict[int, str] = {}  # images that could not be read, each with the reason
 
     def batches(self, done: int = 0) -> Iterator[Tensor]:
-        """Batches of images `b c h w` from batch `done` on; a DataLoader does not read those before."""
-        batches = self._after(done) if self.ids is not None and done else islice(iter(self.loader), done, None)
-        seen = done * (getattr(self.loader, "batch_size", None) or 0)
-        for batch in batches:
-            images = images_of(batch)
-            if self.ids is not None:
-                images = images[: max(0, len(self.ids) - seen)]  # beyond them a DistributedSampler repeats itself
-            seen += len(images)
+        """Batches of images `b c h w` from batch `done` on; a DataLoader does not read those before.
+
+        An image of a DataLoader's data set whose file cannot be read is left out, with its number in `left_out`.
+        """
+        if self.ids is None:
+            yield from map(images_of, islice(iter(self.loader), done, None))
+            return
+        size = getattr(self.loader, "batch_size", 0)
+        batches, at = self._after(done), done * size
+        while True:
+            numbers = self.ids[at : at + size]  # beyond them a DistributedSampler repeats itself
+            at += size
+            try:
+                images = images_of(next(batches))[: len(numbers)]
+            except StopIteration:
+                return
+            except OSError:
+                images = self._readable(numbers)
             yield images
+
+    def _readable(self, numbers: Sequence[int]) -> Tensor:
+        """Those images of a batch that can be read, one by one; without any, an empty batch."""
+        loader: Any = self.loader
+        items = []
+        for number in numbers:
+            try:
+                items.append(loader.dataset[number])
+            except OSError as error:
+                said = next(iter(str(error).splitlines()), "") or type(error).__name__
+                self.left_out[number] = said.rstrip(".")
+        return images_of(loader.collate_fn(items)) if items else torch.empty(0, 0, 0, 0, device="cpu")
 
     def total(self) -> int | None:
         """The number of batches, where known."""
@@ -60,9 +84,10 @@ class Source:
         """The data set's numbers of images counted as they came, 0, 1, ...; -1 stays."""
         if self.ids is None:
             return order
-        if isinstance(self.ids, range):
+        if isinstance(self.ids, range) and not self.left_out:
             return torch.where(order < 0, -1, self.ids.start + order * self.ids.step)
-        return torch.where(order < 0, -1, torch.tensor(self.ids, device=order.device)[order.clamp(min=0)])
+        read = [number for number in self.ids if number not in self.left_out]
+        return torch.where(order < 0, -1, torch.tensor(read, device=order.device)[order.clamp(min=0)])
 
     def again(self, wanted: Sequence[int]) -> Iterator[Tensor]:
         """The images of these ascending numbers, `c h w`; where there is an index, no other is read.
@@ -94,14 +119,18 @@ class Source:
                 f"images; pass the same data as in the first pass."
             )
 
-    def _after(self, done: int) -> Iterable[Any]:
+    def _after(self, done: int) -> Iterator[Any]:
         """The same loader from batch `done` on; the batches before are not read."""
         loader: Any = self.loader
-        if type(self.loader) is not DataLoader:
-            return islice(iter(loader), done, None)
-        names = ("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "prefetch_factor")
-        kept = {name: getattr(loader, name) for name in (*names, "multiprocessing_context", "generator")}
-        return DataLoader(loader.dataset, batch_sampler=list(loader.batch_sampler)[done:], **kept)
+        if done and type(self.loader) is DataLoader:
+            names = ("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "prefetch_factor")
+            kept = {name: getattr(loader, name) for name in (*names, "multiprocessing_context", "generator")}
+            return iter(DataLoader(loader.dataset, batch_sampler=list(loader.batch_sampler)[done:], **kept))
+        batches = iter(loader)
+        for _ in range(done):
+            with suppress(OSError):
+                next(batches, None)
+        return batches
 
 
 def images_of(batch: Any) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import NamedTuple
@@ -53,6 +53,7 @@ class FirstPass:
         if checkpoint is not None and (state := checkpoint.read()) is not None:
             self.batches = state["batches"]
             self.size = (state["size"][0], state["size"][1], state["size"][2])
+            source.left_out.update(state.get("left_out", {}))
             for layer, top in self.tops.items():
                 top._state = tuple(state["tops"][layer]) or None
 
@@ -62,11 +63,12 @@ class FirstPass:
         batches = self.source.batches(self.batches)
         if any(self.size):
             self.fields = fields_of(self.model, list(self.tops), torch.rand((1, *self.size), **placement(self.model)))
-        elif (first := next(batches, None)) is not None:
+        elif early := _until_images(batches):
+            first = early[-1]
             self.size = (first.shape[1], first.shape[2], first.shape[3])
             if len(first):
                 self.fields = fields_of(self.model, list(self.tops), first[:1].to(device, copy=True))
-            batches = chain([first], batches)
+            batches = chain(early, batches)
         axes = {layer: seen.tokens or seen.channels_at for layer, seen in self.fields.items()}
         net, names = addressed(twin(self.model), list(self.tops), axes)
         bar = tqdm(batches, total=self.source.total(), initial=self.batches, disable=not progress, unit="batch")
@@ -90,7 +92,8 @@ class FirstPass:
                 joined.merge(stats[names[layer]])
         if self.checkpoint is not None:
             tops = {layer: list(top.cpu()._state or ()) for layer, top in self.tops.items()}
-            state = {"batches": self.batches, "size": list(self.size), "tops": tops}
+            left_out = self.source.left_out
+            state = {"batches": self.batches, "size": list(self.size), "tops": tops, "left_out": left_out}
             self.checkpoint.write(state)
 
     def _check_size(self, images: Tensor) -> None:
@@ -98,6 +101,15 @@ class FirstPass:
             raise ShapeError(
                 f"images must be of one size, got {tuple(images.shape[1:])} after {self.size}; resize them."
             )
+
+    def left_out(self) -> dict[int, str]:
+        """The images that no rank could read, by number, each with the reason; each rank has to call this."""
+        own = self.source.left_out
+        gathered = [own]
+        if ranks() > 1:
+            gathered = [{}] * ranks()
+            dist.all_gather_object(gathered, own)
+        return dict(sorted(entry for part in gathered for entry in part.items()))
 
     def result(self) -> dict[str, TopValues]:
         """The highest values over all ranks, each of which has to call this."""
@@ -107,12 +119,25 @@ class FirstPass:
             gathered = [{}] * ranks()
             dist.all_gather_object(gathered, own)
         if not any(gathered):
-            raise ShapeError("loader yields no images; pass one that yields some and can be iterated more than once.")
+            told = f" ({len(left)} cannot be read: {left[min(left)]})" if (left := self.source.left_out) else ""
+            raise ShapeError(
+                f"loader yields no images{told}; pass one that yields some and can be iterated more than once."
+            )
         return {layer: _merged([part[layer] for part in gathered if part], self.k) for layer in self.tops}
 
     def _of_rank(self, layer: str, top: TopK) -> TopValues:
         numbers = self.source.numbers(top.images)
         return TopValues(top.values, numbers, top.positions, top.seen, self.size, self.fields[layer])
+
+
+def _until_images(batches: Iterator[Tensor]) -> list[Tensor]:
+    """The batches up to the first that has an image."""
+    early = []
+    for images in batches:
+        early.append(images)
+        if len(images):
+            break
+    return early
 
 
 def _merged(parts: list[TopValues], k: int) -> TopValues:

@@ -19,6 +19,7 @@ from torch_featviz.inspect.receptive import ReceptiveField
 from torch_featviz.model.layers import Layer, layer_name, resolve, split_call
 from torch_featviz.model.unplaced import unplaced
 from torch_featviz.model.untouched import isolated
+from torch_featviz.warn import warn
 
 from .likeness import mean_cosine
 from .patches import Crop, Hit, Patches, padded, read_crops, sides_of
@@ -45,6 +46,8 @@ class TopPatches(Displayed):
         size: `c h w` of each image.
         model: the model, kept for the second pass.
         source: the loader, kept for the second pass.
+        left_out: images whose files could not be read, by index in the data set, each with the reason; they are not
+            among those `seen`.
     """
 
     values: Tensor
@@ -57,6 +60,7 @@ class TopPatches(Displayed):
     model: nn.Module = field(repr=False)
     source: Source = field(repr=False)
     _field: ReceptiveField = field(repr=False)
+    left_out: Mapping[int, str] = field(default_factory=dict, repr=False)
     # of the channels read last, by the projection asked for
     _crops: dict[tuple[str | None, int], list[Crop]] = field(default_factory=dict, init=False, repr=False)
 
@@ -153,7 +157,7 @@ def top_patches(
 
     Several layers share the pass. A copy that shares the weights runs in evaluation mode, up to the last of these
     layers; memory does not grow with the data set. An image counts once per channel; of equal values the lowest index
-    comes first.
+    comes first. An image of a DataLoader's data set whose file cannot be read (an OSError) is left out, with a warning.
 
     In a distributed run every rank calls this with its own part of the data, by `DistributedSampler(dataset,
     shuffle=False)` or by ascending numbers as the DataLoader's `sampler`. Each rank gets the result over all images.
@@ -202,7 +206,12 @@ def top_patches(
     work = FirstPass(model, names, source, k, checkpoint)
     with isolated(), torch.no_grad():
         work.run(progress)
-    results = {name: _result(name, top, model, source) for name, top in work.result().items()}
+    found, left_out = work.result(), work.left_out()
+    if left_out:
+        few = "; ".join(f"{number}: {why}" for number, why in [*left_out.items()][:3])
+        more = "; ..." if len(left_out) > 3 else ""
+        warn(f"{len(left_out):,} images cannot be read and are left out: {few}{more}")
+    results = {name: _result(name, top, model, source, left_out) for name, top in found.items()}
     return results if several else results[names[0]]
 
 
@@ -256,12 +265,14 @@ def _names(model: nn.Module, layers: Any) -> list[str]:
     return list(dict.fromkeys([*names, *(layer_name(model, call) for call in calls)]))
 
 
-def _result(name: str, top: TopValues, model: nn.Module, source: Source) -> TopPatches:
+def _result(name: str, top: TopValues, model: nn.Module, source: Source, left_out: Mapping[int, str]) -> TopPatches:
     width = top.field.map_size[1]
     places = torch.stack([top.positions // width, top.positions % width], -1)
     places[top.images < 0] = -1
     dead = tuple((~(top.values > 0).any(1)).nonzero().flatten().tolist())
-    return TopPatches(top.values, top.images, places, dead, top.seen, name, top.size, model, source, top.field)
+    return TopPatches(
+        top.values, top.images, places, dead, top.seen, name, top.size, model, source, top.field, left_out
+    )
 
 
 def _of_rank(path: Path) -> Path:

@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from torch_featviz.displayed import Displayed
-from torch_featviz.errors import FeatvizError, OptionError, ShapeError, WeightsError
+from torch_featviz.errors import OptionError, ShapeError, WeightsError
 from torch_featviz.model.answer import KINDS, Kind
 
-from .images import as_given, as_unit, check_strip, open_image, to_size
+from .images import as_given, as_unit, check_strip, named, open_image, to_size
 from .weights import State, fetch_state, put_state, read_state, renamed
 
 
@@ -88,8 +88,8 @@ class ModelCard(Displayed):
                 downloaded if necessary.
             key: the key, if a checkpoint holds several state dicts.
         Raises:
-            WeightsError: the card has no weights, they cannot be downloaded or read, or they do not fit the network: other
-                names or shapes, other kinds of numbers (int8, complex, sparse), or values that are NaN or infinite.
+            WeightsError: the card has no weights, they cannot be downloaded or read, or they do not fit the network:
+                other names or shapes, other kinds of numbers (int8, complex, sparse), NaN or infinite values.
             FileError: there is no such file.
         """
         if path is None and self.weights is None:
@@ -109,20 +109,19 @@ class ModelCard(Displayed):
         """Turn an image into the network's input, normalised `b c h w`, by the published transform if the card has one.
 
         Args:
-            image: a file, a PIL image, or a tensor `c h w` or `b c h w` of bytes or of floats in [0, 1].
+            image: a file, as `read_image` takes it, a PIL image, or a tensor `c h w` or `b c h w` of bytes or of floats
+                in [0, 1].
         Raises:
-            FileError: there is no such file, or it is not an image.
+            FileError: there is no such file, or it is not an image, or has too many pixels.
             DtypeError: another type.
             ShapeError: the wrong number of axes, an empty or too narrow image, or channels that cannot be converted; or
                 the transform returns another size than `input_size`.
-            OptionError: floats outside [0, 1].
+            OptionError: floats outside [0, 1], or greys of which no range is known.
         """
         if isinstance(image, (str, Path)):
             opened = open_image(image)
-            try:
+            with named(image):
                 return self.preprocess(opened)
-            except FeatvizError as error:
-                raise type(error)(f"{str(image)!r}: {error}") from error
         channels, *size = self.input_size
         given, sides = as_given(image, channels), (size[0], size[1])
         if self.resize is not None and sides != (0, 0):

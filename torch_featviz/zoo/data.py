@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -18,7 +20,9 @@ from torch_featviz.capture import Moments
 from torch_featviz.displayed import Displayed, shortened
 from torch_featviz.errors import DtypeError, FileError, OptionError, ShapeError, WeightsError
 from torch_featviz.model.labels import image_of, items_of
+from torch_featviz.warn import warn
 
+from .images import formats
 from .marks import draw_mark
 
 Split = Literal["train", "valid", "test"]
@@ -68,19 +72,29 @@ class XO(Displayed, Dataset[tuple[Tensor, int]]):
 class ImageFiles(Displayed, Dataset[Tensor]):
     """A data set of all images in a folder and its subfolders, in the order of their paths, preprocessed.
 
+    Hidden and empty files, folders that cannot be read, and formats that `read_image` refuses are left out, with one
+    warning. Whether an image is whole is seen when it is read: a corrupt one raises FileError, and `top_patches` leaves
+    it out.
+
     Args:
         folder: the folder; files are chosen by their suffix.
         preprocess: from the path of an image to `1 c h w`, such as `card.preprocess`.
+    Attributes:
+        paths: of the images.
+        left_out: paths of the others, each with the reason.
     Raises:
         FileError: no such folder, or no image in it.
     """
 
     def __init__(self, folder: str | Path, preprocess: Callable[[Path], Tensor]) -> None:
         root = Path(folder)
-        ends = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-        self.paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in ends and path.is_file())
+        kinds = {end: kind for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+        self.paths, self.left_out = _sorted_out(root, kinds)
         if not self.paths:
-            raise FileError(f"{str(root)!r} has no images; choose a folder with PNG, JPEG or similar files.")
+            told = f": {_told(root, self.left_out)}" if self.left_out else ""
+            raise FileError(f"{str(root)!r} has no images{told}; choose a folder with PNG, JPEG or similar files.")
+        if self.left_out:
+            warn(f"{str(root)!r}: {len(self.left_out):,} left out: {_told(root, self.left_out)}")
         self.preprocess = preprocess
         self._root = root
 
@@ -92,6 +106,46 @@ class ImageFiles(Displayed, Dataset[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:
         return self.preprocess(self.paths[index])[0]
+
+
+def _sorted_out(root: Path, kinds: dict[str, str]) -> tuple[list[Path], dict[Path, str]]:
+    """The images below a folder, in order; and what is none, with the reason."""
+    paths, left_out = [], {}
+
+    def closed(error: OSError) -> None:
+        left_out[Path(error.filename)] = error.strerror or "cannot be read"
+
+    for folder, _, names in os.walk(root, onerror=closed if root.is_dir() else None):
+        for path in (Path(folder, name) for name in names):
+            kind = kinds.get(path.suffix.lower())
+            if kind is None:
+                continue
+            if why := _unfit(path, path.relative_to(root), kind):
+                left_out[path] = why
+            else:
+                paths.append(path)
+    return sorted(paths), dict(sorted(left_out.items()))
+
+
+def _unfit(path: Path, below: Path, kind: str) -> str:
+    """Why a file is left out, if it is."""
+    if any(part.startswith(".") for part in below.parts):
+        return "hidden"
+    if kind not in formats():
+        return f"{kind} is not read"
+    try:
+        status = path.stat()
+    except OSError as error:
+        return error.strerror or "cannot be read"
+    if not stat.S_ISREG(status.st_mode):
+        return "no file"
+    return "" if status.st_size else "empty"
+
+
+def _told(root: Path, left_out: dict[Path, str]) -> str:
+    """The first three, by their names below the folder."""
+    few = [f"{shortened(str(path.relative_to(root)), 80)!r} ({why})" for path, why in [*left_out.items()][:3]]
+    return ", ".join(few) + (", ..." if len(left_out) > 3 else "")
 
 
 def write_image_folder(root: str | Path, seed: int = 0) -> Path:

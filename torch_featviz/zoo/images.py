@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +20,10 @@ from torch_featviz.errors import DtypeError, FeatvizError, FileError, OptionErro
 from .weights import why
 
 Mode = Literal["L", "RGB"]
+FORMATS = (  # that are read: each is decoded in this process, and none runs another program, as PostScript does
+    *("PNG", "JPEG", "JPEG2000", "GIF", "WEBP", "AVIF", "TIFF", "BMP", "DIB", "PPM", "TGA", "QOI", "ICO"),
+    *("HEIF", "JXL"),  # where a package has taught them to Pillow
+)
 _STRIP = 100  # times the size wanted, before the cut: more would fill the memory to show next to nothing
 
 
@@ -23,11 +31,13 @@ def read_image(path: str | Path, mode: Mode = "RGB") -> Tensor:
     """Read an image file as `c h w`, float32 in [0, 1], rotated by its EXIF tag.
 
     Args:
-        path: any file that Pillow can read. Transparent parts become white; 16-bit colours lose their lower 8 bits.
+        path: a PNG, JPEG, GIF, WebP, TIFF, BMP or another file of pixels, with at most `PIL.Image.MAX_IMAGE_PIXELS`
+            (89,478,485) of them; set that to read larger ones. Transparent parts become white; 16-bit colours lose
+            their lower 8 bits. Greys: 8 and 16 bits, or floats in [0, 1].
         mode: `"RGB"` for 3 channels, `"L"` for 1.
     Raises:
-        FileError: no such file, or it is not an image or truncated.
-        OptionError: another mode.
+        FileError: no such file, or it is not an image or truncated, or has too many pixels.
+        OptionError: another mode; greys are floats outside [0, 1], or integers of which no range is known.
     Example:
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
@@ -35,28 +45,54 @@ def read_image(path: str | Path, mode: Mode = "RGB") -> Tensor:
         ...     read_image(f"{folder}/a.png", "L").shape
         torch.Size([1, 6, 9])
     """
-    return from_pil(open_image(path), mode)
+    image = open_image(path)
+    with named(path):
+        return from_pil(image, mode)
+
+
+@contextmanager
+def named(path: str | Path) -> Iterator[None]:
+    """Whatever is wrong with an image, after the name of its file."""
+    try:
+        yield
+    except FeatvizError as error:
+        raise type(error)(f"{str(path)!r}: {error}") from error
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that Pillow can read here."""
+    Image.init()
+    return tuple(kind for kind in FORMATS if kind in Image.OPEN)
 
 
 def open_image(path: str | Path) -> Image.Image:
     """An image file as Pillow has it, upright.
 
     Raises:
-        FileError: there is no such file, or it is not an image, or it is cut short.
+        FileError: there is no such file, or it is not an image, or it is cut short, or has too many pixels.
     """
     try:
-        with warnings.catch_warnings(), Image.open(path) as opened:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow: what it can read is shown, and what it cannot is an error
-            image: Image.Image = opened
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)  # and not a copy, which it would make of upright ones too
-            return image
+            with Image.open(path, formats=formats()) as opened:
+                image: Image.Image = opened
+                limit = Image.MAX_IMAGE_PIXELS
+                if limit is not None and image.width * image.height > limit:
+                    raise Image.DecompressionBombError(f"({image.height}×{image.width} pixels)")
+                image.load()
+                ImageOps.exif_transpose(image, in_place=True)  # and not a copy, which it would make of upright ones too
+                return image
     except FileNotFoundError:
         raise FileError(f"no image file {str(path)!r}.") from None
     except UnidentifiedImageError:
-        raise FileError(f"{str(path)!r} is not an image that Pillow can read (PNG, JPEG, ...).") from None
-    except FeatvizError:
-        raise
+        raise FileError(f"{str(path)!r} is not an image that is read here (PNG, JPEG, TIFF, ...).") from None
+    except Image.DecompressionBombError as error:
+        size = re.search(r"\((\S+) pixels", str(error))
+        raise FileError(
+            f"{str(path)!r} has {size[1] if size else 'too many'} pixels, and at most {Image.MAX_IMAGE_PIXELS:,} are "
+            "read; make it smaller, or set PIL.Image.MAX_IMAGE_PIXELS."
+        ) from None
     except Exception as error:  # Pillow's decoders let many kinds through where a file is corrupt
         raise FileError(
             f"cannot read image {str(path)!r}: {getattr(error, 'strerror', None) or why(error)}."
@@ -64,10 +100,13 @@ def open_image(path: str | Path) -> Image.Image:
 
 
 def from_pil(image: Image.Image, mode: Mode = "RGB") -> Tensor:
-    """Convert a PIL image of any mode to `c h w`, float32 in [0, 1]; transparent parts become white.
+    """Convert a PIL image to `c h w`, float32 in [0, 1]; transparent parts become white.
+
+    Greys of 16 bits are divided by 65535, and floats are taken as they are.
 
     Raises:
-        OptionError: `mode` is neither `"L"` nor `"RGB"`.
+        OptionError: `mode` is neither `"L"` nor `"RGB"`; or greys are floats outside [0, 1], or integers of 32 bits, of
+            which no range is known.
         DtypeError: `image` is not a PIL image.
     Example:
         >>> from_pil(Image.new("L", (4, 2), 255)).shape
@@ -78,16 +117,38 @@ def from_pil(image: Image.Image, mode: Mode = "RGB") -> Tensor:
     if not isinstance(image, Image.Image):
         raise DtypeError(f"image must be a PIL image, got {type(image).__name__}; read_image(path) reads a file.")
     if _is_deep(image):
-        deep = np.asarray(image, dtype=np.float32) / (1 if image.mode == "F" else 65535)
-        grey = torch.from_numpy(deep).clamp(0, 1)[None]
+        grey = _deep(image)[None]
         return grey if mode == "L" else grey.expand(3, -1, -1).clone()
     pixels = np.array(_on_paper(image, mode), dtype=np.float32) / 255
     return torch.from_numpy(pixels).reshape(image.height, image.width, -1).permute(2, 0, 1).contiguous()
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """Whether these are greys of 16 bits or floats, which `convert` would clip to white."""
+    """Whether these are greys of more than 8 bits, which `convert` would clip to white."""
     return image.mode.startswith(("I", "F"))
+
+
+def _deep(image: Image.Image) -> Tensor:
+    """Greys of more than 8 bits, `h w` in [0, 1]."""
+    if image.mode == "I" and image.format not in ("PNG", "PPM"):  # whose greys of 16 bits an older Pillow has in 32
+        low, high = image.getextrema()
+        raise OptionError(
+            f"an image of 32-bit integers has no known range, got {low} to {high}; divide by the largest possible "
+            "value, and pass floats in [0, 1]."
+        )
+    values = torch.from_numpy(np.array(image, dtype=np.float32) / (1 if image.mode == "F" else 65535))
+    check_unit(values)
+    return values.clamp(0, 1)
+
+
+def check_unit(image: Tensor) -> None:
+    """Raise OptionError unless all values lie in [0, 1], but for rounding."""
+    low, high = (float(v) for v in image.detach().aminmax())
+    if not (low >= -1e-3 and high <= 1 + 1e-3):
+        raise OptionError(
+            f"image must lie in [0, 1], got {low:.4g} to {high:.4g}; divide bytes by 255, or pass them as uint8; "
+            "pass normalised images to the model itself."
+        )
 
 
 def _on_paper(image: Image.Image, mode: Mode) -> Image.Image:
@@ -106,7 +167,7 @@ def as_given(image: Tensor | Image.Image, channels: int) -> Tensor | Image.Image
     Raises:
         DtypeError: no PIL image, and no tensor of bytes or floats.
         ShapeError: not `c h w` or `b c h w`, or empty, or there is no usual way to that many channels.
-        OptionError: floats outside [0, 1].
+        OptionError: floats outside [0, 1], or a PIL image of 32-bit integers, of which no range is known.
     """
     if isinstance(image, Image.Image):
         if channels in (1, 3) and not _is_deep(image):
@@ -120,12 +181,7 @@ def as_given(image: Tensor | Image.Image, channels: int) -> Tensor | Image.Image
         raise ShapeError(f"image must be 'c h w' or 'b c h w' and not empty, got shape {tuple(image.shape)}.")
     if batch.is_floating_point():
         batch = batch if batch.dtype == torch.float64 else batch.float()
-        low, high = (float(v) for v in batch.detach().aminmax())
-        if not (low >= -1e-3 and high <= 1 + 1e-3):
-            raise OptionError(
-                f"image must lie in [0, 1], got {low:.4g} to {high:.4g}; divide bytes by 255, or pass them as uint8; "
-                "pass normalised images to the model itself."
-            )
+        check_unit(batch)
     return to_channels(batch, channels)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 import warnings
@@ -120,8 +119,7 @@ def plain(found: Any, source: str, key: str | None = None) -> State:
     """
     state = dict(found if key is None and _is_state(found) else _held(found, source, key))
     names = {name: name.replace(f"{ORIGINAL}.", "") for name in state}
-    prefix = os.path.commonprefix([*names.values()])  # of a DataParallel in a DataParallel, several times
-    outer = len(_WRAPPED.match(prefix)[0])  # type: ignore[index]  it matches the empty text
+    outer = min(match.end() for name in names.values() if (match := _WRAPPED.match(name)))
     return renamed(state, lambda name: names[name][outer:], source)
 
 
@@ -195,30 +193,36 @@ def _fault(value: Tensor, wanted: Tensor, parameter: bool) -> tuple[str, str] | 
     """What is wrong with a tensor, in general and in particular."""
     if not isinstance(wanted, Tensor) or is_lazy(wanted):
         return None
+    kinds = f"{_kind(value)} for {_kind(wanted)}"
     if value.shape != wanted.shape:
         return "of another shape", f"{tuple(value.shape)} for {tuple(wanted.shape)}"
     if value.is_meta:
         return "without values", "on the meta device"
     if value.layout != wanted.layout or value.is_nested != wanted.is_nested:
-        return "of another kind", f"{_kind(value)} for {_kind(wanted)}; save value.to_dense()"
-    if value.dtype != wanted.dtype and not _converts(value, wanted.dtype):
-        return "of another kind", f"{_kind(value)} for {_kind(wanted)}"
-    if value.layout == torch.strided and (value.is_floating_point() or value.is_complex()):
-        broken = ~_wide(value.to(wanted.dtype)).isfinite()
-        if not parameter and not wanted.is_meta:  # as a mask has, where the model makes it so
-            broken &= value != wanted.to(value.device)
-        if count := int(broken.sum()):
-            told = "" if bool((~_wide(value).isfinite()).any()) else f" as {_kind(wanted)}"
-            return "not finite", f"({count} of {value.numel()} values{told})"
+        return "of another kind", f"{kinds}; save value.to_dense()"
+    if not _converts(value, wanted.dtype):
+        return "of another kind", kinds
+    return _not_finite(value, wanted, parameter)
+
+
+def _not_finite(value: Tensor, wanted: Tensor, parameter: bool) -> tuple[str, str] | None:
+    """Whether a tensor holds NaN or infinite values, or values that the model's type cannot hold."""
+    if value.layout != torch.strided or not (value.is_floating_point() or value.is_complex()):
+        return None
+    broken = ~_wide(value.to(wanted.dtype)).isfinite()
+    if not parameter and not wanted.is_meta:  # as a mask has, where the model makes it so
+        broken &= value != wanted.to(value.device)
+    if count := int(broken.sum()):
+        told = "" if bool((~_wide(value).isfinite()).any()) else f" as {_kind(wanted)}"
+        return "not finite", f"({count} of {value.numel()} values{told})"
     return None
 
 
 def _converts(value: Tensor, dtype: torch.dtype) -> bool:
     """Whether values are the same numbers in this type, but for the digits of floats."""
-    if dtype in _FLOATS or dtype in _WHOLE:
-        same = _FLOATS if dtype in _FLOATS else _WHOLE
-        return value.dtype in same and (same is _FLOATS or torch.equal(value.to(dtype).to(value.dtype), value))
-    return False
+    if value.dtype in _WHOLE and dtype in _WHOLE:
+        return torch.equal(value.to(dtype).to(value.dtype), value)
+    return value.dtype == dtype or (value.dtype in _FLOATS and dtype in _FLOATS)
 
 
 def _wide(value: Tensor) -> Tensor:
