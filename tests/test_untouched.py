@@ -209,6 +209,7 @@ CALLS = {
     "overhead": lambda net: bench.overhead(net, IMAGES, rounds=1),
     "launches": lambda net: bench.launches(net, IMAGES),
     "compare": lambda net: fv.compare({"a": net, "b": net}, IMAGES, rounds=1),
+    "prove": lambda net: fv.prove(net, IMAGES),
     "kernels": lambda net: fv.kernels(net, "features.0"),
     "layer_names": fv.layer_names,
 }
@@ -218,7 +219,7 @@ OF_PIXELS = {
     "a segmenter's faithfulness": faithful,
 }
 RUN_NOTHING = {"kernels", "layer_names"}
-RUN_ITSELF = {"first_nonfinite", "overhead"}  # in the mode it is in: buffers are written, and written back
+RUN_ITSELF = {"first_nonfinite", "overhead", "prove"}  # in the mode it is in: buffers are written, and written back
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -344,12 +345,14 @@ WITHOUT_MODEL = {
         "AttentionDistance",
         "Attribution",
         "Boxes",
+        "Claim",
         "Compared",
         "Comparison",
         "Faithfulness",
         "FeatvizError",
         "Layout",
         "NonFinite",
+        "Proof",
         "ReceptiveField",
         "Summary",
     ),
@@ -379,4 +382,4 @@ def test_every_public_name_is_here():
         "Verdict",  # which takes what any Enum does
     }:  # TopPatches: result
         takes = set(inspect.signature(public[name]).parameters)
-        assert not takes & {"model", "net", "module", "model_or_weight"} or name == "Summary", name
+        assert not takes & {"model", "net", "module", "model_or_weight"} or name in ("Proof", "Summary"), name

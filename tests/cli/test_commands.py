@@ -18,6 +18,7 @@ from torch_featviz.demo import made
 from torch_featviz.demo.sheets import Learnt, _why, drawings
 from torch_featviz.inspect import summary
 from torch_featviz.picture import Sheet
+from torch_featviz.prove import Claim, Proof
 from torch_featviz.training.findings import read_findings
 from torch_featviz.zoo import XO, TrainingCurves, card
 
@@ -388,6 +389,49 @@ def test_bench_for_machines(figures, capsys):
 
 def test_bench_uses_the_weights_it_is_given(figures, tmp_path):
     assert cli.main(["bench", "xo", "--weights", str(tmp_path / "none.pt")]) == 1
+
+
+@pytest.fixture
+def proof(monkeypatch):
+    """What `prove` was given, and claims of which the last fails where that is asked for."""
+    claims = [Claim("outputs", "Outputs are the same", True, "eval", 4, 2, 0.5)]
+    asked = []
+
+    def prove(model, images):
+        asked.append((type(model).__name__, tuple(images.shape)))
+        return Proof("XONet", claims)
+
+    monkeypatch.setattr(commands, "prove_it", prove)
+    return asked, claims
+
+
+def test_prove_for_people(proof, drawing, capsys):
+    asked, claims = proof
+    words = ["prove", "xo", "--random", "--image", str(drawing), "--image", str(drawing)]
+    assert cli.main(words) == 0
+    assert asked == [("XONet", (2, 1, 116, 116))]
+    assert capsys.readouterr().out.splitlines() == [
+        "xo (untrained): 1 of 1 claims hold",
+        "holds        Outputs are the same: eval",
+        "4 forwards, 2 backwards, 0.5 s",
+    ]
+    claims.append(Claim("state", "Nothing else changes", False, "train: random numbers of torch"))
+    assert cli.main(words) == 1
+    assert "FAILS        Nothing else changes: train: random numbers of torch" in capsys.readouterr().out
+
+
+def test_prove_for_machines(proof, drawing, capsys):
+    assert cli.main(["prove", "xo", "--random", "--image", str(drawing), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["model"], told["holds"], len(told["claims"])) == ("xo (untrained)", True, 1)
+    assert told["claims"][0]["name"] == "outputs"
+
+
+def test_prove_proves(drawing, capsys):
+    assert cli.main(["prove", "xo", "--random", "--image", str(drawing)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("xo (untrained): ")
+    assert "FAIL" not in said
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from torch_featviz import cli, demo
 from torch_featviz.cli import commands, grammar
 
 COMMANDS = ["demo", "look", "layers", "kernels", "maps", "overview", "why", "attention", "units", "atlas", "report"]
-COMMANDS += ["bench"]
+COMMANDS += ["bench", "prove"]
 
 
 @pytest.fixture

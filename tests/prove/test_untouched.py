@@ -393,13 +393,20 @@ def test_a_capture_that_raises_is_a_fault_and_one_that_refuses_is_none(monkeypat
 def test_a_proof_prints_a_line_for_each_claim():
     proof = fv.prove(net(), IMAGES)
     first, *lines, cost = str(proof).splitlines()
-    assert first == "Sequential: 6 claims hold, 0 fail, 0 could not be checked"
+    assert first == "Sequential: 6 of 6 claims hold"
     assert len(lines) == len(proof.claims)
     assert lines[0] == "holds        Outputs are the same with capture as without: eval, train"
     assert cost.startswith("8 forwards, 2 backwards, ")
-    wrong = replace(proof, claims=[replace(proof.claims[0], holds=False, found="train: no")])
+    first, *others = proof.claims
+    unknown = replace(others[0], holds=None, found="eval: <lost>")
+    wrong = replace(proof, claims=[unknown, *others, replace(first, holds=False, found="train: no")])
     assert not wrong.holds
-    assert "FAILS        Outputs are the same with capture as without: train: no" in str(wrong)
+    lines = str(wrong).splitlines()
+    assert lines[0] == "Sequential: 5 of 7 claims hold, 1 FAIL, 1 could not be checked"
+    assert lines[1] == "FAILS        Outputs are the same with capture as without: train: no"
+    assert lines[-2] == "not checked  Gradients of input and parameters are the same: eval: <lost>"
+    assert "eval: &lt;lost&gt;" in wrong._repr_html_()
+    assert not replace(proof, claims=[unknown]).holds
 
 
 def test_no_model_is_refused():
@@ -407,6 +414,14 @@ def test_no_model_is_refused():
         fv.prove("resnet18", IMAGES)
     with pytest.raises(fv.errors.DtypeError, match="images must be a tensor"):
         fv.prove(net(), "cat.jpg")
+
+
+def test_images_that_the_model_does_not_take_are_refused_and_its_own_error_passes():
+    with pytest.raises(fv.errors.ShapeError, match="Sequential does not accept inputs of shape"):
+        fv.prove(net(), IMAGES[:, :2])
+    model = calls.make(fails=True)
+    with pytest.raises(calls.Tired):
+        fv.prove(model, calls.IMAGES)
 
 
 def test_the_first_mode_is_the_one_of_compiled_models():

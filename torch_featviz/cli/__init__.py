@@ -16,7 +16,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `featviz` with these arguments.
 
     Returns:
-        0 when all went well, 1 with one line on stderr when something could not be done, 130 when interrupted.
+        0 when all went well, 1 with one line on stderr when something could not be done, or when a claim of `prove`
+        fails, 130 when interrupted.
     Raises:
         SystemExit: with 2, and the usage on stderr, for arguments that make no sense; with 0 after `--help`.
     """
@@ -39,7 +40,7 @@ def _run(argv: Sequence[str] | None) -> int:
         from .grammar import parser  # noqa: PLC0415  it takes seconds, in which a person may press Ctrl-C
 
         arguments = parser().parse_args(argv)
-        arguments.run(arguments)
+        code: int = arguments.run(arguments)
     except BrokenPipeError:
         raise
     except (FeatvizError, OSError) as error:
@@ -48,4 +49,4 @@ def _run(argv: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         print("featviz: interrupted", file=sys.stderr)
         return 130
-    return 0
+    return code

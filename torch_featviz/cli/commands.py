@@ -23,6 +23,7 @@ from torch_featviz.inspect.placed import placed
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.unplaced import unplaced
 from torch_featviz.picture import Picture, Sheet
+from torch_featviz.prove import prove as prove_it
 from torch_featviz.survey import top_patches
 from torch_featviz.training import History
 from torch_featviz.training.findings import read_findings
@@ -101,6 +102,16 @@ def bench(arguments: Namespace) -> None:
         "In brackets: where the true median lies, with 95 % confidence.",
         sep="\n",
     )
+
+
+def prove(arguments: Namespace) -> int:
+    """Print how each claim came out for a model; 1 where one fails, or none could be checked."""
+    with redirect_stdout(sys.stderr):
+        on = given(arguments)
+        proof = replace(prove_it(on.model, on.images()), model=on.name)
+    say_device(on)
+    print(json.dumps(proof.to_dict()) if arguments.json else proof)
+    return 0 if proof.holds else 1
 
 
 def look(on: Given) -> Picture:

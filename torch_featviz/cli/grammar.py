@@ -23,7 +23,8 @@ _MODEL = f"""MODEL is one of
 Weights never run any code: files are read as tensors, and refused if they hold anything else."""
 
 _EXITS = """Results go to stdout, progress and errors to stderr.
-Exit codes: 0 done, 1 could not be done (one line says why), 2 arguments that make no sense, 130 interrupted."""
+Exit codes: 0 done, 1 could not be done (one line says why) or a claim fails,
+2 arguments that make no sense, 130 interrupted."""
 
 
 class Run(NamedTuple):
@@ -33,14 +34,15 @@ class Run(NamedTuple):
     ending: str = ""  # of the file that it writes
     models: bool = True  # whether that is made of a model
 
-    def __call__(self, arguments: argparse.Namespace) -> None:
+    def __call__(self, arguments: argparse.Namespace) -> int:
+        """The exit code."""
         check(arguments, self.ending)
         commands = import_module(f"{__package__}.commands")
         command = getattr(commands, self.command)
         if self.ending and self.models:
             commands.write(command, arguments)
-        else:
-            command(arguments)
+            return 0
+        return command(arguments) or 0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -107,6 +109,11 @@ def parser() -> argparse.ArgumentParser:
     _atlas(add, [model, images, _data(required=False), explaining, _projection()])
     _report(add)
     _bench(add)
+
+    what = "check on this very model that captures leave it as it is and hold what its layers returned"
+    shared = [model, images, _figures()]
+    command = _command(add, "prove", what, shared, "torchvision:resnet50 --image cat.jpg")
+    command.set_defaults(run=Run("prove"))
     return top
 
 

@@ -34,8 +34,8 @@ def _same_bits(one: Tensor, other: Tensor) -> bool:
         return True
     try:
         return torch.equal(_bits(one), _bits(other))
-    except (RuntimeError, NotImplementedError, KeyError):  # sparse, quantised
-        return torch.equal(one, other)
+    except (RuntimeError, KeyError):  # sparse, quantised
+        return torch.equal(one, other) if one.layout == torch.strided else _same_bits(one.to_dense(), other.to_dense())
 
 
 def _bits(tensor: Tensor) -> Tensor:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from torch_featviz.displayed import Displayed
+from torch_featviz.table import html_table
 
 
 @dataclass(frozen=True)
@@ -29,13 +33,17 @@ class Claim:
     seconds: float = 0.0
 
     def __str__(self) -> str:
-        mark = {True: "holds", False: "FAILS", None: "not checked"}[self.holds]
-        return f"{mark:<11}  {self.words}: {self.found}"
+        return f"{self.mark:<11}  {self.words}: {self.found}"
+
+    @property
+    def mark(self) -> str:
+        """In a word, whether it holds."""
+        return {True: "holds", False: "FAILS", None: "not checked"}[self.holds]
 
 
-@dataclass(frozen=True)
-class Proof:
-    """The claims of `prove`, one line each when it is printed.
+@dataclass(frozen=True, repr=False)
+class Proof(Displayed):
+    """The claims of `prove`. `print` shows a line for each, those that fail first; a notebook shows a table.
 
     Args:
         model: name of its class.
@@ -51,11 +59,25 @@ class Proof:
         return all(claim.holds is not False for claim in self.claims) and any(claim.holds for claim in self.claims)
 
     def __str__(self) -> str:
-        failed = sum(claim.holds is False for claim in self.claims)
-        unknown = sum(claim.holds is None for claim in self.claims)
-        count = len(self.claims) - failed - unknown
-        head = f"{self.model}: {count} claims hold, {failed} fail, {unknown} could not be checked"
-        return "\n".join([head, *map(str, self.claims), self.cost])
+        return "\n".join([self._head, *map(str, self._sorted), self.cost])
+
+    def _repr_html_(self) -> str:
+        rows = [(claim.mark, claim.words, claim.found) for claim in self._sorted]
+        table = html_table(("", "claim", "found"), rows)
+        return f"<p>{html.escape(self._head)}</p>{table}<p>{html.escape(self.cost)}</p>"
+
+    @property
+    def _sorted(self) -> list[Claim]:
+        """Those that fail, those that hold, and the rest."""
+        return sorted(self.claims, key=lambda claim: (False, True, None).index(claim.holds))
+
+    @property
+    def _head(self) -> str:
+        failed, unknown = (sum(claim.holds is holds for claim in self.claims) for holds in (False, None))
+        known = len(self.claims) - unknown
+        head = f"{self.model}: {known - failed} of {len(self.claims)} claims hold"
+        head += f", {failed} FAIL" if failed else ""
+        return head + (f", {unknown} could not be checked" if unknown else "")
 
     @property
     def cost(self) -> str:

@@ -43,6 +43,7 @@ def prove(
         could not be checked: the model never does twice the same, or does not run in that way.
     Raises:
         DtypeError: `model` is no module, or `images` is no tensor.
+        ShapeError: the model does not accept such images.
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(72, 2))
         >>> proof = prove(net, torch.zeros(2, 1, 8, 8))

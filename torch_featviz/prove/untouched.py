@@ -82,6 +82,8 @@ def _check(subject: Subject, mode: Mode, state: State, found: Found) -> None:
     try:
         bare = ran(backward=mode.gradients)
     except Exception as error:  # as a detector ends that wants its targets in training
+        if mode is EVAL:
+            raise
         for claim in ("outputs", "state", "captured values"):
             found.add(claim, mode.name, None, f"the model does not run so: {_said(error)}")
         return
