@@ -9,7 +9,7 @@ from torch_featviz.picture import Picture
 ORDER = {
     "howto": (
         *("atlas", "kernels", "maps", "overview", "why", "vit", "swin", "faster_rcnn", "deeplab", "units"),
-        *("receptive", "learning", "findings", "capture", "cost", "own_model", "filters"),
+        *("receptive", "learning", "findings", "capture", "prove", "cost", "own_model", "filters"),
     ),
     "tutorials": ("four_filters", "xo", "alexnet", "cifar_mlp", "cifar_cnn"),
 }

@@ -82,10 +82,9 @@ class Look:
             self._capture = capture(model, layer_names(model) or None)
         except LayerError:
             self._capture = capture(model)
-        self.layers = list(self._capture.chosen)
+        self.layers = dict.fromkeys(self._capture.chosen)  # in order
         self.acts: Activations
         self.wrong: list[str] = []  # as soon as the forward is over
-        self.calls = 0
 
     def __enter__(self) -> Look:
         self.acts = self._capture.__enter__()
@@ -94,10 +93,16 @@ class Look:
     def __exit__(self, *error: Any) -> None:
         self._capture.__exit__(*error)
 
+    @property
+    def count(self) -> str:
+        """In words, of how many calls captured values were compared."""
+        calls = sum(name in self.layers for name, _ in self.witness.calls)
+        return "1 call" if calls == 1 else f"{calls} calls"
+
     def compare(self) -> tuple[list[str], list[str]]:
         """What differs now between capture and witness, in words, and the layers whose values capture refuses."""
         wrong, refused = [], []
-        ran = [name for name, _ in self.witness.calls if name in set(self.layers)]
+        ran = [name for name, _ in self.witness.calls if name in self.layers]
         held = [split_call(key)[0] for key in self.acts]
         for name in self.layers:
             returned = self.witness.of(name)
@@ -151,7 +156,6 @@ def run(subject: Subject, mode: Mode, state: State, *, backward: bool = False, l
             copies = [tensor.detach().clone() for tensor in outputs]
             if look:
                 look.wrong, _ = look.compare()
-                look.calls = len(look.witness.calls)
         gradients = _gradients(subject, image, outputs) if backward else ""
     return Ran(copies, gradients, state.changes(), began)
 

@@ -56,24 +56,21 @@ class Found:
 
 
 def _together(name: str, words: str, rows: list[tuple[str, bool | None, str]]) -> Claim:
-    """One claim about all modes: what fails first, then where it holds, then where it could not be checked."""
-    answers = {holds for _, holds, _ in rows}
-    holds = False if False in answers else True if True in answers else None
-    fails = [f"{mode}: {text}" if mode else text for mode, one, text in rows if one is False]
-    alike: dict[tuple[bool, str], list[str]] = {}
-    for mode, one, text in rows:
-        if one is not False:
-            alike.setdefault((one is None, text), []).append(mode)
-    others = [_said_of(modes, text, unknown) for (unknown, text), modes in sorted(alike.items(), key=lambda x: x[0][0])]
-    return Claim(name, words, holds, "; ".join(fails + others))
+    """One claim about all modes: where it fails, then where it holds, then where it could not be checked."""
+    modes: dict[tuple[bool | None, str], list[str]] = {}
+    for mode, holds, text in rows:
+        modes.setdefault((holds, text), []).append(mode)
+    order = (False, True, None)
+    said = [_said_of(*key, ", ".join(modes[key])) for key in sorted(modes, key=lambda key: order.index(key[0]))]
+    return Claim(name, words, next(holds for holds in order if any(key[0] is holds for key in modes)), "; ".join(said))
 
 
-def _said_of(modes: list[str], text: str, unknown: bool) -> str:
-    where = ", ".join(filter(None, modes))
-    if not where:
-        return text
-    where = f"not checked in {where}" if unknown else where
-    return f"{where} ({text})" if text else where
+def _said_of(holds: bool | None, text: str, modes: str) -> str:
+    if not modes or not text:
+        return modes or text
+    if holds is False:
+        return f"{modes}: {text}"
+    return f"{modes} ({text})" if holds else f"not checked in {modes} ({text})"
 
 
 def _check(subject: Subject, mode: Mode, state: State, found: Found) -> None:
@@ -101,7 +98,7 @@ def _check(subject: Subject, mode: Mode, state: State, found: Found) -> None:
     if mode.gradients:
         _compare_gradients(bare, seen, again, mode, found)
     _compare_changes(bare, seen, again, mode, found)
-    found.add("captured values", mode.name, not look.wrong, _some(look.wrong) or f"{look.calls} calls")
+    found.add("captured values", mode.name, not look.wrong, _some(look.wrong) or look.count)
     found.add("kept values", mode.name, not wrong, _some(wrong) or (f"refused: {_some(refused)}" if refused else ""))
 
 
