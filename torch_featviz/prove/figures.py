@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from torch_featviz.capture import Moments, capture
-from torch_featviz.errors import FeatvizError
 from torch_featviz.inspect.shapes import shapes
 from torch_featviz.inspect.summary import Summary, summary
 from torch_featviz.model.inputs import Inputs
@@ -19,7 +19,7 @@ from torch_featviz.model.layers import unwrap
 
 from .claims import Claim
 from .counted import counted
-from .judged import Unknown, Wrong, as_it_was, by_other_means, judged, listed
+from .judged import Unknown, Wrong, as_it_was, by_other_means, judged, listed, many
 from .subject import Subject
 from .witness import Witness
 
@@ -31,22 +31,22 @@ Calls = dict[str, list[list[Tensor]]]
 def claims_of_figures(subject: Subject) -> list[Claim]:
     """What is said of layers in numbers; one forward is witnessed, in which statistics are taken as well."""
     inputs = subject.inputs.rows(slice(_IMAGES)).copied()
-    seen = _Seen(subject, inputs)
+    seen = cache(lambda: _Seen(subject, inputs))
     return [
         judged(
             "statistics",
-            "mean, std, extremes, zeros and broken values of each channel are those of its values in float64",
-            seen.statistics,
+            "Statistics of each channel are those of its values in float64",
+            lambda: seen().statistics(),
         ),
         judged(
             "summary",
-            "summary() gives each layer's shape and calls as they were, and counts each parameter once",
-            lambda: _summary(subject, inputs, seen),
+            "A summary has shapes and calls as they were, and each parameter once",
+            lambda: _summary(subject, inputs, seen().calls),
         ),
         judged(
             "shapes",
-            "shapes() finds what each layer returns without computing it",
-            lambda: _shapes(subject, inputs, seen),
+            "Shapes found without computing are those that layers return",
+            lambda: _shapes(subject, inputs, seen().calls),
         ),
     ]
 
@@ -57,17 +57,17 @@ class _Seen:
     def __init__(self, subject: Subject, inputs: Inputs) -> None:
         net = unwrap(subject.model)
         witness = Witness(net)
-        self.failed: Exception | None = None
+        self._failed: Exception | None = None
         self._moments: dict[str, Any] = {}
-        with as_it_was(net), torch.no_grad(), witness.watching():
+        with as_it_was(net), torch.no_grad():
             try:
-                with capture(net, "*", into=Moments()) as moments:
+                with capture(net, "*", into=Moments()) as moments, witness.watching():
                     subject.forward(net, inputs.copied())
                 self._moments, self._left_out = dict(moments), moments.left_out
             except Exception as error:
-                self.failed = error
-        if self.failed is not None:
-            with as_it_was(net), torch.no_grad(), witness.watching(), by_other_means():
+                self._failed = error
+        if self._failed is not None:
+            with as_it_was(net), torch.no_grad(), by_other_means(), witness.watching():
                 subject.forward(net, inputs.copied())
         self.calls: Calls = {}
         for name, values in witness.calls:
@@ -75,8 +75,8 @@ class _Seen:
 
     def statistics(self) -> str:
         """How many layers' are right."""
-        if self.failed is not None:
-            raise self.failed
+        if self._failed is not None:
+            raise self._failed
         for name, moments in self._moments.items():
             values = [call[0] for call in self.calls.get(name, []) if call]
             if not values or not moments_hold(moments, values):
@@ -84,7 +84,7 @@ class _Seen:
         if not self._moments:
             raise Unknown("no layer returns numbers")
         refused = f"; {len(self._left_out)} left out, which is said" if self._left_out else ""
-        return f"{len(self._moments)} layers{refused}"
+        return many(len(self._moments), "layer") + refused
 
 
 def _plain(name: str) -> str:
@@ -107,29 +107,26 @@ def moments_hold(moments: Moments, values: Sequence[Tensor]) -> bool:
 def _are_those(moments: Moments, rows: np.ndarray) -> bool:
     """Of channels by values."""
     finite = np.isfinite(rows)
-    counts = [finite.sum(1), np.isnan(rows).sum(1), np.isinf(rows).sum(1)]
-    if any((np.asarray(got) != sum_).any() for got, sum_ in zip((moments.count, moments.nan, moments.inf), counts)):
-        return False
-    if not np.allclose(moments.zero_share, (rows == 0).mean(1), 1e-12, 0):
-        return False
-    for channel, (row, on) in enumerate(zip(rows, finite, strict=True)):
-        known = row[on]
-        got = [float(each[channel]) for each in (moments.mean, moments.std, moments.min, moments.max)]
-        if not len(known):
-            if not np.isnan(got).all():
-                return False
-            continue
-        mean = known.mean()
-        std = np.sqrt(((known - mean) ** 2).mean())
-        near = _OFF * std + 1e-9 * np.abs(known).max()
-        if not (abs(got[0] - mean) <= near and abs(got[1] - std) <= near):
-            return False
-        if got[2:] != [known.min(), known.max()]:
-            return False
-    return True
+    count, known = finite.sum(1), np.where(finite, rows, 0)
+    seen, divisor = count > 0, np.maximum(count, 1)
+    mean = known.sum(1) / divisor
+    std = np.sqrt(np.where(finite, (known - mean[:, None]) ** 2, 0).sum(1) / divisor)
+    near = _OFF * std + 1e-9 * np.abs(known).max(1)
+    low, high = np.where(finite, rows, np.inf).min(1), np.where(finite, rows, -np.inf).max(1)
+    exact = [
+        (moments.count, count),
+        (moments.nan, np.isnan(rows).sum(1)),
+        (moments.inf, np.isinf(rows).sum(1)),
+        (moments.min, np.where(seen, low, np.nan)),
+        (moments.max, np.where(seen, high, np.nan)),
+    ]
+    about = [(moments.mean, mean, near), (moments.std, std, near), (moments.zero_share, (rows == 0).mean(1), 1e-12)]
+    return all(np.array_equal(got.numpy(), expected, equal_nan=True) for got, expected in exact) and all(
+        bool(((np.abs(got.numpy() - expected) <= within) | ~seen).all()) for got, expected, within in about
+    )
 
 
-def _summary(subject: Subject, inputs: Inputs, seen: _Seen) -> str:
+def _summary(subject: Subject, inputs: Inputs, seen: Calls) -> str:
     with counted(subject):
         found = summary(
             subject.model,
@@ -138,7 +135,7 @@ def _summary(subject: Subject, inputs: Inputs, seen: _Seen) -> str:
             keywords=dict(inputs.keywords) or None,
         )
     for layer in found.layers:
-        calls = seen.calls.get(layer.name, [])
+        calls = seen.get(layer.name, [])
         expected = tuple(calls[0][0].shape) if calls and calls[0] else ()
         if layer.shape != expected:
             raise Wrong(f"{layer.name} returns {expected}, not {layer.shape}")
@@ -147,7 +144,7 @@ def _summary(subject: Subject, inputs: Inputs, seen: _Seen) -> str:
     _parameters_hold(unwrap(subject.model), found)
     if not str(found):
         raise Wrong("it prints nothing")
-    return f"{len(found.layers)} layers; their shapes, calls and {found.parameters:,} parameters"
+    return f"{many(len(found.layers), 'layer')}; {many(found.parameters, 'parameter')}"
 
 
 def _parameters_hold(net: nn.Module, found: Summary) -> None:
@@ -170,19 +167,19 @@ def _within(owner: str, names: set[str]) -> bool:
     return any(".".join(parts[:n]) in names for n in range(1, len(parts) + 1))
 
 
-def _shapes(subject: Subject, inputs: Inputs, seen: _Seen) -> str:
+def _shapes(subject: Subject, inputs: Inputs, seen: Calls) -> str:
     found = shapes(subject.model, inputs.images, *inputs.args, keywords=dict(inputs.keywords) or None)
     wrong = []
     for key, value in found.items():
         name, _, call = key.partition("#")
-        calls = seen.calls.get(name, [])
+        calls = seen.get(name, [])
         number = int(call or 1)
         expected = [tuple(tensor.shape) for tensor in calls[number - 1]] if number <= len(calls) else []
         if (got := [tuple(size) for size in _sizes(value)]) != expected:
             wrong.append(f"{key} returns {_few(expected)}, not {_few(got)}")
     if wrong:
         raise Wrong(listed(wrong))
-    return f"{len(found)} calls"
+    return many(len(found), "call")
 
 
 def _sizes(value: Any) -> Iterator[torch.Size]:

@@ -66,7 +66,7 @@ def bare(layer: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def impulses(layer: nn.Module, probe: Probe, channels: int) -> Tensor:
-    """What a `bare` layer answers to one 1 among zeros, for each tap: `k c h w`, of the first channels of each group."""
+    """What a `bare` layer answers to one 1 at each tap, among zeros: `k c h w`, of the first channels of each group."""
     quiet = _quiet(layer, probe.size)
     each: int = layer.in_channels // layer.groups  # type: ignore[operator,assignment]
     chosen = [slice(c, None, each) for c in range(min(channels, each))]
@@ -81,7 +81,7 @@ def impulses(layer: nn.Module, probe: Probe, channels: int) -> Tensor:
 
 @torch.no_grad()
 def off_by_noise(layer: nn.Module, probe: Probe, weight: Tensor) -> float:
-    """How far the answer of a `bare` layer to noise is from that of the kernels `k c h w`, as a share of the largest."""
+    """How far a `bare` layer's answer to noise is from that of kernels `k c h w`, as a share of the largest."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(layer.in_channels, *probe.size, generator=generator, dtype=torch.double, device="cpu")  # type: ignore[arg-type]
     quiet = _quiet(layer, probe.size)

@@ -56,9 +56,19 @@ def by_other_means() -> Iterator[None]:
 
 @contextmanager
 def as_it_was(model: nn.Module) -> Iterator[None]:
-    """Run the model itself within, in evaluation mode and with gradients; modes, buffers and generators are restored."""
+    """Run the model itself within, in evaluation mode; modes, buffers and generators are restored on exit."""
     with isolated(), evaluating(model), Kept(model).restored():
         yield
+
+
+def many(count: int, word: str) -> str:
+    """A number of things.
+
+    Example:
+        >>> many(1, "layer"), many(2, "layer")
+        ('1 layer', '2 layers')
+    """
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
 def listed(names: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from torch_featviz.views.kernels import kernels
 
 from .claims import Claim
 from .impulses import TWO_D, Probe, apart, bare, impulses, off_by_noise
-from .judged import Unknown, Wrong, by_other_means, judged, listed
+from .judged import Unknown, Wrong, by_other_means, judged, listed, many
 from .subject import Subject
 
 _KINDS, _CHANNELS = 8, 3  # kinds of layers of which each tap is looked at, and channels of each
@@ -29,7 +29,7 @@ def claims_of_kernels(subject: Subject) -> list[Claim]:
     All weights of each convolution in two dimensions are held against its answer to noise, and of one layer of each
     kind (kernel, stride, padding, dilation, groups) the first channels of each tap against the answer to one 1.
     """
-    words = "the kernels that are drawn are those that each convolution answers with"
+    words = "Kernels are those that each convolution answers with"
     return [judged("kernels", words, lambda: _kernels(unwrap(subject.model)))]
 
 
@@ -65,7 +65,7 @@ def _kernels(net: nn.Module) -> str:
             looked_at += 1
     if refused and not looked_at:
         raise Unknown(listed(refused))
-    text = f"{min(len(kinds), _KINDS)} kinds; each tap of one layer of each, and all weights of {looked_at} layers"
+    text = f"{many(min(len(kinds), _KINDS), 'kind')}; one 1 at each tap of one layer of each, noise in {many(looked_at, 'layer')}"
     return text + (f"; {len(refused)} refused: {listed(refused)}" if refused else "")
 
 

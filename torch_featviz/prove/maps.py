@@ -17,7 +17,7 @@ from torch_featviz.model.values import tensors
 
 from .claims import Claim
 from .counted import counted
-from .judged import Unknown, Wrong, by_other_means, judged, listed
+from .judged import Unknown, Wrong, by_other_means, judged, listed, many
 from .passing import FUNCTIONAL, Noted, Passing
 from .subject import Subject
 
@@ -30,7 +30,7 @@ def claims_of_maps(subject: Subject) -> list[Claim]:
     One backward is cut at that map. What it does not tell: whether a functional call that comes later would do, and, of
     a later layer, whether gradients beside it cancel out.
     """
-    words = "the default heatmap is drawn from the latest map through which all of the score's gradient passes"
+    words = "The default heatmap is drawn from the latest map that the whole score passes through"
     return [judged("default map", words, lambda: _default_map(subject))]
 
 
@@ -53,7 +53,7 @@ def _default_map(subject: Subject) -> str:
             return _of_pixels(subject, found, passing, chosen)
         looked_at = _nothing_later(found, passing, chosen)
         _all_needed(found, passing, chosen)
-    later = f"none of {looked_at} later layers would do" if looked_at else "no later layer is a map"
+    later = f"{many(looked_at, 'later map')} would not do alone" if looked_at else "no later layer is a map"
     return f"{found.where}; cut there, no gradient comes to the image, and {later}"
 
 
@@ -121,7 +121,7 @@ def _boxes(found: Attribution, passing: Passing, chosen: list[int]) -> str:
         raise Wrong("a heatmap of a box is 0")
     _all_needed(found, passing, chosen)
     count = 0 if found.boxes is None else len(found.boxes)
-    return f"{count} boxes, {found.where}; cut there, no gradient of their scores comes to the image"
+    return f"{count} box{'' if count == 1 else 'es'}, {found.where}; cut there, no gradient of their scores comes to the image"
 
 
 def _scores_of_pixels(subject: Subject, output: Any) -> Tensor:

@@ -118,7 +118,7 @@ class Passing:
         return same[-1]
 
     def backward(self, subject: Subject, answer: Tensor, cut: Collection[int] = ()) -> bool:
-        """Whether any gradient of `answer` comes to the image where it is cut at these; `met` says what came to where."""
+        """Whether any gradient of `answer` comes to the image if it is cut at these; `met` says what came to where."""
         if not answer.requires_grad:
             raise Unknown("no gradient reaches the model's output")
         self._cut, self.met, self._flows = cut, {}, {}
@@ -135,7 +135,7 @@ class Passing:
         self._flows[node] = [gradient is not None and bool((gradient != 0).any()) for gradient in onwards]
 
     def passes_beside(self, i: int) -> bool:
-        """Whether a gradient of the last backward came to where it was cut, or to the image, on a way beside a tensor."""
+        """Whether a gradient of the last backward came to where it was cut, or to the image, beside a tensor."""
         ends = {self.noted[j].edge for j in self._cut}
         pending, seen = [self._root], {self._root}
         while pending:

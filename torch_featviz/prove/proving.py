@@ -12,10 +12,20 @@ from torch_featviz.model.inputs import batch_of
 from torch_featviz.model.layers import check_module, unwrap
 
 from .claims import Claim, Proof
+from .conservation import claims_of_conservation
+from .figures import claims_of_figures
+from .kernels import claims_of_kernels
+from .maps import claims_of_maps
 from .subject import Subject, checked
 from .untouched import untouched
 
-CHECKS: tuple[Callable[[Subject], Claim | Iterable[Claim]], ...] = (untouched,)
+CHECKS: tuple[Callable[[Subject], Claim | Iterable[Claim]], ...] = (
+    untouched,
+    claims_of_figures,
+    claims_of_kernels,
+    claims_of_maps,
+    claims_of_conservation,
+)
 
 
 def prove(
