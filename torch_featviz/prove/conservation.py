@@ -69,7 +69,7 @@ def _slopes(subject: Subject, one: Inputs, found: Attribution) -> tuple[np.ndarr
     wide = replace(one, **map_tensors(_wide, {"args": one.args, "keywords": dict(one.keywords)}))
     images = ways.view(-1, *[1] * (one.images.dim() - 1)) * one.images.double()
     scores: list[Tensor] = []
-    for part in images.split(max(1, _NUMBERS // one.images.numel())):
+    for part in torch.split(images, max(1, _NUMBERS // one.images.numel())):
         rows = wide.at(part, torch.zeros(len(part), dtype=torch.long, device=part.device))
         scores.append(_scores(subject.forward(net, rows), part, found))
     start, end, *others = torch.cat(scores).tolist()

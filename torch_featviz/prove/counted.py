@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -59,5 +60,5 @@ def _followed(output: Any) -> list[int]:
         times[number] += 1
 
     for number, root in enumerate(roots):
-        root.register_hook(lambda gradient, number=number: come(number, gradient))
+        root.register_hook(partial(come, number))  # type: ignore[no-untyped-call]
     return times

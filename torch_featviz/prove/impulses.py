@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 
 from torch_featviz.model.twin import twin
 
-TWO_D = (nn.Conv2d, nn.ConvTranspose2d)
+Conv: TypeAlias = nn.Conv2d | nn.ConvTranspose2d
 _ENTRIES = 2**24  # numbers that a layer is given at once
 _EVERY = slice(None)
 
@@ -30,11 +30,11 @@ class Probe(NamedTuple):
     taps: list[tuple[int, ...]]
 
     @classmethod
-    def of(cls, layer: nn.Module) -> Probe:
+    def of(cls, layer: Conv) -> Probe:
         """Of a `bare` layer, by noise in one row or column after another."""
-        reach = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]  # type: ignore[arg-type]
+        reach = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
         # Far enough from the edge that no padding, of whatever mode, comes into the middle.
-        size = tuple(r + 4 * s for r, s in zip(reach, layer.stride, strict=True))  # type: ignore[arg-type]
+        size = tuple(r + 4 * s for r, s in zip(reach, layer.stride, strict=True))
         quiet = _quiet(layer, size)
         if isinstance(layer, nn.ConvTranspose2d):  # where the middle place writes to
             middle = tuple(n // 2 for n in size)
@@ -48,15 +48,15 @@ class Probe(NamedTuple):
             both = down, _answers(layer, quiet, across, read, noise=True)
             starts = [int((seen > 1e-12).nonzero()[0]) for seen in both]
         taps = [
-            tuple(start + d * tap for start, d, tap in zip(starts, layer.dilation, ij, strict=True))  # type: ignore[arg-type]
-            for ij in product(*map(range, layer.kernel_size))  # type: ignore[arg-type]
+            tuple(start + d * tap for start, d, tap in zip(starts, layer.dilation, ij, strict=True))
+            for ij in product(*map(range, layer.kernel_size))
         ]
         return cls(size, middle, taps)
 
 
-def bare(layer: nn.Module) -> nn.Module:
+def bare(layer: Conv) -> Conv:
     """A copy in float64 that only computes: without hooks, but those that make its weight."""
-    copy = twin(layer).double()
+    copy = cast("Conv", twin(layer).double())
     copy._forward_hooks.clear()
     for key, hook in list(copy._forward_pre_hooks.items()):
         if not type(hook).__module__.startswith("torch.nn.utils."):
@@ -65,10 +65,10 @@ def bare(layer: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def impulses(layer: nn.Module, probe: Probe, channels: int) -> Tensor:
+def impulses(layer: Conv, probe: Probe, channels: int) -> Tensor:
     """What a `bare` layer answers to one 1 at each tap, among zeros: `k c h w`, of the first channels of each group."""
     quiet = _quiet(layer, probe.size)
-    each: int = layer.in_channels // layer.groups  # type: ignore[operator,assignment]
+    each = layer.in_channels // layer.groups
     chosen = [slice(c, None, each) for c in range(min(channels, each))]
     if isinstance(layer, nn.ConvTranspose2d):
         places: list[tuple[Any, ...]] = [(c, *probe.middle) for c in chosen]
@@ -76,22 +76,22 @@ def impulses(layer: nn.Module, probe: Probe, channels: int) -> Tensor:
     else:
         places = [(c, *at) for c in chosen for at in probe.taps]
         found = _answers(layer, quiet, places, lambda answer: _at(answer, [probe.middle])[:, :, 0]).t()
-    return found.reshape(len(found), len(chosen), *layer.kernel_size)  # type: ignore[misc]
+    return found.reshape(len(found), len(chosen), *layer.kernel_size)
 
 
 @torch.no_grad()
-def off_by_noise(layer: nn.Module, probe: Probe, weight: Tensor) -> float:
+def off_by_noise(layer: Conv, probe: Probe, weight: Tensor) -> float:
     """How far a `bare` layer's answer to noise is from that of kernels `k c h w`, as a share of the largest."""
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(layer.in_channels, *probe.size, generator=generator, dtype=torch.double, device="cpu")  # type: ignore[arg-type]
+    noise = torch.randn(layer.in_channels, *probe.size, generator=generator, dtype=torch.double, device="cpu")
     quiet = _quiet(layer, probe.size)
     noise, given = noise.to(quiet.device), quiet.clone()
     transposed = isinstance(layer, nn.ConvTranspose2d)
     at: tuple[Any, ...] = (_EVERY, *probe.middle) if transposed else (_EVERY,)
     given[0][at] = noise[at]
     answer = layer(given) - layer(quiet)
-    groups: int = layer.groups  # type: ignore[assignment]
-    kernels = weight.double().flatten(2).unflatten(0, (groups, -1))
+    groups = layer.groups
+    kernels = weight.double().flatten(2).view(groups, -1, *weight.shape[1:2], len(probe.taps))
     if transposed:
         got = _at(answer, probe.taps)[0]
         expected = torch.einsum("gkct,gc->gkt", kernels, noise[at].view(groups, -1)).flatten(0, 1)
@@ -114,13 +114,13 @@ def _at(answer: Tensor, places: list[tuple[int, ...]]) -> Tensor:
     return answer[:, :, rows, columns]
 
 
-def _quiet(layer: nn.Module, size: tuple[int, ...]) -> Tensor:
+def _quiet(layer: Conv, size: tuple[int, ...]) -> Tensor:
     device = next(layer.parameters()).device
-    return torch.zeros(1, layer.in_channels, *size, dtype=torch.double, device=device)  # type: ignore[arg-type]
+    return torch.zeros(1, layer.in_channels, *size, dtype=torch.double, device=device)
 
 
 def _answers(
-    layer: nn.Module,
+    layer: Conv,
     quiet: Tensor,
     places: list[tuple[Any, ...]],
     read: Callable[[Tensor], Tensor],

@@ -15,7 +15,7 @@ from torch_featviz.model.weights import planes_of
 from torch_featviz.views.kernels import kernels
 
 from .claims import Claim
-from .impulses import TWO_D, Probe, apart, bare, impulses, off_by_noise
+from .impulses import Conv, Probe, apart, bare, impulses, off_by_noise
 from .judged import Unknown, Wrong, by_other_means, judged, listed, many
 from .subject import Subject
 
@@ -34,7 +34,7 @@ def claims_of_kernels(subject: Subject) -> list[Claim]:
 
 
 def _kernels(net: nn.Module) -> str:
-    layers = {name: module for module, name in names_of(net).items() if isinstance(module, TWO_D)}
+    layers = {name: module for module, name in names_of(net).items() if isinstance(module, Conv)}
     if not layers:
         raise Unknown(f"{type(net).__name__} has no convolution in two dimensions")
     kinds: dict[Any, list[str]] = {}
@@ -52,12 +52,12 @@ def _kernels(net: nn.Module) -> str:
                 continue
             with by_other_means(), isolated():
                 layer = bare(layers[name])
-                shape = (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size)  # type: ignore[operator,misc]
+                shape = (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size)
                 if weight.shape != shape:
                     raise Wrong(f"{name}: {tuple(weight.shape)} drawn, {shape} answered")
                 if probe is None:
                     probe = Probe.of(layer)
-                    if number < _KINDS and _size(layer) <= _LARGEST * layer.groups:  # type: ignore[operator]
+                    if number < _KINDS and _size(layer) <= _LARGEST * layer.groups:
                         expected = impulses(layer, probe, _CHANNELS)
                         off = apart(weight[:, : expected.shape[1]], expected)
                         _refuse(name, off, weight, "its impulse response")
@@ -65,7 +65,8 @@ def _kernels(net: nn.Module) -> str:
             looked_at += 1
     if refused and not looked_at:
         raise Unknown(listed(refused))
-    text = f"{many(min(len(kinds), _KINDS), 'kind')}; one 1 at each tap of one layer of each, noise in {many(looked_at, 'layer')}"
+    kind = many(min(len(kinds), _KINDS), "kind")
+    text = f"{kind}; a 1 at each tap of one layer each, noise in {many(looked_at, 'layer')}"
     return text + (f"; {len(refused)} refused: {listed(refused)}" if refused else "")
 
 
@@ -81,10 +82,10 @@ def _refuse(name: str, off: float, weight: Tensor, what: str) -> None:
         raise Wrong(f"{name}: {off:.2g} of the largest away from {what}")
 
 
-def _size(layer: nn.Module) -> int:
-    return layer.in_channels * layer.out_channels * prod(layer.kernel_size)  # type: ignore[operator,arg-type,no-any-return]
+def _size(layer: Conv) -> int:
+    return layer.in_channels * layer.out_channels * prod(layer.kernel_size)
 
 
-def _kind(layer: nn.Module) -> tuple[Any, ...]:
+def _kind(layer: Conv) -> tuple[Any, ...]:
     words = ("kernel_size", "stride", "padding", "dilation", "padding_mode", "output_padding")
-    return (type(layer), *(getattr(layer, word, None) for word in words), layer.groups > 1)  # type: ignore[operator]
+    return (type(layer), *(getattr(layer, word, None) for word in words), layer.groups > 1)

@@ -74,10 +74,11 @@ def _answer(subject: Subject, found: Attribution, output: Any) -> Tensor:
         first = output[0] if isinstance(output, (list, tuple)) else output
         if not isinstance(first, dict) or "scores" not in first:
             raise Unknown(f"which scores of a {type(output).__name__} belong to boxes is not known here")
-        return first["scores"][: len(found.boxes)].sum()
+        best: Tensor = first["scores"][: len(found.boxes)].sum()
+        return best
     if found.mask is not None:
         scores = _scores_of_pixels(subject, output)
-        return scores[:, found.mask[0]][int(_class(found))].mean()
+        return scores[:, found.mask[0]][_class(found) or 0].mean()
     rows = [tensor for tensor in tensors(output) if tensor.is_floating_point() and tensor.dim() in (1, 2)]
     if not rows or len(rows[0]) != 1:
         raise Unknown(f"a {type(output).__name__} of the model has no row of scores")
@@ -120,8 +121,7 @@ def _boxes(found: Attribution, passing: Passing, chosen: list[int]) -> str:
     if not bool(found.heatmaps.flatten(1).any(1).all()):
         raise Wrong("a heatmap of a box is 0")
     _all_needed(found, passing, chosen)
-    count = 0 if found.boxes is None else len(found.boxes)
-    return f"{count} box{'' if count == 1 else 'es'}, {found.where}; cut there, no gradient of their scores comes to the image"
+    return f"boxes: {found.where}; cut there, no gradient of their scores comes to the image"
 
 
 def _scores_of_pixels(subject: Subject, output: Any) -> Tensor:

@@ -97,7 +97,7 @@ class Passing:
         if tensor is None or not name or tensor.grad_fn is None:
             return
         edge = torch.autograd.graph.get_gradient_edge(tensor)
-        tensor.register_hook(partial(self._pass, len(self.noted)))
+        tensor.register_hook(partial(self._pass, len(self.noted)))  # type: ignore[no-untyped-call]
         self.noted.append(Noted(name, (edge.node, edge.output_nr), tuple(tensor.shape), tensor.data_ptr()))
 
     def _pass(self, number: int, gradient: Tensor) -> Tensor | None:
@@ -122,7 +122,7 @@ class Passing:
         if not answer.requires_grad:
             raise Unknown("no gradient reaches the model's output")
         self._cut, self.met, self._flows = cut, {}, {}
-        self._root = answer.grad_fn
+        self._root: Any = answer.grad_fn
         ends = {self.noted[i].edge for i in cut}
         with ExitStack() as stack, torch.inference_mode(False), torch.enable_grad():
             for node in _nodes(self._root, ends):
