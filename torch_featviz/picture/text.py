@@ -20,6 +20,7 @@ Pixels = npt.NDArray[np.uint8]
 _NO_CONTROL = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]*")
 Color = tuple[int, int, int]
 
+_LABEL = 32  # letters: what is no longer stands on many sheets, as labels do; a longer line is often of one sheet
 _ROUNDING = 1.01 * 2.0**-17  # of a value: a range that is no wider was made of one value
 
 PAPER: Color = (255, 255, 255)
@@ -37,7 +38,7 @@ def line_height(size: int) -> int:
     return sum(font(size).getmetrics())
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=4096)
 def width(text: str, size: int, bold: bool = False) -> int:
     """Width in pixels of one line."""
     if _is_plain(text, bold):
@@ -45,12 +46,15 @@ def width(text: str, size: int, bold: bool = False) -> int:
     return sum(_extent(run, size)[1] for run in _runs(text, bold))
 
 
-@lru_cache(maxsize=4096)
 def strip(text: str, size: int, bold: bool = False, ink: Color = INK, paper: Color = PAPER) -> Pixels:
-    """One line of text on its paper: `height width 3`; cached, as labels come again on every sheet.
+    """One line of text on its paper: `height width 3`; labels are cached, as they come again on every sheet.
 
     Letters of all scripts stand in their own direction, in the typeface that has them; a line break becomes `↵`.
     """
+    return (_label if len(text) <= _LABEL else _line)(text, size, bold, ink, paper)
+
+
+def _line(text: str, size: int, bold: bool, ink: Color, paper: Color) -> Pixels:
     image = Image.new("RGB", (max(1, width(text, size, bold)), line_height(size)), paper)
     if _is_plain(text, bold):
         ImageDraw.Draw(image).text((0, 0), text, fill=ink, font=font(size, bold))
@@ -61,6 +65,9 @@ def strip(text: str, size: int, bold: bool = False, ink: Color = INK, paper: Col
         image.paste(piece, (x, 0))
         x += piece.width
     return np.asarray(image)
+
+
+_label = lru_cache(maxsize=1024)(_line)  # a few kB each
 
 
 class _Run(NamedTuple):
@@ -89,7 +96,7 @@ def _is_plain(text: str, bold: bool) -> bool:
     return bool(_NO_CONTROL.fullmatch(text)) and direction.is_rightward(text) and faces.has(faces.bundled(bold), text)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)
 def _runs(text: str, bold: bool) -> list[_Run]:
     """Runs from left to right as they stand on paper."""
     line = faces.legible(text, bold=bold)
@@ -114,7 +121,7 @@ def _runs(text: str, bold: bool) -> list[_Run]:
     return direction.in_sight(runs, [level for _, level in keys])
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)
 def _fitted(run: _Run, size: int) -> tuple[ImageFont.FreeTypeFont, int]:
     """The typeface of a run, as large as a line of this size has room for, and where its baseline stands."""
     up, down = font(size).getmetrics()
