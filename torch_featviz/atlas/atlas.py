@@ -22,6 +22,7 @@ from torch_featviz.explain.deconvnet import check_projection
 from torch_featviz.files import write_whole
 from torch_featviz.inspect.walk import Walk, walk
 from torch_featviz.model.answer import Answer, Kind
+from torch_featviz.model.boxes import names_in
 from torch_featviz.model.inputs import Inputs, as_batch
 from torch_featviz.model.labels import names_of
 from torch_featviz.model.masks import Segmented
@@ -32,6 +33,7 @@ from torch_featviz.zoo import ModelCard
 
 from .answer import answered, named_images, no_reasons, put_images
 from .attention import put_attention
+from .boxes import put_boxes
 from .layers import MODEL, put_layers
 from .learning import put_learning
 from .pack import Blobs, plain
@@ -132,8 +134,9 @@ def atlas(
         names: names of the images, such as their files. Default: `image 1 of 3` and so on.
         loader: images of a data set, as for `top_patches`, for the top-activating patches of the channels.
         methods: names of methods, as for `attribute`. Default: Grad-CAM, if the model returns a row of scores per
-            image.
-        targets: the classes to explain, by number or name. Default: the two most probable ones of each image.
+            image, and LayerCAM for the boxes of a detector.
+        targets: the classes to explain, by number or name. Default: the two most probable ones of each image; of a
+            detector the five best boxes of each image.
         classes: class names in the order of the outputs, as for `attributions`. Default: those of the card.
         answer: meaning of the model's scores, as for `attribute`. Default: that of the card, or derived from their
             values and from the model. One value per image is a logit if classes are named, otherwise a plain number.
@@ -181,13 +184,16 @@ def atlas(
     if answer is None and card is not None:
         answer = card.answer
     said, left_out = answered(model, inputs, seen, answer, names=classes or published, asked=targets is not None)
-    pixels = isinstance(said, Segmented)
+    pixels, of_boxes = isinstance(said, Segmented), classes or published or names_in(model)
     classes = said.names(classes) if said is not None and classes else _fitting(published, said, left_out)
     shown = put_images(blobs, units, names, said, classes)
     asked: dict[str, Any] = {"methods": methods, "targets": targets}
     unasked = methods is None and targets is None
     why: list[dict[str, Any]] = []
-    if said is None or (unasked and not bool(said.scores.isfinite().all())):
+    boxes = put_boxes(blobs, model, inputs, of_boxes, names=names, answer=answer, **asked) if said is None else None
+    if boxes is not None:
+        why, told = boxes
+    elif said is None or (unasked and not bool(said.scores.isfinite().all())):
         told = [no_reasons(said, **asked)]
     else:
         given: dict[str, Any] = {**asked, "baselines": baselines, "progress": progress}
@@ -221,6 +227,7 @@ def atlas(
         "softmax": said is not None and said.squashed == "softmax" and not pixels,
         "sigmoid": said is not None and said.squashed == "sigmoid" and not pixels,
         "pixels": pixels,
+        "boxes": boxes is not None,
         "answered_by": _answering(seen, said),
         "classes": list(classes),
         "layers": [

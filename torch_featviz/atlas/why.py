@@ -78,7 +78,7 @@ def put_why(
     except FeatvizError as error:
         if methods is not None or targets is not None:
             raise
-        return [], [f"Why: {_title('gradcam')} cannot be made for this model: {error}"]
+        return [], [f"Why: {title_of('gradcam')} cannot be made for this model: {error}"]
     masks = _masks(blobs, why.methods[0])
     found = [entry for reason in why.ranked for entry in _entries(blobs, reason, why, masks, classes)]
     return found, _absent(why, classes, names)
@@ -119,7 +119,7 @@ def _entries(
             yield {
                 "image": i,
                 "method": reason.method,
-                "title": _title(reason.method),
+                "title": title_of(reason.method),
                 "class": k,
                 "name": known[k],
                 "probability": None if figures else float(why.probabilities[i, k]),
@@ -146,5 +146,6 @@ def _figures(worth: Faithfulness, image: int) -> dict[str, Any]:
     }
 
 
-def _title(method: str) -> str:
+def title_of(method: str) -> str:
+    """What a method is called on the page."""
     return _TITLES.get(method, method.replace("_", " ").capitalize())

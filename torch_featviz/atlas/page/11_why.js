@@ -39,12 +39,12 @@ async function renderWhy() {
   const note = chosen.note ? [h("p", { class: "mark" }, `${chosen.note}.`)] : [];
   $("why-says").replaceChildren(...note, ...(empty ? [h("p", { class: "mark" }, EMPTY)] : faithfulnessWords(chosen.faithfulness)));
   const odd = oddCounts([values]);
-  $("why-legend").replaceChildren(...legend(chosen.scale, `${chosen.title}: red speaks for ${DATA.answer === "value" ? "a higher value" : "the class"}, blue against it; one scale for all classes and images${chosen.mask ? "; the white line with black rims is the edge of the mask of the class" : ""}`, odd));
+  $("why-legend").replaceChildren(...legend(chosen.scale, `${chosen.title}: red speaks for ${DATA.answer === "value" ? "a higher value" : "the class"}, blue against it; one scale for all ${DATA.boxes ? "boxes" : "classes"} and images${chosen.mask ? `; the white line with black rims is ${DATA.boxes ? "the box" : "the edge of the mask of the class"}` : ""}`, odd));
   $("why-stage").replaceChildren(reasonStage(chosen, values));
 }
 
 function fillReasons(methods, classes, here, chosen) {
-  if (!here.length) return $("why-grid").replaceChildren(h("caption", {}, "No heatmap was made for this image."));
+  if (!here.length) return $("why-grid").replaceChildren(h("caption", {}, DATA.boxes ? "No box was found in this image." : "No heatmap was made for this image."));
   const size = reasonSize(methods.length, classes.length);
   const head = h("tr", {}, h("td"), ...classes.map((each) => h("th", { scope: "col" }, named(each.name), each.probability === null ? "" : h("span", { class: "quiet" }, ` ${percent(each.probability)}`))));
   const rows = methods.map(({ method, title }) => {
