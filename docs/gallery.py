@@ -8,7 +8,7 @@ from torch_featviz.picture import Picture
 
 ORDER = {
     "howto": (
-        *("atlas", "kernels", "maps", "overview", "why", "vit", "swin", "faster_rcnn", "deeplab", "units"),
+        *("atlas", "kernels", "maps", "overview", "why", "vit", "swin", "faster_rcnn", "detr", "deeplab", "units"),
         *("receptive", "learning", "findings", "capture", "prove", "cost", "own_model", "filters"),
     ),
     "tutorials": ("four_filters", "xo", "alexnet", "cifar_mlp", "cifar_cnn"),

@@ -114,8 +114,8 @@ fv.attributions(detector, 0.5 * torch.rand(1, 3, SIDE, SIDE, generator=torch.Gen
 # model resizes and pads its images, as torchvision's do.
 #
 # **Which models?** Those of torchvision; the DETR family of transformers, whose outputs have ``logits`` and
-# ``pred_boxes``; and tensors as YOLO's exports return them, ``b n 4+1+c`` or ``b 4+c n``. For other outputs pass
-# ``target=`` a callable. ``top=`` is the number of boxes, ``min_score=`` the lowest score where the model returns all
-# candidates.
+# ``pred_boxes``, and whose queries have a page of their own; tensors as YOLO's exports return them, ``b n 4+1+c`` or
+# ``b 4+c n``. For other outputs pass ``target=`` a callable. ``top=`` is the number of boxes, ``min_score=`` the lowest
+# score where the model returns all candidates.
 #
 # From the shell: ``featviz why torchvision:fasterrcnn_mobilenet_v3_large_fpn --image street.jpg``.
