@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from html import escape
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from torch_featviz.model.run import run
 from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated, seed_all
 from torch_featviz.picture import Chart, Picture
+from torch_featviz.printable import escaped, printable
 from torch_featviz.table import html_table, text_table
 from torch_featviz.zoo import evaluate
 
@@ -80,11 +80,11 @@ class Comparison:
 
     def __str__(self) -> str:
         heading, rows = self._table()
-        return f"{text_table(heading, rows, right=_RIGHT)}\n\n{self._note()}"
+        return f"{text_table(heading, rows, right=_RIGHT)}\n\n{printable(self._note())}"
 
     def _repr_html_(self) -> str:
         heading, rows = self._table()
-        return f"{html_table(heading, rows, right=_RIGHT)}<p>{escape(self._note())}</p>"
+        return f"{html_table(heading, rows, right=_RIGHT)}<p>{escaped(self._note())}</p>"
 
     def picture(self, *, title: str = "") -> Picture:
         """Draw a bar per network: accuracy, time, parameters and multiply-adds side by side."""

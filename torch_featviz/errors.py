@@ -1,8 +1,14 @@
 """Every error that this package raises on purpose. Each is also the built-in error that a caller would expect."""
 
+from torch_featviz.printable import LONGEST, printable
+
 
 class FeatvizError(Exception):
-    """Base class of all errors that torch_featviz raises on purpose."""
+    """Base class of all errors that torch_featviz raises on purpose; what names in them would do to a terminal is
+    written out."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), lines=True, longest=LONGEST)
 
 
 class LayerError(FeatvizError, LookupError):

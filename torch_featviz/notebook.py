@@ -6,7 +6,6 @@ Nothing here runs a model. Text is escaped: names of layers, classes and files c
 from __future__ import annotations
 
 import base64
-import html as text
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +25,7 @@ from .errors import FeatvizError
 from .explain import Attribution
 from .picture import Legend, Picture, Scale, Sheet, number, paint, rgb
 from .picture.images import clipped, unit_images
+from .printable import escaped
 from .survey import Patches, TopPatches
 from .survey.unread import patches_alone
 from .training import Monitor
@@ -70,19 +70,19 @@ def table(head: Sequence[str], rows: Rows) -> str:
 def picture(data: bytes, kind: str, says: str) -> str:
     """An image of these bytes, with an alternative text."""
     source = base64.b64encode(data).decode("ascii")
-    return f'<img src="data:image/{kind};base64,{source}" alt="{text.escape(says)}" style="max-width:100%">'
+    return f'<img src="data:image/{kind};base64,{source}" alt="{escaped(says)}" style="max-width:100%">'
 
 
 def _cells(row: Iterable[str], tag: str, right: Sequence[bool]) -> str:
     styles = ("text-align:right; white-space:nowrap" if flush else "text-align:left" for flush in right)
     return "".join(
-        f'<{tag} style="{style}; padding:0 .7em">{text.escape(cell)}</{tag}>'
+        f'<{tag} style="{style}; padding:0 .7em">{escaped(cell)}</{tag}>'
         for cell, style in zip(row, styles, strict=True)
     )
 
 
 def _line(words: str) -> str:
-    return f"<p>{text.escape(words)}</p>"
+    return f"<p>{escaped(words)}</p>"
 
 
 def _drawn(sheet: Picture, says: str) -> str:
@@ -319,7 +319,9 @@ def _(drawings: XO) -> str:
 
 @html.register
 def _(files: ImageFiles) -> str:
-    return _line(repr(files)) + table(("image",), [[str(path)] for path in files.paths])
+    left_out = [[str(path), why] for path, why in files.left_out.items()]
+    more = _line("left out:") + table(("file", "because"), left_out) if left_out else ""
+    return _line(repr(files)) + table(("image",), [[str(path)] for path in files.paths]) + more
 
 
 __all__ = ["html", "picture", "table"]

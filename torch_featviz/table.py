@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Collection, Sequence
 
+from torch_featviz.printable import escaped, printable
+
 Row = Sequence[str]
+_LONGEST = 400  # letters of a cell, as each row is as wide as the widest
 
 
 def text_table(heading: Row, rows: Sequence[Row], *, right: Collection[int] = ()) -> str:
@@ -18,7 +20,7 @@ def text_table(heading: Row, rows: Sequence[Row], *, right: Collection[int] = ()
         small     9.0 %
         large    91.0 %
     """
-    every = [heading, *rows]
+    every = [[printable(cell, longest=_LONGEST) for cell in row] for row in (heading, *rows)]
     widths = [max(len(row[i]) for row in every) for i in range(len(heading))]
     lines = [
         "  ".join(
@@ -42,7 +44,7 @@ def html_table(heading: Row, rows: Sequence[Row], *, right: Collection[int] = ()
     def line(cells: Row, tag: str) -> str:
         sides = ("right" if i in right else "left" for i in range(len(cells)))
         return "".join(
-            f'<{tag} style="text-align:{side}; padding:0 .7em">{html.escape(cell)}</{tag}>'
+            f'<{tag} style="text-align:{side}; padding:0 .7em">{escaped(cell)}</{tag}>'
             for cell, side in zip(cells, sides, strict=True)
         )
 

@@ -233,6 +233,7 @@ def test_one_bad_file_among_many_is_named(tmp_path, monkeypatch, capsys):
     ):
         assert cli.main(["units", "xo", "--random", "--data", ".", "--channels", "0"]) == 0
     (tmp_path / "units.png").unlink()
+    assert capsys.readouterr().out == "units.png\n"
     for path in tmp_path.glob("[0-3]*.png"):
         path.write_bytes(b"nothing can be read")
     assert error(capsys, "units", "xo", "--random", "--data", ".").startswith("featviz: '00.png' is not an image that")

@@ -29,6 +29,7 @@ from torch_featviz.model.masks import Segmented
 from torch_featviz.picture import reserved
 from torch_featviz.picture.color import Counts, lut
 from torch_featviz.picture.images import ValueRange, clipped, unit_images
+from torch_featviz.printable import escaped
 from torch_featviz.zoo import ModelCard
 
 from .answer import answered, named_images, no_reasons, put_images
@@ -89,12 +90,12 @@ class Atlas(Displayed):
         """
         if Path(path).suffix.lower() not in (".html", ".htm"):
             raise OptionError(f"path must end in '.html', got {str(path)!r}.")
-        return write_whole(path, self.html.encode("utf-8", "replace"))  # a file's name may be no text at all
+        return write_whole(path, self.html.encode())
 
     def _repr_html_(self) -> str:
         page = html.escape(self.html)
         return (
-            f'<iframe srcdoc="{page}" sandbox="allow-scripts" title="{html.escape(self.title)}" width="100%" '
+            f'<iframe srcdoc="{page}" sandbox="allow-scripts" title="{escaped(self.title)}" width="100%" '
             'height="800"></iframe>'
         )
 

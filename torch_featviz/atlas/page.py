@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from torch_featviz.printable import encodable
+
 _FOLDER = Path(__file__).with_name("page")
 _UNSAFE = {ord(mark): f"\\u{ord(mark):04x}" for mark in "<>&\u2028\u2029"}
 
@@ -23,13 +25,19 @@ def render(title: str, data: dict[str, Any], blobs: list[str]) -> str:
         "atlas.html"
     )
     return template.render(
-        title=title,
+        title=encodable(title),
         csp=_policy(style, script),
         style=style,
         script=script,
-        data=json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).translate(_UNSAFE),
+        data=_json(data),
         blobs=blobs,
     )
+
+
+def _json(data: dict[str, Any]) -> str:
+    """Text that a script element can hold; what is no letter, as in a file's name that is no text, is written out."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).translate(_UNSAFE)
+    return encodable(text, json=True)
 
 
 def _scripts() -> list[str]:

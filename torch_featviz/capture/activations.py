@@ -12,6 +12,7 @@ from torch_featviz.errors import LayerError
 from torch_featviz.model.layers import canonical, near
 from torch_featviz.model.layout import Layout
 from torch_featviz.model.values import map_tensors
+from torch_featviz.printable import printable
 
 from .asked import call_name
 from .inplace import Record
@@ -148,7 +149,7 @@ class Activations(_Recorded):
         lines = [f"  {key}: {words}" for key, words in self.described().items()]
         if missing := self.not_run:
             lines.append(f"  did not run: {', '.join(missing)}")
-        return "\n".join([f"Activations, {len(self)} calls", *lines])
+        return "\n".join(map(printable, [f"Activations, {len(self)} calls", *lines]))
 
     def described(self) -> dict[str, str]:
         """What each call returned, in words: its shape and dtype."""
@@ -183,7 +184,8 @@ class Recent(_Recorded):
         return sum(1 for _ in self)
 
     def __str__(self) -> str:
-        return "\n".join([f"Recent, {len(self)} calls", *(f"  {key}: {all}" for key, all in self.described().items())])
+        lines = [f"  {key}: {words}" for key, words in self.described().items()]
+        return "\n".join(map(printable, [f"Recent, {len(self)} calls", *lines]))
 
     def described(self) -> dict[str, str]:
         """What each call returned last, in words, and how often it is there."""

@@ -11,6 +11,7 @@ from torch import distributed as dist
 from torch_featviz.displayed import Displayed, within
 from torch_featviz.errors import LayerError
 from torch_featviz.model.layers import canonical, near
+from torch_featviz.printable import printable
 
 from .activations import unreturned
 from .asked import call_name
@@ -122,4 +123,4 @@ class Statistics(Displayed, Mapping[str, Any]):
         if missing := self.not_run:
             lines.append(f"  did not run: {', '.join(missing)}")
         lines += [f"  {name} is left out: {why}" for name, why in self.left_out.items()]
-        return "\n".join([f"Statistics, {len(self)} layers", *lines])
+        return "\n".join(map(printable, [f"Statistics, {len(self)} layers", *lines]))

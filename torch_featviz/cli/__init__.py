@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from torch_featviz.errors import FeatvizError
+from torch_featviz.printable import printable, say
 
 __all__ = ["main"]
 
@@ -31,11 +33,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # lest the interpreter tries once more at exit
         if not isinstance(error, BrokenPipeError):
-            print(f"featviz: cannot write to stdout: {error.strerror}.", file=sys.stderr)
+            say(f"featviz: cannot write to stdout: {error.strerror}.", file=sys.stderr)
         return 1
 
 
 def _run(argv: Sequence[str] | None) -> int:
+    usual = warnings.formatwarning
+    warnings.formatwarning = lambda *told, **more: printable(usual(*told, **more), lines=True)
     try:
         from .grammar import parser  # noqa: PLC0415  it takes seconds, in which a person may press Ctrl-C
 
@@ -44,9 +48,11 @@ def _run(argv: Sequence[str] | None) -> int:
     except BrokenPipeError:
         raise
     except (FeatvizError, OSError) as error:
-        print(f"featviz: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        say(f"featviz: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("featviz: interrupted", file=sys.stderr)
+        say("featviz: interrupted", file=sys.stderr)
         return 130
+    finally:
+        warnings.formatwarning = usual
     return code

@@ -23,6 +23,7 @@ from torch_featviz.inspect.placed import placed
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.unplaced import unplaced
 from torch_featviz.picture import Picture, Sheet
+from torch_featviz.printable import say
 from torch_featviz.prove import prove as prove_it
 from torch_featviz.survey import top_patches
 from torch_featviz.training import History
@@ -44,7 +45,7 @@ def write(make: Callable[[Given], Saved], arguments: Namespace) -> None:
         on = given(arguments)
         path = make(on).save(arguments.out)
     say_device(on)
-    print(path)
+    say(path)
 
 
 def demo(arguments: Namespace) -> None:
@@ -58,7 +59,7 @@ def demo(arguments: Namespace) -> None:
             device=device_given(arguments),
         )
     if arguments.json:
-        print(json.dumps({"accuracy": shown.accuracy, "files": [str(path) for path in shown.files]}))
+        say(json.dumps({"accuracy": shown.accuracy, "files": [str(path) for path in shown.files]}))
 
 
 def layers(arguments: Namespace) -> None:
@@ -68,14 +69,14 @@ def layers(arguments: Namespace) -> None:
         on = given(arguments)
         table = summary(on.model, on.noise(1))
     say_device(on)
-    print(json.dumps({**table.as_dict(), "model": arguments.model}) if arguments.json else table)
+    say(json.dumps({**table.as_dict(), "model": arguments.model}) if arguments.json else table)
 
 
 def report(arguments: Namespace) -> None:
     """Draw how a training went, and print where that was written."""
     folder: Path = arguments.folder
     title = f"How it learnt: {folder.resolve().name}"
-    print(draw_report(History.load(folder), read_findings(folder), title=title).save(arguments.out))
+    say(draw_report(History.load(folder), read_findings(folder), title=title).save(arguments.out))
 
 
 def bench(arguments: Namespace) -> None:
@@ -84,24 +85,24 @@ def bench(arguments: Namespace) -> None:
     with redirect_stdout(sys.stderr):
         on = given(arguments)
         images = on.noise(arguments.batch)
-        print("timing ...", flush=True)
+        say("timing ...", file=sys.stderr)
         with torch.no_grad():
             cost = overhead(on.model, images, arguments.layer)
     if arguments.json:
         asked = {"model": arguments.model, "layer": arguments.layer, "input": list(images.shape)}
-        print(json.dumps({**asked, **cost.as_dict()}))
+        say(json.dumps({**asked, **cost.as_dict()}))
         return
     peak = "not told by this device" if cost.peak_over_bare is None else f"{cost.peak_over_bare / 1e6:+.3g} MB"
     shape = "×".join(map(str, images.shape))
-    print(
+    lines = (
         f"{arguments.model}, {arguments.layer or 'all layers'} ({cost.calls} calls); input {shape}, {cost.device}",
         f"  forward with capture, to the bare one  {cost.ratio}",
         f"  for each of these calls                {cost.per_layer.micro()}",
         f"  memory held                            {cost.bytes_held / 1e6:.3g} MB",
         f"  peak memory, over the bare forward's   {peak}",
         "In brackets: where the true median lies, with 95 % confidence.",
-        sep="\n",
     )
+    say("\n".join(lines))
 
 
 def prove(arguments: Namespace) -> int:
@@ -110,7 +111,7 @@ def prove(arguments: Namespace) -> int:
         on = given(arguments)
         proof = replace(prove_it(on.model, on.images()), model=on.name)
     say_device(on)
-    print(json.dumps(proof.to_dict()) if arguments.json else proof)
+    say(json.dumps(proof.to_dict()) if arguments.json else proof)
     return 0 if proof.holds else 1
 
 

@@ -18,6 +18,7 @@ from torch_featviz.errors import DeviceError, FileError, OptionError, ShapeError
 from torch_featviz.model.labels import class_number
 from torch_featviz.model.names import known_names
 from torch_featviz.model.untouched import evaluating
+from torch_featviz.printable import say
 from torch_featviz.zoo import ImageFiles, ModelCard, card
 from torch_featviz.zoo.file_nets import file_net, told
 
@@ -132,7 +133,7 @@ def device_given(arguments: Namespace) -> torch.device:
 def say_device(on: Given) -> None:
     """On stderr, where all of it was computed."""
     title = f" ({torch.cuda.get_device_name(on.device)})" if on.device.type == "cuda" else ""
-    print(f"computed on {on.device}{title}", file=sys.stderr)
+    say(f"computed on {on.device}{title}", file=sys.stderr)
 
 
 def _begun(arguments: Namespace, info: ModelCard) -> nn.Module:
@@ -155,7 +156,7 @@ def _of_the_demo(info: ModelCard) -> Path | None:
     if not found:
         return None
     latest = max(found, key=lambda path: (path.stat().st_mtime, path))
-    print(f"weights: {latest}, which featviz demo trained", file=sys.stderr)
+    say(f"weights: {latest}, which featviz demo trained", file=sys.stderr)
     return latest
 
 

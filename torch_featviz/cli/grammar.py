@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from torch_featviz import __version__
 from torch_featviz.choices import DEMO, METHODS, MODELS, PROJECTIONS
+from torch_featviz.printable import printable
 
 from .mistakes import check
 
@@ -45,9 +46,20 @@ class Run(NamedTuple):
         return command(arguments) or 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Prints arguments, which may be names of files, as the command prints all else."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.color = False  # which Python 3.14 makes of control characters
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        super()._print_message(printable(message, lines=True), file)
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole grammar; what it parses has `run`, which takes it."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="featviz",
         description="See what a convolutional network has learnt. `featviz COMMAND --help` says what a command takes.",
         epilog=f"{_EXITS}\n\nexample:\n  featviz demo",

@@ -21,6 +21,7 @@ from torch_featviz.choices import FIGURES
 from torch_featviz.errors import FileError, WeightsError
 from torch_featviz.files import write_whole
 from torch_featviz.picture import Picture, Scale
+from torch_featviz.printable import say
 from torch_featviz.training import Monitor
 from torch_featviz.zoo import XO, TrainingCurves, card, train_xo
 from torch_featviz.zoo.fit import Around
@@ -83,7 +84,7 @@ def demo(
     _check_folder(out)
     kept = out / (f"seed{seed}" if epochs is None else f"seed{seed}-epochs{epochs}") / STATE
     if kept.exists() and kept.with_suffix(".json").exists() and not retrain:
-        print(
+        say(
             f"Found the network that an earlier run trained ({kept}), on {device}; --retrain begins anew.",
             file=sys.stderr,
         )
@@ -94,7 +95,7 @@ def demo(
     state = digest_of(seed, str(device), files=[path for path in known if path.exists()])
     made = Made(drawn / RECORD, state)
     accuracy = made.accuracy if made.accuracy is not None else late.learnt.result.accuracy
-    print(f"Held-out accuracy: {100 * accuracy:.1f} % of {len(XO('test', seed))} drawings that it never saw.")
+    say(f"Held-out accuracy: {100 * accuracy:.1f} % of {len(XO('test', seed))} drawings that it never saw.")
     makes: dict[str, Callable[[], bytes]] = {
         **{name: partial(_drawn, draw, late) for name, draw in sheets().items()},
         **{name: (drawn / name).read_bytes for name in TRAINING if (drawn / name).exists()},
@@ -104,15 +105,15 @@ def demo(
     for name, make in makes.items():
         files.append(out / name)
         unchanged = "" if made.write(files[-1], make) else " (unchanged)"
-        print(f"  {files[-1]}{unchanged}")
+        say(f"  {files[-1]}{unchanged}")
     made.keep(accuracy)
-    print(_next(files[-1], kept))
+    say(_next(files[-1], kept))
     return Shown(accuracy, files)
 
 
 def _train(kept: Path, seed: int, epochs: int, device: str | torch.device) -> None:
     """Train a network, watched, and keep it with what was drawn of its training."""
-    print(f"Training xo_deep on 1,700 drawn circles and crosses (seed {seed}), on {device} ...", file=sys.stderr)
+    say(f"Training xo_deep on 1,700 drawn circles and crosses (seed {seed}), on {device} ...", file=sys.stderr)
     start = time.perf_counter()
     watched: list[Monitor] = []
     folder = kept.with_name("training")
@@ -124,7 +125,7 @@ def _train(kept: Path, seed: int, epochs: int, device: str | torch.device) -> No
         return watched[0].step
 
     model, history, _ = train_xo(seed, watch=watch, epochs=epochs, device=device)
-    print(f"Trained {len(history.seconds)} epochs in {time.perf_counter() - start:.0f} s.", file=sys.stderr)
+    say(f"Trained {len(history.seconds)} epochs in {time.perf_counter() - start:.0f} s.", file=sys.stderr)
     watched[0].close()
     _draw_training(watched[0], kept.parent)
     _keep(kept, model, history)
@@ -132,7 +133,7 @@ def _train(kept: Path, seed: int, epochs: int, device: str | torch.device) -> No
 
 def _draw_training(watch: Monitor, folder: Path) -> None:
     for finding in watch.findings:
-        print(f"  found at step {finding.step}: {finding.text}")
+        say(f"  found at step {finding.step}: {finding.text}")
     watch.report(title="How it learnt, layer by layer").save(folder / REPORT)
     for name, (layer, of) in FILMS.items():
         film = watch.film(layer, "maps" if of == "maps" else "kernels", names=CLASSES)
@@ -145,7 +146,7 @@ def _drawn(draw: Callable[[Learnt], Picture], late: _Late) -> bytes:
 
 
 def _page(late: _Late, training: Path) -> bytes:
-    return page(late.learnt, training).html.encode("utf-8", "replace")
+    return page(late.learnt, training).html.encode()
 
 
 def _next(page: Path, kept: Path) -> str:

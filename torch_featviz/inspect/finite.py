@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from torch_featviz.displayed import Displayed
+from torch_featviz.printable import printable
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class NonFinite(Displayed):
             lines.append(
                 "  no layer returned such an input: look at the code before this call (-inf in a mask is no fault)"
             )
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
     def _given(self) -> Iterator[str]:
         return (f"  input {position}: {given}" for position, given in enumerate(self.inputs))

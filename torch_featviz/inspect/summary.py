@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from torch_featviz.displayed import Displayed
 from torch_featviz.errors import OptionError
 from torch_featviz.model.inputs import Inputs, placement
 from torch_featviz.model.layers import check_module, names_of, unwrap
+from torch_featviz.printable import escaped
 from torch_featviz.table import html_table, text_table
 
 from .layer import Layer
@@ -84,7 +84,7 @@ class Summary(Displayed):
 
     def _repr_html_(self) -> str:
         table = html_table(_HEADINGS, [*map(_cells, self.layers)], right=_NUMBERS)
-        return f"{table}<p>{'<br>'.join(map(html.escape, self._totals()))}</p>"
+        return f"{table}<p>{'<br>'.join(map(escaped, self._totals()))}</p>"
 
     def _totals(self) -> list[str]:
         size = "×".join(map(str, self.input_shape))

@@ -125,8 +125,8 @@ class Source:
         if done and type(self.loader) is DataLoader:
             names = ("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "prefetch_factor")
             kept = {name: getattr(loader, name) for name in (*names, "multiprocessing_context", "generator")}
-            return iter(DataLoader(loader.dataset, batch_sampler=list(loader.batch_sampler)[done:], **kept))
-        batches = iter(loader)
+            loader, done = DataLoader(loader.dataset, batch_sampler=list(loader.batch_sampler)[done:], **kept), 0
+        batches: Iterator[Any] = iter(loader)
         for _ in range(done):
             with suppress(OSError):
                 next(batches, None)
