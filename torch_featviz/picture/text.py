@@ -6,7 +6,9 @@ What that one lacks is taken from typefaces of the machine.
 import bisect
 import math
 import re
+from collections.abc import Iterator
 from functools import lru_cache, partial
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +23,7 @@ _NO_CONTROL = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]*")
 Color = tuple[int, int, int]
 
 _LABEL = 32  # letters: what is no longer stands on many sheets, as labels do; a longer line is often of one sheet
+_MOST = 60  # lines of a text
 _ROUNDING = 1.01 * 2.0**-17  # of a value: a range that is no wider was made of one value
 
 PAPER: Color = (255, 255, 255)
@@ -173,19 +176,25 @@ def _draw(run: _Run, size: int, ink: Color, paper: Color) -> Image.Image:
 
 
 def wrap(text: str, limit: int, size: int, bold: bool = False) -> list[str]:
-    """Lines of at most `limit` pixels, broken between words, or letters where a script has no spaces."""
-    lines: list[str] = []
+    """Lines of at most `limit` pixels, broken between words, or letters where a script has no spaces; at most 60, the
+    last of which is then `…`.
+    """
+    lines = list(islice(_wrapped(text, limit, size, bold), _MOST + 1))
+    return lines if len(lines) <= _MOST else [*lines[: _MOST - 1], "…"]
+
+
+def _wrapped(text: str, limit: int, size: int, bold: bool) -> Iterator[str]:
     for paragraph in text.splitlines():
         line = ""
         for word in paragraph.split():
             for i, piece in enumerate(letters.pieces(word)):
                 longer = f"{line} {piece}" if line and i == 0 else line + piece
                 if line and width(longer, size, bold) > limit:
-                    lines.append(line)
+                    yield line
                     longer = piece
                 line = longer if len(longer) > len(piece) else shorten(piece, limit, size, bold)
-        lines += [line] if line else []
-    return lines
+        if line:
+            yield line
 
 
 def shorten(text: str, limit: int, size: int, bold: bool = False, *, ending: float = 0.5) -> str:
