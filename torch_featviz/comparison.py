@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch_featviz.bench import Ratio, interleaved
 from torch_featviz.displayed import Displayed
 from torch_featviz.errors import FeatvizError, OptionError, ShapeError
+from torch_featviz.gate import gated
 from torch_featviz.inspect import Summary, summary
 from torch_featviz.model.inputs import Inputs, as_batch, device_of
 from torch_featviz.model.labels import image_of
@@ -86,6 +87,7 @@ class Comparison:
         heading, rows = self._table()
         return f"{html_table(heading, rows, right=_RIGHT)}<p>{escaped(self._note())}</p>"
 
+    @gated
     def picture(self, *, title: str = "") -> Picture:
         """Draw a bar per network: accuracy, time, parameters and multiply-adds side by side."""
         from matplotlib.figure import Figure  # noqa: PLC0415  no matplotlib on import
@@ -143,6 +145,7 @@ class Comparison:
         return f"{of}time in batches of {self.batch} on {self.device}, median of {self.rounds} rounds in turns"
 
 
+@gated
 def compare(
     models: Mapping[str, nn.Module],
     data: Iterable[Any] | Tensor,

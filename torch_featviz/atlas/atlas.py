@@ -20,6 +20,7 @@ from torch_featviz.displayed import Displayed
 from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.explain.deconvnet import check_projection
 from torch_featviz.files import write_whole
+from torch_featviz.gate import gated
 from torch_featviz.inspect.walk import Walk, walk
 from torch_featviz.model.answer import Answer, Kind
 from torch_featviz.model.boxes import names_in
@@ -77,6 +78,7 @@ class Atlas(Displayed):
         """The page as HTML without external files; the same input gives the same text."""
         return render(self.title, self.data, list(self.blobs))
 
+    @gated
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Save the page; the file is complete or not written.
 
@@ -100,6 +102,7 @@ class Atlas(Displayed):
         )
 
 
+@gated
 def atlas(
     model: nn.Module,
     images: Tensor,

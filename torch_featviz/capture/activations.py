@@ -9,6 +9,7 @@ from torch import Tensor
 
 from torch_featviz.displayed import Displayed, within
 from torch_featviz.errors import LayerError
+from torch_featviz.gate import gated
 from torch_featviz.model.layers import canonical, near
 from torch_featviz.model.layout import Layout
 from torch_featviz.model.values import map_tensors
@@ -99,6 +100,7 @@ class Activations(_Recorded):
         self._indexed = (-1, -1)
         self._positions: dict[str, int] = {}
 
+    @gated
     def calls(self, layer: str) -> list[Any]:
         """List the outputs of `layer`, one per call, in order. Empty if it did not run.
 
@@ -111,6 +113,7 @@ class Activations(_Recorded):
         records = self._recorder.latest()
         return [self._read(records, i, name) for i, record in enumerate(records) if record[0] == name]
 
+    @gated
     def layout(self, key: str) -> Layout:
         """Return the axes of an output: images, channels and places, for `feature_maps(..., layout=...)`.
 
@@ -133,6 +136,7 @@ class Activations(_Recorded):
             raise self._absent(key, index)
         return self._read(self._recorder.latest(), index[key], key)
 
+    @gated
     def get(self, key: str, default: Any = None) -> Any:
         return self[key] if key in self else default  # noqa: SIM401 - this is what get() is
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
 
 from torch_featviz.errors import LayerError
+from torch_featviz.gate import gated
 from torch_featviz.model.layers import Layers, canonical, check_module, listed, resolve, split_call
 from torch_featviz.model.values import map_tensors
 from torch_featviz.torch_private import DISABLING_TAKES_A_REASON
@@ -62,6 +63,7 @@ class FeatureExtractor(_Transparent):
         {'1': torch.Size([1, 4, 6, 6])}
     """
 
+    @gated
     def __init__(self, model: nn.Module, layers: Layers = None) -> None:
         super().__init__(model)
         self.layers = None if layers is None else listed(layers)  # a list, even of modules, registers no child

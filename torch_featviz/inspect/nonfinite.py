@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch_featviz.capture.eager import uncompiled
 from torch_featviz.capture.stopping import Stopped
 from torch_featviz.capture.tap import Taps, function_of, put, take_back
+from torch_featviz.gate import gated
 from torch_featviz.model.layers import check_module, names_of
 from torch_featviz.model.run import device_told
 from torch_featviz.model.untouched import Kept
@@ -23,6 +24,7 @@ from torch_featviz.torch_private import CALL, any_global_hook
 from .finite import NonFinite, Span, finite, report, span_of
 
 
+@gated
 def first_nonfinite(model: nn.Module, *inputs: Any, **keywords: Any) -> NonFinite | None:
     """Run `model(*inputs, **keywords)` and return the first layer whose output contains NaN or infinity.
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from torch_featviz.capture.session import capture
 from torch_featviz.errors import OptionError, ShapeError
+from torch_featviz.gate import gated
 from torch_featviz.model.inputs import Inputs, placement
 from torch_featviz.model.layers import Layers
 from torch_featviz.model.run import run
@@ -18,6 +19,7 @@ from torch_featviz.model.untouched import isolated
 from torch_featviz.model.values import map_tensors
 
 
+@gated
 def shapes(
     model: nn.Module,
     *inputs: Sequence[int] | Tensor,

@@ -13,6 +13,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.utils.parametrize import ParametrizationList
 
 from torch_featviz.errors import DtypeError, LayerError, OptionError
+from torch_featviz.gate import gated
 from torch_featviz.torch_private import ORIGINAL, PACKED, Convolution, is_optimized
 
 from .held import base_of, reads_weights
@@ -95,6 +96,7 @@ def wrappers_in(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:
                     yield child
 
 
+@gated
 def layer_names(model: nn.Module) -> list[str]:
     """List the dotted names of all layers of `model`, as `capture` takes them, in the order of `named_modules()`.
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from torch_featviz.errors import OptionError, ShapeError
+from torch_featviz.gate import check_fields, gated
 
 from .axes import CHANNELS, IMAGES, UNKNOWN, Axes, Axis, Factor, start
 from .follow import Call, Follower
@@ -52,6 +53,7 @@ class Layout:
     heads: int | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if any(size < 1 for size in self.grid) or self.prefix < 0 or self.suffix < 0:
             raise OptionError(f"grid sizes must be at least 1, prefix and suffix at least 0; got {self}.")
 
@@ -65,6 +67,7 @@ class Layout:
         """Whether there is more than one place, and the places are known."""
         return prod(self.grid) > 1
 
+    @gated
     def maps(self, values: Tensor) -> Tensor:
         """Rearrange `values` into maps `b k h w` (or `b k l`, ...), without the tokens that have no place.
 
@@ -100,17 +103,22 @@ class Layout:
             )
         return values.reshape(*values.shape[:2], *self.grid)
 
+    @gated
     def put_back(self, maps: Tensor, values: Tensor) -> Tensor:
         """`values` of tokens with these maps at their places: what `maps` undoes.
 
+        Raises:
+            ShapeError: this is no layout of tokens, or the maps are not those of `values`.
         Example:
             >>> layout, values = Layout(grid=(2, 3), prefix=1), torch.arange(7.0).reshape(1, 7, 1)
             >>> torch.equal(layout.put_back(layout.maps(values), values), values)
             True
         """
-        assert self.images is not None
-        assert self.channels is not None
-        assert self.tokens is not None
+        if self.images is None or self.channels is None or self.tokens is None:
+            raise ShapeError(f"only a layout with images, channels and tokens puts maps back, this is {self}.")
+        if self.maps(values).shape != maps.shape:
+            expected = tuple(self.maps(values).shape)
+            raise ShapeError(f"maps must be of shape {expected}, as of these values, got {tuple(maps.shape)}.")
         ndim, tokens = values.dim(), self.tokens % values.dim()
         axes = [self.images % ndim, self.channels % ndim, tokens]
         inside = maps.flatten(2).permute([axes.index(axis) for axis in range(ndim)])

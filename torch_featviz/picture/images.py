@@ -82,7 +82,11 @@ def _brought(images: Tensor, declared: ValueRange) -> Tensor:
     if isinstance(declared, str) and declared in _SCALES:
         return images if declared == "unit" else _SCALES[declared](images)
     if callable(declared):
-        return declared(images)
+        units = declared(images)
+        if not isinstance(units, Tensor) or units.shape != images.shape:
+            got = tuple(units.shape) if isinstance(units, Tensor) else type(units).__name__
+            raise OptionError(f"the function value_range must return images {tuple(images.shape)}, got {got}.")
+        return _checked(units)
     mean, std = _statistics(_IMAGENET if isinstance(declared, str) else declared, images)
     return images * std + mean
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
+from torch_featviz.gate import gated
 from torch_featviz.launching import gpu
 from torch_featviz.picture.color import colors, is_diverging, lut, odd, reserved, rows_of
 from torch_featviz.picture.images import ROUNDED, Card, ValueRange, affine_units, clipped, snapped, unit_images
@@ -25,6 +26,7 @@ _BLOCK = 2**18  # values; several passes over so many stay within a core's cache
 _GRAY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601
 
 
+@gated
 def overlay(
     images: Tensor,
     heatmaps: Tensor,

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from torch_featviz.displayed import Displayed, shortened, within
-from torch_featviz.errors import OptionError
+from torch_featviz.errors import DtypeError, OptionError
 from torch_featviz.files import write_whole
+from torch_featviz.gate import gated
 from torch_featviz.picture import png
 from torch_featviz.picture.figures import make_legible
 from torch_featviz.picture.text import Pixels
@@ -56,6 +57,7 @@ class Picture(ABC, Displayed):
         """The whole picture as PNG bytes; the same picture gives the same bytes."""
         return png.encode(self._sheet)
 
+    @gated
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Save the picture as PNG; the file is complete or not written.
 
@@ -86,6 +88,10 @@ class Chart(Picture):
     """A matplotlib Figure as a Picture; it is drawn once, on first use."""
 
     chart: "Figure"
+
+    def __post_init__(self) -> None:
+        if not hasattr(self.chart, "axes"):
+            raise DtypeError(f"chart must be a matplotlib Figure, got {type(self.chart).__name__}.")
 
     def figure(self) -> "Figure":
         return make_legible(self.chart)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from torch_featviz.displayed import Displayed
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
+from torch_featviz.gate import check_fields, gated
 
 _RANK = {"kernel": 2, "filter": 3}
 _LEAST = 0.75  # of the range is for what `quantile` holds, or the rest are outliers
@@ -49,6 +50,7 @@ class Scale(Displayed):
     per: Literal["kernel", "filter", "layer"] = "layer"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0 < self.quantile <= 1:
             raise OptionError(f"quantile must be in (0, 1], got {self.quantile}; 98 % is quantile=0.98.")
         if self.by not in ("count", "mass", "outliers"):
@@ -303,6 +305,7 @@ def _unit(x: Tensor, low: Tensor, high: Tensor, symmetric: bool) -> Tensor:
     return torch.where(x.isinf(), x, unit.clamp_(-limit.max, limit.max))  # far outside must not look infinite
 
 
+@gated
 def normalize(x: Tensor, scale: Scale | None = None, **declared: Any) -> Tensor:
     """Map values to the unit range and clip them to it; NaN stays NaN.
 
@@ -333,6 +336,7 @@ class KernelNormalizer(nn.Module):
         tensor([1.])
     """
 
+    @gated
     def __init__(
         self,
         *,

@@ -6,8 +6,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
+from torch_featviz.gate import gated
 
 
+@gated
 def tile(maps: Tensor, *, ncols: int | None = None, pad: int = 1, fill: float = 0.0) -> Tensor:
     """Lay maps on one grid, row by row: `n c h w -> c (rows h) (cols w)` plus gaps.
 
@@ -42,6 +44,7 @@ def tile(maps: Tensor, *, ncols: int | None = None, pad: int = 1, fill: float = 
     return sheet
 
 
+@gated
 def untile(sheet: Tensor, *, n: int, ncols: int | None = None, pad: int = 1) -> Tensor:
     """Take a grid apart, the inverse of `tile`: `c H W -> n c h w`.
 
@@ -139,6 +142,7 @@ class GridTiler(nn.Module):
         torch.Size([1, 11, 17])
     """
 
+    @gated
     def __init__(self, *, ncols: int | None = None, pad: int = 1, fill: float = 0.0) -> None:
         super().__init__()
         self.ncols, self.pad, self.fill = ncols, pad, fill
@@ -146,5 +150,6 @@ class GridTiler(nn.Module):
     def extra_repr(self) -> str:
         return f"ncols={self.ncols}, pad={self.pad}, fill={self.fill}"
 
+    @gated
     def forward(self, maps: Tensor) -> Tensor:
         return tile(maps, ncols=self.ncols, pad=self.pad, fill=self.fill)

@@ -15,6 +15,7 @@ from torch import distributed as dist
 from torch_featviz.displayed import Displayed
 from torch_featviz.errors import OptionError
 from torch_featviz.explain.deconvnet import check_projection
+from torch_featviz.gate import gated
 from torch_featviz.inspect.receptive import ReceptiveField
 from torch_featviz.model.layers import Layer, layer_name, resolve, split_call
 from torch_featviz.model.unplaced import unplaced
@@ -64,6 +65,7 @@ class TopPatches(Displayed):
     # of the channels read last, by the projection asked for
     _crops: dict[tuple[str | None, int], list[Crop]] = field(default_factory=dict, init=False, repr=False)
 
+    @gated
     def patches(self, channels: int | Sequence[int], *, projection: str | None = None) -> Patches:
         """Read the chosen images again and crop the top-activating patches of some channels (Zeiler & Fergus 2013, fig.
         2).
@@ -143,6 +145,7 @@ def top_patches(
     every: int | None = ...,
     progress: bool = ...,
 ) -> dict[str, TopPatches]: ...
+@gated
 def top_patches(
     model: nn.Module,
     loader: Iterable[Any],

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from torch_featviz.capture.session import check_every
 from torch_featviz.displayed import Displayed, within
 from torch_featviz.errors import FileError, LayerError, OptionError
+from torch_featviz.gate import gated
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.layers import Layers, check_module, unwrap
 from torch_featviz.picture import Picture, Scale
@@ -108,6 +109,7 @@ class Monitor(Displayed):
         dtype('uint8')
     """
 
+    @gated
     def __init__(
         self,
         model: nn.Module,
@@ -213,6 +215,7 @@ class Monitor(Displayed):
         return self._log.findings.all
 
     @contextmanager
+    @gated
     def step(self, number: int | None = None) -> Iterator[Step]:
         """Put this around one training step: its forwards, the backward, and `optimizer.step()`.
 
@@ -265,6 +268,7 @@ class Monitor(Displayed):
         self._log.finish(quietly=error is not None)
         self.close()
 
+    @gated
     def report(self, *, title: str = "") -> Picture:
         """Draw the report: loss and other scalars on top, then one row per layer with histograms, spread, dead
         channels, gradients and updates.
@@ -276,6 +280,7 @@ class Monitor(Displayed):
         """
         return report(self.history, self.findings, title=title)
 
+    @gated
     def film(self, layer: str, of: Literal["kernels", "maps", "why"] = "kernels", *, names: Sequence[str] = ()) -> Film:
         """Make a film of a layer's kernels, or of its feature maps of the probe, over the steps, on one scale.
 
@@ -310,6 +315,7 @@ class Monitor(Displayed):
         """Itself: a model that holds its monitor may be copied."""
         return self
 
+    @gated
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned."""
         self._log.findings.load_state_dict(state["findings"])  # which may refuse it

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from torch_featviz.errors import ShapeError
 from torch_featviz.explain import Adversarial, attack
+from torch_featviz.gate import gated
 from torch_featviz.model.answer import Answer, Kind, named_both
 from torch_featviz.model.inputs import as_batch
 from torch_featviz.model.labels import names_of
@@ -26,6 +27,7 @@ _GOAL = 224  # pixels of a cell
 _AROUND = 8  # pixels beside a label
 
 
+@gated
 def adversarial(
     model: nn.Module,
     images: Tensor,

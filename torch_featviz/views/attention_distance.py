@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from torch_featviz.errors import LayerError
 from torch_featviz.explain.rollout import distance_table, distances
+from torch_featviz.gate import gated
 from torch_featviz.inspect.attention import Attended, Attending, Tokens
 from torch_featviz.model.inputs import Inputs, as_batch
 from torch_featviz.model.layers import Layers
@@ -48,6 +49,7 @@ class AttentionDistance(Chart):
     title: str = ""
 
 
+@gated
 def attention_distance(
     model: nn.Module,
     images: Tensor,

@@ -7,6 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch_featviz.errors import OptionError, ShapeError
+from torch_featviz.gate import gate
 from torch_featviz.picture import Chart, Picture, number
 from torch_featviz.picture.figures import as_written, fit
 
@@ -22,6 +23,7 @@ _ACROSS, _DOWN = 4, 10  # panels, at most
 _NAMED = 11  # lines of a panel, at most
 
 
+@gate("history", "x")
 def curves(
     history: Mapping[str, Mapping[str, Sequence[float | None]] | Sequence[float | None]] | Sequence[float | None],
     *,

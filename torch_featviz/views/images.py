@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
+from torch_featviz.gate import gate
 from torch_featviz.model.labels import label_of, names_of, pair_of
 from torch_featviz.picture import Legend, Picture, Sheet, enlarge, rgb
 from torch_featviz.picture.bounds import drawn_at, named, room, shrunk
@@ -21,6 +22,7 @@ _NARROWEST = 120  # pixels for a label, at least
 _MIXED = 320  # the longer side, at most, of images of several sizes
 
 
+@gate("labels")
 def images(
     batch: Any,
     labels: Any = None,
@@ -119,6 +121,7 @@ def _is_image(value: Any) -> bool:
 def _words(labels: Any, count: int, names: Sequence[str]) -> list[str]:
     """A text for each image."""
     many = hasattr(labels, "__len__") and not isinstance(labels, (str, bytes, Mapping))
+    many = many and getattr(labels, "shape", None) != ()
     if not many or len(labels) != count:
         got = f"{len(labels)}" if many else repr(labels)
         raise ShapeError(f"labels must have {count} entries, one per image, got {got}.")

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from torch_featviz.errors import OptionError
+from torch_featviz.gate import gate
 from torch_featviz.model.weights import Kernel, planes_of
 from torch_featviz.picture import Legend, Picture, Scale, Sheet, paint
 from torch_featviz.picture.bounds import CELLS, arranged, fitting
@@ -17,6 +18,7 @@ _PLANES = ("red", "green", "blue")
 _WORDY = 64  # filters that have room for more than numbers
 
 
+@gate("model_or_weight")
 def kernels(
     model_or_weight: nn.Module | Tensor,
     layer: str | None = None,

@@ -15,6 +15,7 @@ from torch_featviz.errors import FeatvizError, LayerError, OptionError, ShapeErr
 from torch_featviz.explain import Reason, Reasons, Verdict, reasons
 from torch_featviz.explain.reasons import answered
 from torch_featviz.explain.verdict import CHANCE, lacking, needed
+from torch_featviz.gate import gated
 from torch_featviz.inspect.layer import Layer
 from torch_featviz.inspect.walk import walk
 from torch_featviz.model.answer import Answer, Kind
@@ -56,6 +57,7 @@ _CHANCE = {
 }
 
 
+@gated
 def look(
     model: nn.Module,
     image: Tensor | Image.Image | str | Path,

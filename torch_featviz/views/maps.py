@@ -9,6 +9,7 @@ from torch import Tensor
 
 from torch_featviz.choices import check_whole
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
+from torch_featviz.gate import gate
 from torch_featviz.model.layout import Layout
 from torch_featviz.model.unplaced import unplaced
 from torch_featviz.picture import Legend, Picture, Scale, Sheet, grid_columns, paint
@@ -23,6 +24,7 @@ _NAME = 320  # pixels of the name of an image, at most
 _FAINT = 1e-3  # of the median channel
 
 
+@gate("maps")
 def feature_maps(
     maps: Tensor | Mapping[str, Tensor],
     *,

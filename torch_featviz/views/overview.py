@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torch_featviz.errors import LayerError, OptionError, ShapeError
+from torch_featviz.gate import gated
 from torch_featviz.inspect.components import reduced_by
 from torch_featviz.inspect.layer import Layer
 from torch_featviz.inspect.walk import walk
@@ -27,6 +28,7 @@ _FEW, _ZOOMED = 24, 240  # so many cells may be so many pixels large
 _LARGE = 448  # pixels of a cell that maps may be enlarged to, so that their sizes agree
 
 
+@gated
 def overview(
     model: nn.Module,
     images: Tensor,

@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
+from torch_featviz.gate import gate
 from torch_featviz.picture import Legend, Picture, Scale, paint, rgb
 from torch_featviz.picture.images import Card, ValueRange, clipped, unit_images
 from torch_featviz.views.numbers import Written, drawn, first, written
 
 
+@gate("image")
 def pixels(
     image: Tensor | Sequence[Tensor],
     *,

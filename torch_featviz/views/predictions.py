@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
+from torch_featviz.gate import gate
 from torch_featviz.model.answer import LABELS, Answer, Kind, answer_of, end_of, scores_of
 from torch_featviz.model.labels import labels_of, names_of
 from torch_featviz.picture import Chart, Legend, Picture, rgb
@@ -26,6 +27,7 @@ LIMIT = 64
 _RIGHT, _WRONG, _BAR = "#1b6e3c", "#b3261e", "#7d97b8"
 
 
+@gate("images", "logits", "targets")
 def predictions(
     images: Tensor,
     logits: Any,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torch_featviz.errors import OptionError, ShapeError
+from torch_featviz.gate import gated
 from torch_featviz.inspect.placed import placed
 from torch_featviz.model.inputs import Inputs, as_batch
 from torch_featviz.model.layout import Layout
@@ -26,6 +27,7 @@ _GOAL = 224  # pixels, about, of a cell
 _WHITE, _BLACK = 255, 0
 
 
+@gated
 def tokens(
     model: nn.Module,
     images: Tensor,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch_featviz.choices import MODELS, check_model
+from torch_featviz.gate import gated
 
 from . import cifar, filters, lite, xo
 from .augment import Augmentation, augment, probabilities
@@ -58,6 +59,7 @@ def names() -> list[str]:
     return list(MODELS)
 
 
+@gated
 def card(name: str) -> ModelCard:
     """Return the card of a network by its name: one of `names()`, `torchvision:NAME` or `timm:NAME`.
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from torch_featviz.displayed import Displayed
 from torch_featviz.errors import OptionError, ShapeError, WeightsError
+from torch_featviz.gate import check_fields, check_floats, gated
 from torch_featviz.model.answer import KINDS, Kind
 
 from .images import as_given, as_unit, check_strip, named, open_image, to_size
@@ -67,6 +68,7 @@ class ModelCard(Displayed):
     transform: Callable[[Any], Tensor] | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         given = self.input_size
         if len(given) != 3 or given[0] < 1 or (min(given) < 1 and given[1:] != (0, 0)):
             raise OptionError(f"input_size must be (channels, height, width), got {self.input_size}.")
@@ -78,6 +80,7 @@ class ModelCard(Displayed):
         if min(self.std) <= 0:
             raise OptionError(f"std must be above 0, got {self.std}.")
 
+    @gated
     def load(self, path: str | Path | None = None, *, key: str | None = None) -> nn.Module:
         """Build the network and load trained weights; it is in evaluation mode.
 
@@ -105,6 +108,7 @@ class ModelCard(Displayed):
         put_state(model, state, self.name)
         return model.eval()
 
+    @gated
     def preprocess(self, image: Tensor | Image.Image | str | Path) -> Tensor:
         """Turn an image into the network's input, normalised `b c h w`, by the published transform if the card has one.
 
@@ -138,25 +142,30 @@ class ModelCard(Displayed):
             )
         return fed
 
+    @gated
     def normalize(self, images: Tensor) -> Tensor:
         """Normalise images in [0, 1]: `(x - mean) / std`, for `c h w` or `b c h w`.
 
         Raises:
+            DtypeError: `images` are no floats.
             ShapeError: the wrong number of axes or channels.
         """
         mean, std = self._statistics(images)
         return (images - mean) / std
 
+    @gated
     def denormalize(self, images: Tensor) -> Tensor:
         """Undo `normalize`: `x * std + mean`, for `c h w` or `b c h w`.
 
         Raises:
+            DtypeError: `images` are no floats.
             ShapeError: the wrong number of axes or channels.
         """
         mean, std = self._statistics(images)
         return images * std + mean
 
     def _statistics(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        check_floats("images", images)
         channels = self.input_size[0]
         if images.ndim not in (3, 4) or images.shape[-3] != channels:
             shape = tuple(images.shape)

@@ -19,6 +19,8 @@ from torch.utils.data import Dataset
 from torch_featviz.capture import Moments
 from torch_featviz.displayed import Displayed, shortened
 from torch_featviz.errors import DtypeError, FileError, OptionError, ShapeError, WeightsError
+from torch_featviz.gate import gated
+from torch_featviz.model.inputs import check_images
 from torch_featviz.model.labels import image_of, items_of
 from torch_featviz.warn import warn
 
@@ -47,9 +49,8 @@ class XO(Displayed, Dataset[tuple[Tensor, int]]):
 
     classes = ("circle", "cross")
 
+    @gated
     def __init__(self, split: Split = "train", seed: int = 0) -> None:
-        if split not in SPLITS:
-            raise OptionError(f"split must be one of {get_args(Split)}, got {split!r}.")
         if not 0 <= seed < 2**63:
             raise OptionError(f"seed must be 0 or above and below 2**63, got {seed}.")
         self.split, self.seed = split, seed
@@ -86,6 +87,7 @@ class ImageFiles(Displayed, Dataset[Tensor]):
         FileError: no such folder, or no image in it.
     """
 
+    @gated
     def __init__(self, folder: str | Path, preprocess: Callable[[Path], Tensor]) -> None:
         root = Path(folder)
         kinds = {end: kind for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
@@ -148,6 +150,7 @@ def _told(root: Path, left_out: dict[Path, str]) -> str:
     return ", ".join(few) + (", ..." if len(left_out) > 3 else "")
 
 
+@gated
 def write_image_folder(root: str | Path, seed: int = 0) -> Path:
     """Write all XO drawings as `root/split/class/NNNN.png`, for `torchvision.datasets.ImageFolder`.
 
@@ -181,12 +184,18 @@ def _write_split(folder: Path, marks: XO) -> None:
         Image.fromarray(pixels).save(folder / marks.classes[label] / f"{i:04}.png")
 
 
+@gated
 def augment_marks(images: Tensor) -> Tensor:
     """Augment drawings, a batch at a time: `b c h w -> b c h w`, with torch's own generator.
 
     Each is rotated by quarter turns, mirrored, stretched, sheared, shifted, and sometimes inverted. New background
     continues the values at the border.
+
+    Raises:
+        DtypeError: `images` is no tensor of floats.
+        ShapeError: it is empty, or has another number of axes.
     """
+    check_images(images)
     b = len(images)
     images = torch.rot90(images, int(torch.randint(4, (), device="cpu")), (2, 3))
     images = images.flip(3) if torch.rand((), device="cpu") < 0.5 else images
@@ -208,6 +217,7 @@ def _between(reach: float, *shape: int) -> Tensor:
     return (2 * torch.rand(shape, device="cpu") - 1) * reach
 
 
+@gated
 def cifar10(
     root: str | Path = "data", *, train: bool = True, download: bool = False, transform: Transform | None = None
 ) -> Dataset[Any]:
@@ -219,6 +229,7 @@ def cifar10(
     return _torchvision_data("CIFAR10", root, train, download, transform)
 
 
+@gated
 def mnist(
     root: str | Path = "data", *, train: bool = True, download: bool = False, transform: Transform | None = None
 ) -> Dataset[Any]:
@@ -244,6 +255,7 @@ def _torchvision_data(
         ) from error
 
 
+@gated
 def channel_stats(data: Dataset[Any] | Iterable[Any]) -> tuple[Tensor, Tensor]:
     """Compute mean and standard deviation of each channel over all pixels, in one pass and in float64: `c` and `c`.
 

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from torch_featviz.errors import DtypeError, FeatvizError, FileError, OptionError, ShapeError
+from torch_featviz.gate import gated
 
 from .weights import why
 
@@ -27,6 +28,7 @@ FORMATS = (  # that are read: each is decoded in this process, and none runs ano
 _STRIP = 100  # times the size wanted, before the cut: more would fill the memory to show next to nothing
 
 
+@gated
 def read_image(path: str | Path, mode: Mode = "RGB") -> Tensor:
     """Read an image file as `c h w`, float32 in [0, 1], rotated by its EXIF tag.
 
@@ -99,6 +101,7 @@ def open_image(path: str | Path) -> Image.Image:
         ) from error
 
 
+@gated
 def from_pil(image: Image.Image, mode: Mode = "RGB") -> Tensor:
     """Convert a PIL image to `c h w`, float32 in [0, 1]; transparent parts become white.
 

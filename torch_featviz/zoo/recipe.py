@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from torch_featviz.errors import OptionError
+from torch_featviz.gate import gated
 
 from .data import XO, augment_marks
 from .fit import Around, Evaluation, evaluate, fit
@@ -21,6 +22,7 @@ BATCH = 20
 LR = 4e-3
 
 
+@gated
 def train_xo(
     seed: int = 0,
     *,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch_featviz.errors import DtypeError, OptionError
+from torch_featviz.gate import gated
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Attention:
             raise OptionError("queries is empty; name at least one query, or leave it out for all of them.")
         object.__setattr__(self, "queries", queries)
 
+    @gated
     def among(self, layer: str, count: int) -> list[int] | None:
         """The queries asked for, counted from 0, where a layer has so many; None for all.
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from torch_featviz.errors import OptionError, ShapeError
+from torch_featviz.gate import gated
 
 from .reducer import Reducer, checked_dim, same_channels
 
@@ -42,6 +43,7 @@ class TopK(Reducer):
 
     tensors = 5
 
+    @gated
     def __init__(self, k: int = 9, dim: int | None = None) -> None:
         super().__init__()
         if not isinstance(k, int) or isinstance(k, bool) or k < 1:

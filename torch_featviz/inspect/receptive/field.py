@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from torch_featviz.displayed import Displayed
 from torch_featviz.errors import OptionError, ShapeError
+from torch_featviz.gate import gated
 from torch_featviz.model.inputs import Inputs, placement
 from torch_featviz.model.kinds import CHANNELS_LAST
 from torch_featviz.model.layers import layer_name, module_at
@@ -74,6 +75,7 @@ class ReceptiveField(Displayed):
     effective: Tensor | None = field(default=None, repr=False)
     _tables: tuple[Table, ...] = field(default=(), repr=False)
 
+    @gated
     def box(self, *place: int) -> Box:
         """Return the receptive field of one unit: a half-open interval per axis of the input, clipped to the input.
 
@@ -112,6 +114,7 @@ class ReceptiveField(Displayed):
         return found if all(low < high for low, high in found) else tuple((0, 0) for _ in found)
 
 
+@gated
 def receptive_field(
     model: nn.Module,
     layer: str | nn.Module,

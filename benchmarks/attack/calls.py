@@ -1,0 +1,292 @@
+"""Give odd arguments to every public call, and count how each call ends.
+
+    python benchmarks/attack/calls.py --calls 20000 --seed 0
+    python benchmarks/attack/calls.py --only tile --calls 500
+    python benchmarks/attack/calls.py --seed 0 --first 1234 --calls 1 --trace      # one call again
+
+The calls are read from `fv.__all__`: functions, classes and their public methods, and the functions of `fv.zoo`. What
+is added later is in it. Arguments are valid by the name of the parameter; one or two of them are then replaced by odd
+values. An outcome is fine, one of our errors, a TypeError of Python for a missing or unknown argument, the model's
+own error (raised in the `forward` of the model that was given, or in a function that was given), or WRONG: any other
+error, more than 20 s, more than 1 GB, a process that died.
+
+Each call runs in a process with a limit of memory, which is made anew after a call that went wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import enum
+import inspect
+import json
+import multiprocessing
+import os
+import random
+import re
+import resource
+import socket
+import sys
+import tempfile
+import time
+import traceback
+import types
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import torch_featviz as fv
+
+sys.path.insert(0, str(Path(__file__).parent))
+from arguments import INSTANCES, ODD, SLOW, after, valid
+
+SECONDS, GROWTH = 20, 2**30
+OURS = str(Path(fv.__file__).parent)
+PYTHONS = re.compile(r"missing \d+ required|unexpected keyword|positional argument|multiple values for|takes no arg")
+
+
+def targets() -> dict[str, Callable[[], Callable[..., Any]]]:
+    """Each public call, by name, and how to get it; of a method, with a new instance."""
+    found: dict[str, Callable[[], Callable[..., Any]]] = {}
+    for name, value in sorted(public().items()):
+        if inspect.isclass(value):
+            if issubclass(value, (BaseException, enum.Enum)):
+                continue
+            found[name] = lambda value=value: value
+            if name.split(".")[-1] in INSTANCES:
+                methods = [m for m in dir(value) if m == "__call__" or not m.startswith("_")]
+                for method in methods:
+                    if own(value, method) or (method == "__call__" and own(value, "forward")):
+                        make = INSTANCES[name.split(".")[-1]]
+                        found[f"{name}().{method}"] = lambda make=make, method=method: getattr(make(), method)
+        elif callable(value):
+            found[name] = lambda value=value: value
+    return found
+
+
+def public() -> dict[str, Any]:
+    values = {}
+    for name in fv.__all__:
+        value = getattr(fv, name)
+        values[name] = value
+        if inspect.ismodule(value) and not callable(value):
+            values |= {f"{name}.{key}": getattr(value, key) for key in getattr(value, "__all__", ())}
+    return {name: value for name, value in values.items() if callable(value)}
+
+
+def own(kind: type, method: str) -> bool:
+    """Whether this package defines it, as a function."""
+    value = getattr(kind, method, None)
+    module = getattr(value, "__module__", "") or ""
+    return isinstance(value, (types.FunctionType, types.MethodType)) and module.startswith("torch_featviz")
+
+
+def parameters(name: str, call: Callable[..., Any]) -> list[inspect.Parameter]:
+    function = (
+        call.__self__.forward if name.endswith("().__call__") and isinstance(call.__self__, torch.nn.Module) else call
+    )
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except ValueError:
+        return []
+
+
+def arguments(name: str, call: Callable[..., Any], rng: random.Random) -> tuple[list[Any], dict[str, Any], list[str]]:
+    """Positional and keyword arguments, and what is odd about them."""
+    args: list[Any] = []
+    keywords: dict[str, Any] = {}
+    chosen = [p for p in parameters(name, call) if p.kind is not p.VAR_KEYWORD]
+    names = [p.name for p in chosen]
+    odd = dict.fromkeys(rng.sample(names, min(len(names), 1 + (rng.random() < 0.3))), "")
+    for p in chosen:
+        required = p.default is p.empty
+        if p.kind is p.VAR_POSITIONAL:
+            some = [valid(name, p, rng) for _ in range(rng.choice((0, 1, 1, 2)))]
+            some = [value for value in some if value is not p.empty]
+            if p.name in odd:
+                some += [strange(odd, p.name, rng)]
+            if not keywords:
+                args += some
+        elif p.name in odd:
+            put(args, keywords, p, strange(odd, p.name, rng))
+        elif required or rng.random() < 0.25:
+            value = valid(name, p, rng)
+            if value is not p.empty:
+                put(args, keywords, p, value)
+            elif required:
+                put(args, keywords, p, strange(odd, p.name, rng))
+    if rng.random() < 0.02:
+        odd["unknown argument"], keywords["no_such_argument"] = "1", 1
+    return args, keywords, [f"{key}={label}" for key, label in odd.items() if label]
+
+
+def put(args: list[Any], keywords: dict[str, Any], p: inspect.Parameter, value: Any) -> None:
+    if p.default is p.empty and p.kind is not p.KEYWORD_ONLY and not keywords:
+        args.append(value)
+    else:
+        keywords[p.name] = value
+
+
+def strange(odd: dict[str, str], name: str, rng: random.Random) -> Any:
+    label = rng.choice(list(ODD))
+    odd[name] = label
+    return ODD[label]()
+
+
+def outcome(error: BaseException | None) -> str:
+    if error is None:
+        return "fine"
+    if isinstance(error, (fv.FeatvizError, fv.errors.FeatvizWarning)):
+        return "ours"
+    if isinstance(error, TypeError) and PYTHONS.search(str(error)):
+        return "python's"
+    frames = [(frame.f_code.co_filename, frame.f_code.co_name) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    last = max((i for i, (file, _) in enumerate(frames) if file.startswith(OURS)), default=len(frames))
+    after_ours = frames[last + 1 :]
+    if any(function in ("_call_impl", "forward") or "attack" in file for file, function in after_ours):
+        return "model's own"
+    return "WRONG"
+
+
+def one(names: list[str], found: dict[str, Any], seed: int, number: int, trace: bool = False) -> dict[str, Any]:
+    """Make the call of that number and say how it ended."""
+    rng = random.Random(f"{seed} {number}")
+    torch.manual_seed(number)
+    name = rng.choice(names)
+    if name in SLOW and rng.random() < 0.8:  # seconds each: fewer of them
+        name = rng.choice(names)
+    error: BaseException | None = None
+    odd: list[str] = []
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    call = found[name]()
+    args, keywords, odd = arguments(name, call, rng)
+    try:
+        after(call(*args, **keywords), rng)
+    except (Exception, SystemExit) as caught:
+        error = caught
+        if trace:
+            traceback.print_exc()
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    how = "WRONG" if grown > GROWTH else outcome(error)
+    what = "grew" if grown > GROWTH else type(error).__name__ if error else ""
+    where = ""
+    if how == "WRONG" and error is not None:
+        ours = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(OURS)]
+        where = f"{Path(ours[-1].filename).relative_to(OURS)}:{ours[-1].lineno}" if ours else ""
+    return {
+        "number": number,
+        "name": name,
+        "odd": odd,
+        "how": how,
+        "what": what,
+        "where": where,
+        "text": str(error)[:150] if error else "",
+        "seconds": round(time.perf_counter() - start, 3),
+    }
+
+
+def offline() -> None:
+    """Nothing is downloaded, and nobody waits for a name server."""
+
+    def refuse(*_args: object, **_keywords: object) -> None:
+        raise OSError("no network here")
+
+    socket.getaddrinfo = refuse  # type: ignore[assignment]
+
+
+def worker(pipe: Any, names: list[str], seed: int, numbers: range) -> None:
+    os.chdir(tempfile.mkdtemp(prefix="calls"))
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * os.sysconf("SC_PAGE_SIZE") + 3 * GROWTH,) * 2)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**28, 2**28))
+    warnings.simplefilter("ignore")
+    offline()
+    found = targets()
+    for number in numbers:
+        pipe.send(one(names, found, seed, number))
+    pipe.send(None)
+
+
+def results(names: list[str], seed: int, numbers: range) -> Iterator[dict[str, Any]]:
+    """How each call ended; a process that hangs or dies is replaced."""
+    context, at = multiprocessing.get_context("fork"), numbers.start
+    while at < numbers.stop:
+        some = range(at, min(at + 400, numbers.stop))
+        pipe, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=worker, args=(theirs, names, seed, some), daemon=True)
+        process.start()
+        theirs.close()
+        while True:
+            try:
+                done = pipe.recv() if pipe.poll(SECONDS if at > some.start else 3 * SECONDS) else "hung"
+            except EOFError:
+                done = "died"
+            if done is None:
+                break
+            if isinstance(done, str):
+                rng = random.Random(f"{seed} {at}")
+                name = rng.choice(names)
+                if name in SLOW and rng.random() < 0.8:
+                    name = rng.choice(names)
+                process.kill()
+                done = {"number": at, "name": name, "odd": [], "how": "WRONG", "what": done, "where": "", "text": ""}
+                yield done
+                at += 1
+                break
+            yield done
+            at += 1
+        process.kill()
+        process.join()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--calls", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="number of the first call")
+    parser.add_argument("--only", help="calls whose name is this, or begins with it and a dot or bracket")
+    parser.add_argument("--trace", action="store_true", help="run in this process and print tracebacks")
+    parser.add_argument("--log", type=Path, help="write each call that went wrong, a line of JSON each")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    found = targets()
+    names = [n for n in found if not asked.only or re.match(rf"{re.escape(asked.only)}(?:$|[.(])", n)]
+    if not names:
+        parser.error(f"no public call {asked.only!r}; there are {', '.join(found)}")
+    numbers = range(asked.first, asked.first + asked.calls)
+    if asked.trace:
+        os.chdir(tempfile.mkdtemp(prefix="calls"))
+        for number in numbers:
+            print(json.dumps(one(names, found, asked.seed, number, trace=True)))
+        return 0
+    return report(results(names, asked.seed, numbers), len(names), asked.log)
+
+
+def report(done: Iterator[dict[str, Any]], calls: int, log: Path | None) -> int:
+    how, by_name, wrong = Counter(), {}, Counter()
+    for result in done:
+        how[result["how"]] += 1
+        by_name.setdefault(result["name"], Counter())[result["how"]] += 1
+        if result["how"] == "WRONG":
+            wrong[result["name"], result["what"], result["where"]] += 1
+            if log:
+                with log.open("a") as file:
+                    file.write(json.dumps(result) + "\n")
+    kinds = ("fine", "ours", "python's", "model's own", "WRONG")
+    print(f"{'call':40} " + " ".join(f"{kind:>11}" for kind in kinds))
+    for name, counts in sorted(by_name.items()):
+        print(f"{name:40} " + " ".join(f"{counts[kind]:11}" for kind in kinds))
+    print(f"{f'all {len(by_name)} of {calls}':40} " + " ".join(f"{how[kind]:11}" for kind in kinds))
+    for (name, what, where), count in wrong.most_common():
+        print(f"WRONG {count:5} {name}: {what} {where}")
+    return int(how["WRONG"] > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

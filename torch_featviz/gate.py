@@ -1,0 +1,267 @@
+"""The gate of public calls: each argument is checked against its annotation before anything is done with it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
+from numbers import Integral, Real
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar, Union, get_args, get_origin
+
+import torch
+from torch import Tensor, nn
+
+from torch_featviz.errors import DtypeError, FeatvizError, OptionError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_WORDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "True or False",
+    str: "a text",
+    Tensor: "a tensor",
+    nn.Module: "a torch.nn.Module",
+    type(None): "None",
+    Sequence: "a list or tuple",
+    Mapping: "a mapping",
+    Iterable: "something to iterate over",
+    Callable: "a function",
+}
+
+
+def gate(*but: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Check the arguments of each call of a function against its annotations, as `check` does.
+
+    Args:
+        but: arguments that the function checks itself, because it can say more about them.
+    Example:
+        >>> @gate()
+        ... def double(n: int) -> int:
+        ...     return 2 * n
+        >>> double("a")
+        Traceback (most recent call last):
+            ...
+        torch_featviz.errors.OptionError: n must be a whole number, got 'a'.
+    """
+
+    def gated(function: Callable[P, T]) -> Callable[P, T]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            try:
+                bound = signature.bind(*args, **kwargs)
+            except TypeError:  # the function itself says which argument is missing, or unknown
+                return function(*args, **kwargs)
+            kinds = _kinds(function)
+            for name, value in bound.arguments.items():
+                several = signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
+                for item in value if several else (value,):
+                    if name in kinds and name not in but:
+                        check(name, item, kinds[name])
+            return function(*args, **kwargs)
+
+        return call
+
+    return gated
+
+
+gated = gate()
+
+
+def check_fields(result: Any) -> None:
+    """Check the fields of a dataclass against their annotations."""
+    kinds = _kinds(type(result))
+    for each in fields(result):
+        check(each.name, getattr(result, each.name), kinds.get(each.name, Any))
+
+
+def check(name: str, value: object, kind: Any) -> None:
+    """Raise unless `value` is of that kind; kinds that are not known here take anything.
+
+    Whole numbers may be NumPy's and fit 64 bits; `True` is no number. A tensor is dense and holds plain
+    values; whether they may be complex is for the function to say.
+
+    Raises:
+        OptionError: it is no such number, flag, text or choice.
+        DtypeError: it has another type.
+    """
+    options = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    wrong: list[FeatvizError] = []
+    for option in options:
+        try:
+            return _check_one(name, value, option)
+        except FeatvizError as error:
+            wrong.append(error)
+    special = [error for error in wrong if not str(error).startswith(f"{name} must be ")]
+    rest = [option for option in options if option is not type(None)]
+    if special or len(rest) == 1:
+        raise (special or [wrong[options.index(rest[0])]])[0] from None
+    texts = any(option in (int, float, bool, str) or get_origin(option) is Literal for option in rest)
+    words = list(dict.fromkeys(map(_words, options)))
+    wanted = f"{', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else words[0]
+    raise (OptionError if texts else DtypeError)(f"{name} must be {wanted}, got {_got(value)}{made_by(value)}.")
+
+
+def check_tensor(name: str, value: object) -> None:
+    """Raise DtypeError unless `value` is a dense tensor that holds plain values, which may be complex."""
+    if not isinstance(value, Tensor):
+        raise DtypeError(f"{name} must be a tensor, got {_got(value)}{made_by(value)}.")
+    if value.is_nested or value.layout != torch.strided:
+        kind = "a nested tensor" if value.is_nested else str(value.layout)
+        raise DtypeError(f"{name}: expected a dense tensor, got {kind}; use {name}.to_dense() or pad it.")
+    if value.is_quantized:
+        raise DtypeError(f"{name}: expected plain values, got {value.dtype}; use {name}.dequantize().")
+    if value.is_meta:
+        raise DtypeError(f"{name}: expected values, got a tensor on the meta device, which has none.")
+
+
+def check_floats(name: str, value: Tensor) -> None:
+    """Raise DtypeError unless `value` holds floats that can be computed with."""
+    if not value.is_floating_point() or value.dtype.itemsize < 2:
+        raise DtypeError(f"{name} must be floats, got {value.dtype}{made_by(value)}.")
+
+
+def made_by(value: Any) -> str:
+    """What makes a tensor of what was given instead of one."""
+    if isinstance(value, Tensor):
+        return "; bytes are made floats by images.float() / 255" if value.dtype == torch.uint8 else ""
+    if hasattr(value, "__array__") or hasattr(value, "__array_interface__"):
+        return "; torch.from_numpy makes a tensor of an array, fv.zoo.from_pil of a Pillow image"
+    return ""
+
+
+def _check_one(name: str, value: object, kind: Any) -> None:
+    origin = get_origin(kind) or kind
+    if origin is Literal:
+        if not isinstance(value, str) or value not in get_args(kind):
+            raise OptionError(f"{name} must be {_words(kind)}, got {_got(value)}.")
+    elif origin in _CHECKS:
+        _CHECKS[origin](name, value, kind)
+    else:
+        _check_class(name, value, origin)
+
+
+def _check_flag(name: str, value: object, _kind: Any) -> None:
+    if type(value).__name__ not in ("bool", "bool_") and not (isinstance(value, Integral) and value in (0, 1)):
+        raise OptionError(f"{name} must be True or False, got {_got(value)}.")
+
+
+def _check_mapping(name: str, value: object, kind: Any) -> None:
+    if not isinstance(value, Mapping):
+        raise DtypeError(f"{name} must be a mapping, got {_got(value)}.")
+    key, item = get_args(kind) or (Any, Any)
+    for each in value:
+        check(f"a key of {name}", each, key)
+        check(f"{name}[{each!r:.40}]", value[each], item)
+
+
+def _check_iterable(name: str, value: object, _kind: Any) -> None:
+    if not (hasattr(value, "__iter__") or hasattr(value, "__getitem__")) or isinstance(value, (str, type)):
+        raise DtypeError(f"{name} must be something to iterate over, such as a DataLoader, got {_got(value)}.")
+
+
+def _check_function(name: str, value: object, _kind: Any) -> None:
+    if not callable(value):
+        raise DtypeError(f"{name} must be a function, got {_got(value)}.")
+
+
+def _check_class(name: str, value: object, kind: Any) -> None:
+    """Classes are those of the annotation; a protocol or an unknown name takes anything."""
+    kind = type(None) if kind is None else kind
+    if kind is Any or not isinstance(kind, type) or Protocol in kind.__mro__:
+        return
+    if kind is nn.Module and not isinstance(value, nn.Module):
+        exported = type(value).__name__ == "ExportedProgram"
+        what = "capture torch.export.unflatten() of it" if exported else f"{value!r:.80}"
+        raise DtypeError(f"{name} must be a torch.nn.Module, got {type(value).__name__}: {what}.")
+    if not isinstance(value, kind):
+        ours = kind in (str, type(None)) or kind.__module__.startswith("torch_featviz")
+        error = OptionError if ours else DtypeError
+        raise error(f"{name} must be {_words(kind)}, got {_got(value)}.")
+
+
+def _check_number(name: str, value: object, kind: type) -> None:
+    numbers = Integral if kind is int else Real
+    if isinstance(value, bool) or not isinstance(value, numbers):
+        raise OptionError(f"{name} must be {_words(kind)}, got {_got(value)}.")
+    if isinstance(value, Integral) and not -(2**63) <= int(value) < 2**63:
+        raise OptionError(f"{name} must be a number of 64 bits, got one of {int(value).bit_length()} bits.")
+
+
+def _check_items(name: str, value: object, kind: Any) -> None:
+    if isinstance(value, Tensor):
+        check_tensor(name, value)
+    listed = all(hasattr(value, part) for part in ("__len__", "__getitem__", "__iter__"))
+    options = [option for option in get_args(kind) if option is not ...]
+    if isinstance(value, str) and options == [str]:  # "abc" are three names
+        return
+    if not listed or isinstance(value, (str, bytes, Mapping, nn.Module, type)):
+        raise DtypeError(f"{name} must be a list or tuple, got {_got(value)}.")
+    if getattr(value, "shape", None) == ():
+        raise DtypeError(f"{name} must be a list or tuple, got a value without axes.")
+    if isinstance(value, Tensor):
+        value = value.tolist() if options and options[0] in (int, float, str) else value
+    if len(set(options)) == 1 and options[0] is not Any:
+        for i, item in enumerate(value):  # type: ignore[arg-type]
+            check(f"{name}[{i}]", item, options[0])
+
+
+_CHECKS: dict[Any, Callable[[str, object, Any], None]] = {
+    **dict.fromkeys((int, float), _check_number),
+    **dict.fromkeys((Sequence, tuple, list), _check_items),
+    **dict.fromkeys((Mapping, dict), _check_mapping),
+    Tensor: lambda name, value, _: check_tensor(name, value),
+    bool: _check_flag,
+    Iterable: _check_iterable,
+    Callable: _check_function,
+}
+
+
+def _words(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(repr, get_args(kind)))}"
+    if get_origin(kind) is type:
+        return "a class"
+    kind = get_origin(kind) or kind
+    known = _WORDS.get({tuple: Sequence, list: Sequence, dict: Mapping}.get(kind, kind))
+    return known or f"a {getattr(kind, '__name__', kind)}"
+
+
+def _got(value: object) -> str:
+    """What came, in short: the value of what has a short one, else its type."""
+    if isinstance(value, (bool, int, float, str, bytes, type(None), list, tuple, dict)):
+        try:
+            return f"{value!r:.80}"
+        except (ValueError, RecursionError):  # a number of too many digits
+            return f"a large {type(value).__name__}"
+    return f"a tensor of {value.dtype}" if isinstance(value, Tensor) else f"{type(value).__name__}"
+
+
+@functools.cache
+def _kinds(owner: Any) -> dict[str, Any]:
+    """The annotations of a function or class; a name that only type checkers know takes anything."""
+    space = dict(vars(sys.modules[owner.__module__]))
+    annotations = dict(owner.__annotations__)
+    annotations.pop("return", None)
+    if inspect.isfunction(owner):  # further keywords are checked where they go
+        named = inspect.signature(owner).parameters
+        annotations = {n: a for n, a in annotations.items() if named[n].kind is not inspect.Parameter.VAR_KEYWORD}
+    return {name: _kind(text, space) for name, text in annotations.items()}
+
+
+def _kind(text: Any, space: dict[str, Any]) -> Any:
+    if not isinstance(text, str):
+        return text
+    for _ in range(20):
+        try:
+            return eval(text, space)
+        except NameError as error:
+            space = {**space, str(error.name): Any}
+        except (AttributeError, TypeError):
+            return Any
+    return Any
