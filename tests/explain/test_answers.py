@@ -193,7 +193,7 @@ def test_dictionaries_and_dataclasses(wrap, method):
 
 
 def test_a_wrong_word():
-    with pytest.raises(OptionError, match=r"answer must be one of logits, probabilities, .* got 'softmax'"):
+    with pytest.raises(OptionError, match=r"answer must be one of 'logits', 'probabilities', .* got 'softmax'"):
         attribute(net_of(2), IMAGES, answer="softmax")
 
 

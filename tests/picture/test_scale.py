@@ -242,8 +242,8 @@ def test_quantiles_have_no_limit_on_the_number_of_values():
     [
         ({"quantile": 0}, r"quantile must be in \(0, 1\], got 0; 98 % is quantile=0.98"),
         ({"quantile": 98}, "got 98"),
-        ({"by": "sum"}, "by must be 'count', 'mass' or 'outliers', got 'sum'"),
-        ({"per": "map"}, "per must be 'kernel', 'filter' or 'layer', got 'map'"),
+        ({"by": "sum"}, "by must be one of 'count', 'mass', 'outliers', got 'sum'"),
+        ({"per": "map"}, "per must be one of 'kernel', 'filter', 'layer', got 'map'"),
         ({"vmin": 2, "vmax": 1}, "vmin must be at most vmax, got 2 and 1"),
         ({"vmin": float("nan")}, "vmin must be finite, got nan; leave it out to fit it"),
         ({"vmax": float("inf")}, "vmax must be finite, got inf"),
@@ -267,7 +267,7 @@ def test_a_scale_that_cannot_be_says_why(declared, match):
         (torch.empty(0, 3), ShapeError, r"an empty tensor of shape \(0, 3\)"),
         (torch.ones(2, device="meta"), DtypeError, "meta device, which has none"),
         (torch.ones(2).to_sparse(), DtypeError, "expected a dense tensor, got torch.sparse_coo"),
-        ([1.0], DtypeError, "expected a torch.Tensor, got list"),
+        ([1.0], DtypeError, "must be a tensor, got"),
     ],
 )
 def test_what_cannot_be_drawn_says_why(x, error, match):

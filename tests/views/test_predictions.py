@@ -157,7 +157,7 @@ def test_inputs_are_not_changed():
         ({"logits": torch.rand(3, 3)}, ShapeError, r"logits must be \(2, 3\) .* got shape \(3, 3\)"),
         ({"logits": [[1, 2, 3]] * 2}, DtypeError, r"must be tensors, got .*Tensor.* and .*list"),
         ({"targets": [0, 0.5]}, DtypeError, r"target 1 is 0\.5, not a class; pass a class number or name"),
-        ({"answer": "chances"}, OptionError, "answer must be one of logits, probabilities"),
+        ({"answer": "chances"}, OptionError, "answer must be one of 'logits', 'probabilities'"),
         ({"k": 0}, OptionError, "k must be at least 1, got 0"),
         ({"targets": [0]}, ShapeError, "targets must hold 2 classes, one per image, got 1"),
         ({"targets": [0, 3]}, OptionError, r"targets must be from 0 to 2, got \[0, 3\]"),

@@ -53,10 +53,6 @@ class Scale(Displayed):
         check_fields(self)
         if not 0 < self.quantile <= 1:
             raise OptionError(f"quantile must be in (0, 1], got {self.quantile}; 98 % is quantile=0.98.")
-        if self.by not in ("count", "mass", "outliers"):
-            raise OptionError(f"by must be 'count', 'mass' or 'outliers', got {self.by!r}.")
-        if self.per not in ("kernel", "filter", "layer"):
-            raise OptionError(f"per must be 'kernel', 'filter' or 'layer', got {self.per!r}.")
         self._check_ends()
 
     def _check_ends(self) -> None:

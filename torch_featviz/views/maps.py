@@ -7,7 +7,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from torch_featviz.choices import check_whole
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.gate import gate
 from torch_featviz.model.layout import Layout
@@ -129,12 +128,9 @@ def feature_maps(
 
 
 def _check(top: int | None, ncols: int | None, per: str, scale: Scale | None) -> None:
-    check_whole(top=top, ncols=ncols)
     for name, value in (("top", top), ("ncols", ncols)):
         if value is not None and value < 1:
             raise OptionError(f"{name} must be at least 1, got {value}.")
-    if per not in ("kernel", "layer"):
-        raise OptionError(f"per must be 'kernel' or 'layer', got {per!r}.")
     if scale is not None and per != "kernel":
         raise OptionError(f"pass either per or scale, got per={per!r} and a scale; use Scale(per=...).")
 

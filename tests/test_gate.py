@@ -1,0 +1,153 @@
+"""The gate of public calls: what passes, what is refused in which words, and a short form of the fuzz."""
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import torch_featviz as fv
+from torch_featviz.errors import DtypeError, FeatvizError, OptionError
+from torch_featviz.gate import check, check_floats, check_tensor, gate, gated
+
+ATTACK = Path(__file__).parent.parent / "benchmarks" / "attack"
+sys.path.insert(0, str(ATTACK))
+import calls  # noqa: E402
+from arguments import ODD  # noqa: E402
+
+T = torch.rand(4, 1, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (int, [0, -3, np.int64(2), 2**62]),
+        (float, [0, 0.5, np.float32(2), Fraction(1, 3), float("nan")]),
+        (bool, [True, False, 0, 1, np.bool_(True)]),
+        (str, ["", "a\nb", np.str_("a")]),
+        (Literal["a", "b"], ["a", "b"]),
+        (Tensor, [T, T.bool(), T.half(), torch.tensor(1.0), nn.Parameter(T), T.to(torch.complex64)]),
+        (nn.Module, [nn.ReLU(), nn.Sequential()]),
+        (int | None, [None, 1]),
+        (float | Tensor | None, [None, 0.5, T]),
+        (Sequence[str], [[], ["a"], ("a", "b"), "ab", np.array(["a", "b"])]),
+        (Sequence[int], [[1], range(3), np.arange(3), torch.arange(3), torch.Size([1, 2])]),
+        (tuple[int, int], [(1, 2), [1, 2]]),
+        (Mapping[str, float], [{}, {"a": 1}]),
+        (Iterable[Any], [[1], iter([1]), T]),
+        (Callable[[Any], Any], [len, nn.ReLU()]),
+        (fv.Scale | None, [None, fv.Scale()]),
+        (Any, [None, 1, object()]),
+    ],
+)
+def test_what_is_of_the_kind_passes(kind, values):
+    for value in values:
+        check("x", value, kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "error", "words"),
+    [
+        (int, "2", OptionError, "x must be a whole number, got '2'."),
+        (int, 2.0, OptionError, "x must be a whole number, got 2.0."),
+        (int, True, OptionError, "x must be a whole number, got True."),
+        (int, 2**70, OptionError, "x must be a number of 64 bits, got one of 71 bits."),
+        (float, 10**400, OptionError, "x must be a number of 64 bits, got one of 1329 bits."),
+        (float, "a", OptionError, "x must be a number, got 'a'."),
+        (float, 1j, OptionError, "x must be a number, got complex."),
+        (bool, 2, OptionError, "x must be True or False, got 2."),
+        (bool, T, OptionError, "x must be True or False, got a tensor of torch.float32."),
+        (str, None, OptionError, "x must be a text, got None."),
+        (Literal["a", "b"], "c", OptionError, "x must be one of 'a', 'b', got 'c'."),
+        (Literal["a", "b"], ["a"], OptionError, "x must be one of 'a', 'b', got ['a']."),
+        (Tensor, T.numpy(), DtypeError, "x must be a tensor, got ndarray; torch.from_numpy makes"),
+        (Tensor, [1.0], DtypeError, "x must be a tensor, got [1.0]."),
+        (Tensor, T.to_sparse(), DtypeError, "x: expected a dense tensor, got torch.sparse_coo; use x.to_dense()"),
+        (Tensor, torch.empty(1, device="meta"), DtypeError, "x: expected values, got a tensor on the meta device"),
+        (Tensor, ODD["tensor quantised"](), DtypeError, "x: expected plain values, got torch.quint8"),
+        (nn.Module, "net", DtypeError, "x must be a torch.nn.Module, got str: 'net'."),
+        (int | None, "a", OptionError, "x must be a whole number, got 'a'."),
+        (Tensor | None, 1, DtypeError, "x must be a tensor, got 1."),
+        (int | str | None, 0.5, OptionError, "x must be a whole number, a text or None, got 0.5."),
+        (Tensor | nn.Module, 1, DtypeError, "x must be a tensor or a torch.nn.Module, got 1."),
+        (Sequence[str], ["a", None], OptionError, "x[1] must be a text, got None."),
+        (Sequence[str] | None, {"a": 1}, DtypeError, "x must be a list or tuple, got {'a': 1}."),
+        (Sequence[int], np.array(2), DtypeError, "x must be a list or tuple, got a value without axes."),
+        (Sequence[int], torch.rand(2), OptionError, "x[0] must be a whole number, got 0."),
+        (Mapping[str, int], [1], DtypeError, "x must be a mapping, got [1]."),
+        (Mapping[str, int], {1: 1}, OptionError, "a key of x must be a text, got 1."),
+        (Mapping[str, int], {"a": 0.5}, OptionError, "x['a'] must be a whole number, got 0.5."),
+        (Iterable[Any], 3, DtypeError, "x must be something to iterate over, such as a DataLoader, got 3."),
+        (Callable[[Any], Any], 3, DtypeError, "x must be a function, got 3."),
+        (fv.Scale | None, "unit", OptionError, "x must be a Scale, got 'unit'."),
+        (Path, 3, DtypeError, "x must be a Path, got 3."),
+    ],
+)
+def test_what_is_not_is_refused(kind, value, error, words):
+    with pytest.raises(error, match=f"^{re.escape(words)}"):
+        check("x", value, kind)
+
+
+def test_a_gated_function_is_the_function():
+    @gate("free")
+    def call(n: int, *more: str, free: int = 0, flag: bool = False, **rest: int) -> tuple:
+        return n, more, free, flag, rest
+
+    assert call(1, "a", free="any", flag=1, other="x") == (1, ("a",), "any", 1, {"other": "x"})
+    with pytest.raises(OptionError, match="more must be a text, got 2"):
+        call(1, "a", 2)
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'n'"):
+        call()
+    with pytest.raises(TypeError, match="unexpected keyword argument 'm'"):
+        gated(lambda n: n)(n=1, m=2)
+    with pytest.raises(TypeError, match="^of the function itself$"):
+        gated(_raise)()
+
+
+def _raise():
+    raise TypeError("of the function itself")
+
+
+def test_floats():
+    check_floats("x", T)
+    for value in (T.to(torch.uint16), T.bool(), T.to(torch.float8_e4m3fn)):
+        with pytest.raises(DtypeError, match="x must be floats, got torch"):
+            check_floats("x", value)
+    with pytest.raises(DtypeError, match="must be a tensor"):
+        check_tensor("x", None)
+
+
+@pytest.mark.parametrize("name", sorted(calls.targets()))
+def test_a_public_call_refuses_odd_arguments_in_our_words(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("socket.getaddrinfo", _offline)
+    if name in calls.SLOW:
+        pytest.skip("seconds each: in benchmarks/attack/calls.py")
+    found = calls.targets()
+    for number in range(3):
+        result = calls.one([name], found, 0, number)
+        assert result["how"] != "WRONG", result
+
+
+def _offline(*_args, **_keywords):
+    raise OSError("no network here")
+
+
+def test_the_fuzz_tells_an_error_that_is_not_ours():
+    def own():
+        raise FeatvizError("x")
+
+    outcomes = {}
+    for name, call in {"ours": own, "python's": lambda: gated(own)(1), "WRONG": lambda: fv.tile.__wrapped__(1j)}.items():
+        try:
+            call()
+        except Exception as error:
+            outcomes[name] = calls.outcome(error)
+    assert outcomes["ours"] == "ours"
+    assert outcomes["python's"] == "python's"
