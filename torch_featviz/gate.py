@@ -75,7 +75,8 @@ gated = gate()
 
 def check_fields(result: Any) -> None:
     """Check the fields of a dataclass against their annotations."""
-    kinds = _kinds(type(result))
+    kind: Any = type(result)
+    kinds = _kinds(kind)
     for each in fields(result):
         check(each.name, getattr(result, each.name), kinds.get(each.name, Any))
 
@@ -116,13 +117,15 @@ def check_tensor(name: str, value: object) -> None:
         raise DtypeError(f"{name}: expected a dense tensor, got {kind}; use {name}.to_dense() or pad it.")
     if value.is_quantized:
         raise DtypeError(f"{name}: expected plain values, got {value.dtype}; use {name}.dequantize().")
+    if value.is_floating_point() and value.dtype.itemsize < 2:  # a format of storage, without arithmetic
+        raise DtypeError(f"{name}: expected values to compute with, got {value.dtype}; use {name}.float().")
     if value.is_meta:
         raise DtypeError(f"{name}: expected values, got a tensor on the meta device, which has none.")
 
 
 def check_floats(name: str, value: Tensor) -> None:
     """Raise DtypeError unless `value` holds floats that can be computed with."""
-    if not value.is_floating_point() or value.dtype.itemsize < 2:
+    if not value.is_floating_point():
         raise DtypeError(f"{name} must be floats, got {value.dtype}{made_by(value)}.")
 
 
@@ -207,7 +210,8 @@ def _check_items(name: str, value: object, kind: Any) -> None:
     if isinstance(value, Tensor):
         value = value.tolist() if options and options[0] in (int, float, str) else value
     if len(set(options)) == 1 and options[0] is not Any:
-        for i, item in enumerate(value):  # type: ignore[arg-type]
+        items: Any = value
+        for i, item in enumerate(items):
             check(f"{name}[{i}]", item, options[0])
 
 

@@ -1,9 +1,12 @@
-"""Valid arguments by the name of the parameter, and odd values, for `calls.py`."""
+"""Valid arguments by the name of the parameter, and odd values, for `calls.py`: each is made anew."""
+
+# ruff: noqa: ARG005, PLW0108
 
 from __future__ import annotations
 
 import inspect
 import random
+import warnings
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
@@ -256,7 +259,7 @@ def valid(call: str, p: inspect.Parameter, rng: random.Random) -> Any:
     return BY_KIND[kind.split(" | ")[0]]() if kind.split(" | ")[0] in BY_KIND else p.empty
 
 
-def after(result: Any, rng: random.Random) -> None:
+def after(result: Any) -> None:
     """Use the result as a user would: what is lazy is done."""
     if isinstance(result, fv.Picture):
         result.numpy()
@@ -274,8 +277,6 @@ def after(result: Any, rng: random.Random) -> None:
 
 
 def _quantised() -> Tensor:
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.quantize_per_tensor(torch.rand(2, 3, 12, 12), 0.1, 0, torch.quint8)

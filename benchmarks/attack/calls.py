@@ -8,7 +8,7 @@ The calls are read from `fv.__all__`: functions, classes and their public method
 is added later is in it. Arguments are valid by the name of the parameter; one or two of them are then replaced by odd
 values. An outcome is fine, one of our errors, a TypeError of Python for a missing or unknown argument, the model's
 own error (raised in the `forward` of the model that was given, or in a function that was given), or WRONG: any other
-error, more than 20 s, more than 1 GB, a process that died.
+error, more than 20 s of a processor (or 120 s in all), more than 1 GB, a process that died.
 
 Each call runs in a process with a limit of memory, which is made anew after a call that went wrong.
 """
@@ -164,7 +164,7 @@ def one(names: list[str], found: dict[str, Any], seed: int, number: int, trace: 
     call = found[name]()
     args, keywords, odd = arguments(name, call, rng)
     try:
-        after(call(*args, **keywords), rng)
+        after(call(*args, **keywords))
     except (Exception, SystemExit) as caught:
         error = caught
         if trace:
@@ -213,6 +213,24 @@ def worker(pipe: Any, names: list[str], seed: int, numbers: range) -> None:
     pipe.send(None)
 
 
+def answers(pipe: Any, process: int) -> bool:
+    """Whether there is an answer before the process has used its seconds, or waited six times as long."""
+    begun, start = used(process), time.monotonic()
+    while not pipe.poll(0.5):
+        if used(process) - begun > SECONDS or time.monotonic() - start > 6 * SECONDS:
+            return False
+    return True
+
+
+def used(process: int) -> float:
+    """Seconds of a processor that a process has used."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def results(names: list[str], seed: int, numbers: range) -> Iterator[dict[str, Any]]:
     """How each call ended; a process that hangs or dies is replaced."""
     context, at = multiprocessing.get_context("fork"), numbers.start
@@ -224,7 +242,7 @@ def results(names: list[str], seed: int, numbers: range) -> Iterator[dict[str, A
         theirs.close()
         while True:
             try:
-                done = pipe.recv() if pipe.poll(SECONDS if at > some.start else 3 * SECONDS) else "hung"
+                done = pipe.recv() if answers(pipe, process.pid) else "hung"
             except EOFError:
                 done = "died"
             if done is None:

@@ -327,7 +327,11 @@ def test_inputs_are_not_changed():
         (lambda: feature_maps([1]), DtypeError, "must be a tensor 'c h w', got list"),
         (lambda: feature_maps(torch.ones(1, 2, 2, dtype=torch.cfloat)), DtypeError, "expected real values"),
         (lambda: feature_maps(torch.ones(1, 2, 2), top=0), OptionError, "top must be at least 1, got 0"),
-        (lambda: feature_maps(torch.ones(1, 2, 2), per="filter"), OptionError, "per must be one of 'kernel', 'layer', got"),
+        (
+            lambda: feature_maps(torch.ones(1, 2, 2), per="filter"),
+            OptionError,
+            "per must be one of 'kernel', 'layer'",
+        ),
         (lambda: feature_maps(torch.ones(1, 2, 2), per="layer", scale=Scale()), OptionError, "either per or scale"),
         (lambda: feature_maps(torch.ones(1, 2, 2), cmap="jet"), OptionError, "not ordered by lightness"),
         (

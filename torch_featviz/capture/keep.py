@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from torch_featviz.errors import OptionError
-from torch_featviz.gate import gated
 from torch_featviz.model.values import map_tensors, tensors
 from torch_featviz.torch_private import in_graph_pool
 
@@ -35,7 +34,6 @@ class Ring:
         [tensor([[3]]), tensor([[4]])]
     """
 
-    @gated
     def __init__(self, n: int) -> None:
         if not isinstance(n, int) or n < 1:
             raise OptionError(f"Ring(n) needs n of at least 1 forward, got {n!r}.")

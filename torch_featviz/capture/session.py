@@ -14,7 +14,7 @@ from torch.compiler import is_dynamo_compiling
 
 from torch_featviz.displayed import Displayed, shortened, within
 from torch_featviz.errors import LayerError, OptionError
-from torch_featviz.gate import gated
+from torch_featviz.gate import gate
 from torch_featviz.model.layers import Layers, check_module, choose, inside, survey
 from torch_featviz.torch_private import is_optimized, optimized_kinds
 
@@ -34,7 +34,7 @@ from .unfit import fused, refuse_calls, refuse_flat, refuse_scripted
 _installing = RLock()
 
 
-@gated
+@gate("every")
 def capture(
     model: nn.Module,
     layers: Layers = None,

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch_featviz.capture.session import check_every
 from torch_featviz.displayed import Displayed, within
 from torch_featviz.errors import FileError, LayerError, OptionError
-from torch_featviz.gate import gated
+from torch_featviz.gate import gate, gated
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.layers import Layers, check_module, unwrap
 from torch_featviz.picture import Picture, Scale
@@ -109,7 +109,7 @@ class Monitor(Displayed):
         dtype('uint8')
     """
 
-    @gated
+    @gate("every", "bins", "keep", "optimizer")
     def __init__(
         self,
         model: nn.Module,
@@ -215,7 +215,6 @@ class Monitor(Displayed):
         return self._log.findings.all
 
     @contextmanager
-    @gated
     def step(self, number: int | None = None) -> Iterator[Step]:
         """Put this around one training step: its forwards, the backward, and `optimizer.step()`.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from torch_featviz.errors import OptionError
-from torch_featviz.gate import gated
+from torch_featviz.gate import gate
 
 from .reducer import BLOCK, Reducer, eager_on_cpu, exponent, power_of_two, wide
 
@@ -50,7 +50,7 @@ class Histogram(Reducer):
 
     tensors = 3
 
-    @gated
+    @gate("bins")
     def __init__(self, bins: int = 64, symmetric: bool = False) -> None:
         super().__init__()
         if not isinstance(bins, int) or isinstance(bins, bool) or bins < 2 or bins % 2:
