@@ -13,6 +13,7 @@ from typing import Any, Literal, ParamSpec, Protocol, TypeVar, Union, get_args, 
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from torch_featviz.errors import DtypeError, FeatvizError, OptionError
 
@@ -221,7 +222,7 @@ _CHECKS: dict[Any, Callable[[str, object, Any], None]] = {
     **dict.fromkeys((Mapping, dict), _check_mapping),
     Tensor: lambda name, value, _: check_tensor(name, value),
     bool: _check_flag,
-    Iterable: _check_iterable,
+    **dict.fromkeys((Iterable, DataLoader), _check_iterable),  # any batches will do
     Callable: _check_function,
 }
 

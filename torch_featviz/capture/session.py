@@ -34,7 +34,7 @@ from .unfit import fused, refuse_calls, refuse_flat, refuse_scripted
 _installing = RLock()
 
 
-@gate("every")
+@gate("layers", "into", "of", "every")
 def capture(
     model: nn.Module,
     layers: Layers = None,

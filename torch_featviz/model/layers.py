@@ -180,7 +180,7 @@ def listed(layers: Layers) -> list[Layer]:
     """`layers` as a list, also where it is one layer; what is no layer is kept for `choose` to refuse."""
     if layers is None:
         return []
-    single = isinstance(layers, (str, type, nn.Module)) or not isinstance(layers, Iterable)
+    single = isinstance(layers, (str, type, nn.Module)) or not isinstance(layers, Iterable) or hasattr(layers, "shape")
     return [layers] if single else list(layers)  # type: ignore[list-item, arg-type]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
-from torch_featviz.gate import gated
+from torch_featviz.gate import check_tensor, gated
 from torch_featviz.model.answer import Kind, answer_of, fields_of, named_both
 from torch_featviz.model.labels import names_of
 from torch_featviz.model.masks import is_background, scores_within
@@ -120,6 +120,7 @@ def _labels(logits: Any, classes: Sequence[str], ignore: int, answer: Kind | Non
     if not isinstance(logits, Tensor) or logits.is_complex():
         what = getattr(logits, "dtype", type(logits).__name__)
         raise DtypeError(f"logits must be a tensor 'n h w' or 'b n h w', or labels 'h w' or 'b h w', got {what}.")
+    check_tensor("logits", logits)
     shape = tuple(logits.shape)
     whole = not logits.is_floating_point()
     batch = logits[None] if logits.dim() == (2 if whole else 3) else logits

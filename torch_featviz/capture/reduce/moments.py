@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from torch_featviz.errors import ShapeError
-from torch_featviz.gate import gated
 
 from .moment_sums import added, blocks, frame, in_float64, moved, part
 from .reducer import Reducer, checked_dim, eager_on_cpu, same_channels
@@ -60,7 +59,6 @@ class Moments(Reducer):
 
     tensors = 2
 
-    @gated
     def __init__(self, dim: int | None = None) -> None:
         super().__init__()
         self.dim = checked_dim(dim)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from torch_featviz.errors import OptionError, ShapeError
-from torch_featviz.gate import gate
 
 from .reducer import Reducer, checked_dim, same_channels
 
@@ -43,7 +42,6 @@ class TopK(Reducer):
 
     tensors = 5
 
-    @gate("k")
     def __init__(self, k: int = 9, dim: int | None = None) -> None:
         super().__init__()
         if not isinstance(k, int) or isinstance(k, bool) or k < 1:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from torch_featviz.displayed import Displayed
 from torch_featviz.errors import OptionError, ShapeError
-from torch_featviz.gate import gated
+from torch_featviz.gate import gate, gated
 from torch_featviz.model.inputs import Inputs, placement
 from torch_featviz.model.kinds import CHANNELS_LAST
 from torch_featviz.model.layers import layer_name, module_at
@@ -114,7 +114,7 @@ class ReceptiveField(Displayed):
         return found if all(low < high for low, high in found) else tuple((0, 0) for _ in found)
 
 
-@gated
+@gate("input_size")
 def receptive_field(
     model: nn.Module,
     layer: str | nn.Module,
