@@ -23,6 +23,8 @@ import torch_featviz as fv
 
 SLOW = {"atlas", "look", "attributions", "zoo.train_xo", "compare", "zoo.write_image_folder", "faithfulness"}
 
+WORK = {"epochs", "steps", "rounds", "stages", "n"}  # how much is to be done: 2**31 is valid, and takes as long
+
 
 def images() -> Tensor:
     return torch.rand(2, 3, 12, 12)

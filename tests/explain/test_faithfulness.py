@@ -260,6 +260,7 @@ def test_targets_that_are_no_classes():
     ("change", "error", "message"),
     [
         ({"steps": 0}, OptionError, "steps must be at least 1"),
+        ({"steps": 2**31}, OptionError, "steps and stages must be at most 100,000, got 2147483648 and"),
         ({"patch": 4}, OptionError, "patch must divide the sides of the images, 6 × 6; got 4"),
         ({"patch": (2, 2, 2)}, OptionError, "patch must divide the sides"),
         ({"stages": -1}, OptionError, "stages at least 0, got 6 and -1"),

@@ -27,6 +27,7 @@ from .explained import Explained, chunks, rows_at_once
 from .verdict import LEAST, MARGIN, PLACES, Verdict, judge
 
 UNMOVED = 0.5
+MOST = 100_000  # steps or stages
 _FIRST = (1, 3, 2)  # of 7 parts of each side: how far the heatmap is moved to the first of the other places
 _Figure = Callable[[Tensor, Tensor], Tensor]  # of rows, and of which image each is a variant
 
@@ -175,8 +176,8 @@ def faithfulness(
     Raises:
         DtypeError: `why` is not a result of `attribute`, or images are not floats.
         ShapeError: `why` is about other images.
-        OptionError: `steps` is below 1, `stages` below 0, the image is not made of whole patches, or `why` is about
-            boxes.
+        OptionError: `steps` is below 1, `stages` below 0, or one of them above 100,000; the image is not made of whole
+            patches, or `why` is about boxes.
     Example:
         >>> from torch_featviz.explain import attribute
         >>> net, images = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), torch.rand(3, 1, 4, 4)
@@ -200,6 +201,8 @@ def faithfulness(
         )
     if steps < 1 or stages < 0:
         raise OptionError(f"steps must be at least 1 and stages at least 0, got {steps} and {stages}.")
+    if max(steps, stages) > MOST:
+        raise OptionError(f"steps and stages must be at most {MOST:,}, got {steps} and {stages}.")
     inputs = (why.inputs or Inputs(images)).with_images(images)
     size = _patch_of(model, inputs) if patch is None else _checked(patch, images)
     with isolated(seed):
