@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch_featviz.bench import Ratio, interleaved
 from torch_featviz.displayed import Displayed
 from torch_featviz.errors import FeatvizError, OptionError, ShapeError
-from torch_featviz.gate import gated
+from torch_featviz.gate import gate, gated
 from torch_featviz.inspect import Summary, summary
 from torch_featviz.model.inputs import Inputs, as_batch, device_of
 from torch_featviz.model.labels import image_of
@@ -145,7 +145,7 @@ class Comparison:
         return f"{of}time in batches of {self.batch} on {self.device}, median of {self.rounds} rounds in turns"
 
 
-@gated
+@gate("models")
 def compare(
     models: Mapping[str, nn.Module],
     data: Iterable[Any] | Tensor,

@@ -9,6 +9,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from numbers import Integral, Real
+from os import PathLike
 from typing import Any, Literal, ParamSpec, Protocol, TypeVar, Union, get_args, get_origin
 
 import torch
@@ -19,6 +20,7 @@ from torch_featviz.errors import DtypeError, FeatvizError, OptionError
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_ELSEWHERE = ("classes",)  # names in any form, a mapping too: model.labels and model.names take and check them
 _WORDS: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
@@ -62,7 +64,7 @@ def gate(*but: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
             for name, value in bound.arguments.items():
                 several = signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
                 for item in value if several else (value,):
-                    if name in kinds and name not in but:
+                    if name in kinds and name not in but and name not in _ELSEWHERE:
                         check(name, item, kinds[name])
             return function(*args, **kwargs)
 
@@ -130,12 +132,16 @@ def check_floats(name: str, value: Tensor) -> None:
         raise DtypeError(f"{name} must be floats, got {value.dtype}{made_by(value)}.")
 
 
-def made_by(value: Any) -> str:
-    """What makes a tensor of what was given instead of one."""
-    if isinstance(value, Tensor):
-        return "; bytes are made floats by images.float() / 255" if value.dtype == torch.uint8 else ""
-    if hasattr(value, "__array__") or hasattr(value, "__array_interface__"):
+def made_by(images: Any) -> str:
+    """What makes such a tensor of what was given instead."""
+    if isinstance(images, Tensor):
+        return "; bytes are made floats by images.float() / 255" if images.dtype == torch.uint8 else ""
+    if isinstance(images, (str, PathLike)):
+        return "; fv.zoo.read_image opens a file, and card.preprocess makes of it what the model takes"
+    if hasattr(images, "__array__") or hasattr(images, "__array_interface__"):
         return "; torch.from_numpy makes a tensor of an array, fv.zoo.from_pil of a Pillow image"
+    if isinstance(images, (list, tuple)) and any(isinstance(image, Tensor) for image in images):
+        return "; torch.stack(images) makes a batch of images, and of a batch with labels take batch[0]"
     return ""
 
 
@@ -165,7 +171,10 @@ def _check_mapping(name: str, value: object, kind: Any) -> None:
 
 
 def _check_iterable(name: str, value: object, _kind: Any) -> None:
-    if not (hasattr(value, "__iter__") or hasattr(value, "__getitem__")) or isinstance(value, (str, type)):
+    if isinstance(value, Tensor):
+        check_tensor(name, value)
+    listed = hasattr(value, "__iter__") or hasattr(value, "__getitem__")
+    if not listed or isinstance(value, (str, type)) or getattr(value, "shape", None) == ():
         raise DtypeError(f"{name} must be something to iterate over, such as a DataLoader, got {_got(value)}.")
 
 
@@ -181,7 +190,7 @@ def _check_class(name: str, value: object, kind: Any) -> None:
         return
     if kind is nn.Module and not isinstance(value, nn.Module):
         exported = type(value).__name__ == "ExportedProgram"
-        what = "capture torch.export.unflatten() of it" if exported else f"{value!r:.80}"
+        what = "capture torch.export.unflatten() of it" if exported else _got(value)
         raise DtypeError(f"{name} must be a torch.nn.Module, got {type(value).__name__}: {what}.")
     if not isinstance(value, kind):
         ours = kind in (str, type(None)) or kind.__module__.startswith("torch_featviz")
@@ -234,7 +243,8 @@ def _words(kind: Any) -> str:
         return "a class"
     kind = get_origin(kind) or kind
     known = _WORDS.get({tuple: Sequence, list: Sequence, dict: Mapping}.get(kind, kind))
-    return known or f"a {getattr(kind, '__name__', kind)}"
+    name = str(getattr(kind, "__name__", kind))
+    return known or f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
 
 
 def _got(value: object) -> str:

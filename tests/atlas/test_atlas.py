@@ -464,7 +464,7 @@ def test_channels_that_are_no_colours():
         (torch.rand(14, 14), {}, "ShapeError", r"'b c h w' and not empty, got shape \(14, 14\)"),
         (torch.rand(0, 3, 14, 14), {}, "ShapeError", "not empty"),
         (torch.zeros(1, 3, 14, 14, dtype=torch.uint8), {}, "DtypeError", "floats as the model takes them"),
-        ("cat.jpg", {}, "DtypeError", "got str"),
+        ("cat.jpg", {}, "DtypeError", "got 'cat.jpg'; fv.zoo.read_image opens a file"),
         (torch.randn(1, 3, 14, 14) * 3, {}, "OptionError", r"must lie in \[0, 1\]"),
         (torch.rand(1, 3, 14, 14), {"names": ["a", "b"]}, "OptionError", "got 2 for 1"),
         (torch.rand(1, 3, 14, 14), {"megabytes": 0.1}, "OptionError", "1 or more, got 0.1"),

@@ -194,7 +194,7 @@ def test_predictions_points_here():
         ({"logits": torch.tensor([[-1]])}, OptionError, "got -1"),
         ({"image": torch.rand(2, 3, 4, 4)}, ShapeError, r"one image per class map \(1\), got 2"),
         ({"image": torch.rand(2, 4, 4)}, ShapeError, "an image must be 'h w', '1 h w' or '3 h w'"),
-        ({"classes": None}, DtypeError, "classes must be a list or tuple, got None"),
+        ({"classes": None}, DtypeError, "classes must be the names of all classes, got None"),
         ({"alpha": 2}, OptionError, "alpha must be an opacity from 0 to 1, got 2"),
         ({"value_range": "float"}, OptionError, "value_range must be one of"),
     ],

@@ -154,7 +154,7 @@ def test_an_evaluation_of_each_kind_of_answer(classes, head, labels):
             "must return at least one view of the images",
         ),
         (lambda: probabilities(net(), IMAGES, augment="flip"), OptionError, r"such as augment\('flip', .* got 'flip'"),
-        (lambda: probabilities(net(), [1]), DtypeError, "images must be a tensor of floats"),
+        (lambda: probabilities(net(), [1]), DtypeError, r"images must be a tensor, got \[1\]"),
         (lambda: probabilities(net(), IMAGES[0, 0]), ShapeError, "images must be 'b c h w'"),
         (lambda: probabilities(nn.Identity(), IMAGES), ShapeError, "the model returns shape"),
         (lambda: probabilities(net(), IMAGES, answer="figures"), OptionError, "needs classes, got answer='figures'"),

@@ -120,7 +120,7 @@ def test_nothing_is_left_in_the_folder(write, tmp_path):
         ("def build():\n    raise ValueError", FileError, r"line 2: ValueError: ValueError\.$"),
         ("import sys\nsys.exit('bye')", FileError, r"line 2: SystemExit: bye\.$"),
         (
-            "from torch_featviz import ModelCard\nModelCard('a', 1, (0, 1, 1))",
+            "from torch_featviz import ModelCard\nModelCard('a', print, (0, 1, 1))",
             FileError,
             "line 2: OptionError: input_size",
         ),

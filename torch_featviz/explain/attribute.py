@@ -16,7 +16,7 @@ from tqdm import tqdm
 from torch_featviz.choices import METHODS, check_method
 from torch_featviz.displayed import Displayed
 from torch_featviz.errors import DtypeError, LayerError, OptionError, ShapeError
-from torch_featviz.gate import gated
+from torch_featviz.gate import gate
 from torch_featviz.inspect.cut import AnswerMap, answer_map, map_of, remembered
 from torch_featviz.model.answer import KINDS, Kind, Target
 from torch_featviz.model.boxes import Boxes, names_in
@@ -84,7 +84,7 @@ class Attribution(Displayed):
         return "+".join(self.layers)
 
 
-@gated
+@gate("target")
 def attribute(
     model: nn.Module,
     images: Tensor,

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch_featviz.choices import PROJECTIONS
 from torch_featviz.displayed import Displayed
 from torch_featviz.errors import DtypeError, LayerError, OptionError, ShapeError
-from torch_featviz.gate import gated
+from torch_featviz.gate import gate
 from torch_featviz.inspect.receptive import Tracer, channels_at
 from torch_featviz.model.inputs import Inputs, as_batch
 from torch_featviz.model.layers import layer_name, module_at
@@ -53,7 +53,7 @@ class Projections(Displayed):
     activations: Tensor
 
 
-@gated
+@gate("units")
 def deconvnet(
     model: nn.Module,
     images: Tensor,

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch_featviz.choices import check_whole
 from torch_featviz.displayed import Displayed
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
-from torch_featviz.gate import gated
+from torch_featviz.gate import gate
 from torch_featviz.inspect.cut import remembered
 from torch_featviz.inspect.patches import patch_of
 from torch_featviz.model.answer import Answer, Kind, figures, scores_of
@@ -137,7 +137,7 @@ class Faithfulness(Displayed):
         return bool(len(self.similarity)) and float(self.similarity[-1].mean()) > UNMOVED
 
 
-@gated
+@gate("why")
 def faithfulness(
     model: nn.Module,
     images: Tensor,

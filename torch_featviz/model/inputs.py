@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from os import PathLike
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from torch_featviz.errors import DtypeError, ShapeError
+from torch_featviz.gate import made_by
 from torch_featviz.torch_private import NORMS, Convolution
 
 from .values import map_tensors, tensors
@@ -40,7 +40,9 @@ class Inputs:
     def __post_init__(self) -> None:
         if self.more and not self.rowwise:  # told once, for all images: a part may be as long as another tensor
             more, count = tensors((self.args, dict(self.keywords))), len(self.images)
-            object.__setattr__(self, "rowwise", tuple(t.dim() > 0 and len(t) == count for t in more))
+            object.__setattr__(
+                self, "rowwise", tuple(not t.is_nested and t.dim() > 0 and len(t) == count for t in more)
+            )
 
     @classmethod
     def of(
@@ -130,24 +132,11 @@ def check_images(images: Any, axes: tuple[int, ...] = (4,)) -> None:
     """
     if not isinstance(images, Tensor) or not images.is_floating_point():
         what = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise DtypeError(f"images must be a tensor of floats as the model takes them, got {what}{_made_by(images)}.")
+        raise DtypeError(f"images must be a tensor of floats as the model takes them, got {what}{made_by(images)}.")
     if images.dim() not in axes or not images.numel():
         expected = "'b c h w'" if axes == (4,) else "'b c h w' (or 'b c l', 'b c d h w')"
         hint = "; add a batch axis with images[None]" if images.dim() == min(axes) - 1 and images.numel() else ""
         raise ShapeError(f"images must be {expected} and not empty, got shape {tuple(images.shape)}{hint}.")
-
-
-def _made_by(images: Any) -> str:
-    """What makes such a tensor of what was given instead."""
-    if isinstance(images, Tensor):
-        return "; bytes are made floats by images.float() / 255" if images.dtype == torch.uint8 else ""
-    if isinstance(images, (str, PathLike)):
-        return "; fv.zoo.read_image opens a file, and card.preprocess makes of it what the model takes"
-    if hasattr(images, "__array__") or hasattr(images, "__array_interface__"):
-        return "; torch.from_numpy makes a tensor of an array, fv.zoo.from_pil of a Pillow image"
-    if isinstance(images, (list, tuple)) and any(isinstance(image, Tensor) for image in images):
-        return "; torch.stack(images) makes a batch of images, and of a batch with labels take batch[0]"
-    return ""
 
 
 def as_batch(images: Any) -> Tensor:

@@ -6,10 +6,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
-from torch_featviz.gate import gated
+from torch_featviz.gate import check_tensor, gate, gated
 
 
-@gated
+@gate("maps")
 def tile(maps: Tensor, *, ncols: int | None = None, pad: int = 1, fill: float = 0.0) -> Tensor:
     """Lay maps on one grid, row by row: `n c h w -> c (rows h) (cols w)` plus gaps.
 
@@ -44,7 +44,7 @@ def tile(maps: Tensor, *, ncols: int | None = None, pad: int = 1, fill: float = 
     return sheet
 
 
-@gated
+@gate("sheet")
 def untile(sheet: Tensor, *, n: int, ncols: int | None = None, pad: int = 1) -> Tensor:
     """Take a grid apart, the inverse of `tile`: `c H W -> n c h w`.
 
@@ -119,6 +119,7 @@ def _check(x: Tensor, axes: str) -> tuple[int, ...]:
     name = "maps" if axes == "n c h w" else "sheet"
     if not isinstance(x, Tensor):
         raise DtypeError(f"{name} must be a tensor '{axes}', got {type(x).__name__}.")
+    check_tensor(name, x)
     if x.dim() != len(axes.split()):
         hint = f"; add a batch axis with {name}[None]" if x.dim() == 3 else ""
         raise ShapeError(f"{name} must be '{axes}', got shape {tuple(x.shape)}{hint}.")

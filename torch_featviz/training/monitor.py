@@ -109,7 +109,7 @@ class Monitor(Displayed):
         dtype('uint8')
     """
 
-    @gate("every", "bins", "keep", "optimizer")
+    @gate("every", "bins", "keep", "optimizer", "ignore", "scales")
     def __init__(
         self,
         model: nn.Module,

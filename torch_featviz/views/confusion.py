@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
-from torch_featviz.gate import gated
+from torch_featviz.gate import gate
 from torch_featviz.model.answer import named_both
 from torch_featviz.model.labels import names_of
 from torch_featviz.picture import Legend, Picture, Poster, Scale, Sheet, paint
@@ -19,7 +19,7 @@ _LARGEST = 2000  # at most
 _SHARES = Scale(vmin=0, vmax=1)
 
 
-@gated
+@gate("counts")
 def confusion(
     counts: Tensor | Sequence[Sequence[int]], classes: Sequence[str], *, cmap: str = "viridis", title: str = ""
 ) -> Picture:

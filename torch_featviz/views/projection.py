@@ -13,7 +13,7 @@ from torch_featviz.choices import PROJECTIONS
 from torch_featviz.errors import ShapeError
 from torch_featviz.explain import Projections, project
 from torch_featviz.explain.deconvnet import Unit
-from torch_featviz.gate import gated
+from torch_featviz.gate import gate
 from torch_featviz.inspect import ReceptiveField, receptive_field
 from torch_featviz.inspect.receptive import Box
 from torch_featviz.model.inputs import as_batch
@@ -29,7 +29,7 @@ _SHARE = 0.999  # of what a unit sees, within the scale of its projection
 _WHITE, _BLACK, _NOTHING = 255, 0, 225
 
 
-@gated
+@gate("unit")
 def projection(
     model: nn.Module,
     image: Tensor,

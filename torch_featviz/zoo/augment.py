@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
-from torch_featviz.gate import gated
+from torch_featviz.gate import gate, gated
 from torch_featviz.model.answer import LABELS, Answer, Kind, answer_of, ending, scores_of
 from torch_featviz.model.inputs import Inputs, as_batch
 from torch_featviz.model.run import run
@@ -91,7 +91,7 @@ def augment(*ways: str | Callable[[Tensor], Tensor], n: int = 4) -> Augmentation
     return Augmentation(names, tuple(way for way in ways if callable(way)), n)
 
 
-@gated
+@gate("augment")
 def probabilities(
     model: nn.Module,
     images: Tensor,

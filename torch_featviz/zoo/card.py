@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from torch_featviz.displayed import Displayed
 from torch_featviz.errors import OptionError, ShapeError, WeightsError
-from torch_featviz.gate import check_fields, check_floats, gated
+from torch_featviz.gate import check_fields, check_floats, gate, gated
 from torch_featviz.model.answer import KINDS, Kind
 
 from .images import as_given, as_unit, check_strip, named, open_image, to_size
@@ -108,7 +108,7 @@ class ModelCard(Displayed):
         put_state(model, state, self.name)
         return model.eval()
 
-    @gated
+    @gate("image")
     def preprocess(self, image: Tensor | Image.Image | str | Path) -> Tensor:
         """Turn an image into the network's input, normalised `b c h w`, by the published transform if the card has one.
 

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch_featviz.choices import check_real, check_whole
 from torch_featviz.displayed import Displayed
 from torch_featviz.errors import DtypeError, FeatvizError, OptionError, ShapeError
-from torch_featviz.gate import gated
+from torch_featviz.gate import gate, gated
 from torch_featviz.model.answer import Answer, Kind, answer_of, end_of, ending, scores_of
 from torch_featviz.model.inputs import Inputs, device_of
 from torch_featviz.model.labels import labels_of, pair_of
@@ -53,7 +53,7 @@ class Evaluation(Displayed):
         return f"Evaluation(accuracy {100 * self.accuracy:.1f} % ({right:,} of {total:,}), loss {self.loss:.4g})"
 
 
-@gated
+@gate("log")
 def fit(
     model: nn.Module,
     train_loader: Loader,
