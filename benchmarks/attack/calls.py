@@ -45,6 +45,7 @@ from arguments import INSTANCES, ODD, SLOW, WORK, after, valid
 
 SECONDS, GROWTH = 20, 2**30
 OURS = str(Path(fv.__file__).parent)
+OPERATOR = "capture/inplace.py"  # in which each operator of a model runs, for its model
 PYTHONS = re.compile(r"missing \d+ required|unexpected keyword|positional argument|multiple values for|takes no arg")
 
 
@@ -144,7 +145,8 @@ def outcome(error: BaseException | None) -> str:
     if isinstance(error, TypeError) and PYTHONS.search(str(error)):
         return "python's"
     frames = [(frame.f_code.co_filename, frame.f_code.co_name) for frame, _ in traceback.walk_tb(error.__traceback__)]
-    last = max((i for i, (file, _) in enumerate(frames) if file.startswith(OURS)), default=len(frames))
+    ours = [i for i, (file, _) in enumerate(frames) if file.startswith(OURS) and not file.endswith(OPERATOR)]
+    last = max(ours, default=len(frames))
     after_ours = frames[last + 1 :]
     if any(function in ("_call_impl", "forward") or "attack" in file for file, function in after_ours):
         return "model's own"
