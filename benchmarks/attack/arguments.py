@@ -284,6 +284,12 @@ def _quantised() -> Tensor:
         return torch.quantize_per_tensor(torch.rand(2, 3, 12, 12), 0.1, 0, torch.quint8)
 
 
+def _nested() -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.nested.nested_tensor([torch.rand(3, 4), torch.rand(2, 4)])
+
+
 def _object_array() -> Any:
     array = np.empty(3, dtype=object)
     array[:] = [None, "a", 1]
@@ -400,7 +406,7 @@ ODD: dict[str, Callable[[], Any]] = {
     "tensor grad": lambda: torch.rand(2, 3, 12, 12, requires_grad=True) * 1,
     "tensor expanded": lambda: torch.rand(1, 1, 1, 1).expand(2, 3, 12, 12),
     "parameter": lambda: nn.Parameter(torch.rand(2, 3, 12, 12)),
-    "nested tensor": lambda: torch.nested.nested_tensor([torch.rand(3, 4), torch.rand(2, 4)]),
+    "nested tensor": _nested,
     "Scale": fv.Scale,
     "Layout": lambda: fv.Layout(),
     "class Scale": lambda: fv.Scale,

@@ -18,7 +18,9 @@ from __future__ import annotations
 import argparse
 import enum
 import inspect
+import itertools
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -274,6 +276,7 @@ def main() -> int:
     parser.add_argument("--calls", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first call")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so long; the table says how many")
     parser.add_argument("--only", help="calls whose name is this, or begins with it and a dot or bracket")
     parser.add_argument("--trace", action="store_true", help="run in this process and print tracebacks")
     parser.add_argument("--log", type=Path, help="write each call that went wrong, a line of JSON each")
@@ -289,7 +292,9 @@ def main() -> int:
         for number in numbers:
             print(json.dumps(one(names, found, asked.seed, number, trace=True)))
         return 0
-    return report(results(names, asked.seed, numbers), len(names), asked.log)
+    end = time.monotonic() + 60 * asked.minutes
+    done = itertools.takewhile(lambda _: time.monotonic() < end, results(names, asked.seed, numbers))
+    return report(done, len(names), asked.log)
 
 
 def report(done: Iterator[dict[str, Any]], calls: int, log: Path | None) -> int:
@@ -306,7 +311,7 @@ def report(done: Iterator[dict[str, Any]], calls: int, log: Path | None) -> int:
     print(f"{'call':40} " + " ".join(f"{kind:>11}" for kind in kinds))
     for name, counts in sorted(by_name.items()):
         print(f"{name:40} " + " ".join(f"{counts[kind]:11}" for kind in kinds))
-    print(f"{f'all {len(by_name)} of {calls}':40} " + " ".join(f"{how[kind]:11}" for kind in kinds))
+    print(f"{f'all {how.total():,}, of {len(by_name)} of {calls}':40} " + " ".join(f"{how[kind]:11}" for kind in kinds))
     for (name, what, where), count in wrong.most_common():
         print(f"WRONG {count:5} {name}: {what} {where}")
     return int(how["WRONG"] > 0)

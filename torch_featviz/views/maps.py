@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
-from torch_featviz.gate import gate
+from torch_featviz.gate import check_tensor, gate
 from torch_featviz.model.layout import Layout
 from torch_featviz.model.unplaced import unplaced
 from torch_featviz.picture import Legend, Picture, Scale, Sheet, grid_columns, paint
@@ -244,6 +244,7 @@ def _stack(named: dict[str, Tensor]) -> Tensor:
         what = f"maps[{name!r}]" if name else "maps"
         if not isinstance(x, Tensor):
             raise DtypeError(f"{what} must be a tensor 'c h w', got {type(x).__name__}.")
+        check_tensor(what, x)
         if x.dim() != 3 or not x.numel():
             hint = f"; take one image with {what}[0]" if x.dim() > 3 else ""
             raise ShapeError(f"{what} must be 'c h w' and not empty, got shape {tuple(x.shape)}{hint}.")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
-from torch_featviz.gate import gate
+from torch_featviz.gate import check_tensor, gate
 from torch_featviz.picture import Legend, Picture, Scale, paint, rgb
 from torch_featviz.picture.images import Card, ValueRange, clipped, unit_images
 from torch_featviz.views.numbers import Written, drawn, first, written
@@ -63,6 +63,9 @@ def pixels(
 
 def _images(image: Tensor | Sequence[Tensor]) -> Tensor:
     """`n c h w`, one or three channels."""
+    for x in [image] if isinstance(image, Tensor) else image if isinstance(image, (list, tuple)) else ():
+        if isinstance(x, Tensor):
+            check_tensor("image", x)
     if isinstance(image, (list, tuple)) and image and all(isinstance(x, Tensor) for x in image):
         shapes = sorted({tuple(x.shape) for x in image})
         if len(shapes) > 1:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
-from torch_featviz.gate import gate
+from torch_featviz.gate import check_tensor, gate
 from torch_featviz.model.answer import LABELS, Answer, Kind, answer_of, end_of, scores_of
 from torch_featviz.model.labels import labels_of, names_of
 from torch_featviz.picture import Chart, Legend, Picture, rgb
@@ -115,6 +115,9 @@ def _check(images: Tensor, logits: Any, classes: Sequence[str], k: int) -> Tenso
     """The scores, `b n`, once everything is known to fit."""
     if not isinstance(images, Tensor):
         raise DtypeError(f"images and logits must be tensors, got {type(images)} and {type(logits)}.")
+    check_tensor("images", images)
+    if isinstance(logits, Tensor):
+        check_tensor("logits", logits)
     if images.dim() <= 2 and isinstance(logits, Tensor) and logits.dim() in (3, 4):
         raise ShapeError(
             f"images come first and logits second: predictions(images, logits, classes); got shapes "
