@@ -57,6 +57,14 @@ def test_containers_are_the_same_item_by_item():
     assert same(torch.ones(2, device="meta"), torch.ones(2, device="meta"))
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+def test_quantised_values_are_compared_as_they_are():
+    one, other = (torch.quantize_per_tensor(torch.tensor([1.0, x]), 0.5, 0, torch.quint8) for x in (2.0, 4.0))
+    assert same(one, one.clone())
+    assert not same(one, other)
+    assert distance([one], [other]) == 2
+
+
 def test_how_far_tensors_are_apart():
     one, other = torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.5])
     assert distance([one, one], [other, one]) == 0.5

@@ -39,9 +39,10 @@ def states(claims):
 
 
 @pytest.fixture(autouse=True)
-def _two_modes(monkeypatch):
-    """They show it; the others are tested by themselves."""
+def _alone(monkeypatch):
+    """These claims alone, in two modes, which show it; the others are tested by themselves."""
     monkeypatch.setattr("torch_featviz.prove.untouched.MODES", MODES[:2])
+    monkeypatch.setattr("torch_featviz.prove.proving.CHECKS", (untouched,))
 
 
 # What holds
@@ -186,6 +187,30 @@ def test_a_mode_that_the_model_does_not_run_in_is_named():
     assert claims["outputs"].holds
     assert "not checked in train (the model does not run so: " in claims["outputs"].found
     assert "gradients" not in claims
+    assert claims["state"].found == "eval; not checked in train"
+
+
+def test_a_model_that_does_not_take_other_images_keeps_what_was_captured():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            if not torch.equal(x, IMAGES):
+                raise ValueError("strange")
+            return self.conv(x)
+
+    claims = proven(Net())
+    assert claims["kept values"].holds is None
+    assert "it does not run on other images: ValueError: strange" in claims["kept values"].found
+
+
+def test_a_caller_in_inference_mode_changes_nothing():
+    model = net()
+    with torch.inference_mode():
+        claims = proven(model, IMAGES.clone())
+    assert states(claims) == dict.fromkeys(WORDS, True)
 
 
 def test_a_model_without_gradients_has_none_to_compare():

@@ -32,9 +32,11 @@ def _same_bits(one: Tensor, other: Tensor) -> bool:
         return False
     if one.is_meta:
         return True
+    if one.is_quantized:  # whose bytes torch may not look at
+        return torch.equal(one, other)
     try:
         return torch.equal(_bits(one), _bits(other))
-    except (RuntimeError, KeyError):  # sparse, quantised
+    except (RuntimeError, KeyError):  # sparse
         return torch.equal(one, other) if one.layout == torch.strided else _same_bits(one.to_dense(), other.to_dense())
 
 
@@ -56,9 +58,13 @@ def distance(ones: Sequence[Tensor | None], others: Sequence[Tensor | None]) -> 
         elif one.shape != other.shape or one.is_complex() or not one.numel():
             return float("inf")
         else:
-            apart = (one.detach().double() - other.detach().double()).abs()
-            farthest = max(farthest, float(apart.nan_to_num(float("inf")).max()))
+            farthest = max(farthest, float((_plain(one) - _plain(other)).abs().nan_to_num(float("inf")).max()))
     return farthest
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    tensor = tensor.dequantize() if tensor.is_quantized else tensor
+    return tensor.detach().to_dense().double()
 
 
 def apart(ones: Sequence[Tensor | None], others: Sequence[Tensor | None]) -> str:

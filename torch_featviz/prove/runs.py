@@ -160,13 +160,16 @@ def run(subject: Subject, mode: Mode, state: State, *, backward: bool = False, l
     return Ran(copies, gradients, state.changes(), began)
 
 
-def run_on(subject: Subject, mode: Mode) -> None:
-    """One forward more, of other images, in whatever state the last one left the model."""
+def run_on(subject: Subject, mode: Mode) -> Exception | None:
+    """One forward more, of other images, in whatever state the last one left the model; what it raised."""
     with mode.around(subject.model):
         images = subject.images.flip(-1)
-        subject.forward(
-            inputs=subject.inputs.copied().with_images(images / 2 if images.is_floating_point() else images)
-        )
+        images = images / 2 if images.is_floating_point() else images
+        try:
+            subject.forward(inputs=subject.inputs.copied().with_images(images))
+        except Exception as error:
+            return error
+    return None
 
 
 def _gradients(subject: Subject, image: Tensor, outputs: list[Tensor]) -> dict[str, Tensor | None] | str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import torch
+
 from torch_featviz.capture.compiled import compiled_calls
 from torch_featviz.capture.eager import uncompiled
 from torch_featviz.errors import FeatvizError
@@ -28,7 +30,11 @@ _MANY = 3  # differences named in one line
 
 def untouched(subject: Subject) -> list[Claim]:
     """What holds of captures of this model; it is run as itself, and put back after each forward."""
-    state, found = State(subject.model), Found()
+    with torch.inference_mode(False):
+        return _checked(subject, State(subject.model), Found())
+
+
+def _checked(subject: Subject, state: State, found: Found) -> list[Claim]:
     try:
         if any(True for module in subject.model.modules() for _ in compiled_calls(module)):
             _check_compiled(subject, state, found)
@@ -66,11 +72,11 @@ def _together(name: str, words: str, rows: list[tuple[str, bool | None, str]]) -
 
 
 def _said_of(holds: bool | None, text: str, modes: str) -> str:
-    if not modes or not text:
-        return modes or text
+    if not modes:
+        return text
     if holds is False:
         return f"{modes}: {text}"
-    return f"{modes} ({text})" if holds else f"not checked in {modes} ({text})"
+    return ("" if holds else "not checked in ") + modes + f" ({text})" * bool(text)
 
 
 def _check(subject: Subject, mode: Mode, state: State, found: Found) -> None:
@@ -81,8 +87,9 @@ def _check(subject: Subject, mode: Mode, state: State, found: Found) -> None:
     except Exception as error:  # as a detector ends that wants its targets in training
         if mode is EVAL:
             raise
-        for claim in ("outputs", "state", "captured values"):
-            found.add(claim, mode.name, None, f"the model does not run so: {_said(error)}")
+        found.add("outputs", mode.name, None, f"the model does not run so: {_said(error)}")
+        for claim in ("state", "captured values"):
+            found.add(claim, mode.name, None)
         return
     try:
         look = Look(subject.model)
@@ -91,7 +98,7 @@ def _check(subject: Subject, mode: Mode, state: State, found: Found) -> None:
         holds = None if isinstance(error, FeatvizError) else False
         found.add("outputs", mode.name, holds, f"with capture it ends in {_said(error)}")
         return
-    run_on(subject, mode)
+    failed = run_on(subject, mode)
     wrong, refused = look.compare()
     again = ran(backward=mode.gradients and not same(bare.gradients, seen.gradients))
     _compare_outputs(bare, seen, again, mode, found)
@@ -99,7 +106,10 @@ def _check(subject: Subject, mode: Mode, state: State, found: Found) -> None:
         _compare_gradients(bare, seen, again, mode, found)
     _compare_changes(bare, seen, again, mode, found)
     found.add("captured values", mode.name, not look.wrong, _some(look.wrong) or look.count)
-    found.add("kept values", mode.name, not wrong, _some(wrong) or (f"refused: {_some(refused)}" if refused else ""))
+    if failed:
+        found.add("kept values", mode.name, None, f"it does not run on other images: {_said(failed)}")
+    else:
+        found.add("kept values", mode.name, not wrong, _some(wrong) or f"refused: {_some(refused)}" * bool(refused))
 
 
 def _compare_outputs(bare: Ran, seen: Ran, again: Ran, mode: Mode, found: Found) -> None:
@@ -164,6 +174,7 @@ def _check_compiled(subject: Subject, state: State, found: Found) -> None:
 
 
 def _said(error: BaseException) -> str:
+    error = error.__cause__ or error  # which the model raised
     return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
