@@ -24,6 +24,8 @@ from torch_featviz.bench import Overhead
 from torch_featviz.capture.reduce import Several
 from torch_featviz.errors import FeatvizError
 from torch_featviz.picture import Picture
+from torch_featviz.prove.subject import Subject
+from torch_featviz.prove.untouched import untouched
 from torch_featviz.survey.source import Source
 from torch_featviz.training.film import Film
 from torch_featviz.zoo import XO, augment_marks, evaluate, fit, train_xo
@@ -104,7 +106,7 @@ def equal(a, b):
 
 @pytest.mark.parametrize("name", calls.CALLS)
 def test_what_runs_a_model(same, name, request):
-    if name in ("attribute integrated_gradients", "look") and "meta" in request.node.name:
+    if name in ("attribute integrated_gradients", "look", "prove") and "meta" in request.node.name:
         pytest.skip("Captum makes the sizes of its steps on the default device, and moves them from there")
     if name == "launches" and torch.__version__ < (2, 7):
         pytest.skip("its autograd asks for a GPU that is there")
@@ -255,6 +257,7 @@ MORE = {
     "atlas": lambda net: fv.atlas(net, IMAGES[:2], loader=BATCHES, names=["one", "two"], targets=[0, 1]),
     "attention": lambda _: attended(fv.Attention()),
     "attention of some rows": lambda _: attended(fv.Attention([0, -1])),
+    "untouched": lambda net: untouched(Subject(net, IMAGES)),
     "several": lambda net: captured(net, Several(fv.Moments(), fv.Histogram())),
     "Moments of channels": lambda net: captured(net, fv.Moments(dim=1)),
     "TopK of channels": lambda net: captured(net, fv.TopK(2, dim=1), ["0"]),

@@ -182,12 +182,22 @@ def test_gradients_that_are_never_twice_the_same_could_not_be_checked():
 
 
 def test_a_mode_that_the_model_does_not_run_in_is_named():
-    model = nn.Sequential(nn.Conv2d(3, 4, 8), nn.BatchNorm2d(4))
-    claims = proven(model, IMAGES[:1])
+    class Strict(nn.Module):
+        def forward(self, x):
+            if self.training:
+                raise ValueError("no targets")
+            return x
+
+    claims = proven(nn.Sequential(nn.Conv2d(3, 4, 8), Strict()))
     assert claims["outputs"].holds
-    assert "not checked in train (the model does not run so: " in claims["outputs"].found
+    assert "not checked in train (the model does not run so: ValueError: no targets)" in claims["outputs"].found
     assert "gradients" not in claims
     assert claims["state"].found == "eval; not checked in train"
+
+
+def test_one_image_is_enough_for_batch_norm_of_single_places():
+    claims = proven(nn.Sequential(nn.Conv2d(3, 4, 8), nn.BatchNorm2d(4)), IMAGES[:1])
+    assert states(claims) == dict.fromkeys(WORDS, True)
 
 
 def test_a_model_that_does_not_take_other_images_keeps_what_was_captured():

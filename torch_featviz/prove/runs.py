@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from torch_featviz.capture import Activations, capture
 from torch_featviz.errors import LayerError
-from torch_featviz.model.inputs import device_of
+from torch_featviz.model.inputs import Inputs, device_of
 from torch_featviz.model.layers import layer_names, split_call
 from torch_featviz.model.untouched import set_training
 from torch_featviz.model.values import tensors
@@ -146,7 +146,7 @@ def run(subject: Subject, mode: Mode, state: State, *, backward: bool = False, l
     set_training(subject.model, mode.training)
     with look or nullcontext():
         with mode.around(subject.model):
-            inputs = subject.inputs.copied()
+            inputs = _arguments(subject, mode)
             image = inputs.images
             if backward and image.is_floating_point():
                 inputs = inputs.with_images(image.requires_grad_().clone())  # a copy that a layer may write to
@@ -163,13 +163,21 @@ def run(subject: Subject, mode: Mode, state: State, *, backward: bool = False, l
 def run_on(subject: Subject, mode: Mode) -> Exception | None:
     """One forward more, of other images, in whatever state the last one left the model; what it raised."""
     with mode.around(subject.model):
-        images = subject.images.flip(-1)
-        images = images / 2 if images.is_floating_point() else images
+        inputs = _arguments(subject, mode)
+        images = inputs.images.flip(-1)
         try:
-            subject.forward(inputs=subject.inputs.copied().with_images(images))
+            subject.forward(inputs=inputs.with_images(images / 2 if images.is_floating_point() else images))
         except Exception as error:
             return error
     return None
+
+
+def _arguments(subject: Subject, mode: Mode) -> Inputs:
+    """Copies of what the model is given; one image is given twice in training, as batch norm wants of single places."""
+    images = subject.inputs.images
+    if mode.training and images.dim() > 1 and len(images) == 1:
+        return subject.inputs.rows(torch.zeros(2, dtype=torch.long, device=images.device)).copied()
+    return subject.inputs.copied()
 
 
 def _gradients(subject: Subject, image: Tensor, outputs: list[Tensor]) -> dict[str, Tensor | None] | str:
