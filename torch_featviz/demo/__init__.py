@@ -117,6 +117,7 @@ def _train(kept: Path, seed: int, epochs: int, device: str | torch.device) -> No
     start = time.perf_counter()
     watched: list[Monitor] = []
     folder = kept.with_name("training")
+    kept.unlink(missing_ok=True)  # first: a training that is cut short must not pass for that of these weights
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier training, which is not gone on with
     probe = torch.stack(list(drawings(XO("test", seed)).values()))
 
