@@ -28,8 +28,8 @@ ANSWERS = {
 
 # What may be called or written -> in which files.
 PLACES = {
-    "register_forward_hook": {"model/run.py"},
-    "register_forward_pre_hook": {"model/run.py"},
+    "register_forward_hook": {"model/run.py", "model/norms.py"},  # the latter stay on a twin's norm layers
+    "register_forward_pre_hook": {"model/run.py", "model/norms.py"},
     "register_full_backward_hook": set(),
     "deepcopy of a model": {"model/objects.py", "capture/copies.py"},  # the latter completes one that a user makes
     "training =": {"model/untouched.py", "model/copier.py", "zoo/fit.py"},  # the last trains

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from torch_featviz.capture import capture
 from torch_featviz.model.layers import names_of, unwrap
+from torch_featviz.model.run import hooked
 from torch_featviz.model.values import tensors
 
 from .judged import Unknown, Wrong, as_it_was
@@ -77,14 +78,13 @@ class Passing:
         self._cut: Collection[int] = ()
         self._flows: dict[Any, list[bool]] = {}  # of each node, whether a gradient goes on to each of the next
         net = unwrap(subject.model)
-        modules = {name: module for module, name in names_of(net).items()}
-        called = [name for name in layers if name.partition("#")[0] not in modules]
+        names = names_of(net)
+        called = [name for name in layers if name.partition("#")[0] not in names.values()]
         with as_it_was(net), ExitStack() as stack:
             one = subject.inputs.rows(slice(1)).copied()
             self.image = one.images.requires_grad_()
-            for name, module in modules.items():
-                hook = lambda _module, _given, output, name=name: self._note(name, output)
-                stack.callback(module.register_forward_hook(hook).remove)
+            note = lambda module, _given, output: self._note(names[module], output)
+            stack.enter_context(hooked(names, after=note))
             acts: Any = {}
             if called:
                 stack.enter_context(_Functions(self._note))
