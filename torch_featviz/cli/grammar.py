@@ -122,7 +122,7 @@ def parser() -> argparse.ArgumentParser:
     _report(add)
     _bench(add)
 
-    what = "check on this very model that captures leave it as it is and hold what its layers returned"
+    what = "check on this very model that looking changes nothing, and that what is shown of it is true"
     shared = [model, images, _figures()]
     command = _command(add, "prove", what, shared, "torchvision:resnet50 --image cat.jpg")
     command.set_defaults(run=Run("prove"))
