@@ -104,11 +104,11 @@ def test_arguments_that_make_no_sense(arguments, capsys):
         (["kernels", "xo", "--random", "--out", "/proc/x.png"], "cannot write '/proc/x.png': .*choose a folder"),
         (["kernels", "xo", "--weights", "nothing.pt"], "no weights file 'nothing.pt'"),
         (["kernels", "xo", "--weights", "HARM"], "holds Python objects .*could run code; save model.state_dict"),
-        (["maps", "xo", "--random", "--image", "IMAGE", "--layer", "*"], "gave .* outputs"),
+        (["maps", "xo", "--random", "--image", "IMAGE", "--layer", "*"], r"'\*' matches 13 layers .*; choose one"),
         (["maps", "xo", "--random", "--image", "IMAGE", "--top", "0"], "top must be at least 1"),
         (
             ["maps", "xo", "--random", "--image", "IMAGE", "--layer", "classifier.fc1"],
-            r"'classifier.fc1' of xo returns sh",
+            r"'classifier.fc1' returns shape \(1, 1200\), whose places are not known",
         ),
         (["overview", "xo", "--random", "--image", "IMAGE", "--image", "IMAGE"], "one image at a time, got 2"),
         (["look", "xo", "--random", "--image", "IMAGE", "--image", "IMAGE"], "one image at a time, got 2"),
