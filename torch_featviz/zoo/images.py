@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from torch_featviz.errors import DtypeError, FeatvizError, FileError, OptionError, ShapeError
-from torch_featviz.gate import gated
+from torch_featviz.gate import check_tensor, gated
 
 from .weights import why
 
@@ -179,6 +179,7 @@ def as_given(image: Tensor | Image.Image, channels: int) -> Tensor | Image.Image
     if not isinstance(image, Tensor) or not (image.is_floating_point() or image.dtype == torch.uint8):
         kind = image.dtype if isinstance(image, Tensor) else type(image).__name__
         raise DtypeError(f"image must be a tensor of bytes or of floats in [0, 1], a PIL image or a file, got {kind}.")
+    check_tensor("image", image)
     batch = image[None] if image.ndim == 3 else image
     if batch.ndim != 4 or not batch.numel():
         raise ShapeError(f"image must be 'c h w' or 'b c h w' and not empty, got shape {tuple(image.shape)}.")
