@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch_featviz.capture.session import check_every
 from torch_featviz.displayed import Displayed, within
 from torch_featviz.errors import FileError, LayerError, OptionError
-from torch_featviz.gate import gate, gated
+from torch_featviz.gate import check, gate, gated
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.layers import Layers, check_module, unwrap
 from torch_featviz.picture import Picture, Scale
@@ -145,6 +145,7 @@ class Monitor(Displayed):
         self._accumulation = Accumulation(self._optimizers)
         self._sampling: Sampling | None = None  # of the step that is looked at
         self._number = -1  # of the step that began last
+        check("scales", scales, Mapping[str, Any] | None)
         scales = dict(scales or {})
         check_scales(scales, self._watched.layers)
         self._group = _group_of(model) if group is None else group
