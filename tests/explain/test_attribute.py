@@ -367,7 +367,7 @@ def test_bad_options(options, error, message):
     ("images", "error", "message"),
     [
         (torch.ones(1, 2, 8, 8, dtype=torch.uint8), DtypeError, "images must be a tensor of floats .* got torch.uint8"),
-        ("cat.png", DtypeError, "got str"),
+        ("cat.png", DtypeError, "got 'cat.png'"),
         (torch.ones(2, 8), ShapeError, r"'b c h w' .* got shape \(2, 8\)"),
         (torch.ones(0, 2, 8, 8), ShapeError, r"got shape \(0, 2, 8, 8\)"),
     ],

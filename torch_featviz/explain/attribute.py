@@ -84,7 +84,7 @@ class Attribution(Displayed):
         return "+".join(self.layers)
 
 
-@gate("target")
+@gate("target", "method")
 def attribute(
     model: nn.Module,
     images: Tensor,

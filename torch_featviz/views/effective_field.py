@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from torch_featviz.errors import DtypeError, OptionError
-from torch_featviz.gate import gated
+from torch_featviz.gate import gate
 from torch_featviz.inspect.receptive import Box, ReceptiveField
 from torch_featviz.picture import Picture, Scale, Sheet, paint
 
 _WHITE = 255
 
 
-@gated
+@gate("seen")
 def effective_field(seen: ReceptiveField) -> Picture:
     """Draw the effective receptive field of a layer's middle unit, with the box of its receptive field.
 

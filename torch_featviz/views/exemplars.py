@@ -11,7 +11,7 @@ from torch import Tensor
 
 from torch_featviz.choices import PROJECTIONS
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
-from torch_featviz.gate import gated
+from torch_featviz.gate import gate
 from torch_featviz.picture import Legend, Picture, Scale, Sheet, count, grid_columns, number, rgb, tile
 from torch_featviz.picture.bounds import drawn_at, room, shrunk
 from torch_featviz.picture.color import total_of
@@ -34,7 +34,7 @@ _WITHOUT_SWITCHES = {
 }
 
 
-@gated
+@gate("best")
 def exemplars(
     best: TopPatches | Patches,
     channels: int | Sequence[int] | None = None,

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
-from torch_featviz.gate import gated
+from torch_featviz.gate import gate
 from torch_featviz.model.labels import items_of, label_of, names_of, pair_of
 from torch_featviz.model.listing import Listing, listing_of
 from torch_featviz.picture import Legend, Picture, Sheet, rgb
@@ -21,7 +21,7 @@ Label: TypeAlias = int | str
 LIMIT = 40  # classes
 
 
-@gated
+@gate("dataset")
 def samples(
     dataset: Iterable[Any] | Dataset[Any],
     *,
