@@ -1,17 +1,15 @@
-"""Numbers about layers: those of `summary` and `shapes`, and statistics, beside what a witness saw."""
+"""Numbers about layers, those of `summary` and `shapes`, beside what a witness saw."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torch_featviz.capture import Moments, capture
 from torch_featviz.inspect.shapes import shapes
 from torch_featviz.inspect.summary import Summary, summary
 from torch_featviz.model.inputs import Inputs
@@ -19,111 +17,46 @@ from torch_featviz.model.layers import unwrap
 
 from .claims import Claim
 from .counted import counted
-from .judged import Unknown, Wrong, as_it_was, by_other_means, judged, listed, many
+from .judged import Wrong, as_it_was, by_other_means, judged, listed, many
 from .subject import Subject
 from .witness import Witness
 
-_IMAGES = 2  # that are looked at
-_OFF = 1e-4  # of a standard deviation, by which means and standard deviations may be away
+IMAGES = 2  # that are looked at
 Calls = dict[str, list[list[Tensor]]]
 
 
 def claims_of_figures(subject: Subject) -> list[Claim]:
-    """What is said of layers in numbers; one forward is witnessed, in which statistics are taken as well."""
-    inputs = subject.inputs.rows(slice(_IMAGES)).copied()
-    seen = cache(lambda: _Seen(subject, inputs))
+    """What is said of layers in numbers, beside one forward that is witnessed."""
+    inputs = subject.inputs.rows(slice(IMAGES)).copied()
+    seen = cache(lambda: _seen(subject, inputs))
+    of_summary = "A summary has shapes and calls as they were, and each parameter once"
+    of_shapes = "Shapes found without computing are those that layers return"
     return [
-        judged(
-            "statistics",
-            "Statistics of each channel are those of its values in float64",
-            lambda: seen().statistics(),
-        ),
-        judged(
-            "summary",
-            "A summary has shapes and calls as they were, and each parameter once",
-            lambda: _summary(subject, inputs, seen().calls),
-        ),
-        judged(
-            "shapes",
-            "Shapes found without computing are those that layers return",
-            lambda: _shapes(subject, inputs, seen().calls),
-        ),
+        judged("summary", of_summary, lambda: _summary(subject, inputs, seen())),
+        judged("shapes", of_shapes, lambda: _shapes(subject, inputs, seen())),
     ]
 
 
-class _Seen:
-    """One forward of the model itself: what each call of a layer returned, and the statistics of the same values."""
+def called(witness: Witness) -> Calls:
+    """What the calls of each layer returned, by the layer's name as the library has it."""
+    calls: Calls = {}
+    for name, values in witness.calls:
+        calls.setdefault(_plain(name), []).append(values)
+    return calls
 
-    def __init__(self, subject: Subject, inputs: Inputs) -> None:
-        net = unwrap(subject.model)
-        witness = Witness(net)
-        self._failed: Exception | None = None
-        self._moments: dict[str, Any] = {}
-        with as_it_was(net), torch.no_grad():
-            try:
-                with capture(net, "*", into=Moments()) as moments, witness.watching():
-                    subject.forward(net, inputs.copied())
-                self._moments, self._left_out = dict(moments), moments.left_out
-            except Exception as error:
-                self._failed = error
-        if self._failed is not None:
-            with as_it_was(net), torch.no_grad(), by_other_means(), witness.watching():
-                subject.forward(net, inputs.copied())
-        self.calls: Calls = {}
-        for name, values in witness.calls:
-            self.calls.setdefault(_plain(name), []).append(values)
 
-    def statistics(self) -> str:
-        """How many layers' are right."""
-        if self._failed is not None:
-            raise self._failed
-        for name, moments in self._moments.items():
-            values = [call[0] for call in self.calls.get(name, []) if call]
-            if not values or not moments_hold(moments, values):
-                raise Wrong(f"{name}: not those of its values" if values else f"{name} returned nothing")
-        if not self._moments:
-            raise Unknown("no layer returns numbers")
-        refused = f"; {len(self._left_out)} left out, which is said" if self._left_out else ""
-        return many(len(self._moments), "layer") + refused
+def _seen(subject: Subject, inputs: Inputs) -> Calls:
+    """Of one forward of the model itself."""
+    net = unwrap(subject.model)
+    witness = Witness(net)
+    with as_it_was(net), torch.no_grad(), by_other_means(), witness.watching():
+        subject.forward(net, inputs.copied())
+    return called(witness)
 
 
 def _plain(name: str) -> str:
     """Without the parts that wrappers inside a model add."""
     return name.replace("_orig_mod.", "").removesuffix("._orig_mod")
-
-
-def moments_hold(moments: Moments, values: Sequence[Tensor]) -> bool:
-    """Whether they are those of what a layer returned at each call, with its channels on one axis or another."""
-    arrays = [tensor.detach().cpu().double().numpy() for tensor in values]
-    count = len(moments.mean)
-    axes = {axis for array in arrays[:1] for n in range(array.ndim) for axis in (n, n - array.ndim)}
-    ways = [axis for axis in axes if all(-a.ndim <= axis < a.ndim and a.shape[axis] == count for a in arrays)]
-    rows = [np.concatenate([np.moveaxis(a, axis, 0).reshape(count, -1) for a in arrays], 1) for axis in ways]
-    if count == 1:
-        rows.append(np.concatenate([array.reshape(1, -1) for array in arrays], 1))
-    return any(_are_those(moments, each) for each in rows)
-
-
-def _are_those(moments: Moments, rows: np.ndarray) -> bool:
-    """Of channels by values."""
-    finite = np.isfinite(rows)
-    count, known = finite.sum(1), np.where(finite, rows, 0)
-    seen, divisor = count > 0, np.maximum(count, 1)
-    mean = known.sum(1) / divisor
-    std = np.sqrt(np.where(finite, (known - mean[:, None]) ** 2, 0).sum(1) / divisor)
-    near = _OFF * std + 1e-9 * np.abs(known).max(1)
-    low, high = np.where(finite, rows, np.inf).min(1), np.where(finite, rows, -np.inf).max(1)
-    exact = [
-        (moments.count, count),
-        (moments.nan, np.isnan(rows).sum(1)),
-        (moments.inf, np.isinf(rows).sum(1)),
-        (moments.min, np.where(seen, low, np.nan)),
-        (moments.max, np.where(seen, high, np.nan)),
-    ]
-    about = [(moments.mean, mean, near), (moments.std, std, near), (moments.zero_share, (rows == 0).mean(1), 1e-12)]
-    return all(np.array_equal(got.numpy(), expected, equal_nan=True) for got, expected in exact) and all(
-        bool(((np.abs(got.numpy() - expected) <= within) | ~seen).all()) for got, expected, within in about
-    )
 
 
 def _summary(subject: Subject, inputs: Inputs, seen: Calls) -> str:

@@ -16,12 +16,14 @@ from .conservation import claims_of_conservation
 from .figures import claims_of_figures
 from .kernels import claims_of_kernels
 from .maps import claims_of_maps
+from .statistics import claims_of_statistics
 from .subject import Subject, checked
 from .untouched import untouched
 
 CHECKS: tuple[Callable[[Subject], Claim | Iterable[Claim]], ...] = (
     untouched,
     claims_of_figures,
+    claims_of_statistics,
     claims_of_kernels,
     claims_of_maps,
     claims_of_conservation,
