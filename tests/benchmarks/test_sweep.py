@@ -14,6 +14,7 @@ from benchmarks import sweep, sweep_checks
 from benchmarks import sweep_attention as others
 from benchmarks.sweep_models import Built, Subject, build
 from torch_featviz.capture import capture
+from torch_featviz.prove import figures, kernels, maps
 
 pytest.importorskip("timm")
 pytest.importorskip("transformers")
@@ -76,8 +77,10 @@ class Doubling:
 
 
 def test_other_values_are_seen(built, monkeypatch):
-    monkeypatch.setattr(fv, "capture", Doubling)
-    assert sweep_checks.look_at(built)["capture"][:2] == ("wrong", "other values: b")
+    monkeypatch.setattr("torch_featviz.prove.runs.capture", Doubling)
+    found = sweep_checks.look_at(built, ["capture"])["capture"]
+    assert found.state == "wrong"
+    assert "b" in found.text
 
 
 @pytest.mark.parametrize(
@@ -85,7 +88,7 @@ def test_other_values_are_seen(built, monkeypatch):
 )
 def test_an_earlier_layer_is_seen(built, monkeypatch, layer, why):
     attribute = fv.attribute
-    monkeypatch.setattr(fv, "attribute", lambda *args, **options: attribute(*args, **options, layer=layer))
+    monkeypatch.setattr(maps, "attribute", lambda *args, **options: attribute(*args, **options, layer=layer))
     assert sweep_checks.look_at(built)["heatmap"][:2] == ("wrong", why)
 
 
@@ -102,7 +105,7 @@ def test_one_branch_of_two_is_seen(monkeypatch):
     torch.manual_seed(0)
     two, attribute = Built(Branches().eval(), torch.rand(1, 3, 32, 48)), fv.attribute
     assert sweep_checks.look_at(two)["heatmap"][:2] == ("right", "a.cat")
-    monkeypatch.setattr(fv, "attribute", lambda *args, **options: attribute(*args, **options, layer="b"))
+    monkeypatch.setattr(maps, "attribute", lambda *args, **options: attribute(*args, **options, layer="b"))
     assert sweep_checks.look_at(two)["heatmap"][:2] == ("wrong", "b: the answer passes beside it")
 
 
@@ -129,7 +132,7 @@ def test_other_maps_of_a_segmenter_are_seen(monkeypatch, layer, why):
     torch.manual_seed(0)
     net, attribute = Built(Segmenter().eval(), torch.rand(1, 3, 32, 48), pixels=True), fv.attribute
     assert sweep_checks.look_at(net)["heatmap"][0] == "right"
-    monkeypatch.setattr(fv, "attribute", lambda *args, **options: attribute(*args, **options, layer=layer))
+    monkeypatch.setattr(maps, "attribute", lambda *args, **options: attribute(*args, **options, layer=layer))
     assert sweep_checks.look_at(net)["heatmap"][:2] == ("wrong", why)
 
 
@@ -138,7 +141,7 @@ def test_another_class_of_a_segmenter_is_seen(monkeypatch):
     net, attribute = Built(Segmenter().eval(), torch.rand(1, 3, 32, 48), pixels=True), fv.attribute
     labels = net()["out"].argmax(1).unique(return_counts=True)
     rare = int(labels[0][labels[1].argmin()])
-    monkeypatch.setattr(fv, "attribute", lambda *args, **options: attribute(*args, **options, target=rare))
+    monkeypatch.setattr(maps, "attribute", lambda *args, **options: attribute(*args, **options, target=rare))
     assert "is explained, which is not the largest" in sweep_checks.look_at(net)["heatmap"].text
 
 
@@ -146,7 +149,7 @@ def test_a_refusal_where_there_is_a_gradient_is_seen(built, monkeypatch):
     def refuse(*args, **options):
         raise fv.errors.OptionError("no.")
 
-    monkeypatch.setattr(fv, "attribute", refuse)
+    monkeypatch.setattr(maps, "attribute", refuse)
     assert sweep_checks.look_at(built)["heatmap"][:2] == ("wrong", "no.")
     with torch.no_grad():
         built.net.head.weight.zero_()
@@ -255,15 +258,15 @@ def test_a_strip_is_seen(monkeypatch, built, size):
 
 
 def test_another_kernel_is_seen(built, monkeypatch):
-    drawn = sweep_checks._drawn
-    monkeypatch.setattr(sweep_checks, "_drawn", lambda net, name: drawn(net, name).flip(-1))
+    drawn = kernels._drawn
+    monkeypatch.setattr(kernels, "_drawn", lambda net, name: drawn(net, name).flip(-1))
     found = sweep_checks.look_at(built)["kernels"]
     assert found.state == "wrong"
-    assert "away from its impulse response" in found.text
+    assert "of the largest away from its" in found.text
 
 
 def test_any_error_is_a_fault(built, monkeypatch):
-    monkeypatch.setattr(fv, "shapes", lambda *_, **__: 1 // 0)
+    monkeypatch.setattr(figures, "shapes", lambda *_, **__: 1 // 0)
     assert sweep_checks.look_at(built)["shapes"][:2] == (
         "wrong",
         "ZeroDivisionError: integer division or modulo by zero",
