@@ -38,6 +38,8 @@ def _default_map(subject: Subject) -> str:
     found = _asked(subject)
     if found.boxes is not None and not len(found.boxes):
         raise Unknown("no boxes in the first image")
+    if found.attributions.shape[2:].numel() < 2:
+        raise Wrong(f"{found.where}: one place")
     with by_other_means():
         passing = Passing(subject, found.layers)
         chosen = [passing.number(name) for name in found.layers]
