@@ -27,11 +27,11 @@ if not __package__:
 from benchmarks.sweep_models import Subject, subjects
 
 QUESTIONS = {
-    "capture": "what each layer returned, to the bit, as hooks of our own see it",
-    "heatmap": "the map that a class's score depends on: gradients are cut there and at all that comes later",
+    "capture": "what each layer returned, to the bit, and nothing else changed, as `fv.prove` claims",
+    "heatmap": "the map that a class's score depends on: gradients are cut there, and what comes later is looked at",
     "attention": "weights of each layer and head, beside softmaxes seen as functions, and what the library tells",
     "overview": "the layers drawn, each in the proportions of the image",
-    "kernels": "those drawn, as one delta for each tap finds them",
+    "kernels": "those drawn, as one delta for each tap finds them, and noise",
     "summary": "layers, parameters, shapes and calls",
     "shapes": "of each layer, without computing one",
 }

@@ -1,7 +1,7 @@
 """What `benchmarks/sweep.py` asks of one model, each answer held against one that is found in another way.
 
-The other ways are hooks, gradients that are cut, impulses, and how a map has to lie; of `torch_featviz` they take only
-the names that it gives to functional calls.
+Most of it is what `fv.prove` claims of any model. Attention and the proportions of an overview are looked at here: by
+softmaxes seen as functions, and by how a map has to lie.
 """
 
 from __future__ import annotations
