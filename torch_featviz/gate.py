@@ -14,6 +14,7 @@ from typing import Any, Literal, ParamSpec, Protocol, TypeVar, Union, get_args, 
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
 from torch.utils.data import DataLoader
 
 from torch_featviz.errors import DtypeError, FeatvizError, OptionError
@@ -56,6 +57,8 @@ def gate(*but: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            if is_dynamo_compiling():  # the graph is of the function alone
+                return function(*args, **kwargs)
             try:
                 bound = signature.bind(*args, **kwargs)
             except TypeError:  # the function itself says which argument is missing, or unknown
@@ -78,6 +81,8 @@ gated = gate()
 
 def check_fields(result: Any) -> None:
     """Check the fields of a dataclass against their annotations."""
+    if is_dynamo_compiling():
+        return
     kind: Any = type(result)
     kinds = _kinds(kind)
     for each in fields(result):

@@ -18,7 +18,7 @@ CACHES = (
     faces._ranked,
     faces._draws,
     text.width,
-    text.strip,
+    text._label,
     text._runs,
     text._fitted,
 )

@@ -46,7 +46,7 @@ def test_line_breaks_and_tabs_are_seen(words, written):
 
 @pytest.mark.parametrize("words", ["dog", "Ärger", "собака", "σκύλος", "10 × −3 …", "שלום", "مرحبا"])
 def test_nobody_looks_for_typefaces_that_are_not_needed(monkeypatch, words):
-    for cache in (text.strip, text.width, text._runs, faces.face_of):
+    for cache in (text._label, text.width, text._runs, faces.face_of):
         cache.cache_clear()
     monkeypatch.setattr(faces, "installed", lambda: pytest.fail("looked for typefaces"))
     text.strip(words, 13)

@@ -89,13 +89,13 @@ def test_the_first_letter_of_hebrew_and_arabic_is_rightmost(monkeypatch, shapes,
     if shapes and not faces.SHAPES:
         pytest.skip("Pillow finds no FriBiDi here")
     monkeypatch.setattr(faces, "SHAPES", shapes)
-    for cache in (text.width, text.strip, text._runs, text._fitted, faces._open):
+    for cache in (text.width, text._label, text._runs, text._fitted, faces._open):
         cache.cache_clear()
     whole, first = text.strip(words, 30), text.strip(words[0], 30)
     n = first.shape[1] - 4
     assert np.abs(whole[:, -n:].astype(int) - first[:, -n:]).mean() < 12
     assert np.abs(whole[:, :n].astype(int) - first[:, :n]).mean() > 12
-    for cache in (text.width, text.strip, text._runs, text._fitted, faces._open):
+    for cache in (text.width, text._label, text._runs, text._fitted, faces._open):
         cache.cache_clear()
 
 
