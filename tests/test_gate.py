@@ -149,7 +149,7 @@ def test_the_fuzz_tells_an_error_that_is_not_ours():
         "fine": lambda: fv.tile(T),
         "ours": own,
         "python's": lambda: gated(own)(1),
-        "model's own": lambda: fv.summary(nn.Conv2d(3, 4, 3), torch.rand(1, 5, 8, 8)),
+        "model's own": lambda: fv.FeatureTap(nn.Linear(2, 3))(torch.rand(4)),
         "WRONG": lambda: fv.tile.__wrapped__(T, ncols="2"),
     }
     for name, call in ways.items():
