@@ -253,7 +253,7 @@ def test_what_the_library_tells_is_compared(monkeypatch):
     monkeypatch.setattr(others, "of_transformers", lambda _: [torch.zeros(1, 4, 21, 21)] * 3)
     found = sweep_checks.look_at(net, ["attention"])["attention"]
     assert found.state == "wrong"
-    assert found.text.endswith("from what transformers tells")
+    assert found.text.endswith("from what transformers tells, in float64")
 
 
 @pytest.mark.parametrize("size", ["8×192", "24×16", "16×8"])
