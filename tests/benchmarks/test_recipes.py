@@ -12,7 +12,7 @@ from torch import nn
 import torch_featviz as fv
 from benchmarks import recipes, recipes_harness
 from benchmarks.recipes_harness import FIRST_LOOK, RECIPES, Facts, Recipe, Run, Told, broken, faults, judge, verdicts
-from torch_featviz.training.findings import Finding
+from torch_featviz.training.history import Finding
 
 recipes.load("first")
 

@@ -550,8 +550,8 @@ def test_the_findings_of_a_report_are_those_that_were_written(tmp_path):
     finding = {"step": 3, "kind": "dead", "names": ["a", "b"], "text": "so"}
     (tmp_path / "samples.jsonl").write_text(
         "".join(
-            json.dumps({"step": 3, "layers": {}, "parameters": {}, **more}) + "\n"
-            for more in ({}, {"findings": [finding]})
+            json.dumps({"step": step, "layers": {}, "parameters": {}, **more}) + "\n"
+            for step, more in ((2, {}), (3, {"findings": [finding]}))
         )
     )
     (found,) = read_findings(tmp_path)

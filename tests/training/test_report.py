@@ -14,7 +14,7 @@ from torch_featviz.capture import Histogram
 from torch_featviz.errors import ShapeError
 from torch_featviz.training import Bins, History, LayerFigures, Monitor, ParameterFigures, Sample
 from torch_featviz.training.figures import bins_of
-from torch_featviz.training.findings import Finding
+from torch_featviz.training.history import Finding
 from torch_featviz.training.ordinary import ordinary
 from torch_featviz.training.report import on_one_grid, report, weight_of
 from torch_featviz.training.report.axis import Steps

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import struct
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
 import torch
@@ -12,13 +13,15 @@ from PIL import Image
 
 from torch_featviz.errors import FileError
 from torch_featviz.training import History
-from torch_featviz.training.findings import read_findings
 from torch_featviz.training.frames import KINDS
+from torch_featviz.training.history import Finding, read_lines
 from torch_featviz.training.report import report, weight_of
+from torch_featviz.training.run_folder import pictures
 
 from .pack import Blobs, fair_shares
 
 STEPS = 24  # at most
+_PIXELS = 2**26  # of a picture at most
 _CURVES = {
     "std": "spread of its values (standard deviation)",
     "zero_share": "share of values that are 0",
@@ -37,52 +40,68 @@ def put_learning(blobs: Blobs, folder: Path, letters: float) -> tuple[dict[str, 
     Raises:
         FileError: there is nothing, or something else, in the folder.
     """
-    history = History.load(folder)
+    history, found, named = History(), list[Finding](), dict[int, tuple[str, ...] | None]()
+    for line in read_lines(folder):
+        history.append(line.sample)
+        found += line.findings
+        named[line.sample.step] = line.pictures
     if not len(history):
         raise FileError(f"{str(folder)!r} holds no sample yet; train until a step was looked at.")
-    found = read_findings(folder)
     drawn = report(history, found)
     page = {
         "findings": [{"step": each.step, "kind": each.kind, "text": each.text} for each in found],
         "report": blobs.picture(torch.from_numpy(drawn.numpy()).permute(2, 0, 1), "the report of the training"),
     }
-    films = {each: sorted(each.glob("step-*.png")) for kind in KINDS for each in sorted((folder / kind).glob("*"))}
     steps = history.steps
     spread = np.linspace(0, len(steps) - 1, min(STEPS, len(steps))).round().astype(int)
     chosen = [steps[i] for i in dict.fromkeys(spread.tolist())]
-    cost = [sum(file.stat().st_size for file in files if _step(file) in chosen) for files in films.values()]
+    layers = dict.fromkeys(name for sample in history for name in sample.layers)
+    films = pictures(folder, {step: named[step] for step in chosen}, KINDS, layers)
+    cost = [sum(file.stat().st_size for file in files.values()) for files in films.values()]
     share = fair_shares(cost, int(letters * 3 / 4)) if cost else 0
-    whole = {each: files for (each, files), size in zip(films.items(), cost, strict=True) if size <= share}
+    whole = {name: files for (name, files), size in zip(films.items(), cost, strict=True) if size <= share}
     page["steps"] = chosen
-    page["layers"] = [_film(blobs, each, files, chosen) for each, files in whole.items()]
+    page["layers"] = [_film(blobs, name, files, chosen) for name, files in sorted(whole.items())]
     page["curves"] = _curves(history, chosen)
     told = []
     if len(chosen) < len(steps):
         told.append(f"Learning: {len(chosen)} of {len(steps)} steps that were looked at.")
-    if gone := [f"{each.parent.name} of {unquote(each.name)}" for each in films if each not in whole]:
+    if gone := [" of ".join(_kind_and_layer(name)) for name in films if name not in whole]:
         told.append(f"Learning: no pictures of {', '.join(gone)}, which would make the page too large.")
     return page, told
 
 
-def _step(file: Path) -> int:
-    return int(file.stem.removeprefix("step-"))
+def _kind_and_layer(name: str) -> tuple[str, str]:
+    kind, _, layer = name.partition("/")
+    return kind, layer or "(model)"
 
 
-def _film(blobs: Blobs, folder: Path, files: list[Path], steps: list[int]) -> dict[str, Any]:
-    kind, name = folder.parent.name, unquote(folder.name)
-    by_step = {_step(file): file for file in files}
-    frames: list[dict[str, Any] | None] = []
-    for step in steps:
-        if step not in by_step:
-            frames.append(None)
-            continue
-        try:
-            with Image.open(by_step[step]) as image:
-                pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-        except (OSError, SyntaxError) as error:
-            raise FileError(f"cannot read {str(by_step[step])!r}: {error}.") from error
-        frames.append(blobs.picture(pixels, f"{kind} of {name} at step {step}"))
-    return {"name": name, "of": kind, "frames": frames}
+def _film(blobs: Blobs, name: str, files: dict[int, Path], steps: list[int]) -> dict[str, Any]:
+    kind, layer = _kind_and_layer(name)
+    frames = [
+        blobs.picture(_pixels(files[step]), f"{kind} of {layer} at step {step}") if step in files else None
+        for step in steps
+    ]
+    return {"name": layer, "of": kind, "frames": frames}
+
+
+def _pixels(file: Path) -> torch.Tensor:
+    """`3 h w` of a picture that a Monitor wrote.
+
+    Raises:
+        FileError: it is damaged, or larger than any of a Monitor.
+    """
+    try:
+        data = file.read_bytes()
+        width, height = struct.unpack(">II", data[16:24])
+        if width * height > _PIXELS:
+            raise FileError(f"{str(file)!r} is a picture of {width} × {height}, which no Monitor draws; remove it.")
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    except FileError:
+        raise
+    except Exception as error:  # Pillow has many for what is no picture
+        raise FileError(f"cannot read {str(file)!r}: {error}; remove it.") from error
 
 
 def _curves(history: History, steps: list[int]) -> list[dict[str, Any]]:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from torch_featviz.choices import FIGURES
-from torch_featviz.displayed import Displayed
 from torch_featviz.errors import OptionError
+from torch_featviz.schema import Count, SchemaError, checked_state
 
 from .account import Account
-from .history import Sample, as_plain, lines
+from .history import Finding, Sample, as_plain, read_lines
 from .rules import KINDS, RULES, Memory, Rule, Seen
 from .rules.broken import first_broken
 
@@ -23,20 +22,36 @@ _WRITTEN = 5  # names in a text
 Globs: TypeAlias = str | Sequence[str]
 
 
-@dataclass(frozen=True, repr=False)
-class Finding(Displayed):
-    """One problem: its step, its kind, the layers or parameters concerned, and a text with advice."""
-
-    step: int  # at which it was seen
-    kind: str  # "nonfinite", "dead", ...
-    names: tuple[str, ...]  # of layers or parameters
-    text: str  # what, with its figure, and what to do about it
-
-
 def read_findings(folder: str | os.PathLike[str]) -> list[Finding]:
-    """What a `Monitor` found and wrote to a folder from which `History.load` reads its samples."""
-    told = (plain.get("findings", []) for _, plain in lines((Path(folder) / FIGURES).read_bytes()))
-    return [Finding(**{**each, "names": tuple(each["names"])}) for findings in told for each in findings]
+    """What a `Monitor` found and wrote to a folder from which `History.load` reads its samples.
+
+    Raises:
+        FileError: as for `History.load`.
+    """
+    return [finding for line in read_lines(Path(folder)) for finding in line.findings]
+
+
+@dataclass
+class FindingsState:
+    """What `Findings.state_dict` returns."""
+
+    found: list[Finding]
+    rows: list[dict[str, list[Count]]]  # one for each rule
+    memory: Memory
+    broken: bool
+
+    def __post_init__(self) -> None:
+        if len(self.rows) != len(RULES):
+            raise SchemaError(f"a list of {len(RULES)}, one for each rule, got {len(self.rows)}", ".rows")
+        lists: dict[str, tuple[int, Iterable[Sequence[float]]]] = {
+            ".rows": (2, (row for rows in self.rows for row in rows.values())),
+            ".memory.rates": (2, self.memory.rates.values()),
+            ".memory.ranges": (2, self.memory.ranges.values()),
+            ".memory.curve": (3, self.memory.curve),
+        }
+        for name, (length, several) in lists.items():
+            if any(len(each) != length for each in several):
+                raise SchemaError(f"made of lists of {length} numbers, got one of another length", name)
 
 
 class Findings:
@@ -106,14 +121,8 @@ class Findings:
         Raises:
             OptionError: `state` does not come from `state_dict`.
         """
-        expected = self.state_dict()
-        if state.keys() != expected.keys() or len(state["rows"]) != len(RULES):
-            raise OptionError(f"state must be what state_dict() returned, with {', '.join(expected)}; got {state!r}.")
-        self._found = [Finding(**{**each, "names": tuple(each["names"])}) for each in state["found"]]
-        self._rows = deepcopy(list(state["rows"]))
-        memory = {name: value if name == "late" else _numbers(value) for name, value in state["memory"].items()}
-        self._memory = Memory(**deepcopy(memory))
-        self._broken = state["broken"]
+        known = checked_state(FindingsState, state)
+        self._found, self._rows, self._memory, self._broken = known.found, known.rows, known.memory, known.broken
 
     def _told(self) -> set[tuple[str, str]]:
         return {(each.kind, name) for each in self._found for name in each.names}
@@ -166,15 +175,6 @@ def _text(rule: Rule, figures: dict[str, str], first: int, last: int) -> str:
         written += f" and {len(figures) - _WRITTEN} more"
     when = f"at step {last}" if rule.samples == 1 else f"in {rule.samples} samples in a row, steps {first} to {last}"
     return f"{rule.text.format(names=written)}, {when}."
-
-
-def _numbers(value: Any) -> Any:
-    """What `as_plain` was made of."""
-    if isinstance(value, dict):
-        return {name: _numbers(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [_numbers(each) for each in value]
-    return float(value) if isinstance(value, str) else value
 
 
 def _checked(ignore: Mapping[str, Globs] | None) -> dict[str, tuple[str, ...]]:

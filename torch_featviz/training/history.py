@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +15,13 @@ from numpy.typing import NDArray
 from torch_featviz.choices import FIGURES
 from torch_featviz.displayed import Displayed
 from torch_featviz.errors import FileError, LayerError, OptionError
+from torch_featviz.schema import Between, Count, SchemaError, decoded, restored
 
+from .run_folder import inside, is_file
 from .thinned import Thinned
+
+_Size: TypeAlias = Annotated[float, Between(0)]
+_Share: TypeAlias = Annotated[float, Between(0, 1)]
 
 
 @dataclass(frozen=True, repr=False)
@@ -25,8 +29,8 @@ class Bins(Displayed):
     """A histogram with bins of equal width: bin `i` counts values from `start + i * width` up to the next bin."""
 
     start: float
-    width: float
-    counts: tuple[int, ...]
+    width: _Size
+    counts: tuple[Count, ...]
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,16 +41,16 @@ class LayerFigures(Displayed):
     """
 
     mean: float
-    std: float
+    std: _Size
     min: float
     max: float
-    zero_share: float  # of all values, those that are exactly 0
-    dead: int  # channels of which no value was positive
-    channels: int
-    nan: int  # values
-    inf: int  # of either sign
+    zero_share: _Share  # of all values, those that are exactly 0
+    dead: Count  # channels of which no value was positive
+    channels: Count
+    nan: Count  # values
+    inf: Count  # of either sign
     histogram: Bins
-    saturated: float | None = (
+    saturated: _Share | None = (
         None  # of a bounded activation, or a recurrent layer: share in the outer 1/32 of its range
     )
 
@@ -60,13 +64,13 @@ class ParameterFigures(Displayed):
     used.
     """
 
-    size: int  # numbers in it
-    norm: float
-    grad_norm: float | None = None
-    update_ratio: float | None = None  # norm of what the step added, over the norm before
+    size: Count  # numbers in it
+    norm: _Size
+    grad_norm: _Size | None = None
+    update_ratio: _Size | None = None  # norm of what the step added, over the norm before
     grad_histogram: Bins | None = None
-    outputs: int | None = None  # of a convolution's or linear layer's weight: so many rows, one for each output
-    unreached: int | None = None  # rows to which no gradient came at all: each is exactly 0
+    outputs: Count | None = None  # of a convolution's or linear layer's weight: so many rows, one for each output
+    unreached: Count | None = None  # rows to which no gradient came at all: each is exactly 0
     frozen: bool = False  # requires_grad=False
 
 
@@ -79,7 +83,7 @@ class Sample(Displayed):
     floating-point input tensors: `"inputs"` is the first, `"inputs/1"` or `"inputs/mask"` are others.
     """
 
-    step: int
+    step: Count
     layers: dict[str, LayerFigures]
     parameters: dict[str, ParameterFigures]
     scalars: dict[str, float] = field(default_factory=dict)
@@ -92,12 +96,25 @@ class Sample(Displayed):
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> Sample:
-        """Restore a sample from `as_dict`."""
-        layers = {name: LayerFigures(**_figures(each)) for name, each in plain["layers"].items()}
-        parameters = {name: ParameterFigures(**_figures(each)) for name, each in plain["parameters"].items()}
-        scalars = {name: float(value) for name, value in plain.get("scalars", {}).items()}  # older files have none
-        inputs = {name: LayerFigures(**_figures(each)) for name, each in plain.get("inputs", {}).items()}
-        return cls(plain["step"], layers, parameters, scalars, inputs)
+        """Restore a sample from `as_dict`.
+
+        Raises:
+            OptionError: `plain` does not come from `as_dict`.
+        """
+        try:
+            return restored(cls, plain)
+        except SchemaError as error:
+            raise OptionError(f"plain must be what as_dict() returned: {error}.") from error
+
+
+@dataclass(frozen=True, repr=False)
+class Finding(Displayed):
+    """One problem: its step, its kind, the layers or parameters concerned, and a text with advice."""
+
+    step: Count  # at which it was seen
+    kind: str  # "nonfinite", "dead", ...
+    names: tuple[str, ...]  # of layers or parameters
+    text: str  # what, with its figure, and what to do about it
 
 
 def as_plain(value: Any) -> Any:
@@ -109,13 +126,64 @@ def as_plain(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _figures(plain: dict[str, Any]) -> dict[str, Any]:
-    def figure(value: Any) -> Any:
-        if isinstance(value, dict):
-            return Bins(value["start"], value["width"], tuple(value["counts"]))
-        return float(value) if isinstance(value, str) else value
+class Line(NamedTuple):
+    """A step in a run folder: the line as it is written, and what it says.
 
-    return {name: figure(value) for name, value in plain.items()}
+    Args:
+        pictures: names such as `"kernels/conv1"`; None in folders from before they were written down.
+    """
+
+    text: bytes
+    sample: Sample
+    findings: tuple[Finding, ...]
+    pictures: tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
+class _Beside:
+    """What a line holds beside its sample."""
+
+    findings: tuple[Finding, ...] = ()
+    pictures: tuple[str, ...] | None = None
+
+
+def read_lines(folder: Path) -> Iterator[Line]:
+    """The steps that a `Monitor` wrote to a folder. A last line that was cut short is left out.
+
+    Raises:
+        FileError: the folder has no history, or a line is not as a Monitor writes it.
+    """
+    file, last = inside(folder, FIGURES), -1
+    if not is_file(file):
+        raise FileError(f"{str(folder)!r} has no {FIGURES}; pass a folder that a Monitor wrote.")
+    try:
+        with file.open("rb") as texts:
+            for number, text in enumerate(texts, 1):
+                if text.endswith(b"\n"):
+                    try:
+                        line = _line(text, last)
+                    except SchemaError as error:
+                        raise FileError(
+                            f"{str(file)!r} was not written by a Monitor of this version: line {number}: {error}; "
+                            "remove the line, or choose another folder."
+                        ) from error
+                    last = line.sample.step
+                    yield line
+    except OSError as error:
+        if isinstance(error, FileError):
+            raise
+        raise FileError(f"cannot read {str(file)!r}: {error.strerror or error}.") from error
+
+
+def _line(text: bytes, last: int) -> Line:
+    plain = decoded(text)
+    if not isinstance(plain, dict):
+        raise SchemaError(f"an object, got a {type(plain).__name__}")
+    beside = restored(_Beside, {name: plain.pop(name) for name in ("findings", "pictures") if name in plain})
+    sample = restored(Sample, plain)
+    if sample.step <= last:
+        raise SchemaError(f"more than {last}, the step of the line before, got {sample.step}", ".step")
+    return Line(text, sample, beside.findings, beside.pictures)
 
 
 class History(Displayed, Thinned[Sample]):
@@ -147,15 +215,9 @@ class History(Displayed, Thinned[Sample]):
             FileError: the folder has no history, or something else is there.
             OptionError: `keep` is below 2.
         """
-        figures = Path(folder) / FIGURES
         history = cls(keep)
-        try:
-            for _, plain in lines(figures.read_bytes()):
-                history.append(Sample.from_dict(plain))
-        except OSError as error:
-            raise FileError(f"{str(folder)!r} has no {FIGURES}; pass a folder that a Monitor wrote.") from error
-        except (KeyError, TypeError, ValueError) as error:
-            raise FileError(f"{str(figures)!r} was not written by a Monitor: {error!r}.") from error
+        for line in read_lines(Path(folder)):
+            history.append(line.sample)
         return history
 
     def cut_from(self, step: int) -> list[int]:
@@ -217,13 +279,6 @@ class History(Displayed, Thinned[Sample]):
     def __repr__(self) -> str:
         steps = self.steps
         return f"History({len(steps)} samples, steps {steps[0]} to {steps[-1]})" if steps else "History(no samples yet)"
-
-
-def lines(text: bytes) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """The whole lines of a file of figures, with what each says; one that was cut short is left out."""
-    for line in text.splitlines(keepends=True):
-        if line.endswith(b"\n"):
-            yield line, json.loads(line)
 
 
 def _number(figures: LayerFigures | ParameterFigures, figure: str) -> float | None:

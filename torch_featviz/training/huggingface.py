@@ -14,6 +14,7 @@ from torch_featviz.files import write_whole
 from torch_featviz.model.layers import Layers
 
 from .monitor import Monitor
+from .state import read_state
 from .steps import Steps
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class HFMonitor(TrainerCallback):
         self._steps.close(GeneratorExit())
         kept = _checkpoint(args, state) / self._file
         resumes = state.global_step and kept.is_file()
-        before = json.loads(kept.read_bytes()) if resumes else None
+        before = read_state(kept) if resumes else None
         self._steps.start(kwargs["model"], args.world_size, before, **self._settings)
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:  # noqa: ARG002

@@ -22,14 +22,15 @@ from torch_featviz.gate import check, gate, gated
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.layers import Layers, check_module, unwrap
 from torch_featviz.picture import Picture, Scale
+from torch_featviz.schema import checked_state
 
 from .account import Accounts, Pending
 from .accumulation import Accumulation
 from .figures import range_of
 from .film import Film
-from .findings import Finding, Globs
+from .findings import Globs
 from .frames import Seen, check_scales, kernels_now, why_now
-from .history import History, Sample
+from .history import Finding, History
 from .log import Log
 from .look import Look
 from .maps import Maps
@@ -40,6 +41,7 @@ from .report import report
 from .sampling import Sampling
 from .sinks import sinks_for
 from .sinks.folder import FolderSink
+from .state import MonitorState
 from .step import Step
 from .updates import Gradients
 from .watched import Watched
@@ -317,14 +319,18 @@ class Monitor(Displayed):
 
     @gated
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
-        self._log.findings.load_state_dict(state["findings"])  # which may refuse it
-        self._step, self._number = state["step"], state["step"] - 1
-        samples = {**state["samples"], "items": [Sample.from_dict(each) for each in state["samples"]["items"]]}
+        """Continue from what `state_dict` returned.
+
+        Raises:
+            OptionError: `state` does not come from `state_dict`; the monitor stays as it was.
+        """
+        known = checked_state(MonitorState, state)
+        self._log.findings.load_state_dict(state["findings"])
+        self._step, self._number = known.step, known.step - 1
         history = History(self.history.keep)
-        history.go_on_from(**samples)
+        history.go_on_from(known.samples.items, known.samples.stride, known.samples.seen)
         self._log.history = history
-        if self._noise is not None and "noise" in state:
+        if self._noise is not None and known.noise is not None:
             self._noise.load_state_dict(state["noise"])
 
     def _go_on_with(self, folder: Path) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from torch_featviz.errors import FindingWarning
 from torch_featviz.picture import Picture
 from torch_featviz.training import Bins, LayerFigures, Monitor, ParameterFigures, Sample
-from torch_featviz.training.findings import Finding
+from torch_featviz.training.history import Finding
 from torch_featviz.training.sinks import Record
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import distributed as dist
 from torch_featviz.capture.tap import Taps, take_back
 from torch_featviz.errors import OptionError
 from torch_featviz.model.layers import check_module
+from torch_featviz.schema import SchemaError, checked_state
 from torch_featviz.torch_private import COMPILED_CALL, is_optimized
 
 from .apart import batch_second, mixing
@@ -26,6 +28,19 @@ EXAMPLES = (
 )
 WINDOW = 100  # steps
 _COMPILED = "the model is compiled, so that what its layers are given is not seen; train some steps uncompiled."
+
+
+@dataclass(frozen=True)
+class NoiseState:
+    """What `GradientNoise.state_dict` returns."""
+
+    layers: tuple[str, ...]
+    looks: list[Norms]
+
+    def __post_init__(self) -> None:
+        for i, look in enumerate(self.looks):
+            if not 0 < look.small < look.big:
+                raise SchemaError(f"more than small={look.small}, got {look.big}", f".looks[{i}].big")
 
 
 class GradientNoise:
@@ -173,9 +188,14 @@ class GradientNoise:
         return {"layers": list(self._layers), "looks": self._estimate.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` said."""
+        """Go on from what `state_dict` said.
+
+        Raises:
+            OptionError: `state` is something else.
+        """
+        known = checked_state(NoiseState, state)
         self._kind += 1
-        self._layers = tuple(state["layers"])
+        self._layers = known.layers
         self._estimate.load_state_dict(state["looks"])
 
     def _begun(self) -> ByExample | ByRank:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torch_featviz.training.findings import Finding
+from torch_featviz.training.history import Finding
 
 from .axis import INK, Steps
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch_featviz.errors import ShapeError
 from torch_featviz.picture import Chart, Picture
 from torch_featviz.picture.text import shorten, width
-from torch_featviz.training.findings import Finding
-from torch_featviz.training.history import History
+from torch_featviz.training.history import Finding, History
 
 from .axis import BROKEN, FAINT, Steps
 from .columns import BAND, columns_of, draw_column

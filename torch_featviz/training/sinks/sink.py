@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from torch_featviz.picture import Picture
-from torch_featviz.training.findings import Finding
-from torch_featviz.training.history import Bins, Sample
+from torch_featviz.training.history import Bins, Finding, Sample
 
 
 @dataclass(frozen=True)
@@ -25,8 +24,9 @@ class Record:
         return self.sample.step
 
     def as_dict(self) -> dict[str, Any]:
-        """Figures and findings as JSON can hold them; see `Sample.as_dict`."""
-        return {**self.sample.as_dict(), "findings": [asdict(finding) for finding in self.findings]}
+        """Figures, findings and the names of the pictures as JSON can hold them; see `Sample.as_dict`."""
+        findings = [asdict(finding) for finding in self.findings]
+        return {**self.sample.as_dict(), "findings": findings, "pictures": list(self.pictures)}
 
 
 @runtime_checkable
