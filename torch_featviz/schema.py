@@ -72,7 +72,7 @@ def restored(kind: type[T], value: Any) -> T:
         Traceback (most recent call last):
         torch_featviz.schema.SchemaError: a[1] must be a whole number of at least 0, got -2
     """
-    return cast(T, _reader(kind)(value))
+    return cast(T, _reader(cast(Any, kind))(value))
 
 
 def decoded(text: bytes) -> Any:
@@ -130,11 +130,17 @@ def _reader(kind: Any) -> _Read:
         read = _mapping(_reader(inner[1]))
     elif is_dataclass(kind) or hasattr(kind, "_fields"):
         read = _record(kind)
+    elif kind is Any:
+        read = _any
     elif kind in (int, float):
         read = _ranged(kind, Between(float("-inf")))
     else:
         read = _instance(kind)
     return read
+
+
+def _any(value: Any) -> Any:
+    return value
 
 
 def _or_none(read: _Read) -> _Read:
@@ -147,7 +153,7 @@ def _ranged(kind: type, between: Between) -> _Read:
     range_ = "" if low == float("-inf") else f" {'of ' * (high == float('inf'))}{between}"
 
     def read(value: Any) -> Any:
-        number = _WORDS.get(value, value) if kind is float and isinstance(value, str) else value
+        number: Any = _WORDS.get(value, value) if kind is float and isinstance(value, str) else value
         fits = isinstance(number, kind if kind is int else (int, float)) and not isinstance(number, bool)
         if not fits or number < low or number > high or (isinstance(number, int) and abs(number) > _LARGEST):
             raise SchemaError(f"{name}{range_}, got {_short(value)}")

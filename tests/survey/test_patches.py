@@ -139,11 +139,11 @@ def test_an_interrupted_pass_goes_on_where_it_was(tmp_path, every):
     best = top_patches(build(), DataLoader(whole, 32), LAYER, resume=file, every=every)
     agrees(best, by_hand(images))
     assert best.seen == 500
-    assert whole.read == list(range(9 * 32, 500)), "what was done is not read again"
+    assert whole.read == [*range(32), *range(8 * 32, 500)], "of what was done, two batches are compared"
     assert os.listdir(file.parent) == ["state.pt"]
     again = Watched(images)
     agrees(top_patches(build(), DataLoader(again, 32), LAYER, resume=file), by_hand(images))
-    assert again.read == []
+    assert again.read == [*range(32), *range(15 * 32, 500)]
 
 
 def test_an_interrupted_pass_with_workers(tmp_path):
@@ -162,8 +162,12 @@ def test_an_interrupted_pass_over_an_iterable(tmp_path):
 
     with pytest.raises(RuntimeError, match="the net is gone"):
         top_patches(build(), torn(), LAYER, resume=file, every=2)
-    changed = [torch.full_like(batch, 99) for batch in images.split(32)[:4]] + list(images.split(32)[4:])
-    agrees(top_patches(build(), changed, LAYER, resume=file), by_hand(images))
+    changed = list(images.split(32))
+    changed[1] = changed[1].flip(3)
+    for other, why in ((changed, "batch 1 has other values now"), (changed[:1], "4 batches, where there are 1 now")):
+        with pytest.raises(OptionError, match=f"belongs to a pass over other images: {why}"):
+            top_patches(build(), other, LAYER, resume=file)
+    agrees(top_patches(build(), images.split(32), LAYER, resume=file), by_hand(images))
 
 
 def test_a_file_that_is_not_of_this_pass(tmp_path):
@@ -192,7 +196,7 @@ def test_a_file_that_is_not_of_this_pass(tmp_path):
     with pytest.raises(FileError, match="is not a resume file of top_patches"):
         top_patches(net, loader(images), LAYER, resume=file)
     torch.save({"format": "torch_featviz top patches 1", "what": {"layer": LAYER}, "state": {}}, file)
-    with pytest.raises(FileError, match=r"another version of torch_featviz \(format 1, this one reads 3\); delete it"):
+    with pytest.raises(FileError, match=r"another version of torch_featviz \(format 1, this one reads 4\); delete it"):
         top_patches(net, loader(images), LAYER, resume=file)
 
 
@@ -302,7 +306,7 @@ def test_several_layers_resume_together(tmp_path):
         top_patches(build(), DataLoader(Watched(images, 200), 32), ["0", LAYER], resume=file, every=2)
     whole = Watched(images)
     best = top_patches(build(), DataLoader(whole, 32), ["0", LAYER], resume=file)
-    assert whole.read == list(range(6 * 32, 300))
+    assert whole.read == [*range(32), *range(5 * 32, 300)]
     agrees(best[LAYER], by_hand(images))
     assert torch.equal(best["0"].images, top_patches(build(), loader(images), "0").images)
     with pytest.raises(OptionError, match=r"layers=\['0', '3'\], not \['3'\]"):

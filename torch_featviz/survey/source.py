@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice, pairwise
 from typing import Any
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -13,6 +15,8 @@ from torch import distributed as dist
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset, SequentialSampler
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
+
+_DEEP = 5  # subsets of subsets
 
 
 class Source:
@@ -35,6 +39,11 @@ class Source:
         self.ids = _ids(loader)
         self.left_out: dict[int, str] = {}  # images that could not be read, each with the reason
 
+    @property
+    def skips(self) -> bool:
+        """Whether it can be read from any batch on, without those before."""
+        return self.ids is not None and type(self.loader) is DataLoader
+
     def batches(self, done: int = 0) -> Iterator[Tensor]:
         """Batches of images `b c h w` from batch `done` on; a DataLoader does not read those before.
 
@@ -56,6 +65,11 @@ class Source:
                 images = self._readable(numbers)
             yield images
 
+    def batch(self, number: int) -> Tensor:
+        """One batch of a loader that `skips`, as `batches` gives it."""
+        size: int = getattr(self.loader, "batch_size", 0)
+        return self._readable((self.ids or ())[number * size : (number + 1) * size])
+
     def _readable(self, numbers: Sequence[int]) -> Tensor:
         """Those images of a batch that can be read, one by one; without any, an empty batch."""
         loader: Any = self.loader
@@ -76,9 +90,16 @@ class Source:
             return None
 
     def settings(self) -> dict[str, Any]:
-        """Plain values that tell one loader from another."""
-        images = None if self.ids is None else len(self.ids)
-        return {"images": images, "batch_size": getattr(self.loader, "batch_size", None)}
+        """Plain values that tell one loader from another, as far as they are told without reading images."""
+        batch_size = getattr(self.loader, "batch_size", None)
+        transforms = _transforms(getattr(self.loader, "dataset", None))
+        found = {"images": None, "order": None, "batch_size": batch_size, "transforms": transforms}
+        return found if self.ids is None else found | {"images": len(self.ids), "order": _order(self.ids)}
+
+    def count(self, batches: int) -> int | None:
+        """The number of images in the first batches, where it is known without reading them."""
+        size = getattr(self.loader, "batch_size", None)
+        return min(len(self.ids), batches * size) if self.ids is not None and size else None
 
     def numbers(self, order: Tensor) -> Tensor:
         """The data set's numbers of images counted as they came, 0, 1, ...; -1 stays."""
@@ -174,6 +195,23 @@ def _ids(loader: Iterable[Any]) -> Sequence[int] | None:
         f"the DataLoader must read images in a known order, but uses {type(sampler).__name__}; pass one with "
         "shuffle=False, DistributedSampler(..., shuffle=False), or ascending numbers as sampler."
     )
+
+
+def _order(ids: Sequence[int]) -> str:
+    """Which images are read, in a few letters."""
+    if isinstance(ids, range):
+        return f"{ids.start} to {ids.stop} by {ids.step}"
+    return f"{ids[0]} to {ids[-1]}, checksum {crc32(repr(list(map(int, ids))).encode()):08x}" if ids else "none"
+
+
+def _transforms(dataset: Any) -> str | None:
+    """The transforms of a data set, or of the one that it is a part of, as they print themselves without addresses."""
+    for _ in range(_DEEP):
+        for name in ("transforms", "transform"):  # as torchvision calls them
+            if (found := getattr(dataset, name, None)) is not None:
+                return re.sub(r" at 0x[0-9a-fA-F]+", "", f"{found!r:.2000}")
+        dataset = getattr(dataset, "dataset", None)
+    return None
 
 
 def _alone(ids: Sequence[int] | None, what: str) -> Sequence[int] | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import NamedTuple
+from zlib import crc32
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +16,14 @@ from tqdm import tqdm
 from torch_featviz.capture import TopK, capture
 from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.inspect.receptive import ReceptiveField, Trace, Tracer, channels_at, described
-from torch_featviz.model.inputs import device_of, placement
+from torch_featviz.model.inputs import device_of
 from torch_featviz.model.layers import module_at, split_call
 from torch_featviz.model.layout import Layout, LayoutTracer
 from torch_featviz.model.run import check_once, one_call
 from torch_featviz.model.twin import twin
+from torch_featviz.schema import SchemaError
 
-from .resume import Checkpoint
+from .resume import Checkpoint, State, check_top, checksum
 from .source import Source, ranks
 
 Size = tuple[int, int, int]
@@ -48,39 +50,111 @@ class FirstPass:
         self.k = k
         self.tops = {layer: TopK(k, dim=1) for layer in layers}
         self.fields: dict[str, ReceptiveField] = {}
+        self.channels: dict[str, int] = {}  # of each layer, as `fields`
         self.size: Size = (0, 0, 0)
-        self.batches = 0  # done
-        if checkpoint is not None and (state := checkpoint.read()) is not None:
-            self.batches = state["batches"]
-            self.size = (state["size"][0], state["size"][1], state["size"][2])
-            source.left_out.update(state.get("left_out", {}))
-            for layer, top in self.tops.items():
-                top._state = tuple(state["tops"][layer]) or None
+        self.images: list[int] = []  # a checksum of each batch that is done, where there is a checkpoint
 
     def run(self, progress: bool) -> None:
         """Read all batches that are left."""
-        device, before = device_of(self.model), dict(self.tops)  # what an earlier run left
-        batches = self.source.batches(self.batches)
-        if any(self.size):
-            self.fields = fields_of(self.model, list(self.tops), torch.rand((1, *self.size), **placement(self.model)))
-        elif early := _until_images(batches):
-            first = early[-1]
-            self.size = (first.shape[1], first.shape[2], first.shape[3])
-            if len(first):
-                self.fields = fields_of(self.model, list(self.tops), first[:1].to(device, copy=True))
+        device, before = device_of(self.model), dict(self.tops)
+        batches = self._begun(before)
+        if not self.fields and (early := _until_images(batches)):
+            self._first(early[-1])
             batches = chain(early, batches)
         axes = {layer: seen.tokens or seen.channels_at for layer, seen in self.fields.items()}
         net, names = addressed(twin(self.model), list(self.tops), axes)
-        bar = tqdm(batches, total=self.source.total(), initial=self.batches, disable=not progress, unit="batch")
+        bar = tqdm(batches, total=self.source.total(), initial=len(self.images), disable=not progress, unit="batch")
         with capture(net, list(names.values()), into=TopK(self.k, dim=1), stop=True) as stats:
             for images in bar:
-                if len(images):
-                    self._check_size(images)
-                    net(images.to(device, non_blocking=True))
-                self.batches += 1
-                if self.checkpoint is not None and self.batches % self.checkpoint.every == 0:
+                self._read(net, images, device)
+                if self.checkpoint is not None and len(self.images) % self.checkpoint.every == 0:
                     self._add(before, stats, names)
         self._add(before, stats, names)
+
+    def _read(self, net: nn.Module, images: Tensor, device: torch.device) -> None:
+        """Run the network on a batch, and note its checksum: while a GPU computes, else before a layer can write into
+        the images."""
+        moved = images.to(device, non_blocking=True)
+        if self.checkpoint is not None and moved is images:
+            self.images.append(_checksum(images))
+        if len(images):
+            self._check_size(images)
+            net(moved)
+        if self.checkpoint is not None and moved is not images:
+            self.images.append(_checksum(images))
+
+    def _begun(self, tops: dict[str, TopK]) -> Iterator[Tensor]:
+        """Go on from the checkpoint, whose values `tops` take; the batches that are left.
+
+        Where the loader can skip batches, the first and the last of those that are done are read again, and compared;
+        where it cannot, all of them pass, and are.
+
+        Raises:
+            FileError: the checkpoint is damaged.
+            OptionError: it is of other images.
+        """
+        state = None if self.checkpoint is None else self.checkpoint.read()
+        if self.checkpoint is None or state is None or not state.batches:
+            return self.source.batches()
+        batches, seen = self._compared(state)
+        try:
+            self._take(state, seen, tops)
+        except SchemaError as error:
+            self.checkpoint.refuse(error.under(".state"))
+        self.images = list(state.images)
+        self.source.left_out.update(state.left_out)
+        return batches
+
+    def _compared(self, state: State) -> tuple[Iterator[Tensor], int]:
+        """The batches that are left, and the number of images before them, which are those of the checkpoint."""
+        assert self.checkpoint is not None
+        done, skips = state.batches, self.source.skips
+        if skips and done > (self.source.total() or 0):
+            self.checkpoint.refuse_images(f"{done} batches, where there are {self.source.total()} now")
+        batches = self.source.batches(done if skips else 0)
+        seen = number = 0
+        while number < done:
+            images = self.source.batch(number) if skips else next(batches, None)
+            if images is None:
+                self.checkpoint.refuse_images(f"{done} batches, where there are {number} now")
+            if _checksum(images) != state.images[number]:
+                self.checkpoint.refuse_images(f"batch {number} has other values now (files, order or transforms)")
+            if not self.fields:
+                self._first(images)
+            seen += len(images)
+            number = done - 1 if skips and self.fields and number < done - 1 else number + 1
+        known = self.source.count(done)
+        return batches, seen if known is None else known - len(state.left_out)
+
+    def _first(self, images: Tensor) -> None:
+        """Of the first batch, and of the first that has an image: their size, and what the units see of one."""
+        self.size = (images.shape[1], images.shape[2], images.shape[3])
+        if len(images):
+            image = images[:1].to(device_of(self.model), copy=True)
+            self.fields, self.channels = fields_of(self.model, list(self.tops), image)
+
+    def _take(self, state: State, seen: int, tops: dict[str, TopK]) -> None:
+        """Take what a checkpoint holds of images of this size.
+
+        Raises:
+            SchemaError: it does not fit the network.
+        """
+        if seen and not self.fields:
+            raise SchemaError("all images, as none can be read", ".left_out")
+        if seen and state.size != self.size:
+            raise SchemaError(f"{self.size}, as the images are, got {state.size}", ".size")
+        if set(state.tops) != set(tops):
+            raise SchemaError(f"of the layers {', '.join(tops)}, got {', '.join(state.tops)}", ".tops")
+        for layer, top in tops.items():
+            try:
+                if seen:
+                    high, wide = self.fields[layer].map_size
+                    check_top(state.tops[layer], self.k, self.channels[layer], high * wide, seen)
+                    top._state = tuple(state.tops[layer])
+                elif state.tops[layer]:
+                    raise SchemaError(f"empty, since no image was seen, got {len(state.tops[layer])} tensors")
+            except SchemaError as error:
+                raise error.under(f".tops.{layer}") from None
 
     def _add(self, before: Mapping[str, TopK], stats: Mapping[str, TopK], names: Mapping[str, str]) -> None:
         """Join what this capture saw to what an earlier run left; write it to the checkpoint."""
@@ -92,9 +166,8 @@ class FirstPass:
                 joined.merge(stats[names[layer]])
         if self.checkpoint is not None:
             tops = {layer: list(top.cpu()._state or ()) for layer, top in self.tops.items()}
-            left_out = self.source.left_out
-            state = {"batches": self.batches, "size": list(self.size), "tops": tops, "left_out": left_out}
-            self.checkpoint.write(state)
+            left_out = list(self.source.left_out.items())
+            self.checkpoint.write(State(len(self.images), self.size, tops, self.images, left_out))
 
     def _check_size(self, images: Tensor) -> None:
         if tuple(images.shape[1:]) != self.size:
@@ -179,8 +252,11 @@ def addressed(
     return net, names
 
 
-def fields_of(model: nn.Module, layers: Sequence[str], image: Tensor) -> dict[str, ReceptiveField]:
-    """What the units of some layers see of an image `1 c h w`; each layer must run once and return maps.
+def fields_of(
+    model: nn.Module, layers: Sequence[str], image: Tensor
+) -> tuple[dict[str, ReceptiveField], dict[str, int]]:
+    """What the units of some layers see of an image `1 c h w`, and how many channels each layer has; each layer must
+    run once and return maps.
 
     Raises:
         LayerError: a layer does not run exactly once.
@@ -200,7 +276,7 @@ def fields_of(model: nn.Module, layers: Sequence[str], image: Tensor) -> dict[st
 
     with capture(net, list(names.values()), into=look) as calls, tracer, layouts:
         net(image)
-    fields = {}
+    fields, channels = {}, {}
     for layer, name in names.items():
         seen = [call for key, call in calls.items() if key.partition("#")[0] == name]
         check_once(layer, len(seen))
@@ -212,4 +288,10 @@ def fields_of(model: nn.Module, layers: Sequence[str], image: Tensor) -> dict[st
         shape, trace, tokens = seen[0]
         axis = 1 if tokens else channels_at(shape, trace, module_at(model, layer))
         fields[layer] = replace(described(layer, tuple(image.shape[2:]), shape, trace, axis), tokens=tokens)
-    return fields
+        channels[layer] = shape[axis]
+    return fields, channels
+
+
+def _checksum(images: Tensor) -> int:
+    """Of the values, the shape and the dtype of a batch; 0 of one without images."""
+    return 0 if not len(images) else checksum(images, crc32(f"{images.dtype} {tuple(images.shape)}".encode()))

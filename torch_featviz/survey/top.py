@@ -174,19 +174,21 @@ def top_patches(
             rows and columns swapped or flipped), or are tokens `b n c` of a transformer, on the grid of its patches and
             without those that have no place; the axes are found by following the image through the network.
         k: images per channel.
-        resume: a file for the state of the pass. If it exists, the pass is resumed from it. Each rank of a distributed
-            run has its own file, with the rank in its name.
+        resume: a file for the state of the pass. If it exists, the pass is resumed from it; its images are compared by
+            checksums with those of the loader: of a DataLoader the first and the last batch that are done are read
+            again, of another iterable all of them pass. Each rank of a distributed run has its own file, with the rank
+            in its name.
         every: number of batches between two writes of that file; default 100.
         progress: show a bar.
     Returns:
         The `TopPatches` of one layer; for a list, a dictionary of them by layer name.
     Raises:
         OptionError: the loader's order is random or unknown, `k` or `every` is below 1, or `resume` belongs to another
-            pass (other layers, k, model or loader).
+            pass (other layers, k, model, loader or images).
         LayerError: no such layer, or it does not run exactly once.
         ShapeError: the layer returns no maps, there are no images, or they differ in size.
         DtypeError: the loader yields something other than images, or the model cannot be copied.
-        FileError: `resume` cannot be read or written, or another version of this package wrote it.
+        FileError: `resume` cannot be read or written, is damaged, or another version of this package wrote it.
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())
         >>> best = top_patches(net, torch.rand(8, 5, 1, 6, 6), "1", k=3)
@@ -204,8 +206,8 @@ def top_patches(
     names, source = _names(model, layer) if several else [layer_name(model, layer)], Source(loader)
     checkpoint = None
     if resume is not None:
-        settings = {"layers": names, "k": k, "weights": weights_of(model), **source.settings()}
-        checkpoint = Checkpoint(_of_rank(Path(resume)), every or EVERY, settings)
+        what = {"layers": names, "k": k, "weights": weights_of(model), **source.settings()}
+        checkpoint = Checkpoint(_of_rank(Path(resume)), every or EVERY, what)
     work = FirstPass(model, names, source, k, checkpoint)
     with isolated(), torch.no_grad():
         work.run(progress)
