@@ -4,6 +4,8 @@ import base64
 import hashlib
 import json
 import re
+import shutil
+import struct
 import warnings
 import zlib
 from dataclasses import replace
@@ -225,6 +227,71 @@ def test_a_curve_says_nan_where_it_was_and_nothing_where_there_was_none(tmp_path
     assert curves["3", "spread of its values (standard deviation)"][1] == "nan"
     assert ("0", "norm of the weight's gradient") in curves
     assert ("3", "norm of the weight's gradient") not in curves, "it is frozen"
+
+
+@pytest.fixture(scope="module")
+def a_run(tmp_path_factory):
+    """A folder of a training of a network whose layers' names differ by case."""
+    folder, model = tmp_path_factory.mktemp("runs") / "run", nn.Sequential()
+    model.add_module("Conv*", nn.Conv2d(3, 2, 3))
+    model.add_module("conv*", nn.Conv2d(2, 2, 3))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with Monitor(model, every=1, to=folder) as watch:
+        for _ in range(2):
+            with watch.step():
+                model(torch.rand(1, 3, 14, 14)).square().mean().backward()
+                optimizer.step()
+    return folder
+
+
+def learnt(folder):
+    return atlas(net(), torch.rand(1, 3, 14, 14), training=folder).data["learning"]
+
+
+def a_png(width, height):
+    parts = (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", b""), (b"IEND", b"")
+    chunks = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def test_names_that_differ_by_case_are_two_films(a_run):
+    films = learnt(a_run)["layers"]
+    assert [(film["name"], film["of"]) for film in films] == [("Conv*", "kernels"), ("conv*", "kernels")]
+    assert all(None not in film["frames"] for film in films)
+    assert films[0]["frames"] != films[1]["frames"]
+
+
+def test_what_was_put_beside_the_pictures_is_left_out(a_run, tmp_path):
+    before = learnt(a_run)
+    folder = shutil.copytree(a_run, tmp_path / "run")
+    first = next(folder.glob("kernels/*/step-00000000.png"))
+    shutil.copy(first, first.with_name("step-00000000 (1).png"))
+    (folder / "kernels" / "of another").mkdir()
+    (folder / "kernels" / "of another" / "step-x.png").write_bytes(b"")
+    assert learnt(folder) == before
+    first.rename(tmp_path / "elsewhere.png")
+    first.symlink_to(tmp_path / "elsewhere.png")
+    assert sum(frame is None for film in learnt(folder)["layers"] for frame in film["frames"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (a_png(60000, 60000), "is a picture of 60000 × 60000, which no Monitor draws; remove it"),
+        (a_png(9000, 9000), "is a picture of 9000 × 9000"),
+        (a_png(20, 20), r"cannot read .*step-00000000\.png': .*; remove it"),
+        (b"\x89PNG", r"cannot read .*step-00000000\.png'"),
+        (b"", r"cannot read .*step-00000000\.png'"),
+        (b"GIF89a" + bytes(40), r"cannot read .*step-00000000\.png'"),
+    ],
+)
+def test_a_damaged_picture_of_a_training(a_run, tmp_path, data, says):
+    folder = shutil.copytree(a_run, tmp_path / "run")
+    next(folder.glob("kernels/*/step-00000000.png")).write_bytes(data)
+    with pytest.raises(fv.errors.FileError, match=says):
+        learnt(folder)
 
 
 def test_no_training_there(tmp_path):

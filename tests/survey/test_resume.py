@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
+from tests.spoilt import at, changed, places, spoilt
 from torch_featviz.errors import FileError, OptionError
 from torch_featviz.survey import top_patches
 from torch_featviz.survey.resume import State
@@ -32,23 +33,6 @@ def written(file, data=None, **options):
     return found(top_patches(NET, loader(IMAGES) if data is None else data, LAYERS, k=4, resume=file, **options))
 
 
-def places(value, path=()):
-    """The way to every value within a value."""
-    yield path
-    if isinstance(value, dict):
-        for key in value:
-            yield from places(value[key], (*path, key))
-    if isinstance(value, (list, tuple)):
-        for i, each in enumerate(value):
-            yield from places(each, (*path, i))
-
-
-def at(value, path):
-    for key in path:
-        value = value[key]
-    return value
-
-
 ODD = [
     *(None, True, -5, 0, 1, 3, 2**63, 10**30, 0.5, float("nan"), "", "x", [], {}, [1], {"a": 1}, [[]], [2, 2, 2]),
     *(torch.zeros(()), torch.zeros(3), torch.zeros(4, 3), torch.zeros(4, 3, dtype=torch.int64)),
@@ -57,39 +41,18 @@ ODD = [
 ]
 
 
-def changed(value, path, change):
-    """A copy that differs in one place."""
-    if not path:
-        return change(value)
-    if isinstance(value, dict):
-        return {key: changed(each, path[1:], change) if key == path[0] else each for key, each in value.items()}
-    return type(value)(changed(each, path[1:], change) if i == path[0] else each for i, each in enumerate(value))
+def one_spoilt(content, draw):
+    """As any value may be spoilt, or one number of a tensor."""
+    tensors = [path for path in places(content) if isinstance(at(content, path), torch.Tensor)]
+    if not draw(st.booleans()):
+        return spoilt(content, draw, ODD)
 
+    def moved(tensor):
+        copy = tensor.clone()
+        copy.view(-1)[draw(st.integers(0, copy.numel() - 1))] += draw(st.sampled_from([-(10**6), -1, 1, 10**6]))
+        return copy
 
-def without(owner, key):
-    if isinstance(owner, dict):
-        return {name: each for name, each in owner.items() if name != key}
-    return type(owner)(each for i, each in enumerate(owner) if i != key)
-
-
-def spoilt(content, draw):
-    """One value is another, or gone, or there is one more."""
-    path = draw(st.sampled_from(list(places(content))))
-    kind = draw(st.sampled_from(["other", "number", "gone", "more"]))
-    if kind == "number" and isinstance(at(content, path), torch.Tensor) and at(content, path).numel():
-        by = draw(st.sampled_from([-(10**6), -1, 1, 10**6]))
-
-        def change(tensor):
-            copy = tensor.clone()
-            copy.view(-1)[draw(st.integers(0, copy.numel() - 1))] += by
-            return copy
-
-        return changed(content, path, change)
-    if kind == "gone" and path:
-        return changed(content, path[:-1], lambda owner: without(owner, path[-1]))
-    if kind == "more" and isinstance(at(content, path), (dict, list)):
-        return changed(content, path, lambda v: {**v, "more": 1} if isinstance(v, dict) else [*v, *v[:1]])
-    return changed(content, path, lambda _: draw(st.sampled_from(ODD)))
+    return changed(content, draw(st.sampled_from(tensors)), moved)
 
 
 @pytest.fixture(scope="module", params=["a DataLoader", "batches"])
@@ -111,7 +74,7 @@ def outcome(file, images):
 @given(st.data())
 def test_a_damaged_file_is_refused_or_changes_nothing(good, data):
     file, images, expected, content = good
-    torch.save(spoilt(content, data.draw), file)
+    torch.save(one_spoilt(content, data.draw), file)
     got = outcome(file, images)
     assert got is None or same(got, expected)
 
@@ -121,7 +84,7 @@ def test_a_damaged_file_is_refused_or_changes_nothing(good, data):
 def test_a_forged_file_is_refused_or_could_be(good, data):
     """With a checksum of its own: each field is looked at."""
     file, images, _, content = good
-    forged = spoilt(content, data.draw)
+    forged = one_spoilt(content, data.draw)
     try:
         forged = {**forged, "checksum": State(**forged["state"]).checksum()}
     except Exception:

@@ -47,7 +47,7 @@ def picture_file(folder: Path, name: str, step: int) -> Path:
         FileError: a part of the way is a link.
     """
     kind, _, layer = name.partition("/")
-    return inside(folder, kind, folder_of(layer), f"step-{step:08d}.png")
+    return inside(folder, folder_of(kind), folder_of(layer), f"step-{step:08d}.png")
 
 
 def inside(folder: Path, *parts: str) -> Path:

@@ -24,7 +24,7 @@ from torch_featviz.picture import Sheet
 from torch_featviz.training import Bins, History, LayerFigures, Monitor, ParameterFigures, Sample
 from torch_featviz.training.frames import KINDS
 from torch_featviz.training.history import Finding, read_lines
-from torch_featviz.training.run_folder import folder_of, pictures
+from torch_featviz.training.run_folder import folder_of, picture_file, pictures
 from torch_featviz.training.sinks import Record
 from torch_featviz.training.sinks.folder import FolderSink
 
@@ -157,6 +157,13 @@ def test_links_in_it_are_not_followed(tmp_path, place, dangling):
         FolderSink(run).write(record(5))
     assert {path: path.read_bytes() for path in (out, *out.rglob("*")) if path.is_file()} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
+
+
+@pytest.mark.parametrize("name", ["../x", "..", "/etc/x", "", "a/../../x", "kernels/../../x"])
+def test_no_picture_is_outside(tmp_path, name):
+    file = picture_file(tmp_path / "run", name, 0)
+    assert file.resolve().is_relative_to(tmp_path.resolve() / "run")
+    assert len(file.relative_to(tmp_path).parts) == 4
 
 
 def test_a_folder_may_itself_be_a_link(tmp_path):
