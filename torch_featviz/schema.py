@@ -153,9 +153,10 @@ def _ranged(kind: type, between: Between) -> _Read:
     range_ = "" if low == float("-inf") else f" {'of ' * (high == float('inf'))}{between}"
 
     def read(value: Any) -> Any:
-        if type(value) is kind and low <= value <= high and (kind is float or value <= _LARGEST):  # as nearly all are
-            return value
-        number: Any = _WORDS.get(value, value) if kind is float and isinstance(value, str) else value
+        number: Any = value
+        if type(value) is kind and low <= number <= high and (kind is float or abs(number) <= _LARGEST):
+            return number  # as nearly all are
+        number = _WORDS.get(value, value) if kind is float and isinstance(value, str) else value
         fits = isinstance(number, kind if kind is int else (int, float)) and not isinstance(number, bool)
         if not fits or number < low or number > high or (isinstance(number, int) and abs(number) > _LARGEST):
             raise SchemaError(f"{name}{range_}, got {_short(value)}")
