@@ -307,7 +307,7 @@ def test_values_that_are_no_picture_are_told_with_the_file(tmp_path):
 
 
 def test_other_modes():
-    with pytest.raises(OptionError, match="mode must be 'L' or 'RGB', got 'HSV'"):
+    with pytest.raises(OptionError, match="mode must be one of 'L', 'RGB', got 'HSV'"):
         from_pil(Image.new("L", (2, 2)), "HSV")
     with pytest.raises(DtypeError, match=r"image must be a PIL image, got Tensor; read_image\(path\) reads a file\."):
         from_pil(torch.zeros(3, 4, 4))

@@ -109,7 +109,7 @@ def atlas(
     *,
     card: ModelCard | None = None,
     value_range: ValueRange | None = None,
-    names: Sequence[str] = (),
+    names: Sequence[object] = (),
     loader: Iterable[Any] | None = None,
     methods: Sequence[str] | None = None,
     targets: Sequence[int] | Sequence[str] | None = None,
@@ -264,7 +264,7 @@ def _answering(seen: Walk, answer: Answer | None) -> str | None:
     return seen.answered_by.name or MODEL
 
 
-def _check(images: Tensor, names: Sequence[str], targets: Sized | None, megabytes: float | None) -> None:
+def _check(images: Tensor, names: Sequence[object], targets: Sized | None, megabytes: float | None) -> None:
     if names and len(names) != len(images):
         raise OptionError(f"names must have one entry per image, got {len(names)} for {len(images)} images.")
     if targets is not None and not len(targets):

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from torch_featviz.errors import DtypeError, FeatvizError, FileError, OptionError, ShapeError
-from torch_featviz.gate import check_tensor, gated
+from torch_featviz.gate import check_tensor, gate, gated
 
 from .weights import why
 
@@ -101,7 +101,7 @@ def open_image(path: str | Path) -> Image.Image:
         ) from error
 
 
-@gated
+@gate("image")
 def from_pil(image: Image.Image, mode: Mode = "RGB") -> Tensor:
     """Convert a PIL image to `c h w`, float32 in [0, 1]; transparent parts become white.
 
@@ -115,8 +115,6 @@ def from_pil(image: Image.Image, mode: Mode = "RGB") -> Tensor:
         >>> from_pil(Image.new("L", (4, 2), 255)).shape
         torch.Size([3, 2, 4])
     """
-    if mode not in ("L", "RGB"):
-        raise OptionError(f"mode must be 'L' or 'RGB', got {mode!r}.")
     if not isinstance(image, Image.Image):
         raise DtypeError(f"image must be a PIL image, got {type(image).__name__}; read_image(path) reads a file.")
     if _is_deep(image):
