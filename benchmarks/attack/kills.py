@@ -44,7 +44,7 @@ from torch import nn
 
 import torch_featviz as fv
 from torch_featviz.errors import FeatvizError, FileError
-from torch_featviz.survey.resume import Checkpoint
+from torch_featviz.survey.resume import Checkpoint, State
 from torch_featviz.training import History
 from torch_featviz.training.sinks import FolderSink
 
@@ -131,8 +131,9 @@ def write_resume(folder: Path, told: Told) -> None:
     """Write a resume file over and over, each with a tensor that tells its number."""
     file = Checkpoint(folder / "passes" / "pass.pt", 1, {"images": 3})
     before = file.read()
-    for i in range(int(before["number"]) + 1 if before else 0, 1_000_000):
-        file.write({"number": i, "values": torch.full((random.randrange(1, 10**5),), float(i))})
+    for i in range(_number_of(before) + 1 if before else 0, 1_000_000):
+        values = torch.full((random.randrange(1, 10**5),), i, dtype=torch.int64)
+        file.write(State(1, (1, 1, 1), {"layer": [values]}, [0], []))
         told(i)
 
 
@@ -142,8 +143,12 @@ def read_resume(folder: Path, told: list[Any]) -> None:
     if state is None:
         assert not told
         return
-    assert state["number"] >= max(told, default=0)
-    assert bool((state["values"] == state["number"]).all()), "of two states"
+    assert _number_of(state) >= max(told, default=0)
+    assert bool((state.tops["layer"][0] == _number_of(state)).all()), "of two states"
+
+
+def _number_of(state: State) -> int:
+    return int(state.tops["layer"][0][0])
 
 
 def write_demo(folder: Path, told: Told) -> None:

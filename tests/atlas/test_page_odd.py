@@ -249,7 +249,7 @@ def test_bars_of_two_images_are_read_each(look, large):
     for n in (0, 1):
         unit.locator(".track").nth(n).hover()
         seen.append(page.inner_text("#reading"))
-    assert [f"in image {n}" in seen[n] for n in (0, 1)] == [True, True]
+    assert [f"in image {n + 1} of 2" in seen[n] for n in (0, 1)] == [True, True]
 
 
 def test_a_heatmap_of_zeros_says_that_it_is_empty(look, tmp_path):
