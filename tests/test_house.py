@@ -92,7 +92,7 @@ EVERYWHERE = {"_version", "_modules", "_parameters", "_buffers"} | {
 }
 # Private names that are not PyTorch's.
 OTHERS = {
-    *("_asdict", "_fields", "_make", "_replace"),  # of named tuples
+    *("_asdict", "_field_defaults", "_fields", "_make", "_replace"),  # of named tuples
     "_getframe",  # of sys
     *("_generate_state_key", "_DummyExperiment"),  # of Lightning
 }

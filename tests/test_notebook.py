@@ -96,7 +96,8 @@ def best(net):
 
 @pytest.fixture(scope="module")
 def results(net, watch, best, tmp_path_factory):
-    Image.new("L", (4, 4)).save(tmp_path_factory.mktemp("files") / "a.png")
+    folder = tmp_path_factory.mktemp("files")
+    Image.new("L", (4, 4)).save(folder / "a.png")
     with fv.capture(net) as acts:
         net(IMAGES)
     with fv.capture(net, into=fv.Ring(2)) as last:
@@ -112,7 +113,7 @@ def results(net, watch, best, tmp_path_factory):
         *(XO("valid"), evaluate(net, [(IMAGES, torch.tensor([0, 1, 2]))]), TrainingCurves((1.0, 0.5), (0.5, 0.75))),
         *(fv.summary(net, IMAGES), fv.receptive_field(net, "0", (12, 12)), card("torchvision:resnet18")),
         *(fv.kernels(net, "0"), fv.curves({"loss": [1.0, 0.5]}), fv.atlas(net, IMAGES, methods=["gradcam"])),
-        ImageFiles(tmp_path_factory.getbasetemp(), card("xo").preprocess),
+        ImageFiles(folder, card("xo").preprocess),
     ]
 
 

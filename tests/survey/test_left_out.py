@@ -66,13 +66,13 @@ def test_a_sampler_of_some_images():
 @pytest.mark.parametrize("torn", [{1}, {1, 9}, {0, 1, 2, 3}])
 def test_a_resumed_pass_remembers_them(tmp_path, torn):
     with pytest.raises(RuntimeError, match="the disk is gone"):
-        look(Torn(11, torn, stop=8), resume=tmp_path / "state.pt", every=1)
-    again = Torn(11, torn)
+        look(Torn(19, torn, stop=16), resume=tmp_path / "state.pt", every=1)
+    again = Torn(19, torn)
     with pytest.warns(FeatvizWarning, match=f"{len(torn)} images cannot be read"):
         best = look(again, resume=tmp_path / "state.pt", every=1)
-    assert min(again.read) == 8
-    assert best.images[0].tolist() == by_hand(11, torn, 5)
-    assert best.seen == 11 - len(torn)
+    assert not set(again.read) & set(range(8, 12))  # of what was done, the first and the last batch are compared
+    assert best.images[0].tolist() == by_hand(19, torn, 5)
+    assert best.seen == 19 - len(torn)
 
 
 def test_no_image_at_all():

@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from torch_featviz.displayed import Displayed
 from torch_featviz.errors import OptionError
-from torch_featviz.gate import gated
+from torch_featviz.gate import gate
 from torch_featviz.model.inputs import Inputs, placement
 from torch_featviz.model.layers import check_module, names_of, unwrap
 from torch_featviz.printable import escaped
@@ -99,7 +99,7 @@ class Summary(Displayed):
         return lines
 
 
-@gated
+@gate("size")
 def summary(
     model: nn.Module,
     size: Sequence[int] | Tensor,

@@ -11,8 +11,8 @@ from torch_featviz.displayed import Displayed
 from torch_featviz.table import html_table
 
 
-@dataclass(frozen=True)
-class Claim:
+@dataclass(frozen=True, repr=False)
+class Claim(Displayed):
     """One claim, held against another way of finding the same.
 
     Args:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
-from torch_featviz.gate import check_tensor, gated
+from torch_featviz.gate import check_tensor, gate
 from torch_featviz.model.answer import Kind, answer_of, fields_of, named_both
 from torch_featviz.model.labels import names_of
 from torch_featviz.model.masks import is_background, scores_within
@@ -39,7 +39,7 @@ PALETTE: tuple[Color, ...] = (
 )
 
 
-@gated
+@gate("image")
 def segments(
     logits: Any,
     classes: Sequence[str] = (),
