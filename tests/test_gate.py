@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import torch_featviz as fv
-from torch_featviz.errors import DtypeError, FeatvizError, OptionError
+from torch_featviz.errors import DeviceError, DtypeError, FeatvizError, OptionError
 from torch_featviz.gate import check, check_floats, check_tensor, gate, gated
 
 ATTACK = Path(__file__).parent.parent / "benchmarks" / "attack"
@@ -69,7 +69,7 @@ def test_what_is_of_the_kind_passes(kind, values):
         (Tensor, T.numpy(), DtypeError, "x must be a tensor, got ndarray; torch.from_numpy makes"),
         (Tensor, [1.0], DtypeError, "x must be a tensor, got [1.0]."),
         (Tensor, T.to_sparse(), DtypeError, "x: expected a dense tensor, got torch.sparse_coo; use x.to_dense()"),
-        (Tensor, torch.empty(1, device="meta"), DtypeError, "x: expected values, got a tensor on the meta device"),
+        (Tensor, torch.empty(1, device="meta"), DeviceError, "x: expected values, got a tensor on the meta device"),
         (Tensor, ODD["tensor quantised"](), DtypeError, "x: expected plain values, got torch.quint8"),
         (Tensor, T.to(torch.float8_e4m3fn), DtypeError, "x: expected values to compute with, got torch.float8_e4m3fn"),
         (Tensor, ODD["nested tensor"](), DtypeError, "x: expected a dense tensor, got a nested tensor"),

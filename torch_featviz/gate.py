@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
 from torch.utils.data import DataLoader
 
-from torch_featviz.errors import DtypeError, FeatvizError, OptionError
+from torch_featviz.errors import DeviceError, DtypeError, FeatvizError, OptionError
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_ELSEWHERE = ("classes",)  # names in any form, a mapping too: model.labels and model.names take and check them
+_ELSEWHERE = ("classes", "value_range")  # which come in several forms: those that read them say more
 _WORDS: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
@@ -117,7 +117,10 @@ def check(name: str, value: object, kind: Any) -> None:
 
 
 def check_tensor(name: str, value: object) -> None:
-    """Raise DtypeError unless `value` is a dense tensor that holds plain values, which may be complex."""
+    """Raise DtypeError unless `value` is a dense tensor that holds plain values, which may be complex.
+
+    On the meta device it holds none, which is a DeviceError.
+    """
     if not isinstance(value, Tensor):
         raise DtypeError(f"{name} must be a tensor, got {_got(value)}{made_by(value)}.")
     if value.is_nested or value.layout != torch.strided:
@@ -128,7 +131,7 @@ def check_tensor(name: str, value: object) -> None:
     if value.is_floating_point() and value.dtype.itemsize < 2:  # a format of storage, without arithmetic
         raise DtypeError(f"{name}: expected values to compute with, got {value.dtype}; use {name}.float().")
     if value.is_meta:
-        raise DtypeError(f"{name}: expected values, got a tensor on the meta device, which has none.")
+        raise DeviceError(f"{name}: expected values, got a tensor on the meta device, which has none.")
 
 
 def check_floats(name: str, value: Tensor) -> None:

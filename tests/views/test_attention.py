@@ -340,7 +340,7 @@ NET = Net([ONE], prefix=1)
 @pytest.mark.parametrize(
     ("images", "options", "error", "message"),
     [
-        (1, {"per": "kernel"}, OptionError, "per must be 'head' or 'sheet', got 'kernel'"),
+        (1, {"per": "kernel"}, OptionError, "per must be one of 'head', 'sheet', got 'kernel'"),
         (1, {"per": "sheet", "scale": Scale()}, OptionError, r"pass per, or a scale .* got per='sheet' and a scale"),
         (1, {"scale": Scale(symmetric=True)}, OptionError, r"never below 0.* got Scale\(symmetric=True\)"),
         (1, {"queries": (3, 0)}, OptionError, r"no place \(3, 0\): the grid has 3 rows and 4 columns"),
@@ -369,7 +369,7 @@ def test_what_is_refused(images, options, error, message):
         (IMAGES, {"layers": "block"}, LayerError, "no layer 'block' in Net; close: 'blocks'"),
         (IMAGES, {"layers": []}, OptionError, "layers is empty"),
         (IMAGES, {"keywords": {"mask": 1}}, OptionError, "takes other arguments"),
-        (IMAGES.to("meta"), {}, DeviceError, "the inputs are on meta and the weights of Net on cpu"),
+        (IMAGES.to("meta"), {}, DeviceError, "images: expected values, got a tensor on the meta device"),
     ],
 )
 def test_what_no_model_takes(view, images, options, error, message):

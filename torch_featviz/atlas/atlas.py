@@ -20,7 +20,7 @@ from torch_featviz.displayed import Displayed
 from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.explain.deconvnet import check_projection
 from torch_featviz.files import write_whole
-from torch_featviz.gate import gated
+from torch_featviz.gate import gate, gated
 from torch_featviz.inspect.walk import Walk, walk
 from torch_featviz.model.answer import Answer, Kind
 from torch_featviz.model.boxes import names_in
@@ -102,7 +102,7 @@ class Atlas(Displayed):
         )
 
 
-@gated
+@gate("targets")
 def atlas(
     model: nn.Module,
     images: Tensor,

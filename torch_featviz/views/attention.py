@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from torch_featviz.errors import LayerError, OptionError, ShapeError
 from torch_featviz.explain.rollout import rollout as rolled
-from torch_featviz.gate import gated
+from torch_featviz.gate import gate
 from torch_featviz.inspect.attention import Attended, Attending, Tokens
 from torch_featviz.model.inputs import Inputs, as_batch
 from torch_featviz.model.layers import Layers
@@ -29,7 +29,7 @@ _ROLLOUT = (
 _READ = "last come the weights of {}, whose one query is no token of the image and has no identity"
 
 
-@gated
+@gate("queries")
 def attention(
     model: nn.Module,
     images: Tensor,

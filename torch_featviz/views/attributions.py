@@ -15,7 +15,7 @@ from torch_featviz.explain.attribute import OneOrMore
 from torch_featviz.explain.boxes import DEFAULT, is_detector
 from torch_featviz.explain.reasons import answered
 from torch_featviz.explain.verdict import MEANING, lacking, needed
-from torch_featviz.gate import gated
+from torch_featviz.gate import gate
 from torch_featviz.model.answer import Kind
 from torch_featviz.model.boxes import names_in
 from torch_featviz.model.inputs import Inputs, as_batch
@@ -49,7 +49,7 @@ _EXPLAINED: dict[Kind, str] = {
 }
 
 
-@gated
+@gate("targets")
 def attributions(
     model: nn.Module,
     images: Tensor,

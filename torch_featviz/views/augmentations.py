@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
-from torch_featviz.gate import gated
+from torch_featviz.gate import gate
 from torch_featviz.model.untouched import isolated, seed_all
 from torch_featviz.picture import Counts, Legend, Picture, Sheet, number, rgb
 from torch_featviz.picture.bounds import fitted, named
@@ -25,7 +25,7 @@ _GOAL, _NAME = 200, 240  # pixels of a cell and of a name
 _NOTHING = 225  # light grey, where an image is smaller than the largest
 
 
-@gated
+@gate("image", "transforms")
 def augmentations(
     image: Tensor | Image.Image,
     transforms: Mapping[str, Callable[[Any], Any]] | Sequence[Callable[[Any], Any]],

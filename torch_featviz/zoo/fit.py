@@ -53,7 +53,7 @@ class Evaluation(Displayed):
         return f"Evaluation(accuracy {100 * self.accuracy:.1f} % ({right:,} of {total:,}), loss {self.loss:.4g})"
 
 
-@gate("log")
+@gate("log", "optimizer")
 def fit(
     model: nn.Module,
     train_loader: Loader,
