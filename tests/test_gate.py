@@ -1,7 +1,9 @@
 """The gate of public calls: what passes, what is refused in which words, and a short form of the fuzz."""
 
+import gc
 import re
 import sys
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -162,3 +164,25 @@ def raised(call):
     except Exception as error:
         return error
     return None
+
+
+def test_a_check_holds_nothing_of_its_caller():
+    """Errors of forms that do not fit keep no frames alive: whatever the caller has would stay on its device."""
+
+    @gate()
+    def takes(size: Sequence[int] | int | None = None) -> Any:
+        return size
+
+    class Thing:
+        pass
+
+    def called():
+        thing = Thing()
+        assert takes(3) == 3
+        return weakref.ref(thing)
+
+    gc.disable()
+    try:
+        assert called()() is None
+    finally:
+        gc.enable()

@@ -100,12 +100,15 @@ def check(name: str, value: object, kind: Any) -> None:
         DtypeError: it has another type.
     """
     options = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    if value is None and type(None) in options:
+        return
     wrong: list[FeatvizError] = []
     for option in options:
         try:
-            return _check_one(name, value, option)
+            _check_one(name, value, option)
+            return
         except FeatvizError as error:
-            wrong.append(error)
+            wrong.append(error.with_traceback(None))  # whose frames hold what the caller has
     special = [error for error in wrong if not str(error).startswith(f"{name} must be ")]
     rest = [option for option in options if option is not type(None)]
     if special or len(rest) == 1:
