@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from torch_featviz.errors import DtypeError, OptionError, ShapeError
+from torch_featviz.errors import DeviceError, DtypeError, OptionError, ShapeError
 from torch_featviz.picture import KernelNormalizer, Scale, normalize
 
 floats32 = st.floats(width=32, allow_nan=True, allow_infinity=True)
@@ -265,7 +265,7 @@ def test_a_scale_that_cannot_be_says_why(declared, match):
             r"expected real values, got torch.complex64; draw x.abs\(\)",
         ),
         (torch.empty(0, 3), ShapeError, r"an empty tensor of shape \(0, 3\)"),
-        (torch.ones(2, device="meta"), DtypeError, "meta device, which has none"),
+        (torch.ones(2, device="meta"), DeviceError, "meta device, which has none"),
         (torch.ones(2).to_sparse(), DtypeError, "expected a dense tensor, got torch.sparse_coo"),
         ([1.0], DtypeError, "must be a tensor, got"),
     ],
