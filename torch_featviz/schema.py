@@ -46,10 +46,10 @@ class Between:
     """The range of a number: `Annotated[int, Between(0)]`. NaN is in every range."""
 
     low: float
-    high: float = float("inf")
+    high: float | None = None
 
     def __str__(self) -> str:
-        return f"at least {self.low:g}" if self.high == float("inf") else f"from {self.low:g} to {self.high:g}"
+        return f"at least {self.low:g}" if self.high is None else f"from {self.low:g} to {self.high:g}"
 
 
 Count: TypeAlias = Annotated[int, Between(0)]
@@ -148,7 +148,7 @@ def _or_none(read: _Read) -> _Read:
 
 
 def _ranged(kind: type, between: Between) -> _Read:
-    low, high = between.low, between.high
+    low, high = between.low, float("inf") if between.high is None else between.high
     name = "a whole number" if kind is int else "a number"
     range_ = "" if low == float("-inf") else f" {'of ' * (high == float('inf'))}{between}"
 
