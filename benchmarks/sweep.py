@@ -174,6 +174,7 @@ def table(entries: Sequence[dict[str, Any]]) -> str:
         for check, found in entry.get("found", {}).items()
         if found["state"] in ("refused", "partly")
     ]
+    ended = [entry["name"] for entry in entries if "failed" in entry]
     lines = [
         "# Seven questions to each of many models",
         "",
@@ -183,7 +184,8 @@ def table(entries: Sequence[dict[str, Any]]) -> str:
         *(f"- **{check}**: {asked}." for check, asked in QUESTIONS.items()),
         "",
         f"{len(entries)} models ({', '.join(f'{n} of {name}' for name, n in libraries.items())}); "
-        f"{len(wrong)} wrong answers, {len(refused)} refusals with a reason. 'GiB' is the most memory that any answer "
+        f"{len(wrong) - len(ended)} wrong answers, {len(ended)} models not done, "
+        f"{len(refused)} refusals with a reason. 'GiB' is the most memory that any answer "
         "took beside the model's weights.",
         "",
         f"| model | family | parameters | input | {' | '.join(QUESTIONS)} | GiB | s |",
