@@ -97,7 +97,8 @@ def check(name: str, value: object, kind: Any) -> None:
 
     Raises:
         OptionError: it is no such number, flag, text or choice.
-        DtypeError: it has another type.
+        DtypeError: it has another type, or is no dense tensor of plain values.
+        DeviceError: it is a tensor on the meta device.
     """
     options = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
     if value is None and type(None) in options:
@@ -135,6 +136,14 @@ def check_tensor(name: str, value: object) -> None:
         raise DtypeError(f"{name}: expected values to compute with, got {value.dtype}; use {name}.float().")
     if value.is_meta:
         raise DeviceError(f"{name}: expected values, got a tensor on the meta device, which has none.")
+
+
+def check_module(name: str, value: object) -> None:
+    """Raise DtypeError unless `value` is an `nn.Module`."""
+    if not isinstance(value, nn.Module):
+        exported = type(value).__name__ == "ExportedProgram"
+        what = "capture torch.export.unflatten() of it" if exported else f"{value!r:.80}"
+        raise DtypeError(f"{name} must be a torch.nn.Module, got {type(value).__name__}: {what}.")
 
 
 def check_floats(name: str, value: Tensor) -> None:
@@ -199,10 +208,8 @@ def _check_class(name: str, value: object, kind: Any) -> None:
     kind = type(None) if kind is None else kind
     if kind is Any or not isinstance(kind, type) or Protocol in kind.__mro__:
         return
-    if kind is nn.Module and not isinstance(value, nn.Module):
-        exported = type(value).__name__ == "ExportedProgram"
-        what = "capture torch.export.unflatten() of it" if exported else _got(value)
-        raise DtypeError(f"{name} must be a torch.nn.Module, got {type(value).__name__}: {what}.")
+    if kind is nn.Module:
+        check_module(name, value)
     if not isinstance(value, kind):
         ours = kind in (str, type(None)) or kind.__module__.startswith("torch_featviz")
         error = OptionError if ours else DtypeError

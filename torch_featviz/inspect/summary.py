@@ -14,7 +14,7 @@ from torch_featviz.displayed import Displayed
 from torch_featviz.errors import OptionError
 from torch_featviz.gate import gate
 from torch_featviz.model.inputs import Inputs, placement
-from torch_featviz.model.layers import check_module, names_of, unwrap
+from torch_featviz.model.layers import names_of, unwrap
 from torch_featviz.printable import escaped
 from torch_featviz.table import html_table, text_table
 
@@ -136,7 +136,6 @@ def summary(
         Sequential: 72,234 parameters, 0.28 MB with its buffers
         266,400 multiply-adds for an input of 1×3×32×32; 1 MB is 2^20 bytes
     """
-    check_module(model)
     inputs = Inputs.of(_input(model, size), additional_forward_args, keywords)
     seen = walk(model, inputs, values=False)
     inner = unwrap(model)

@@ -13,7 +13,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.utils.parametrize import ParametrizationList
 
 from torch_featviz.errors import DtypeError, LayerError, OptionError
-from torch_featviz.gate import gated
+from torch_featviz.gate import check_module, gated
 from torch_featviz.torch_private import ORIGINAL, PACKED, Convolution, is_optimized
 
 from .held import base_of, reads_weights
@@ -104,16 +104,7 @@ def layer_names(model: nn.Module) -> list[str]:
         >>> layer_names(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()))
         ['0', '1']
     """
-    check_module(model)
     return [name for name in names_of(model).values() if name]
-
-
-def check_module(model: object) -> None:
-    """Raise DtypeError unless `model` is an `nn.Module`."""
-    if not isinstance(model, nn.Module):
-        exported = type(model).__name__ == "ExportedProgram"
-        what = "capture torch.export.unflatten() of it" if exported else f"{model!r:.80}"
-        raise DtypeError(f"model must be a torch.nn.Module, got {type(model).__name__}: {what}.")
 
 
 def resolve(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
@@ -130,7 +121,7 @@ def resolve(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
         OptionError: `layers` is empty.
         DtypeError: `model` is no module, or an entry of `layers` is of another type.
     """
-    check_module(model)
+    check_module("model", model)
     names, leaves = survey(model) if layers is None else (names_of(model), {})
     return choose(model, names, leaves, layers)
 

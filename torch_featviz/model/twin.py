@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from torch_featviz.errors import LayerError
+from torch_featviz.gate import check_module
 from torch_featviz.torch_private import FakeTensor, view_as
 
 from .copier import copied
-from .layers import check_module
 from .norms import mend_norms
 from .values import copies_of
 
@@ -40,7 +40,7 @@ def twin(model: nn.Module) -> nn.Module:
         >>> other[0].weight.data_ptr() == net[0].weight.data_ptr(), other[1].inplace, net[1].inplace
         (True, False, True)
     """
-    check_module(model)
+    check_module("model", model)
     with torch.inference_mode(False), torch.no_grad():
         net = copied(model, partial(_shared, model))
         mend_norms(net)
@@ -49,7 +49,7 @@ def twin(model: nn.Module) -> nn.Module:
 
 def twin_on_meta(model: nn.Module) -> nn.Module:
     """The same with all tensors on the meta device, also those of lazy layers: it knows shapes, and has no values."""
-    check_module(model)
+    check_module("model", model)
     with torch.inference_mode(False), torch.no_grad():
         return copied(model, partial(map, _on_meta))
 

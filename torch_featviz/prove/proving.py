@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from torch_featviz.errors import DtypeError
+from torch_featviz.gate import gated
 from torch_featviz.model.inputs import batch_of
-from torch_featviz.model.layers import check_module, unwrap
+from torch_featviz.model.layers import unwrap
 
 from .claims import Claim, Proof
 from .conservation import claims_of_conservation
@@ -30,6 +30,7 @@ CHECKS: tuple[Callable[[Subject], Claim | Iterable[Claim]], ...] = (
 )
 
 
+@gated
 def prove(
     model: nn.Module,
     images: Tensor,
@@ -55,6 +56,7 @@ def prove(
         could not be checked: the model never does twice the same, or does not run in that way.
     Raises:
         DtypeError: `model` is no module, or `images` is no tensor.
+        DeviceError: `images` are on the meta device, which has no values.
         ShapeError: the model does not accept such images.
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(72, 2))
@@ -64,10 +66,6 @@ def prove(
         >>> print(proof.claims[0])
         holds        Outputs are the same with capture as without: eval, train, inference mode, autocast
     """
-    check_module(model)
-    images = batch_of(model, images)
-    if not isinstance(images, Tensor):
-        raise DtypeError(f"images must be a tensor as the model takes it, got {type(images).__name__}.")
-    subject = Subject(model, images, additional_forward_args, keywords)
+    subject = Subject(model, batch_of(model, images), additional_forward_args, keywords)
     claims = [claim for check in CHECKS for claim in checked(subject, check)]
     return Proof(type(unwrap(model)).__name__, tuple(claims))

@@ -20,7 +20,7 @@ from torch_featviz.displayed import Displayed, within
 from torch_featviz.errors import FileError, LayerError, OptionError
 from torch_featviz.gate import check, gate, gated
 from torch_featviz.model.inputs import Inputs
-from torch_featviz.model.layers import Layers, check_module, unwrap
+from torch_featviz.model.layers import Layers, unwrap
 from torch_featviz.picture import Picture, Scale
 from torch_featviz.schema import checked_state
 
@@ -133,7 +133,6 @@ class Monitor(Displayed):
         check_every(every, "steps")
         if why is not None and probe is None:
             raise OptionError(f"why={why!r} needs images to explain; pass them as probe=.")
-        check_module(model)
         self.every = every
         self._model, self._why = model, why
         self._probe = None if probe is None else Inputs.of_batch(probe).copied()

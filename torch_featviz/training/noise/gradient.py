@@ -14,7 +14,7 @@ from torch import distributed as dist
 
 from torch_featviz.capture.tap import Taps, take_back
 from torch_featviz.errors import OptionError
-from torch_featviz.model.layers import check_module
+from torch_featviz.gate import check_module
 from torch_featviz.schema import SchemaError, checked_state
 from torch_featviz.torch_private import COMPILED_CALL, is_optimized
 
@@ -87,7 +87,7 @@ class GradientNoise:
         examples: int | None = EXAMPLES,
         window: int = WINDOW,
     ) -> None:
-        check_module(model)
+        check_module("model", model)
         if examples is not None and examples < 1:
             raise OptionError(f"examples must be at least 1, or None for all, got {examples}.")
         self._model, self._examples = model, examples
