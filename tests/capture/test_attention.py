@@ -590,3 +590,106 @@ def test_heads_of_several_images_in_one_group_are_refused():
         fv.capture(net, of="attention"),
     ):
         net(x)
+
+
+class Depth(nn.Module):
+    """Notes how many modes see its operators."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.inner = [], nn.Identity()
+
+    def forward(self, x):
+        self.seen.append(torch._C._len_torch_dispatch_stack())
+        return self.inner(x)
+
+
+class Skipped(nn.Module):
+    """Blocks of which some are skipped, as in training with layer drop."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks, self.beside, self.skip = nn.ModuleList(Attends() for _ in range(3)), Depth(), 1
+
+    def forward(self, x):
+        for i, block in enumerate(self.blocks):
+            if i != self.skip:
+                x = x + block(self.beside(x))
+        return x
+
+
+def test_operators_are_seen_in_the_layers_that_attend_only():
+    net, x = made(Skipped), tokens()
+    with torch.no_grad(), fv.capture(net, of="attention") as att:
+        net(x)
+        assert net.beside.seen == [2, 2]  # one follows places
+        net(x)
+        assert net.beside.seen[2:] == [0, 0]
+        assert len(att) == 2
+
+
+def test_a_block_that_was_skipped_at_first_is_captured_later():
+    net, x = made(Skipped), tokens()
+    with torch.no_grad(), fv.capture(net, of="attention") as att:
+        for net.skip in (1, 0, 2, None):
+            net(x)
+            kept = [i for i in range(3) if i != net.skip]
+            inner = x
+            for i in kept:
+                close(att[f"blocks.{i}"], oracle(net.blocks[i], inner))
+                inner = inner + net.blocks[i](inner)
+    assert list(net.beside.seen[-3:]) == [0, 0, 0]
+
+
+class Scores(nn.Module):
+    def __init__(self, nested):
+        super().__init__()
+        self.inner = nn.Identity()
+        self.nested = Scores(nested - 1) if nested else None
+
+    def forward(self, q, k):
+        if self.nested is not None:
+            return self.nested(q, k)
+        return (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)
+
+
+class Mixes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Identity()
+
+    def forward(self, weights, v):
+        return weights @ v
+
+
+class Apart(Attends):
+    """The softmax in one part, the product with the values in another."""
+
+    def __init__(self, nested=0, **options):
+        super().__init__(**options)
+        self.scores, self.mixes = Scores(nested), Mixes()
+
+    def forward(self, x):
+        q, k, v = self.split(x)
+        weights = self.drop(self.scores(q, k)).flatten(0, 1).view(*q.shape[:2], q.shape[2], -1)
+        return self.mixes(weights, v).transpose(1, 2).flatten(2)
+
+
+class TwoApart(Two):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.first, self.second = Apart(**options), Apart(**options)
+
+
+@pytest.mark.parametrize("nested", [0, 1])  # deeper, and it is given up
+def test_the_softmax_and_the_product_may_be_in_different_parts(nested):
+    net, x = made(TwoApart, nested=nested), tokens()
+    with torch.no_grad():
+        inner = net.mlp(x + net.first(x))
+        with fv.capture(net, ["first", "second"], of="attention") as att:
+            for _ in range(3):
+                net(x)
+                assert list(att) == ([] if nested else ["first", "second"])
+                if not nested:
+                    close(att["first"], oracle(net.first, x))
+                    close(att["second"], oracle(net.second, inner))

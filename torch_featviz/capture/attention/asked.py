@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch_featviz.errors import DtypeError, OptionError
-from torch_featviz.gate import gated
 
 
 @dataclass(frozen=True)
@@ -46,23 +45,6 @@ class Attention:
             raise OptionError("queries is empty; name at least one query, or leave it out for all of them.")
         object.__setattr__(self, "queries", queries)
 
-    @gated
-    def among(self, layer: str, count: int) -> list[int] | None:
-        """The queries asked for, counted from 0, where a layer has so many; None for all.
-
-        Raises:
-            OptionError: it has no such query.
-        """
-        if self.queries is None:
-            return None
-        for number in self.queries:
-            if not -count <= number < count:
-                raise OptionError(
-                    f"there is no query {number} in the attention of {layer!r}: it has {count}, numbered from 0 to "
-                    f"{count - 1}, or from {-count} to -1."
-                )
-        return [number % count for number in self.queries]
-
 
 @dataclass(frozen=True)
 class Look(Attention):
@@ -78,3 +60,20 @@ class Look(Attention):
 def attention_asked(of: object) -> Attention | None:
     """The rows that `of=` asks for; None where it asks for something else."""
     return of if isinstance(of, Attention) else Attention() if of == "attention" else None
+
+
+def rows_asked(of: Attention, layer: str, count: int) -> list[int] | None:
+    """The queries asked for, counted from 0, where a layer has so many; None for all.
+
+    Raises:
+        OptionError: it has no such query.
+    """
+    if of.queries is None:
+        return None
+    for number in of.queries:
+        if not -count <= number < count:
+            raise OptionError(
+                f"there is no query {number} in the attention of {layer!r}: it has {count}, numbered from 0 to "
+                f"{count - 1}, or from {-count} to -1."
+            )
+    return [number % count for number in of.queries]

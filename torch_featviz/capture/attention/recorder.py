@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from types import MethodType
 from typing import Any, TypeAlias
 
@@ -19,7 +20,7 @@ from ..eager import NOTHING, all_eager, uncompiled
 from ..recorder import Recorder
 from ..reduce import Reducer
 from ..tap import Taps, function_of, put
-from .asked import Attention, Look
+from .asked import Attention, Look, rows_asked
 from .seen import Seen
 
 _HEADS = 1  # the axis that takes the place of channels
@@ -38,7 +39,9 @@ class Attentions(Recorder):
         self._all = not self.names  # those in whose own forward attention is computed
         scope_of = tuple(self.names), isinstance(of, Look)
         without = of.without if isinstance(of, Look) else None
-        self.seen_attention = Seen(scope_of, self._wanted, of.among, self._take, lenient=self._all, without=without)
+        self.seen_attention = Seen(
+            scope_of, self._wanted, partial(rows_asked, of), self._take, lenient=self._all, without=without
+        )
 
     def begin(self, given: Any) -> AbstractContextManager[Any]:
         self.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import sqrt
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from .groups import Selection
 
 _MANY = 2**14  # scores of a head: so many and more, and a CPU has the output compared along some directions only
-_APART = 2**16  # so many and more, and its cache is better used head by head
+_AT_ONCE = 2**19  # scores that a CPU computes at once: its cache holds them
 _DIRECTIONS = 8
 
 
@@ -47,7 +48,7 @@ def attended(
     scale = 1 / sqrt(query.shape[-1]) if scale is None else scale
     shape = *query.shape[:3], key.shape[2]
     kept = torch.finfo(output.dtype).eps / 2
-    query, output = selection.rows(query).to(exact) * scale, selection.rows(output).to(exact)
+    query, output = selection.rows(query).to(exact), selection.rows(output).to(exact)
     key, value = selection.groups(key).to(exact), selection.groups(value).to(exact)
     if mask is not None:
         mask = selection.rows(mask.expand(shape))
@@ -59,10 +60,10 @@ def attended(
     heaviest = None if mask is None or mask.dtype == torch.bool else query.new_zeros(query.shape[:3])
     along = _directions(value) if _many(weights) and kept <= _unit(query) else None
     made_of, made = (value, output) if along is None else ((along @ value.mT).mT, (along @ output.mT).mT)
-    far = query.new_empty(query.shape[:3])
+    product = torch.empty_like(made)
     shared = query.shape[1] // key.shape[1]
     for at, keys in _parts(weights, shared):
-        part = torch.matmul(query[at], key[keys].mT, out=weights[at])
+        part = _scores(query[at], key[keys], scale, out=weights[at])
         if mask is not None and mask.dtype == torch.bool:
             part.masked_fill_(~mask[at], -torch.inf)
         elif mask is not None:
@@ -77,11 +78,21 @@ def attended(
             part.masked_fill_(blind & ~output[at].isnan().any(dim=-1, keepdim=True), 0.0)
         if heaviest is not None and mask is not None:
             heaviest[at] = torch.where(part > 0, mask[at], 0).abs().amax(dim=-1)
-        product = part @ value[keys] if along is None else (made_of[keys].mT @ part.mT).mT  # a thin matrix goes first
-        far[at] = distance(product, made[at])
+        if along is None:
+            torch.matmul(part, made_of[keys], out=product[at])
+        else:
+            torch.matmul(made_of[keys].mT, part.mT, out=product[at].mT)  # a thin matrix goes first
     if dropped:
-        return weights, far.new_zeros(2)
-    return weights, claim(far, _bound(query, key, value, made_of, kept=kept, mask=heaviest))
+        return weights, weights.new_zeros(2)
+    lengths = _lengths(query) * abs(scale)
+    return weights, claim(distance(product, made), _bound(lengths, key, value, made_of, kept=kept, mask=heaviest))
+
+
+def _scores(query: Tensor, key: Tensor, scale: float, out: Tensor) -> Tensor:
+    """Products of queries and keys."""
+    if query.dim() == 3:
+        return torch.baddbmm(out, query, key.mT, beta=0, alpha=scale, out=out)
+    return torch.matmul(query * scale, key.mT, out=out)
 
 
 def softmaxed(scores: Tensor, out: Tensor | None = None) -> Tensor:
@@ -107,16 +118,25 @@ def _directions(value: Tensor) -> Tensor | None:
     return basis.T.to(value).contiguous()
 
 
-def _parts(weights: Tensor, shared: int) -> Iterator[tuple[tuple[int | slice, ...], tuple[int | slice, ...]]]:
+_Part: TypeAlias = tuple[int | slice, ...]
+
+
+def _parts(weights: Tensor, shared: int) -> Iterator[tuple[_Part, _Part]]:
     """What is computed at once, `(group, head)` of the queries and of the keys, which `shared` heads have together."""
     n, heads, rows, keys = weights.shape
-    if weights.is_cpu and rows * keys >= _APART:
-        yield from (((i, head), (i, head // shared)) for i in range(n) for head in range(heads))
+    every, some = slice(None), max(1, _AT_ONCE // max(1, rows * keys))  # heads that the cache holds
+    if shared == 1 and (not weights.is_cpu or (n > 1 and some >= n * heads)):
+        yield (every, every), (every, every)
     elif shared == 1:
-        yield (slice(None), slice(None)), (slice(None), slice(None))
+        yield from (((i, part), (i, part)) for i in range(n) for part in _slices(heads, some))
+    elif weights.is_cpu and some < n:
+        yield from (((i, head), (i, head // shared)) for i in range(n) for head in range(heads))
     else:
-        every = slice(None)
         yield from (((every, head), (every, head // shared)) for head in range(heads))
+
+
+def _slices(count: int, some: int) -> Iterator[slice]:
+    yield from (slice(i, i + some) for i in range(0, count, some))
 
 
 def distance(made: Tensor, output: Tensor) -> Tensor:
@@ -133,7 +153,7 @@ def claim(far: Tensor, bound: Tensor) -> Tensor:
     return torch.stack([far.max(), (far / bound).nan_to_num_(nan=0.0, posinf=torch.inf).max()])
 
 
-def _bound(query: Tensor, key: Tensor, value: Tensor, made_of: Tensor, *, kept: float, mask: Tensor | None) -> Tensor:
+def _bound(lengths: Tensor, key: Tensor, value: Tensor, made_of: Tensor, *, kept: float, mask: Tensor | None) -> Tensor:
     """How far rounding can take two ways of computing `softmax(q·k) v` apart, for each row.
 
     A sum of d products is off by `d u |q| |k|` at most, u being half the distance of 1 to the next number. Weights of
@@ -145,33 +165,34 @@ def _bound(query: Tensor, key: Tensor, value: Tensor, made_of: Tensor, *, kept: 
     (Cauchy and Schwarz), and the two projections add d u of it.
 
     Args:
-        query: scaled.
+        lengths: of the scaled queries.
         made_of: the values, or what they are along the directions in which outputs are compared.
         kept: u of the output.
         mask: the largest number, for each row, that was added to a score that counts.
     """
-    sums, shared = _unit(query), query.shape[1] // key.shape[1]
+    sums, shared = _unit(key), lengths.shape[1] // key.shape[1]
     longest, largest = _lengths(key).amax(dim=-1), made_of.abs().amax(dim=(-2, -1))
     summed = (2 * key.shape[2] + 6) * sums
     spread = largest
-    if made_of is not value:
+    if made_of.shape[-1] < value.shape[-1]:  # along directions
         spread = _lengths(value).amax(dim=-1)
         summed += 2 * (value.shape[-1] + 3) * sums
     if shared > 1:
         longest, largest, spread = (x.repeat_interleave(shared, dim=1) for x in (longest, largest, spread))
     rounded = kept if kept > sums else 0.0
-    score = _lengths(query) * (longest * (2 * (query.shape[-1] + 3) * sums + 2 * rounded)).unsqueeze(-1)
+    score = lengths * (longest * (2 * (key.shape[-1] + 3) * sums + 2 * rounded)).unsqueeze(-1)
     if mask is not None:
         score += 4 * max(kept, sums) * mask
     summed += rounded + max(kept, sums)
     off = score * score.exp()  # x exp(x) is at least exp(x) - 1
     bound: Tensor = (2 * largest).unsqueeze(-1) * off + (2 * summed * spread).unsqueeze(-1)
-    return bound + torch.finfo(query.dtype).tiny
+    return bound + torch.finfo(key.dtype).tiny
 
 
 def _lengths(rows: Tensor) -> Tensor:
-    lengths: Tensor = torch.linalg.vector_norm(rows, dim=-1)
-    return lengths
+    """Of `n heads k d`, which mostly lie in memory as `n k heads d`."""
+    lengths: Tensor = torch.linalg.vector_norm(rows.transpose(1, 2), dim=-1)
+    return lengths.transpose(1, 2)
 
 
 def _unit(tensor: Tensor) -> float:

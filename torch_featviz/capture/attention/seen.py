@@ -37,14 +37,16 @@ class _Known(NamedTuple):
 
     groups: dict[_Call, Groups | str]  # or why it is no attention between tokens
     path: Path | None  # how tokens are moved, where that matters
+    ran: set[str]  # the layers whose forwards ran
+    attending: set[str]  # those among them within which something was seen: outside of them, nothing is looked at
 
 
 class Weights(NamedTuple):
-    """Softmaxed weights that a tensor holds, before dropout and in its shape; how deep in modules they were made."""
+    """Softmaxed weights that a tensor holds, before dropout and in its shape; in which forwards they were made."""
 
     values: Tensor
     heads: int | None  # that the softmax was over, where they have an axis
-    depth: int
+    frames: tuple[str, ...]
     holder: Tensor  # kept alive, lest its memory be taken for another's
     axes: int  # of the softmax
 
@@ -90,6 +92,9 @@ class Seen(TorchDispatchMode):
         self._groups: dict[_Call, Groups | str] = {}
         self._path: Path | None = None
         self._strayed = False
+        self._on = False
+        self._ran: set[str] = set()
+        self._attending: set[str] = set()
         self._images: int | None = None
         self._calls: Counter[str] = Counter()  # by the innermost layer
 
@@ -99,6 +104,8 @@ class Seen(TorchDispatchMode):
 
         Which window each token is in is followed through the first forward of its kind, and known from then on, as long
         as tokens are moved as they were then. Of a kind that moves them otherwise, each forward is followed.
+        Where moves do not matter, operators are from then on seen in those layers only in which attention is computed,
+        and in layers that did not run before.
         """
         inputs, (positional, named) = list(tensors(given)), given
         modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), module.training
@@ -109,9 +116,10 @@ class Seen(TorchDispatchMode):
         known = _known.setdefault(module, {})
         learnt = known.get(kind)
         if learnt is None:
-            self._groups, self._path = {}, Path()
+            self._groups, self._path, self._ran, self._attending = {}, Path(), set(), set()
         else:
-            self._groups, self._path = learnt.groups, learnt.path and Path(learnt.path)
+            self._groups, _, self._ran, self._attending = learnt
+            self._path = learnt.path and Path(learnt.path)
         self._images = inputs[0].shape[0] if inputs and inputs[0].dim() else None
         self._tracer = PlaceTracer(inputs) if learnt is None else None
         self._strayed = False
@@ -119,7 +127,11 @@ class Seen(TorchDispatchMode):
         self._claims.clear()
         self.running = True
         try:
-            with self.within(name, module), self, self._tracer or nullcontext():
+            with (
+                self._seeing() if self._path else nullcontext(),
+                self.within(name, module),
+                self._tracer or nullcontext(),
+            ):
                 yield
             self._prove()
         except BaseException:
@@ -135,19 +147,33 @@ class Seen(TorchDispatchMode):
         if len(known) >= _KEPT:
             known.clear()
         if kind not in known:
-            known[kind] = _Known(self._groups, self._path if any(map(_on_places, self._groups.values())) else None)
+            path = self._path if any(map(_on_places, self._groups.values())) else None
+            known[kind] = _Known(self._groups, path, self._ran, self._attending)
 
     @contextmanager
     def within(self, name: str, module: nn.Module) -> Iterator[None]:
         """The forward of `module` runs, within the others."""
+        looked_into = name in self._attending or name not in self._ran
+        self._ran.add(name)
         self._frames.append((name, module))
         try:
-            yield
+            with self._seeing() if looked_into and not self._on else nullcontext():
+                yield
         finally:
             self._frames.pop()
             depth = len(self._frames)
-            for key in [key for key, weights in self._live.items() if weights.depth > depth + 1]:
+            for key in [key for key, weights in self._live.items() if len(weights.frames) > depth + 1]:
                 del self._live[key]
+
+    @contextmanager
+    def _seeing(self) -> Iterator[None]:
+        """The mode is on."""
+        self._on = True
+        try:
+            with self:
+                yield
+        finally:
+            self._on = False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -231,7 +257,8 @@ class Seen(TorchDispatchMode):
         dim = args[1] if len(args) > 1 else kwargs["dim"]
         if answer.dim() > 1 and dim in (-1, answer.dim() - 1) and not answer.is_nested:
             heads = 1 if answer.dim() < 4 else answer.shape[-3]
-            self._hold(answer, answer.detach(), heads if answer.dim() != 3 else None, answer.dim())
+            frames = tuple(name for name, _ in self._frames)
+            self._hold(answer, answer.detach(), heads if answer.dim() != 3 else None, answer.dim(), frames)
         return answer
 
     def _product(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -248,6 +275,7 @@ class Seen(TorchDispatchMode):
     def _multiplied(self, held: Weights, weights: Tensor, multiplied: Tensor, values: Tensor, axis: int) -> None:
         """Softmaxed weights `... q k` have been multiplied with values; tokens lie along an axis of both."""
         if layers := self._layers():
+            self._attending.add(self._common(held.frames)[-1])  # between softmax and product
             selection = self._select(layers, Operands(multiplied, values, held.heads, axis, weights, held.axes))
             if selection is not None:
                 weights = weights.reshape(-1, 1, *weights.shape[-2:])
@@ -314,27 +342,35 @@ class Seen(TorchDispatchMode):
                 self._changed(held, name)
             return answer
         for output, value in zip(outputs, values, strict=False):
-            self._hold(output, value, held.heads, held.axes)
+            self._hold(output, value, held.heads, held.axes, self._common(held.frames))
         return answer
 
     # What is common to all of them
 
     def _changed(self, held: Weights, name: str) -> None:
+        self._attending.add(self._common(held.frames)[-1])  # between softmax and product
         mixed = name in _MIXING and held.axes == 4
         why = TALKING if mixed else f"its softmax goes through {name!r} before it meets values"
         self._pass_over(self._frames[-1][0], why, held.axes)
 
-    def _hold(self, tensor: Tensor, values: Tensor, heads: int | None, axes: int) -> None:
+    def _hold(self, tensor: Tensor, values: Tensor, heads: int | None, axes: int, frames: tuple[str, ...]) -> None:
         key = key_of(tensor)
         if key is not None:
-            self._live[key] = Weights(values, heads, len(self._frames), tensor, axes)
+            self._live[key] = Weights(values, heads, frames, tensor, axes)
 
     def _layers(self, part: str = "") -> list[str]:
         """The layers that an attention computed now is of, outermost first; `part` is one that was not called."""
         names = [name for name, _ in self._frames]
         if part:
             names.append(f"{names[-1]}.{part}".lstrip("."))
-        return self._wanted(names)
+        layers = self._wanted(names)
+        if layers:
+            self._attending.add(self._frames[-1][0])
+        return layers
+
+    def _common(self, frames: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of these forwards that run now."""
+        return tuple(name for name, (running, _) in zip(frames, self._frames, strict=False) if name == running)
 
     def _select(self, layers: list[str], met: Operands) -> Selection | None:
         """The rows asked for, of the attention that is computed now; None if it is none between tokens."""
