@@ -693,3 +693,61 @@ def test_the_softmax_and_the_product_may_be_in_different_parts(nested):
                 if not nested:
                     close(att["first"], oracle(net.first, x))
                     close(att["second"], oracle(net.second, inner))
+
+
+VIEWS = {
+    "cat": lambda x: torch.cat([x, x.flip(1)]),
+    "repeat": lambda x: x.repeat(2, 1, 1),
+    "repeat_interleave": lambda x: x.repeat_interleave(2, 0),
+    "expand": lambda x: x.unsqueeze(1).expand(-1, 2, -1, -1).flatten(0, 1),
+    "stack": lambda x: torch.stack([x, x * 2], 1).flatten(0, 1),
+    "index": lambda x: x[torch.arange(2 * len(x)) // 2],
+}
+
+
+class Folded(Attends):
+    """Heads are folded into the batch, so that nothing tells them from images."""
+
+    def forward(self, x):
+        q, k, v = (part.flatten(0, 1) for part in self.split(x))
+        weights = (torch.bmm(q, k.mT) * q.shape[-1] ** -0.5).softmax(-1)
+        return torch.bmm(weights, v).view(len(x), self.heads, *v.shape[1:]).transpose(1, 2).flatten(2)
+
+
+class Views(nn.Module):
+    def __init__(self, how, kind):
+        super().__init__()
+        self.how, self.linear, self.attend = how, nn.Linear(12, 12), kind()
+
+    def forward(self, x):
+        return self.attend(self.how(self.linear(x)))
+
+
+@pytest.mark.parametrize("kind", [Attends, Folded])
+@pytest.mark.parametrize("b", [1, 2])
+@pytest.mark.parametrize("how", VIEWS)
+def test_views_that_a_model_joins_are_no_heads(how, b, kind):
+    net, x = made(lambda: Views(VIEWS[how], kind)), tokens(b)
+    with (
+        torch.no_grad(),
+        pytest.raises(LayerError, match=r"could not be followed|views of an image are joined"),
+        fv.capture(net, "attend", of="attention"),
+    ):
+        net(x)
+
+
+class Sharing(Folded):
+    """Keys of fewer heads, repeated as in language models."""
+
+    def split(self, x):
+        q, k, v = super().split(x)
+        b, _, n, d = q.shape
+        k, v = (part.unsqueeze(2).expand(-1, -1, q.shape[1] // part.shape[1], -1, -1) for part in (k, v))
+        return q, k.reshape(b, -1, n, d), v.reshape(b, -1, n, d)
+
+
+def test_heads_that_share_keys_are_no_views():
+    net, x = made(lambda: nn.Sequential(nn.Identity(), Sharing(heads=6, shared=3))), tokens(2)
+    with torch.no_grad(), fv.capture(net, "1", of="attention") as att:
+        net(x)
+    close(att["1"], oracle(net[1], x))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from .groups import Groups, Unplaced, grouped
 from .places import Places, PlaceTracer, over_channels
 
+_JOINED = "several of its groups are of the same tokens, as where views of an image are joined"
 TALKING = "its heads are mixed after the softmax (talking heads), before it meets values"
 
 
@@ -55,10 +56,12 @@ def group_of(met: Operands, tracer: PlaceTracer | None, images: int | None, modu
     heads = met.heads
     if heads is None and isinstance(module, nn.MultiheadAttention):
         heads = module.num_heads
+    if heads is None and asked is not None and asked.copied:  # keys are copied for heads that share them
+        raise Unplaced(_JOINED)
     of_queries, of_keys = (_tokens(places, met.axis, n) for places in (asked, seen))
     groups = grouped(of_queries, of_keys, n, images, heads)
     if of_keys is not None and groups.folded not in _foldable(met, heads, groups.folded):
-        raise Unplaced("several of its groups are of the same tokens, as where views of an image are joined")
+        raise Unplaced(_JOINED)
     return groups
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from math import prod
+from dataclasses import dataclass, replace
+from math import inf, prod
 from typing import Any, TypeAlias
 
 import torch
@@ -22,10 +22,18 @@ class Places:
     """`image * count + place` of each entry, in the shape of a tensor or of some of its axes; there are `count` places.
 
     Places are numbered as tokens are, row by row. Each layer that makes one token of several begins a new numbering.
+
+    Args:
+        copied: whether an operator on the way repeated entries: for heads that share keys, or for views of an image.
     """
 
     numbers: Tensor
     count: int
+    copied: bool = False
+
+    def now(self, numbers: Tensor, *, copied: bool = False) -> Places:
+        """After an operator that leaves `numbers`."""
+        return replace(self, numbers=numbers, copied=self.copied or copied)
 
 
 # Functions of several operators, which a mode sees whole in inference mode, and takes apart
@@ -112,8 +120,11 @@ class PlaceTracer(Follower[_Traced]):
         finally:
             self.following = False
         found = result if isinstance(result, list) else [result]
+        size = call.x.numel() if rule in _COPYING else inf
         fits = [
-            places if places is not None and places.numbers.shape == output.shape else None
+            places.now(places.numbers, copied=output.numel() > size)
+            if places is not None and places.numbers.shape == output.shape
+            else None
             for places, output in zip(found, call.outputs, strict=False)
         ]
         return fits + rest[len(fits) :]
@@ -134,7 +145,7 @@ def _pointwise(call: Call[_Traced]) -> _Traced:
     shape = call.outputs[0].shape
     several = [places for places in call.traces.values() if places is not None]
     same = [places for places in several if places.numbers.shape == shape]
-    return same[0] if same else Places(several[0].numbers.expand(shape), several[0].count)
+    return same[0] if same else several[0].now(several[0].numbers.expand(shape))
 
 
 def _same(call: Call[_Traced]) -> _Traced:
@@ -143,7 +154,7 @@ def _same(call: Call[_Traced]) -> _Traced:
 
 def _viewed(call: Call[_Traced]) -> _Traced:
     places = _first(call)
-    return Places(places.numbers.reshape(call.outputs[0].shape), places.count)
+    return places.now(places.numbers.reshape(call.outputs[0].shape))
 
 
 def _expanded(call: Call[_Traced]) -> _Traced:
@@ -151,7 +162,7 @@ def _expanded(call: Call[_Traced]) -> _Traced:
     output = call.outputs[0]
     if places.numbers.dim() < output.dim() or len(places.numbers) < len(output):
         return None  # copies of images
-    return Places(places.numbers.expand(output.shape), places.count)
+    return places.now(places.numbers.expand(output.shape))
 
 
 def _repeated(call: Call[_Traced]) -> _Traced | list[_Traced]:
@@ -169,7 +180,7 @@ def _moved(call: Call[_Traced]) -> list[_Traced]:
     x = call.x
     given = {name: places.numbers if value is x else value for name, value in call.given.items()}
     moved: Any = _called(call.function, given)
-    return [Places(part, places.count) for part in (moved if isinstance(moved, (list, tuple)) else [moved])]
+    return [places.now(part) for part in (moved if isinstance(moved, (list, tuple)) else [moved])]
 
 
 def _called(function: Any, given: dict[str, Any]) -> Any:
@@ -181,12 +192,13 @@ def _padded(call: Call[_Traced]) -> _Traced:
     places = _first(call)
     if call.given.get("mode", "constant") != "constant":
         return None
-    return Places(torch.constant_pad_nd(places.numbers, call["pad"], PADDING), places.count)
+    return places.now(torch.constant_pad_nd(places.numbers, call["pad"], PADDING))
 
 
 def _cat(call: Call[_Traced]) -> _Traced:
     several = [call.traces.get(id(tensor)) for tensor in call["tensors"]]
-    count = max(places.count for places in several if places is not None)
+    most = max((places for places in several if places is not None), key=lambda places: places.count)
+    count = most.count
     device = call.outputs[0].device
     numbers = [
         torch.full(tensor.shape, APART, device=device) if places is None or places.count != count else places.numbers
@@ -195,7 +207,7 @@ def _cat(call: Call[_Traced]) -> _Traced:
     joined = torch.cat(numbers, call["dim"])
     if call["dim"] % joined.dim() == 0 and _is_joining(numbers):
         return None
-    return Places(joined, count)
+    return most.now(joined, copied=any(places is not None and places.copied for places in several))
 
 
 def _is_joining(numbers: Sequence[Tensor]) -> bool:
@@ -208,7 +220,7 @@ def _looked_up(call: Call[_Traced]) -> _Traced:
     places = call.traces[id(call["indices"])]
     if places is None:
         return None
-    return Places(places.numbers.unsqueeze(-1).expand(call.outputs[0].shape), places.count)
+    return places.now(places.numbers.unsqueeze(-1).expand(call.outputs[0].shape))
 
 
 def _rowwise(x: Tensor, call: Call[_Traced]) -> _Traced:
@@ -218,8 +230,8 @@ def _rowwise(x: Tensor, call: Call[_Traced]) -> _Traced:
         return None
     numbers, shape = places.numbers, call.outputs[0].shape
     if _constant(numbers, -1):
-        return Places(numbers[..., :1].expand(shape), places.count)
-    return _new(numbers, places.count, shape, tuple(range(len(shape) - 1)))
+        return places.now(numbers[..., :1].expand(shape))
+    return _new(places, shape, tuple(range(len(shape) - 1)))
 
 
 def _weighed(call: Call[_Traced]) -> _Traced:
@@ -237,21 +249,21 @@ def _multiplied(call: Call[_Traced]) -> _Traced:
     numbers = places.numbers
     if not _constant(numbers, -1):
         return None
-    return Places(numbers[..., :1].expand(call.outputs[0].shape), places.count)
+    return places.now(numbers[..., :1].expand(call.outputs[0].shape))
 
 
 def _remade(call: Call[_Traced]) -> _Traced:
     """Maps `b c ...` of which each place is made of several."""
     places, shape = _first(call), call.outputs[0].shape
-    return _new(places.numbers, places.count, shape, (0, *range(2, len(shape))))
+    return _new(places, shape, (0, *range(2, len(shape))))
 
 
-def _new(numbers: Tensor, count: int, shape: Sequence[int], axes: Sequence[int]) -> _Traced:
+def _new(places: Places, shape: Sequence[int], axes: Sequence[int]) -> _Traced:
     """A new numbering of the rows along `axes`, of which each is of one image; the images in their order."""
-    first = numbers.movedim(axes[0], 0)
+    first = places.numbers.movedim(axes[0], 0)
     while first.dim() > 1:
         first = first.select(-1, 0)
-    image = torch.div(first, count, rounding_mode="floor")
+    image = torch.div(first, places.count, rounding_mode="floor")
     sizes = [shape[axis] for axis in axes]
     if len(axes) == 1 or len(image) != len(torch.unique(image)):  # rows of tokens laid end to end
         if len(axes) > 1:
@@ -259,10 +271,10 @@ def _new(numbers: Tensor, count: int, shape: Sequence[int], axes: Sequence[int])
         images = len(torch.unique(image))
         if bool((first < 0).any()) or sizes[0] % images or not bool((image == image.sort().values).all()):
             return None
-        return Places(_counted(sizes, numbers.device, axes, shape), sizes[0] // images)
+        return Places(_counted(sizes, first.device, axes, shape), sizes[0] // images, places.copied)
     if not bool((image == torch.arange(len(image), device=image.device)).all()):
         return None
-    return Places(_counted(sizes, numbers.device, axes, shape), prod(sizes[1:]))
+    return Places(_counted(sizes, first.device, axes, shape), prod(sizes[1:]), places.copied)
 
 
 def _each(rule: _Rule, names: str) -> dict[str, _Rule]:
@@ -291,3 +303,4 @@ _RULES: dict[str, _Rule] = {
     **_each(_remade, "max_pool2d_with_indices _adaptive_avg_pool2d adaptive_avg_pool2d upsample_nearest2d"),
     **_each(_remade, "upsample_bilinear2d upsample_bicubic2d pixel_shuffle pixel_unshuffle im2col"),
 }
+_COPYING = (_expanded, _repeated, _moved)
