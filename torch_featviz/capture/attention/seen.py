@@ -5,50 +5,28 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, NamedTuple, TypeAlias
-from weakref import WeakKeyDictionary
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from torch_featviz.errors import LayerError
 from torch_featviz.model.build import build_of
-from torch_featviz.model.follow import key_of
 from torch_featviz.model.values import tensors
-from torch_featviz.torch_private import TorchDispatchMode, is_higher_order, schema_of, tree_leaves
+from torch_featviz.torch_private import TorchDispatchMode
 
 from ..eager import all_eager
-from .groups import Groups, Selection, Unplaced
+from .groups import Selection, Unplaced
+from .held import Held, Weights, common
+from .learnt import Learnt, kind_of, kinds_of
 from .met import TALKING, Operands, group_of
 from .native import Projected, in_encoder_layer, in_module
-from .operators import COPIES, PRODUCTS, RESHAPED, SOFTMAX, VIEWS, by_name, name_of
+from .operators import PRODUCTS, SOFTMAX, by_name, name_of
 from .path import MOVES, Path
 from .places import PlaceTracer
 from .rows import attended
 
-_Call: TypeAlias = tuple[str, int, torch.Size]  # a layer, which of its calls, and of what shape its values are
 _MIXING = ("addmm", "linear", "einsum", "convolution", "_convolution", "conv2d")
-_KEPT = 16  # kinds of forwards of each model
-_known: WeakKeyDictionary[nn.Module, dict[Hashable, _Known | None]] = WeakKeyDictionary()
-
-
-class _Known(NamedTuple):
-    """What is known of a kind of forward, in the place of which None says that each goes another way."""
-
-    groups: dict[_Call, Groups | str]  # or why it is no attention between tokens
-    path: Path | None  # how tokens are moved, where that matters
-    ran: set[str]  # the layers whose forwards ran
-    attending: set[str]  # those among them within which something was seen: outside of them, nothing is looked at
-
-
-class Weights(NamedTuple):
-    """Softmaxed weights that a tensor holds, before dropout and in its shape; in which forwards they were made."""
-
-    values: Tensor
-    heads: int | None  # that the softmax was over, where they have an axis
-    frames: tuple[str, ...]
-    holder: Tensor  # kept alive, lest its memory be taken for another's
-    axes: int  # of the softmax
 
 
 @all_eager
@@ -85,16 +63,13 @@ class Seen(TorchDispatchMode):
         self._scope, self._wanted, self._queries, self._take = scope, wanted, queries, take
         self._frames: list[tuple[str, nn.Module]] = []
         self._builds: dict[str, int] = {}  # of the modules that ran as the outermost; what was learnt holds for these
-        self._live: dict[Any, Weights] = {}
-        self._noise: dict[int, Tensor] = {}
+        self._held = Held()
         self._claims: list[tuple[str, Tensor, torch.dtype]] = []
         self._tracer: PlaceTracer | None = None
-        self._groups: dict[_Call, Groups | str] = {}
+        self._learnt = Learnt({}, None, set(), set())
         self._path: Path | None = None
         self._strayed = False
         self._on = False
-        self._ran: set[str] = set()
-        self._attending: set[str] = set()
         self._images: int | None = None
         self._calls: Counter[str] = Counter()  # by the innermost layer
 
@@ -107,21 +82,15 @@ class Seen(TorchDispatchMode):
         Where moves do not matter, operators are from then on seen in those layers only in which attention is computed,
         and in layers that did not run before.
         """
-        inputs, (positional, named) = list(tensors(given)), given
-        modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), module.training
+        inputs = list(tensors(given))
         if name not in self._builds:
             self._builds[name] = build_of(module)
-        given_as = tuple(map(_kind, positional)), *((key, _kind(x)) for key, x in named.items())
-        kind = name, self._scope, self._builds[name], modes, given_as
-        known = _known.setdefault(module, {})
-        learnt = known.get(kind)
-        if learnt is None:
-            self._groups, self._path, self._ran, self._attending = {}, Path(), set(), set()
-        else:
-            self._groups, _, self._ran, self._attending = learnt
-            self._path = learnt.path and Path(learnt.path)
+        kinds, kind = kinds_of(module), (name, self._scope, self._builds[name], kind_of(module, given))
+        before = kinds.get(kind)
+        self._learnt = before or Learnt({}, Path(), set(), set())
+        self._path = before.path and Path(before.path) if before else self._learnt.path
         self._images = inputs[0].shape[0] if inputs and inputs[0].dim() else None
-        self._tracer = PlaceTracer(inputs) if learnt is None else None
+        self._tracer = None if before else PlaceTracer(inputs)
         self._strayed = False
         self._calls.clear()
         self._claims.clear()
@@ -136,34 +105,28 @@ class Seen(TorchDispatchMode):
             self._prove()
         except BaseException:
             if self._strayed:
-                known[kind] = None
-            elif learnt is not None:  # it may have gone another way than the first
-                known.pop(kind, None)
+                kinds[kind] = None
+            elif before:  # it may have gone another way than the first
+                kinds.pop(kind, None)
             raise
         finally:
             self.running, self._tracer = False, None
-            self._live.clear()
-            self._noise.clear()
-        if len(known) >= _KEPT:
-            known.clear()
-        if kind not in known:
-            path = self._path if any(map(_on_places, self._groups.values())) else None
-            known[kind] = _Known(self._groups, path, self._ran, self._attending)
+            self._held.clear()
+        if kind not in kinds:
+            kinds[kind] = self._learnt.kept()
 
     @contextmanager
     def within(self, name: str, module: nn.Module) -> Iterator[None]:
         """The forward of `module` runs, within the others."""
-        looked_into = name in self._attending or name not in self._ran
-        self._ran.add(name)
+        looked_into = name in self._learnt.attending or name not in self._learnt.ran
+        self._learnt.ran.add(name)
         self._frames.append((name, module))
         try:
             with self._seeing() if looked_into and not self._on else nullcontext():
                 yield
         finally:
             self._frames.pop()
-            depth = len(self._frames)
-            for key in [key for key, weights in self._live.items() if len(weights.frames) > depth + 1]:
-                del self._live[key]
+            self._held.leave(len(self._frames))
 
     @contextmanager
     def _seeing(self) -> Iterator[None]:
@@ -187,7 +150,12 @@ class Seen(TorchDispatchMode):
         handler = _HANDLERS.get(name)
         if handler is not None:
             return handler(self, func, args, kwargs)
-        return self._follow(func, name, args, kwargs) if self._live else func(*args, **kwargs)
+        if not self._held:
+            return func(*args, **kwargs)
+        answer, changed = self._held.follow(func, name, args, kwargs, self._running())
+        if changed is not None:
+            self._changed(changed, name)
+        return answer
 
     # What each kind of operator is to attention
 
@@ -257,25 +225,25 @@ class Seen(TorchDispatchMode):
         dim = args[1] if len(args) > 1 else kwargs["dim"]
         if answer.dim() > 1 and dim in (-1, answer.dim() - 1) and not answer.is_nested:
             heads = 1 if answer.dim() < 4 else answer.shape[-3]
-            frames = tuple(name for name, _ in self._frames)
-            self._hold(answer, answer.detach(), heads if answer.dim() != 3 else None, answer.dim(), frames)
+            heads_or_none = heads if answer.dim() != 3 else None
+            self._held.put(answer, Weights(answer.detach(), heads_or_none, self._running(), answer, answer.dim()))
         return answer
 
     def _product(self, func: Any, args: Any, kwargs: Any) -> Any:
         answer = func(*args, **kwargs)
-        if not self._live or len(args) < 2:
+        if not self._held or len(args) < 2:
             return answer
         left, right = args[:2]
-        if (held := self._live.get(key_of(left))) is not None:
+        if (held := self._held.of(left)) is not None:
             self._multiplied(held, held.values, left, right, axis=-2)
-        if (held := self._live.get(key_of(right))) is not None:  # values times weights, both turned
+        if (held := self._held.of(right)) is not None:  # values times weights, both turned
             self._multiplied(held, held.values.mT, right, left, axis=-1)
         return answer
 
     def _multiplied(self, held: Weights, weights: Tensor, multiplied: Tensor, values: Tensor, axis: int) -> None:
         """Softmaxed weights `... q k` have been multiplied with values; tokens lie along an axis of both."""
         if layers := self._layers():
-            self._attending.add(self._common(held.frames)[-1])  # between softmax and product
+            self._learnt.attending.add(common(held.frames, self._running())[-1])  # between softmax and product
             selection = self._select(layers, Operands(multiplied, values, held.heads, axis, weights, held.axes))
             if selection is not None:
                 weights = weights.reshape(-1, 1, *weights.shape[-2:])
@@ -311,82 +279,45 @@ class Seen(TorchDispatchMode):
 
     def _bernoulli(self, func: Any, args: Any, kwargs: Any) -> Any:
         answer = func(*args, **kwargs)
-        if self._live:
-            self._noise[id(answer)] = answer
-        return answer
-
-    def _follow(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
-        """Weights that go through another operator: they stay what they are in views, copies and dropout."""
-        given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
-        held = next((w for value in given if (w := self._live.get(key_of(value))) is not None), None)
-        if held is None:
-            return func(*args, **kwargs)
-        written = not is_higher_order(func) and schema_of(func).is_mutable
-        if written:  # dropout in place, say: the weights are kept as they were
-            for key, weights in list(self._live.items()):
-                self._live[key] = weights._replace(values=weights.values.clone())
-            held = next(w for value in given if (w := self._live.get(key_of(value))) is not None)
-        answer = func(*args, **kwargs)
-        dropout = name.rstrip("_") in ("mul", "div") and any(id(value) in self._noise for value in given)
-        outputs = list(answer) if isinstance(answer, (tuple, list)) else [answer]
-        values = [held.values]
-        if name in VIEWS:
-            moved = func(held.values, *args[1:], **kwargs)
-            values = list(moved) if isinstance(moved, (tuple, list)) else [moved]
-        elif name in RESHAPED:
-            values = [held.values.reshape(answer.shape)]
-        elif not dropout and name not in COPIES:
-            if written:
-                self._live.pop(key_of(given[0]), None)
-            if isinstance(answer, Tensor) and answer.shape == held.values.shape:
-                self._changed(held, name)
-            return answer
-        for output, value in zip(outputs, values, strict=False):
-            self._hold(output, value, held.heads, held.axes, self._common(held.frames))
+        self._held.noise(answer)
         return answer
 
     # What is common to all of them
 
     def _changed(self, held: Weights, name: str) -> None:
-        self._attending.add(self._common(held.frames)[-1])  # between softmax and product
+        self._learnt.attending.add(common(held.frames, self._running())[-1])  # between softmax and product
         mixed = name in _MIXING and held.axes == 4
         why = TALKING if mixed else f"its softmax goes through {name!r} before it meets values"
         self._pass_over(self._frames[-1][0], why, held.axes)
 
-    def _hold(self, tensor: Tensor, values: Tensor, heads: int | None, axes: int, frames: tuple[str, ...]) -> None:
-        key = key_of(tensor)
-        if key is not None:
-            self._live[key] = Weights(values, heads, frames, tensor, axes)
+    def _running(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self._frames)
 
     def _layers(self, part: str = "") -> list[str]:
         """The layers that an attention computed now is of, outermost first; `part` is one that was not called."""
-        names = [name for name, _ in self._frames]
+        names = self._running()
         if part:
-            names.append(f"{names[-1]}.{part}".lstrip("."))
+            names = *names, f"{names[-1]}.{part}".lstrip(".")
         layers = self._wanted(names)
         if layers:
-            self._attending.add(self._frames[-1][0])
+            self._learnt.attending.add(self._frames[-1][0])
         return layers
-
-    def _common(self, frames: tuple[str, ...]) -> tuple[str, ...]:
-        """Those of these forwards that run now."""
-        return tuple(name for name, (running, _) in zip(frames, self._frames, strict=False) if name == running)
 
     def _select(self, layers: list[str], met: Operands) -> Selection | None:
         """The rows asked for, of the attention that is computed now; None if it is none between tokens."""
         layer = self._frames[-1][0]
         call = layer, self._calls[layer], met.values.shape
         self._calls[layer] += 1
-        if call not in self._groups:
+        if call not in self._learnt.groups:
             unplaced = False
             try:
-                self._groups[call] = group_of(met, self._tracer, self._images, self._frames[-1][1])
+                self._learnt.groups[call] = group_of(met, self._tracer, self._images, self._frames[-1][1])
             except Unplaced as why:
-                self._groups[call], unplaced = str(why), True
+                self._learnt.groups[call], unplaced = str(why), True
             if unplaced and not (self._lenient and met.weights is not None):  # else a gate, say: nobody asked for it
                 again = "" if self._tracer else "; it goes another way than in the forward before: run it once more"
-                self._refuse(layers[-1], f"cannot be captured: {self._groups[call]}{again}")
-        groups = self._groups[call]
+                self._refuse(layers[-1], f"cannot be captured: {self._learnt.groups[call]}{again}")
+        groups = self._learnt.groups[call]
         if isinstance(groups, str):
             self._pass_over(layer, groups, met.axes)
             return None
@@ -407,20 +338,6 @@ class Seen(TorchDispatchMode):
                     f"the attention of {layer!r} is not what its kernel computed: weights times values differ from "
                     f"its output by {far:.3g}, {share:.3g} times what rounding in {str(dtype)[6:]} can do."
                 )
-
-
-def _on_places(groups: Groups | str) -> bool:
-    """Whether it depends on how tokens were moved."""
-    return isinstance(groups, Groups) and (groups.windows is not None or groups.order is not None)
-
-
-def _kind(value: Any) -> Any:
-    """What about an argument may make a forward go another way."""
-    if isinstance(value, Tensor):
-        return value.shape, value.dtype, value.device
-    if isinstance(value, (bool, int, str)):
-        return value
-    return type(value), *map(_kind, tensors(value))  # images in a list or dictionary may have other sizes
 
 
 _HANDLERS: dict[str, Callable[[Seen, Any, Any, Any], Any]] = {
