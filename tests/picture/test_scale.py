@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from torch_featviz.errors import DeviceError, DtypeError, OptionError, ShapeError
-from torch_featviz.picture import KernelNormalizer, Scale, normalize
+from torch_featviz.picture import KernelNormalizer, Scale, normalize, overlay
 
 floats32 = st.floats(width=32, allow_nan=True, allow_infinity=True)
 arrays = hnp.arrays(np.float32, hnp.array_shapes(min_dims=1, max_dims=4, max_side=5), elements=floats32)
@@ -265,7 +265,7 @@ def test_a_scale_that_cannot_be_says_why(declared, match):
             r"expected real values, got torch.complex64; draw x.abs\(\)",
         ),
         (torch.empty(0, 3), ShapeError, r"an empty tensor of shape \(0, 3\)"),
-        (torch.ones(2, device="meta"), DeviceError, "meta device, which has none"),
+        (torch.ones(2, device="meta"), DeviceError, "x: expected values, got a tensor on the meta device"),
         (torch.ones(2).to_sparse(), DtypeError, "expected a dense tensor, got torch.sparse_coo"),
         ([1.0], DtypeError, "must be a tensor, got"),
     ],
@@ -279,6 +279,12 @@ def test_what_cannot_be_drawn_says_why(x, error, match):
 def test_quantised_tensors_are_refused():
     with pytest.raises(DtypeError, match="expected plain values, got torch"):
         normalize(torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.quint8))
+
+
+@pytest.mark.parametrize("look", [Scale().fit, Scale(), normalize, lambda x: overlay(x, torch.rand(1, 2, 2))])
+def test_the_meta_device_is_one_error_everywhere(look):
+    with pytest.raises(DeviceError, match="expected values, got a tensor on the meta device, which has none"):
+        look(torch.ones(1, 3, 2, 2, device="meta"))
 
 
 def test_fit_without_tensors_or_with_too_few_axes_or_unlike_shapes():

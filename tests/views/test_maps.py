@@ -324,7 +324,7 @@ def test_inputs_are_not_changed():
             ShapeError,
             "have one shape, got",
         ),
-        (lambda: feature_maps([1]), DtypeError, "must be a tensor 'c h w', got list"),
+        (lambda: feature_maps([1]), DtypeError, r"maps must be a tensor, got \[1\]"),
         (lambda: feature_maps(torch.ones(1, 2, 2, dtype=torch.cfloat)), DtypeError, "expected real values"),
         (lambda: feature_maps(torch.ones(1, 2, 2), top=0), OptionError, "top must be at least 1, got 0"),
         (

@@ -136,7 +136,7 @@ def affine_units(
 
 
 def _checked(images: Tensor) -> Tensor:
-    images = as_float(images)
+    images = as_float(images, "images")
     if images.dim() != 4 or images.shape[1] not in (1, 3):
         raise ShapeError(f"images must be 'b 1 h w' or 'b 3 h w', got shape {tuple(images.shape)}.")
     return images

@@ -103,7 +103,7 @@ def laid(
 
     Where nothing does, `marked=False` saves a look. `affine` is what brings each colour to that range.
     """
-    heatmaps, several = _match(units, as_float(heatmaps))
+    heatmaps, several = _match(units, as_float(heatmaps, "heatmaps"))
     scale = (scale or Scale(symmetric=True)).fit(heatmaps if several else heatmaps[:, 0])
     if not several:
         scale = _each(scale)

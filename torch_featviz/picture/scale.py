@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from torch_featviz.displayed import Displayed
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
-from torch_featviz.gate import check_fields, gated
+from torch_featviz.gate import check_fields, check_tensor, gated
 
 _RANK = {"kernel": 2, "filter": 3}
 _LEAST = 0.75  # of the range is for what `quantile` holds, or the rest are outliers
@@ -85,14 +85,15 @@ class Scale(Displayed):
             A new scale; its ends are scalars, or broadcast to the values if `per` is not `"layer"`.
         Raises:
             ShapeError: no tensor, a tensor is empty or has too few axes, or shapes differ.
-            DtypeError: a tensor is complex, quantised or without values.
+            DtypeError: a tensor is complex or quantised.
+            DeviceError: it is on the meta device.
         Example:
             >>> Scale(vmin=0).fit(torch.arange(5)).vmax
             4.0
         """
         if not tensors:
             raise ShapeError("fit needs at least one tensor, got none.")
-        values = [as_float(t) for t in tensors]
+        values = [as_float(t, "x") for t in tensors]
         if self.fitted:
             return self._with(self.vmin, self.vmax)
         low, high = _ends(_groups(values, self.per), self)
@@ -127,9 +128,10 @@ class Scale(Displayed):
             A new tensor of the same shape, float32 or float64. A scale that is not fitted is fitted to `x`.
         Raises:
             ShapeError: `x` is empty, or the scale was fitted to another number of kernels or filters.
-            DtypeError: `x` is complex, quantised or without values.
+            DtypeError: `x` is complex or quantised.
+            DeviceError: `x` is on the meta device.
         """
-        x = as_float(x)
+        x = as_float(x, "x")
         scale = self.fit(x)
         low, high = _end(scale.vmin, x), _end(scale.vmax, x)
         fits = all(a in (1, b) for a, b in zip(low.shape, x.shape, strict=False))
@@ -154,18 +156,20 @@ class Scale(Displayed):
         return ", ".join(words)
 
 
-def as_float(x: Tensor) -> Tensor:
-    """A tensor that can be drawn, detached, as float32 (float64 stays)."""
-    if not isinstance(x, Tensor):
-        raise DtypeError(f"expected a torch.Tensor, got {type(x).__name__}; convert it with torch.as_tensor.")
+def as_float(x: Tensor, name: str = "values") -> Tensor:
+    """A tensor that can be drawn, detached, as float32 (float64 stays).
+
+    Args:
+        x: real values.
+        name: what it is called in errors.
+    Raises:
+        DtypeError: it is complex, or none that the gate lets pass.
+        DeviceError: it is on the meta device.
+        ShapeError: it is empty.
+    """
+    check_tensor(name, x)
     if x.is_complex():
-        raise DtypeError(f"expected real values, got {x.dtype}; draw x.abs() or x.real.")
-    if x.is_quantized:
-        raise DtypeError(f"expected plain values, got {x.dtype}; draw x.dequantize().")
-    if x.is_meta:
-        raise DtypeError("expected values, got a tensor on the meta device, which has none.")
-    if x.layout != torch.strided:
-        raise DtypeError(f"expected a dense tensor, got {x.layout}; draw x.to_dense().")
+        raise DtypeError(f"{name}: expected real values, got {x.dtype}; draw {name}.abs() or {name}.real.")
     if x.numel() == 0:
         raise ShapeError(f"expected at least one value, got an empty tensor of shape {tuple(x.shape)}.")
     x = x.detach()
@@ -314,7 +318,8 @@ def normalize(x: Tensor, scale: Scale | None = None, **declared: Any) -> Tensor:
     Raises:
         OptionError: both `scale` and its fields are given.
         ShapeError: `x` is empty, or does not fit the scale.
-        DtypeError: `x` is complex, quantised or without values.
+        DtypeError: `x` is complex or quantised.
+            DeviceError: `x` is on the meta device.
     Example:
         >>> normalize(torch.tensor([2.0, 3.0, 6.0]))
         tensor([0.0000, 0.2500, 1.0000])

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from torch_featviz.errors import DtypeError, OptionError, ShapeError
+from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.gate import check_tensor, gate
 from torch_featviz.model.layout import Layout
 from torch_featviz.model.unplaced import unplaced
@@ -240,18 +240,16 @@ def _stack(named: dict[str, Tensor]) -> Tensor:
     """`c i h w`: the inputs next to each other."""
     if not named:
         raise ShapeError("maps must hold at least one tensor, got an empty mapping.")
-    for name, x in named.items():
-        what = f"maps[{name!r}]" if name else "maps"
-        if not isinstance(x, Tensor):
-            raise DtypeError(f"{what} must be a tensor 'c h w', got {type(x).__name__}.")
+    named = {f"maps[{name!r}]" if name else "maps": x for name, x in named.items()}
+    for what, x in named.items():
         check_tensor(what, x)
         if x.dim() != 3 or not x.numel():
             hint = f"; take one image with {what}[0]" if x.dim() > 3 else ""
             raise ShapeError(f"{what} must be 'c h w' and not empty, got shape {tuple(x.shape)}{hint}.")
-    shapes = {name: tuple(x.shape) for name, x in named.items()}
+    shapes = {what: tuple(x.shape) for what, x in named.items()}
     if len(set(shapes.values())) > 1:
         raise ShapeError(f"maps side by side must have one shape, got {shapes}.")
-    return torch.stack([as_float(x) for x in named.values()], dim=1)
+    return torch.stack([as_float(x, what) for what, x in named.items()], dim=1)
 
 
 def _peaks(stack: Tensor) -> tuple[Tensor, Tensor]:

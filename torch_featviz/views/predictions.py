@@ -131,7 +131,7 @@ def _check(images: Tensor, logits: Any, classes: Sequence[str], k: int) -> Tenso
         raise DtypeError(f"images and logits must be tensors, got {type(images)} and {type(logits)}.") from error
     except ShapeError as error:
         raise _unfit(images, classes, logits) from error
-    as_float(scores)
+    as_float(scores, "logits")
     if len(classes) not in ((1, 2) if scores.shape[1] == 1 else (scores.shape[1],)):
         raise _unfit(images, classes, scores)
     if k < 1:
