@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from torch_featviz.atlas.page import render
+from torch_featviz.explain.verdict import ALIKE
 
 
 def heat(made, image, method, place):
@@ -201,7 +202,7 @@ def test_what_is_left_out_is_said(look, made):
 )
 def test_what_faithfulness_means_in_a_sentence(look, made, tmp_path, insertion, deletion, words):
     figures = {"insertion": insertion, "deletion": deletion, "random_insertion": 0.5, "random_deletion": 0.5}
-    figures |= {"similarity": 0.97, "unmoved": True, "mark": "=", "verdict": "= no better than chance"}
+    figures |= {"similarity": 0.97, "unmoved": True, "mark": "=", "verdict": f"= {ALIKE}", "held_back": ALIKE}
     why = [{**entry, "faithfulness": figures} for entry in made.data["why"]]
     file = tmp_path / "page.html"
     file.write_text(render("page", {**made.data, "why": why}, made.page.blobs), encoding="utf-8")
@@ -209,4 +210,5 @@ def test_what_faithfulness_means_in_a_sentence(look, made, tmp_path, insertion, 
     says = page.inner_text("#why-says")
     assert [each in says for each in words] == [True, True]
     assert "likeness 0.97" in says
+    assert "the same model with random weights has nearly the same heatmap" in says
     assert "shows the image, not what the model learnt" in page.inner_text("#why-mark")

@@ -74,6 +74,7 @@ def test_what_holds_a_heatmap_back_is_said_where_its_figures_are_better(given):
     held = gain >= max(0.03, 2 * given["deviation"]) and by_hand(given).startswith("=")
     word = "alike with random weights" if given["similarity"] > 0.5 else "little to explain"
     assert worth.held_back == (word if held else "",)
+    assert worth.words == (f"= {word}" if held else by_hand(given),)
 
 
 @given(figures, shares)

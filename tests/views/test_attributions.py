@@ -134,14 +134,14 @@ def test_one_image_without_a_batch_axis():
     assert attributions(net, IMAGES[0], faithful=False).png() == attributions(net, IMAGES[:1], faithful=False).png()
 
 
-def pictured(verdicts):
-    """A `faithfulness` that finds these verdicts, method by method."""
+def pictured(verdicts, similarity=0.0):
+    """A `faithfulness` that finds these verdicts, method by method, where similarity does not hold them back."""
     found = iter(verdicts)
 
     def measure(model, images, why, **options):
         far = {Verdict.BETTER: 0.6, Verdict.NO_BETTER: 0.3, Verdict.WORSE: 0.0}[next(found)]
         figures = [torch.full((len(images),), value) for value in (0.3, far, 0.3, 0.3)]
-        return Faithfulness(*figures, torch.zeros(1, len(images)))
+        return Faithfulness(*figures, torch.full((1, len(images)), similarity))
 
     return measure
 
@@ -155,7 +155,7 @@ def test_methods_stand_in_the_order_of_their_verdicts(monkeypatch):
     assert [words.partition("\n")[0] for words in sheet.captions] == [
         *("", "✓ better than chance", "= no better than chance", "✗ worse than chance")
     ] * 2
-    assert "no heatmap on this sheet" not in " ".join(sheet.legend.lines())
+    assert "no heatmap is" not in " ".join(sheet.legend.lines())
 
 
 def test_a_sheet_without_a_better_one_says_so(monkeypatch):
@@ -164,8 +164,20 @@ def test_a_sheet_without_a_better_one_says_so(monkeypatch):
         monkeypatch.setattr(import_module("torch_featviz.explain.reasons"), "faithfulness", pictured(verdicts))
         sheet = attributions(net_of(), IMAGES, methods=methods, title=title)
         assert sheet.columns == ("", "= gradcam", "✗ saliency")
-        assert sheet.legend.notes[0] == "no heatmap on this sheet is better than chance"
+        assert sheet.legend.notes[0] == "no heatmap is better than chance"
         assert sheet.title == title or sheet.title.endswith("no heatmap is better than chance")
+
+
+def test_a_sheet_says_what_holds_better_ones_back(monkeypatch):
+    methods, verdicts = ["saliency", "gradcam"], [Verdict.NO_BETTER, Verdict.BETTER]
+    module = import_module("torch_featviz.explain.reasons")
+    monkeypatch.setattr(module, "faithfulness", pictured(verdicts, similarity=0.9))
+    sheet = attributions(net_of(), IMAGES, methods=methods)
+    assert sheet.columns == ("", "= gradcam", "= saliency")
+    assert sheet.title.endswith(": no heatmap is a reason: alike with random weights, no better than chance")
+    assert [words.partition("\n")[0] for words in sheet.captions] == [
+        *("", "= alike with random weights", "= no better than chance")
+    ] * len(IMAGES)
 
 
 class Wide(nn.Module):

@@ -141,7 +141,8 @@ def _figures(worth: Faithfulness, image: int) -> dict[str, Any]:
         "similarity": float(worth.similarity[-1, image]),
         "unmoved": bool(worth.alike[image]),
         "mark": worth.verdict[image].mark,
-        "verdict": str(worth.verdict[image]),
+        "verdict": worth.words[image],
+        "held_back": worth.held_back[image],
         "lacking": lacking(float(worth.gain[image]), float(needed(worth.spread)[image])),
     }
 

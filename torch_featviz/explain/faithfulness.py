@@ -24,7 +24,7 @@ from torch_featviz.model.untouched import isolated
 
 from .attribute import Attribution, explain
 from .explained import Explained, chunks, rows_at_once
-from .verdict import LEAST, MARGIN, PLACES, Verdict, judge
+from .verdict import ALIKE, LEAST, LITTLE, MARGIN, PLACES, Verdict, judge
 
 UNMOVED = 0.5
 MOST = 100_000  # steps or stages
@@ -117,10 +117,24 @@ class Faithfulness(Displayed):
         """For each heatmap whose figures are better than chance and whose verdict is not: why; else nothing."""
         alike = self.alike if len(self.similarity) else torch.zeros_like(self.weak)
         uncapped = judge(self.gain, torch.zeros_like(self.weak), self.spread)
-        words = ["alike with random weights" if same else "little to explain" for same in alike.tolist()]
+        words = [ALIKE if same else LITTLE for same in alike.tolist()]
         return tuple(
             word if figures is Verdict.BETTER and verdict is not Verdict.BETTER else ""
             for word, figures, verdict in zip(words, uncapped, self.verdict, strict=True)
+        )
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The verdict on each heatmap in words; of one that is held back, what holds it back.
+
+        Example:
+            >>> figures = [torch.tensor([value]) for value in (0.2, 0.6, 0.3, 0.4)]
+            >>> Faithfulness(*figures, torch.ones(1, 1)).words
+            ('= alike with random weights',)
+        """
+        return tuple(
+            f"{verdict.mark} {held_back}" if held_back else str(verdict)
+            for verdict, held_back in zip(self.verdict, self.held_back, strict=True)
         )
 
     @property

@@ -129,6 +129,20 @@ class Reasons(Displayed):
         return tuple(sorted(self.methods, key=lambda reason: (-(reason.verdict or 0), -reason.gain)))
 
     @property
+    def none_better(self) -> str:
+        """That no heatmap is better than chance, or what holds back those that are.
+
+        Empty if one has the verdict "better", or none was measured.
+        """
+        worths = [worth for reason in self.ranked for worth in reason.worth]
+        words = list(dict.fromkeys(each for worth in worths for each in worth.words))
+        if not words or str(Verdict.BETTER) in words:
+            return ""
+        if not any(any(worth.held_back) for worth in worths):
+            return "no heatmap is better than chance"
+        return f"no heatmap is a reason: {', '.join(each.partition(' ')[2] for each in words)}"
+
+    @property
     def probabilities(self) -> Tensor:
         """Of all classes or labels, `b n`; where the answer is figures, these."""
         return self.answer.values

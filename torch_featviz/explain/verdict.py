@@ -38,10 +38,11 @@ class Verdict(IntEnum):
         return f"{self.mark} {self.words}"
 
 
+ALIKE, LITTLE = "alike with random weights", "little to explain"  # what holds back a heatmap with better figures
 CHANCE = f"the same heatmap at {PLACES} other places"
 MEANING = (
     f"chance: {CHANCE}; ✓ better: {100 * MARGIN:.0f} % and {DEVIATIONS} deviations above it; ✗ worse: as much below; "
-    "= neither"
+    "= neither, or held back as its caption says"
 )
 
 

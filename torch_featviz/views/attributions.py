@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
-from torch_featviz.explain import Faithfulness, Reason, Reasons, Verdict, attribute, reasons
+from torch_featviz.explain import Faithfulness, Reason, Reasons, attribute, reasons
 from torch_featviz.explain.attribute import OneOrMore
 from torch_featviz.explain.boxes import DEFAULT, is_detector
 from torch_featviz.explain.reasons import answered
@@ -177,7 +177,7 @@ def attributions(
                 captions = captions_over(why, reason, k, captions, [named(name, limit // 2) for name in names])
             columns.append(_Column(named(heading + of_class, limit), overlays[:, k], captions))
     answers = [named(_answer(why, i, names), limit) for i in range(len(images))]
-    none = ": no heatmap is better than chance" if _none_better(why) else ""
+    none = why.none_better and f": {why.none_better}"
     title = title or f"What speaks for the answer (red) and against it (blue){none}"
     notes = (*_notes(why, targets is None), *drawn_at(units, small), *hints)
     return grid.sheet(columns, answers, Legend(_UNIT, _CMAP, counts, notes, OF_IMAGES, said=_RANGES), title)
@@ -228,12 +228,6 @@ class _Grid(NamedTuple):
         )
 
 
-def _none_better(why: Reasons) -> bool:
-    """Whether all heatmaps were measured, and none is better than chance."""
-    verdicts = [verdict for reason in why.methods for worth in reason.worth for verdict in worth.verdict]
-    return bool(verdicts) and max(verdicts) < Verdict.BETTER
-
-
 def _shares(reason: Reason) -> Tensor:
     """Heatmaps in shares of the method's reach, clamped: `b k h w`."""
     return (reason.heatmaps / (reason.reach or 1.0)).clamp(-1, 1)
@@ -262,8 +256,7 @@ def _captions(worth: Faithfulness) -> list[str]:
     lacks = [
         lacking(gain, least) for gain, least in zip(worth.gain.tolist(), needed(worth.spread).tolist(), strict=True)
     ]
-    notes = [why or lack for why, lack in zip(worth.held_back, lacks, strict=True)]
-    verdicts = [f"{verdict}\n{why}".strip() for verdict, why in zip(worth.verdict, notes, strict=True)]
+    verdicts = [f"{words}\n{lack}".strip() for words, lack in zip(worth.words, lacks, strict=True)]
     rows = zip(verdicts, *(column.tolist() for column in columns), strict=True)
     return [f"{verdict}\nins {a:.2f} ({b:.2f}), del {c:.2f} ({d:.2f})" for verdict, a, b, c, d in rows]
 
@@ -273,7 +266,7 @@ def _notes(why: Reasons, predicted: bool) -> tuple[str, ...]:
     over = isinstance(why.answer, Segmented)
     explained = [f"explained: {EXPLAINED if over else _EXPLAINED[why.answer.kind]}"] if predicted else []
     notes = [
-        *(["no heatmap on this sheet is better than chance"] if _none_better(why) else []),
+        *([why.none_better] if why.none_better else []),
         *(["; ".join(looked_at)] if looked_at else []),
         *explained,
         *([NOTE] if over else []),

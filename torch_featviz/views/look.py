@@ -172,7 +172,7 @@ def _heatmap(small: Tensor, zoom: int, why: Reasons, names: Sequence[str]) -> Sh
     if best.masks is not None:
         cells, zoom = outlined(cells, best.masks, zoom), 1
     name = text.shorten(names[int(why.classes[0, 0])], _NAME, 12)
-    others = [f"{_in_words(each)}: {each.verdict}" for each in why.ranked[1:]]
+    others = [f"{_in_words(each)}: {each.worth[0].words[0]}" for each in why.ranked[1:]]
     return Sheet(
         cells[:, 0],
         Legend(
@@ -188,8 +188,8 @@ def _heatmap(small: Tensor, zoom: int, why: Reasons, names: Sequence[str]) -> Sh
             ),
             OF_IMAGES,
         ),
-        title=f"Why: {verdict}" if verdict is Verdict.BETTER else "Why: no heatmap is better than chance",
-        captions=(str(verdict),),
+        title=f"Why: {why.none_better or verdict}",
+        captions=(best.worth[0].words[0],),
         zoom=zoom,
     )
 

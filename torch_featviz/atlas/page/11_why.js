@@ -3,8 +3,12 @@
 const EMPTY = "All values are 0: by this method, nothing in the image speaks for or against this answer.";
 const MEANINGS = {
   "✓": "Its figures are better than those of the same heatmap at six other places, by more than these differ among themselves.",
-  "=": "Its figures are about those of the same heatmap at six other places; or the answer owes little to what is seen, or the map little to the weights.",
+  "=": "Its figures are about those of the same heatmap at six other places.",
   "✗": "Its figures are worse than those of the same heatmap at six other places: do not trust it.",
+};
+const HELD_BACK = {
+  "alike with random weights": "Its figures are better than those of the same heatmap at six other places, but the same model with random weights has nearly the same heatmap.",
+  "little to explain": "Its figures are better than those of the same heatmap at six other places, but the class has less than 5 %, or the answer is as high when the pixels are shuffled.",
 };
 const SMALLEST = 84; // pixels of a heatmap in the table
 const LARGEST = 280;
@@ -202,6 +206,6 @@ function faithfulnessWords(given) {
     rows.push([`likeness ${two(real(given.similarity))}`, `How much the heatmap is like the one of the same model with random weights; 1 is the same, and then it shows the image, not what was learnt.`]);
   const list = h("dl", { class: "says" });
   describe(list, rows);
-  const verdict = h("p", { class: "verdict" }, h("strong", {}, given.verdict), h("span", {}, MEANINGS[given.mark] + (given.lacking ? ` Here: ${given.lacking}.` : "")));
+  const verdict = h("p", { class: "verdict" }, h("strong", {}, given.verdict), h("span", {}, (HELD_BACK[given.held_back] ?? MEANINGS[given.mark]) + (given.lacking ? ` Here: ${given.lacking}.` : "")));
   return [h("h3", {}, "How faithful it is"), verdict, list];
 }
