@@ -17,6 +17,7 @@ from torch_featviz.gate import gate, gated
 from torch_featviz.inspect import Summary, summary
 from torch_featviz.model.inputs import Inputs, as_batch, device_of
 from torch_featviz.model.labels import image_of
+from torch_featviz.model.reading import read_batches
 from torch_featviz.model.run import run
 from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated, seed_all
@@ -209,7 +210,7 @@ def compare(
 
 def _first(loader: Any) -> Tensor:
     """The images of the first batch."""
-    for batch in loader:
+    for batch in read_batches(loader, {}):
         return as_batch(image_of(batch))
     raise ShapeError("data must yield at least one batch, got none.")
 

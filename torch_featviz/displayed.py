@@ -18,7 +18,9 @@ class Displayed:
     """
 
     def __repr__(self) -> str:
-        return within(f"{type(self).__name__}(", [f"{name}={part(value)}" for name, value in shown_fields(self)], ")")
+        fields = [f"{name}={part(value)}" for name, value in shown_fields(self)]
+        unread = getattr(self, "unread", "")  # files, in words
+        return within(f"{type(self).__name__}(", fields, f", {unread})" if unread else ")")
 
     def _repr_html_(self) -> str | None:
         html: str | None = import_module("torch_featviz.notebook").html(self)

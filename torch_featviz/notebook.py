@@ -237,9 +237,10 @@ def _patches(best: TopPatches) -> Picture | None:
     values = best.values[: len(channels), : found[0].shape[1]]
     cells = torch.where(inside[:, None], rgb(units), _NOTHING).to(torch.uint8)
     more = (f"{len(channels)} of {len(best.values)} channels",) if len(channels) < len(best.values) else ()
+    unread = (best.unread,) if best.unread else ()
     return Sheet(
         cells,
-        Legend(counts=counts, notes=("light grey: beyond the image's border, or no patch", *more, *hints)),
+        Legend(counts=counts, notes=("light grey: beyond the image's border, or no patch", *more, *unread, *hints)),
         title=f"{best.layer or 'model'}: top-activating patches of each channel; {best.seen:,} images",
         ncols=values.shape[1],
         labels=tuple(number(value) if value > 0 else "" for value in values.flatten().tolist()),
@@ -304,7 +305,8 @@ def _(made: TrainingCurves) -> str:
 @html.register
 def _(done: Evaluation) -> str:
     n = len(done.confusion)
-    says = f"accuracy {100 * done.accuracy:.1f} %, loss {number(done.loss)}, {n} classes"
+    told = f"; {done.unread}" if done.unread else ""
+    says = f"accuracy {100 * done.accuracy:.1f} %, loss {number(done.loss)}, {n} classes{told}"
     drawn = _drawn(confusion(done.confusion, [str(i) for i in range(n)]), says) if 0 < n <= CLASSES else ""
     return _line(says) + drawn
 

@@ -8,10 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from torch.utils.data import Dataset, IterableDataset
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
-from torch_featviz.model.labels import image_of, items_of, label_of, labels_of, names_of, pair_of
+from torch_featviz.model.labels import image_of, label_of, labels_of, names_of, pair_of
 
 
 class Pet(IntEnum):
@@ -120,23 +119,6 @@ def test_items():
     ):
         with pytest.raises(DtypeError, match=words):
             pair_of(item, "item 3")
-
-
-def test_a_data_set_that_cannot_be_iterated_is_asked_by_number():
-    class Few(Dataset):
-        def __len__(self):
-            return 3
-
-        def __getitem__(self, i):
-            return i  # and no IndexError
-
-    class Stream(IterableDataset):
-        def __iter__(self):
-            return iter("abc")
-
-    assert [*items_of(Few())] == [0, 1, 2]
-    assert [*items_of(Stream())] == ["a", "b", "c"]
-    assert [*items_of([5])] == [5]
 
 
 def test_a_mapping_names_the_classes_by_its_numbers():

@@ -66,7 +66,8 @@ def put_units(
         f"Patches of the data set: of {count} of {len(convolutions)} convolutions, the {CHANNELS} channels that fire "
         "most."
     )
-    return {name or MODEL: _units(blobs, patches[name], to_unit) for name in names}, [note]
+    notes = [note, *([f"Patches of the data set: {told}."] if (told := tops[names[0]].unread) else [])]
+    return {name or MODEL: _units(blobs, patches[name], to_unit) for name in names}, notes
 
 
 def _units(blobs: Blobs, patches: Patches, to_unit: _ToUnit) -> dict[str, Any]:

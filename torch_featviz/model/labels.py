@@ -9,21 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
 
 _IMAGES = ("image", "img", "images", "pixel_values")  # in items that are dictionaries, as Hugging Face's are
 _LABELS = ("label", "labels", "target", "class")
 _HINT = "set a target_transform on the data set that returns a class number"
-
-
-def items_of(data: Any) -> Iterable[Any]:
-    """The items of a data set or of any iterable, in order; a data set is asked by number, since not all can be
-    iterated."""
-    if isinstance(data, Dataset) and not isinstance(data, IterableDataset) and hasattr(data, "__len__"):
-        return map(data.__getitem__, range(len(data)))
-    return data  # type: ignore[no-any-return]
 
 
 def image_of(item: Any) -> Any:

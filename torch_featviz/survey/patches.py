@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
 
@@ -56,6 +56,7 @@ class Patches(Displayed):
             image. It is the mean cosine over all pairs of projections, aligned at the unit's position, over the pixels
             that both have. Borders inside the network lower it. NaN if fewer than two projections are non-zero.
         unplaced: tokens of the layer without a place, in words, which have no part in it; empty if there are none.
+        unread: files of the data set that could not be read, in words, as `TopPatches.unread`.
     """
 
     channels: tuple[int, ...]
@@ -71,6 +72,7 @@ class Patches(Displayed):
     switches: bool
     cosine: Tensor
     unplaced: str = ""
+    unread: str = field(default="", repr=False)
 
 
 class Hit(NamedTuple):

@@ -15,6 +15,7 @@ from torch import distributed as dist
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset, SequentialSampler
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
+from torch_featviz.model.reading import read_batch, with_order
 
 _DEEP = 5  # subsets of subsets
 
@@ -73,14 +74,8 @@ class Source:
     def _readable(self, numbers: Sequence[int]) -> Tensor:
         """Those images of a batch that can be read, one by one; without any, an empty batch."""
         loader: Any = self.loader
-        items = []
-        for number in numbers:
-            try:
-                items.append(loader.dataset[number])
-            except OSError as error:
-                said = next(iter(str(error).splitlines()), "") or type(error).__name__
-                self.left_out[number] = said.rstrip(".")
-        return images_of(loader.collate_fn(items)) if items else torch.empty(0, 0, 0, 0, device="cpu")
+        batch = read_batch(loader, numbers, self.left_out)
+        return torch.empty(0, 0, 0, 0, device="cpu") if batch is None else images_of(batch)
 
     def total(self) -> int | None:
         """The number of batches, where known."""
@@ -144,9 +139,7 @@ class Source:
         """The same loader from batch `done` on; the batches before are not read."""
         loader: Any = self.loader
         if done and type(self.loader) is DataLoader:
-            names = ("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "prefetch_factor")
-            kept = {name: getattr(loader, name) for name in (*names, "multiprocessing_context", "generator")}
-            loader, done = DataLoader(loader.dataset, batch_sampler=list(loader.batch_sampler)[done:], **kept), 0
+            loader, done = with_order(loader, list(loader.batch_sampler)[done:]), 0
         batches: Iterator[Any] = iter(loader)
         for _ in range(done):
             with suppress(OSError):

@@ -18,9 +18,9 @@ from torch_featviz.explain.deconvnet import check_projection
 from torch_featviz.gate import gated
 from torch_featviz.inspect.receptive import ReceptiveField
 from torch_featviz.model.layers import Layer, layer_name, resolve, split_call
+from torch_featviz.model.reading import unread, warn_of
 from torch_featviz.model.unplaced import unplaced
 from torch_featviz.model.untouched import isolated
-from torch_featviz.warn import warn
 
 from .likeness import mean_cosine
 from .patches import Crop, Hit, Patches, padded, read_crops, sides_of
@@ -64,6 +64,11 @@ class TopPatches(Displayed):
     left_out: Mapping[int, str] = field(default_factory=dict, repr=False)
     # of the channels read last, by the projection asked for
     _crops: dict[tuple[str | None, int], list[Crop]] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def unread(self) -> str:
+        """How many files could not be read, and the names of the first, in words; empty if all could."""
+        return unread(self.source.loader, self.left_out)
 
     @gated
     def patches(self, channels: int | Sequence[int], *, projection: str | None = None) -> Patches:
@@ -120,6 +125,7 @@ class TopPatches(Displayed):
             method=crops[0][1].method if crops else "", switches=bool(crops) and crops[0][1].switches,
             cosine=torch.tensor(cosines, dtype=torch.float64, device="cpu"),
             unplaced="" if self._field.tokens is None else unplaced(self._field.tokens, self.model),
+            unread=self.unread,
         )  # fmt: skip
 
 
@@ -212,10 +218,7 @@ def top_patches(
     with isolated(), torch.no_grad():
         work.run(progress)
     found, left_out = work.result(), work.left_out()
-    if left_out:
-        few = "; ".join(f"{number}: {why}" for number, why in [*left_out.items()][:3])
-        more = "; ..." if len(left_out) > 3 else ""
-        warn(f"{len(left_out):,} images cannot be read and are left out: {few}{more}")
+    warn_of(left_out)
     results = {name: _result(name, top, model, source, left_out) for name, top in found.items()}
     return results if several else results[names[0]]
 

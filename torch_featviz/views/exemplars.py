@@ -194,6 +194,8 @@ def _notes(patches: Patches, hits: int, whole: bool, dead: int) -> tuple[str, ..
         lines.append(f"{patches.unplaced}: left out")
     if shown < patches.total:
         lines.append(f"{shown} of {patches.total} channels")
+    if patches.unread:
+        lines.append(patches.unread)
     return tuple(lines)
 
 

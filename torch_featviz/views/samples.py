@@ -11,8 +11,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.gate import gate
-from torch_featviz.model.labels import items_of, label_of, names_of, pair_of
+from torch_featviz.model.labels import label_of, names_of, pair_of
 from torch_featviz.model.listing import Listing, listing_of
+from torch_featviz.model.reading import read_items, read_numbered, unread, warn_of
 from torch_featviz.picture import Legend, Picture, Sheet, rgb
 from torch_featviz.picture.bounds import drawn_at, listed, named, room, shrunk
 from torch_featviz.picture.images import Card, ValueRange, clipped, unit_image
@@ -33,7 +34,8 @@ def samples(
 ) -> Picture:
     """Draw the first images of each class, one class per row.
 
-    Of more than 40 classes 40 are drawn, those that reach `n` images first; the legend says so.
+    Of more than 40 classes 40 are drawn, those that reach `n` images first; the legend says so. An image of a data set
+    whose file cannot be read (an OSError) is left out, with a warning, and the legend names it.
 
     Args:
         dataset: pairs of an image (`h w`, `1 h w`, `3 h w`, or a Pillow image) and its class (a number, a one-hot
@@ -62,9 +64,12 @@ def samples(
     _check(dataset)
     listing = listing_of(dataset)
     names = listing.names if classes is None else names_of(classes)
-    found = _collect(dataset, listing, n, names)
-    if not found:
-        raise ShapeError("the data set has no image of these classes; samples() needs at least one.")
+    left_out: dict[int, str] = {}
+    found = _collect(dataset, listing, n, names, left_out)
+    if not any(found.values()):
+        told = f" ({unread(dataset, left_out)})" if left_out else ""
+        raise ShapeError(f"the data set has no image of these classes{told}; samples() needs at least one.")
+    warn_of(left_out)
     total = len(found) if names is None else len(names)
     few = names is not None and total <= LIMIT
     numbers: list[Label] = [*range(total)] if few else sorted(label for label, row in found.items() if row)
@@ -81,7 +86,8 @@ def samples(
     empty = frozenset(k * columns + j for k, i in enumerate(numbers) for j in range(len(images[i]), columns))
     counts, hints = clipped(units, value_range, card)
     small = shrunk(units, room(columns, len(numbers)))
-    notes = (*_left_out(labels, images, total), *drawn_at(units, small), *hints)
+    lost = [unread(dataset, left_out)] if left_out else []
+    notes = (*_left_out(labels, images, total), *lost, *drawn_at(units, small), *hints)
     legend = Legend(counts=counts, notes=notes)
     return Sheet(rgb(small), legend, title=title, ncols=columns, rows=tuple(labels), empty=empty)
 
@@ -100,14 +106,18 @@ def _check(dataset: Any) -> None:
         raise DtypeError(f"{wrong}, got {dataset!r:.80}; ImageFolder(folder) of torchvision reads a folder.")
 
 
-def _collect(dataset: Any, listing: Listing, n: int, names: Sequence[str] | None) -> dict[Label, list[Any]]:
+def _collect(
+    dataset: Any, listing: Listing, n: int, names: Sequence[str] | None, left_out: dict[int, str]
+) -> dict[Label, list[Any]]:
     """The first `n` images of each class by the labels that come with them; others are not loaded, where targets that
     are listed prove right."""
-    found = _by_targets(dataset, listing, n, names)
-    return _in_order(dataset, n, names) if found is None else found
+    found = _by_targets(dataset, listing, n, names, left_out)
+    return _in_order(dataset, n, names, left_out) if found is None else found
 
 
-def _by_targets(dataset: Any, listing: Listing, n: int, names: Sequence[str] | None) -> dict[Label, list[Any]] | None:
+def _by_targets(
+    dataset: Any, listing: Listing, n: int, names: Sequence[str] | None, left_out: dict[int, str]
+) -> dict[Label, list[Any]] | None:
     """The images at which the listed targets point; None where there are none, or an item has another label."""
     if listing.targets is None or not hasattr(dataset, "__getitem__"):
         return None
@@ -128,18 +138,18 @@ def _by_targets(dataset: Any, listing: Listing, n: int, names: Sequence[str] | N
         return None
     found: dict[Label, list[Any]] = {label: [] for label in places}
     for expected in _drawn(places, n):
-        for i in places[expected]:
-            image, label = pair_of(dataset[i], f"item {i}")
+        for i, item in read_numbered(dataset, places[expected], left_out):
+            image, label = pair_of(item, f"item {i}")
             if _known(label, i, names) != expected:
                 return None
             found[expected].append(image)
     return found
 
 
-def _in_order(dataset: Any, n: int, names: Sequence[str] | None) -> dict[Label, list[Any]]:
+def _in_order(dataset: Any, n: int, names: Sequence[str] | None, left_out: dict[int, str]) -> dict[Label, list[Any]]:
     found: dict[Label, list[Any]] = {}
     full = 0
-    for i, item in enumerate(items_of(dataset)):
+    for i, item in read_items(dataset, left_out):
         image, label = pair_of(item, f"item {i}")
         known = _known(label, i, names)
         if any(type(known) is not type(other) for other in islice(found, 1)):

@@ -21,7 +21,8 @@ from torch_featviz.displayed import Displayed, shortened
 from torch_featviz.errors import DtypeError, FileError, OptionError, ShapeError, WeightsError
 from torch_featviz.gate import gated
 from torch_featviz.model.inputs import check_images
-from torch_featviz.model.labels import image_of, items_of
+from torch_featviz.model.labels import image_of
+from torch_featviz.model.reading import read_items, unread, warn_of
 from torch_featviz.warn import warn
 
 from .images import formats
@@ -74,8 +75,8 @@ class ImageFiles(Displayed, Dataset[Tensor]):
     """A data set of all images in a folder and its subfolders, in the order of their paths, preprocessed.
 
     Hidden and empty files, folders that cannot be read, and formats that `read_image` refuses are left out, with one
-    warning. Whether an image is whole is seen when it is read: a corrupt one raises FileError, and `top_patches` leaves
-    it out.
+    warning. Whether an image is whole is seen when it is read: a corrupt one raises FileError, and a pass over the data
+    (`top_patches`, `zoo.evaluate`, `channel_stats`) leaves it out.
 
     Args:
         folder: the folder; files are chosen by their suffix.
@@ -259,6 +260,8 @@ def _torchvision_data(
 def channel_stats(data: Dataset[Any] | Iterable[Any]) -> tuple[Tensor, Tensor]:
     """Compute mean and standard deviation of each channel over all pixels, in one pass and in float64: `c` and `c`.
 
+    An image of a data set whose file cannot be read (an OSError) is left out, with a warning.
+
     Args:
         data: a data set of images `c h w`, or a loader of batches `b c h w`; labels are ignored.
     Returns:
@@ -270,21 +273,23 @@ def channel_stats(data: Dataset[Any] | Iterable[Any]) -> tuple[Tensor, Tensor]:
         >>> channel_stats([torch.tensor([0.0, 2.0]).view(1, 1, 2)])
         (tensor([1.], dtype=torch.float64), tensor([1.], dtype=torch.float64))
     """
-    moments, channels = Moments(), 0
-    for images in _images(data):
+    moments, channels, left_out = Moments(), 0, dict[int, str]()
+    for images in _images(data, left_out):
         channels = channels or images.shape[1]
         if images.shape[1] != channels:
             raise ShapeError(f"every image must have {channels} channels, got one with {images.shape[1]}.")
         moments.update(images)
     if moments.empty:
-        raise ShapeError("data must hold at least one image, got none.")
+        told = f" ({unread(data, left_out)})" if left_out else ""
+        raise ShapeError(f"data must hold at least one image, got none{told}.")
+    warn_of(left_out)
     broken = moments.nan + moments.inf > 0
     return moments.mean.where(~broken, torch.nan), moments.std.where(~broken, torch.nan)
 
 
-def _images(data: Dataset[Any] | Iterable[Any]) -> Iterator[Tensor]:
-    """Each item as `b c h w` float64; a data set is asked by number, since not all can be iterated."""
-    for item in items_of(data):
+def _images(data: Dataset[Any] | Iterable[Any], left_out: dict[int, str]) -> Iterator[Tensor]:
+    """Each item as `b c h w` float64."""
+    for _, item in read_items(data, left_out):
         image = image_of(item)
         if not isinstance(image, Tensor):
             raise DtypeError(f"items must be tensors, got {type(image).__name__}; pass transform=to_tensor.")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from math import isfinite
 from typing import Any
@@ -22,6 +22,7 @@ from torch_featviz.gate import gate, gated
 from torch_featviz.model.answer import Answer, Kind, answer_of, end_of, ending, scores_of
 from torch_featviz.model.inputs import Inputs, device_of
 from torch_featviz.model.labels import labels_of, pair_of
+from torch_featviz.model.reading import read_batches, unread, warn_of
 
 from .augment import OverViews, Views
 from .loss import Criterion, loss_of, per_image
@@ -40,17 +41,21 @@ class Evaluation(Displayed):
 
     `loss` is the mean cross entropy (or the mean of `criterion`), `accuracy` is in [0, 1], `confusion` is `n n` int64
     with true classes as rows and predicted classes as columns (2 by 2 for a single logit or probability), `logits` is
-    `b n` in the loader's order, as the model returned them.
+    `b n` in the loader's order, as the model returned them. Images whose files could not be read are in none of these:
+    `left_out` has their numbers in the data set, each with the reason, and `unread` tells them in words.
     """
 
     loss: float
     accuracy: float
     confusion: Tensor
     logits: Tensor
+    left_out: Mapping[int, str] = field(default_factory=dict)
+    unread: str = ""
 
     def __repr__(self) -> str:
         right, total = int(self.confusion.diagonal().sum()), int(self.confusion.sum())
-        return f"Evaluation(accuracy {100 * self.accuracy:.1f} % ({right:,} of {total:,}), loss {self.loss:.4g})"
+        told = f"; {self.unread}" if self.unread else ""
+        return f"Evaluation(accuracy {100 * self.accuracy:.1f} % ({right:,} of {total:,}), loss {self.loss:.4g}{told})"
 
 
 @gate("log", "optimizer")
@@ -203,6 +208,8 @@ def evaluate(
 ) -> Evaluation:
     """Compute loss, accuracy and confusion in evaluation mode; the model's train and eval flags are restored.
 
+    An image of a DataLoader's data set whose file cannot be read (an OSError) is left out, with a warning.
+
     Args:
         model: returns `b n` logits or probabilities, or a single one for two classes; batches are moved to its device.
         loader: yields inputs and labels below `n`: class numbers or one-hot rows.
@@ -215,18 +222,20 @@ def evaluate(
         OptionError: a label is not a class of the model.
     """
     device = device_of(model)
-    batches, one = [], None
+    batches, one, left_out = [], None, dict[int, str]()
     judge = lambda scores, images: answer_of(
         scores, len(images), ended=partial(ending, model, Inputs(images[:1])), unsure="logits", hint=_HINT
     )
     look = model if augment is None else OverViews(model, augment, judge)
     with _flags(model, training=False):
-        for inputs, labels in _batches(loader):
+        for inputs, labels in _batches(read_batches(loader, left_out)):
             images = inputs.to(device)
             one = images[:1] if one is None else one
             batches.append((scores_of(look(images), len(labels), _HINT), labels.to(device)))
         if one is None:
-            raise ShapeError("loader must yield at least one batch, got none.")
+            told = f" ({unread(loader, left_out)})" if left_out else ""
+            raise ShapeError(f"loader must yield at least one batch, got none{told}.")
+        warn_of(left_out)
         scores, truth = (torch.cat(part) for part in zip(*batches, strict=True))
         kind = look.said if isinstance(look, OverViews) else None
         answer = answer_of(scores, len(scores), said=kind, ended=partial(ending, model, Inputs(one)), unsure="logits")
@@ -235,7 +244,7 @@ def evaluate(
     confusion = torch.bincount(truth * n + said, minlength=n * n).reshape(n, n)
     accuracy = (said == truth).double().mean().item()
     loss = per_image(loss_of(answer, truth, criterion).item(), criterion, len(truth))
-    return Evaluation(loss, accuracy, confusion, scores)
+    return Evaluation(loss, accuracy, confusion, scores, dict(sorted(left_out.items())), unread(loader, left_out))
 
 
 def _batches(loader: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:
