@@ -86,17 +86,3 @@ def test_it_is_told_without_torch(words, tmp_path):
     assert ran.returncode in (0, 1, 2)
     assert (ran.stdout if ran.returncode == 0 else ran.stderr).strip()
     assert "Traceback" not in ran.stderr
-
-
-@pytest.mark.parametrize("value", [2.0, 2.5, "2", True, [2]])
-def test_whole_numbers(value):
-    choices.check_whole(a=2, b=None, c=0)
-    with pytest.raises(OptionError, match="top must be a whole number, got"):
-        choices.check_whole(top=value)
-
-
-@pytest.mark.parametrize("value", ["a", None, True, [0.5]])
-def test_numbers(value):
-    choices.check_real(a=2, b=0.5)
-    with pytest.raises(OptionError, match="eps must be a number, got"):
-        choices.check_real(eps=value)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import torch_featviz as fv
+from tests.test_raises import PUBLIC, named
 from torch_featviz.errors import DeviceError, DtypeError, FeatvizError, OptionError
 from torch_featviz.gate import check, check_floats, check_tensor, gate, gated
 
@@ -24,6 +25,7 @@ import calls  # noqa: E402
 from arguments import ODD  # noqa: E402
 
 T = torch.rand(4, 1, 3, 3)
+OF_A_KIND = {"DtypeError", "OptionError", "DeviceError"}  # of an argument of the wrong kind, which goes without saying
 
 
 @pytest.mark.parametrize(
@@ -137,6 +139,23 @@ def test_a_public_call_refuses_odd_arguments_in_our_words(name, tmp_path, monkey
     for number in range(3):
         result = calls.one([name], found, 0, number)
         assert result["how"] != "WRONG", result
+        if result["how"] == "ours":
+            assert kinds_of(result["what"]) & (named(public_name(name)) | OF_A_KIND), result
+
+
+def public_name(name):
+    """The fuzz's `zoo.Moments().axis` is `Moments.axis`."""
+    name = name.replace("()", "")
+    name = name if name in PUBLIC else name.removeprefix("zoo.")
+    return name if name in PUBLIC else name.replace("__call__", "forward")
+
+
+def kinds_of(name):
+    """An error's class by its name, and those that it is derived from."""
+    todo = [FeatvizError]
+    for kind in todo:
+        todo += kind.__subclasses__()
+    return {base.__name__ for kind in todo if kind.__name__ == name for base in kind.__mro__}
 
 
 def _offline(*_args, **_keywords):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from numbers import Integral, Real
 
 from .errors import OptionError
 
@@ -77,17 +76,3 @@ def check_model(name: str) -> None:
 def is_file(source: str) -> bool:
     """Whether a model's name is that of a Python file, `net.py` or `net.py:build`."""
     return source.endswith(".py") or ".py:" in source
-
-
-def check_whole(**values: object) -> None:
-    """Raise OptionError unless each value is a whole number, or None; `True` is none."""
-    for name, value in values.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
-            raise OptionError(f"{name} must be a whole number, got {value!r:.80}.")
-
-
-def check_real(**values: object) -> None:
-    """Raise OptionError unless each value is a number; `True` is none."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, Real):
-            raise OptionError(f"{name} must be a number, got {value!r:.80}.")

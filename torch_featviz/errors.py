@@ -1,4 +1,10 @@
-"""Every error that this package raises on purpose. Each is also the built-in error that a caller would expect."""
+"""Every error that this package raises on purpose. Each is also the built-in error that a caller would expect.
+
+Public calls check what kind of thing each argument is, before anything is done with it. One of the wrong kind is a
+`DtypeError` (it has another type, or is no dense tensor of plain values), an `OptionError` (it is no such number, text,
+flag or choice) or a `DeviceError` (a tensor on the meta device). That goes for all of them; `Raises` in a docstring
+names what is particular to the call.
+"""
 
 from torch_featviz.printable import LONGEST, printable
 
@@ -24,7 +30,7 @@ class DtypeError(FeatvizError, TypeError):
 
 
 class DeviceError(FeatvizError, RuntimeError):
-    """The inputs are on another device than the model."""
+    """The inputs are on another device than the model, or on the meta device, where nothing has a value."""
 
 
 class OptionError(FeatvizError, ValueError):

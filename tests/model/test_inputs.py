@@ -70,12 +70,6 @@ def test_copies_share_no_memory():
     assert inputs.named["more"]["a"][0].sum() == 36
 
 
-@pytest.mark.parametrize("keywords", [3, [("a", 1)], {1: 2}])
-def test_keywords_map_names(keywords):
-    with pytest.raises(DtypeError, match=r"keywords must map names of forward's arguments to values, got"):
-        Inputs.of(IMAGES, None, keywords)
-
-
 def test_images_are_batches_of_floats():
     check_images(torch.rand(1, 3, 4, 4))
     check_images(torch.rand(1, 3, 4), (3, 4, 5))

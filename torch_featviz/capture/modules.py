@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
 
 from torch_featviz.errors import LayerError
-from torch_featviz.gate import check_module, gated
+from torch_featviz.gate import gated
 from torch_featviz.model.layers import Layers, canonical, listed, resolve, split_call
 from torch_featviz.model.values import map_tensors
 from torch_featviz.torch_private import DISABLING_TAKES_A_REASON
@@ -23,7 +23,6 @@ class _Transparent(nn.Module):
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        check_module("module", module)
         self.module = module
         self.register_state_dict_post_hook(_drop_prefix)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_add_prefix)  # type: ignore[no-untyped-call]
@@ -109,6 +108,7 @@ class FeatureTap(_Transparent):
         torch.Size([1, 4, 6, 6])
     """
 
+    @gated
     def __init__(self, module: nn.Module) -> None:
         super().__init__(module)
         self.output: Any = None

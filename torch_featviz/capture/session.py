@@ -14,7 +14,7 @@ from torch.compiler import is_dynamo_compiling
 
 from torch_featviz.displayed import Displayed, shortened, within
 from torch_featviz.errors import LayerError, OptionError
-from torch_featviz.gate import check_module, gate
+from torch_featviz.gate import gate
 from torch_featviz.model.layers import Layers, choose, inside, survey
 from torch_featviz.torch_private import is_optimized, optimized_kinds
 
@@ -134,7 +134,6 @@ class Capture(Displayed):
         stop: bool = False,
         ops: bool = False,
     ) -> None:
-        check_module("model", model)
         if isinstance(model, nn.DataParallel) and len(model.device_ids) > 1:
             raise LayerError(
                 "DataParallel on several devices copies the model at each call and cannot "

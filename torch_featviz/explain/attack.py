@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torch_featviz.choices import check_real, check_whole
 from torch_featviz.errors import OptionError
+from torch_featviz.gate import gated
 from torch_featviz.model.answer import LABELS, Answer, Kind, answer_of, classes_of, ending, scores_of
 from torch_featviz.model.inputs import Inputs, as_batch
 from torch_featviz.model.names import check_named, known_names, numbered
@@ -81,6 +81,7 @@ class Adversarial:
         return same if self.targeted else ~same
 
 
+@gated
 def attack(
     model: nn.Module,
     images: Tensor,
@@ -133,8 +134,6 @@ def attack(
     Reference: Goodfellow et al. 2015; Madry et al. 2018.
     """
     images = as_batch(images)
-    check_real(eps=eps)
-    check_whole(steps=steps, seed=seed)
     if not 0 < eps <= 1 or steps < 1:
         raise OptionError(f"eps must be above 0 and at most 1, and steps at least 1, got {eps} and {steps}.")
     said = getattr(card, "answer", None) if answer is None else answer
@@ -193,8 +192,6 @@ def _classes(before: Answer, target: Any) -> Tensor:
     """The class that is sought for each image; else its answer."""
     if before.kind == "figures":
         raise OptionError("an attack needs classes, got answer='figures'; leave answer= out.")
-    if callable(target):
-        raise OptionError(f"target must be a class number, or one per image, got {target!r:.80}.")
     known = None if target is None else classes_of(target, before.scores, len(before.scores), before.kind)
     return before.values.argmax(1) if known is None else known
 

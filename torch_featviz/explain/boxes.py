@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from torch_featviz.capture.noting import Note, numbered
 from torch_featviz.capture.session import Capture
-from torch_featviz.choices import check_real, check_whole
 from torch_featviz.errors import LayerError, OptionError
+from torch_featviz.gate import check
 from torch_featviz.inspect.cut import AnswerMap, map_of, remembered
 from torch_featviz.inspect.heads import Begun, Frame, beginning, frontier, head_maps, resizing_in
 from torch_featviz.model.boxes import Boxes, Candidates, classes_in, find_boxes, own_logits
@@ -139,8 +139,8 @@ def _check(asked: Asked) -> None:
             f"{asked.method} runs changed images, in which a detector finds other boxes; for boxes there are "
             f"{', '.join((*ON_MAPS, *ON_PIXELS))}, or pass target= a callable that returns one value per image."
         )
-    check_whole(top=asked.top)
-    check_real(min_score=asked.min_score or 0)
+    check("top", asked.top, int)
+    check("min_score", asked.min_score, float | None)
     if asked.top < 1 or not 0 <= (asked.min_score or 0) <= 1:
         raise OptionError(f"top must be at least 1 and min_score from 0 to 1, got {asked.top} and {asked.min_score}.")
 

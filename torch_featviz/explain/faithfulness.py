@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torch_featviz.choices import check_whole
 from torch_featviz.displayed import Displayed
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.gate import gate
@@ -190,6 +189,7 @@ def faithfulness(
     Raises:
         DtypeError: `why` is not a result of `attribute`, or images are not floats.
         ShapeError: `why` is about other images.
+        LayerError: `why` is about another model, whose layer this one does not have.
         OptionError: `steps` is below 1, `stages` below 0, or one of them above 100,000; the image is not made of whole
             patches, or `why` is about boxes.
     Example:
@@ -281,8 +281,6 @@ def _patch_of(model: nn.Module, inputs: Inputs) -> tuple[int, ...]:
 def _checked(patch: int | Sequence[int], images: Tensor) -> tuple[int, ...]:
     """The pixels asked for along each axis of the image."""
     sides = tuple(images.shape[2:])
-    for each in patch if isinstance(patch, (list, tuple)) else (patch,):
-        check_whole(patch=each)
     size = (patch,) * len(sides) if isinstance(patch, int) else tuple(patch)
     if len(size) != len(sides) or any(p < 1 or side % p for p, side in zip(size, sides, strict=True)):
         raise OptionError(f"patch must divide the sides of the images, {' × '.join(map(str, sides))}; got {patch!r}.")

@@ -45,6 +45,7 @@ def shapes(
         ShapeError: the forward fails with inputs of these sizes.
         OptionError: `forward` takes other arguments.
         DtypeError: the model cannot be copied.
+        LayerError: the model is TorchScript.
 
     Example:
         >>> shapes(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten()), (1, 3, 32, 32))

@@ -48,17 +48,10 @@ class Inputs:
     def of(
         cls, images: Tensor, additional_forward_args: Any = None, keywords: Mapping[str, Any] | None = None
     ) -> Inputs:
-        """From arguments as users give them: Captum's `additional_forward_args` is one value or a tuple of them.
-
-        Raises:
-            DtypeError: `keywords` is no mapping from names.
-        """
+        """From arguments as users give them: Captum's `additional_forward_args` is one value or a tuple of them."""
         more = additional_forward_args
         args = more if isinstance(more, tuple) else () if more is None else (more,)
-        keywords = {} if keywords is None else keywords
-        if not isinstance(keywords, Mapping) or not all(isinstance(name, str) for name in keywords):
-            raise DtypeError(f"keywords must map names of forward's arguments to values, got {keywords!r:.80}.")
-        return cls(images, args, dict(keywords))
+        return cls(images, args, dict(keywords or {}))
 
     @classmethod
     def of_batch(cls, batch: Any) -> Inputs:

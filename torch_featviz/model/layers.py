@@ -13,7 +13,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.utils.parametrize import ParametrizationList
 
 from torch_featviz.errors import DtypeError, LayerError, OptionError
-from torch_featviz.gate import check_module, gated
+from torch_featviz.gate import gated
 from torch_featviz.torch_private import ORIGINAL, PACKED, Convolution, is_optimized
 
 from .held import base_of, reads_weights
@@ -121,7 +121,6 @@ def resolve(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
         OptionError: `layers` is empty.
         DtypeError: `model` is no module, or an entry of `layers` is of another type.
     """
-    check_module("model", model)
     names, leaves = survey(model) if layers is None else (names_of(model), {})
     return choose(model, names, leaves, layers)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from torch_featviz.errors import DtypeError, OptionError, ShapeError
+from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.gate import gated
 from torch_featviz.launching import gpu
 from torch_featviz.picture.color import colors, is_diverging, lut, odd, reserved, rows_of
@@ -234,8 +234,6 @@ def _of(scale: Scale, part: slice) -> Scale:
 
 
 def _check(images: Tensor) -> None:
-    if not isinstance(images, Tensor):
-        raise DtypeError(f"images must be a tensor 'b c H W', got {type(images).__name__}.")
     if images.dim() != 4:
         raise ShapeError(f"images must be 'b c H W', got shape {tuple(images.shape)}; add a batch axis with [None].")
 

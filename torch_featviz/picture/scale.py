@@ -319,7 +319,7 @@ def normalize(x: Tensor, scale: Scale | None = None, **declared: Any) -> Tensor:
         OptionError: both `scale` and its fields are given.
         ShapeError: `x` is empty, or does not fit the scale.
         DtypeError: `x` is complex or quantised.
-            DeviceError: `x` is on the meta device.
+        DeviceError: `x` is on the meta device.
     Example:
         >>> normalize(torch.tensor([2.0, 3.0, 6.0]))
         tensor([0.0000, 0.2500, 1.0000])
@@ -332,6 +332,8 @@ def normalize(x: Tensor, scale: Scale | None = None, **declared: Any) -> Tensor:
 class KernelNormalizer(nn.Module):
     """`normalize` as a module: each call fits its scale to its input.
 
+    Raises:
+        OptionError, ShapeError, DtypeError: as for `Scale` and `normalize`.
     Example:
         >>> KernelNormalizer(per="filter")(torch.randn(8, 3, 5, 5)).amax((1, 2, 3)).unique()
         tensor([1.])

@@ -5,11 +5,11 @@ import math
 from einops import rearrange
 from torch import Tensor, nn
 
-from torch_featviz.errors import DtypeError, OptionError, ShapeError
-from torch_featviz.gate import check_tensor, gate, gated
+from torch_featviz.errors import OptionError, ShapeError
+from torch_featviz.gate import gated
 
 
-@gate("maps")
+@gated
 def tile(maps: Tensor, *, ncols: int | None = None, pad: int = 1, fill: float = 0.0) -> Tensor:
     """Lay maps on one grid, row by row: `n c h w -> c (rows h) (cols w)` plus gaps.
 
@@ -21,7 +21,6 @@ def tile(maps: Tensor, *, ncols: int | None = None, pad: int = 1, fill: float = 
     Returns:
         `c H W`, `H = rows*h + (rows-1)*pad`; dtype and device of `maps`.
     Raises:
-        DtypeError: `maps` is not a tensor.
         ShapeError: `maps` is not 4-D, or is empty.
         OptionError: `ncols` is below 1, `pad` below 0, or `fill` is not a value of this dtype.
     Example:
@@ -44,7 +43,7 @@ def tile(maps: Tensor, *, ncols: int | None = None, pad: int = 1, fill: float = 
     return sheet
 
 
-@gate("sheet")
+@gated
 def untile(sheet: Tensor, *, n: int, ncols: int | None = None, pad: int = 1) -> Tensor:
     """Take a grid apart, the inverse of `tile`: `c H W -> n c h w`.
 
@@ -56,7 +55,6 @@ def untile(sheet: Tensor, *, n: int, ncols: int | None = None, pad: int = 1) -> 
     Returns:
         `n c h w`; dtype and device of `sheet`.
     Raises:
-        DtypeError: `sheet` is not a tensor.
         ShapeError: `sheet` is not 3-D, is empty, or its size does not fit such a grid.
         OptionError: `n` or `ncols` is below 1, or `pad` below 0.
     Example:
@@ -117,9 +115,6 @@ def grid_columns(n: int, aspect: float = 1.0) -> int:
 
 def _check(x: Tensor, axes: str) -> tuple[int, ...]:
     name = "maps" if axes == "n c h w" else "sheet"
-    if not isinstance(x, Tensor):
-        raise DtypeError(f"{name} must be a tensor '{axes}', got {type(x).__name__}.")
-    check_tensor(name, x)
     if x.dim() != len(axes.split()):
         hint = f"; add a batch axis with {name}[None]" if x.dim() == 3 else ""
         raise ShapeError(f"{name} must be '{axes}', got shape {tuple(x.shape)}{hint}.")
@@ -138,6 +133,8 @@ def _check_options(ncols: int, pad: int) -> None:
 class GridTiler(nn.Module):
     """`tile` as a module.
 
+    Raises:
+        ShapeError, OptionError: as for `tile`.
     Example:
         >>> GridTiler(ncols=3)(torch.zeros(6, 1, 5, 5)).shape
         torch.Size([1, 11, 17])

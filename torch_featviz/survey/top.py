@@ -84,6 +84,7 @@ class TopPatches(Displayed):
         Raises:
             OptionError: there is no such channel or projection, or the data set returns other images than the first
                 time.
+            ShapeError, DtypeError: it returns no images.
         """
         return read_patches({self.layer: self}, {self.layer: channels}, projection=projection)[self.layer]
 

@@ -230,8 +230,6 @@ def _folded(values: Any, layout: Layout | None) -> Any:
     """Maps `c h w` of one image's values in this layout, or `b c h w` of those of several."""
     if layout is None or not isinstance(values, Tensor):
         return values
-    if not isinstance(layout, Layout):
-        raise OptionError(f"layout must be a Layout, as acts.layout(name) gives, got {layout!r:.80}.")
     axes = 2 + (len(layout.places) or 1)
     return layout.maps(values) if values.dim() == axes else layout.maps(values.unsqueeze(layout.images or 0))[0]
 

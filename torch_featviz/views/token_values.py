@@ -123,7 +123,7 @@ def _by_norm(artefacts: _Artefacts) -> Drawn:
 def _by_similarity(found: Placed, query: tuple[int, int]) -> Drawn:
     """The cosine between each place of each image and one of the first image."""
     height, width = found.maps.shape[2:]
-    if not (isinstance(query, tuple) and len(query) == 2 and all(type(at) is int for at in query)):
+    if len(query) != 2:
         raise OptionError(f"query must be a place (row, column), got {query!r}.")
     row, column = query
     if not (0 <= row < height and 0 <= column < width):

@@ -160,6 +160,7 @@ def write_image_folder(root: str | Path, seed: int = 0) -> Path:
         seed: as for `XO`.
     Raises:
         FileError: `root` exists, or cannot be written.
+        OptionError: a negative seed.
     """
     root = Path(root)
     if root.exists():

@@ -15,7 +15,6 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader, Dataset
 
-from torch_featviz.choices import check_real, check_whole
 from torch_featviz.displayed import Displayed
 from torch_featviz.errors import DtypeError, FeatvizError, OptionError, ShapeError
 from torch_featviz.gate import gate, gated
@@ -101,7 +100,7 @@ def fit(
             optimizer, a `criterion` that does not accept its arguments, `log` that is not a function, or `every` below
             1 or without `log`.
         ShapeError: the loader is empty, the model returns no row of scores per image, or `criterion` not one number.
-        DtypeError: a label is not a class, the model is not a module, or the loader is a data set or has no length.
+        DtypeError: a label is not a class, or the loader is a data set or has no length.
         FeatvizError: the loss is not finite.
     Example:
         >>> data, lines = [(torch.rand(2, 4), torch.tensor([0, 1]))], []
@@ -109,8 +108,6 @@ def fit(
         >>> [line.split(" | ")[0] for line in lines]
         ['Epoch 1/2', 'Epoch 2/2']
     """
-    check_whole(epochs=epochs, every=every)
-    check_real(lr=lr)
     if epochs < 1 or lr <= 0:
         raise OptionError(f"epochs must be at least 1 and lr above 0, got {epochs} and {lr}.")
     _check(model, train_loader, optimizer)
@@ -150,10 +147,8 @@ def _move(model: nn.Module, device: str | torch.device | None) -> None:
     model.to(where)
 
 
-def _check(model: Any, loader: Any, optimizer: Any) -> None:
+def _check(model: nn.Module, loader: Any, optimizer: Any) -> None:
     """Raise what is wrong with these before anything is trained."""
-    if not isinstance(model, nn.Module):
-        raise DtypeError(f"model must be a torch.nn.Module, got {type(model).__name__}; fit(model, train_loader).")
     if isinstance(loader, Dataset) or not hasattr(loader, "__len__"):
         what = type(loader).__name__
         raise DtypeError(

@@ -49,7 +49,7 @@ def read_image(path: str | Path, mode: Mode = "RGB") -> Tensor:
     """
     image = open_image(path)
     with named(path):
-        return from_pil(image, mode)
+        return _pixels(image, mode)
 
 
 @contextmanager
@@ -117,6 +117,10 @@ def from_pil(image: Image.Image, mode: Mode = "RGB") -> Tensor:
     """
     if not isinstance(image, Image.Image):
         raise DtypeError(f"image must be a PIL image, got {type(image).__name__}; read_image(path) reads a file.")
+    return _pixels(image, mode)
+
+
+def _pixels(image: Image.Image, mode: Mode) -> Tensor:
     if _is_deep(image):
         grey = _deep(image)[None]
         return grey if mode == "L" else grey.expand(3, -1, -1).clone()
