@@ -68,6 +68,7 @@ def test_a_class_is_named_wherever_one_is_asked_for(given):
     assert sheet.columns[1:] == ("gradcam: cow", "gradcam: dog")
     assert torch.equal(sheet.cells, fv.attributions(net, IMAGES, targets=[2, 1], faithful=False, **given).cells)
     assert "target: cow" in str(fv.adversarial(net, IMAGES, target="cow", steps=1, **given).legend)
+    assert "a target for each" in str(fv.adversarial(net, IMAGES, target=["cow", 3], steps=1, **given).legend)
 
 
 def test_the_page_takes_names():

@@ -86,7 +86,7 @@ def attack(
     model: nn.Module,
     images: Tensor,
     *,
-    target: int | str | Sequence[int] | Sequence[str] | Tensor | None = None,
+    target: int | str | Sequence[int | str] | Tensor | None = None,
     eps: float = 0.005,
     steps: int = 40,
     seed: int = 0,
