@@ -1,5 +1,7 @@
 """Corrupt files in a data set end no pass: they are left out, and the result, the sheet and the page name them."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
@@ -12,8 +14,15 @@ from torch_featviz.errors import FeatvizWarning, ShapeError
 
 TORN = {1: "a.jpg", 4: "b.jpg", 7: "c.jpg"}
 LINE = "3 files could not be read: a.jpg, b.jpg, c.jpg"
-WARNING = "^3 images cannot be read and are left out: 1: .*a.jpg"
 NAMES = [TORN.get(i, f"{i}.png") for i in range(10)]
+
+
+@contextmanager
+def told():
+    """One warning with the reasons, at the line of the caller."""
+    with pytest.warns(FeatvizWarning, match=r"^3 images cannot be read and are left out: 1: .*a\.jpg") as warned:
+        yield
+    assert [each.filename for each in warned] == [__file__]
 
 
 class Folder(Dataset):
@@ -58,7 +67,7 @@ def net():
 
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_evaluate(folder, shuffle):
-    with pytest.warns(FeatvizWarning, match=WARNING):
+    with told():
         found = fv.zoo.evaluate(net(), DataLoader(Folder(folder), 2, shuffle=shuffle))
     expected = fv.zoo.evaluate(net(), DataLoader(TensorDataset(*whole(folder)), 7))
     assert found.confusion.equal(expected.confusion)
@@ -85,7 +94,7 @@ def test_nothing_but_torn_files(folder):
 @pytest.mark.parametrize("as_loader", [False, True])
 def test_channel_stats(folder, as_loader):
     data = Folder(folder)
-    with pytest.warns(FeatvizWarning, match=WARNING):
+    with told():
         mean, std = fv.channel_stats(DataLoader(data, 3) if as_loader else data)
     pixels = whole(folder)[0].double()
     torch.testing.assert_close(mean, pixels.mean((0, 2, 3)))
@@ -97,7 +106,7 @@ def test_samples(folder, listed):
     data = Folder(folder)
     if not listed:
         data.targets = None
-    with pytest.warns(FeatvizWarning, match=WARNING):
+    with told():
         sheet = fv.samples(data)
     assert LINE in sheet.legend.notes
     even = [image for image, label in zip(*whole(folder), strict=True) if label == 0]
@@ -107,13 +116,13 @@ def test_samples(folder, listed):
 
 
 def test_compare(folder):
-    with pytest.warns(FeatvizWarning, match=WARNING):
+    with told():
         found = fv.compare({"net": net()}, DataLoader(Folder(folder), 2), rounds=1)
     assert found.examples == 7
 
 
 def test_top_patches_and_their_sheet(folder):
-    with pytest.warns(FeatvizWarning, match=WARNING):
+    with told():
         best = fv.top_patches(net(), DataLoader(Folder(folder), 2), "0", k=2)
     assert best.seen == 7
     assert best.unread == LINE
@@ -124,6 +133,6 @@ def test_top_patches_and_their_sheet(folder):
 
 
 def test_the_page(folder):
-    with pytest.warns(FeatvizWarning, match=WARNING):
+    with told():
         page = fv.atlas(net(), whole(folder)[0][:1], loader=DataLoader(Folder(folder, labelled=False), 2), methods=[])
     assert f"Patches of the data set: {LINE}." in page.left_out

@@ -196,7 +196,6 @@ class _Learn:
             shown.step(value, int((Answer(scores.detach(), kind).values.argmax(1) == truth).sum()), len(truth))
 
 
-@torch.no_grad()
 @gated
 def evaluate(
     model: nn.Module, loader: Loader, *, criterion: Criterion | None = None, augment: Views | None = None
@@ -222,7 +221,7 @@ def evaluate(
         scores, len(images), ended=partial(ending, model, Inputs(images[:1])), unsure="logits", hint=_HINT
     )
     look = model if augment is None else OverViews(model, augment, judge)
-    with _flags(model, training=False):
+    with _flags(model, training=False), torch.no_grad():
         for inputs, labels in _batches(read_batches(loader, left_out)):
             images = inputs.to(device)
             one = images[:1] if one is None else one
@@ -230,10 +229,10 @@ def evaluate(
         if one is None:
             told = f" ({unread(loader, left_out)})" if left_out else ""
             raise ShapeError(f"loader must yield at least one batch, got none{told}.")
-        warn_of(left_out)
         scores, truth = (torch.cat(part) for part in zip(*batches, strict=True))
         kind = look.said if isinstance(look, OverViews) else None
         answer = answer_of(scores, len(scores), said=kind, ended=partial(ending, model, Inputs(one)), unsure="logits")
+    warn_of(left_out)
     truth, values = _fitting(truth, answer, 0), answer.values
     n, said = values.shape[1], values.argmax(1)
     confusion = torch.bincount(truth * n + said, minlength=n * n).reshape(n, n)
