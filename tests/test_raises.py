@@ -254,12 +254,13 @@ def test_errors_that_no_other_test_names(call, error, match, tmp_path, monkeypat
 
 
 def test_patches_of_data_that_changed():
-    data = [torch.rand(4, 1, 8, 8)]
+    data, net = [torch.rand(4, 1, 8, 8)], nn.Conv2d(1, 1, 3)
+    nn.init.ones_(net.weight)
     for changed, error, match in (
         (torch.rand(4, 8, 8), ShapeError, "loader must yield images 'b c h w', got shape"),
         (["a"], DtypeError, "loader must yield float images"),
     ):
-        best = fv.top_patches(NET, data[:], "0", k=2)
+        best = fv.top_patches(net, data[:], "", k=2)
         best.source.loader[0] = changed
         with pytest.raises(error, match=match):
             best.patches(0)
