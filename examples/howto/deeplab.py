@@ -82,8 +82,8 @@ fv.attributions(model, new, targets=["disc", "square"], methods=methods, classes
 
 # %%
 # Read the verdicts. A heatmap of a mask lies near the mask whatever the network has learnt, since no gradient comes
-# from beyond its receptive field. So LayerCAM stays alike when all weights are randomised, and is not called better
-# than chance there, however good its figures look.
+# from beyond its receptive field. So LayerCAM stays alike when all weights are randomised, and its verdict says that,
+# however good its figures look.
 #
 # The map is what the pyramid of dilated convolutions, ``classifier.0``, returns: all that follows reads it alone. A
 # U-Net hands earlier maps on to its decoder; all of them together carry the answer, so that they are joined, and the
