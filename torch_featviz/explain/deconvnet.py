@@ -142,8 +142,10 @@ def project(
     pooling: str = "sum",
     internal_batch_size: int | None = None,
 ) -> Projections:
-    """Do what `deconvnet` does, and also return the name of the method; arguments and errors are the same.
+    """Do what `deconvnet` does, and also return the name of the method; arguments are the same.
 
+    Raises:
+        OptionError, ShapeError, LayerError, DtypeError: as for `deconvnet`.
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.Conv2d(4, 8, 3), nn.ReLU())
         >>> down = project(net, torch.rand(1, 3, 16, 16), "3", [0, 5])

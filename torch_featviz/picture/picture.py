@@ -85,7 +85,11 @@ class Picture(ABC, Displayed):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Chart(Picture):
-    """A matplotlib Figure as a Picture; it is drawn once, on first use."""
+    """A matplotlib Figure as a Picture; it is drawn once, on first use.
+
+    Raises:
+        DtypeError: `chart` is no Figure.
+    """
 
     chart: "Figure"
 

@@ -55,6 +55,7 @@ class Sheet(Picture):
         zoom: pixels per pixel; default: enough to make the cells out.
     Raises:
         ShapeError: `cells` is not `n 3 h w` uint8, or a sequence has another length than it should.
+        OptionError: `ncols` is below 1.
     """
 
     cells: Tensor
