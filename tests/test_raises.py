@@ -239,6 +239,7 @@ MOVED = "the inputs are on meta and the weights of Sequential on cpu; move the i
         (lambda: fv.zoo.augment_marks(X[0]), ShapeError, "images must be 'b c h w' and not empty"),
         (lambda: fv.zoo.card("filters").denormalize(X.int()), DtypeError, "images must be floats, got torch.int32"),
         (lambda: fv.zoo.write_image_folder("new", seed=-1), OptionError, "seed must be 0 or above"),
+        (lambda: fv.Monitor(NET, probe=X[0, 0]), ShapeError, "Sequential does not accept inputs of shape"),
         (lambda: fv.GridTiler()(X[0]), ShapeError, "maps must be 'n c h w'"),
         (lambda: fv.GridTiler(ncols=0)(X), OptionError, "ncols must be at least 1, got 0"),
         (lambda: fv.KernelNormalizer(quantile=2.0), OptionError, "quantile must be in"),

@@ -90,6 +90,7 @@ class Monitor(Displayed):
         LayerError: `model` has no such layer.
         OptionError: `every`, `why`, `bins`, `keep` or `to` is invalid.
         DtypeError: `model` is not a module, `probe` does not begin with a tensor, or `model` cannot be copied for it.
+        ShapeError: `model` does not accept `probe`.
         FileError: the folder holds something else.
     Warns:
         FindingWarning: each finding, once.
