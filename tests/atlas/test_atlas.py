@@ -110,7 +110,8 @@ def test_why_is_what_attribute_says():
                     "similarity": pytest.approx(float(worth.similarity[0, i]), rel=1e-4),
                     "unmoved": bool(worth.similarity[0, i] > 0.5),
                     "mark": str(worth.verdict[i])[0],
-                    "verdict": str(worth.verdict[i]),
+                    "verdict": worth.words[i],
+                    "held_back": worth.held_back[i],
                     "lacking": lacking(float(worth.gain[i]), max(0.03, 2 * float(worth.spread[i]))),
                 }
                 heat = numbers(page.blobs[why["blob"]], why["exponent"]).reshape(14, 14)
