@@ -245,8 +245,16 @@ MOVED = "the inputs are on meta and the weights of Sequential on cpu; move the i
         (lambda: fv.KernelNormalizer(quantile=2.0), OptionError, "quantile must be in"),
         (lambda: fv.KernelNormalizer()(X[:0]), ShapeError, "expected at least one value"),
         (lambda: fv.KernelNormalizer()(X.to(torch.cfloat)), DtypeError, "expected real values, got torch.complex64"),
+        (lambda: fv.pixels(X, scale=fv.Scale(), value_range="unit"), OptionError, "both set the colours; pass one"),
+        (
+            lambda: fv.effective_field(fv.receptive_field(NET, "1", (8, 8))),
+            OptionError,
+            "the effective field was not computed; call receptive_field",
+        ),
+        (lambda: fv.images(X, value_range=lambda x: x[..., :2]), OptionError, "value_range must return images"),
         (lambda: fv.Moments(dim=7).axis(X, 1), ShapeError, r"Moments\(dim=7\): an output of shape .* no such axis"),
         (lambda: fv.TopK(dim=7).axis(X, 1), ShapeError, r"TopK\(dim=7\): an output of shape .* no such channel axis"),
+        (lambda: fv.Layout(images=None, grid=(1, 2)).maps(X), ShapeError, r"\(2, 1, 8, 8\) have no batch axis"),
         (lambda: fv.Layout(grid=(1, 2)).put_back(X, X[:, 0, :2]), ShapeError, "maps must be of shape"),
     ],
 )

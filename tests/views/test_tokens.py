@@ -267,6 +267,11 @@ def test_a_layout_of_ones_own():
             r"query must be a row from 0 to 3 and a column to 5, got \(4, 0\)",
         ),
         (lambda: tokens(Vit(), IMAGES, "block", by="similarity", query=(0, -1)), OptionError, r"got \(0, -1\)"),
+        (
+            lambda: tokens(Vit(), IMAGES, "block", by="similarity", query=(0, 1, 2)),
+            OptionError,
+            r"\(row, column\), got",
+        ),
         (lambda: tokens(Vit(), IMAGES, "blocks"), LayerError, "no layer 'blocks' in Vit"),
         (lambda: tokens(Vit(), IMAGES, ""), ShapeError, r"layer '' returns shape \(3, 8\), whose places are not known"),
         (lambda: tokens(Vit(), IMAGES[None], "block"), ShapeError, "images must be 'b c h w' and not empty"),

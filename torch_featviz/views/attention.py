@@ -83,8 +83,6 @@ def attention(
     Reference: Vaswani et al. 2017; Dosovitskiy et al. 2021.
     """
     images = as_batch(images)
-    if per not in ("head", "sheet"):
-        raise OptionError(f"per must be 'head' or 'sheet', got {per!r}.")
     if scale is not None and (per != "head" or scale.symmetric):
         what = "per='sheet' and a scale" if per != "head" else "Scale(symmetric=True)"
         raise OptionError(f"weights of attention are never below 0; pass per, or a scale from 0 up, got {what}.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from torch_featviz.errors import OptionError
 from torch_featviz.inspect.components import REDUCTIONS, kept_by, reduced_by
 from torch_featviz.picture import Picture, Scale, Sheet, paint
 from torch_featviz.picture.bounds import arranged, named
@@ -38,11 +37,7 @@ def reduced(
         ncols: likewise.
         title: likewise.
         notes: further lines for the legend.
-    Raises:
-        OptionError: there is no such reduction.
     """
-    if how not in REDUCTIONS:
-        raise OptionError(f"reduce must be one of {', '.join(map(repr, REDUCTIONS))}, got {how!r}.")
     count, channels, height, width = maps.shape
     maps = maps.cpu()
     one = reduced_by(maps, how)

@@ -82,8 +82,6 @@ def tokens(
 
     Reference: Oquab et al. 2023, fig. 1; Darcet et al. 2024, section 2.1.
     """
-    if by not in KINDS:
-        raise OptionError(f"by must be one of {', '.join(map(repr, KINDS))}, got {by!r}.")
     if (query is not None) != (by == "similarity"):
         raise OptionError(f"query=(row, column) goes with by='similarity', got {query=} and {by=}.")
     images = as_batch(images)

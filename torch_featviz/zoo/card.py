@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch_featviz.displayed import Displayed
 from torch_featviz.errors import OptionError, ShapeError, WeightsError
 from torch_featviz.gate import check_fields, check_floats, gate, gated
-from torch_featviz.model.answer import KINDS, Kind
+from torch_featviz.model.answer import Kind
 
 from .images import as_given, as_unit, check_strip, named, open_image, to_size
 from .weights import State, fetch_state, put_state, read_state, renamed
@@ -75,8 +75,6 @@ class ModelCard(Displayed):
         for what, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, self.input_size[0]):
                 raise OptionError(f"{what} must have 1 or {self.input_size[0]} values, got {values}.")
-        if self.answer is not None and self.answer not in KINDS:
-            raise OptionError(f"answer must be one of {', '.join(KINDS)}, got {self.answer!r}.")
         if min(self.std) <= 0:
             raise OptionError(f"std must be above 0, got {self.std}.")
 
