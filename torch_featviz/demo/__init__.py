@@ -18,11 +18,13 @@ import torch
 from torch import nn
 
 from torch_featviz.choices import FIGURES
-from torch_featviz.errors import FileError, WeightsError
+from torch_featviz.errors import FileError
 from torch_featviz.files import write_whole
 from torch_featviz.picture import Picture, Scale
 from torch_featviz.printable import say
+from torch_featviz.schema import SchemaError, decoded, restored
 from torch_featviz.training import Monitor
+from torch_featviz.training.history import as_plain
 from torch_featviz.zoo import XO, TrainingCurves, card, train_xo
 from torch_featviz.zoo.fit import Around
 from torch_featviz.zoo.recipe import EPOCHS
@@ -171,16 +173,28 @@ def _check_folder(out: Path) -> None:
 
 
 def _keep(path: Path, model: nn.Module, history: TrainingCurves) -> None:
-    write_whole(path.with_suffix(".json"), json.dumps(asdict(history)).encode())
+    curves = as_plain({name: list(values) for name, values in asdict(history).items()})
+    write_whole(path.with_suffix(".json"), json.dumps(curves, allow_nan=False).encode())
     weights = io.BytesIO()
     torch.save({name: tensor.cpu() for name, tensor in model.state_dict().items()}, weights)
     write_whole(path, weights.getvalue())
 
 
 def _load(path: Path) -> tuple[nn.Module, TrainingCurves]:
-    try:
-        fields = json.loads(path.with_suffix(".json").read_text())
-        history = TrainingCurves(**{name: tuple(fields[name]) for name in TrainingCurves.__dataclass_fields__})
-    except (ValueError, TypeError, KeyError) as error:
-        raise WeightsError(f"{path.with_suffix('.json')} is not what an earlier run wrote; --retrain.") from error
+    history = _curves(path.with_suffix(".json"))
     return card("xo_deep").load(path), history
+
+
+def _curves(file: Path) -> TrainingCurves:
+    """The curves of an earlier training.
+
+    Raises:
+        FileError: the file holds something else.
+    """
+    try:
+        curves = restored(TrainingCurves, decoded(file.read_bytes()))
+        if not curves.train_loss:
+            raise SchemaError("a list of one number an epoch, got none", ".train_loss")
+    except SchemaError as error:
+        raise FileError(f"{str(file)!r} is not what an earlier run wrote: {error}; --retrain begins anew.") from error
+    return curves

@@ -5,15 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 
 from torch_featviz.files import write_whole
+from torch_featviz.schema import Between, SchemaError, decoded, restored
 
 RECORD = "made.json"
 _ROOM = Path(__file__).parents[1]
 _CODE = (".py", ".js", ".css", ".html")
+
+
+@dataclass(frozen=True)
+class _Record:
+    state: str
+    accuracy: Annotated[float, Between(0, 1)]
+    files: dict[str, str]
 
 
 class Made:
@@ -32,10 +42,10 @@ class Made:
         self.accuracy: float | None = None
         self._digests: dict[str, str] = {}
         try:
-            kept = json.loads(record.read_text())
-            if kept["state"] == state:
-                self.accuracy, self._digests = float(kept["accuracy"]), {**kept["files"]}
-        except (OSError, ValueError, KeyError, TypeError):
+            kept = restored(_Record, decoded(record.read_bytes()))
+            if kept.state == state:
+                self.accuracy, self._digests = kept.accuracy, kept.files
+        except (OSError, SchemaError):
             pass  # there is none, or it is no such record
 
     def same(self, path: Path) -> bool:
@@ -57,8 +67,8 @@ class Made:
     def keep(self, accuracy: float) -> None:
         """Write the record."""
         self.accuracy = accuracy
-        kept = {"state": self.state, "accuracy": accuracy, "files": self._digests}
-        write_whole(self._record, json.dumps(kept, indent=1).encode())
+        kept = _Record(self.state, accuracy, self._digests)
+        write_whole(self._record, json.dumps(vars(kept), indent=1).encode())
 
 
 def digest_of(*asked: object, files: list[Path]) -> str:

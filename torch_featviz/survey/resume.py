@@ -24,7 +24,7 @@ def weights_of(model: nn.Module) -> int:
     """A checksum of parameters and buffers."""
     number = 0
     for name, tensor in model.state_dict().items():
-        number = zlib.crc32(name.encode(), number)
+        number = zlib.crc32(name.encode(errors="surrogatepass"), number)
         if isinstance(tensor, Tensor):
             number = checksum(tensor, number)
     return number
@@ -69,7 +69,8 @@ class State:
         number = zlib.crc32(repr((self.batches, self.size, self.images, self.left_out)).encode())
         for layer, top in self.tops.items():
             for tensor in top:
-                number = zlib.crc32(f"{layer} {tensor.dtype} {tuple(tensor.shape)}".encode(), number)
+                said = f"{layer} {tensor.dtype} {tuple(tensor.shape)}"
+                number = zlib.crc32(said.encode(errors="surrogatepass"), number)
                 number = checksum(tensor, number)
         return number
 

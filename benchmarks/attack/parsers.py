@@ -1,0 +1,264 @@
+"""Fuzz every parser of what is read back or typed, guided by coverage, and keep what reached something new.
+
+    pip install atheris                                              # needed for this alone
+    python benchmarks/attack/parsers.py --list
+    python benchmarks/attack/parsers.py history --minutes 5          # of a processor
+    python benchmarks/attack/parsers.py --minutes 60                 # all of them, each its share
+    python benchmarks/attack/parsers.py history --replay             # its corpus, without atheris
+
+A parser may return a value or raise one of our errors. Any other exception, more than 10 s, more than 1 GB, or a
+process that dies is a crash: it is written to `--crashes`, once for each place in the code, and the exit code is 1.
+
+Only `torch_featviz` is instrumented (and Pillow's Python code, for images). Bytes say what is changed of a good file,
+see `script.py`. The smallest inputs that reach all that was reached are kept in `corpus/PARSER.txt`, a line of base64
+each; the tests replay them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import json
+import os
+import re
+import resource
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
+
+HERE = Path(__file__).parent
+CORPUS = HERE / "corpus"
+SECONDS, GROWTH = 10, 2**30
+LONGEST = 400  # bytes of an input
+
+Reader = Callable[[bytes], None]
+
+
+class Parser(NamedTuple):
+    """What is fuzzed.
+
+    Args:
+        what: is read.
+        room: the file here with the function that makes the reader, which has the parser's name.
+        share: of the minutes.
+        reads: files of the package that it is there for; a test finds those that nobody fuzzes.
+    """
+
+    what: str
+    room: str
+    share: float
+    reads: tuple[str, ...]
+
+
+_HISTORY = ("training/history.py", "training/findings.py", "schema.py")
+_STATE = ("training/state.py", "training/huggingface.py", "schema.py")
+PARSERS = {
+    "history": Parser("samples.jsonl of a run folder", "read_files", 5, _HISTORY),
+    "run": Parser("a run folder that is gone on with", "read_files", 6, ("training/sinks/folder.py",)),
+    "report": Parser("a run folder that is drawn", "read_files", 9, ("cli/commands.py", "atlas/learning.py")),
+    "frame": Parser("a picture in a run folder", "read_files", 2, ("atlas/learning.py",)),
+    "state": Parser("a monitor's state, as JSON", "read_files", 6, _STATE),
+    "plain": Parser(
+        "a monitor's state, as values", "read_files", 4, ("training/monitor.py", "training/noise/gradient.py")
+    ),
+    "resume": Parser("the resume file of a scan", "read_files", 6, ("survey/resume.py",)),
+    "weights": Parser("a file of weights, .pt", "read_files", 5, ("zoo/weights.py", "zoo/card.py")),
+    "safetensors": Parser("a file of weights, .safetensors", "read_files", 2, ("zoo/weights.py",)),
+    "images": Parser("an image file", "read_files", 5, ("zoo/images.py", "zoo/data.py")),
+    "demo": Parser("record and curves of a demo", "read_files", 2, ("demo/made.py", "demo/__init__.py")),
+    "layers": Parser("names of layers and calls, globs", "read_words", 2, ("model/layers.py", "capture/asked.py")),
+    "models": Parser("names of models", "read_words", 2, ("zoo/file_nets.py", "zoo/__init__.py")),
+    "command": Parser("the words after featviz", "read_words", 4, ("cli/grammar.py", "cli/given.py")),
+    "classes": Parser("labels and names of classes", "read_words", 2, ("model/labels.py", "model/names.py")),
+    "text": Parser("text that is shown", "read_words", 2, ("printable.py", "picture/text.py")),
+}
+BESIDE = {"images": ("PIL",), "frame": ("PIL",)}  # what is instrumented, too
+
+
+def reader(name: str, folder: Path) -> Reader:
+    """What reads bytes as this parser's input."""
+    sys.path.insert(0, str(HERE))
+    make: Callable[[Path], Reader] = getattr(import_module(PARSERS[name].room), name)
+    return make(folder)
+
+
+def place_of(error: BaseException) -> str:
+    """The kind of an error, and the last line of our code that it came through."""
+    frames = [
+        f for f in traceback.extract_tb(error.__traceback__) if re.search("torch_featviz/|attack/read", f.filename)
+    ]
+    return f"{type(error).__name__} {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+
+
+def tried(read: Reader, data: bytes, ours: type[BaseException]) -> tuple[str, str]:
+    """What is wrong with how a parser takes these bytes, and more about it; empty where nothing is."""
+    start, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            read(data)
+    except ours as error:
+        str(error).encode()
+    except Exception as error:
+        return place_of(error) or "outside", "".join(traceback.format_exception(error)[-6:])
+    if (seconds := time.process_time() - start) > SECONDS:
+        return "slow", f"{seconds:.0f} s"
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    return ("grown", f"{grown / 1e6:.0f} MB") if grown > GROWTH else ("", "")
+
+
+def kept(name: str) -> list[bytes]:
+    """The corpus of a parser."""
+    file = CORPUS / f"{name}.txt"
+    return [base64.b64decode(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def replay(name: str) -> list[str]:
+    """What is wrong with how a parser takes its corpus."""
+    import torch_featviz as fv  # noqa: PLC0415
+
+    with tempfile.TemporaryDirectory() as folder:
+        read = reader(name, Path(folder))
+        found = [(data, tried(read, data, fv.FeatvizError)) for data in kept(name)]
+    return [f"{name} {data.hex()}: {place}\n{text}" for data, (place, text) in found if place]
+
+
+def fuzz(name: str, crashes: Path, flags: list[str]) -> None:
+    """Run libFuzzer in this process, which ends with it; crashes are written down and gone on from."""
+    import atheris  # noqa: PLC0415
+
+    for module in ("torch", "torchvision", "timm", "captum.attr", "matplotlib.pyplot", "torch.optim", "safetensors"):
+        import_module(module)  # which are not instrumented
+    for module in [m for m in sys.modules if m.partition(".")[0] in BESIDE.get(name, ())]:
+        del sys.modules[module]
+    sys.path.insert(0, str(HERE))
+    with atheris.instrument_imports(include=["torch_featviz", *BESIDE.get(name, ())]):
+        fv = import_module("torch_featviz")
+        import_module(PARSERS[name].room)
+    folder = tempfile.mkdtemp(prefix=name)
+    read, seen = reader(name, Path(folder)), set[str]()
+    import_module("torch").set_num_threads(1)
+
+    def one(data: bytes) -> None:
+        place, text = tried(read, data, fv.FeatvizError)
+        if place and place not in seen:
+            seen.add(place)
+            crashes.mkdir(parents=True, exist_ok=True)
+            file = crashes / f"{name}-{hashlib.sha256(place.encode()).hexdigest()[:8]}.json"
+            file.write_text(json.dumps({"place": place, "data": data.hex(), "text": text}, indent=1))
+            print(f"CRASH {name}: {place}", file=sys.stderr, flush=True)
+
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * os.sysconf("SC_PAGE_SIZE") + 4 * GROWTH,) * 2)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**28, 2**28))
+    print(f"BEGUN {time.process_time()}", file=sys.stderr, flush=True)
+    atheris.Setup(flags, one)
+    atheris.Fuzz()
+
+
+class Figures(NamedTuple):
+    """Of one parser."""
+
+    minutes: float  # of a processor
+    inputs: int  # that were tried
+    edges: int
+    features: int
+    corpus: int
+    size: int  # bytes
+    crashes: int
+
+
+def fuzzed(name: str, minutes: float, crashes: Path) -> Figures:
+    """Fuzz a parser in processes of its own, begin with its corpus, and keep the smallest one that reaches as much."""
+    runs = edges = features = 0
+    spent, crashes = 0.0, crashes.absolute()
+    with tempfile.TemporaryDirectory() as work:
+        new, small = Path(work, "new"), Path(work, "small")
+        new.mkdir()
+        small.mkdir()
+        for number, data in enumerate([b"", *kept(name)]):
+            (new / str(number)).write_bytes(data)
+        limits = [f"-timeout={3 * SECONDS}", "-rss_limit_mb=4096", f"-artifact_prefix={work}/", f"-max_len={LONGEST}"]
+        while minutes - spent > 0.02:
+            seconds = max(5, round(60 * (minutes - spent)))
+            flags = [str(new), f"-max_total_time={seconds}", "-print_final_stats=1", "-len_control=20", *limits]
+            said, used = child(name, crashes, flags)
+            spent += used / 60
+            runs += int(re.findall(r"^#(\d+)\t", said, re.MULTILINE)[-1])
+            edges, features = (int(each) for each in re.findall(r"cov: (\d+) ft: (\d+)", said)[-1])
+            for artifact in Path(work).glob("*-*"):  # it hung, died, or grew
+                crashes.mkdir(parents=True, exist_ok=True)
+                (crashes / f"{name}-{artifact.name}").write_bytes(artifact.read_bytes())
+                artifact.unlink()
+        child(name, crashes, ["-merge=1", str(small), str(new), *limits])
+        inputs = sorted((file.read_bytes() for file in small.iterdir()), key=lambda data: (len(data), data))
+    text = "".join(base64.b64encode(data).decode() + "\n" for data in inputs)
+    CORPUS.mkdir(exist_ok=True)
+    (CORPUS / f"{name}.txt").write_text(text)
+    return Figures(spent, runs, edges, features, len(inputs), len(text), len([*crashes.glob(f"{name}-*")]))
+
+
+def child(name: str, crashes: Path, flags: list[str]) -> tuple[str, float]:
+    """What a fuzzing process said, and the seconds of a processor that it used since it began."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder, "program")  # libFuzzer starts itself again to merge
+        words = [sys.executable, __file__, name, "--crashes", str(crashes), "--flags", str(program)]
+        program.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
+        program.chmod(0o700)
+        done = subprocess.run([program, *flags], capture_output=True, text=True, errors="replace", check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if "cov: " not in done.stderr:
+        raise RuntimeError(done.stderr[-3000:])
+    for line in done.stderr.splitlines():
+        if line.startswith(("CRASH", "==")):
+            print(line, file=sys.stderr, flush=True)
+    begun = float(re.findall(r"BEGUN (\S+)", done.stderr)[0])
+    return done.stderr, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime - begun
+
+
+def main() -> int:
+    """Fuzz what is asked for, and print a table."""
+    options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    options.add_argument("parser", nargs="*", help="default: all")
+    options.add_argument("--minutes", type=float, default=60, help="of a processor, for all parsers together")
+    options.add_argument("--crashes", type=Path, default=Path("crashes"), help="folder for what went wrong")
+    options.add_argument("--list", action="store_true", help="say which parsers there are")
+    options.add_argument("--replay", action="store_true", help="only try the corpus again")
+    options.add_argument("--flags", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    asked = options.parse_args()
+    names = asked.parser or list(PARSERS)
+    if unknown := [name for name in names if name not in PARSERS]:
+        options.error(f"no parser {unknown[0]!r}; there are {', '.join(PARSERS)}")
+    if asked.list:
+        for name in names:
+            print(f"{name:12} {PARSERS[name].what:36} {', '.join(PARSERS[name].reads)}")
+        return 0
+    if asked.flags:
+        fuzz(names[0], asked.crashes, asked.flags)
+    if asked.replay:
+        wrong = [text for name in names for text in replay(name)]
+        print("\n".join(wrong) or "nothing went wrong")
+        return int(bool(wrong))
+    whole, crashed = sum(PARSERS[name].share for name in names), 0
+    print("| parser | reads | minutes | inputs | edges | features | corpus | bytes | crashes |")
+    print("|---|---|--:|--:|--:|--:|--:|--:|--:|")
+    for name in names:
+        figures = fuzzed(name, asked.minutes * PARSERS[name].share / whole, asked.crashes)
+        crashed += figures.crashes
+        numbers = " | ".join(f"{each:,}" for each in figures[1:])
+        print(f"| {name} | {PARSERS[name].what} | {figures.minutes:.1f} | {numbers} |", flush=True)
+    return int(crashed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
