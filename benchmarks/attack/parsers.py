@@ -23,8 +23,6 @@ import json
 import os
 import re
 import resource
-import shlex
-import subprocess
 import sys
 import tempfile
 import time
@@ -81,7 +79,8 @@ PARSERS = {
     "classes": Parser("labels and names of classes", "read_words", 2, ("model/labels.py", "model/names.py")),
     "text": Parser("text that is shown", "read_words", 2, ("printable.py", "picture/text.py")),
 }
-BESIDE = {"images": ("PIL",), "frame": ("PIL",)}  # what is instrumented, too
+_PLUGINS = ("Png", "Tiff", "Jpeg", "Gif", "Bmp", "Ppm", "Tga", "Ico", "WebP")
+BESIDE = ("PIL.Image", *(f"PIL.{name}ImagePlugin" for name in _PLUGINS))  # what is instrumented, too
 
 
 def reader(name: str, folder: Path) -> Reader:
@@ -132,39 +131,6 @@ def replay(name: str) -> list[str]:
     return [f"{name} {data.hex()}: {place}\n{text}" for data, (place, text) in found if place]
 
 
-def fuzz(name: str, crashes: Path, flags: list[str]) -> None:
-    """Run libFuzzer in this process, which ends with it; crashes are written down and gone on from."""
-    import atheris  # noqa: PLC0415
-
-    for module in ("torch", "torchvision", "timm", "captum.attr", "matplotlib.pyplot", "torch.optim", "safetensors"):
-        import_module(module)  # which are not instrumented
-    for module in [m for m in sys.modules if m.partition(".")[0] in BESIDE.get(name, ())]:
-        del sys.modules[module]
-    sys.path.insert(0, str(HERE))
-    with atheris.instrument_imports(include=["torch_featviz", *BESIDE.get(name, ())]):
-        fv = import_module("torch_featviz")
-        import_module(PARSERS[name].room)
-    folder = tempfile.mkdtemp(prefix=name)
-    read, seen = reader(name, Path(folder)), set[str]()
-    import_module("torch").set_num_threads(1)
-
-    def one(data: bytes) -> None:
-        place, text = tried(read, data, fv.FeatvizError)
-        if place and place not in seen:
-            seen.add(place)
-            crashes.mkdir(parents=True, exist_ok=True)
-            file = crashes / f"{name}-{hashlib.sha256(place.encode()).hexdigest()[:8]}.json"
-            file.write_text(json.dumps({"place": place, "data": data.hex(), "text": text}, indent=1))
-            print(f"CRASH {name}: {place}", file=sys.stderr, flush=True)
-
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * os.sysconf("SC_PAGE_SIZE") + 4 * GROWTH,) * 2)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2**28, 2**28))
-    print(f"BEGUN {time.process_time()}", file=sys.stderr, flush=True)
-    atheris.Setup(flags, one)
-    atheris.Fuzz()
-
-
 class Figures(NamedTuple):
     """Of one parser."""
 
@@ -177,53 +143,113 @@ class Figures(NamedTuple):
     crashes: int
 
 
+def instrumented() -> None:
+    """Import all that is fuzzed, with counters of what ran."""
+    import atheris  # noqa: PLC0415
+
+    with atheris.instrument_imports(include=list(BESIDE)):
+        for module in BESIDE:
+            import_module(module)
+    for module in (
+        "torch",
+        "torchvision",
+        "timm",
+        "captum.attr",
+        "matplotlib.pyplot",
+        "torch.optim",
+        "safetensors.torch",
+    ):
+        import_module(module)  # which are not instrumented
+    import_module("torch").set_num_threads(1)
+    sys.path.insert(0, str(HERE))
+    with atheris.instrument_imports(include=["torch_featviz"]):
+        import_module("torch_featviz")
+        for room in {parser.room for parser in PARSERS.values()}:
+            import_module(room)
+
+
+def fuzz(name: str, crashes: Path, flags: list[str]) -> None:
+    """Run libFuzzer in this process, which ends with it; crashes are written down and gone on from."""
+    import atheris  # noqa: PLC0415
+
+    fv = import_module("torch_featviz")
+    read, seen = reader(name, Path(tempfile.mkdtemp(prefix=name))), set[str]()
+
+    def one(data: bytes) -> None:
+        place, text = tried(read, data, fv.FeatvizError)
+        if place and place not in seen:
+            seen.add(place)
+            file = crashes / f"{name}-{hashlib.sha256(place.encode()).hexdigest()[:8]}.json"
+            file.write_text(json.dumps({"place": place, "data": data.hex(), "text": text}, indent=1))
+
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * os.sysconf("SC_PAGE_SIZE") + 4 * GROWTH,) * 2)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**28, 2**28))
+    atheris.Setup([name, *flags], one)
+    atheris.Fuzz()
+
+
+def forked(name: str, crashes: Path, work: Path, flags: list[str]) -> tuple[str, float]:
+    """What a fuzzing process said, and the seconds of a processor that it used."""
+    limits = [f"-timeout={12 * SECONDS}", "-rss_limit_mb=4096", f"-artifact_prefix={crashes}/{name}-"]
+    crashes.mkdir(parents=True, exist_ok=True)
+    said = work / "said"
+    if not (child := os.fork()):
+        with said.open("wb") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        try:
+            fuzz(name, crashes, [*limits, f"-max_len={LONGEST}", *flags])
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    used = os.wait4(child, 0)[2]
+    return said.read_text(errors="replace"), used.ru_utime + used.ru_stime
+
+
 def fuzzed(name: str, minutes: float, crashes: Path) -> Figures:
-    """Fuzz a parser in processes of its own, begin with its corpus, and keep the smallest one that reaches as much."""
+    """Fuzz a parser, beginning with its corpus, and keep the smallest one that reaches as much."""
     runs = edges = features = 0
     spent, crashes = 0.0, crashes.absolute()
-    with tempfile.TemporaryDirectory() as work:
-        new, small = Path(work, "new"), Path(work, "small")
-        new.mkdir()
-        small.mkdir()
+    with tempfile.TemporaryDirectory() as folder:
+        work, corpus = Path(folder), Path(folder, "corpus")
+        corpus.mkdir()
         for number, data in enumerate([b"", *kept(name)]):
-            (new / str(number)).write_bytes(data)
-        limits = [f"-timeout={3 * SECONDS}", "-rss_limit_mb=4096", f"-artifact_prefix={work}/", f"-max_len={LONGEST}"]
+            (corpus / str(number)).write_bytes(data)
         while minutes - spent > 0.02:
             seconds = max(5, round(60 * (minutes - spent)))
-            flags = [str(new), f"-max_total_time={seconds}", "-print_final_stats=1", "-len_control=20", *limits]
-            said, used = child(name, crashes, flags)
+            said, used = forked(name, crashes, work, [str(corpus), f"-max_total_time={seconds}", "-len_control=20"])
             spent += used / 60
+            if not (covered := re.findall(r"cov: (\d+) ft: (\d+)", said)):
+                raise RuntimeError(said[-3000:])
             runs += int(re.findall(r"^#(\d+)\t", said, re.MULTILINE)[-1])
-            edges, features = (int(each) for each in re.findall(r"cov: (\d+) ft: (\d+)", said)[-1])
-            for artifact in Path(work).glob("*-*"):  # it hung, died, or grew
-                crashes.mkdir(parents=True, exist_ok=True)
-                (crashes / f"{name}-{artifact.name}").write_bytes(artifact.read_bytes())
-                artifact.unlink()
-        child(name, crashes, ["-merge=1", str(small), str(new), *limits])
-        inputs = sorted((file.read_bytes() for file in small.iterdir()), key=lambda data: (len(data), data))
+            edges, features = map(int, covered[-1])
+        inputs = smallest(name, crashes, work, corpus)
     text = "".join(base64.b64encode(data).decode() + "\n" for data in inputs)
     CORPUS.mkdir(exist_ok=True)
     (CORPUS / f"{name}.txt").write_text(text)
     return Figures(spent, runs, edges, features, len(inputs), len(text), len([*crashes.glob(f"{name}-*")]))
 
 
-def child(name: str, crashes: Path, flags: list[str]) -> tuple[str, float]:
-    """What a fuzzing process said, and the seconds of a processor that it used since it began."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    with tempfile.TemporaryDirectory() as folder:
-        program = Path(folder, "program")  # libFuzzer starts itself again to merge
-        words = [sys.executable, __file__, name, "--crashes", str(crashes), "--flags", str(program)]
-        program.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
-        program.chmod(0o700)
-        done = subprocess.run([program, *flags], capture_output=True, text=True, errors="replace", check=False)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if "cov: " not in done.stderr:
-        raise RuntimeError(done.stderr[-3000:])
-    for line in done.stderr.splitlines():
-        if line.startswith(("CRASH", "==")):
-            print(line, file=sys.stderr, flush=True)
-    begun = float(re.findall(r"BEGUN (\S+)", done.stderr)[0])
-    return done.stderr, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime - begun
+def smallest(name: str, crashes: Path, work: Path, corpus: Path) -> list[bytes]:
+    """A few inputs that reach all that those in a folder reach: small ones first, each with something new."""
+    files = sorted(corpus.iterdir(), key=lambda file: (file.stat().st_size, file.read_bytes()))
+    control, reached = work / "control", dict[int, set[str]]()
+    control.write_text("\n".join([str(len(files)), "0", *map(str, files), ""]))
+    flags = ["-merge_inner=1", f"-merge_control_file={control}"]
+    said, _ = forked(name, crashes, work, flags)
+    for line in control.read_text().splitlines():
+        if match := re.match(r"FT (\d+)(.*)", line):
+            reached[int(match[1])] = set(match[2].split())
+    if len(reached) < len(files):
+        raise RuntimeError(said[-3000:])
+    found, known = list[bytes](), set[str]()
+    for number, file in enumerate(files):
+        if reached[number] - known:
+            known |= reached[number]
+            found.append(file.read_bytes())
+    return found
 
 
 def main() -> int:
@@ -234,7 +260,6 @@ def main() -> int:
     options.add_argument("--crashes", type=Path, default=Path("crashes"), help="folder for what went wrong")
     options.add_argument("--list", action="store_true", help="say which parsers there are")
     options.add_argument("--replay", action="store_true", help="only try the corpus again")
-    options.add_argument("--flags", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     asked = options.parse_args()
     names = asked.parser or list(PARSERS)
     if unknown := [name for name in names if name not in PARSERS]:
@@ -243,12 +268,11 @@ def main() -> int:
         for name in names:
             print(f"{name:12} {PARSERS[name].what:36} {', '.join(PARSERS[name].reads)}")
         return 0
-    if asked.flags:
-        fuzz(names[0], asked.crashes, asked.flags)
     if asked.replay:
         wrong = [text for name in names for text in replay(name)]
         print("\n".join(wrong) or "nothing went wrong")
         return int(bool(wrong))
+    instrumented()
     whole, crashed = sum(PARSERS[name].share for name in names), 0
     print("| parser | reads | minutes | inputs | edges | features | corpus | bytes | crashes |")
     print("|---|---|--:|--:|--:|--:|--:|--:|--:|")

@@ -196,7 +196,7 @@ def classes(_: Path) -> Reader:
     kinds: tuple[Any, ...] = (
         *(torch.tensor([0.0, 1.0]), torch.tensor(3), torch.zeros(2, 2), torch.tensor([2**62]), torch.tensor(1 + 2j)),
         *(np.array(["cat"]), np.array([1, 2]), np.float32("nan"), b"cat", {"label": 1, "image": 2}, {"0": "cat"}),
-        *({1: "dog", 0: "cat"}, {float("inf"): 1}, {LONG: 1}, ("cat", "dog"), [["cat"]], [[1]], 10**400, 10**5000, 1j),
+        *({1: "dog", 0: "cat"}, {float("inf"): 1}, {LONG: 1}, ("cat", "dog"), [["cat"]], [[1]], 10**400, 1j),
         *(range(3), LONG, object(), torch.tensor([]), np.array(0), [float("nan"), 1], "cat", [0, 1, "cat"], [0, 1, 0]),
     )
 

@@ -251,8 +251,9 @@ def learnt(folder):
     return put_learning(Blobs(), folder, 1e6)[0]
 
 
-def a_png(width, height):
-    parts = (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", b""), (b"IEND", b"")
+def a_png(width, height, before=b""):
+    header = b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = [*([(b"abCD", before)] if before else []), header, (b"IDAT", b""), (b"IEND", b"")]
     chunks = (
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
     )
@@ -282,14 +283,15 @@ def test_what_was_put_beside_the_pictures_is_left_out(a_run, tmp_path):
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (a_png(60000, 60000), "is a picture of 60000 × 60000, which no Monitor draws; remove it"),
-        (a_png(9000, 9000), "is a picture of 9000 × 9000"),
+        (a_png(60000, 60000), "has more than 67,108,864 pixels, which no Monitor draws; remove it"),
+        (a_png(9000, 9000), "has more than 67,108,864 pixels"),
+        (a_png(9000, 9000, before=struct.pack(">II", 2, 2)), "has more than 67,108,864 pixels"),
         (a_png(20, 20), r"cannot read .*step-00000000\.png': .*; remove it"),
         (b"\x89PNG", r"cannot read .*step-00000000\.png'"),
         (b"", r"cannot read .*step-00000000\.png'"),
         (b"GIF89a" + bytes(40), r"cannot read .*step-00000000\.png'"),
     ],
-    ids=["a bomb", "too large", "no pixels", "cut", "empty", "a GIF"],
+    ids=["a bomb", "too large", "too large, behind a text", "no pixels", "cut", "empty", "a GIF"],
 )
 def test_a_damaged_picture_of_a_training(tmp_path, data, says):
     (tmp_path / "step-00000000.png").write_bytes(data)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import struct
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -92,14 +91,15 @@ def _pixels(file: Path) -> torch.Tensor:
         FileError: it is damaged, or larger than any of a Monitor.
     """
     try:
-        data = file.read_bytes()
-        width, height = struct.unpack(">II", data[16:24])
-        if width * height > _PIXELS:
-            raise FileError(f"{str(file)!r} is a picture of {width} × {height}, which no Monitor draws; remove it.")
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Pillow, about sizes that are refused below
+            opened = Image.open(file, formats=["PNG"])
+        with opened as image:
+            if image.width * image.height > _PIXELS:
+                raise Image.DecompressionBombError
             return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-    except FileError:
-        raise
+    except Image.DecompressionBombError as error:
+        raise FileError(f"{str(file)!r} has more than {_PIXELS:,} pixels, which no Monitor draws; remove it.") from error
     except Exception as error:  # Pillow has many for what is no picture
         raise FileError(f"cannot read {str(file)!r}: {error}; remove it.") from error
 

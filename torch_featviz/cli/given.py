@@ -22,6 +22,8 @@ from torch_featviz.printable import say
 from torch_featviz.zoo import ImageFiles, ModelCard, card
 from torch_featviz.zoo.file_nets import file_net, told
 
+_DIGITS = 18  # of a class's number
+
 
 @dataclass(frozen=True)
 class Given:
@@ -179,8 +181,9 @@ def _together(images: Sequence[Tensor]) -> Tensor:
 def _class(name: str, info: ModelCard) -> int:
     """The number of a class, given that or its name."""
     names = known_names((), info)
-    if name.isdecimal() and name not in names and (int(name) < len(names) or not names):
-        return int(name)
+    number = int(name) if name.isdecimal() and len(name) <= _DIGITS and name not in names else -1
+    if number >= 0 and (number < len(names) or not names):
+        return number
     return class_number(name, names, info.name)
 
 

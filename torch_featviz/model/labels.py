@@ -14,6 +14,7 @@ from torch_featviz.errors import DtypeError, OptionError, ShapeError
 
 _IMAGES = ("image", "img", "images", "pixel_values")  # in items that are dictionaries, as Hugging Face's are
 _LABELS = ("label", "labels", "target", "class")
+_LARGEST = 2**63
 _HINT = "set a target_transform on the data set that returns a class number"
 
 
@@ -59,7 +60,7 @@ def names_of(classes: Any) -> tuple[str, ...]:
         (('cat', '1'), ('cat', 'dog'))
     """
     names = _by_number(classes) if isinstance(classes, Mapping) else classes
-    if not isinstance(names, Iterable):
+    if not isinstance(names, Iterable) or getattr(names, "shape", None) == ():  # such a tensor only seems iterable
         raise DtypeError(f"classes must be the names of all classes, got {classes!r:.80}.")
     return tuple(str(name) for name in names)
 
@@ -67,7 +68,7 @@ def names_of(classes: Any) -> tuple[str, ...]:
 def _by_number(classes: Mapping[Any, Any]) -> list[Any]:
     try:
         numbers = {int(number): name for number, name in classes.items()}
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         numbers = {}
     if sorted(numbers) != list(range(len(classes))):
         raise DtypeError(f"classes must map 0, 1, ... to the names of all classes, got {dict(classes)!r:.80}.")
@@ -122,11 +123,16 @@ def label_of(value: Any, where: str, names: Sequence[str] | None = None, hint: s
         plain = plain[0]
     if isinstance(plain, str):
         return plain if names is None else _number_of(plain, where, names)
-    if isinstance(plain, Real) and float(plain).is_integer():  # True, too
-        return int(float(plain))
-    if isinstance(plain, (list, tuple)) and plain and all(isinstance(each, Real) for each in plain):
+    if _is_number(plain) and float(plain).is_integer():  # True, too
+        return int(plain)
+    if isinstance(plain, (list, tuple)) and plain and all(map(_is_number, plain)):
         return _hot(plain, where, names, hint)
     raise DtypeError(f"{where} is {_what(plain)}, not a class; {hint}.")
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a number of at most 64 bits; NaN is one."""
+    return isinstance(value, Real) and not abs(value) >= _LARGEST  # type: ignore[operator]
 
 
 def labels_of(
@@ -198,5 +204,5 @@ def _what(value: Any) -> str:
     if isinstance(value, Mapping):
         return "a dict of " + (", ".join(map(repr, value)) or "nothing")
     if isinstance(value, (bool, int, float)) or value is None:
-        return repr(value)
+        return f"{value!r:.40}"
     return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, (list, tuple)) else "")

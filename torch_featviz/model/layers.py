@@ -23,6 +23,7 @@ Layers: TypeAlias = Layer | Iterable[Layer] | None
 _WEIGHTED = (Convolution, nn.Linear)
 WITHOUT_FORWARD = frozenset((nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict))  # nobody calls them
 _FEW = 25  # names that an error message may hold
+_DIGITS = 18  # of a call's number
 _WRAPPER_PARTS = ("module", ORIGINAL)
 _PARTS = ("parametrizations", PACKED, "activation_post_process", "weight_fake_quant")
 
@@ -254,4 +255,5 @@ def split_call(name: str) -> tuple[str, int | None]:
         (('layer1.relu', 2), ('layer1.relu', None))
     """
     layer, _, call = name.rpartition("#")
-    return (layer, int(call)) if layer and call.isdecimal() and int(call) else (name, None)
+    numbered = layer and call.isdecimal() and len(call) <= _DIGITS and int(call)
+    return (layer, int(call)) if numbered else (name, None)

@@ -39,7 +39,8 @@ def read_image(path: str | Path, mode: Mode = "RGB") -> Tensor:
         mode: `"RGB"` for 3 channels, `"L"` for 1.
     Raises:
         FileError: no such file, or it is not an image or truncated, or has too many pixels.
-        OptionError: another mode; greys are floats outside [0, 1], or integers of which no range is known.
+        OptionError: another mode; greys are floats outside [0, 1], or integers of which no range is known; or colours
+            that Pillow does not convert, such as LAB.
     Example:
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
@@ -109,7 +110,7 @@ def from_pil(image: Image.Image, mode: Mode = "RGB") -> Tensor:
 
     Raises:
         OptionError: `mode` is neither `"L"` nor `"RGB"`; or greys are floats outside [0, 1], or integers of 32 bits, of
-            which no range is known.
+            which no range is known; or colours that Pillow does not convert, such as LAB.
         DtypeError: `image` is not a PIL image.
     Example:
         >>> from_pil(Image.new("L", (4, 2), 255)).shape
@@ -124,7 +125,8 @@ def _pixels(image: Image.Image, mode: Mode) -> Tensor:
     if _is_deep(image):
         grey = _deep(image)[None]
         return grey if mode == "L" else grey.expand(3, -1, -1).clone()
-    pixels = np.array(_on_paper(image, mode), dtype=np.float32) / 255
+    pixels = np.array(_on_paper(image, mode), dtype=np.float32)
+    pixels /= 255  # in place: a large image fills much memory
     return torch.from_numpy(pixels).reshape(image.height, image.width, -1).permute(2, 0, 1).contiguous()
 
 
@@ -159,9 +161,16 @@ def check_unit(image: Tensor) -> None:
 def _on_paper(image: Image.Image, mode: Mode) -> Image.Image:
     """In that mode, with white where it is transparent."""
     if image.has_transparency_data:
-        layer = image.convert("RGBA")
+        layer = _converted(image, "RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return image if image.mode == mode else image.convert(mode)  # which would copy it
+    return image if image.mode == mode else _converted(image, mode)  # which would copy it
+
+
+def _converted(image: Image.Image, mode: str) -> Image.Image:
+    try:
+        return image.convert(mode)
+    except ValueError as error:  # of colours that need a profile, as LAB does
+        raise OptionError(f"Pillow does not convert {image.mode} to {mode}; save the image as RGB.") from error
 
 
 def as_given(image: Tensor | Image.Image, channels: int) -> Tensor | Image.Image:
@@ -172,7 +181,8 @@ def as_given(image: Tensor | Image.Image, channels: int) -> Tensor | Image.Image
     Raises:
         DtypeError: no PIL image, and no tensor of bytes or floats.
         ShapeError: not `c h w` or `b c h w`, or empty, or there is no usual way to that many channels.
-        OptionError: floats outside [0, 1], or a PIL image of 32-bit integers, of which no range is known.
+        OptionError: floats outside [0, 1], or a PIL image of 32-bit integers, of which no range is known, or of colours
+            that Pillow does not convert.
     """
     if isinstance(image, Image.Image):
         if channels in (1, 3) and not _is_deep(image):
