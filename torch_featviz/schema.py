@@ -59,7 +59,8 @@ def restored(kind: type[T], value: Any) -> T:
     """Rebuild a value of a type out of plain values: what JSON holds, or what `torch.load` returns.
 
     Floats may be the words `"nan"`, `"inf"` and `"-inf"`. A field may only be absent if its dataclass has a default.
-    Fields that are not declared are refused.
+    Fields that are not declared are refused. A class may have a method `_check_read` that raises SchemaError where its
+    fields do not fit each other.
 
     Args:
         kind: a dataclass, named tuple, number, string, list, tuple, dict, or one of these or None.
@@ -216,6 +217,7 @@ def _record(kind: Any) -> _Read:
     else:
         names, required = list(kind._fields), set(kind._fields) - set(kind._field_defaults)
     reads = {name: _reader(hints[name]) for name in names}
+    check: Callable[[Any], None] | None = getattr(kind, "_check_read", None)
 
     def read(value: Any) -> Any:
         if not isinstance(value, Mapping):
@@ -231,7 +233,10 @@ def _record(kind: Any) -> _Read:
                 found[name] = reads[name](each)
             except SchemaError as error:
                 raise error.under(f".{name}") from None
-        return kind(**found)
+        record = kind(**found)
+        if check is not None:
+            check(record)
+        return record
 
     return read
 

@@ -20,9 +20,11 @@ import argparse
 import base64
 import hashlib
 import json
+import math
 import os
 import re
 import resource
+import signal
 import sys
 import tempfile
 import time
@@ -95,22 +97,34 @@ def place_of(error: BaseException) -> str:
     frames = [
         f for f in traceback.extract_tb(error.__traceback__) if re.search("torch_featviz/|attack/read", f.filename)
     ]
-    return f"{type(error).__name__} {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "elsewhere"
+    return f"{type(error).__name__} {where}"
+
+
+class Hung(BaseException):
+    """A parser has used too many seconds of a processor."""
+
+
+def stop(*_: object) -> None:
+    """Where a parser hangs."""
+    raise Hung
 
 
 def tried(read: Reader, data: bytes, ours: type[BaseException]) -> tuple[str, str]:
     """What is wrong with how a parser takes these bytes, and more about it; empty where nothing is."""
-    start, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             read(data)
     except ours as error:
         str(error).encode()
-    except Exception as error:
-        return place_of(error) or "outside", "".join(traceback.format_exception(error)[-6:])
-    if (seconds := time.process_time() - start) > SECONDS:
-        return "slow", f"{seconds:.0f} s"
+    except (Exception, Hung) as error:
+        return place_of(error), "".join(traceback.format_exception(error)[-6:])
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     return ("grown", f"{grown / 1e6:.0f} MB") if grown > GROWTH else ("", "")
 
@@ -168,14 +182,20 @@ def instrumented() -> None:
             import_module(room)
 
 
-def fuzz(name: str, crashes: Path, flags: list[str]) -> None:
+def fuzz(name: str, crashes: Path, seconds: float, flags: list[str]) -> None:
     """Run libFuzzer in this process, which ends with it; crashes are written down and gone on from."""
     import atheris  # noqa: PLC0415
 
     fv = import_module("torch_featviz")
     read, seen = reader(name, Path(tempfile.mkdtemp(prefix=name))), set[str]()
+    count, end = 0, time.process_time() + seconds
 
     def one(data: bytes) -> None:
+        nonlocal count
+        count += 1
+        if time.process_time() > end:
+            print(f"TIMES {count}", file=sys.stderr, flush=True)
+            os._exit(0)
         place, text = tried(read, data, fv.FeatvizError)
         if place and place not in seen:
             seen.add(place)
@@ -189,9 +209,9 @@ def fuzz(name: str, crashes: Path, flags: list[str]) -> None:
     atheris.Fuzz()
 
 
-def forked(name: str, crashes: Path, work: Path, flags: list[str]) -> tuple[str, float]:
+def forked(name: str, crashes: Path, work: Path, seconds: float, flags: list[str]) -> tuple[str, float]:
     """What a fuzzing process said, and the seconds of a processor that it used."""
-    limits = [f"-timeout={12 * SECONDS}", "-rss_limit_mb=4096", f"-artifact_prefix={crashes}/{name}-"]
+    limits = ["-timeout=1200", "-report_slow_units=1200", "-rss_limit_mb=4096", f"-artifact_prefix={crashes}/{name}-"]
     crashes.mkdir(parents=True, exist_ok=True)
     said = work / "said"
     if not (child := os.fork()):
@@ -199,7 +219,7 @@ def forked(name: str, crashes: Path, work: Path, flags: list[str]) -> tuple[str,
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
         try:
-            fuzz(name, crashes, [*limits, f"-max_len={LONGEST}", *flags])
+            fuzz(name, crashes, seconds, [*limits, f"-max_len={LONGEST}", *flags])
         except BaseException:
             traceback.print_exc()
         finally:
@@ -217,13 +237,12 @@ def fuzzed(name: str, minutes: float, crashes: Path) -> Figures:
         corpus.mkdir()
         for number, data in enumerate([b"", *kept(name)]):
             (corpus / str(number)).write_bytes(data)
-        while minutes - spent > 0.02:
-            seconds = max(5, round(60 * (minutes - spent)))
-            said, used = forked(name, crashes, work, [str(corpus), f"-max_total_time={seconds}", "-len_control=20"])
+        while spent < minutes:  # once, unless it dies
+            said, used = forked(name, crashes, work, 60 * (minutes - spent), [str(corpus), "-len_control=20"])
             spent += used / 60
             if not (covered := re.findall(r"cov: (\d+) ft: (\d+)", said)):
                 raise RuntimeError(said[-3000:])
-            runs += int(re.findall(r"^#(\d+)\t", said, re.MULTILINE)[-1])
+            runs += int(re.findall(r"^(?:#|TIMES )(\d+)\s", said, re.MULTILINE)[-1])
             edges, features = map(int, covered[-1])
         inputs = smallest(name, crashes, work, corpus)
     text = "".join(base64.b64encode(data).decode() + "\n" for data in inputs)
@@ -238,7 +257,7 @@ def smallest(name: str, crashes: Path, work: Path, corpus: Path) -> list[bytes]:
     control, reached = work / "control", dict[int, set[str]]()
     control.write_text("\n".join([str(len(files)), "0", *map(str, files), ""]))
     flags = ["-merge_inner=1", f"-merge_control_file={control}"]
-    said, _ = forked(name, crashes, work, flags)
+    said, _ = forked(name, crashes, work, math.inf, flags)
     for line in control.read_text().splitlines():
         if match := re.match(r"FT (\d+)(.*)", line):
             reached[int(match[1])] = set(match[2].split())

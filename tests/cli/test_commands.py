@@ -149,6 +149,45 @@ def test_a_file_that_was_deleted_or_edited_is_made_again(quick, few, tmp_path, c
         assert (tmp_path / name).read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("curves", "says"),
+    [
+        ("[" * 100_000, "value must be JSON that nests a few levels deep"),
+        ('{"train_loss": 3}', "train_loss must be a list, got 3"),
+        ('{"train_loss": [1e400, "x"]}', r"train_loss\[1\] must be a number, got 'x'"),
+        ('{"more": []}', "more must be absent"),
+        ("{}", "train_loss must be a list of one number an epoch, got none"),
+    ],
+)
+def test_curves_that_are_none_are_told(quick, few, tmp_path, capsys, curves, says):
+    again = lambda: cli.main(["demo", "--out", str(tmp_path)])
+    assert again() == 0
+    (tmp_path / "seed0" / demo.STATE).with_suffix(".json").write_text(curves)
+    capsys.readouterr()
+    assert again() == 1
+    assert re.search(rf"is not what an earlier run wrote: {says}.*; --retrain begins anew", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        *('{"state": 3', "[" * 100_000, "[]", "3", "\xff", '{"state": "x"}'),
+        '{"state": "x", "accuracy": 1e400, "files": {}}',
+        f'{{"state": "x", "accuracy": 1{"0" * 400}, "files": {{}}}}',
+        '{"state": "x", "accuracy": 0.5, "files": {"a": 3}}',
+    ],
+)
+def test_a_record_that_is_none_counts_for_nothing(tmp_path, record):
+    (tmp_path / "made.json").write_text(record, encoding="latin-1")
+    found = made.Made(tmp_path / "made.json", "x")
+    assert found.accuracy is None
+    assert found.write(tmp_path / "a", lambda: b"a")
+    found.keep(0.5)
+    again = made.Made(tmp_path / "made.json", "x")
+    assert again.accuracy == 0.5
+    assert again.same(tmp_path / "a")
+
+
 @pytest.mark.parametrize("change", ["weights", "code", "record", "device"])
 def test_all_is_made_again_of_another_network_or_by_other_code(quick, few, tmp_path, capsys, monkeypatch, change):
     again = lambda *more: cli.main(["demo", "--out", str(tmp_path), *more])

@@ -166,6 +166,7 @@ def test_classes_by_number_and_by_name(net, capsys):
     assert capsys.readouterr().out == "w.png\n"
     assert "several classes 'b': give a number, 1 or 2." in error(capsys, *why, "--class", "b")
     assert "no class '3'; close: none. It has 3." in error(capsys, *why, "--class", "3")
+    assert "has no class '999" in error(capsys, *why, "--class", "9" * 5000)
     why[1:3] = ["net.py:Net"]
     assert cli.main([*why, "--class", "2"]) == 0
     capsys.readouterr()

@@ -70,6 +70,10 @@ def test_names_and_numbers_that_have_them():
         (0.5, DtypeError, r"item 7 is 0\.5, not a class"),
         (float("nan"), DtypeError, "item 7 is nan"),
         (None, DtypeError, "item 7 is None, not a class"),
+        (float("inf"), DtypeError, "item 7 is inf, not a class"),
+        (10**400, DtypeError, "item 7 is 10000.*, not a class"),
+        (2**63, DtypeError, "item 7 is 9223372036854775808, not a class"),
+        ([0, 10**400], DtypeError, "item 7 is a list of 2, not a class"),
         ("dgo", OptionError, "item 7 is 'dgo', which is not one of the 3 classes; close: 'dog'"),
         (torch.eye(2)[0], OptionError, "item 7 is one-hot with 2 classes, but 3 names are given"),
     ],
@@ -119,6 +123,12 @@ def test_items():
     ):
         with pytest.raises(DtypeError, match=words):
             pair_of(item, "item 3")
+
+
+@pytest.mark.parametrize("classes", [{float("inf"): "a"}, {"x": "a"}, {1: "a"}, torch.tensor(3), np.array("a"), 3])
+def test_what_names_no_classes(classes):
+    with pytest.raises(DtypeError, match="classes must"):
+        names_of(classes)
 
 
 def test_a_mapping_names_the_classes_by_its_numbers():

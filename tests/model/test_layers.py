@@ -5,7 +5,7 @@ from torch import nn
 from torch_featviz.capture import capture
 from torch_featviz.errors import DtypeError, LayerError, OptionError
 from torch_featviz.model import layer_names
-from torch_featviz.model.layers import resolve
+from torch_featviz.model.layers import resolve, split_call
 
 
 def block():
@@ -47,6 +47,12 @@ def test_wrappers_add_nothing_to_names():
     for name in ("0.1", "module.0.1", "module.0._orig_mod.1", "0._orig_mod.1"):
         assert list(resolve(wrapped, name)) == ["0.1"]
         assert list(resolve(torch.compile(wrapped, backend="eager"), "_orig_mod." + name)) == ["0.1"]
+
+
+def test_the_number_of_a_call():
+    assert split_call("a#12") == ("a", 12)
+    for name in ("a#0", "a#", "#1", "a#²", "a#1#", "a#" + "9" * 5000):
+        assert split_call(name) == (name, None)
 
 
 def test_a_child_called_module_is_no_wrapper():

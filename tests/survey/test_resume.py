@@ -102,6 +102,14 @@ def test_a_forged_file_is_refused_or_could_be(good, data):
         assert all(len(set(row)) == 4 for row in numbers.tolist())
 
 
+def test_a_layer_may_have_a_name_that_is_no_text(tmp_path):
+    model = nn.Sequential()
+    model.add_module("\ud800", nn.Conv2d(1, 3, 3))
+    for _ in range(2):
+        best = top_patches(model, loader(IMAGES), "\ud800", k=4, resume=tmp_path / "state.pt")
+        assert best.seen == 10
+
+
 @pytest.mark.parametrize("cut", [0, 1, 100, 1000])
 def test_half_a_file_is_refused(tmp_path, cut):
     written(tmp_path / "state.pt")

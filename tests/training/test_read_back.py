@@ -11,7 +11,7 @@ from torch import nn
 
 from tests.spoilt import spoilt
 from torch_featviz.errors import DtypeError, FileError, OptionError
-from torch_featviz.training import History, Monitor
+from torch_featviz.training import History, Monitor, Sample
 from torch_featviz.training.findings import Findings, read_findings
 from torch_featviz.training.history import Finding, read_lines
 from torch_featviz.training.sinks import Record
@@ -176,6 +176,26 @@ def test_states_of_findings_have_lists_of_their_lengths():
     with pytest.raises(OptionError, match=r"rows must be a list of .*, one for each rule, got 1"):
         findings.load_state_dict({**good, "rows": [{}]})
     assert findings.state_dict() == good
+
+
+@pytest.mark.parametrize(
+    ("bins", "says"),
+    [
+        ({"start": 0.0, "width": 0.0, "counts": [0, 1]}, "above 0, and at least .* got 0"),
+        ({"start": 0.0, "width": "inf", "counts": [1]}, "above 0, .* got inf"),
+        ({"start": 0.0, "width": "nan", "counts": [1]}, "above 0, .* got nan"),
+        ({"start": "nan", "width": 1.0, "counts": [1]}, r".* \(start is nan\), got 1"),
+        ({"start": 1.0, "width": 1e-300, "counts": [1, 1]}, r".* \(start is 1\), got 1e-300"),
+    ],
+)
+def test_bins_that_cannot_be_told_apart(run, bins, says):
+    layer = next(iter(run[1][0]["layers"]))
+    figures = {**run[1][0]["layers"][layer], "histogram": bins}
+    plain = {"step": 0, "parameters": {}, "layers": {layer: figures}}
+    with pytest.raises(OptionError, match=rf"layers\.{layer}\.histogram\.width must be {says}"):
+        Sample.from_dict(plain)
+    empty = {**bins, "counts": [0] * len(bins["counts"])}
+    assert Sample.from_dict({**plain, "layers": {layer: {**figures, "histogram": empty}}}).step == 0
 
 
 def test_a_state_that_is_not_there(tmp_path):

@@ -300,6 +300,14 @@ def test_any_bytes_as_a_file(tmp_path, monkeypatch, data, changes, cut):
     assert told is None or isinstance(told, (FileError, OptionError))
 
 
+def test_colours_that_need_a_profile(tmp_path):
+    Image.new("LAB", (3, 2)).save(tmp_path / "a.tiff")
+    with pytest.raises(OptionError, match=r"a\.tiff': Pillow does not convert LAB to RGB; save the image as RGB"):
+        read_image(tmp_path / "a.tiff")
+    with pytest.raises(OptionError, match="does not convert LAB"):
+        ModelCard("a", nn.Identity, (3, 4, 4)).preprocess(tmp_path / "a.tiff")
+
+
 def test_values_that_are_no_picture_are_told_with_the_file(tmp_path):
     Image.fromarray(np.full((8, 8), np.nan, dtype=np.float32)).save(tmp_path / "a.tiff")
     with pytest.raises(OptionError, match=r"a\.tiff': image must lie in \[0, 1\], got nan to nan"):

@@ -21,6 +21,7 @@ from .run_folder import inside, is_file
 from .thinned import Thinned
 
 _Size: TypeAlias = Annotated[float, Between(0)]
+_FIRST = 2**53  # widths at most that the first bin lies from 0: floats have no more digits
 _Share: TypeAlias = Annotated[float, Between(0, 1)]
 
 
@@ -31,6 +32,12 @@ class Bins(Displayed):
     start: float
     width: _Size
     counts: tuple[Count, ...]
+
+    def _check_read(self) -> None:
+        """Raise SchemaError where bins that hold something cannot be told apart."""
+        if any(self.counts) and not (0 < self.width < math.inf and abs(self.start) <= _FIRST * self.width):
+            fitting = f"above 0, and at least start / 2**53 (start is {self.start:g})"
+            raise SchemaError(f"{fitting}, got {self.width:g}", ".width")
 
 
 @dataclass(frozen=True, repr=False)

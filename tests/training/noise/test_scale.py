@@ -149,3 +149,26 @@ def test_one_line():
 def test_window_must_be_positive():
     with pytest.raises(OptionError, match="window must be at least 1, got 0"):
         Estimate(0)
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e-320, 1e150, 1e308, math.inf, math.nan])
+def test_norms_of_which_nothing_can_be_computed_are_left_out(size):
+    estimate = Estimate(10)
+    for big in (2, 3, 4, 5):
+        estimate.add(Norms(1, size, big, size / big, False))
+    assert len(estimate.looks) == 0
+    assert math.isnan(estimate.scale((), {}).value)
+
+
+@pytest.mark.parametrize("size", [1e-129, 1e129])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_norms_near_those(size, scaled):
+    estimate = Estimate(10)
+    for big in (2, 3, 4, 2**62):
+        estimate.add(Norms(1, size, big, size / 2, scaled))
+    assert len(estimate.looks) == 4
+    assert str(estimate.scale((), {}))
+
+
+def test_an_interval_of_huge_numbers_is_no_error():
+    assert ratio_interval([1e200, -1e200, 1e200], [1e200, 1e200, 1e-200])[0] == 0

@@ -41,6 +41,8 @@ class NoiseState:
         for i, look in enumerate(self.looks):
             if not 0 < look.small < look.big:
                 raise SchemaError(f"more than small={look.small}, got {look.big}", f".looks[{i}].big")
+            if not look.usable():
+                raise SchemaError("squared norms that are finite and not 0", f".looks[{i}]")
 
 
 class GradientNoise:

@@ -50,6 +50,9 @@ class NoiseScale(Displayed):
         return f"noise scale {_short(self.value)} examples ({span}) at batches of {self.batch}, {looks}, {layers}"
 
 
+_LEAST, _MOST = 1e-130, 1e130  # of squared norms: beyond these, products of them are 0 or infinite
+
+
 class Norms(NamedTuple):
     """What one step tells: the expected squared norm of the gradient of a small batch, and that of a big one.
 
@@ -65,6 +68,10 @@ class Norms(NamedTuple):
     big: int
     of_big: float
     scaled: bool
+
+    def usable(self) -> bool:
+        """Whether anything can be computed of them; no optimizer should use gradients that are broken or beyond that."""
+        return _LEAST < self.of_small < _MOST and abs(self.of_big) < _MOST
 
     def gradient(self) -> float:
         """An estimate of the squared norm of the true gradient that is right on average."""
@@ -94,7 +101,7 @@ class Estimate:
 
     def add(self, norms: Norms) -> None:
         """Add a step; one with broken gradients, which no optimizer should use, is left out."""
-        if math.isfinite(norms.of_small) and math.isfinite(norms.of_big) and norms.of_small > 0:
+        if norms.usable():
             self.looks.append(norms)
 
     def scale(self, layers: tuple[str, ...], left_out: dict[str, str]) -> NoiseScale:
@@ -135,10 +142,10 @@ def ratio_interval(above: list[float], below: list[float]) -> tuple[float, float
         return 0.0, math.inf
     top, bottom = fmean(above), fmean(below)
     least = _student(count - 1) ** 2 / (count * (count - 1))
-    top_top = top**2 - least * sum((each - top) ** 2 for each in above)
-    bottom_bottom = bottom**2 - least * sum((each - bottom) ** 2 for each in below)
+    top_top = top * top - least * sum((each - top) * (each - top) for each in above)
+    bottom_bottom = bottom * bottom - least * sum((each - bottom) * (each - bottom) for each in below)
     both = top * bottom - least * sum((a - top) * (b - bottom) for a, b in zip(above, below, strict=True))
-    inside = both**2 - top_top * bottom_bottom
+    inside = both * both - top_top * bottom_bottom
     if inside < 0 or bottom_bottom == 0:  # nothing is known
         return 0.0, math.inf
     low, high = ((both + sign * math.sqrt(inside)) / bottom_bottom for sign in (-1, 1))
