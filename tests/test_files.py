@@ -22,6 +22,14 @@ def test_a_file_where_a_folder_should_be(tmp_path):
         write_whole(tmp_path / "file" / "x.png", b"")
 
 
+@pytest.mark.parametrize("name", ["", "a\0.png", "\0/a.png", "\ud800.png"])
+def test_a_name_that_no_file_can_have(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileError, match="cannot write .*; choose a folder"):
+        write_whole(name, b"")
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_folder_where_the_file_should_be_leaves_nothing_behind(tmp_path):
     (tmp_path / "x.png").mkdir()
     with pytest.raises(FileError, match="cannot write"):

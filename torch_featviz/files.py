@@ -16,15 +16,16 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> Path:
         FileError: it cannot be written; nothing is left behind.
     """
     target = Path(path)
-    aside = target.with_name(f".{uuid4().hex}.tmp")
     try:
+        aside = target.with_name(f".{uuid4().hex}.tmp")
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             aside.write_bytes(data)
             os.replace(aside, target)
         finally:
             aside.unlink(missing_ok=True)
-    except OSError as e:
-        why = "its folder is a file" if isinstance(e, (FileExistsError, NotADirectoryError)) else e.strerror or e
+    except (OSError, ValueError) as e:  # the latter where no file can have that name
+        why = getattr(e, "strerror", None) or e
+        why = "its folder is a file" if isinstance(e, (FileExistsError, NotADirectoryError)) else why
         raise FileError(f"cannot write {str(target)!r}: {why}; choose a folder you may write to.") from e
     return target

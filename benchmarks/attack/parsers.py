@@ -5,13 +5,14 @@
     python benchmarks/attack/parsers.py history --minutes 5          # of a processor
     python benchmarks/attack/parsers.py --minutes 60                 # all of them, each its share
     python benchmarks/attack/parsers.py history --replay             # its corpus, without atheris
+    python benchmarks/attack/parsers.py --table                      # what all runs together have tried
 
 A parser may return a value or raise one of our errors. Any other exception, more than 10 s, more than 1 GB, or a
 process that dies is a crash: it is written to `--crashes`, once for each place in the code, and the exit code is 1.
 
 Only `torch_featviz` is instrumented (and Pillow's Python code, for images). Bytes say what is changed of a good file,
 see `script.py`. The smallest inputs that reach all that was reached are kept in `corpus/PARSER.txt`, a line of base64
-each; the tests replay them.
+each; the tests replay them. A run begins with these, and adds its minutes and inputs to `corpus/figures.json`.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from typing import NamedTuple
 
 HERE = Path(__file__).parent
 CORPUS = HERE / "corpus"
+FIGURES = CORPUS / "figures.json"
 SECONDS, GROWTH = 10, 2**30
 LONGEST = 400  # bytes of an input
 
@@ -148,13 +150,10 @@ def replay(name: str) -> list[str]:
 class Figures(NamedTuple):
     """Of one parser."""
 
-    minutes: float  # of a processor
-    inputs: int  # that were tried
-    edges: int
-    features: int
-    corpus: int
-    size: int  # bytes
-    crashes: int
+    minutes: float = 0.0  # of a processor
+    inputs: int = 0  # that were tried
+    edges: int = 0
+    features: int = 0
 
 
 def instrumented() -> None:
@@ -245,10 +244,42 @@ def fuzzed(name: str, minutes: float, crashes: Path) -> Figures:
             runs += int(re.findall(r"^(?:#|TIMES )(\d+)\s", said, re.MULTILINE)[-1])
             edges, features = map(int, covered[-1])
         inputs = smallest(name, crashes, work, corpus)
-    text = "".join(base64.b64encode(data).decode() + "\n" for data in inputs)
     CORPUS.mkdir(exist_ok=True)
-    (CORPUS / f"{name}.txt").write_text(text)
-    return Figures(spent, runs, edges, features, len(inputs), len(text), len([*crashes.glob(f"{name}-*")]))
+    (CORPUS / f"{name}.txt").write_text("".join(base64.b64encode(data).decode() + "\n" for data in inputs))
+    return Figures(spent, runs, edges, features)
+
+
+def known() -> dict[str, Figures]:
+    """What all runs together have tried, by parser."""
+    plain = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
+    return {name: Figures(**figures) for name, figures in plain.items()}
+
+
+def note(name: str, new: Figures) -> None:
+    """Add a run to those before it."""
+    all_ = known()
+    old = all_.get(name, Figures())
+    all_[name] = Figures(round(old.minutes + new.minutes, 2), old.inputs + new.inputs, new.edges, new.features)
+    FIGURES.write_text(json.dumps({name: all_[name]._asdict() for name in PARSERS if name in all_}, indent=1) + "\n")
+
+
+def table(names: list[str]) -> str:
+    """What all runs together have tried, in Markdown."""
+    lines = [
+        "| parser | reads | minutes | inputs | edges | features | kept | bytes |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    figures = known()
+    for name in names:
+        each, size = figures.get(name, Figures()), sum(map(len, kept(name)))
+        numbers = (each.inputs, each.edges, each.features, len(kept(name)), size)
+        words = " | ".join(f"{number:,}" for number in numbers)
+        lines.append(f"| {name} | {PARSERS[name].what} | {each.minutes:.1f} | {words} |")
+    total = [figures.get(name, Figures()) for name in names]
+    lines.append(
+        f"| all | | {sum(each.minutes for each in total):.1f} | {sum(each.inputs for each in total):,} | | | | |"
+    )
+    return "\n".join(lines)
 
 
 def smallest(name: str, crashes: Path, work: Path, corpus: Path) -> list[bytes]:
@@ -272,12 +303,13 @@ def smallest(name: str, crashes: Path, work: Path, corpus: Path) -> list[bytes]:
 
 
 def main() -> int:
-    """Fuzz what is asked for, and print a table."""
+    """Fuzz what is asked for, and print what all runs together have tried."""
     options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     options.add_argument("parser", nargs="*", help="default: all")
     options.add_argument("--minutes", type=float, default=60, help="of a processor, for all parsers together")
     options.add_argument("--crashes", type=Path, default=Path("crashes"), help="folder for what went wrong")
     options.add_argument("--list", action="store_true", help="say which parsers there are")
+    options.add_argument("--table", action="store_true", help="say what all runs together have tried")
     options.add_argument("--replay", action="store_true", help="only try the corpus again")
     asked = options.parse_args()
     names = asked.parser or list(PARSERS)
@@ -287,20 +319,20 @@ def main() -> int:
         for name in names:
             print(f"{name:12} {PARSERS[name].what:36} {', '.join(PARSERS[name].reads)}")
         return 0
+    if asked.table:
+        print(table(names))
+        return 0
     if asked.replay:
         wrong = [text for name in names for text in replay(name)]
         print("\n".join(wrong) or "nothing went wrong")
         return int(bool(wrong))
     instrumented()
-    whole, crashed = sum(PARSERS[name].share for name in names), 0
-    print("| parser | reads | minutes | inputs | edges | features | corpus | bytes | crashes |")
-    print("|---|---|--:|--:|--:|--:|--:|--:|--:|")
+    whole = sum(PARSERS[name].share for name in names)
     for name in names:
-        figures = fuzzed(name, asked.minutes * PARSERS[name].share / whole, asked.crashes)
-        crashed += figures.crashes
-        numbers = " | ".join(f"{each:,}" for each in figures[1:])
-        print(f"| {name} | {PARSERS[name].what} | {figures.minutes:.1f} | {numbers} |", flush=True)
-    return int(crashed > 0)
+        note(name, fuzzed(name, asked.minutes * PARSERS[name].share / whole, asked.crashes))
+        print(f"{name} is done, {len([*asked.crashes.glob(f'{name}-*')])} crashes", flush=True)
+    print(table(names))
+    return int(any(asked.crashes.iterdir()))
 
 
 if __name__ == "__main__":

@@ -178,9 +178,9 @@ def moved(script: Script, run: Path) -> None:
         aside = run / script.pick(["kernels", "maps", "kernels/0", ".x.tmp", "maps/%2e%2e", "kernels/(model)", FIGURES])
         if aside == other or aside in other.parents or other in aside.parents:
             continue
-        if os.path.lexists(aside):
-            shutil.rmtree(aside) if aside.is_dir() and not aside.is_symlink() else aside.unlink()
-        if os.path.lexists(other):
+        with suppress(OSError):  # a part of the way is a file, or a link that leads nowhere
+            if os.path.lexists(aside):
+                shutil.rmtree(aside) if aside.is_dir() and not aside.is_symlink() else aside.unlink()
             aside.parent.mkdir(exist_ok=True, parents=True)
             other.rename(aside) if script.byte() % 2 else aside.symlink_to(other)
 

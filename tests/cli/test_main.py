@@ -113,6 +113,8 @@ def test_arguments_that_make_no_sense(arguments, capsys):
         (["overview", "xo", "--random", "--image", "IMAGE", "--image", "IMAGE"], "one image at a time, got 2"),
         (["look", "xo", "--random", "--image", "IMAGE", "--image", "IMAGE"], "one image at a time, got 2"),
         (["look", "xo", "--random", "--image", "nothing.png"], "no image file 'nothing.png'"),
+        (["look", "xo", "--random", "--image", "a\0.png"], r"no image file 'a\\x00.png'"),
+        (["look", "xo", "--weights", "\ud800.pt", "--image", "."], r"no weights file '\\ud800.pt'"),
         (["report", "nowhere"], "'nowhere' holds no samples.jsonl; give a folder that a Monitor wrote to"),
         (["report", "FOLDER", "--out", "a.jpg"], "--out must end in '.png'"),
         (["why", "xo", "--random", "--image", "IMAGE", "--class", "circel"], "no class 'circel'; close: 'circle'"),

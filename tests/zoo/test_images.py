@@ -301,11 +301,18 @@ def test_any_bytes_as_a_file(tmp_path, monkeypatch, data, changes, cut):
 
 
 def test_colours_that_need_a_profile(tmp_path):
-    Image.new("LAB", (3, 2)).save(tmp_path / "a.tiff")
-    with pytest.raises(OptionError, match=r"a\.tiff': Pillow does not convert LAB to RGB; save the image as RGB"):
-        read_image(tmp_path / "a.tiff")
-    with pytest.raises(OptionError, match="does not convert LAB"):
-        ModelCard("a", nn.Identity, (3, 4, 4)).preprocess(tmp_path / "a.tiff")
+    Image.new("LAB", (3, 2), (200, 30, 90)).save(tmp_path / "a.tiff")
+    grey, colours = (read_image(tmp_path / "a.tiff", mode) for mode in ("L", "RGB"))
+    luma = (colours * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(0, keepdim=True)
+    assert grey.sub(luma).abs().max() < 1 / 255
+    assert grey.max() > 0.3
+
+
+def test_colours_that_are_not_converted():
+    with pytest.raises(OptionError, match="Pillow does not convert La to RGBA; save the image as RGB"):
+        from_pil(Image.new("La", (3, 2)))
+    with pytest.raises(OptionError, match="Pillow does not convert La to RGBA"):
+        ModelCard("a", nn.Identity, (3, 4, 4)).preprocess(Image.new("La", (3, 2)))
 
 
 def test_values_that_are_no_picture_are_told_with_the_file(tmp_path):

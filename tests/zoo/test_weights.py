@@ -46,6 +46,7 @@ REFUSED = {
         "of another kind: conv.bias qint8 for float32",
     ),
     "sparse": ("conv.weight", torch.Tensor.to_sparse, r"conv.weight float32 sparse_coo for float32; save value.to_den"),
+    "nested": ("conv.bias", lambda v: torch.nested.nested_tensor([v, v]), "conv.bias float32 nested for float32"),
     "meta": ("conv.weight", lambda v: v.to("meta"), "1 without values: conv.weight on the meta device"),
     "shape": ("conv.bias", lambda v: v[:1], r"1 of another shape: conv.bias \(1,\) for \(2,\)"),
     "nan": ("conv.bias", lambda v: v * torch.nan, r"1 not finite: conv.bias \(2 of 2 values\)"),

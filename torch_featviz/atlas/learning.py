@@ -99,7 +99,9 @@ def _pixels(file: Path) -> torch.Tensor:
                 raise Image.DecompressionBombError
             return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
     except Image.DecompressionBombError as error:
-        raise FileError(f"{str(file)!r} has more than {_PIXELS:,} pixels, which no Monitor draws; remove it.") from error
+        raise FileError(
+            f"{str(file)!r} has more than {_PIXELS:,} pixels, which no Monitor draws; remove it."
+        ) from error
     except Exception as error:  # Pillow has many for what is no picture
         raise FileError(f"cannot read {str(file)!r}: {error}; remove it.") from error
 

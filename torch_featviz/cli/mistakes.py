@@ -51,7 +51,7 @@ def _missing(path: Path) -> bool:
     """Whether there is no such file; what else is wrong with it is said where it is read."""
     try:
         path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # no file has a name that holds a null byte, or half a letter
         return True
     except OSError:
         pass

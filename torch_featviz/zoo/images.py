@@ -40,7 +40,7 @@ def read_image(path: str | Path, mode: Mode = "RGB") -> Tensor:
     Raises:
         FileError: no such file, or it is not an image or truncated, or has too many pixels.
         OptionError: another mode; greys are floats outside [0, 1], or integers of which no range is known; or colours
-            that Pillow does not convert, such as LAB.
+            that Pillow does not convert.
     Example:
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
@@ -110,7 +110,7 @@ def from_pil(image: Image.Image, mode: Mode = "RGB") -> Tensor:
 
     Raises:
         OptionError: `mode` is neither `"L"` nor `"RGB"`; or greys are floats outside [0, 1], or integers of 32 bits, of
-            which no range is known; or colours that Pillow does not convert, such as LAB.
+            which no range is known; or colours that Pillow does not convert.
         DtypeError: `image` is not a PIL image.
     Example:
         >>> from_pil(Image.new("L", (4, 2), 255)).shape
@@ -168,8 +168,8 @@ def _on_paper(image: Image.Image, mode: Mode) -> Image.Image:
 
 def _converted(image: Image.Image, mode: str) -> Image.Image:
     try:
-        return image.convert(mode)
-    except ValueError as error:  # of colours that need a profile, as LAB does
+        return (image.convert("RGB") if image.mode == "LAB" else image).convert(mode)
+    except ValueError as error:
         raise OptionError(f"Pillow does not convert {image.mode} to {mode}; save the image as RGB.") from error
 
 
