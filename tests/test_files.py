@@ -25,7 +25,7 @@ def test_a_file_where_a_folder_should_be(tmp_path):
 @pytest.mark.parametrize("name", ["", "a\0.png", "\0/a.png", "\ud800.png"])
 def test_a_name_that_no_file_can_have(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileError, match="cannot write .*; choose a folder"):
+    with pytest.raises(FileError, match=r"cannot write .*; choose a folder"):
         write_whole(name, b"")
     assert os.listdir(tmp_path) == []
 

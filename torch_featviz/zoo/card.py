@@ -118,7 +118,8 @@ class ModelCard(Displayed):
             DtypeError: another type.
             ShapeError: the wrong number of axes, an empty or too narrow image, or channels that cannot be converted; or
                 the transform returns another size than `input_size`.
-            OptionError: floats outside [0, 1], greys of which no range is known, or colours that Pillow does not convert.
+            OptionError: floats outside [0, 1], or greys of which no range is known, or colours that Pillow does not
+                convert.
         """
         if isinstance(image, (str, Path)):
             opened = open_image(image)

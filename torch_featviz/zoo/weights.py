@@ -194,16 +194,14 @@ def _fault(value: Tensor, wanted: Tensor, parameter: bool) -> tuple[str, str] | 
     if not isinstance(wanted, Tensor) or is_lazy(wanted):
         return None
     kinds = f"{_kind(value)} for {_kind(wanted)}"
-    if value.is_nested or wanted.is_nested:  # which have no shape
-        return None if value.is_nested and wanted.is_nested else ("of another kind", kinds)
+    if value.is_nested != wanted.is_nested:  # before the shape, which nested ones do not have
+        return "of another kind", kinds
     if value.shape != wanted.shape:
         return "of another shape", f"{tuple(value.shape)} for {tuple(wanted.shape)}"
     if value.is_meta:
         return "without values", "on the meta device"
-    if value.layout != wanted.layout:
-        return "of another kind", f"{kinds}; save value.to_dense()"
-    if not _converts(value, wanted.dtype):
-        return "of another kind", kinds
+    if value.layout != wanted.layout or not _converts(value, wanted.dtype):
+        return "of another kind", kinds + "; save value.to_dense()" * (value.layout != wanted.layout)
     return _not_finite(value, wanted, parameter)
 
 

@@ -70,7 +70,7 @@ class Norms(NamedTuple):
     scaled: bool
 
     def usable(self) -> bool:
-        """Whether anything can be computed of them; no optimizer should use gradients that are broken or beyond that."""
+        """Whether anything can be computed of them: they are finite, and so are their products."""
         return _LEAST < self.of_small < _MOST and abs(self.of_big) < _MOST
 
     def gradient(self) -> float:
