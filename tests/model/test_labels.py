@@ -91,6 +91,8 @@ def test_batches():
         assert labels_of(values, 2).tolist() == [1, 0]
     assert labels_of(("b", "a"), 2, names="ab").tolist() == [1, 0]
     assert labels_of(torch.tensor(1), 1).tolist() == [1]
+    assert labels_of(np.array(1), 1).tolist() == [1]
+    assert labels_of(np.int64(1), 1).tolist() == [1]
     assert labels_of(1, 1).tolist() == [1]
 
 

@@ -165,8 +165,8 @@ def labels_of(
     if numbers and values.shape == (count,):
         numbered: Tensor = values.long()
         return numbered
-    if isinstance(values, Tensor) and not values.dim():
-        values = values[None]
+    if getattr(values, "shape", None) == ():
+        values = values.reshape(1)
     many = hasattr(values, "__len__") and not isinstance(values, (str, bytes, Mapping))
     if count != (len(values) if many else 1) or isinstance(values, Mapping):
         got = len(values) if many else _what(values)
