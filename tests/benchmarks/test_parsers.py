@@ -2,7 +2,9 @@
 
 import random
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +14,8 @@ import torch_featviz
 from benchmarks.attack import parsers
 from benchmarks.attack.script import Script
 from torch_featviz import schema
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals and limits")
 
 PACKAGE = Path(torch_featviz.__file__).parent
 READS = re.compile(
@@ -67,9 +71,9 @@ def test_what_hangs_or_grows_is_seen(monkeypatch):
     assert parsers.tried(endless, b"", ValueError)[0].startswith("Hung")
     monkeypatch.setattr(parsers, "SECONDS", 10)
     assert parsers.tried(lambda data: None, b"", ValueError) == ("", "")
-    monkeypatch.setattr(parsers, "GROWTH", 2**20)
-    kept = []
-    assert parsers.tried(lambda data: kept.append(bytearray(b"x") * 2**27), b"", ValueError)[0] == "grown"
+    peaks = iter([3 * 2**20, 4 * 2**20 + 1])  # kilobytes, before and after
+    monkeypatch.setattr(parsers.resource, "getrusage", lambda _: SimpleNamespace(ru_maxrss=next(peaks)))
+    assert parsers.tried(lambda data: None, b"", ValueError)[0] == "grown"
 
 
 VALUE = {"a": [1, {"b": "x"}, 0.5], "c": (2, None)}
