@@ -12,7 +12,8 @@ process that dies is a crash: it is written to `--crashes`, once for each place 
 
 Only `torch_featviz` is instrumented (and Pillow's Python code, for images). Bytes say what is changed of a good file,
 see `script.py`. The smallest inputs that reach all that was reached are kept in `corpus/PARSER.txt`, a line of base64
-each; the tests replay them. A run begins with these, and adds its minutes and inputs to `corpus/figures.json`.
+each, and what once went wrong in `corpus/found.txt`; the tests replay both. A run begins with these, and adds its
+minutes and inputs to `corpus/figures.json`.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from typing import NamedTuple
 
 HERE = Path(__file__).parent
 CORPUS = HERE / "corpus"
-FIGURES = CORPUS / "figures.json"
+FIGURES, FOUND = CORPUS / "figures.json", CORPUS / "found.txt"
 SECONDS, GROWTH = 10, 2**30
 LONGEST = 400  # bytes of an input
 
@@ -132,9 +133,16 @@ def tried(read: Reader, data: bytes, ours: type[BaseException]) -> tuple[str, st
 
 
 def kept(name: str) -> list[bytes]:
-    """The corpus of a parser."""
+    """The corpus of a parser, and what once went wrong."""
     file = CORPUS / f"{name}.txt"
-    return [base64.b64decode(line) for line in file.read_text().splitlines()] if file.exists() else []
+    corpus = [base64.b64decode(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return [*corpus, *(data for data in crashed(name) if data not in corpus)]
+
+
+def crashed(name: str) -> list[bytes]:
+    """What once went wrong with a parser."""
+    lines = [line.split(" ") for line in FOUND.read_text().splitlines()] if FOUND.exists() else []
+    return [base64.b64decode(data) for parser, data in lines if parser == name]
 
 
 def replay(name: str) -> list[str]:
@@ -245,6 +253,9 @@ def fuzzed(name: str, minutes: float, crashes: Path) -> Figures:
             edges, features = map(int, covered[-1])
         inputs = smallest(name, crashes, work, corpus)
     CORPUS.mkdir(exist_ok=True)
+    new = {bytes.fromhex(json.loads(file.read_text())["data"]) for file in crashes.glob(f"{name}-*.json")}
+    with FOUND.open("a") as file:
+        file.writelines(f"{name} {base64.b64encode(data).decode()}\n" for data in new.difference(crashed(name)))
     (CORPUS / f"{name}.txt").write_text("".join(base64.b64encode(data).decode() + "\n" for data in inputs))
     return Figures(spent, runs, edges, features)
 
