@@ -282,7 +282,10 @@ def resume(folder: Path) -> Reader:
                     changed = {**changed, "checksum": State(**changed["state"]).checksum()}
                 except Exception:
                     return
-            torch.save(changed, file)
+            try:
+                torch.save(changed, file)
+            except Exception:  # no file holds it
+                return
         best = top_patches(model, loaders[kind % 2], ["0", "2"], k=4, resume=file)
         for name in best:
             str(best[name]), best[name].patches([0])

@@ -1,5 +1,7 @@
 """Resume files: each change of one is refused or leaves the result as it was; so is each change of the images."""
 
+import warnings
+
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -137,6 +139,16 @@ def test_the_field_is_named(good, field, value, says):
         forged["checksum"] = State(**forged["state"]).checksum()
     torch.save(forged, file)
     with pytest.raises(FileError, match=rf"is damaged: {says}"):
+        written(file, images)
+
+
+def test_a_nested_tensor_is_refused(good):
+    file, images, _, content = good
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns that they may change
+        nested = torch.nested.nested_tensor([torch.zeros(3)])
+        torch.save(changed(content, ("state", "tops", "2", 0), lambda _: nested), file)
+    with pytest.raises(FileError, match=r"is damaged: state\.tops\.2\[0\] must be a dense tensor of numbers"):
         written(file, images)
 
 

@@ -77,7 +77,8 @@ class State:
 
 def _is_dense(tensor: Tensor) -> bool:
     """Whether it is an ordinary tensor of as many numbers as it says, which a file need not hold."""
-    if type(tensor) is not Tensor or tensor.layout != torch.strided or tensor.device.type != "cpu":
+    strided = type(tensor) is Tensor and tensor.layout == torch.strided and not tensor.is_nested
+    if not strided or tensor.device.type != "cpu":
         return False
     size = tensor.numel() * tensor.element_size()
     return not tensor.is_quantized and size <= tensor.untyped_storage().nbytes()
