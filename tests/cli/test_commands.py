@@ -1,6 +1,7 @@
 """What each command makes."""
 
 import json
+import math
 import os
 import re
 from argparse import Namespace
@@ -16,6 +17,7 @@ from torch_featviz.cli import commands
 from torch_featviz.cli.given import device_given
 from torch_featviz.demo import made
 from torch_featviz.demo.sheets import Learnt, _why, drawings
+from torch_featviz.errors import FileError
 from torch_featviz.inspect import summary
 from torch_featviz.picture import Sheet
 from torch_featviz.prove import Claim, Proof
@@ -159,13 +161,18 @@ def test_a_file_that_was_deleted_or_edited_is_made_again(quick, few, tmp_path, c
         ("{}", "train_loss must be a list of one number an epoch, got none"),
     ],
 )
-def test_curves_that_are_none_are_told(quick, few, tmp_path, capsys, curves, says):
-    again = lambda: cli.main(["demo", "--out", str(tmp_path)])
-    assert again() == 0
-    (tmp_path / "seed0" / demo.STATE).with_suffix(".json").write_text(curves)
-    capsys.readouterr()
-    assert again() == 1
-    assert re.search(rf"is not what an earlier run wrote: {says}.*; --retrain begins anew", capsys.readouterr().err)
+def test_curves_that_are_none_are_told(tmp_path, curves, says):
+    (tmp_path / "net.json").write_text(curves)
+    with pytest.raises(
+        FileError, match=rf"net\.json' is not what an earlier run wrote: {says}.*; --retrain begins anew"
+    ):
+        demo._curves(tmp_path / "net.json")
+
+
+def test_curves_are_read_as_they_were_written(tmp_path):
+    curves = TrainingCurves((1.5, math.nan), (0.5, 1.0), seconds=(3.0, 4.0))
+    demo._keep(tmp_path / "net.pt", torch.nn.Linear(1, 1), curves)
+    assert repr(demo._curves(tmp_path / "net.json")) == repr(curves)
 
 
 @pytest.mark.parametrize(

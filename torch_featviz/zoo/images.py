@@ -125,9 +125,8 @@ def _pixels(image: Image.Image, mode: Mode) -> Tensor:
     if _is_deep(image):
         grey = _deep(image)[None]
         return grey if mode == "L" else grey.expand(3, -1, -1).clone()
-    pixels = np.array(_on_paper(image, mode), dtype=np.float32)
-    pixels /= 255  # in place: a large image fills much memory
-    return torch.from_numpy(pixels).reshape(image.height, image.width, -1).permute(2, 0, 1).contiguous()
+    pixels = np.asarray(_on_paper(image, mode)).reshape(image.height, image.width, -1).transpose(2, 0, 1)
+    return torch.from_numpy(np.divide(pixels, 255, dtype=np.float32, order="C"))  # without a copy of a large image
 
 
 def _is_deep(image: Image.Image) -> bool:
