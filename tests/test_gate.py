@@ -46,6 +46,7 @@ OF_A_KIND = {"DtypeError", "OptionError", "DeviceError"}  # of an argument of th
         (Mapping[str, float], [{}, {"a": 1}]),
         (Iterable[Any], [[1], iter([1]), T]),
         (Callable[[Any], Any], [len, nn.ReLU()]),
+        (Callable[[], nn.Module], [nn.ReLU]),
         (fv.Scale | None, [None, fv.Scale()]),
         (Any, [None, 1, object()]),
     ],
@@ -70,7 +71,8 @@ def test_what_is_of_the_kind_passes(kind, values):
         (str, None, OptionError, "x must be a text, got None."),
         (Literal["a", "b"], "c", OptionError, "x must be one of 'a', 'b', got 'c'."),
         (Literal["a", "b"], ["a"], OptionError, "x must be one of 'a', 'b', got ['a']."),
-        (Tensor, T.numpy(), DtypeError, "x must be a tensor, got ndarray; torch.from_numpy makes"),
+        (Tensor, T.byte().numpy(), DtypeError, "x must be a tensor, got ndarray; torch.from_numpy makes"),
+        (Tensor, np.ma.masked_array(T.numpy()), DtypeError, "x must be a tensor, got MaskedArray; torch.from_numpy"),
         (Tensor, [1.0], DtypeError, "x must be a tensor, got [1.0]."),
         (Tensor, T.to_sparse(), DtypeError, "x: expected a dense tensor, got torch.sparse_coo; use x.to_dense()"),
         (Tensor, torch.empty(1, device="meta"), DeviceError, "x: expected values, got a tensor on the meta device"),
@@ -91,6 +93,12 @@ def test_what_is_of_the_kind_passes(kind, values):
         (Mapping[str, int], {"a": 0.5}, OptionError, "x['a'] must be a whole number, got 0.5."),
         (Iterable[Any], 3, DtypeError, "x must be something to iterate over, such as a DataLoader, got 3."),
         (Callable[[Any], Any], 3, DtypeError, "x must be a function, got 3."),
+        (
+            Callable[[Tensor], Tensor],
+            nn.ReLU,
+            DtypeError,
+            "x: expected a function, got the class ReLU; pass an instance",
+        ),
         (fv.Scale | None, "unit", OptionError, "x must be a Scale, got 'unit'."),
         (Path, 3, DtypeError, "x must be a Path, got 3."),
     ],
@@ -98,6 +106,40 @@ def test_what_is_of_the_kind_passes(kind, values):
 def test_what_is_not_is_refused(kind, value, error, words):
     with pytest.raises(error, match=f"^{re.escape(words)}"):
         check("x", value, kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "expected"),
+    [
+        (int, np.int64(3), 3),
+        (float, np.float32(0.5), 0.5),
+        (bool, np.bool_(True), True),
+        (float | None, np.float64(2), 2.0),
+    ],
+)
+def test_numbers_of_numpy_become_pythons(kind, value, expected):
+    taken = check("x", value, kind)
+    assert type(taken) is type(expected)
+    assert taken == expected
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", ">f4"])
+@pytest.mark.parametrize("kind", [Tensor, Tensor | None, Tensor | Sequence[float], float | Tensor])
+def test_an_array_of_floats_becomes_a_tensor_of_its_own(kind, dtype):
+    array = np.arange(24).reshape(2, 1, 3, 4).astype(dtype)[:, :, ::-1]
+    array.flags.writeable = False
+    taken = check("x", array, kind)
+    assert torch.equal(taken, torch.tensor(array.tolist(), dtype=taken.dtype))
+    assert taken.dtype.itemsize == array.itemsize
+    taken.zero_()
+    assert array.any()
+
+
+def test_a_call_takes_arrays():
+    array = T.numpy()
+    assert torch.equal(fv.tile(array, ncols=np.int64(2)), fv.tile(T, ncols=2))
+    net = nn.Sequential(nn.Flatten(), nn.Linear(9, 3))
+    assert torch.equal(fv.probabilities(net, array, answer="logits"), fv.probabilities(net, T, answer="logits"))
 
 
 def test_a_gated_function_is_the_function():

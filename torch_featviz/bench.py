@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -38,6 +39,7 @@ from torch_featviz.torch_private import (
 from .capture import Activations, capture
 from .capture.inplace import memory_of
 from .errors import LayerError, OptionError
+from .gate import gated
 from .model.run import device_told
 from .model.untouched import Kept
 
@@ -71,10 +73,14 @@ class Ratio(NamedTuple):
     high: float
 
     @classmethod
+    @gated
     def of(cls, ratios: list[float]) -> Ratio:
-        """Of ratios that were measured."""
+        """Of ratios that were measured, one at least."""
+        if not len(ratios):
+            raise OptionError("ratios must be one at least, got none.")
         return cls(*_median(ratios))
 
+    @gated
     def within(self, budget: float) -> bool:
         """Return whether the ratio is within `budget`; False if it is above with 97.5 % confidence."""
         return self.low <= budget
@@ -95,11 +101,15 @@ class Added(NamedTuple):
     low: float
     high: float
 
+    @gated
     def micro(self, parts: int = 1) -> str:
         """Format in microseconds, divided by `parts`."""
+        if parts < 1:
+            raise OptionError(f"parts must be at least 1, got {parts}.")
         return "{:.2f} ({:.2f} to {:.2f}) us".format(*(1e6 * value / parts for value in self))
 
 
+@gated
 def paired(
     a: Callable[[], object], b: Callable[[], object], *, rounds: int = 15, timer: Callable[[], float] = perf_counter
 ) -> Ratio:
@@ -111,7 +121,7 @@ def paired(
         rounds: number of timings of each. Below 6 the interval is just the observed range, with less confidence.
         timer: a clock, in seconds.
     Raises:
-        OptionError: `rounds` is below 1.
+        OptionError: `rounds` is below 1, or `timer` returns no seconds, or the same before `b` and after it.
     Example:
         >>> now = 0.0
         >>> def work(seconds):
@@ -121,9 +131,12 @@ def paired(
         1.5 (1.5 to 1.5)
     """
     times = _alternate([_timed(a, timer), _timed(b, timer)], rounds)
+    if any(of_b == 0 for _, of_b in times):
+        raise OptionError("b takes no time by this timer; let it do more, or pass a finer timer.")
     return Ratio.of([of_a / of_b for of_a, of_b in times])
 
 
+@gated
 def added(
     base: Callable[[], object],
     *ways: Callable[[], object],
@@ -133,7 +146,7 @@ def added(
     """Measure how much longer each of `ways` takes than `base`; timed as in `paired`.
 
     Raises:
-        OptionError: `rounds` is below 1.
+        OptionError: `rounds` is below 1, or `timer` returns no seconds.
     Example:
         >>> now = 0.0
         >>> def work(seconds):
@@ -159,6 +172,7 @@ def interleaved(calls: list[Callable[[], object]], rounds: int | None = None) ->
     return _alternate(ways, _rounds_for(*ways) if rounds is None else rounds)
 
 
+@gated
 def settled(measure: Callable[[], T], within: Callable[[T], bool]) -> T:
     """Call `measure` up to three times, until the result is `within` its budget.
 
@@ -218,6 +232,7 @@ class Overhead(Displayed):
         )
 
 
+@gated
 def overhead(
     model: nn.Module, inputs: Any, layers: Layers = None, *, rounds: int | None = None, **options: Any
 ) -> Overhead:
@@ -300,6 +315,7 @@ class Launches(NamedTuple):
     waits: int
 
 
+@gated
 def launches(model: nn.Module, inputs: Any, layers: Layers = None, **options: Any) -> Launches:
     """Count the GPU launches that capturing `layers` adds to one forward of `model`. It works without a GPU too.
 
@@ -571,10 +587,12 @@ def _undisturbed() -> Iterator[None]:
             gc.enable()
 
 
-def _timed(call: Callable[[], object], timer: Callable[[], float] = perf_counter) -> Callable[[], float]:
+def _timed(call: Callable[[], object], timer: Callable[[], Any] = perf_counter) -> Callable[[], float]:
     def seconds() -> float:
         start = timer()
+        if not isinstance(start, Real):
+            raise OptionError(f"timer must return seconds, got {type(start).__name__}.")
         call()
-        return timer() - start
+        return float(timer() - start)
 
     return seconds

@@ -12,6 +12,7 @@ from numbers import Integral, Real
 from os import PathLike
 from typing import Any, Literal, ParamSpec, Protocol, TypeVar, Union, get_args, get_origin
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
@@ -40,6 +41,8 @@ _WORDS: dict[Any, str] = {
 def gate(*but: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Check the arguments of each call of a function against its annotations, as `check` does.
 
+    NumPy's numbers and flags become Python's, and NumPy arrays of floats become tensors where one is asked for.
+
     Args:
         but: arguments that the function checks itself, because it can say more about them.
     Example:
@@ -65,11 +68,15 @@ def gate(*but: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
                 return function(*args, **kwargs)
             kinds = _kinds(function)
             for name, value in bound.arguments.items():
-                several = signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
-                for item in value if several else (value,):
-                    if name in kinds and name not in but and name not in _ELSEWHERE:
-                        check(name, item, kinds[name])
-            return function(*args, **kwargs)
+                if name not in kinds:
+                    continue
+                if name in but or name in _ELSEWHERE:
+                    bound.arguments[name] = functools.reduce(_of_numpy, _options(kinds[name]), value)
+                elif signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL:
+                    bound.arguments[name] = tuple([check(name, item, kinds[name]) for item in value])
+                else:
+                    bound.arguments[name] = check(name, value, kinds[name])
+            return function(*bound.args, **bound.kwargs)
 
         return call
 
@@ -80,34 +87,37 @@ gated = gate()
 
 
 def check_fields(result: Any) -> None:
-    """Check the fields of a dataclass against their annotations."""
+    """Check the fields of a frozen dataclass against their annotations, and put what `check` returns there."""
     if is_dynamo_compiling():
         return
     kind: Any = type(result)
     kinds = _kinds(kind)
     for each in fields(result):
-        check(each.name, getattr(result, each.name), kinds.get(each.name, Any))
+        value = getattr(result, each.name)
+        if (checked := check(each.name, value, kinds.get(each.name, Any))) is not value:
+            object.__setattr__(result, each.name, checked)
 
 
-def check(name: str, value: object, kind: Any) -> None:
+def check(name: str, value: object, kind: Any) -> Any:
     """Raise unless `value` is of that kind; kinds that are not known here take anything.
 
     Whole numbers may be NumPy's and fit 64 bits; `True` is no number. A tensor is dense and holds plain
-    values; whether they may be complex is for the function to say.
+    values; whether they may be complex is for the function to say. An array of floats passes for a tensor.
 
+    Returns:
+        The value; of NumPy's numbers, flags and arrays that passed for a tensor, Python's and torch's.
     Raises:
         OptionError: it is no such number, flag, text or choice.
         DtypeError: it has another type, or is no dense tensor of plain values.
         DeviceError: it is a tensor on the meta device.
     """
-    options = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    options = _options(kind)
     if value is None and type(None) in options:
-        return
+        return None
     wrong: list[FeatvizError] = []
     for option in options:
         try:
-            _check_one(name, value, option)
-            return
+            return _check_one(name, value, option)
         except FeatvizError as error:
             wrong.append(error.with_traceback(None))  # whose frames hold what the caller has
     special = [error for error in wrong if not str(error).startswith(f"{name} must be ")]
@@ -127,6 +137,13 @@ def check_tensor(name: str, value: object) -> None:
     """
     if not isinstance(value, Tensor):
         raise DtypeError(f"{name} must be a tensor, got {_got(value)}{made_by(value)}.")
+    check_dense(name, value)
+    if value.is_meta:
+        raise DeviceError(f"{name}: expected values, got a tensor on the meta device, which has none.")
+
+
+def check_dense(name: str, value: Tensor) -> None:
+    """Raise DtypeError unless the tensor is dense and holds plain values, or would on another device than meta."""
     if value.is_nested or value.layout != torch.strided:
         kind = "a nested tensor" if value.is_nested else str(value.layout)
         raise DtypeError(f"{name}: expected a dense tensor, got {kind}; use {name}.to_dense() or pad it.")
@@ -134,8 +151,6 @@ def check_tensor(name: str, value: object) -> None:
         raise DtypeError(f"{name}: expected plain values, got {value.dtype}; use {name}.dequantize().")
     if value.is_floating_point() and value.dtype.itemsize < 2:  # a format of storage, without arithmetic
         raise DtypeError(f"{name}: expected values to compute with, got {value.dtype}; use {name}.float().")
-    if value.is_meta:
-        raise DeviceError(f"{name}: expected values, got a tensor on the meta device, which has none.")
 
 
 def check_module(name: str, value: object) -> None:
@@ -165,8 +180,14 @@ def made_by(images: Any) -> str:
     return ""
 
 
-def _check_one(name: str, value: object, kind: Any) -> None:
+def _options(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+
+
+def _check_one(name: str, value: object, kind: Any) -> Any:
+    """The value, if it is of that one kind."""
     origin = get_origin(kind) or kind
+    value = _of_numpy(value, origin)
     if origin is Literal:
         if not isinstance(value, str) or value not in get_args(kind):
             raise OptionError(f"{name} must be {_words(kind)}, got {_got(value)}.")
@@ -174,10 +195,20 @@ def _check_one(name: str, value: object, kind: Any) -> None:
         _CHECKS[origin](name, value, kind)
     else:
         _check_class(name, value, origin)
+    return value
+
+
+def _of_numpy(value: Any, kind: Any) -> Any:
+    """NumPy's number, flag or array of floats as Python and torch have it, where that is asked for."""
+    if kind in (int, float, bool) and isinstance(value, np.generic):
+        return value.item()
+    if kind is not Tensor or type(value) not in (np.ndarray, np.memmap) or value.dtype.kind != "f":
+        return value
+    return torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("="))) if value.itemsize <= 8 else value
 
 
 def _check_flag(name: str, value: object, _kind: Any) -> None:
-    if type(value).__name__ not in ("bool", "bool_") and not (isinstance(value, Integral) and value in (0, 1)):
+    if not (isinstance(value, Integral) and value in (0, 1)):  # True and False are such
         raise OptionError(f"{name} must be True or False, got {_got(value)}.")
 
 
@@ -198,9 +229,12 @@ def _check_iterable(name: str, value: object, _kind: Any) -> None:
         raise DtypeError(f"{name} must be something to iterate over, such as a DataLoader, got {_got(value)}.")
 
 
-def _check_function(name: str, value: object, _kind: Any) -> None:
+def _check_function(name: str, value: object, kind: Any) -> None:
     if not callable(value):
         raise DtypeError(f"{name} must be a function, got {_got(value)}.")
+    taken = next(iter(get_args(kind)), None)
+    if isinstance(value, type) and isinstance(taken, list) and Tensor in taken:  # which makes no tensor of a tensor
+        raise DtypeError(f"{name}: expected a function, got the class {value.__name__}; pass an instance of it.")
 
 
 def _check_class(name: str, value: object, kind: Any) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import inspect
 import random
+import time
 import warnings
 from collections.abc import Callable
 from decimal import Decimal
@@ -21,7 +22,11 @@ from torch import Tensor, nn
 
 import torch_featviz as fv
 
-SLOW = {"atlas", "look", "attributions", "zoo.train_xo", "compare", "zoo.write_image_folder", "faithfulness"}
+SLOW = {  # seconds each: fewer of them
+    *("atlas", "look", "attributions", "zoo.train_xo", "compare", "zoo.write_image_folder", "faithfulness"),
+    *("prove", "explain.reasons", "bench.overhead", "bench.launches", "featviz demo", "featviz atlas", "featviz prove"),
+    *("featviz look", "featviz bench"),
+}
 
 WORK = {"epochs", "steps", "rounds", "stages", "n"}  # how much is to be done: 2**31 is valid, and takes as long
 
@@ -85,17 +90,20 @@ def activations() -> Any:
 # An instance of each class, whose methods are called.
 INSTANCES: dict[str, Callable[[], Any]] = {
     "Activations": activations,
+    "Added": lambda: fv.bench.Added(2e-4, 1e-4, 3e-4),
     "Atlas": lambda: fv.Atlas({}, ()),
     "Attention": lambda: fv.Attention(),
     "Comparison": lambda: fv.compare({"a": net(), "b": net()}, images(), rounds=1),
     "FeatureExtractor": lambda: fv.FeatureExtractor(net(), ["0"]),
     "FeatureTap": lambda: fv.FeatureTap(net()),
+    "History": lambda: fv.training.History(),
     "GridTiler": lambda: fv.GridTiler(),
     "KernelNormalizer": lambda: fv.KernelNormalizer(),
     "Layout": lambda: fv.Layout(grid=(3, 3), channels=1, tokens=None, places=(2, 3)),
     "ModelCard": card,
     "Monitor": monitor,
     "Picture": lambda: fv.pixels(torch.eye(3)),
+    "Ratio": lambda: fv.bench.Ratio(1.04, 1.03, 1.06),
     "ReceptiveField": lambda: fv.receptive_field(net(), "2", (12, 12)),
     "Scale": lambda: fv.Scale(),
     "Summary": lambda: fv.summary(net(), (3, 12, 12)),
@@ -200,6 +208,12 @@ VALID: dict[str, Callable[[], Any]] = {
     "film.of": lambda: "kernels",
     "film.layer": lambda: "0",
     "calls.layer": lambda: "0",
+    "results": lambda: {"2": best()},
+    "read_patches.channels": lambda: {"2": [0, 1]},
+    **dict.fromkeys(("a", "b", "base", "measure"), lambda: lambda: sum(range(9))),
+    "added.ways": lambda: lambda: sum(range(9)),
+    "within": lambda: lambda result: True,
+    "timer": lambda: time.perf_counter,
     "key": lambda: "0",
     "load.key": lambda: None,
     "load.path": lambda: None,

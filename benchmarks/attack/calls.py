@@ -4,11 +4,13 @@
     python benchmarks/attack/calls.py --only tile --calls 500
     python benchmarks/attack/calls.py --seed 0 --first 1234 --calls 1 --trace      # one call again
 
-The calls are read from `fv.__all__`: functions, classes and their public methods, and the functions of `fv.zoo`. What
-is added later is in it. Arguments are valid by the name of the parameter; one or two of them are then replaced by odd
-values. An outcome is fine, one of our errors, a TypeError of Python for a missing or unknown argument, the model's
-own error (raised in the `forward` of the model that was given, or in a function that was given), or WRONG: any other
-error, more than 20 s of a processor (or 120 s in all), more than 1 GB, a process that died.
+The calls are read from `fv.__all__` and docs/api.rst: functions, classes and their public methods; and from the parser
+of `featviz`: each command with its options. What is added later is in it. Arguments are valid by the name of the
+parameter; one or two of them are then replaced by odd values. An outcome is fine, one of our errors, a TypeError of
+Python for a missing or unknown argument, the model's own error (raised in the `forward` of the model that was given, or
+in a function that was given), or WRONG: any other error, a command that ends in another way than it says, more than
+20 s of a processor (120 s where a network is trained or much is drawn; six times as long in all), more than 1 GB, a
+process that died.
 
 Each call runs in a process with a limit of memory, which is made anew after a call that went wrong.
 """
@@ -35,6 +37,7 @@ import types
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +46,14 @@ import torch
 import torch_featviz as fv
 
 sys.path.insert(0, str(Path(__file__).parent))
+import words
 from arguments import INSTANCES, ODD, SLOW, WORK, after, valid
 
 SECONDS, GROWTH = 20, 2**30
+LOGGED = ("WRONG", "model's own")
 OURS = str(Path(fv.__file__).parent)
-OPERATOR = "capture/inplace.py"  # in which each operator of a model runs, for its model
+API = Path(__file__).parents[2] / "docs" / "api.rst"
+PASSES = ("__torch_dispatch__", "either")  # functions of ours in which an operator of a model runs, for the model
 PYTHONS = re.compile(r"missing \d+ required|unexpected keyword|positional argument|multiple values for|takes no arg")
 
 
@@ -60,24 +66,26 @@ def targets() -> dict[str, Callable[[], Callable[..., Any]]]:
                 continue
             found[name] = lambda value=value: value
             if name.split(".")[-1] in INSTANCES:
-                methods = [m for m in dir(value) if m == "__call__" or not m.startswith("_")]
-                for method in methods:
-                    if own(value, method) or (method == "__call__" and own(value, "forward")):
-                        make = INSTANCES[name.split(".")[-1]]
-                        found[f"{name}().{method}"] = lambda make=make, method=method: getattr(make(), method)
+                make = INSTANCES[name.split(".")[-1]]
+                for method in (m for m in vars(value) if own(value, m) and not m.startswith("_")):
+                    found[f"{name}().{method}"] = lambda make=make, method=method: getattr(make(), method)
+                if own(value, "__call__") or own(value, "forward"):
+                    found[f"{name}().__call__"] = lambda make=make: make().__call__
         elif callable(value):
             found[name] = lambda value=value: value
-    return found
+    return found | words.targets()
 
 
 def public() -> dict[str, Any]:
-    values = {}
+    """All that can be called in `fv.__all__`, in its modules there, and in the documentation; each once."""
+    names = [*fv.__all__, *re.findall(r"^\.\. auto(?:class|function):: torch_featviz\.(\S+)", API.read_text(), re.M)]
     for name in fv.__all__:
-        value = getattr(fv, name)
-        values[name] = value
-        if inspect.ismodule(value) and not callable(value):
-            values |= {f"{name}.{key}": getattr(value, key) for key in getattr(value, "__all__", ())}
-    return {name: value for name, value in values.items() if callable(value)}
+        module = getattr(fv, name)
+        if inspect.ismodule(module) and not callable(module):
+            names += [f"{name}.{key}" for key in getattr(module, "__all__", ())]
+    values = {name: attrgetter(name)(fv) for name in names}
+    once = {id(value): name for name, value in reversed(values.items()) if callable(value)}
+    return {name: values[name] for name in once.values()}
 
 
 def own(kind: type, method: str) -> bool:
@@ -99,6 +107,9 @@ def parameters(name: str, call: Callable[..., Any]) -> list[inspect.Parameter]:
 
 def arguments(name: str, call: Callable[..., Any], rng: random.Random) -> tuple[list[Any], dict[str, Any], list[str]]:
     """Positional and keyword arguments, and what is odd about them."""
+    if name.startswith("featviz "):
+        typed, odd_words = words.words(name.removeprefix("featviz "), rng)
+        return [typed], {}, odd_words
     args: list[Any] = []
     keywords: dict[str, Any] = {}
     chosen = [p for p in parameters(name, call) if p.kind is not p.VAR_KEYWORD]
@@ -115,7 +126,7 @@ def arguments(name: str, call: Callable[..., Any], rng: random.Random) -> tuple[
                 args += some
         elif p.name in odd:
             put(args, keywords, p, strange(odd, p.name, rng))
-        elif required or rng.random() < 0.25:
+        elif required or p.name in WORK or rng.random() < 0.25:
             value = valid(name, p, rng)
             if value is not p.empty:
                 put(args, keywords, p, value)
@@ -139,15 +150,17 @@ def strange(odd: dict[str, str], name: str, rng: random.Random) -> Any:
     return ODD[label]()
 
 
-def outcome(error: BaseException | None) -> str:
+def outcome(error: BaseException | None, command: bool = False) -> str:
     if error is None:
         return "fine"
+    if command:  # which says in words what is wrong
+        return "ours" if isinstance(error, words.Told) else "WRONG"
     if isinstance(error, (fv.FeatvizError, fv.errors.FeatvizWarning)):
         return "ours"
     if isinstance(error, TypeError) and PYTHONS.search(str(error)):
         return "python's"
     frames = [(frame.f_code.co_filename, frame.f_code.co_name) for frame, _ in traceback.walk_tb(error.__traceback__)]
-    ours = [i for i, (file, _) in enumerate(frames) if file.startswith(OURS) and not file.endswith(OPERATOR)]
+    ours = [i for i, (file, function) in enumerate(frames) if file.startswith(OURS) and function not in PASSES]
     last = max(ours, default=len(frames))
     after_ours = frames[last + 1 :]
     if any(function in ("_call_impl", "forward") or "attack" in file for file, function in after_ours):
@@ -155,13 +168,16 @@ def outcome(error: BaseException | None) -> str:
     return "WRONG"
 
 
+def chosen(names: list[str], rng: random.Random) -> str:
+    name = rng.choice(names)
+    return rng.choice(names) if name in SLOW and rng.random() < 0.8 else name
+
+
 def one(names: list[str], found: dict[str, Any], seed: int, number: int, trace: bool = False) -> dict[str, Any]:
     """Make the call of that number and say how it ended."""
     rng = random.Random(f"{seed} {number}")
     torch.manual_seed(number)
-    name = rng.choice(names)
-    if name in SLOW and rng.random() < 0.8:  # seconds each: fewer of them
-        name = rng.choice(names)
+    name = chosen(names, rng)
     error: BaseException | None = None
     odd: list[str] = []
     start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -177,13 +193,10 @@ def one(names: list[str], found: dict[str, Any], seed: int, number: int, trace: 
         if trace:
             traceback.print_exc()
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-    how = "WRONG" if grown > GROWTH else outcome(error)
+    how = "WRONG" if grown > GROWTH else outcome(error, name.startswith("featviz "))
     how = "WRONG" if called and how == "python's" else how  # an argument that is missing is told by the call
     what = "grew" if grown > GROWTH else type(error).__name__ if error else ""
-    where = ""
-    if how == "WRONG" and error is not None:
-        ours = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(OURS)]
-        where = f"{Path(ours[-1].filename).relative_to(OURS)}:{ours[-1].lineno}" if ours else ""
+    where = place(error) if error is not None and how in LOGGED else ""
     return {
         "number": number,
         "name": name,
@@ -194,6 +207,15 @@ def one(names: list[str], found: dict[str, Any], seed: int, number: int, trace: 
         "text": str(error)[:150] if error else "",
         "seconds": round(time.perf_counter() - start, 3),
     }
+
+
+def place(error: BaseException) -> str:
+    """The last line of this package that the error passed, and where it was raised, if elsewhere."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [f"{Path(f.filename).relative_to(OURS)}:{f.lineno}" for f in frames if f.filename.startswith(OURS)]
+    last = frames[-1]
+    there = "" if last.filename.startswith(OURS) else f" > {Path(last.filename).name}:{last.name}"
+    return (ours[-1] if ours else "") + there
 
 
 def offline() -> None:
@@ -221,11 +243,11 @@ def worker(pipe: Any, names: list[str], seed: int, numbers: range) -> None:
     pipe.send(None)
 
 
-def answers(pipe: Any, process: int) -> bool:
-    """Whether there is an answer before the process has used its seconds, or waited six times as long."""
+def answers(pipe: Any, process: int, seconds: float) -> bool:
+    """Whether there is an answer before the process has used so many seconds, or waited six times as long."""
     begun, start = used(process), time.monotonic()
     while not pipe.poll(0.5):
-        if used(process) - begun > SECONDS or time.monotonic() - start > 6 * SECONDS:
+        if used(process) - begun > seconds or time.monotonic() - start > 6 * seconds:
             return False
     return True
 
@@ -249,17 +271,14 @@ def results(names: list[str], seed: int, numbers: range) -> Iterator[dict[str, A
         process.start()
         theirs.close()
         while True:
+            name = chosen(names, random.Random(f"{seed} {at}"))
             try:
-                done = pipe.recv() if answers(pipe, process.pid) else "hung"
+                done = pipe.recv() if answers(pipe, process.pid, 6 * SECONDS if name in SLOW else SECONDS) else "hung"
             except EOFError:
                 done = "died"
             if done is None:
                 break
             if isinstance(done, str):
-                rng = random.Random(f"{seed} {at}")
-                name = rng.choice(names)
-                if name in SLOW and rng.random() < 0.8:
-                    name = rng.choice(names)
                 process.kill()
                 done = {"number": at, "name": name, "odd": [], "how": "WRONG", "what": done, "where": "", "text": ""}
                 yield done
@@ -277,13 +296,15 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first call")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so long; the table says how many")
-    parser.add_argument("--only", help="calls whose name is this, or begins with it and a dot or bracket")
+    parser.add_argument("--only", help="calls whose name is this, or begins with it and a dot, bracket or space")
     parser.add_argument("--trace", action="store_true", help="run in this process and print tracebacks")
-    parser.add_argument("--log", type=Path, help="write each call that went wrong, a line of JSON each")
+    parser.add_argument(
+        "--log", type=Path, help="write each call that went wrong, or in which the model did, a line of JSON each"
+    )
     asked = parser.parse_args()
     torch.set_num_threads(1)
     found = targets()
-    names = [n for n in found if not asked.only or re.match(rf"{re.escape(asked.only)}(?:$|[.(])", n)]
+    names = [n for n in found if not asked.only or re.match(rf"{re.escape(asked.only)}(?:$|[.( ])", n)]
     if not names:
         parser.error(f"no public call {asked.only!r}; there are {', '.join(found)}")
     numbers = range(asked.first, asked.first + asked.calls)
@@ -298,20 +319,22 @@ def main() -> int:
 
 
 def report(done: Iterator[dict[str, Any]], calls: int, log: Path | None) -> int:
-    how, by_name, wrong = Counter(), {}, Counter()
+    how, by_name, wrong, took = Counter(), {}, Counter(), Counter()
     for result in done:
         how[result["how"]] += 1
+        took[result["name"]] += result.get("seconds", 0)
         by_name.setdefault(result["name"], Counter())[result["how"]] += 1
         if result["how"] == "WRONG":
             wrong[result["name"], result["what"], result["where"]] += 1
-            if log:
-                with log.open("a") as file:
-                    file.write(json.dumps(result) + "\n")
+        if result["how"] in LOGGED and log:
+            with log.open("a") as file:
+                file.write(json.dumps(result) + "\n")
     kinds = ("fine", "ours", "python's", "model's own", "WRONG")
-    print(f"{'call':40} " + " ".join(f"{kind:>11}" for kind in kinds))
+    print(f"{'call':40} " + " ".join(f"{kind:>11}" for kind in kinds) + "   seconds")
     for name, counts in sorted(by_name.items()):
-        print(f"{name:40} " + " ".join(f"{counts[kind]:11}" for kind in kinds))
-    print(f"{f'all {how.total():,}, of {len(by_name)} of {calls}':40} " + " ".join(f"{how[kind]:11}" for kind in kinds))
+        print(f"{name:40} " + " ".join(f"{counts[kind]:11}" for kind in kinds) + f"{took[name]:10.1f}")
+    whole = f"all {how.total():,}, of {len(by_name)} of {calls}"
+    print(f"{whole:40} " + " ".join(f"{how[kind]:11}" for kind in kinds) + f"{took.total():10.1f}")
     for (name, what, where), count in wrong.most_common():
         print(f"WRONG {count:5} {name}: {what} {where}")
     return int(how["WRONG"] > 0)

@@ -7,7 +7,7 @@ import html
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from torch_featviz.model.boxes import names_in
 from torch_featviz.model.inputs import Inputs, as_batch
 from torch_featviz.model.labels import names_of
 from torch_featviz.model.masks import Segmented
+from torch_featviz.model.names import listed
 from torch_featviz.picture import reserved
 from torch_featviz.picture.color import Counts, lut
 from torch_featviz.picture.images import ValueRange, clipped, unit_images
@@ -170,6 +171,7 @@ def atlas(
         ['input', '0', '1', '3']
     """
     images = as_batch(images)
+    names, targets = list(names), None if targets is None else listed(targets)
     _check(images, names, targets, megabytes)
     check_projection(projection)
     to_unit = partial(_units, value_range=value_range, card=card)
@@ -264,7 +266,7 @@ def _answering(seen: Walk, answer: Answer | None) -> str | None:
     return seen.answered_by.name or MODEL
 
 
-def _check(images: Tensor, names: Sequence[object], targets: Sized | None, megabytes: float | None) -> None:
+def _check(images: Tensor, names: Sequence[object], targets: Sequence[object] | None, megabytes: float | None) -> None:
     if names and len(names) != len(images):
         raise OptionError(f"names must have one entry per image, got {len(names)} for {len(images)} images.")
     if targets is not None and not len(targets):

@@ -17,7 +17,7 @@ from torch_featviz.printable import printable
 
 from .asked import call_name
 from .inplace import Record
-from .layouts import layout_in
+from .layouts import layout_in, without_values
 from .noting import numbered
 from .recorder import Recorder
 
@@ -123,9 +123,9 @@ class Activations(_Recorded):
             LayerError: there is no such call, it is a functional call, or the model was called by other compiled code.
         """
         self[key]  # says what is wrong with a name
-        model, given = self._recorder.model(), self._recorder.given
+        model, given = self._recorder.model(), without_values(self._recorder.given)
         if model is None or given is None:
-            raise LayerError(f"the layout of {key!r} is no longer known; pass layout=Layout(grid=...).")
+            raise LayerError(f"the layout of {key!r} is not known, or no longer; pass layout=Layout(grid=...).")
         return layout_in(model, given, self._name(key))
 
     def __getitem__(self, key: str) -> Any:

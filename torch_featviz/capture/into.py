@@ -30,8 +30,8 @@ def recorder_for(
         OptionError: options of no meaning, or that exclude each other.
     """
     attention = attention_asked(of)
-    if attention is None and of not in ("output", "grad"):
-        raise OptionError(f"of must be 'output', 'grad', 'attention' or Attention(queries=...), got {of!r}.")
+    if attention is None and not (isinstance(of, str) and of in ("output", "grad")):
+        raise OptionError(f"of must be 'output', 'grad', 'attention' or Attention(queries=...), got {of!r:.80}.")
     gradients = of == "grad"
     if attention is not None and stop:
         raise OptionError("of='attention' needs the whole forward; leave stop out.")
@@ -44,7 +44,7 @@ def recorder_for(
         into = Several(*into)
     if isinstance(into, type) or not (into is None or isinstance(into, (Reducer, Ring, Note)) or callable(into)):
         known = "Moments(), Histogram(), TopK(), a list of these, Ring(n), ToCPU(), or a function"
-        raise OptionError(f"into must be one of {known}; got {into!r}.")
+        raise OptionError(f"into must be one of {known}; got {into!r:.80}.")
 
     def make(scope: Scope, setting: Hashable) -> tuple[Recorder, Any]:
         if isinstance(into, Note):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from torch_featviz.errors import LayerError
 from torch_featviz.model.inputs import placement
@@ -17,9 +17,11 @@ from torch_featviz.model.untouched import isolated
 from torch_featviz.model.values import map_tensors, tensors
 
 
-def on_meta(tensor: Tensor) -> Tensor:
-    """Its shape and dtype, without its values."""
-    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+def without_values(given: Any) -> Any:
+    """Arguments with tensors that have shape and dtype alone; None where one is nested, and has no such shape."""
+    if any(tensor.is_nested for tensor in tensors(given)):
+        return None
+    return map_tensors(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta"), given)
 
 
 def layout_in(model: nn.Module, given: Any, key: str) -> Layout:

@@ -12,14 +12,13 @@ from torch import Tensor, nn
 
 from torch_featviz.errors import LayerError
 from torch_featviz.model.use import Reading, Reads, in_use, is_known
-from torch_featviz.model.values import map_tensors
 from torch_featviz.torch_private import in_backward
 
 from .asked import FunctionCalls, Scope
 from .eager import NOTHING, eager
 from .inplace import EVERYTHING, Everything, Overwriting, Record, versions_of
 from .keep import Keeper
-from .layouts import on_meta
+from .layouts import without_values
 from .leftovers import Leftovers
 from .records import Records
 from .stopping import Stopping
@@ -325,7 +324,7 @@ class Recorder:
         """The block is over: let go of modules and of the autograd graph."""
         self.latest()
         self.open = False
-        self.given = map_tensors(on_meta, self.given)
+        self.given = without_values(self.given)
         self.layers, self._module_names = {}, {}
         self.careful = EVERYTHING
         self.overwriting.close()

@@ -53,6 +53,11 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(**options)
         self.color = False  # which Python 3.14 makes of control characters
 
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        if action.option_strings and arg_strings == ["--"]:  # `--out=--`, of which argparse would make an empty list
+            raise argparse.ArgumentError(action, "expected an argument, got '--'")
+        return super()._get_values(action, arg_strings)
+
     def _print_message(self, message: str, file: Any = None) -> None:
         super()._print_message(printable(message, lines=True), file)
 

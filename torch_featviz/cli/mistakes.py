@@ -34,7 +34,7 @@ def check(arguments: Namespace, ending: str = "") -> None:
         check_method(method)
     if asked.get("cmap") is not None:
         check_cmap(arguments.cmap)
-    if "folder" in asked and not (arguments.folder / FIGURES).is_file():
+    if "folder" in asked and not os.path.isfile(arguments.folder / FIGURES):
         raise FileError(f"{str(arguments.folder)!r} holds no {FIGURES}; give a folder that a Monitor wrote to.")
     for path in asked.get("image") or ():
         if _missing(path):
@@ -43,7 +43,7 @@ def check(arguments: Namespace, ending: str = "") -> None:
     if weights is not None and _missing(weights):
         raise FileError(f"no weights file {str(weights)!r}.")
     training = asked.get("training")
-    if training is not None and not training.is_dir():
+    if training is not None and not os.path.isdir(training):
         raise FileError(f"no folder {str(training)!r}; --training takes one that a Monitor wrote to.")
 
 
@@ -61,8 +61,8 @@ def _missing(path: Path) -> bool:
 def _check_out(path: Path, ending: str) -> None:
     if path.suffix.lower() != ending:
         raise OptionError(f"--out must end in {ending!r}, the one kind of file that this writes, got {str(path)!r}.")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise FileError(f"{str(path)!r} is a folder; name a file with --out.")
-    folder = next(each for each in path.absolute().parents if each.exists())
+    folder = next(each for each in path.absolute().parents if os.path.exists(each))
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise FileError(f"cannot write {str(path)!r}: no way into {str(folder)!r}; choose a folder you may write to.")

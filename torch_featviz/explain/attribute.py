@@ -143,8 +143,8 @@ def attribute(
         keywords: keyword arguments of `forward`, likewise.
         seed: seed of the noise of `smoothgrad` and `gradient_shap`. The noise of an image does not depend on the other
             images.
-        internal_batch_size: rows per forward. Default: as many as fit into half of the free memory of a GPU, or 1 GiB
-            on a CPU, by a measurement of one row.
+        internal_batch_size: rows per forward. Default: as many as fit into half of the free memory of a GPU, or 512
+            MiB on a CPU, by a measurement of one row.
         progress: show a bar.
         options: options of the method, with Captum's names: `baselines`, `n_steps`, `sliding_window_shapes`, `strides`,
             `feature_mask`, `nt_samples`, `stdevs`, `multiply_by_inputs`, ...; `reshape_transform` for the maps of
@@ -173,6 +173,8 @@ def attribute(
         raise OptionError(
             f"attribute takes the model and the images by position, and all else by name: {_by_name(others[0])}."
         )
+    if method is not None:
+        check_method(method)
     inputs = Inputs.of(batch_of(model, images), additional_forward_args, keywords)
     check_images(inputs.images, (3, 4, 5))
     answer = getattr(card, "answer", None) if answer is None else answer
@@ -206,7 +208,8 @@ def attribute(
 
 def _by_name(value: object) -> str:
     """How an argument that was given by position is written."""
-    name = "method" if value in METHODS else "layer" if isinstance(value, (str, nn.Module)) else "target"
+    text = isinstance(value, str)
+    name = "method" if text and value in METHODS else "layer" if text or isinstance(value, nn.Module) else "target"
     return f"write {name}={value!r:.80}"
 
 

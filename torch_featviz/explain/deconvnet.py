@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch_featviz.choices import PROJECTIONS
 from torch_featviz.displayed import Displayed
 from torch_featviz.errors import DtypeError, LayerError, OptionError, ShapeError
-from torch_featviz.gate import gate
+from torch_featviz.gate import check_tensor, gate
 from torch_featviz.inspect.receptive import Tracer, channels_at
 from torch_featviz.model.inputs import Inputs, as_batch
 from torch_featviz.model.layers import layer_name, module_at
@@ -101,8 +101,8 @@ def deconvnet(
         pooling: of the deconvnet, if overlapping windows chose the same place: `"sum"` adds their values; `"overwrite"`
             keeps that of the last window, row by row, as `MaxUnpool2d` does on a CPU, but deterministic on every
             device.
-        internal_batch_size: units per backward. Default: as many as fit into half of the free memory of a GPU, or 1 GiB
-            on a CPU, by a measurement of one.
+        internal_batch_size: units per backward. Default: as many as fit into half of the free memory of a GPU, or 512
+            MiB on a CPU, by a measurement of one.
     Returns:
         `n c h w`, signed, one projection per unit; values are never rescaled.
     Raises:
@@ -130,6 +130,7 @@ def deconvnet(
     ).values
 
 
+@gate("units")
 def project(
     model: nn.Module,
     images: Tensor,
@@ -396,6 +397,8 @@ def _listed(units: Any) -> list[tuple[int, ...]]:
 
 def _plain(value: Any) -> Any:
     """Numbers and lists of them, of a tensor or an array."""
+    if isinstance(value, Tensor):
+        check_tensor("units", value)
     return value.tolist() if hasattr(value, "tolist") else value
 
 

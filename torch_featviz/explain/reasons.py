@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from torch_featviz.displayed import Displayed
 from torch_featviz.errors import DtypeError, OptionError
+from torch_featviz.gate import gate
 from torch_featviz.model.answer import Answer, Kind, answer_of, classes_of, ending
 from torch_featviz.model.inputs import Inputs, batch_of
 from torch_featviz.model.masks import Segmented, Told, is_segmenters
@@ -190,6 +191,7 @@ def answered(
         return answer_of(output, len(images), said=said, named=named, ended=ended, hint=hint)
 
 
+@gate("targets")
 def reasons(
     model: nn.Module,
     images: Tensor,

@@ -18,7 +18,8 @@ from torch_featviz.printable import printable
 class Given:
     """One input tensor of a layer: shape, dtype, and its minimum and maximum.
 
-    These are NaN if the tensor contains NaN, and None if it is empty or complex.
+    A side of a nested tensor's shape is -1 where its parts differ. The minimum and maximum are NaN if the tensor
+    contains NaN, and None if it is empty or complex.
     """
 
     shape: tuple[int, ...]
@@ -77,6 +78,9 @@ class NonFinite(Displayed):
         return (f"  input {position}: {given}" for position, given in enumerate(self.inputs))
 
 
+_UNCOMPARED = (torch.uint16, torch.uint32, torch.uint64)  # torch has no minimum of them
+
+
 class Span(NamedTuple):
     """What becomes a `Given`, without waiting for the device."""
 
@@ -89,7 +93,15 @@ def span_of(tensor: Tensor) -> Span:
     values = _values(tensor)
     known = not (values.is_meta or values.is_complex()) and values.numel() > 0
     extremes = torch.aminmax(values) if known else None
-    return Span(tuple(tensor.shape), tensor.dtype, extremes)
+    return Span(_shape(tensor), tensor.dtype, extremes)
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    """Its sides; -1 where those of the parts of a nested tensor differ."""
+    if not tensor.is_nested:
+        return tuple(tensor.shape)
+    sides = zip(*(part.shape for part in tensor.unbind()), strict=True)
+    return tensor.size(0), *(each[0] if len(set(each)) == 1 else -1 for each in sides)
 
 
 def _given(span: Span) -> Given:
@@ -125,6 +137,11 @@ def _values(tensor: Tensor) -> Tensor:
     """The values that are stored, in a dtype that can be compared."""
     if tensor.is_quantized:
         return tensor.dequantize()
+    if tensor.is_nested:
+        parts = [part.flatten() for part in tensor.unbind()]
+        tensor = torch.cat([torch.empty(0, dtype=tensor.dtype, device=tensor.device), *parts])
+    if tensor.dtype in _UNCOMPARED:
+        return tensor.double()
     if tensor.layout is not torch.strided:
         tensor = tensor._values() if tensor.layout is torch.sparse_coo else tensor.values()
     return tensor.float() if tensor.is_floating_point() and tensor.itemsize == 1 else tensor

@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from torch_featviz.displayed import Displayed
 from torch_featviz.errors import OptionError
-from torch_featviz.gate import gate
+from torch_featviz.gate import check_tensor, gate
 from torch_featviz.model.inputs import Inputs, placement
 from torch_featviz.model.layers import names_of, unwrap
 from torch_featviz.printable import escaped
@@ -160,6 +160,7 @@ def summary(
 
 def _input(model: nn.Module, size: Sequence[int] | Tensor) -> Tensor:
     if isinstance(size, Tensor):
+        check_tensor("size", size)
         return size
     if not isinstance(size, Sequence) or not size or not all(isinstance(n, int) and n > 0 for n in size):
         raise OptionError(f"size must be the size of one input, such as (3, 224, 224), or a tensor; got {size!r:.80}.")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from torch_featviz.errors import DtypeError, ShapeError
-from torch_featviz.gate import made_by
+from torch_featviz.gate import check_dense, made_by
 from torch_featviz.torch_private import NORMS, Convolution
 
 from .values import map_tensors, tensors
@@ -98,7 +98,7 @@ class Inputs:
 
     def at(self, images: Tensor, which: Tensor | slice) -> Inputs:
         """The arguments for `images`, made of those that have these numbers."""
-        return self._mapped(images, lambda tensor, rowwise: tensor[which] if rowwise else tensor)
+        return self._mapped(images, lambda tensor, rowwise: _rows(tensor, which) if rowwise else tensor)
 
     def with_images(self, images: Tensor) -> Inputs:
         """The same arguments around other images, as many as before."""
@@ -114,6 +114,15 @@ class Inputs:
         rowwise = iter(self.rowwise)
         args, keywords = map_tensors(lambda tensor: change(tensor, next(rowwise)), (self.args, dict(self.keywords)))
         return replace(self, images=images, args=args, keywords=keywords)
+
+
+def _rows(tensor: Tensor, which: Tensor | slice) -> Tensor:
+    """Some rows of it; of a sparse tensor in its layout."""
+    if tensor.layout is torch.strided:
+        return tensor[which]
+    numbers = torch.arange(len(tensor), device=tensor.device)[which]
+    coordinates: Tensor = tensor.to_sparse_coo()  # type: ignore[no-untyped-call]
+    return coordinates.index_select(0, numbers).to_sparse(layout=tensor.layout)
 
 
 def check_images(images: Any, axes: tuple[int, ...] = (4,)) -> None:
@@ -142,8 +151,9 @@ def as_batch(images: Any) -> Tensor:
         >>> as_batch(torch.zeros(3, 8, 8)).shape
         torch.Size([1, 3, 8, 8])
     """
-    if isinstance(images, Tensor) and images.dim() == 3:
-        images = images[None]
+    if isinstance(images, Tensor):
+        check_dense("images", images)  # a model may run on the meta device
+        images = images[None] if images.dim() == 3 else images
     check_images(images)
     return images  # type: ignore[no-any-return]
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
+from torch_featviz.gate import check_tensor
 
 _IMAGES = ("image", "img", "images", "pixel_values")  # in items that are dictionaries, as Hugging Face's are
 _LABELS = ("label", "labels", "target", "class")
@@ -114,6 +115,8 @@ def label_of(value: Any, where: str, names: Sequence[str] | None = None, hint: s
         >>> label_of(torch.tensor([0.0, 1.0, 0.0]), "item 4"), label_of("dog", "item 5", ["cat", "dog"])
         (1, 1)
     """
+    if isinstance(value, Tensor):
+        check_tensor(where, value)
     shape = tuple(n for n in getattr(value, "shape", ()) if n != 1)
     if len(shape) > 1:
         what = f"of shape {tuple(value.shape)}, a mask or an image"
@@ -161,6 +164,8 @@ def labels_of(
         >>> labels_of(torch.eye(3)[[2, 0]], 2)
         tensor([2, 0])
     """
+    if isinstance(values, Tensor):
+        check_tensor(f"{what}s", values)
     numbers = isinstance(values, Tensor) and not values.is_floating_point() and not values.is_complex()
     if numbers and values.shape == (count,):
         numbered: Tensor = values.long()

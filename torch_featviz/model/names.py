@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
+
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
+from torch_featviz.gate import check_tensor
 
 from .answer import LABELS, Kind, named_both
 from .labels import class_number, names_of
@@ -37,10 +40,13 @@ def numbered(target: Any, names: Sequence[str]) -> Any:
         names: of all classes, in the order of the outputs; empty where they are not known.
     Raises:
         OptionError: no class has such a name, or several have, or no names are known.
+        DtypeError: it is a tensor that is not dense.
     Example:
         >>> numbered("dog", ["cat", "dog"]), numbered(["dog", 0], ["cat", "dog"]), numbered(None, [])
         (1, [1, 0], None)
     """
+    if isinstance(target, Tensor):
+        check_tensor("target", target)
     several = isinstance(target, (list, tuple))
     asked = [each for each in (target if several else [target]) if isinstance(each, str)]
     if asked and not names:
@@ -60,6 +66,8 @@ def listed(targets: Any) -> list[Any]:
         >>> listed((3, "cat"))
         [3, 'cat']
     """
+    if isinstance(targets, Tensor):
+        check_tensor("targets", targets)
     values = targets.tolist() if hasattr(targets, "tolist") else targets
     values = [values] if isinstance(values, (int, str)) else values
     if not isinstance(values, (list, tuple, range)) or not all(isinstance(each, (int, str)) for each in values):

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
+from torch_featviz.gate import check_tensor
 from torch_featviz.picture.color import Counts, count
 from torch_featviz.picture.scale import Scale, as_float
 from torch_featviz.picture.text import number
@@ -48,6 +49,7 @@ def unit_image(image: object, value_range: ValueRange | None = None, card: Card 
         image, value_range = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1), "byte"
     if not isinstance(image, Tensor):
         raise DtypeError(f"an image must be a tensor or a Pillow image, got {type(image).__name__}.")
+    check_tensor("image", image)
     shape = tuple(image.shape)
     if image.dim() == 2:
         image = image[None]
@@ -177,7 +179,8 @@ def _declared(value_range: ValueRange | None, card: Card | None) -> ValueRange:
     if value_range is None:
         return "unit" if card is None else card.denormalize
     named = isinstance(value_range, Mapping) and set(value_range) == {"mean", "std"}
-    if not (named or callable(value_range) or (isinstance(value_range, str) and value_range in RANGES)):
+    function = callable(value_range) and not isinstance(value_range, type)
+    if not (named or function or (isinstance(value_range, str) and value_range in RANGES)):
         raise OptionError(
             f"value_range must be one of {', '.join(RANGES)}, or a function such as card.denormalize, or "
             f"{{'mean': ..., 'std': ...}}, got {value_range!r}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,7 +125,7 @@ class Checkpoint:
             FileError: the file is not one that `write` made, or another version of this package wrote it.
             OptionError: it belongs to another pass.
         """
-        if not self.path.exists():
+        if not os.path.exists(self.path):
             return None
         file = repr(str(self.path))
         try:

@@ -224,6 +224,7 @@ def top_patches(
     return results if several else results[names[0]]
 
 
+@gated
 def read_patches(
     results: Mapping[str, TopPatches],
     channels: Mapping[str, int | Sequence[int]],
@@ -246,7 +247,8 @@ def read_patches(
         >>> read_patches(best, {"1": [0, 3], "2": 1})["2"].images.shape
         torch.Size([1, 3, 1, 5, 5])
     """
-    if set(results) != set(channels) or len({(id(best.model), id(best.source)) for best in results.values()}) != 1:
+    passes = {(id(best.model), id(best.source)) for best in results.values()}
+    if set(results) != set(channels) or len(passes) != 1:
         raise OptionError(
             f"results must come from one top_patches(model, loader, [...]) "
             f"and have the layers of channels; got results "

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch_featviz.choices import FIGURES
 from torch_featviz.displayed import Displayed
 from torch_featviz.errors import FileError, LayerError, OptionError
+from torch_featviz.gate import gated
 from torch_featviz.schema import Between, Count, SchemaError, decoded, restored
 
 from .run_folder import inside, is_file
@@ -212,6 +213,7 @@ class History(Displayed, Thinned[Sample]):
         super().__init__(keep)
 
     @classmethod
+    @gated
     def load(cls, folder: str | os.PathLike[str], keep: int = 512) -> History:
         """Load the history that a `Monitor` wrote to a folder, also while it is still writing.
 
@@ -227,6 +229,7 @@ class History(Displayed, Thinned[Sample]):
             history.append(line.sample)
         return history
 
+    @gated
     def cut_from(self, step: int) -> list[int]:
         """Drop the samples of that step and later ones; return their steps."""
         if not len(self) or self[-1].step < step:
@@ -235,6 +238,7 @@ class History(Displayed, Thinned[Sample]):
         self.cut(len(self) - len(late))
         return late
 
+    @gated
     def followed_by(self, sample: Sample) -> History:
         """Return a new history with one more sample."""
         other = History(self.keep)
@@ -252,6 +256,7 @@ class History(Displayed, Thinned[Sample]):
         """Names of all scalars, in the order in which they first came."""
         return list(dict.fromkeys(name for sample in self for name in sample.scalars))
 
+    @gated
     def values(self, name: str, figure: str | None = None) -> NDArray[np.float64]:
         """Return one figure or scalar over the steps, float64; NaN where it was not recorded.
 
@@ -264,6 +269,7 @@ class History(Displayed, Thinned[Sample]):
         """
         return np.array([np.nan if value is None else value for value in self.line(name, figure)])
 
+    @gated
     def line(self, name: str, figure: str | None = None) -> list[float | None]:
         """Return one figure or scalar as `curves` takes it: None where it was not recorded, NaN where it was NaN.
 

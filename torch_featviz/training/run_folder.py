@@ -75,7 +75,7 @@ def is_file(path: Path) -> bool:
 def picture_folders(folder: Path, kinds: Iterable[str]) -> Iterator[tuple[str, Path]]:
     """The kind of each folder of pictures, and the folder."""
     for kind in kinds:
-        if (folder / kind).is_dir() and not _is_link(folder / kind):
+        if os.path.isdir(folder / kind) and not _is_link(folder / kind):
             for path in sorted((folder / kind).iterdir()):
                 if path.is_dir() and not _is_link(path):
                     yield kind, path
@@ -112,4 +112,4 @@ def _old_folder(layer: str) -> str:
 
 
 def _is_link(path: Path) -> bool:
-    return path.is_symlink() or (hasattr(path, "is_junction") and path.is_junction())
+    return os.path.islink(path) or (hasattr(os.path, "isjunction") and os.path.isjunction(path))

@@ -100,7 +100,7 @@ def _named(transforms: Any) -> dict[str, Callable[[Any], Any]]:
         named = {str(name): transform for name, transform in transforms.items()}
     else:
         named = {}
-        for transform in [transforms] if callable(transforms) else list(transforms):
+        for transform in _several(transforms):
             name = getattr(transform, "__name__", type(transform).__name__)
             again = sum(known.partition(" #")[0] == name for known in named)
             named[f"{name} #{again + 1}" if again else name] = transform
@@ -110,6 +110,16 @@ def _named(transforms: Any) -> dict[str, Callable[[Any], Any]]:
         if not callable(transform):
             raise DtypeError(f"transform {name!r} must be a function of an image, got {type(transform).__name__}.")
     return named
+
+
+def _several(transforms: Any) -> list[Any]:
+    if callable(transforms):
+        return [transforms]
+    try:
+        return list(transforms)
+    except TypeError:
+        kind = type(transforms).__name__
+        raise DtypeError(f"transforms must be functions by name, or a list of functions, got {kind}.") from None
 
 
 def _drawn(transform: Callable[[Any], Any], name: str, image: Any, n: int, seed: int) -> tuple[list[Any], float]:

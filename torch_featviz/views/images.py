@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
-from torch_featviz.gate import gate
+from torch_featviz.gate import check_tensor, gate
 from torch_featviz.model.labels import label_of, names_of, pair_of
 from torch_featviz.picture import Legend, Picture, Sheet, enlarge, rgb
 from torch_featviz.picture.bounds import drawn_at, named, room, shrunk
@@ -84,6 +84,8 @@ def _listed(batch: Any, labels: Any) -> tuple[Sequence[Any], Any]:
     """The images one by one, and their labels."""
     if labels is None and _is_pair(batch):
         batch, labels = pair_of(batch, "the batch")
+    if isinstance(batch, Tensor):
+        check_tensor("images", batch)
     if isinstance(batch, Dataset):
         raise DtypeError(
             "images() draws a batch; fv.samples(dataset) draws the first images of each class of a data set."
@@ -101,6 +103,8 @@ def _listed(batch: Any, labels: Any) -> tuple[Sequence[Any], Any]:
             f"images must be a tensor 'b c h w' or a list of images, got {type(batch).__name__}; torch.as_tensor makes "
             "a tensor of an array, PIL.Image.open an image of a file."
         )
+    if isinstance(batch, Tensor) and not batch.dim():
+        raise ShapeError("images must be 'b c h w' or one image 'c h w', got shape ().")
     if len(batch) == 0:
         raise ShapeError("there must be at least one image, got none.")
     return batch, labels

@@ -97,9 +97,8 @@ def _check(dataset: Any) -> None:
     first = dataset[0] if isinstance(dataset, (tuple, list)) and dataset else dataset
     wrong = "samples() takes pairs of an image and its class"
     if isinstance(first, Tensor):
-        raise DtypeError(
-            f"{wrong}, got a tensor of shape {tuple(first.shape)}; fv.images(batch, labels) draws a batch."
-        )
+        of = "" if first.is_nested else f" of shape {tuple(first.shape)}"
+        raise DtypeError(f"{wrong}, got a tensor{of}; fv.images(batch, labels) draws a batch.")
     if isinstance(dataset, DataLoader):
         raise DtypeError(f"{wrong}, got a DataLoader of batches; call samples(loader.dataset).")
     if isinstance(dataset, (str, PathLike)) or not (hasattr(dataset, "__iter__") or hasattr(dataset, "__getitem__")):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -189,6 +189,8 @@ def _views(images: Tensor, augment: Views | None) -> Iterator[Tensor]:
             f"augment= must be a function of images, such as augment('flip', 'crops'), got {augment!r:.80}."
         )
     views: Any = augment.views(images) if isinstance(augment, Augmentation) else augment(images)
+    if not isinstance(views, Iterable):
+        raise DtypeError(f"augment= must return tensors 'b c h w', got {type(views).__name__}.")
     count = 0
     for view in [views] if isinstance(views, Tensor) else views:
         count += 1

@@ -118,7 +118,7 @@ def _sorted_out(root: Path, kinds: dict[str, str]) -> tuple[list[Path], dict[Pat
     def closed(error: OSError) -> None:
         left_out[Path(error.filename)] = error.strerror or "cannot be read"
 
-    for folder, _, names in os.walk(root, onerror=closed if root.is_dir() else None):
+    for folder, _, names in os.walk(root, onerror=closed if os.path.isdir(root) else None):
         for path in (Path(folder, name) for name in names):
             kind = kinds.get(path.suffix.lower())
             if kind is None:
@@ -163,7 +163,7 @@ def write_image_folder(root: str | Path, seed: int = 0) -> Path:
         OptionError: a negative seed.
     """
     root = Path(root)
-    if root.exists():
+    if os.path.exists(root):
         raise FileError(f"{str(root)!r} exists already; choose a new folder.")
     try:
         root.parent.mkdir(parents=True, exist_ok=True)

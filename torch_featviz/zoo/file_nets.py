@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -93,7 +94,7 @@ def _where(error: BaseException, file: str) -> tuple[int | None, str]:
 
 def _made(path: str, name: str) -> Any:
     """What stands in the file under that name, or what it returns."""
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise FileError(f"no Python file {path!r}.")
     folder = str(Path(_full(path)).parent)
     sys.path.insert(0, folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from torch_featviz.errors import DtypeError, ShapeError
+from torch_featviz.gate import check_tensor
 from torch_featviz.model.inputs import as_batch
 
 from .card import ModelCard
@@ -41,7 +42,7 @@ class FilterBank(nn.Module):
             dark to light towards the right, left, bottom and top.
     Raises:
         ShapeError: `filters` has other axes or is empty; or images have other channels or are smaller than the filters.
-        DtypeError: `filters` or images are not real numbers.
+        DtypeError: `filters` are not real numbers, or images not a dense tensor of floats.
     Example:
         >>> bank = FilterBank([SOBEL_X, SOBEL_Y])
         >>> bank(torch.rand(1, 1, 10, 10)).pool.shape, bank(torch.rand(3, 10, 10)).conv.shape
@@ -50,10 +51,7 @@ class FilterBank(nn.Module):
 
     def __init__(self, filters: ArrayLike | Tensor = FOUR_EDGES) -> None:
         super().__init__()
-        try:
-            weight = torch.as_tensor(np.asarray(filters, dtype=np.float32))
-        except (TypeError, ValueError) as error:
-            raise DtypeError(f"filters must be 'k h w' real numbers, got {filters!r}.") from error
+        weight = _weight(filters)
         if weight.ndim not in (3, 4) or not weight.numel():
             raise ShapeError(f"filters must be 'k h w' or 'k c h w' and not empty, got shape {tuple(weight.shape)}.")
         weight = weight if weight.ndim == 4 else weight[:, None]
@@ -82,6 +80,19 @@ class FilterBank(nn.Module):
                 f"images must be at least {least[0]} × {least[1]} for these filters, got {height} × {width}."
             )
         return images if given == channels else images.sum(1, keepdim=True)  # the sum of answers is the answer to it
+
+
+def _weight(filters: Any) -> Tensor:
+    """Any real numbers as float32."""
+    if isinstance(filters, Tensor):
+        check_tensor("filters", filters)
+        filters = filters.detach()
+    try:
+        if np.iscomplexobj(filters) or (isinstance(filters, Tensor) and filters.is_complex()):
+            raise TypeError  # an imaginary part would be dropped
+        return torch.as_tensor(filters if isinstance(filters, Tensor) else np.asarray(filters, np.float32)).float()
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise DtypeError(f"filters must be 'k h w' real numbers, got {filters!r:.80}.") from error
 
 
 CARDS = (ModelCard("filters", FilterBank, (1, 224, 224), low="conv", middle="conv", high="conv", resize=224),)

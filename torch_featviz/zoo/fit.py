@@ -246,6 +246,8 @@ def _batches(loader: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:
     seen = 0
     for i, batch in enumerate(loader):
         inputs, labels = pair_of(batch, f"batch {i}")
+        if not isinstance(inputs, Tensor) or inputs.is_nested or not inputs.dim():
+            raise DtypeError(f"batch {i} must be a tensor of inputs and their labels, got {type(inputs).__name__}.")
         yield inputs, labels_of(labels, len(inputs), first=seen)
         seen += len(inputs)
 

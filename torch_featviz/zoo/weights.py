@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import warnings
@@ -41,7 +42,7 @@ def read_state(path: str | Path, key: str | None = None) -> State:
         MissingError: reading it needs safetensors, which is not installed.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # of which no name is an error, however long
         raise FileError(f"no weights file {str(path)!r}.")
     if path.suffix == ".safetensors":
         return _read_safetensors(path, key)

@@ -59,7 +59,9 @@ class Look(Attention):
 
 def attention_asked(of: object) -> Attention | None:
     """The rows that `of=` asks for; None where it asks for something else."""
-    return of if isinstance(of, Attention) else Attention() if of == "attention" else None
+    if isinstance(of, str) and of == "attention":
+        return Attention()
+    return of if isinstance(of, Attention) else None
 
 
 def rows_asked(of: Attention, layer: str, count: int) -> list[int] | None:

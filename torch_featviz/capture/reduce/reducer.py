@@ -204,7 +204,7 @@ def is_plain(output: Tensor) -> bool:
 
 def has_figures(output: Tensor) -> bool:
     """Whether it is a dense tensor of real numbers."""
-    return not (output.is_complex() or output.layout != torch.strided or output.is_quantized)
+    return not (output.is_complex() or output.layout != torch.strided or output.is_nested or output.is_quantized)
 
 
 def wide(device: torch.device) -> torch.dtype:

@@ -39,7 +39,7 @@ class FolderSink:
 
     def holds_samples(self) -> bool:
         """Whether a run has written here."""
-        return (self.folder / FIGURES).exists()
+        return os.path.exists(self.folder / FIGURES)
 
     def write(self, record: Record) -> None:
         """Add one step.
