@@ -35,6 +35,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensor
         (lambda: fv.probabilities(net(), X, augment=lambda x: None), DtypeError, "augment= must return tensors"),
         (lambda: fv.zoo.evaluate(net(), [[[1, 2], [3]]]), DtypeError, "batch 0 must be a tensor of inputs and .* list"),
         (lambda: fv.zoo.evaluate(net(), [(1, 2)]), DtypeError, "batch 0 must be a tensor of inputs and .* int"),
+        (lambda: fv.zoo.evaluate(nn.ModuleList(), PAIRS), DtypeError, "model must have a forward, got ModuleList"),
+        (lambda: fv.zoo.fit(nn.ModuleList(), PAIRS), DtypeError, "model must have a forward, got ModuleList"),
         (lambda: fv.zoo.FilterBank(10**400), DtypeError, "filters must be 'k h w' real numbers, got 1000"),
         (lambda: fv.zoo.FilterBank(X.to(torch.complex64)), DtypeError, "filters must be 'k h w' real numbers"),
         (lambda: fv.zoo.FilterBank(np.ones((2, 2, 2), complex)), DtypeError, "filters must be 'k h w' real numbers"),
@@ -55,7 +57,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensor
         (lambda: fv.images([NESTED()]), DtypeError, "image: expected a dense tensor, got a nested tensor"),
         (lambda: fv.images(X, [NESTED(), NESTED()]), DtypeError, "expected a dense tensor, got a nested tensor"),
         (
-            lambda: fv.predictions(X, X[:, :, 0, 0], "abc", targets=NESTED()),
+            lambda: fv.predictions(X, 9 * X[:, :, 0, 0], "abc", targets=NESTED()),
             DtypeError,
             "targets: expected a dense tensor",
         ),

@@ -100,7 +100,7 @@ def fit(
             optimizer, a `criterion` that does not accept its arguments, `log` that is not a function, or `every` below
             1 or without `log`.
         ShapeError: the loader is empty, the model returns no row of scores per image, or `criterion` not one number.
-        DtypeError: a label is not a class, or the loader is a data set or has no length.
+        DtypeError: a label is not a class, the model has no `forward`, or the loader is a data set or has no length.
         FeatvizError: the loss is not finite.
     Example:
         >>> data, lines = [(torch.rand(2, 4), torch.tensor([0, 1]))], []
@@ -147,8 +147,14 @@ def _move(model: nn.Module, device: str | torch.device | None) -> None:
     model.to(where)
 
 
+def _check_runs(model: nn.Module) -> None:
+    if type(model).forward is nn.Module.forward:  # which stands for none
+        raise DtypeError(f"model must have a forward, got {type(model).__name__}; pass the module that holds it.")
+
+
 def _check(model: nn.Module, loader: Any, optimizer: Any) -> None:
     """Raise what is wrong with these before anything is trained."""
+    _check_runs(model)
     if isinstance(loader, Dataset) or not hasattr(loader, "__len__"):
         what = type(loader).__name__
         raise DtypeError(
@@ -212,9 +218,10 @@ def evaluate(
             of the probabilities over all views of an image, and `logits` holds these means.
     Raises:
         ShapeError: the loader is empty, the model returns no row of scores per image, or a view has fewer images.
-        DtypeError: a label is not a class, or a view is not a tensor.
+        DtypeError: a label is not a class, a view is not a tensor, or the model has no `forward`.
         OptionError: a label is not a class of the model.
     """
+    _check_runs(model)
     device = device_of(model)
     batches, one, left_out = [], None, dict[int, str]()
     judge = lambda scores, images: answer_of(
