@@ -20,6 +20,12 @@ NESTED, SPARSE, META, LONG = ODD["nested tensor"], ODD["tensor sparse"], ODD["te
 PAIRS = [(X, torch.tensor([0, 1]))]
 DRAWN = {"flip": lambda x: x.flip(-1)}
 
+
+def worth(baselines):
+    model = net()
+    return fv.faithfulness(model, X, fv.attribute(model, X, method="saliency"), baselines=baselines)
+
+
 pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 
 
@@ -37,6 +43,15 @@ pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensor
         (lambda: fv.zoo.evaluate(net(), [(1, 2)]), DtypeError, "batch 0 must be a tensor of inputs and .* int"),
         (lambda: fv.zoo.evaluate(nn.ModuleList(), PAIRS), DtypeError, "model must have a forward, got ModuleList"),
         (lambda: fv.zoo.fit(nn.ModuleList(), PAIRS), DtypeError, "model must have a forward, got ModuleList"),
+        (lambda: fv.first_nonfinite(nn.ModuleList(), X), DtypeError, "model must have a forward, got ModuleList"),
+        (
+            lambda: fv.explain.reasons(net(), X, targets=2.0),
+            DtypeError,
+            "targets must be a class, or a list of classes",
+        ),
+        (lambda: fv.explain.reasons(net(), X, likeliest=0), OptionError, "likeliest must be at least 1, got 0"),
+        (lambda: fv.explain.reasons(net(), X, baselines=X[0, 0, 0, :5]), ShapeError, "baselines must expand to images"),
+        (lambda: fv.zoo.ImageFiles("a\0b", len), FileError, "has no images"),
         (lambda: fv.zoo.FilterBank(10**400), DtypeError, "filters must be 'k h w' real numbers, got 1000"),
         (lambda: fv.zoo.FilterBank(X.to(torch.complex64)), DtypeError, "filters must be 'k h w' real numbers"),
         (lambda: fv.zoo.FilterBank(np.ones((2, 2, 2), complex)), DtypeError, "filters must be 'k h w' real numbers"),
@@ -68,10 +83,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensor
         (lambda: fv.deconvnet(net(), X, "2", META()), DeviceError, "units: expected values, got a tensor on the meta"),
         (lambda: fv.explain.project(net(), META(), "2", [0]), DeviceError, "images: expected values, got a tensor"),
         (lambda: fv.explain.reasons(net(), {1}), DtypeError, r"images must be a tensor, got set"),
+        (lambda: worth(1j * torch.ones(1)), DtypeError, "baselines must be real, got torch.complex64"),
+        (lambda: worth(torch.ones(5)), ShapeError, r"baselines must expand to images of shape .*, got \(5,\)"),
         (lambda: fv.survey.read_patches({}, {}), OptionError, "results must come from one top_patches"),
         (lambda: fv.survey.read_patches({"2": best()}, {"2": "0"}), OptionError, r"channels\['2'\] must be"),
         (lambda: fv.zoo.card("xo").load(LONG), FileError, "no weights file"),
-        (lambda: fv.zoo.ImageFiles(LONG, len), FileError, "w"),
+        (lambda: fv.zoo.ImageFiles(LONG, len), FileError, "has no images"),
         (lambda: fv.zoo.write_image_folder(LONG), FileError, "cannot write"),
         (lambda: fv.training.History.load(LONG), FileError, "has no samples.jsonl"),
         (lambda: fv.bench.paired(1, len), DtypeError, "a must be a function, got 1"),

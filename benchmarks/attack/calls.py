@@ -36,11 +36,15 @@ import traceback
 import types
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from importlib import import_module
+from numbers import Integral, Real
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import torch_featviz as fv
@@ -50,6 +54,16 @@ import words
 from arguments import INSTANCES, ODD, SLOW, WORK, after, valid
 
 SECONDS, GROWTH = 20, 2**30
+KINDS: dict[type | tuple[type, ...], str] = {
+    (torch.Tensor, np.ndarray): "Tensor|Target|Any",
+    Integral: "int|bool|Target",
+    Real: "float",
+    str: "str|Layers|OneOrMore|ValueRange|Path|PathLike",
+    (Sequence, set): "Sequence|tuple|list|Iterable|Loader|Target|Layers|OneOrMore",
+    Mapping: "Mapping|dict|ValueRange",
+    torch.nn.Module: "Module|Layers|OneOrMore|Callable|Views",
+    types.FunctionType: "Callable|Views|Criterion|ValueRange|Target",
+}
 LOGGED = ("WRONG", "model's own")
 OURS = str(Path(fv.__file__).parent)
 API = Path(__file__).parents[2] / "docs" / "api.rst"
@@ -121,17 +135,17 @@ def arguments(name: str, call: Callable[..., Any], rng: random.Random) -> tuple[
             some = [valid(name, p, rng) for _ in range(rng.choice((0, 1, 1, 2)))]
             some = [value for value in some if value is not p.empty]
             if p.name in odd:
-                some += [strange(odd, p.name, rng)]
+                some += [strange(odd, p, rng)]
             if not keywords:
                 args += some
         elif p.name in odd:
-            put(args, keywords, p, strange(odd, p.name, rng))
+            put(args, keywords, p, strange(odd, p, rng))
         elif required or p.name in WORK or rng.random() < 0.25:
             value = valid(name, p, rng)
             if value is not p.empty:
                 put(args, keywords, p, value)
             elif required:
-                put(args, keywords, p, strange(odd, p.name, rng))
+                put(args, keywords, p, strange(odd, p, rng))
     if rng.random() < 0.02:
         odd["unknown argument"], keywords["no_such_argument"] = "1", 1
     return args, keywords, [f"{key}={label}" for key, label in odd.items() if label]
@@ -144,10 +158,20 @@ def put(args: list[Any], keywords: dict[str, Any], p: inspect.Parameter, value: 
         keywords[p.name] = value
 
 
-def strange(odd: dict[str, str], name: str, rng: random.Random) -> Any:
-    label = rng.choice([label for label in ODD if label != "2**31" or name not in WORK])
-    odd[name] = label
-    return ODD[label]()
+def strange(odd: dict[str, str], p: inspect.Parameter, rng: random.Random) -> Any:
+    """An odd value; every other one of a kind that the parameter takes, which gets past the gate."""
+    labels = [label for label in ODD if label != "2**31" or p.name not in WORK]
+    near = [label for label in labels if any(kind.search(str(p.annotation)) for kind in kinds_of(label))]
+    odd[p.name] = rng.choice(near if near and rng.random() < 0.5 else labels)
+    return ODD[odd[p.name]]()
+
+
+@cache
+def kinds_of(label: str) -> list[re.Pattern[str]]:
+    """What annotations of such a value look like."""
+    value = ODD[label]()
+    found = [words for kinds, words in KINDS.items() if isinstance(value, kinds)]
+    return [re.compile(rf"\b({words})\b") for words in found]
 
 
 def outcome(error: BaseException | None, command: bool = False) -> str:
@@ -169,8 +193,9 @@ def outcome(error: BaseException | None, command: bool = False) -> str:
 
 
 def chosen(names: list[str], rng: random.Random) -> str:
+    """The name of a call, of slow ones more seldom."""
     name = rng.choice(names)
-    return rng.choice(names) if name in SLOW and rng.random() < 0.8 else name
+    return rng.choice(names) if rng.random() < SLOW.get(name, 0) else name
 
 
 def one(names: list[str], found: dict[str, Any], seed: int, number: int, trace: bool = False) -> dict[str, Any]:
@@ -313,6 +338,8 @@ def main() -> int:
         for number in numbers:
             print(json.dumps(one(names, found, asked.seed, number, trace=True)))
         return 0
+    for name in ("captum.attr", "matplotlib.figure", "torchvision"):  # here, and not in each process
+        import_module(name)
     end = time.monotonic() + 60 * asked.minutes
     done = itertools.takewhile(lambda _: time.monotonic() < end, results(names, asked.seed, numbers))
     return report(done, len(names), asked.log)

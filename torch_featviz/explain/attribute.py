@@ -143,7 +143,7 @@ def attribute(
         keywords: keyword arguments of `forward`, likewise.
         seed: seed of the noise of `smoothgrad` and `gradient_shap`. The noise of an image does not depend on the other
             images.
-        internal_batch_size: rows per forward. Default: as many as fit into half of the free memory of a GPU, or 512
+        internal_batch_size: rows per forward. Default: as many as fit into half of the free memory of a GPU, or 256
             MiB on a CPU, by a measurement of one row.
         progress: show a bar.
         options: options of the method, with Captum's names: `baselines`, `n_steps`, `sliding_window_shapes`, `strides`,

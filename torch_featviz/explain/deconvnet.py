@@ -101,7 +101,7 @@ def deconvnet(
         pooling: of the deconvnet, if overlapping windows chose the same place: `"sum"` adds their values; `"overwrite"`
             keeps that of the last window, row by row, as `MaxUnpool2d` does on a CPU, but deterministic on every
             device.
-        internal_batch_size: units per backward. Default: as many as fit into half of the free memory of a GPU, or 512
+        internal_batch_size: units per backward. Default: as many as fit into half of the free memory of a GPU, or 256
             MiB on a CPU, by a measurement of one.
     Returns:
         `n c h w`, signed, one projection per unit; values are never rescaled.

@@ -27,7 +27,7 @@ from torch_featviz.model.names import check_named
 from torch_featviz.model.run import run
 
 FEW = 16  # rows that are run at once without a look at the memory
-_CPU_BUDGET = 1 << 29  # bytes that autograd may hold
+_CPU_BUDGET = 1 << 28  # bytes that autograd may hold
 
 
 class Explained(nn.Module):
@@ -125,7 +125,7 @@ class Explained(nn.Module):
 def rows_at_once(net: nn.Module, one: Inputs, wanted: int) -> int:
     """How many of `wanted` rows may run at once, by what autograd holds for one.
 
-    At most half of the free memory of a GPU, or 512 MiB on a CPU.
+    At most half of the free memory of a GPU, or 256 MiB on a CPU.
 
     Args:
         net: a twin.

@@ -188,7 +188,7 @@ def faithfulness(
         is derived once, from its output for the images.
     Raises:
         DtypeError: `why` is not a result of `attribute`, or images are not floats.
-        ShapeError: `why` is about other images.
+        ShapeError: `why` is about other images, or baselines do not expand to these.
         LayerError: `why` is about another model, whose layer this one does not have.
         OptionError: `steps` is below 1, `stages` below 0, or one of them above 100,000; the image is not made of whole
             patches, or `why` is about boxes.
@@ -226,7 +226,7 @@ def faithfulness(
         rows = internal_batch_size or rows_at_once(net, inputs.rows(slice(1)), len(images) * (PLACES + 1) * steps)
         kind = None if why.classes is None else explained.kind(rows)
         zero, blurred = (
-            (torch.zeros_like(images), blur(images)) if baselines is None else (_filled(images, baselines),) * 2
+            (torch.zeros_like(images), blur(images)) if baselines is None else (filled(images, baselines),) * 2
         )
         heat, random = _by_patch(why.heatmaps, size), torch.rand_like(why.heatmaps.flatten(1))
         figure = partial(_figure, explained, why, kind)
@@ -267,8 +267,20 @@ def _scattered(images: Tensor, random: Tensor) -> Tensor:
     return images.flatten(2).gather(2, order).view_as(images)
 
 
-def _filled(images: Tensor, baselines: Tensor | float) -> Tensor:
-    return torch.as_tensor(baselines, dtype=images.dtype, device=images.device).expand_as(images)
+def filled(images: Tensor, baselines: Tensor | float) -> Tensor:
+    """The baselines in the shape of the images.
+
+    Raises:
+        ShapeError: they do not expand to it.
+        DtypeError: they are complex.
+    """
+    if isinstance(baselines, Tensor) and baselines.is_complex():
+        raise DtypeError(f"baselines must be real, got {baselines.dtype}.")
+    try:
+        return torch.as_tensor(baselines, dtype=images.dtype, device=images.device).expand_as(images)
+    except RuntimeError as error:
+        got = tuple(baselines.shape) if isinstance(baselines, Tensor) else baselines
+        raise ShapeError(f"baselines must expand to images of shape {tuple(images.shape)}, got {got}.") from error
 
 
 def _patch_of(model: nn.Module, inputs: Inputs) -> tuple[int, ...]:

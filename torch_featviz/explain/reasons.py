@@ -17,7 +17,7 @@ from torch_featviz.gate import gate
 from torch_featviz.model.answer import Answer, Kind, answer_of, classes_of, ending
 from torch_featviz.model.inputs import Inputs, batch_of
 from torch_featviz.model.masks import Segmented, Told, is_segmenters
-from torch_featviz.model.names import known_names, numbered
+from torch_featviz.model.names import known_names, listed, numbered
 from torch_featviz.model.run import run
 from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated
@@ -25,7 +25,7 @@ from torch_featviz.picture import Scale
 from torch_featviz.picture.images import Card
 
 from .attribute import Attribution, OneOrMore, attribute
-from .faithfulness import Faithfulness, faithfulness
+from .faithfulness import Faithfulness, faithfulness, filled
 from .masked import segments_of
 from .methods import LAYERED, method_of
 from .verdict import Verdict, judge
@@ -234,9 +234,9 @@ def reasons(
         keywords: keyword arguments of `forward`, likewise.
         progress: show a bar.
     Raises:
-        OptionError: no methods or targets, options for a method that does not run, a layer for methods that use none,
-            or no class has a pixel in any image.
-        ShapeError: the model returns no row of scores per image.
+        OptionError: no methods or targets, `likeliest` below 1, options for a method that does not run, a layer for
+            methods that use none, or no class has a pixel in any image.
+        ShapeError: the model returns no row of scores per image, or baselines do not expand to the images.
         LayerError, DtypeError: as for `attribute`.
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
@@ -244,8 +244,10 @@ def reasons(
         >>> why.methods[0].heatmaps.shape, why.classes.tolist(), len(why.methods[1].worth)
         (torch.Size([3, 2, 8, 8]), [[1, 0], [1, 0], [1, 0]], 2)
     """
-    options = options or {}
+    options, targets = options or {}, None if targets is None else listed(targets)
     _check(methods, targets, layer, options)
+    if likeliest < 1:
+        raise OptionError(f"likeliest must be at least 1, got {likeliest}.")
     images = batch_of(model, images)
     more: dict[str, Any] = {"additional_forward_args": additional_forward_args, "keywords": keywords}
     if not isinstance(answer, Answer):
@@ -254,7 +256,7 @@ def reasons(
         answer = answered(model, images, **told, **more)
     names = known_names(classes, card, answer.kind)
     explained = _explained(answer, numbered(targets, names), likeliest)
-    nothing = baselines.expand_as(images) if isinstance(baselines, Tensor) else baselines
+    nothing = filled(images, baselines) if isinstance(baselines, Tensor) else baselines
     masks = _masks(answer, explained)
     given = _Given(model, Inputs.of(images, **more), nothing, steps if faithful else None)
     results: list[Reason] = []
@@ -339,10 +341,10 @@ def _masks(answer: Answer, explained: Tensor) -> Tensor | None:
     return torch.stack([answer.mask(each) for each in classes if each is not None], dim=1)
 
 
-def _explained(answer: Answer, targets: Sequence[int] | int | None, likeliest: int) -> Tensor:
+def _explained(answer: Answer, targets: Sequence[int] | None, likeliest: int) -> Tensor:
     """The classes that are explained for each image, `b k`."""
     if targets is not None:
-        wanted = [targets] if isinstance(targets, int) else list(dict.fromkeys(targets))
+        wanted = list(dict.fromkeys(targets))
         try:
             return torch.tensor(wanted, device="cpu").expand(len(answer.scores), -1)
         except (TypeError, ValueError, RuntimeError) as error:
@@ -356,7 +358,7 @@ def _explained(answer: Answer, targets: Sequence[int] | int | None, likeliest: i
 def _check(methods: Sequence[str], targets: object, layer: OneOrMore, options: Mapping[str, object]) -> None:
     if isinstance(methods, str):
         raise OptionError(f"methods must be a list of names, got a string; write methods=[{methods!r}].")
-    if not methods or (isinstance(targets, Sequence) and not targets):
+    if not methods or targets == []:
         raise OptionError(f"methods and targets must not be empty, got {methods=} and {targets=}.")
     if foreign := sorted(set(options) - set(methods)):
         raise OptionError(f"options are for {', '.join(foreign)}, but the methods are {', '.join(methods)}.")

@@ -16,7 +16,7 @@ from torch_featviz.capture.stopping import Stopped
 from torch_featviz.capture.tap import Taps, function_of, put, take_back
 from torch_featviz.gate import gated
 from torch_featviz.model.layers import names_of
-from torch_featviz.model.run import device_told
+from torch_featviz.model.run import check_runs, device_told
 from torch_featviz.model.untouched import Kept
 from torch_featviz.model.values import tensors
 from torch_featviz.torch_private import CALL, any_global_hook
@@ -36,7 +36,7 @@ def first_nonfinite(model: nn.Module, *inputs: Any, **keywords: Any) -> NonFinit
         The layer with its inputs and parameters (see `NonFinite`); None if every output is finite.
 
     Raises:
-        DtypeError: `model` is not a module.
+        DtypeError: `model` is not a module, or has no `forward`.
         DeviceError: the inputs are on another device than the model.
 
     Example:
@@ -51,6 +51,7 @@ def first_nonfinite(model: nn.Module, *inputs: Any, **keywords: Any) -> NonFinit
           input 0: 1 2, float32, from 1 to 1, finite
           parameters NOT FINITE: weight
     """
+    check_runs(model)
     search = _Search(model)
     given = [*tensors(inputs), *tensors(keywords)]
     with torch.no_grad():

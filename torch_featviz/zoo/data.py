@@ -118,7 +118,7 @@ def _sorted_out(root: Path, kinds: dict[str, str]) -> tuple[list[Path], dict[Pat
     def closed(error: OSError) -> None:
         left_out[Path(error.filename)] = error.strerror or "cannot be read"
 
-    for folder, _, names in os.walk(root, onerror=closed if os.path.isdir(root) else None):
+    for folder, _, names in os.walk(root, onerror=closed) if os.path.isdir(root) else ():
         for path in (Path(folder, name) for name in names):
             kind = kinds.get(path.suffix.lower())
             if kind is None:

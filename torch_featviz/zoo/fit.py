@@ -22,6 +22,7 @@ from torch_featviz.model.answer import Answer, Kind, answer_of, end_of, ending, 
 from torch_featviz.model.inputs import Inputs, device_of
 from torch_featviz.model.labels import labels_of, pair_of
 from torch_featviz.model.reading import read_batches, unread, warn_of
+from torch_featviz.model.run import check_runs
 
 from .augment import OverViews, Views
 from .loss import Criterion, loss_of, per_image
@@ -147,14 +148,9 @@ def _move(model: nn.Module, device: str | torch.device | None) -> None:
     model.to(where)
 
 
-def _check_runs(model: nn.Module) -> None:
-    if type(model).forward is nn.Module.forward:  # which stands for none
-        raise DtypeError(f"model must have a forward, got {type(model).__name__}; pass the module that holds it.")
-
-
 def _check(model: nn.Module, loader: Any, optimizer: Any) -> None:
     """Raise what is wrong with these before anything is trained."""
-    _check_runs(model)
+    check_runs(model)
     if isinstance(loader, Dataset) or not hasattr(loader, "__len__"):
         what = type(loader).__name__
         raise DtypeError(
@@ -221,7 +217,7 @@ def evaluate(
         DtypeError: a label is not a class, a view is not a tensor, or the model has no `forward`.
         OptionError: a label is not a class of the model.
     """
-    _check_runs(model)
+    check_runs(model)
     device = device_of(model)
     batches, one, left_out = [], None, dict[int, str]()
     judge = lambda scores, images: answer_of(
