@@ -85,6 +85,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensor
         (lambda: fv.explain.reasons(net(), {1}), DtypeError, r"images must be a tensor, got set"),
         (lambda: worth(1j * torch.ones(1)), DtypeError, "baselines must be real, got torch.complex64"),
         (lambda: worth(torch.ones(5)), ShapeError, r"baselines must expand to images of shape .*, got \(5,\)"),
+        (lambda: fv.prove(net(), torch.tensor(1.0), keywords={"a": 1}), OptionError, "takes other arguments"),
         (lambda: fv.survey.read_patches({}, {}), OptionError, "results must come from one top_patches"),
         (lambda: fv.survey.read_patches({"2": best()}, {"2": "0"}), OptionError, r"channels\['2'\] must be"),
         (lambda: fv.zoo.card("xo").load(LONG), FileError, "no weights file"),
@@ -183,3 +184,12 @@ def test_an_option_without_a_value(option, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["overview", "xo", "--random", "--image", "a.png", f"{option}=--"])
     assert f"argument {option}: expected an argument, got '--'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_image_that_is_not_finite_breaks_no_claim(value):
+    proof = fv.prove(net(), torch.full((1, 3, 12, 12), value))
+    (claim,) = [claim for claim in proof.claims if claim.name == "conservation"]
+    assert proof.holds
+    assert claim.holds is None
+    assert "no finite slopes" in claim.found

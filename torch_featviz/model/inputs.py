@@ -39,7 +39,7 @@ class Inputs:
 
     def __post_init__(self) -> None:
         if self.more and not self.rowwise:  # told once, for all images: a part may be as long as another tensor
-            more, count = tensors((self.args, dict(self.keywords))), len(self.images)
+            more, count = tensors((self.args, dict(self.keywords))), len(self.images) if self.images.dim() else None
             object.__setattr__(
                 self, "rowwise", tuple(not t.is_nested and t.dim() > 0 and len(t) == count for t in more)
             )

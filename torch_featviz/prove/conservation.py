@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,8 @@ def _conservation(subject: Subject) -> str:
     with by_other_means(), isolated(), torch.no_grad():
         slopes, weights, change = _slopes(subject, one, found)
     expected = float(weights @ slopes)
+    if not isfinite(expected):
+        raise Unknown("the score has no finite slopes between an image of zeros and this one")
     near = 1e-2 * float(weights @ np.abs(slopes)) + 1e-5 * float(heat.abs().sum())
     if not abs(got - expected) <= near:
         raise Wrong(f"its sum is {got:.4g}, and the slopes of the score at its {_STEPS} steps make {expected:.4g}")
