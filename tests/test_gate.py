@@ -65,6 +65,7 @@ def test_what_is_of_the_kind_passes(kind, values):
         (int, 2**70, OptionError, "x must be a number of 64 bits, got one of 71 bits."),
         (float, 10**400, OptionError, "x must be a number of 64 bits, got one of 1329 bits."),
         (float, "a", OptionError, "x must be a number, got 'a'."),
+        (float, Fraction(10**400), OptionError, "x must be a number, got Fraction."),
         (float, 1j, OptionError, "x must be a number, got complex."),
         (bool, 2, OptionError, "x must be True or False, got 2."),
         (bool, T, OptionError, "x must be True or False, got a tensor of torch.float32."),
@@ -115,6 +116,7 @@ def test_what_is_not_is_refused(kind, value, error, words):
         (float, np.float32(0.5), 0.5),
         (bool, np.bool_(True), True),
         (float | None, np.float64(2), 2.0),
+        (float, Fraction(1, 2), 0.5),
     ],
 )
 def test_numbers_of_numpy_become_pythons(kind, value, expected):

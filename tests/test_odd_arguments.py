@@ -21,9 +21,9 @@ PAIRS = [(X, torch.tensor([0, 1]))]
 DRAWN = {"flip": lambda x: x.flip(-1)}
 
 
-def worth(baselines):
+def worth(baselines, **options):
     model = net()
-    return fv.faithfulness(model, X, fv.attribute(model, X, method="saliency"), baselines=baselines)
+    return fv.faithfulness(model, X, fv.attribute(model, X, method="saliency"), baselines=baselines, **options)
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
@@ -86,6 +86,20 @@ pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensor
         (lambda: worth(1j * torch.ones(1)), DtypeError, "baselines must be real, got torch.complex64"),
         (lambda: worth(torch.ones(5)), ShapeError, r"baselines must expand to images of shape .*, got \(5,\)"),
         (lambda: fv.prove(net(), torch.tensor(1.0), keywords={"a": 1}), OptionError, "takes other arguments"),
+        (lambda: worth(0.0, internal_batch_size=-7), OptionError, "internal_batch_size must be at least 1, got -7"),
+        (lambda: fv.TopK(2**31), OptionError, "k must be an integer from 1 to 1,048,576, got 2147483648"),
+        (lambda: fv.Histogram(2**31), OptionError, "bins must be an even number from 2 to 1,048,576, got 2147483648"),
+        (
+            lambda: fv.top_patches(net(), [X], "2", resume="a\0b"),
+            FileError,
+            "cannot write 'a.x00b': embedded null byte",
+        ),
+        (lambda: fv.zoo.write_image_folder("a\0b"), FileError, "cannot write 'a.x00b': embedded null byte"),
+        (lambda: fv.curves({1: [2.0]}), OptionError, "a name in history must be a text, got 1"),
+        (lambda: fv.attribute(net(), X, classes=NESTED()), DtypeError, "classes: expected a dense tensor"),
+        (lambda: fv.receptive_field(net(), "2", channels=2**31), OptionError, "an input of 2147483648 × .* at most"),
+        (lambda: fv.summary(net(), (3, 2**20, 2**20)), OptionError, "an input of 3 × 1048576 × 1048576 has"),
+        (lambda: fv.attribute(net(), X, additional_forward_args=NESTED()), OptionError, "takes other arguments"),
         (lambda: fv.survey.read_patches({}, {}), OptionError, "results must come from one top_patches"),
         (lambda: fv.survey.read_patches({"2": best()}, {"2": "0"}), OptionError, r"channels\['2'\] must be"),
         (lambda: fv.zoo.card("xo").load(LONG), FileError, "no weights file"),

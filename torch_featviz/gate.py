@@ -7,8 +7,9 @@ import inspect
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
-from numbers import Integral, Real
+from numbers import Integral, Rational
 from os import PathLike
 from typing import Any, Literal, ParamSpec, Protocol, TypeVar, Union, get_args, get_origin
 
@@ -202,6 +203,9 @@ def _of_numpy(value: Any, kind: Any) -> Any:
     """NumPy's number, flag or array of floats as Python and torch have it, where that is asked for."""
     if kind in (int, float, bool) and isinstance(value, np.generic):
         return value.item()
+    if kind is float and isinstance(value, Rational) and not isinstance(value, int):  # a Fraction, say
+        with suppress(OverflowError):
+            return value.numerator / value.denominator
     if kind is not Tensor or type(value) not in (np.ndarray, np.memmap) or value.dtype.kind != "f":
         return value
     return torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("="))) if value.itemsize <= 8 else value
@@ -251,7 +255,7 @@ def _check_class(name: str, value: object, kind: Any) -> None:
 
 
 def _check_number(name: str, value: object, kind: type) -> None:
-    numbers = Integral if kind is int else Real
+    numbers = Integral if kind is int else (Integral, float)
     if isinstance(value, bool) or not isinstance(value, numbers):
         raise OptionError(f"{name} must be {_words(kind)}, got {_got(value)}.")
     if isinstance(value, Integral) and not -(2**63) <= int(value) < 2**63:

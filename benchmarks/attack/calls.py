@@ -350,6 +350,8 @@ def report(done: Iterator[dict[str, Any]], calls: int, log: Path | None) -> int:
     for result in done:
         how[result["how"]] += 1
         took[result["name"]] += result.get("seconds", 0)
+        if how.total() % 1000 == 0:
+            print(f"{how.total():,} calls, {how['WRONG']} wrong", file=sys.stderr, flush=True)
         by_name.setdefault(result["name"], Counter())[result["how"]] += 1
         if result["how"] == "WRONG":
             wrong[result["name"], result["what"], result["where"]] += 1

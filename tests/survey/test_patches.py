@@ -445,7 +445,7 @@ def test_loaders_that_cannot_be_used():
 
 
 def test_options_that_mean_nothing():
-    with pytest.raises(OptionError, match="k must be an integer of at least 1, got 0"):
+    with pytest.raises(OptionError, match="k must be an integer from 1 to 1,048,576, got 0"):
         top_patches(build(), [pictures(2)], LAYER, k=0)
     for options in ({"every": 3}, {"every": 0, "resume": "x.pt"}):
         with pytest.raises(OptionError, match="every must be at least 1 and needs resume="):

@@ -190,8 +190,8 @@ def faithfulness(
         DtypeError: `why` is not a result of `attribute`, or images are not floats.
         ShapeError: `why` is about other images, or baselines do not expand to these.
         LayerError: `why` is about another model, whose layer this one does not have.
-        OptionError: `steps` is below 1, `stages` below 0, or one of them above 100,000; the image is not made of whole
-            patches, or `why` is about boxes.
+        OptionError: `steps` or `internal_batch_size` is below 1, `stages` below 0, or one of them above 100,000; the
+            image is not made of whole patches, or `why` is about boxes.
     Example:
         >>> from torch_featviz.explain import attribute
         >>> net, images = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), torch.rand(3, 1, 4, 4)
@@ -215,6 +215,8 @@ def faithfulness(
         )
     if steps < 1 or stages < 0:
         raise OptionError(f"steps must be at least 1 and stages at least 0, got {steps} and {stages}.")
+    if internal_batch_size is not None and internal_batch_size < 1:
+        raise OptionError(f"internal_batch_size must be at least 1, got {internal_batch_size}.")
     if max(steps, stages) > MOST:
         raise OptionError(f"steps and stages must be at most {MOST:,}, got {steps} and {stages}.")
     inputs = (why.inputs or Inputs(images)).with_images(images)

@@ -77,7 +77,7 @@ def remembered(
 ) -> _T:
     """`ask()`, once for each `question` about a model that is built like this and inputs of this shape, or anew."""
     given = (inputs.images, *tensors((inputs.args, dict(inputs.keywords))))
-    shapes = tuple(tuple(tensor.shape[1:]) for tensor in given)
+    shapes = tuple(() if tensor.is_nested else tuple(tensor.shape[1:]) for tensor in given)
     answers = _known.setdefault(model, {})
     key = (build_of(model), shapes, question)
     if anew or key not in answers:

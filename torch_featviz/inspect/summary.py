@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from torch_featviz.displayed import Displayed
 from torch_featviz.errors import OptionError
 from torch_featviz.gate import check_tensor, gate
-from torch_featviz.model.inputs import Inputs, placement
+from torch_featviz.model.inputs import Inputs, check_numel, placement
 from torch_featviz.model.layers import names_of, unwrap
 from torch_featviz.printable import escaped
 from torch_featviz.table import html_table, text_table
@@ -119,7 +119,7 @@ def summary(
         additional_forward_args: further positional arguments of `forward`, one value or a tuple.
         keywords: keyword arguments of `forward`.
     Raises:
-        OptionError: `size` is neither, or `forward` takes other arguments.
+        OptionError: `size` is neither, or far too large, or `forward` takes other arguments.
         ShapeError: the model does not accept an input of that size.
         LayerError: no layer of the model runs, or it is TorchScript.
         DtypeError: the model cannot be copied.
@@ -164,6 +164,7 @@ def _input(model: nn.Module, size: Sequence[int] | Tensor) -> Tensor:
         return size
     if not isinstance(size, Sequence) or not size or not all(isinstance(n, int) and n > 0 for n in size):
         raise OptionError(f"size must be the size of one input, such as (3, 224, 224), or a tensor; got {size!r:.80}.")
+    check_numel(size)
     noise = torch.rand((1, *size), generator=torch.Generator().manual_seed(0), device="cpu")
     return noise.to(**placement(model))
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from torch_featviz.errors import DtypeError, ShapeError
+from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.gate import check_dense, made_by
 from torch_featviz.torch_private import NORMS, Convolution
 
 from .values import map_tensors, tensors
+
+_NUMEL = 2**28  # values of an input that is made here: a gigabyte of them
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +142,13 @@ def check_images(images: Any, axes: tuple[int, ...] = (4,)) -> None:
         expected = "'b c h w'" if axes == (4,) else "'b c h w' (or 'b c l', 'b c d h w')"
         hint = "; add a batch axis with images[None]" if images.dim() == min(axes) - 1 and images.numel() else ""
         raise ShapeError(f"images must be {expected} and not empty, got shape {tuple(images.shape)}{hint}.")
+
+
+def check_numel(size: Sequence[int]) -> None:
+    """Raise OptionError if an input of that size does not fit a usual memory."""
+    if prod(size) > _NUMEL:
+        shape = " × ".join(map(str, size))
+        raise OptionError(f"an input of {shape} has {prod(size):,} values, and at most {_NUMEL:,} are tried.")
 
 
 def as_batch(images: Any) -> Tensor:

@@ -60,6 +60,8 @@ def names_of(classes: Any) -> tuple[str, ...]:
         >>> names_of(["cat", 1]), names_of({1: "dog", 0: "cat"})
         (('cat', '1'), ('cat', 'dog'))
     """
+    if isinstance(classes, Tensor):
+        check_tensor("classes", classes)
     names = _by_number(classes) if isinstance(classes, Mapping) else classes
     if not isinstance(names, Iterable) or getattr(names, "shape", None) == ():  # such a tensor only seems iterable
         raise DtypeError(f"classes must be the names of all classes, got {classes!r:.80}.")

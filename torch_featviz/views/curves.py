@@ -7,7 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch_featviz.errors import OptionError, ShapeError
-from torch_featviz.gate import gate
+from torch_featviz.gate import check, gate
 from torch_featviz.picture import Chart, Picture, number
 from torch_featviz.picture.figures import as_written, fit
 
@@ -72,6 +72,7 @@ def curves(
 def _panels(history: Mapping[str, Any]) -> dict[str, dict[str, _Line]]:
     panels: dict[str, dict[str, _Line]] = {}
     for name, lines in history.items():
+        check("a name in history", name, str)
         if isinstance(lines, Mapping):
             panels.setdefault(name, {}).update({key: _numbers(f"{name}/{key}", v) for key, v in lines.items()})
             continue

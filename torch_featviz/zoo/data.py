@@ -172,7 +172,7 @@ def write_image_folder(root: str | Path, seed: int = 0) -> Path:
             for split in get_args(Split):
                 _write_split(whole / split, XO(split, seed))
             whole.rename(root)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
         raise FileError(f"cannot write {str(root)!r}: {error}.") from error
     return root
 

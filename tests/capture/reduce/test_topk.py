@@ -83,7 +83,7 @@ def test_a_given_axis_of_channels(dim):
 
 @pytest.mark.parametrize("k", [0, -1, 2.0, True])
 def test_what_is_refused(k):
-    with pytest.raises(OptionError, match=f"k must be an integer of at least 1, got {k}"):
+    with pytest.raises(OptionError, match=f"k must be an integer from 1 to 1,048,576, got {k}"):
         TopK(k)
     with pytest.raises(LayerError, match=r"TopK\(k=9, dim=None, nothing seen yet\)"):
         _ = TopK().values

@@ -13,6 +13,7 @@ from torch_featviz.gate import gate
 
 from .reducer import BLOCK, Reducer, eager_on_cpu, exponent, power_of_two, wide
 
+_MOST = 2**20
 _DIGITS = 50  # a bin is never narrower than 2**-50 of the largest magnitude, so that its number is an exact float
 _NARROWEST = -126
 _INF = float("inf")
@@ -38,7 +39,7 @@ class Histogram(Reducer):
     bin on its right; the largest value is always left of the last edge. Values from `2**1000` on count as infinite.
 
     Raises:
-        OptionError: `bins` is not an even number of at least 2.
+        OptionError: `bins` is not an even number from 2 to 1,048,576.
         LayerError: a property is read before any output was seen.
 
     Example:
@@ -53,8 +54,8 @@ class Histogram(Reducer):
     @gate("bins")
     def __init__(self, bins: int = 64, symmetric: bool = False) -> None:
         super().__init__()
-        if not isinstance(bins, int) or isinstance(bins, bool) or bins < 2 or bins % 2:
-            raise OptionError(f"bins must be an even number of at least 2, got {bins!r}.")
+        if not isinstance(bins, int) or isinstance(bins, bool) or not 2 <= bins <= _MOST or bins % 2:
+            raise OptionError(f"bins must be an even number from 2 to {_MOST:,}, got {bins!r:.80}.")
         self.bins, self.symmetric = bins, bool(symmetric)
 
     @property

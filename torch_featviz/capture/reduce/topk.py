@@ -11,6 +11,7 @@ from torch_featviz.errors import OptionError, ShapeError
 
 from .reducer import Reducer, checked_dim, same_channels
 
+_MOST = 2**20
 _INF = float("inf")
 
 # The state: NaN counts `c`, values `k c`, images `k c` (-1: none yet) and positions `k c`, and how many images were
@@ -30,7 +31,7 @@ class TopK(Reducer):
     number of images seen hold NaN, image -1 and position -1.
 
     Raises:
-        OptionError: `k` is not an integer of at least 1, or `dim` is not an integer.
+        OptionError: `k` is not an integer from 1 to 1,048,576, or `dim` is not an integer.
         LayerError: a property is read before any output was seen.
 
     Example:
@@ -44,8 +45,8 @@ class TopK(Reducer):
 
     def __init__(self, k: int = 9, dim: int | None = None) -> None:
         super().__init__()
-        if not isinstance(k, int) or isinstance(k, bool) or k < 1:
-            raise OptionError(f"k must be an integer of at least 1, got {k!r}.")
+        if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= _MOST:
+            raise OptionError(f"k must be an integer from 1 to {_MOST:,}, got {k!r:.80}.")
         self.k, self.dim = k, checked_dim(dim)
 
     @property

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch_featviz.displayed import Displayed
 from torch_featviz.errors import OptionError, ShapeError
 from torch_featviz.gate import gate, gated
-from torch_featviz.model.inputs import Inputs, placement
+from torch_featviz.model.inputs import Inputs, check_numel, placement
 from torch_featviz.model.kinds import CHANNELS_LAST
 from torch_featviz.model.layers import layer_name, module_at
 from torch_featviz.model.layout import Layout, LayoutTracer
@@ -140,7 +140,7 @@ def receptive_field(
     Raises:
         DtypeError: the model cannot be copied.
         LayerError: no such layer, or it runs several times and no call is named.
-        OptionError: a size is not a positive number, or `forward` takes other arguments.
+        OptionError: a size is not a positive number, or far too large, or `forward` takes other arguments.
         ShapeError: the model does not accept such an input, or the layer returns no tensor.
     Reference: Luo et al. 2016, for the effective field.
     Example:
@@ -156,6 +156,7 @@ def receptive_field(
     module = module_at(model, name)
     with isolated():
         net, at = one_call(twin(model), name)
+        check_numel((channels or _channels(net), *sizes))
         image = torch.rand((1, channels or _channels(net), *sizes), **placement(net))
         inputs = Inputs.of(image, additional_forward_args, keywords).copied()
         try:
