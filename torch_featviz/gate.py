@@ -9,7 +9,8 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
-from numbers import Integral, Rational
+from fractions import Fraction
+from numbers import Integral
 from os import PathLike
 from typing import Any, Literal, ParamSpec, Protocol, TypeVar, Union, get_args, get_origin
 
@@ -72,7 +73,7 @@ def gate(*but: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
                 if name not in kinds:
                     continue
                 if name in but or name in _ELSEWHERE:
-                    bound.arguments[name] = functools.reduce(_of_numpy, _options(kinds[name]), value)
+                    bound.arguments[name] = functools.reduce(_plain, _options(kinds[name]), value)
                 elif signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL:
                     bound.arguments[name] = tuple([check(name, item, kinds[name]) for item in value])
                 else:
@@ -188,7 +189,7 @@ def _options(kind: Any) -> tuple[Any, ...]:
 def _check_one(name: str, value: object, kind: Any) -> Any:
     """The value, if it is of that one kind."""
     origin = get_origin(kind) or kind
-    value = _of_numpy(value, origin)
+    value = _plain(value, origin)
     if origin is Literal:
         if not isinstance(value, str) or value not in get_args(kind):
             raise OptionError(f"{name} must be {_words(kind)}, got {_got(value)}.")
@@ -199,13 +200,13 @@ def _check_one(name: str, value: object, kind: Any) -> Any:
     return value
 
 
-def _of_numpy(value: Any, kind: Any) -> Any:
-    """NumPy's number, flag or array of floats as Python and torch have it, where that is asked for."""
+def _plain(value: Any, kind: Any) -> Any:
+    """A number, flag or array of floats of NumPy, or a fraction, as Python and torch have it, if that is asked for."""
     if kind in (int, float, bool) and isinstance(value, np.generic):
         return value.item()
-    if kind is float and isinstance(value, Rational) and not isinstance(value, int):  # a Fraction, say
+    if kind is float and isinstance(value, Fraction):
         with suppress(OverflowError):
-            return value.numerator / value.denominator
+            return float(value)
     if kind is not Tensor or type(value) not in (np.ndarray, np.memmap) or value.dtype.kind != "f":
         return value
     return torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("="))) if value.itemsize <= 8 else value
