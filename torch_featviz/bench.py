@@ -75,7 +75,11 @@ class Ratio(NamedTuple):
     @classmethod
     @gated
     def of(cls, ratios: list[float]) -> Ratio:
-        """Of ratios that were measured, one at least."""
+        """Of ratios that were measured.
+
+        Raises:
+            OptionError: there is none.
+        """
         if not len(ratios):
             raise OptionError("ratios must be one at least, got none.")
         return cls(*_median(ratios))
@@ -103,7 +107,11 @@ class Added(NamedTuple):
 
     @gated
     def micro(self, parts: int = 1) -> str:
-        """Format in microseconds, divided by `parts`."""
+        """Format in microseconds, divided by `parts`.
+
+        Raises:
+            OptionError: `parts` is below 1.
+        """
         if parts < 1:
             raise OptionError(f"parts must be at least 1, got {parts}.")
         return "{:.2f} ({:.2f} to {:.2f}) us".format(*(1e6 * value / parts for value in self))

@@ -307,6 +307,12 @@ def _quantised() -> Tensor:
         return torch.quantize_per_tensor(torch.rand(2, 3, 12, 12), 0.1, 0, torch.quint8)
 
 
+def _csr() -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.eye(4).to_sparse_csr()
+
+
 def _nested() -> Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -420,7 +426,7 @@ ODD: dict[str, Callable[[], Any]] = {
     "tensor double": lambda: torch.rand(2, 3, 12, 12).double(),
     "tensor complex": lambda: torch.rand(2, 3, 12, 12, dtype=torch.complex64),
     "tensor sparse": lambda: torch.rand(2, 3, 12, 12).to_sparse(),
-    "tensor csr": lambda: torch.eye(4).to_sparse_csr(),
+    "tensor csr": _csr,
     "tensor quantised": _quantised,
     "tensor meta": lambda: torch.empty(2, 3, 12, 12, device="meta"),
     "tensor nan": lambda: torch.full((2, 3, 12, 12), float("nan")),

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from torch_featviz.displayed import Displayed
 from torch_featviz.errors import DtypeError, OptionError
-from torch_featviz.gate import gate
+from torch_featviz.gate import gate, gated
 from torch_featviz.model.answer import Answer, Kind, answer_of, classes_of, ending
 from torch_featviz.model.inputs import Inputs, batch_of
 from torch_featviz.model.masks import Segmented, Told, is_segmenters
@@ -64,6 +64,7 @@ class Reason(Displayed):
             return torch.ones(self.heatmaps.shape[:2], dtype=torch.bool, device=self.heatmaps.device)
         return self.masks.flatten(2).any(2)
 
+    @gated
     def worth_of(self, image: int, column: int) -> tuple[Faithfulness, int] | None:
         """The faithfulness of one heatmap, as the figures of its class and its place in them; None without one."""
         here = self.explained[:, column]

@@ -209,6 +209,7 @@ class History(Displayed, Thinned[Sample]):
         [0, 4, 8, 11]
     """
 
+    @gated
     def __init__(self, keep: int = 512) -> None:
         super().__init__(keep)
 

@@ -101,7 +101,8 @@ def _check(dataset: Any) -> None:
         raise DtypeError(f"{wrong}, got a tensor{of}; fv.images(batch, labels) draws a batch.")
     if isinstance(dataset, DataLoader):
         raise DtypeError(f"{wrong}, got a DataLoader of batches; call samples(loader.dataset).")
-    if isinstance(dataset, (str, PathLike)) or not (hasattr(dataset, "__iter__") or hasattr(dataset, "__getitem__")):
+    listed = (hasattr(dataset, "__iter__") or hasattr(dataset, "__getitem__")) and getattr(dataset, "shape", 1) != ()
+    if isinstance(dataset, (str, PathLike)) or not listed:
         raise DtypeError(f"{wrong}, got {dataset!r:.80}; ImageFolder(folder) of torchvision reads a folder.")
 
 

@@ -163,6 +163,8 @@ def write_image_folder(root: str | Path, seed: int = 0) -> Path:
         OptionError: a negative seed.
     """
     root = Path(root)
+    if "\0" in str(root):
+        raise FileError(f"cannot write {str(root)!r}: embedded null byte.")
     if os.path.exists(root):
         raise FileError(f"{str(root)!r} exists already; choose a new folder.")
     try:
@@ -172,7 +174,7 @@ def write_image_folder(root: str | Path, seed: int = 0) -> Path:
             for split in get_args(Split):
                 _write_split(whole / split, XO(split, seed))
             whole.rename(root)
-    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
+    except OSError as error:
         raise FileError(f"cannot write {str(root)!r}: {error}.") from error
     return root
 
