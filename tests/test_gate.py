@@ -221,6 +221,37 @@ def test_the_fuzz_tells_an_error_that_is_not_ours():
         assert calls.outcome(raised(call)) == name
 
 
+@pytest.mark.parametrize(
+    ("code", "told", "how"),
+    [
+        (0, "", "fine"),
+        (1, "computing\nfeatviz: no layer 'a'.\n", "ours"),
+        (2, "usage: featviz", "ours"),
+        (1, "", "WRONG"),
+        (3, "featviz: x", "WRONG"),
+        (1, "Traceback (most recent call last):\nfeatviz: x", "WRONG"),
+        (1, "featviz: \x1b[31m", "WRONG"),
+    ],
+)
+def test_the_fuzz_tells_a_command_that_ends_otherwise(code, told, how, monkeypatch):
+    def main(typed):
+        sys.stderr.write(told)
+        if code == 2:
+            raise SystemExit(code)
+        return code
+
+    monkeypatch.setattr(calls.words, "main", main)
+    monkeypatch.setattr(calls.words, "files", lambda: None)
+    assert calls.outcome(raised(lambda: calls.words.run(["layers"])), command=True) == how
+
+
+def test_the_fuzz_knows_each_option_of_each_command():
+    """What is typed is read from the parser: a new option is in it."""
+    rng = calls.random.Random(0)
+    typed = {word.partition("=")[0] for _ in range(300) for word in calls.words.words("maps", rng)[0]}
+    assert typed >= {"maps", "--image", "--layer", "--weights", "--random", "--size", "--top", "--one-scale", "--out"}
+
+
 def raised(call):
     try:
         call()
