@@ -338,7 +338,7 @@ def launches(model: nn.Module, inputs: Any, layers: Layers = None, **options: An
         options: as for `capture`.
     Raises:
         LayerError: `model` has no such layer.
-        OptionError: without a GPU, the forward takes nested tensors, or depends on values, which the tensors do not hold.
+        OptionError: without a GPU, the forward takes nested tensors, or depends on values that the tensors do not hold.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True))

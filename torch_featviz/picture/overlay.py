@@ -241,7 +241,7 @@ def _check(images: Tensor) -> None:
 def _match(images: Tensor, heatmaps: Tensor) -> tuple[Tensor, bool]:
     """Heatmaps as `b k H W`, and whether they were."""
     several = heatmaps.dim() == 4
-    stack = heatmaps if several else heatmaps[:, None]
+    stack = heatmaps[:, None] if heatmaps.dim() == 3 else heatmaps
     if heatmaps.dim() not in (3, 4) or stack.shape[0] != images.shape[0] or stack.shape[2:] != images.shape[2:]:
         raise ShapeError(
             f"heatmaps must be 'b H W' or 'b k H W' with b = {images.shape[0]} and H W = {tuple(images.shape[2:])}, "
