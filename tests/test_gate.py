@@ -233,13 +233,14 @@ def test_the_fuzz_tells_an_error_that_is_not_ours():
         (1, "featviz: \x1b[31m", "WRONG"),
     ],
 )
-def test_the_fuzz_tells_a_command_that_ends_otherwise(code, told, how, monkeypatch):
+def test_the_fuzz_tells_a_command_that_ends_otherwise(code, told, how, tmp_path, monkeypatch):
     def main(typed):
         sys.stderr.write(told)
         if code == 2:
             raise SystemExit(code)
         return code
 
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(calls.words, "main", main)
     monkeypatch.setattr(calls.words, "files", lambda: None)
     assert calls.outcome(raised(lambda: calls.words.run(["layers"])), command=True) == how

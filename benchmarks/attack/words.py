@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import random
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
@@ -107,7 +108,7 @@ def commands() -> dict[str, argparse.ArgumentParser]:
 
 def files() -> None:
     """The files that the words name, in this folder."""
-    if Path("net.py").exists():
+    if Path("run").exists():
         return
     Path("net.py").write_text(MODULE.format(attack=str(Path(__file__).parent)))
     Path("text.py").write_text("this is no Python")
@@ -192,13 +193,17 @@ def run(typed: list[str]) -> None:
         Told: it failed with a line that says why.
         Untold: an exit code that it does not tell of, a traceback, no such line, or control characters.
     """
-    files()
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        try:
+    out, err, before = io.StringIO(), io.StringIO(), Path.cwd()
+    Path("typed").mkdir(exist_ok=True)  # other calls have files of such names
+    os.chdir("typed")
+    try:
+        files()
+        with redirect_stdout(out), redirect_stderr(err):
             code = main(typed)
-        except SystemExit as end:
-            code = end.code
+    except SystemExit as end:
+        code = end.code
+    finally:
+        os.chdir(before)
     told = err.getvalue()
     if "Traceback" in told or code not in (0, 1, 2):
         raise Untold(f"{code}: {told[-500:]}")
