@@ -42,6 +42,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensor
         (lambda: fv.zoo.evaluate(net(), [[[1, 2], [3]]]), DtypeError, "batch 0 must be a tensor of inputs and .* list"),
         (lambda: fv.zoo.evaluate(net(), [(1, 2)]), DtypeError, "batch 0 must be a tensor of inputs and .* int"),
         (lambda: fv.zoo.evaluate(nn.ModuleList(), PAIRS), DtypeError, "model must have a forward, got ModuleList"),
+        (lambda: fv.bench.settled(nn.ModuleList(), bool), DtypeError, "measure must have a forward, got ModuleList"),
+        (lambda: fv.probabilities(net(), X, augment=nn.ModuleList()), DtypeError, "augment must have a forward, got"),
         (lambda: fv.zoo.fit(nn.ModuleList(), PAIRS), DtypeError, "model must have a forward, got ModuleList"),
         (lambda: fv.first_nonfinite(nn.ModuleList(), X), DtypeError, "model must have a forward, got ModuleList"),
         (

@@ -163,6 +163,12 @@ def check_module(name: str, value: object) -> None:
         raise DtypeError(f"{name} must be a torch.nn.Module, got {type(value).__name__}: {what}.")
 
 
+def check_runs(name: str, model: nn.Module) -> None:
+    """Raise DtypeError if the module has no `forward`, as a `ModuleList` has none."""
+    if type(model).forward is nn.Module.forward:  # which stands for none
+        raise DtypeError(f"{name} must have a forward, got {type(model).__name__}; pass the module that holds it.")
+
+
 def check_floats(name: str, value: Tensor) -> None:
     """Raise DtypeError unless `value` holds floats that can be computed with."""
     if not value.is_floating_point():
@@ -237,6 +243,8 @@ def _check_iterable(name: str, value: object, _kind: Any) -> None:
 def _check_function(name: str, value: object, kind: Any) -> None:
     if not callable(value):
         raise DtypeError(f"{name} must be a function, got {_got(value)}.")
+    if isinstance(value, nn.Module):
+        check_runs(name, value)
     taken = next(iter(get_args(kind)), None)
     if isinstance(value, type) and isinstance(taken, list) and Tensor in taken:  # which makes no tensor of a tensor
         raise DtypeError(f"{name}: expected a function, got the class {value.__name__}; pass an instance of it.")

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch_featviz.capture.eager import uncompiled
 from torch_featviz.capture.stopping import Stopped
 from torch_featviz.capture.tap import Taps, function_of, put, take_back
-from torch_featviz.gate import gated
+from torch_featviz.gate import check_runs, gated
 from torch_featviz.model.layers import names_of
-from torch_featviz.model.run import check_runs, device_told
+from torch_featviz.model.run import device_told
 from torch_featviz.model.untouched import Kept
 from torch_featviz.model.values import tensors
 from torch_featviz.torch_private import CALL, any_global_hook
@@ -51,7 +51,7 @@ def first_nonfinite(model: nn.Module, *inputs: Any, **keywords: Any) -> NonFinit
           input 0: 1 2, float32, from 1 to 1, finite
           parameters NOT FINITE: weight
     """
-    check_runs(model)
+    check_runs("model", model)
     search = _Search(model)
     given = [*tensors(inputs), *tensors(keywords)]
     with torch.no_grad():

@@ -40,12 +40,6 @@ def run(net: nn.Module, inputs: Inputs) -> Any:
         raise _explained(error, net, inputs) from error
 
 
-def check_runs(model: nn.Module) -> None:
-    """Raise DtypeError if the module has no `forward`, as a `ModuleList` has none."""
-    if type(model).forward is nn.Module.forward:  # which stands for none
-        raise DtypeError(f"model must have a forward, got {type(model).__name__}; pass the module that holds it.")
-
-
 def _explained(error: Exception, net: nn.Module, inputs: Inputs) -> FeatvizError:
     """The likeliest reason why a model raised."""
     if other := _on_another_device(net, (inputs.images, inputs.args, dict(inputs.keywords))):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torch_featviz.errors import DtypeError, OptionError, ShapeError
-from torch_featviz.gate import gate, gated
+from torch_featviz.gate import check_runs, gate, gated
 from torch_featviz.model.answer import LABELS, Answer, Kind, answer_of, ending, scores_of
 from torch_featviz.model.inputs import Inputs, as_batch
 from torch_featviz.model.run import run
@@ -188,6 +188,8 @@ def _views(images: Tensor, augment: Views | None) -> Iterator[Tensor]:
         raise OptionError(
             f"augment= must be a function of images, such as augment('flip', 'crops'), got {augment!r:.80}."
         )
+    if isinstance(augment, nn.Module):
+        check_runs("augment", augment)
     views: Any = augment.views(images) if isinstance(augment, Augmentation) else augment(images)
     if not isinstance(views, Iterable):
         raise DtypeError(f"augment= must return tensors 'b c h w', got {type(views).__name__}.")

@@ -17,12 +17,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from torch_featviz.displayed import Displayed
 from torch_featviz.errors import DtypeError, FeatvizError, OptionError, ShapeError
-from torch_featviz.gate import gate, gated
+from torch_featviz.gate import check_runs, gate, gated
 from torch_featviz.model.answer import Answer, Kind, answer_of, end_of, ending, scores_of
 from torch_featviz.model.inputs import Inputs, device_of
 from torch_featviz.model.labels import labels_of, pair_of
 from torch_featviz.model.reading import read_batches, unread, warn_of
-from torch_featviz.model.run import check_runs
 
 from .augment import OverViews, Views
 from .loss import Criterion, loss_of, per_image
@@ -150,7 +149,7 @@ def _move(model: nn.Module, device: str | torch.device | None) -> None:
 
 def _check(model: nn.Module, loader: Any, optimizer: Any) -> None:
     """Raise what is wrong with these before anything is trained."""
-    check_runs(model)
+    check_runs("model", model)
     if isinstance(loader, Dataset) or not hasattr(loader, "__len__"):
         what = type(loader).__name__
         raise DtypeError(
@@ -217,7 +216,7 @@ def evaluate(
         DtypeError: a label is not a class, a view is not a tensor, or the model has no `forward`.
         OptionError: a label is not a class of the model.
     """
-    check_runs(model)
+    check_runs("model", model)
     device = device_of(model)
     batches, one, left_out = [], None, dict[int, str]()
     judge = lambda scores, images: answer_of(
