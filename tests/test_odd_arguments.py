@@ -108,6 +108,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensor
         (lambda: fv.samples(np.array(2.0)), DtypeError, r"samples\(\) takes pairs of .*, got array\(2.\)"),
         (lambda: fv.bench.launches(net(), NESTED()), OptionError, "launches on nested tensors"),
         (lambda: fv.overlay(X, torch.tensor(1.0)), ShapeError, r"heatmaps must be 'b H W' .*, got shape \(\)"),
+        (lambda: fv.images(X, NESTED()), DtypeError, "labels: expected a dense tensor, got a nested tensor"),
+        (lambda: fv.samples(np.int64(2)), DtypeError, r"samples\(\) takes pairs of .*, got .*2"),
         (lambda: fv.survey.read_patches({}, {}), OptionError, "results must come from one top_patches"),
         (lambda: fv.survey.read_patches({"2": best()}, {"2": "0"}), OptionError, r"channels\['2'\] must be"),
         (lambda: fv.zoo.card("xo").load(LONG), FileError, "no weights file"),

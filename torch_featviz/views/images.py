@@ -124,6 +124,8 @@ def _is_image(value: Any) -> bool:
 
 def _words(labels: Any, count: int, names: Sequence[str]) -> list[str]:
     """A text for each image."""
+    if isinstance(labels, Tensor):
+        check_tensor("labels", labels)
     many = hasattr(labels, "__len__") and not isinstance(labels, (str, bytes, Mapping))
     many = many and getattr(labels, "shape", None) != ()
     if not many or len(labels) != count:
