@@ -73,6 +73,8 @@ def gate(*but: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
                 if name not in kinds:
                     continue
                 if name in but or name in _ELSEWHERE:
+                    if isinstance(value, Tensor) and value.is_nested:  # whose shape cannot be asked for
+                        check_dense(name, value)
                     bound.arguments[name] = functools.reduce(_plain, _options(kinds[name]), value)
                 elif signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL:
                     bound.arguments[name] = tuple([check(name, item, kinds[name]) for item in value])

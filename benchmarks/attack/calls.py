@@ -2,6 +2,7 @@
 
     python benchmarks/attack/calls.py --calls 20000 --seed 0
     python benchmarks/attack/calls.py --only tile --calls 500
+    python benchmarks/attack/calls.py --each --calls 100000
     python benchmarks/attack/calls.py --seed 0 --first 1234 --calls 1 --trace      # one call again
 
 The calls are read from `fv.__all__` and docs/api.rst: functions, classes and their public methods; and from the parser
@@ -119,8 +120,25 @@ def parameters(name: str, call: Callable[..., Any]) -> list[inspect.Parameter]:
         return []
 
 
-def arguments(name: str, call: Callable[..., Any], rng: random.Random) -> tuple[list[Any], dict[str, Any], list[str]]:
-    """Positional and keyword arguments, and what is odd about them."""
+def cases(found: dict[str, Any], seed: int) -> list[str]:
+    """Each odd value for each parameter of each call, as "call: parameter=value", in random order."""
+    made = [
+        f"{name}: {p.name}={label}"
+        for name, make in found.items()
+        if not name.startswith("featviz ") and SLOW.get(name, 0) < 0.9
+        for p in parameters(name, make())
+        if p.kind is not p.VAR_KEYWORD
+        for label in ODD
+        if label != "2**31" or p.name not in WORK
+    ]
+    random.Random(seed).shuffle(made)
+    return made
+
+
+def arguments(
+    name: str, call: Callable[..., Any], rng: random.Random, case: str = ""
+) -> tuple[list[Any], dict[str, Any], list[str]]:
+    """Positional and keyword arguments, and what is odd about them: one or two, or that of a case."""
     if name.startswith("featviz "):
         typed, odd_words = words.words(name.removeprefix("featviz "), rng)
         return [typed], {}, odd_words
@@ -129,6 +147,8 @@ def arguments(name: str, call: Callable[..., Any], rng: random.Random) -> tuple[
     chosen = [p for p in parameters(name, call) if p.kind is not p.VAR_KEYWORD]
     names = [p.name for p in chosen]
     odd = dict.fromkeys(rng.sample(names, min(len(names), 1 + (rng.random() < 0.3))), "")
+    if case:
+        odd = dict([case.split("=", 1)])
     for p in chosen:
         required = p.default is p.empty
         if p.kind is p.VAR_POSITIONAL:
@@ -146,7 +166,7 @@ def arguments(name: str, call: Callable[..., Any], rng: random.Random) -> tuple[
                 put(args, keywords, p, value)
             elif required:
                 put(args, keywords, p, strange(odd, p, rng))
-    if rng.random() < 0.02:
+    if not case and rng.random() < 0.02:
         odd["unknown argument"], keywords["no_such_argument"] = "1", 1
     return args, keywords, [f"{key}={label}" for key, label in odd.items() if label]
 
@@ -162,7 +182,7 @@ def strange(odd: dict[str, str], p: inspect.Parameter, rng: random.Random) -> An
     """An odd value; every other one of a kind that the parameter takes, which gets past the gate."""
     labels = [label for label in ODD if label != "2**31" or p.name not in WORK]
     near = [label for label in labels if any(kind.search(str(p.annotation)) for kind in kinds_of(label))]
-    odd[p.name] = rng.choice(near if near and rng.random() < 0.5 else labels)
+    odd[p.name] = odd.get(p.name) or rng.choice(near if near and rng.random() < 0.5 else labels)
     return ODD[odd[p.name]]()
 
 
@@ -192,8 +212,10 @@ def outcome(error: BaseException | None, command: bool = False) -> str:
     return "WRONG"
 
 
-def chosen(names: list[str], rng: random.Random) -> str:
-    """The name of a call, of slow ones more seldom."""
+def chosen(names: list[str], rng: random.Random, number: int) -> str:
+    """The name of a call, of slow ones more seldom; of cases that of the number."""
+    if ": " in names[0]:
+        return names[number % len(names)]
     name = rng.choice(names)
     return rng.choice(names) if rng.random() < SLOW.get(name, 0) else name
 
@@ -202,12 +224,12 @@ def one(names: list[str], found: dict[str, Any], seed: int, number: int, trace: 
     """Make the call of that number and say how it ended."""
     rng = random.Random(f"{seed} {number}")
     torch.manual_seed(number)
-    name = chosen(names, rng)
+    name, _, case = chosen(names, rng, number).partition(": ")
     error: BaseException | None = None
     odd: list[str] = []
     start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     call = found[name]()
-    args, keywords, odd = arguments(name, call, rng)
+    args, keywords, odd = arguments(name, call, rng, case)
     called = False
     try:
         result = call(*args, **keywords)
@@ -296,7 +318,7 @@ def results(names: list[str], seed: int, numbers: range) -> Iterator[dict[str, A
         process.start()
         theirs.close()
         while True:
-            name = chosen(names, random.Random(f"{seed} {at}"))
+            name, _, _ = chosen(names, random.Random(f"{seed} {at}"), at).partition(": ")
             try:
                 done = pipe.recv() if answers(pipe, process.pid, 6 * SECONDS if name in SLOW else SECONDS) else "hung"
             except EOFError:
@@ -321,6 +343,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first call")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so long; the table says how many")
+    parser.add_argument("--each", action="store_true", help="each odd value for each parameter, one at a time")
     parser.add_argument("--only", help="calls whose name is this, or begins with it and a dot, bracket or space")
     parser.add_argument("--trace", action="store_true", help="run in this process and print tracebacks")
     parser.add_argument(
@@ -332,6 +355,9 @@ def main() -> int:
     names = [n for n in found if not asked.only or re.match(rf"{re.escape(asked.only)}(?:$|[.( ])", n)]
     if not names:
         parser.error(f"no public call {asked.only!r}; there are {', '.join(found)}")
+    if asked.each:
+        names = cases({name: found[name] for name in names}, asked.seed)
+        print(f"{len(names):,} cases", file=sys.stderr)
     numbers = range(asked.first, asked.first + asked.calls)
     if asked.trace:
         os.chdir(tempfile.mkdtemp(prefix="calls"))

@@ -15,7 +15,7 @@ from torch_featviz.displayed import Displayed
 from torch_featviz.errors import DtypeError, OptionError
 from torch_featviz.gate import gate, gated
 from torch_featviz.model.answer import Answer, Kind, answer_of, classes_of, ending
-from torch_featviz.model.inputs import Inputs, batch_of
+from torch_featviz.model.inputs import Inputs, batch_of, check_images
 from torch_featviz.model.masks import Segmented, Told, is_segmenters
 from torch_featviz.model.names import known_names, listed, numbered
 from torch_featviz.model.run import run
@@ -245,11 +245,13 @@ def reasons(
         >>> why.methods[0].heatmaps.shape, why.classes.tolist(), len(why.methods[1].worth)
         (torch.Size([3, 2, 8, 8]), [[1, 0], [1, 0], [1, 0]], 2)
     """
+    methods = methods if isinstance(methods, str) else list(methods)
     options, targets = options or {}, None if targets is None else listed(targets)
     _check(methods, targets, layer, options)
     if likeliest < 1:
         raise OptionError(f"likeliest must be at least 1, got {likeliest}.")
     images = batch_of(model, images)
+    check_images(images, (3, 4, 5))
     more: dict[str, Any] = {"additional_forward_args": additional_forward_args, "keywords": keywords}
     if not isinstance(answer, Answer):
         said, published = getattr(card, "answer", None) if answer is None else answer, getattr(card, "classes", ())

@@ -40,13 +40,15 @@ def numbered(target: Any, names: Sequence[str]) -> Any:
         names: of all classes, in the order of the outputs; empty where they are not known.
     Raises:
         OptionError: no class has such a name, or several have, or no names are known.
-        DtypeError: it is a tensor that is not dense.
+        DtypeError: it is a class of Python, or a tensor that is not dense.
     Example:
         >>> numbered("dog", ["cat", "dog"]), numbered(["dog", 0], ["cat", "dog"]), numbered(None, [])
         (1, [1, 0], None)
     """
     if isinstance(target, Tensor):
         check_tensor("target", target)
+    if isinstance(target, type):
+        raise DtypeError(f"target: expected a function, got the class {target.__name__}; pass an instance of it.")
     several = isinstance(target, (list, tuple))
     asked = [each for each in (target if several else [target]) if isinstance(each, str)]
     if asked and not names:

@@ -58,6 +58,8 @@ def _explained(error: Exception, net: nn.Module, inputs: Inputs) -> FeatvizError
             f"{name}.forward{known} takes other arguments ({error}); pass further ones with "
             "additional_forward_args=(...) or keywords={'name': value}."
         )
+    if images.is_nested:
+        return DtypeError(f"{name} does not accept nested tensors ({type(error).__name__}: {error}).")
     what = f"{type(error).__name__}: {error}".rstrip(".")
     hint = " One image 'c h w' is given as images[None]." if images.dim() == 3 else ""
     return ShapeError(f"{name} does not accept inputs of shape {tuple(images.shape)}: {what}.{hint}")

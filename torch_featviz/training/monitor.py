@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from torch_featviz.capture.session import check_every
 from torch_featviz.displayed import Displayed, within
-from torch_featviz.errors import FileError, LayerError, OptionError
+from torch_featviz.errors import FileError, LayerError, OptionError, ShapeError
 from torch_featviz.gate import check, gate, gated
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.layers import Layers, unwrap
@@ -89,6 +89,7 @@ class Monitor(Displayed):
     Raises:
         LayerError: `model` has no such layer.
         OptionError: `every`, `why`, `bins`, `keep` or `to` is invalid.
+        ShapeError: `probe` is empty.
         DtypeError: `model` is not a module, `probe` does not begin with a tensor, or `model` cannot be copied for it.
         ShapeError: `model` does not accept `probe`.
         FileError: the folder holds something else.
@@ -137,6 +138,8 @@ class Monitor(Displayed):
         self.every = every
         self._model, self._why = model, why
         self._probe = None if probe is None else Inputs.of_batch(probe).copied()
+        if self._probe is not None and not self._probe.images.numel():
+            raise ShapeError(f"probe must hold at least one input, got shape {tuple(self._probe.images.shape)}.")
         self._maps = Maps(model, self._probe)
         self._watched = Watched(model, layers, bins)
         self._gradients = Gradients(bins)

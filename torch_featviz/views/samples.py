@@ -97,7 +97,7 @@ def _check(dataset: Any) -> None:
     first = dataset[0] if isinstance(dataset, (tuple, list)) and dataset else dataset
     wrong = "samples() takes pairs of an image and its class"
     if isinstance(first, Tensor):
-        of = "" if first.is_nested else f" of shape {tuple(first.shape)}"
+        of = "" if first.is_nested else f" of shape {tuple(first.shape)}"  # one of a list, say
         raise DtypeError(f"{wrong}, got a tensor{of}; fv.images(batch, labels) draws a batch.")
     if isinstance(dataset, DataLoader):
         raise DtypeError(f"{wrong}, got a DataLoader of batches; call samples(loader.dataset).")
