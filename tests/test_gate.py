@@ -125,6 +125,15 @@ def test_numbers_of_numpy_become_pythons(kind, value, expected):
     assert taken == expected
 
 
+@pytest.mark.parametrize("given", [np.array([2, 0]), torch.tensor([2, 0]), torch.tensor([2, 0]).byte()])
+@pytest.mark.parametrize("kind", [Sequence[int], tuple[int, ...], Sequence[int] | int | None])
+def test_several_numbers_become_a_list(kind, given):
+    taken = check("x", given, kind)
+    assert taken == [2, 0]
+    assert {type(each) for each in taken} == {int}
+    assert check("x", given, Sequence[int] | Tensor) is given
+
+
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", ">f4"])
 @pytest.mark.parametrize("kind", [Tensor, Tensor | None, Tensor | Sequence[float], float | Tensor])
 def test_an_array_of_floats_becomes_a_tensor_of_its_own(kind, dtype):

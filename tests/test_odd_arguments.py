@@ -194,6 +194,12 @@ def test_rows_of_sparse_arguments(layout):
     assert torch.equal(one.attributions, two.attributions)
 
 
+def test_several_numbers_may_be_a_tensor_or_an_array():
+    maps = torch.rand(2, 12, 12)
+    for contours in (torch.tensor([0.5, 0.7]), np.array([0.5, 0.7])):
+        assert torch.equal(fv.overlay(X, maps, contours=contours), fv.overlay(X, maps, contours=[0.5, 0.7]))
+
+
 def test_filters_may_be_weights_of_a_model():
     weight = nn.Conv2d(3, 4, 2).weight
     bank = fv.zoo.FilterBank(weight)

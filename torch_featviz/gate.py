@@ -109,7 +109,8 @@ def check(name: str, value: object, kind: Any) -> Any:
     values; whether they may be complex is for the function to say. An array of floats passes for a tensor.
 
     Returns:
-        The value; of NumPy's numbers, flags and arrays that passed for a tensor, Python's and torch's.
+        The value; of NumPy's numbers, flags and arrays that passed for a tensor, Python's and torch's. An array or a
+        tensor that passed for a list of numbers or texts is one.
     Raises:
         OptionError: it is no such number, flag, text or choice.
         DtypeError: it has another type, or is no dense tensor of plain values.
@@ -121,7 +122,7 @@ def check(name: str, value: object, kind: Any) -> Any:
     wrong: list[FeatvizError] = []
     for option in options:
         try:
-            return _check_one(name, value, option)
+            return _listed(_check_one(name, value, option), option, options)
         except FeatvizError as error:
             wrong.append(error.with_traceback(None))  # whose frames hold what the caller has
     special = [error for error in wrong if not str(error).startswith(f"{name} must be ")]
@@ -218,6 +219,14 @@ def _plain(value: Any, kind: Any) -> Any:
     if kind is not Tensor or type(value) not in (np.ndarray, np.memmap) or value.dtype.kind != "f":
         return value
     return torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("="))) if value.itemsize <= 8 else value
+
+
+def _listed(value: Any, kind: Any, options: tuple[Any, ...]) -> Any:
+    """A list in the place of an array or a tensor, where several numbers or texts are asked for and no tensor."""
+    several = get_origin(kind) in (Sequence, tuple, list) and get_args(kind)[:1] in ((int,), (float,), (str,))
+    if several and isinstance(value, (Tensor, np.ndarray)) and Tensor not in options:
+        return value.tolist()
+    return value
 
 
 def _check_flag(name: str, value: object, _kind: Any) -> None:
