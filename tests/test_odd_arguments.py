@@ -44,6 +44,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensor
         (lambda: fv.zoo.evaluate(nn.ModuleList(), PAIRS), DtypeError, "model must have a forward, got ModuleList"),
         (lambda: fv.bench.settled(nn.ModuleList(), bool), DtypeError, "measure must have a forward, got ModuleList"),
         (lambda: fv.probabilities(net(), X, augment=nn.ModuleList()), DtypeError, "augment must have a forward, got"),
+        (lambda: fv.zoo.fit(net(), PAIRS, around=lambda: None), OptionError, "around must return a context manager"),
         (lambda: fv.zoo.fit(nn.ModuleList(), PAIRS), DtypeError, "model must have a forward, got ModuleList"),
         (lambda: fv.first_nonfinite(nn.ModuleList(), X), DtypeError, "model must have a forward, got ModuleList"),
         (

@@ -97,8 +97,8 @@ def fit(
         every: also one line per this number of batches, with their loss and accuracy.
     Raises:
         OptionError: fewer than one epoch, a rate that is not above 0, no trainable parameters, `optimizer` is not an
-            optimizer, a `criterion` that does not accept its arguments, `log` that is not a function, or `every` below
-            1 or without `log`.
+            optimizer, a `criterion` that does not accept its arguments, `log` that is not a function, `every` below 1
+            or without `log`, or `around` that returns no context manager.
         ShapeError: the loader is empty, the model returns no row of scores per image, or `criterion` not one number.
         DtypeError: a label is not a class, the model has no `forward`, or the loader is a data set or has no length.
         FeatvizError: the loss is not finite.
@@ -147,6 +147,13 @@ def _move(model: nn.Module, device: str | torch.device | None) -> None:
     model.to(where)
 
 
+def _block(around: Any) -> AbstractContextManager[Any]:
+    """What `around` returned, if a step can run in it."""
+    if not (hasattr(around, "__enter__") and hasattr(around, "__exit__")):
+        raise OptionError(f"around must return a context manager, such as monitor.step(), got {type(around).__name__}.")
+    return around  # type: ignore[no-any-return]
+
+
 def _check(model: nn.Module, loader: Any, optimizer: Any) -> None:
     """Raise what is wrong with these before anything is trained."""
     check_runs("model", model)
@@ -178,7 +185,7 @@ class _Learn:
         kind: Kind | None = None  # judged by the first batch: what the scores are does not change
         for inputs, labels in _batches(loader):
             images, truth = inputs.to(device), labels.to(device)
-            with self.around() as step:
+            with _block(self.around()) as step:
                 images = images if self.augment is None else self.augment(images)
                 scores = scores_of(self.model(images), len(truth), _HINT)
                 kind = kind or answer_of(scores, len(truth), ended=partial(end_of, scores), unsure="logits").kind
