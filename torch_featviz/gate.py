@@ -22,6 +22,7 @@ from torch_featviz.errors import DeviceError, DtypeError, FeatvizError, OptionEr
 P = ParamSpec("P")
 T = TypeVar("T")
 _ELSEWHERE = ("classes", "value_range")  # which come in several forms: those that read them say more
+_BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _WORDS: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
@@ -53,22 +54,25 @@ def gate(*but: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """
 
     def gated(function: Callable[P, T]) -> Callable[P, T]:
-        signature = inspect.signature(function)
+        parameters = inspect.signature(function).parameters.values()
+        by_position = [each.name for each in parameters if each.kind in _BY_POSITION]
+        several = [each.name for each in parameters if each.kind is inspect.Parameter.VAR_POSITIONAL]
+        any_name = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters)
+        names = {each.name for each in parameters}
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> T:
             if is_dynamo_compiling():  # the graph is of the function alone
                 return function(*args, **kwargs)
-            try:
-                bound = signature.bind(*args, **kwargs)
-            except TypeError:  # the function itself says which argument is missing, or unknown
+            further = args[len(by_position) :]
+            if (further and not several) or not (any_name or names.issuperset(kwargs)):  # the function itself says so
                 return function(*args, **kwargs)
-            kinds = _kinds(function)
-            for name, value in bound.arguments.items():
-                several = signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
-                for item in value if several else (value,):
-                    if name in kinds and name not in but and name not in _ELSEWHERE:
-                        check(name, item, kinds[name])
+            kinds = _checked(function, but)
+            given = [*zip(by_position, args, strict=False), *kwargs.items()]
+            given += [(name, item) for name in several for item in further]
+            for name, value in given:
+                if name in kinds:
+                    check(name, value, kinds[name])
             return function(*args, **kwargs)
 
         return call
@@ -273,6 +277,12 @@ def _got(value: object) -> str:
         except (ValueError, RecursionError):  # a number of too many digits
             return f"a large {type(value).__name__}"
     return f"a tensor of {value.dtype}" if isinstance(value, Tensor) else f"{type(value).__name__}"
+
+
+@functools.cache
+def _checked(function: Any, but: tuple[str, ...]) -> dict[str, Any]:
+    """The annotations of the arguments that are checked."""
+    return {name: kind for name, kind in _kinds(function).items() if name not in (*but, *_ELSEWHERE)}
 
 
 @functools.cache
