@@ -11,7 +11,8 @@ from torch import nn
 from torchvision.ops import batched_nms
 
 from torch_featviz.errors import OptionError, ShapeError
-from torch_featviz.model.boxes import find_boxes, names_in, own_logit, own_logits
+from torch_featviz.model.boxes import find_boxes, names_in
+from torch_featviz.model.logits import own_logit, own_logits
 
 SIZE = (40, 60)  # rows and columns
 
