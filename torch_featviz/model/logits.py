@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from torch_featviz.errors import OptionError
+from torch_featviz.torch_private import results_of
 
 Logit: TypeAlias = tuple[GradientEdge, Tensor]  # where it is in the graph, and the gradient to begin with there
 
@@ -24,6 +25,7 @@ _MOVING = frozenset(
 )
 _WEIGHING = frozenset(("Mul", "Div", "Sqrt", "Pow", "Clamp"))
 _SQUASHING = frozenset(("Sigmoid", "Softmax", "SafeSoftmax"))
+_PASSED = _MOVING | _SQUASHING
 _DETACHED = (
     "no gradient reaches the scores of the boxes: the model computes them from detached features, or in no_grad(); "
     "pass target= a callable that returns a class logit of another head, one value per image."
@@ -47,7 +49,7 @@ def own_logit(figure: Tensor) -> Logit:
     if not figure.requires_grad:
         raise OptionError(_DETACHED)
     begin, one = get_gradient_edge(figure), torch.ones_like(figure)
-    squashed = _behind([begin], _MOVING | _WEIGHING, _SQUASHING)
+    squashed = _behind(begin, _MOVING | _WEIGHING, _SQUASHING)
     if squashed:
         live = [(edge, g) for edge, g in zip(squashed, _gradients(begin, one, squashed), strict=True) if g.any()]
         if not live:
@@ -62,7 +64,7 @@ def own_logit(figure: Tensor) -> Logit:
 
 
 def own_logits(figures: Tensor) -> list[Logit]:
-    """`own_logit` of each of several boxes: of all together, by one backward, where scores were only picked.
+    """`own_logit` of each of several boxes: of all together, where scores were only picked.
 
     Args:
         figures: `n`, as `Candidates` has them.
@@ -72,20 +74,9 @@ def own_logits(figures: Tensor) -> list[Logit]:
     one_by_one = map(own_logit, figures)
     if not figures.requires_grad or not len(figures):
         return list(one_by_one)
-    begin, count = get_gradient_edge(figures), len(figures)
-    numbers = torch.arange(1, count + 1, dtype=figures.dtype, device=figures.device)
-    picked = _behind([begin], _MOVING)
-    squashing = [edge.node for edge in picked if _kind(edge.node) in _SQUASHING]
-    ends = [edge for edge in picked if _kind(edge.node) not in _SQUASHING]
-    ends += _behind([edge for node in squashing for edge in _before(node)], _MOVING)
-    with ExitStack() as hooks:
-        for node in squashing:
-            hooks.callback(node.register_hook(_unchanged).remove)
-        gradients = _grad(begin, numbers, ends)
+    count = len(figures)
     logits = dict[float, Logit]()  # by the number of the box
-    for edge, gradient in zip(ends, gradients, strict=True):
-        if gradient is None:
-            continue
+    for edge, gradient in _carried(figures, torch.arange(1, count + 1, dtype=figures.dtype, device=figures.device)):
         values = gradient.flatten()
         places = values.nonzero()
         found = values[places[:, 0]].tolist()
@@ -99,23 +90,54 @@ def own_logits(figures: Tensor) -> list[Logit]:
     return [logits[number] for number in sorted(logits)]
 
 
-def _unchanged(_given: tuple[Tensor, ...], gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """A hook that has a node pass on what comes to it: where a probability is rounded to 1, its slope is 0."""
-    return gradients
+@torch.no_grad()
+def _carried(figures: Tensor, numbers: Tensor) -> list[Logit]:
+    """Where in the graph numbers come to, of which one stands for each figure, behind all that moves and picks values
+    or makes probabilities of them. These pass them on unchanged: where a probability is rounded to 1, its slope is 0.
+
+    Nodes are called one by one; for so few, autograd's engine takes twice as long.
+    """
+    begin = get_gradient_edge(figures)
+    between, uses = [begin.node] if _kind(begin.node) in _PASSED else [], Counter[Any]()
+    for node in between:  # which grows on the way
+        for following, _ in node.next_functions:
+            if not uses[following] and following is not None and _kind(following) in _PASSED:
+                between.append(following)
+            uses[following] += 1
+    come, ready = {begin.node: {begin.output_nr: numbers}}, between[:1]
+    while ready:
+        node = ready.pop()
+        passed = _passed(node, come.pop(node, {}))
+        for (following, number), values in zip(node.next_functions, passed, strict=True):
+            if following is not None and values is not None:
+                at = come.setdefault(following, {})
+                at[number] = at[number] + values if number in at else values
+            uses[following] -= 1
+            if not uses[following] and following in between:
+                ready.append(following)
+    return [(GradientEdge(node, number), values) for node, at in come.items() for number, values in at.items()]
+
+
+def _passed(node: Any, given: dict[int, Tensor]) -> Sequence[Tensor | None]:
+    """What a node makes of gradients for some of its operator's results, for each of the nodes that follow."""
+    if not given:
+        return [None] * len(node.next_functions)
+    if _kind(node) in _SQUASHING:
+        return [given[0]]
+    passed: Tensor | tuple[Tensor | None, ...] = node(*map(given.get, range(results_of(node))))
+    return [passed] if isinstance(passed, Tensor) else passed
 
 
 def _moved(begin: GradientEdge, gradient: Tensor) -> list[Logit]:
     """The edges that come first behind what moves and picks values, as far as the gradient is not 0 there."""
-    ends = _behind([begin], _MOVING)
+    ends = _behind(begin, _MOVING)
     return [(edge, g) for edge, g in zip(ends, _gradients(begin, gradient, ends), strict=True) if g.any()]
 
 
-def _behind(
-    begin: Iterable[GradientEdge], past: frozenset[str], until: frozenset[str] | None = None
-) -> list[GradientEdge]:
+def _behind(begin: GradientEdge, past: frozenset[str], until: frozenset[str] | None = None) -> list[GradientEdge]:
     """The edges that come first behind nodes of some kinds; of all others, or of these."""
     found, seen = dict[tuple[Any, int], None](), set[Any]()
-    waiting: list[tuple[Any, int]] = [(edge.node, edge.output_nr) for edge in begin]
+    waiting: list[tuple[Any, int]] = [(begin.node, begin.output_nr)]
     while waiting:
         node, number = waiting.pop(0)
         if node is None or (node, number) in seen:
@@ -128,10 +150,6 @@ def _behind(
     return [GradientEdge(*edge) for edge in found]
 
 
-def _before(node: Any) -> list[GradientEdge]:
-    return [GradientEdge(*edge) for edge in node.next_functions if edge[0] is not None]
-
-
 def _kind(node: Any) -> str:
     name: str = node.name()
     return name.rstrip("0123456789").removesuffix("Backward")
@@ -142,9 +160,5 @@ def _gradients(begin: GradientEdge, one: Tensor, edges: list[GradientEdge]) -> l
 
     NaN is what 0 times the slope of a root at 0 gives: of other boxes, whose score is 0.
     """
-    given = _grad(begin, one, edges)
+    given = torch.autograd.grad([begin], edges, [one], retain_graph=True, allow_unused=True)
     return [one.new_zeros(1) if gradient is None else gradient.nan_to_num(0.0) for gradient in given]
-
-
-def _grad(begin: GradientEdge, one: Tensor, edges: list[GradientEdge]) -> tuple[Tensor | None, ...]:
-    return torch.autograd.grad([begin], edges, [one], retain_graph=True, allow_unused=True)
