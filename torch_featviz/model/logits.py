@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -26,6 +25,7 @@ _MOVING = frozenset(
 _WEIGHING = frozenset(("Mul", "Div", "Sqrt", "Pow", "Clamp"))
 _SQUASHING = frozenset(("Sigmoid", "Softmax", "SafeSoftmax"))
 _PASSED = _MOVING | _SQUASHING
+_OF_SEVERAL = frozenset(("Split", "SplitWithSizes", "Unbind"))  # whose operators return several tensors
 _DETACHED = (
     "no gradient reaches the scores of the boxes: the model computes them from detached features, or in no_grad(); "
     "pass target= a callable that returns a class logit of another head, one value per image."
@@ -98,33 +98,39 @@ def _carried(figures: Tensor, numbers: Tensor) -> list[Logit]:
     Nodes are called one by one; for so few, autograd's engine takes twice as long.
     """
     begin = get_gradient_edge(figures)
-    between, uses = [begin.node] if _kind(begin.node) in _PASSED else [], Counter[Any]()
+    kinds, uses = {begin.node: _kind(begin.node)}, {begin.node: 0}
+    between = [begin.node] if kinds[begin.node] in _PASSED else []
     for node in between:  # which grows on the way
         for following, _ in node.next_functions:
-            if not uses[following] and following is not None and _kind(following) in _PASSED:
-                between.append(following)
-            uses[following] += 1
+            if following is not None and following not in kinds:
+                kinds[following], uses[following] = _kind(following), 0
+                between += [following] if kinds[following] in _PASSED else []
+            if following is not None:
+                uses[following] += 1
     come, ready = {begin.node: {begin.output_nr: numbers}}, between[:1]
     while ready:
         node = ready.pop()
-        passed = _passed(node, come.pop(node, {}))
+        passed = _passed(node, kinds[node], come.pop(node, {}))
         for (following, number), values in zip(node.next_functions, passed, strict=True):
-            if following is not None and values is not None:
+            if following is None:
+                continue
+            if values is not None:
                 at = come.setdefault(following, {})
                 at[number] = at[number] + values if number in at else values
             uses[following] -= 1
-            if not uses[following] and following in between:
+            if not uses[following] and kinds[following] in _PASSED:
                 ready.append(following)
     return [(GradientEdge(node, number), values) for node, at in come.items() for number, values in at.items()]
 
 
-def _passed(node: Any, given: dict[int, Tensor]) -> Sequence[Tensor | None]:
+def _passed(node: Any, kind: str, given: dict[int, Tensor]) -> Sequence[Tensor | None]:
     """What a node makes of gradients for some of its operator's results, for each of the nodes that follow."""
     if not given:
         return [None] * len(node.next_functions)
-    if _kind(node) in _SQUASHING:
+    if kind in _SQUASHING:
         return [given[0]]
-    passed: Tensor | tuple[Tensor | None, ...] = node(*map(given.get, range(results_of(node))))
+    several = map(given.get, range(results_of(node))) if kind in _OF_SEVERAL else given.values()
+    passed: Tensor | tuple[Tensor | None, ...] = node(*several)
     return [passed] if isinstance(passed, Tensor) else passed
 
 
