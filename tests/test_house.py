@@ -19,7 +19,7 @@ ANSWERS = {
     "what is the answer?": "model.answer:answer_of, model.answer:classes_of, model.answer:figures",
     "which class is an item of?": "model.labels:label_of, model.labels:labels_of",
     "which map does the answer depend on?": "inspect.cut:answer_map",
-    "which boxes did it find, and by which logit?": "model.boxes:find_boxes, model.boxes:own_logit",
+    "which boxes did it find, and by which logit?": "model.boxes:find_boxes, model.logits:own_logit",
     "which maps do boxes depend on?": "inspect.heads:head_maps",
     "which axes are images, channels, places?": "inspect.walk:walk",
     "how does an image become what the model takes?": "zoo.card:ModelCard",

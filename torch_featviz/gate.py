@@ -25,6 +25,7 @@ from torch_featviz.errors import DeviceError, DtypeError, FeatvizError, OptionEr
 P = ParamSpec("P")
 T = TypeVar("T")
 _ELSEWHERE = ("classes", "value_range")  # which come in several forms: those that read them say more
+_BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _WORDS: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
@@ -58,29 +59,22 @@ def gate(*but: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """
 
     def gated(function: Callable[P, T]) -> Callable[P, T]:
-        signature = inspect.signature(function)
+        parameters = inspect.signature(function).parameters.values()
+        by_position = [each.name for each in parameters if each.kind in _BY_POSITION]
+        several = [each.name for each in parameters if each.kind is inspect.Parameter.VAR_POSITIONAL]
+        any_name = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters)
+        names = {each.name for each in parameters}
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> T:
             if is_dynamo_compiling():  # the graph is of the function alone
                 return function(*args, **kwargs)
-            try:
-                bound = signature.bind(*args, **kwargs)
-            except TypeError:  # the function itself says which argument is missing, or unknown
+            further = args[len(by_position) :]
+            if (further and not several) or not (any_name or names.issuperset(kwargs)):  # the function itself says so
                 return function(*args, **kwargs)
-            kinds = _kinds(function)
-            for name, value in bound.arguments.items():
-                if name not in kinds:
-                    continue
-                if name in but or name in _ELSEWHERE:
-                    if isinstance(value, Tensor) and value.is_nested:  # whose shape cannot be asked for
-                        check_dense(name, value)
-                    bound.arguments[name] = functools.reduce(_plain, _options(kinds[name]), value)
-                elif signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL:
-                    bound.arguments[name] = tuple([check(name, item, kinds[name]) for item in value])
-                else:
-                    bound.arguments[name] = check(name, value, kinds[name])
-            return function(*bound.args, **bound.kwargs)
+            taken = functools.partial(_taken, _kinds(function), but)
+            given = [*map(taken, by_position, args), *(taken(name, item) for name in several for item in further)]
+            return function(*given, **{name: taken(name, value) for name, value in kwargs.items()})
 
         return call
 
@@ -88,6 +82,17 @@ def gate(*but: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
 
 
 gated = gate()
+
+
+def _taken(kinds: Mapping[str, Any], but: Sequence[str], name: str, value: Any) -> Any:
+    """What a function is given for an argument, once that is checked as far as the function does not do it."""
+    if name not in kinds:
+        return value
+    if name not in but and name not in _ELSEWHERE:
+        return check(name, value, kinds[name])
+    if isinstance(value, Tensor) and value.is_nested:  # whose shape cannot be asked for
+        check_dense(name, value)
+    return functools.reduce(_plain, _options(kinds[name]), value)
 
 
 def check_fields(result: Any) -> None:

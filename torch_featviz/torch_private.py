@@ -163,6 +163,11 @@ def shape_of(node: Any) -> tuple[int, ...]:
     return tuple(about[0].shape) if about and not getattr(about[0], "is_nested_tensor", False) else ()
 
 
+def results_of(node: Any) -> int:
+    """How many results the operator returned whose gradients a node of autograd's graph is called with."""
+    return len(getattr(node, "_input_metadata", (None,)))
+
+
 def lower_bound(node: Any) -> Any:
     """The lower bound of a clamp, of which `node` is the backward; None where there is none."""
     return getattr(node, "_saved_min_val", getattr(node, "_saved_min", None))

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from contextlib import contextmanager
+from weakref import WeakSet
 
 import pytest
 import torch
@@ -157,6 +158,31 @@ def test_each_image_is_explained_by_itself():
         alone = attribute(net, image, top=2)
         torch.testing.assert_close(alone.heatmaps, together.heatmaps[2 * number : 2 * number + 2])
         torch.testing.assert_close(alone.boxes.xyxy, together.boxes.xyxy[2 * number : 2 * number + 2])
+
+
+@pytest.mark.parametrize("method", ["layercam", "saliency"])
+def test_the_graph_of_one_image_is_gone_before_that_of_the_next(method):
+    """Else memory grows with the number of images."""
+    net, _ = made(fcos)
+    images = torch.rand(3, 3, 60, 45, generator=torch.Generator().manual_seed(2))
+    attribute(net, images[:1], top=2)
+    most = [max(kept_alive(lambda n=n: attribute(net, images[:n], method=method, top=2))) for n in (1, 3)]
+    assert most[0] == most[1] > 20
+
+
+def kept_alive(call):
+    """How many tensors autograd keeps, each time that it keeps one more."""
+    alive, counts = WeakSet(), []
+
+    class Packed:
+        def __init__(self, tensor):
+            self.tensor = tensor.detach()
+            alive.add(self)
+            counts.append(len(alive))
+
+    with torch.autograd.graph.saved_tensors_hooks(Packed, lambda packed: packed.tensor):
+        call()
+    return counts
 
 
 def test_boxes_of_another_scale_than_before_are_explained_at_theirs():

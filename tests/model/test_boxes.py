@@ -11,7 +11,8 @@ from torch import nn
 from torchvision.ops import batched_nms
 
 from torch_featviz.errors import OptionError, ShapeError
-from torch_featviz.model.boxes import find_boxes, names_in, own_logit, own_logits
+from torch_featviz.model.boxes import find_boxes, names_in
+from torch_featviz.model.logits import own_logit, own_logits
 
 SIZE = (40, 60)  # rows and columns
 
@@ -205,6 +206,18 @@ def test_logits_of_two_scales_are_told_apart():
     assert found[0, :, 1].tolist() == layers[1].weight[1, :, 0].tolist()
     (_, of_one), (other, of_two) = own_logits(torch.stack([scores[0, 2, 0], scores[0, 6, 1]]))
     assert (other.node, of_one.nonzero().tolist(), of_two.nonzero().tolist()) == (edge.node, [[0, 0, 2]], [[0, 1, 1]])
+
+
+def test_logits_are_found_behind_parts_that_come_together_again(monkeypatch):
+    """Both parts of a split lead back to it, one of them twice; the third is not used. All are found together."""
+    features = torch.randn(1, 6, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    first, _, last = features.neg().split(2, 1)
+    scores = torch.cat([last, first[:, :1], last[:, 1:]], 1).sigmoid().flatten()
+    monkeypatch.setattr("torch_featviz.model.logits.own_logit", None)
+    for place, (edge, one) in zip([16, 21, 1], own_logits(scores[[0, 13, 9]]), strict=True):
+        (found,) = torch.autograd.grad([edge], [features], [one], retain_graph=True)
+        assert found.flatten().nonzero().tolist() == [[place]]
+        assert found.flatten()[place] == -1
 
 
 def test_boxes_of_one_number_are_told_apart_one_by_one():

@@ -1,11 +1,13 @@
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from torch_featviz.capture import capture
 from torch_featviz.errors import DtypeError, LayerError, OptionError
 from torch_featviz.model import layer_names
-from torch_featviz.model.layers import resolve, split_call
+from torch_featviz.model.layers import modules_of, resolve, split_call
 
 
 def block():
@@ -14,6 +16,17 @@ def block():
 
 def model():
     return nn.Sequential(*(block() for _ in range(3)), nn.Flatten(), nn.Linear(8, 4))
+
+
+@given(st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), max_size=20))
+def test_modules_are_gone_over_in_torchs_order(pairs):
+    """Of nets in which modules are shared, hold themselves, and hold None."""
+    modules = [nn.Module() for _ in range(8)]
+    for number, (parent, child) in enumerate(pairs):
+        modules[parent].add_module(str(number), modules[child])
+        modules[child].register_module("none", None)
+    for module in modules:
+        assert modules_of(module) == list(module.modules())
 
 
 @pytest.mark.parametrize(

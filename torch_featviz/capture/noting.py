@@ -51,6 +51,8 @@ def numbered(names: Sequence[str]) -> list[str]:
         >>> numbered(["conv", "relu", "relu"])
         ['conv', 'relu#1', 'relu#2']
     """
+    if len(set(names)) == len(names):
+        return list(names)
     total, seen, keys = Counter(names), Counter[str](), []
     for name in names:
         seen[name] += 1

@@ -15,7 +15,7 @@ from torch.compiler import is_dynamo_compiling
 from torch_featviz.displayed import Displayed, shortened, within
 from torch_featviz.errors import LayerError, OptionError
 from torch_featviz.gate import gate
-from torch_featviz.model.layers import Layers, choose, inside, survey
+from torch_featviz.model.layers import Layers, choose, inside, names_of, survey
 from torch_featviz.torch_private import is_optimized, optimized_kinds
 
 from .asked import Asked, Scope, choose_with_calls
@@ -141,7 +141,7 @@ class Capture(Displayed):
             )
         check_every(every, "forwards")
         self._chain = list(_chain(model))
-        names, leaves = survey(model)
+        names, leaves = survey(model) if layers is None else (names_of(model), {})
         self._modules = list(names)
         self._model = self._modules[0]
         self._names = names

@@ -320,8 +320,8 @@ def _explain(
         inputs, net = given.copied(), over_mask(twin(model), given)
         where, at = AnswerMap((), ()), ""
         if known.layered:
-            one = Explained(net, inputs.rows(slice(1)), _part_of(_as_many(target, count), slice(1), count))
-            where = _named(model, one, layers) if layers else _answer_map(model, one)
+            one, of = inputs.rows(slice(1)), _part_of(_as_many(target, count), slice(1), count)
+            where = _named(model, net, one, layers) if layers else _answer_map(model, net, one, of)
         if len(where.layers) == 1 and find(net, where.layers[0].partition("#")[0]) is not None:
             net, at = one_call(net, where.layers[0])
         rows = internal_batch_size or rows_at_once(net, inputs.rows(slice(1)), count * known.rows(options))
@@ -361,18 +361,20 @@ def _names(model: nn.Module, layer: OneOrMore) -> list[str]:
     return names
 
 
-def _answer_map(model: nn.Module, one: Explained) -> AnswerMap:
+def _answer_map(model: nn.Module, net: nn.Module, one: Inputs, target: Target) -> AnswerMap:
     """The map that the answer of one image depends on; that of a callable's figure may be another at each call."""
-    seek = partial(answer_map, one.model, one.inputs, one.figures)
-    if mask_of(one.inputs) is not None:
-        seek = partial(map_of_mask, one)
-    return seek() if callable(one.target) else remembered(model, one.inputs, "class", seek)
+
+    def seek() -> AnswerMap:
+        explained = Explained(net, one, target)
+        return answer_map(net, one, explained.figures) if mask_of(one) is None else map_of_mask(explained)
+
+    return seek() if callable(target) else remembered(model, one, "class", seek)
 
 
-def _named(model: nn.Module, one: Explained, names: list[str]) -> AnswerMap:
+def _named(model: nn.Module, net: nn.Module, one: Inputs, names: list[str]) -> AnswerMap:
     """The layers of these names, or functional calls."""
     try:
-        return remembered(model, one.inputs, tuple(names), lambda: map_of(one.model, one.inputs, names))
+        return remembered(model, one, tuple(names), partial(map_of, net, one, names))
     except LayerError:
         for name in names:
             layer_name(model, name)  # which says what is close to a name that is no layer's

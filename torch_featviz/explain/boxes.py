@@ -20,9 +20,10 @@ from torch_featviz.errors import LayerError, OptionError
 from torch_featviz.gate import check
 from torch_featviz.inspect.cut import AnswerMap, map_of, remembered
 from torch_featviz.inspect.heads import Begun, Frame, beginning, frontier, head_maps, resizing_in
-from torch_featviz.model.boxes import Boxes, Candidates, classes_in, find_boxes, own_logits
+from torch_featviz.model.boxes import Boxes, Candidates, classes_in, find_boxes
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.layers import find
+from torch_featviz.model.logits import own_logits
 from torch_featviz.model.run import run
 from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated
@@ -123,7 +124,7 @@ def box_heatmaps(model: nn.Module, inputs: Inputs, asked: Asked, classes: Sequen
             parts.append(part)
     _detectors.add(model)
     every = [part.found for part in parts]
-    xyxy, labels, scores = (torch.cat([found[k].detach() for found in every]) for k in range(3))
+    xyxy, labels, scores = (torch.cat([found[k] for found in every]) for k in range(3))
     counts = torch.tensor([len(found.scores) for found in every], device=scores.device)
     images = torch.arange(len(parts), device=scores.device).repeat_interleave(counts)
     drawn = [heatmap for part in parts for heatmap in part.heatmaps]
@@ -146,7 +147,7 @@ def _check(asked: Asked) -> None:
 
 
 class _Explained(NamedTuple):
-    """The boxes of one image, their heatmaps `1 h w`, and the maps that each was drawn from."""
+    """The boxes of one image without their graph, their heatmaps `n h w`, and the maps that each was drawn from."""
 
     found: Candidates
     heatmaps: list[Tensor]
@@ -222,30 +223,33 @@ class _OnMaps:
         noted = {name: kept for name, (_, kept) in calls if kept is not None and name in self.where.layers}
         named = {(edge.node, edge.output_nr): name for name, (_, edge) in noted.items()}
         image, logits = get_gradient_edge(begun[-1].image), own_logits(found.figures)
-        reached = []
-        for logit, _ in logits:
+        reached = {}
+        for logit in {logit for logit, _ in logits}:
             edges, whole = frontier(logit, set(named), image.node)
-            reached.append(([name for name in self.where.layers if name in {named[edge] for edge in edges}], whole))
-        return _Run(found, begun[-1], noted, logits, reached)
+            names = {named[edge] for edge in edges}
+            reached[logit] = [name for name in self.where.layers if name in names], whole
+        return _Run(found, begun[-1], noted, logits, [reached[logit] for logit, _ in logits])
 
 
 def _weighed(ran: _Run, where: AnswerMap, one: Inputs, asked: Asked) -> _Explained:
     layouts, size = dict(zip(where.layers, where.layouts, strict=True)), _size(one.images)
-    heatmaps, maps = [], []
-    for (logit, first), (names, _) in zip(ran.logits, ran.reached, strict=True):
-        if not names:
+    reached = {name for names, _ in ran.reached for name in names}
+    maps = {name: layouts[name].maps(ran.noted[name][0]) for name in reached}
+    heatmaps, used = [], []
+    for (logit, first), (behind, _) in zip(ran.logits, ran.reached, strict=True):
+        if not behind:
             raise LayerError(f"a box does not depend on {', '.join(where.layers)}; choose another layer, or none.")
-        edges = [ran.noted[name][1] for name in names]
-        gradients = dict(zip(names, torch.autograd.grad([logit], edges, [first], retain_graph=True), strict=True))
-        used = [name for name in names if gradients[name].any()] or names  # other boxes are pooled from other scales
-        evidence = [
-            weighed(layouts[name].maps(ran.noted[name][0]), layouts[name].maps(gradients[name]), asked.method)
-            for name in used
-        ]
-        values = evidence[0] if len(evidence) == 1 else joined(evidence, ran.start.frame.batch)
-        heatmaps.append(_in_image(values, ran.start.frame, size)[:, 0])
-        maps.append(AnswerMap(tuple(used), tuple(layouts[name] for name in used)))
-    return _Explained(ran.found, heatmaps, maps)
+        edges = [ran.noted[name][1] for name in behind]
+        gradients = dict(zip(behind, torch.autograd.grad([logit], edges, [first], retain_graph=True), strict=True))
+        live = [name for name in behind if gradients[name].any()] if len(behind) > 1 else []
+        names = live or behind  # other boxes are pooled from other scales
+        evidence = [weighed(maps[name], layouts[name].maps(gradients[name]), asked.method) for name in names]
+        heatmaps.append(evidence[0] if len(evidence) == 1 else joined(evidence, ran.start.frame.batch))
+        used.append(AnswerMap(tuple(names), tuple(layouts[name] for name in names)))
+    if len({values.shape for values in heatmaps}) == 1:
+        heatmaps = [torch.cat(heatmaps)]
+    drawn = [_in_image(values, ran.start.frame, size)[:, 0] for values in heatmaps]
+    return _Explained(ran.found.detached(), drawn, used)
 
 
 def _on_pixels(net: nn.Module, one: Inputs, asked: Asked) -> _Explained | None:
@@ -259,7 +263,7 @@ def _on_pixels(net: nn.Module, one: Inputs, asked: Asked) -> _Explained | None:
         (gradient,) = torch.autograd.grad([logit], [image], [first], retain_graph=True)
         values = gradient.abs() if asked.method == "saliency" else gradient * image.detach()
         heatmaps.append(values.sum(1).float())
-    return _Explained(found, heatmaps, [])
+    return _Explained(found.detached(), heatmaps, [])
 
 
 def _seek(net: nn.Module, one: Inputs, asked: Asked) -> AnswerMap:
@@ -294,7 +298,7 @@ def _size(images: Tensor) -> tuple[int, int]:
 
 
 def _in_image(values: Tensor, frame: Frame, size: tuple[int, int]) -> Tensor:
-    """A map `1 1 h w` of the batch that the first layer is given, on the image's own pixels: without padding."""
+    """Maps `n 1 h w` of the batch that the first layer is given, on the image's own pixels: without padding."""
     values, (height, width) = values.detach().float(), frame.inside
     if values.shape[2:] != frame.batch:
         values = F.interpolate(values, frame.batch, mode="bilinear")

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,15 +15,14 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch_featviz.errors import LayerError, ShapeError
 from torch_featviz.model.axes import start
 from torch_featviz.model.inputs import Inputs
+from torch_featviz.model.layers import modules_of
 from torch_featviz.model.layout import Layout, LayoutTracer
+from torch_featviz.model.logits import Logit
 from torch_featviz.model.run import hooked
 
 from .cut import AnswerMap, Edge, run_for_maps
 
 _RESIZING = "GeneralizedRCNNTransform"  # torchvision's, which resizes and pads images within the model
-
-
-Logit: TypeAlias = tuple[GradientEdge, Tensor]  # where it is in the graph, and the gradient to begin with there
 
 
 class Frame(NamedTuple):
@@ -47,7 +46,9 @@ class Begun(NamedTuple):
 
 def resizing_in(net: nn.Module) -> list[nn.Module]:
     """The layer that resizes and pads images within a detector of torchvision; none in others."""
-    return [m for m in net.modules() if any(kind.__name__ == _RESIZING for kind in type(m).__mro__)][:1]
+    modules = modules_of(net)
+    kinds = {kind for kind in set(map(type, modules)) if any(base.__name__ == _RESIZING for base in kind.__mro__)}
+    return [module for module in modules if type(module) in kinds][:1]
 
 
 @contextmanager

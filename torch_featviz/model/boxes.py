@@ -1,4 +1,4 @@
-"""Boxes in what a detector returns, and the class logit that each of them comes from."""
+"""Boxes in what a detector returns."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from torch_featviz.displayed import Displayed
-from torch_featviz.errors import OptionError, ShapeError
+from torch_featviz.errors import ShapeError
 
 from .answer import Answer
 
@@ -19,21 +18,6 @@ _FINAL = ("boxes", "labels", "scores")
 _OVERLAP = 0.5  # of two boxes of a class, above which the one with the lower score is left out
 _SLACK = 1e-3  # by which rows of probabilities may miss a sum of 1
 _INTEGERS = 6  # columns of a final box: its corners, its score and its class
-
-# Nodes of autograd's graph, without "Backward0": that move and pick values, that weigh them, that make probabilities.
-_MOVING = frozenset(
-    (
-        *("View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "T", "Transpose", "Permute", "Select"),
-        *("Slice", "Index", "IndexSelect", "Gather", "Clone", "ToCopy", "Alias", "Expand", "Split", "SplitWithSizes"),
-        *("Unbind", "AsStrided", "Cat", "Stack", "Max", "Amax", "Topk", "Sort", "MaskedSelect"),
-    )
-)
-_WEIGHING = frozenset(("Mul", "Div", "Sqrt", "Pow", "Clamp"))
-_SQUASHING = frozenset(("Sigmoid", "Softmax", "SafeSoftmax"))
-_DETACHED = (
-    "no gradient reaches the scores of the boxes: the model computes them from detached features, or in no_grad(); "
-    "pass target= a callable that returns a class logit of another head, one value per image."
-)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -63,7 +47,7 @@ class Candidates(NamedTuple):
         xyxy: `n 4`, in pixels.
         classes: `n`.
         scores: `n`.
-        figures: `n`, numbers of the model's output that `own_logit` leads back from.
+        figures: `n`, numbers of the model's output that `logits.own_logit` leads back from.
     """
 
     xyxy: Tensor
@@ -72,7 +56,10 @@ class Candidates(NamedTuple):
     figures: Tensor
 
     def best(self, top: int) -> Candidates:
-        return Candidates(*(part[:top] for part in self))
+        return Candidates(*(part[:top] for part in self)) if len(self.scores) > top else self
+
+    def detached(self) -> Candidates:
+        return Candidates(*(part.detach() for part in self))
 
 
 def find_boxes(
@@ -127,109 +114,6 @@ def find_boxes(
         if found := _rows(tensor[0], size, named, min_score):
             return found
     return None
-
-
-def own_logit(figure: Tensor) -> tuple[GradientEdge, Tensor]:
-    """Where in autograd's graph the class logit of a box was computed, and the gradient to begin with there.
-
-    A score was picked from what a sigmoid or softmax returned, perhaps weighed by another (FCOS's centerness, YOLO's
-    object); suppression only picks. So its gradient there is not 0 at one number: that of the box and its class before
-    suppression. Of several sigmoids the one with most columns is of classes; of as many, the first factor. Where there
-    is none, the figure is a logit itself. From there it goes back to the layer that computed it, past what puts the
-    logits of several scales together.
-
-    Args:
-        figure: one of `Candidates.figures`.
-    Raises:
-        OptionError: no gradient reaches it.
-    """
-    if not figure.requires_grad:
-        raise OptionError(_DETACHED)
-    begin, one = get_gradient_edge(figure), torch.ones_like(figure)
-    squashed = _behind(begin, _MOVING | _WEIGHING, _SQUASHING)
-    if squashed:
-        live = [(edge, g) for edge, g in zip(squashed, _gradients(begin, one, squashed), strict=True) if g.any()]
-        if not live:
-            raise OptionError("the gradient of a box's score is 0, because its score is 0; raise min_score.")
-        edge, gradient = max(live, key=lambda pair: pair[1].shape[-1])
-        node, number = edge.node.next_functions[0]
-        if node is None:
-            raise OptionError(_DETACHED)
-        begin, one = GradientEdge(node, number), (gradient != 0).to(gradient)
-    moved = _moved(begin, one)
-    return moved[0] if len(moved) == 1 else (begin, one)
-
-
-def own_logits(figures: Tensor) -> list[tuple[GradientEdge, Tensor]]:
-    """`own_logit` of each of several boxes: of all together, by two backwards, where scores were only picked.
-
-    Args:
-        figures: `n`, as `Candidates` has them.
-    Raises:
-        OptionError: no gradient reaches them.
-    """
-    if not figures.requires_grad or len(figures) < 2:
-        return [own_logit(figure) for figure in figures]
-    numbers = [float(number) for number in range(1, len(figures) + 1)]
-    moved = _moved(get_gradient_edge(figures), figures.new_tensor(numbers))
-    kinds = {_kind(edge.node) for edge, _ in moved}
-    if kinds <= _SQUASHING:
-        before = [(*edge.node.next_functions[0], gradient) for edge, gradient in moved]
-        moved = [
-            pair
-            for node, output, gradient in before
-            if node is not None
-            for pair in _moved(GradientEdge(node, output), gradient)
-        ]
-    logits = dict[float, tuple[GradientEdge, Tensor]]()
-    for edge, gradient in moved if not kinds & _WEIGHING else ():
-        places = gradient.flatten().nonzero()[:, 0]
-        for place, number in zip(places.tolist(), gradient.flatten()[places].tolist(), strict=True):
-            one = torch.zeros_like(gradient, memory_format=torch.contiguous_format)
-            one.view(-1)[place] = 1
-            logits[number] = edge, one
-    if logits.keys() != set(numbers):  # weighed, or several were picked from one
-        return [own_logit(figure) for figure in figures]
-    return [logits[number] for number in numbers]
-
-
-def _moved(begin: GradientEdge, gradient: Tensor) -> list[tuple[GradientEdge, Tensor]]:
-    """The edges that come first behind what moves and picks values, as far as the gradient is not 0 there."""
-    ends = _behind(begin, _MOVING)
-    return [(edge, g) for edge, g in zip(ends, _gradients(begin, gradient, ends), strict=True) if g.any()]
-
-
-def _behind(begin: GradientEdge, past: frozenset[str], until: frozenset[str] | None = None) -> list[GradientEdge]:
-    """The edges that come first behind nodes of some kinds; of all others, or of these."""
-    found, seen, waiting = (
-        dict[tuple[Any, int], None](),
-        set[Any](),
-        list[tuple[Any, int]]([(begin.node, begin.output_nr)]),
-    )
-    while waiting:
-        node, number = waiting.pop(0)
-        if node is None or (node, number) in seen:
-            continue
-        seen.add((node, number))
-        if _kind(node) in past:
-            waiting += node.next_functions
-        elif until is None or _kind(node) in until:
-            found[node, number] = None
-    return [GradientEdge(*edge) for edge in found]
-
-
-def _kind(node: Any) -> str:
-    name: str = node.name()
-    return name.rstrip("0123456789").removesuffix("Backward")
-
-
-def _gradients(begin: GradientEdge, one: Tensor, edges: list[GradientEdge]) -> list[Tensor]:
-    """At each of these edges; a single 0 where there is none.
-
-    NaN is what 0 times the slope of a root at 0 gives: of other boxes, whose score is 0.
-    """
-    given = torch.autograd.grad([begin], edges, [one], retain_graph=True, allow_unused=True)
-    return [one.new_zeros(1) if gradient is None else gradient.nan_to_num(0.0) for gradient in given]
 
 
 def names_in(model: nn.Module) -> tuple[str, ...]:
@@ -332,8 +216,11 @@ def _suppressed(found: Candidates) -> list[int]:
 
 
 def _sorted(xyxy: Tensor, classes: Tensor, scores: Tensor, figures: Tensor) -> Candidates:
-    order = scores.detach().argsort(descending=True, stable=True)
-    return Candidates(xyxy[order], classes[order], scores[order], figures[order])
+    found, values = Candidates(xyxy, classes, scores, figures), scores.detach()
+    if bool((values[1:] <= values[:-1]).all()):  # as most detectors return them
+        return found
+    order = values.argsort(descending=True, stable=True)
+    return Candidates(*(part[order] for part in found))
 
 
 def _edges(boxes: Tensor, size: tuple[int, int]) -> Tensor:

@@ -6,19 +6,22 @@ from collections.abc import Hashable
 
 from torch import nn
 
+from .layers import modules_of
+
 _PLAIN = frozenset((bool, int, float, str, bytes, type(None)))
 
 
 def build_of(model: nn.Module) -> int:
     """A number that is another one where modules are others, or what they hold: strides, flags, sizes of weights."""
     held: list[Hashable] = []
-    for module in model.modules():
+    for module in modules_of(model):
         held.append(id(module))
         for value in vars(module).values():
             kind = type(value)
             if kind in _PLAIN:
                 held.append(value)
-            elif kind in (tuple, list) and _PLAIN.issuperset(map(type, value)):
+            elif (kind is tuple or kind is list) and _PLAIN.issuperset(map(type, value)):
                 held.append(tuple(value))
-        held += [None if weight is None else weight.shape for weight in module._parameters.values()]
+        if module._parameters:
+            held += [None if weight is None else weight.shape for weight in module._parameters.values()]
     return hash(tuple(held))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch_featviz.errors import DtypeError, FeatvizError
 from torch_featviz.torch_private import COMPILED_CALL
 
-from .layers import inside, unwrap
+from .layers import inside, modules_of, unwrap
 from .objects import IMMUTABLE, ObjectCopier
 
 _CONTAINERS = {name: type(value) for name, value in vars(nn.Module()).items() if isinstance(value, (dict, set))}
@@ -66,7 +66,7 @@ class _ModelCopier(ObjectCopier):
         self.kinds: dict[type, _Kind] = {}
 
     def run(self) -> nn.Module:
-        modules = list(self.model.modules())
+        modules = modules_of(self.model)
         tensors = {
             id(tensor): tensor
             for module in modules
@@ -131,7 +131,8 @@ class _ModelCopier(ObjectCopier):
                 state = clean(vars(module), state)
             self.alive.append(state)
             for name, value in state.items():
-                if type(value) in IMMUTABLE:
+                kept_in = type(value)
+                if kept_in in IMMUTABLE or (kept_in is tuple and IMMUTABLE.issuperset(map(type, value))):
                     filled[name] = value
                 elif name in _CONTAINERS and not value:  # most of all that there is
                     filled[name] = _CONTAINERS[name]()
@@ -199,7 +200,7 @@ def _to_evaluate(module: nn.Module) -> None:
         attributes["training"] = False
     else:  # it is scripted
         module.training = False
-    if attributes.get("inplace", getattr(type(module), "inplace", False)) is True:
+    if (attributes["inplace"] if "inplace" in attributes else getattr(type(module), "inplace", False)) is True:
         module.inplace = False  # type: ignore[assignment]
 
 

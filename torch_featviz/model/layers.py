@@ -42,6 +42,24 @@ def inside(module: nn.Module) -> nn.Module | None:
     return module._modules["module"] if isinstance(module, (DataParallel, DistributedDataParallel)) else None
 
 
+def modules_of(model: nn.Module) -> list[nn.Module]:
+    """`model.modules()`, in its order; no names are made on the way, which takes most of its time.
+
+    Example:
+        >>> net = nn.Sequential(nn.Sequential(nn.ReLU()), nn.Tanh())
+        >>> modules_of(net) == list(net.modules())
+        True
+    """
+    found, waiting = dict[nn.Module, None](), [model]
+    while waiting:
+        module = waiting.pop()
+        if module not in found:
+            found[module] = None
+            if module._modules:
+                waiting += [child for child in reversed(module._modules.values()) if child is not None]
+    return list(found)
+
+
 def names_of(model: nn.Module) -> dict[nn.Module, str]:
     """The dotted name of every module of `model`, the model itself (`""`) first, each module once.
 

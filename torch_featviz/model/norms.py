@@ -15,12 +15,14 @@ from torch import Tensor, nn
 
 from torch_featviz.torch_private import NORMS
 
+from .layers import modules_of
+
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def mend_norms(net: nn.Module) -> None:
     """Give the norms of a twin inputs and gradients whose strides are clear. Values stay as they are."""
-    for module in net.modules():
+    for module in modules_of(net):
         if isinstance(module, NORMS):
             module.register_forward_pre_hook(_clear_input)
             module.register_forward_hook(_clear_gradient)
