@@ -83,7 +83,7 @@ class Projected:
             weights, made = self._many(_Rows(x, residual, key, value, mask))
         size = output.abs().nan_to_num(0.0).max()
         bound = 32 * spread + 8 * torch.finfo(self.output.dtype).eps * size
-        return weights, claim(distance(made, output), bound)
+        return weights, claim(distance(made, output)[None], bound[None])[:, 0]
 
     def _in_bits(self, rows: _Rows, output: Tensor) -> tuple[Tensor, Tensor]:
         """As `attended`, of 16 bits, to which the operator rounds whatever it computes on the way.
@@ -101,7 +101,8 @@ class Projected:
             _, other = self._many(rows, rounded, side)
             spread = torch.maximum(spread, (made - other).abs().nan_to_num(0.0).amax(dim=-1))
         size = output.abs().nan_to_num(0.0).amax(dim=-1)
-        return weights, claim(distance(made, output), 2 * spread + 2 * torch.finfo(self.output.dtype).eps * size)
+        bound = 2 * spread + 2 * torch.finfo(self.output.dtype).eps * size
+        return weights, claim(distance(made, output)[None], bound[None])[:, 0]
 
     def _few(
         self, x: Tensor, residual: Tensor, key: Tensor, value: Tensor, mask: Tensor | None

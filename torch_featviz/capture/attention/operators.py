@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from torch_featviz.torch_private import is_higher_order, schema_of
@@ -41,7 +42,12 @@ def name_of(func: Any) -> str:
 
 def by_name(func: Any, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Its arguments, with defaults."""
+    names, defaults = _arguments_of(func)
+    return {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
+
+
+@cache
+def _arguments_of(func: Any) -> tuple[list[str], dict[str, Any]]:
+    """Names, and defaults."""
     arguments = schema_of(func).arguments
-    given: dict[str, Any] = {a.name: a.default_value for a in arguments if a.has_default_value()}
-    given |= dict(zip((a.name for a in arguments), args, strict=False))
-    return given | kwargs
+    return [a.name for a in arguments], {a.name: a.default_value for a in arguments if a.has_default_value()}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from math import sqrt
-from typing import TypeAlias
+from collections.abc import Hashable, Iterator, Sequence
+from functools import cache
+from math import isnan, sqrt
+from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,7 +30,7 @@ def attended(
     causal: bool = False,
     scale: float | None = None,
     dropped: bool = False,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Evidence | None]:
     """The softmaxed weights of some rows of one attention, and how far they are from having made its output.
 
     Only those rows are computed, `O(rows · keys · channels)`. Queries may be grouped: several heads share keys then.
@@ -41,8 +43,8 @@ def attended(
         scale: of the scores; None is `1/sqrt(d)`.
         dropped: whether the kernel dropped weights at random, so that its output proves nothing.
     Returns:
-        `n heads rows k`, in the precision that kernels sum in, and two numbers: the largest difference to the output,
-        and the share of the bound that the differences take up at most, which is proof at 1 or less.
+        `n heads rows k`, in the precision that kernels sum in, and what proves that they made the output; None where
+        some were dropped.
     """
     exact = torch.float64 if query.dtype == torch.float64 else torch.float32
     scale = 1 / sqrt(query.shape[-1]) if scale is None else scale
@@ -83,9 +85,13 @@ def attended(
         else:
             torch.matmul(made_of[keys].mT, part.mT, out=product[at].mT)  # a thin matrix goes first
     if dropped:
-        return weights, weights.new_zeros(2)
-    lengths = _lengths(query) * abs(scale)
-    return weights, claim(distance(product, made), _bound(lengths, key, value, made_of, kept=kept, mask=heaviest))
+        return weights, None
+    longest, largest = _lengths(key).amax(dim=-1), made_of.abs().amax(dim=(-2, -1))
+    spread = largest if along is None else _lengths(value).amax(dim=-1)
+    channels = key.shape[-1], 0 if along is None else value.shape[-1] + 3
+    figures = Figures(abs(scale), shared, key.shape[2], *channels, _unit(query), kept, torch.finfo(exact).tiny)
+    far = distance(product, made)
+    return weights, Evidence(far, _lengths(query), longest, largest, spread, heaviest, figures)
 
 
 def _scores(query: Tensor, key: Tensor, scale: float, out: Tensor) -> Tensor:
@@ -113,9 +119,14 @@ def _directions(value: Tensor) -> Tensor | None:
     channels = value.shape[-1]
     if channels < 2 * _DIRECTIONS:
         return None
-    square = torch.arange(1, channels * _DIRECTIONS + 1, dtype=torch.float64, device="cpu").square()
-    basis: Tensor = torch.linalg.qr(square.mul_(2**0.5).sin_().view(channels, _DIRECTIONS))[0]
-    return basis.T.to(value).contiguous()
+    return torch.from_numpy(_orthonormal(channels)).to(value)
+
+
+@cache
+def _orthonormal(channels: int) -> np.ndarray[Any, Any]:
+    square = np.arange(1, channels * _DIRECTIONS + 1, dtype=np.float64) ** 2
+    basis = np.linalg.qr(np.sin(square * 2**0.5).reshape(channels, _DIRECTIONS))[0]
+    return np.ascontiguousarray(basis.T)
 
 
 _Part: TypeAlias = tuple[int | slice, ...]
@@ -142,18 +153,76 @@ def _slices(count: int, some: int) -> Iterator[slice]:
 def distance(made: Tensor, output: Tensor) -> Tensor:
     """The largest difference in each row. Where both are NaN there is none; where one is, it is infinite."""
     far = torch.sub(made, output).abs_().amax(dim=-1)
-    if not far.is_cpu or bool(far.isnan().any()):
+    if not far.is_cpu or isnan(far.max().item()):
         both = made.isnan() & output.isnan()
         far = (made - output).abs_().masked_fill_(both, 0.0).nan_to_num_(nan=torch.inf, posinf=torch.inf).amax(dim=-1)
     return far
 
 
 def claim(far: Tensor, bound: Tensor) -> Tensor:
-    """The largest distance, and the largest as a share of its bound."""
-    return torch.stack([far.max(), (far / bound).nan_to_num_(nan=0.0, posinf=torch.inf).max()])
+    """The largest distance of each layer, and the largest as a share of its bound, `2 l`, of `l ...`."""
+    share = (far / bound).nan_to_num_(nan=0.0, posinf=torch.inf)
+    return torch.stack([far.flatten(1).amax(dim=1), share.flatten(1).amax(dim=1)])
 
 
-def _bound(lengths: Tensor, key: Tensor, value: Tensor, made_of: Tensor, *, kept: float, mask: Tensor | None) -> Tensor:
+class Figures(NamedTuple):
+    """What is the same for all rows of an attention.
+
+    Args:
+        scale: of the scores.
+        shared: heads of queries that have the same keys.
+        keys: how many; `channels` of a key.
+        projected: channels of a value and 3, where outputs are compared along directions; else 0.
+        unit: half the distance of 1 to the next number, as sums have it; `kept` as the output has it.
+        tiny: the smallest number.
+    """
+
+    scale: float
+    shared: int
+    keys: int
+    channels: int
+    projected: int
+    unit: float
+    kept: float
+    tiny: float
+
+
+class Evidence(NamedTuple):
+    """How far weights times values are from the output, and what bounds that; `n heads rows`, or of keys `n heads`.
+
+    Args:
+        far: the largest difference in each row.
+        lengths: of the queries; `longest` is that of the keys.
+        largest: of the values, or of what they are along the directions; `spread` is the longest value, or `largest`.
+        heaviest: the largest number, for each row, that was added to a score that counts; None without a mask of such.
+    """
+
+    far: Tensor
+    lengths: Tensor
+    longest: Tensor
+    largest: Tensor
+    spread: Tensor
+    heaviest: Tensor | None
+    figures: Figures
+
+    def alike(self) -> Hashable:
+        """Those of which this is the same are proven at once."""
+        return self.figures, self.far.shape, self.heaviest is None, self.far.device
+
+
+def claims(several: Sequence[Evidence]) -> Tensor:
+    """The largest distance of each, and the share of the bound that it takes up at most, `2 l`; proof at 1 or less.
+
+    Args:
+        several: alike.
+    """
+    columns = list(zip(*several, strict=True))[:-1]
+    together = [None if column[0] is None else torch.stack(column) for column in columns]
+    evidence = Evidence._make([*together, several[0].figures])
+    return claim(evidence.far, _bound(evidence))
+
+
+def _bound(evidence: Evidence) -> Tensor:
     """How far rounding can take two ways of computing `softmax(q·k) v` apart, for each row.
 
     A sum of d products is off by `d u |q| |k|` at most, u being half the distance of 1 to the next number. Weights of
@@ -163,30 +232,18 @@ def _bound(lengths: Tensor, key: Tensor, value: Tensor, made_of: Tensor, *, kept
 
     Along a direction of length 1, what the sums over values are off by is their `n u` times the longest value at most
     (Cauchy and Schwarz), and the two projections add d u of it.
-
-    Args:
-        lengths: of the scaled queries.
-        made_of: the values, or what they are along the directions in which outputs are compared.
-        kept: u of the output.
-        mask: the largest number, for each row, that was added to a score that counts.
     """
-    sums, shared = _unit(key), lengths.shape[1] // key.shape[1]
-    longest, largest = _lengths(key).amax(dim=-1), made_of.abs().amax(dim=(-2, -1))
-    summed = (2 * key.shape[2] + 6) * sums
-    spread = largest
-    if made_of.shape[-1] < value.shape[-1]:  # along directions
-        spread = _lengths(value).amax(dim=-1)
-        summed += 2 * (value.shape[-1] + 3) * sums
-    if shared > 1:
-        longest, largest, spread = (x.repeat_interleave(shared, dim=1) for x in (longest, largest, spread))
-    rounded = kept if kept > sums else 0.0
-    score = lengths * (longest * (2 * (key.shape[-1] + 3) * sums + 2 * rounded)).unsqueeze(-1)
-    if mask is not None:
-        score += 4 * max(kept, sums) * mask
-    summed += rounded + max(kept, sums)
+    scale, shared, keys, channels, projected, unit, kept, tiny = evidence.figures
+    of_keys = evidence.longest, evidence.largest, evidence.spread
+    longest, largest, spread = (x if shared == 1 else x.repeat_interleave(shared, dim=2) for x in of_keys)
+    rounded = kept if kept > unit else 0.0
+    summed = (2 * keys + 6 + 2 * projected) * unit + rounded + max(kept, unit)
+    score = evidence.lengths * (longest * (scale * (2 * (channels + 3) * unit + 2 * rounded))).unsqueeze(-1)
+    if evidence.heaviest is not None:
+        score += 4 * max(kept, unit) * evidence.heaviest
     off = score * score.exp()  # x exp(x) is at least exp(x) - 1
     bound: Tensor = (2 * largest).unsqueeze(-1) * off + (2 * summed * spread).unsqueeze(-1)
-    return bound + torch.finfo(key.dtype).tiny
+    return bound + tiny
 
 
 def _lengths(rows: Tensor) -> Tensor:

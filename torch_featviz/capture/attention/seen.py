@@ -24,7 +24,7 @@ from .native import Projected, in_encoder_layer, in_module
 from .operators import PRODUCTS, SOFTMAX, by_name, name_of
 from .path import MOVES, Path
 from .places import PlaceTracer
-from .rows import attended
+from .rows import Evidence, attended, claims
 
 _MIXING = ("addmm", "linear", "einsum", "convolution", "_convolution", "conv2d")
 
@@ -65,6 +65,7 @@ class Seen(TorchDispatchMode):
         self._builds: dict[str, int] = {}  # of the modules that ran as the outermost; what was learnt holds for these
         self._held = Held()
         self._claims: list[tuple[str, Tensor, torch.dtype]] = []
+        self._evidence: list[tuple[str, Evidence, torch.dtype]] = []  # of which claims are made when all has run
         self._tracer: PlaceTracer | None = None
         self._learnt = Learnt({}, None, set(), set())
         self._path: Path | None = None
@@ -94,6 +95,7 @@ class Seen(TorchDispatchMode):
         self._strayed = False
         self._calls.clear()
         self._claims.clear()
+        self._evidence.clear()
         self.running = True
         try:
             with (
@@ -205,7 +207,7 @@ class Seen(TorchDispatchMode):
         mask = given.get("attn_mask")
         selection = self._select(layers, Operands(query, value))
         if selection is not None:
-            weights, claim = attended(
+            weights, evidence = attended(
                 query,
                 key,
                 value,
@@ -216,7 +218,8 @@ class Seen(TorchDispatchMode):
                 scale=given.get("scale"),
                 dropped=bool(given.get("dropout_p")),
             )
-            self._claims.append((layers[-1], claim, query.dtype))
+            if evidence is not None:
+                self._evidence.append((layers[-1], evidence, query.dtype))
             self._give(layers, selection.put(weights).to(query.dtype))
         return answer
 
@@ -272,8 +275,8 @@ class Seen(TorchDispatchMode):
         x, keys = projected.query, projected.key
         selection = self._select(layers, Operands(x, keys))
         if selection is not None:
-            weights, claim = projected.attended(selection)
-            self._claims.append((layers[-1], claim, x.dtype))
+            weights, claimed = projected.attended(selection)
+            self._claims.append((layers[-1], claimed, x.dtype))
             self._give(layers, selection.put(weights).to(x.dtype))
         return answer
 
@@ -329,9 +332,15 @@ class Seen(TorchDispatchMode):
 
     def _prove(self) -> None:
         """Raise LayerError unless all that was computed made what the kernels returned."""
+        alike: dict[Hashable, list[tuple[str, Evidence, torch.dtype]]] = {}
+        for each in self._evidence:
+            alike.setdefault((each[1].alike(), each[2]), []).append(each)
+        for several in alike.values():
+            layers, evidence, dtypes = zip(*several, strict=True)
+            self._claims += zip(layers, claims(evidence).unbind(1), dtypes, strict=True)
         if not self._claims:
             return
-        figures = torch.stack([claim.double() for _, claim, _ in self._claims]).tolist()
+        figures = torch.stack([claimed.double() for _, claimed, _ in self._claims]).tolist()
         for (layer, _, dtype), (far, share) in zip(self._claims, figures, strict=True):
             if not share <= 1:
                 raise LayerError(
