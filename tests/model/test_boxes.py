@@ -249,3 +249,10 @@ def test_names_of_a_configuration():
 def test_what_a_softmax_made_is_no_box(axis):
     assert find_boxes(noise(1, 20, 7).softmax(axis), SIZE) is None
     assert find_boxes(noise(1, 7, 20).softmax(axis), SIZE) is None
+
+
+def test_logits_that_are_single_numbers():
+    weights = torch.tensor([0.3, -0.2], requires_grad=True)
+    scores = torch.stack([(weights[0] * 2).sigmoid(), (weights[1] * 3).sigmoid()])
+    slopes = [torch.autograd.grad([edge], [weights], [one], retain_graph=True)[0] for edge, one in own_logits(scores)]
+    assert torch.equal(torch.stack(slopes), torch.tensor([[2.0, 0.0], [0.0, 3.0]]))

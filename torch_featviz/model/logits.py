@@ -54,7 +54,7 @@ def own_logit(figure: Tensor) -> Logit:
         live = [(edge, g) for edge, g in zip(squashed, _gradients(begin, one, squashed), strict=True) if g.any()]
         if not live:
             raise OptionError("the gradient of a box's score is 0, because its score is 0; raise min_score.")
-        edge, gradient = max(live, key=lambda pair: pair[1].shape[-1])
+        edge, gradient = max(live, key=lambda pair: pair[1].shape[-1:].numel())
         node, number = edge.node.next_functions[0]
         if node is None:
             raise OptionError(_DETACHED)
@@ -82,9 +82,8 @@ def own_logits(figures: Tensor) -> list[Logit]:
         found = values[places[:, 0]].tolist()
         if len(found) > count or (found and _kind(edge.node) in _WEIGHING):
             return list(one_by_one)
-        ones = values.new_zeros(len(found), *gradient.shape)
-        ones.flatten(1).scatter_(1, places, 1)
-        logits.update(zip(found, ((edge, one) for one in ones), strict=True))
+        ones = values.new_zeros(len(found), len(values)).scatter_(1, places, 1)
+        logits.update(zip(found, ((edge, one.view(gradient.shape)) for one in ones), strict=True))
     if logits.keys() != set(range(1, count + 1)):  # several were picked from one
         return list(one_by_one)
     return [logits[number] for number in sorted(logits)]
