@@ -290,3 +290,11 @@ def test_a_check_holds_nothing_of_its_caller():
         assert called()() is None
     finally:
         gc.enable()
+
+
+def test_a_compiled_model_has_a_forward():
+    net = torch.compile(torch.nn.Linear(2, 2), backend="eager")
+    images, labels = torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64)
+    assert len(fv.zoo.evaluate(net, [(images, labels)]).logits) == 4
+    with pytest.raises(DtypeError, match="model must have a forward, got ModuleList"):
+        fv.zoo.evaluate(torch.nn.ModuleList(), [(images, labels)])
