@@ -1,5 +1,7 @@
 """A list that covers a whole run in bounded memory."""
 
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,3 +44,21 @@ def test_one_goes_on_from_another(n, more, keep):
 def test_numbers_that_mean_nothing(keep):
     with pytest.raises(OptionError, match="keep must be an integer of at least 2"):
         Thinned(keep)
+
+
+def test_another_thread_sees_each_item_once():
+    """After each line of `append`, what a reader would see."""
+    held, seen = Thinned(4), []
+
+    def look(frame, event, arg):
+        seen.append(list(held))
+        return look
+
+    for item in range(12):
+        sys.settrace(lambda frame, event, arg: look if frame.f_code is Thinned.append.__code__ else None)
+        try:
+            held.append(item)
+        finally:
+            sys.settrace(None)
+    assert len(seen) > 24
+    assert all(items == sorted(set(items)) for items in seen)

@@ -32,21 +32,18 @@ class Thinned(Sequence[T]):
         if not isinstance(keep, int) or keep < 2:
             raise OptionError(f"keep must be an integer of at least 2, got {keep!r}.")
         self.keep = keep
-        self._items: list[T] = []
-        self._latest: T | None = None  # where it is not among the items
+        # The items, and the latest where it is not among them. They are replaced at once: other threads may read.
+        self._held: tuple[list[T], T | None] = [], None
         self._stride = 1
         self._seen = 0
 
     def append(self, item: T) -> None:
         """Take one more."""
-        self._latest = item
-        if self._seen % self._stride == 0:
-            if len(self._items) == self.keep - 1:  # one place is for the latest
-                self._items = self._items[::2]
-                self._stride *= 2
-            if self._seen % self._stride == 0:
-                self._items.append(item)
-                self._latest = None
+        items = self._held[0]
+        if self._seen % self._stride == 0 and len(items) == self.keep - 1:  # one place is for the latest
+            items = items[::2]
+            self._stride *= 2
+        self._held = ([*items, item], None) if self._seen % self._stride == 0 else (items, item)
         self._seen += 1
 
     def thinning(self) -> dict[str, int]:
@@ -57,18 +54,20 @@ class Thinned(Sequence[T]):
         """Take up what another one held, thinned as it was."""
         self._stride, self._seen = stride, seen
         regular = -(-seen // stride)  # the others came between
-        self._items, self._latest = list(items[:regular]), items[regular] if len(items) > regular else None
-        while len(self._items) >= self.keep:  # that one could hold more
-            self._items, self._stride = self._items[::2], 2 * self._stride
+        kept, latest = list(items[:regular]), items[regular] if len(items) > regular else None
+        while len(kept) >= self.keep:  # that one could hold more
+            kept, self._stride = kept[::2], 2 * self._stride
+        self._held = kept, latest
 
     def cut(self, n: int) -> None:
         """Only the first `n` are left, as if no other had come yet."""
         if n < len(self):
-            self._items, self._latest = self._items[:n], None
-            self._seen = len(self._items) * self._stride
+            self._held = self._held[0][:n], None
+            self._seen = len(self._held[0]) * self._stride
 
     def __len__(self) -> int:
-        return len(self._items) + (self._latest is not None)
+        items, latest = self._held
+        return len(items) + (latest is not None)
 
     @overload
     def __getitem__(self, i: int) -> T: ...
@@ -77,9 +76,11 @@ class Thinned(Sequence[T]):
     def __getitem__(self, i: slice) -> list[T]: ...
 
     def __getitem__(self, i: Any) -> Any:
-        return (self._items if self._latest is None else [*self._items, self._latest])[i]
+        items, latest = self._held
+        return (items if latest is None else [*items, latest])[i]
 
     def __iter__(self) -> Iterator[T]:
-        yield from self._items
-        if self._latest is not None:
-            yield self._latest
+        items, latest = self._held
+        yield from items
+        if latest is not None:
+            yield latest
