@@ -338,7 +338,8 @@ def launches(model: nn.Module, inputs: Any, layers: Layers = None, **options: An
         options: as for `capture`.
     Raises:
         LayerError: `model` has no such layer.
-        OptionError: without a GPU, the forward takes nested tensors, or depends on values that the tensors do not hold.
+        OptionError: without a GPU, the forward takes tensors that are not plain, or depends on values that the tensors
+            do not hold.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True))
@@ -390,8 +391,8 @@ def _on_fake_gpu(model: nn.Module, arguments: tuple[Any, ...]) -> Iterator[_Coun
     with FakeTensorMode(allow_non_fake_inputs=True), gpu.counting(counter.launched):
 
         def on_gpu(tensor: Tensor) -> Tensor:
-            if tensor.is_nested:
-                raise OptionError("launches on nested tensors, which have no one shape, can be counted only on a GPU.")
+            if tensor.is_nested or tensor.layout != torch.strided or tensor.is_quantized:
+                raise OptionError("launches on nested, sparse or quantised tensors can be counted only on a GPU.")
             empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cuda")
             return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
 

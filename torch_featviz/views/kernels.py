@@ -58,7 +58,7 @@ def kernels(
         LayerError: no such layer, or it has no kernels that can be drawn; the error says why.
         ShapeError: the weight is not `k c h w` or is empty; with `values`, kernels are larger than 64 × 64.
         OptionError: `limit` or `ncols` is below 1, `cmap` is unknown, `planes` is used for filters that do not have
-            three input channels, or `decimals` is negative.
+            three input channels, or `decimals` is not from 0 to 50.
     Example:
         >>> kernels(torch.nn.Conv2d(3, 8, 5)).pixels.shape
         torch.Size([3, 17, 17])

@@ -14,6 +14,7 @@ from torch_featviz.picture.text import line_height, width
 
 LIMIT = 64  # rows and columns of one image
 VALUES = 4096  # on a sheet
+_DIGITS = 50  # after a point; floats have no more that mean anything
 _ROW = 1500  # pixels of a row of images by default
 
 
@@ -46,12 +47,13 @@ def written(
         ncols: images per row, as asked for.
         row: as many as belong in a row, if there is room for them.
     Raises:
-        OptionError: `decimals` is negative, or `ncols` below 1.
+        OptionError: `decimals` is not from 0 to 50, or `ncols` below 1.
         DtypeError: values are not real.
         ShapeError: an image has too many values to be read.
     """
-    if decimals < 0:
-        raise OptionError(f"decimals must be at least 0, got {decimals}.")
+    if not 0 <= decimals <= _DIGITS:
+        bound = "at least 0" if decimals < 0 else f"at most {_DIGITS}"
+        raise OptionError(f"decimals must be {bound}, got {decimals}.")
     if ncols is not None and ncols < 1:
         raise OptionError(f"ncols must be at least 1, got {ncols}.")
     as_float(values)  # refuses what has no real values

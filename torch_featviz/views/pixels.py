@@ -44,8 +44,8 @@ def pixels(
         ShapeError: `image` has other axes, is empty, or is too large to be read; images differ in size; or the number
             of `labels` is wrong.
         DtypeError: `image` is not a tensor of real values or a list of them.
-        OptionError: `decimals` is negative, `ncols` is below 1, the range or card is invalid, or one of them is given
-            with `scale`.
+        OptionError: `decimals` is not from 0 to 50, `ncols` is below 1, the range or card is invalid, or one of them
+            is given with `scale`.
     Example:
         >>> pixels(torch.eye(3)).pixels.shape
         torch.Size([3, 5, 5])
