@@ -62,7 +62,6 @@ class Seen(TorchDispatchMode):
         self._lenient, self._without = lenient, without
         self._scope, self._wanted, self._queries, self._take = scope, wanted, queries, take
         self._frames: list[tuple[str, nn.Module]] = []
-        self._builds: dict[str, int] = {}  # of the modules that ran as the outermost; what was learnt holds for these
         self._held = Held()
         self._claims: list[tuple[str, Tensor, torch.dtype]] = []
         self._evidence: list[tuple[str, Evidence, torch.dtype]] = []  # of which claims are made when all has run
@@ -84,9 +83,7 @@ class Seen(TorchDispatchMode):
         and in layers that did not run before.
         """
         inputs = list(tensors(given))
-        if name not in self._builds:
-            self._builds[name] = build_of(module)
-        kinds, kind = kinds_of(module), (name, self._scope, self._builds[name], kind_of(module, given))
+        kinds, kind = kinds_of(module), (name, self._scope, build_of(module), kind_of(module, given))
         before = kinds.get(kind)
         self._learnt = before or Learnt({}, Path(), set(), set())
         self._path = before.path and Path(before.path) if before else self._learnt.path
