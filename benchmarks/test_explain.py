@@ -26,7 +26,8 @@ IMAGES = 16
 BUDGET = {
     "gradcam": 1.15,
     "boxes": 1.1,
-    "boxes of a small detector": 1.15,  # asked for is 1.1; on a busy machine Python weighs more than on an idle one
+    "boxes of a small detector": 1.1,
+    "boxes of a small detector, images together": 1.25,
     "twin": 0.1,
     "torchcam": 1,
     "grad-cam": 1,
@@ -143,14 +144,33 @@ def test_boxes_of_a_small_detector():
                 heats.append(torch.nn.functional.interpolate(heat, image.shape[1:], mode="bilinear")[:, 0])
         return torch.cat(heats)
 
+    def together():
+        by([*images.clone().requires_grad_()])
+        heats = {}
+        for rank in range(max(map(len, places))):
+            picked = [(image, *own[rank]) for image, own in enumerate(places) if len(own) > rank]
+            score = kept["cls_logits"][tuple(torch.tensor(picked).T)].sum()
+            (gradient,) = torch.autograd.grad(score, kept["maps"], retain_graph=True)
+            heat = (gradient.clamp(min=0) * kept["maps"]).sum(1, keepdim=True).detach()
+            heat = torch.nn.functional.interpolate(heat, images.shape[2:], mode="bilinear")[:, 0]
+            heats.update({(image, rank): heat[image] for image, *_ in picked})
+        return torch.stack([heats[key] for key in sorted(heats)])
+
     def ours():
         return attribute(net, images).heatmaps
 
-    torch.testing.assert_close(ours(), by_hand(), rtol=1e-3, atol=1e-6)
-    budget = BUDGET["boxes of a small detector"]
-    ratio = settled(lambda: paired(ours, by_hand, rounds=11, timer=thread_time), lambda ratio: ratio.median <= budget)
-    print(f"\n{sum(map(len, places))} boxes of a small detector: {ratio} of a forward an image and a backward a box")
-    assert ratio.within(budget), str(ratio)
+    for baseline, what, by_whom in (
+        ("boxes of a small detector", "a forward an image and a backward a box", by_hand),
+        ("boxes of a small detector, images together", "a forward, and a backward for the boxes of a rank", together),
+    ):
+        torch.testing.assert_close(ours(), by_whom(), rtol=1e-3, atol=1e-6)
+        ratio, budget = compared(ours, by_whom, BUDGET[baseline]), BUDGET[baseline]
+        print(f"\n{sum(map(len, places))} boxes of a small detector: {ratio} of {what}")
+        assert ratio.within(budget), str(ratio)
+
+
+def compared(ours, by_hand, budget):
+    return settled(lambda: paired(ours, by_hand, rounds=15, timer=thread_time), lambda ratio: ratio.median <= budget)
 
 
 TWIN = """

@@ -17,6 +17,8 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 import torch_featviz as fv
 from torch_featviz.errors import DtypeError, LayerError, OptionError, ShapeError
 from torch_featviz.explain import attribute
+from torch_featviz.explain.explained import held
+from torch_featviz.model.inputs import Inputs
 
 
 class Pyramid(nn.Module):
@@ -149,25 +151,111 @@ def test_a_heatmap_is_layercam_of_the_heads_own_logit(build, size):
         assert layer in LEVELS or "max_pool2d" in layer
 
 
-def test_each_image_is_explained_by_itself():
+def detector(build):
+    torch.manual_seed(0)
+    return made(BUILT[build])[0] if build in BUILT else {"yolo": Yolo, "detr": detr}[build]()
+
+
+@pytest.mark.parametrize("method", ["layercam", "gradcam", "input_x_gradient"])
+@pytest.mark.parametrize("build", [*BUILT, "yolo", "detr"])
+def test_images_that_run_together_have_the_heatmaps_that_each_has_alone(build, method):
+    """The third is dark, and so has boxes of other scores, or none."""
+    net, given = detector(build), {"method": method, "top": 4, "min_score": 0.01}
+    images = torch.rand(4, 3, 60, 45, generator=torch.Generator().manual_seed(2))
+    images[2] /= 8
+    alone = [attribute(detector(build), image[None], **given) for image in images]
+    for _ in range(2):  # of a detector that was not seen before, and of one that was
+        with count_forwards(net) as forwards:
+            together = attribute(net, images, **given)
+        assert together.boxes.images.tolist() == [n for n, one in enumerate(alone) for _ in range(len(one.boxes))]
+        assert min(len(alone[number].boxes) for number in (0, 1, 3)) > 0
+        for name in ("xyxy", "classes", "scores"):
+            own = torch.cat([getattr(one.boxes, name) for one in alone])
+            torch.testing.assert_close(getattr(together.boxes, name), own, rtol=1e-4, atol=1e-4)
+        for mine, own in zip(together.heatmaps, torch.cat([one.heatmaps for one in alone]), strict=True):
+            torch.testing.assert_close(mine, own, rtol=1e-3, atol=1e-4 * float(own.abs().max()))
+    assert forwards == [4]
+
+
+@contextmanager
+def count_forwards(net):
+    """How many images each forward took, of the twins of this network too."""
+    counts, kind = [], type(net)
+    forward = kind.forward
+
+    def counted(self, given, *args, **keywords):
+        counts.append(len(given))
+        return forward(self, given, *args, **keywords)
+
+    kind.forward = counted
+    try:
+        yield counts
+    finally:
+        kind.forward = forward
+
+
+class Mixing(nn.Module):
+    """A detector in whose batches images change each other, or that takes one image at a time."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.yolo, self.how = Yolo(columns_first=True), how
+
+    def forward(self, x):
+        if self.how == "refused" and len(x) > 1:
+            raise ValueError("one image, please")
+        if self.how == "mean":
+            x = x - 0.5 * x.detach().mean(0)
+        if self.how == "shared gradient":
+            x = x + 0.1 * (x.mean(0) - x.mean(0).detach())
+        rows = self.yolo(x)
+        return rows.mean(0, keepdim=True) if self.how == "no rows" else rows
+
+
+@pytest.mark.parametrize("how", ["mean", "shared gradient", "refused", "no rows"])
+def test_images_that_change_each_other_run_one_by_one(how):
+    torch.manual_seed(0)
+    net, images = Mixing(how).eval(), torch.rand(3, 3, 32, 32)
+    alone = [attribute(net, image[None], min_score=0.1, top=2) for image in images]
+    with count_forwards(net) as forwards:
+        for _ in range(2):
+            together = attribute(net, images, min_score=0.1, top=2)
+            torch.testing.assert_close(together.heatmaps, torch.cat([one.heatmaps for one in alone]))
+    assert forwards[-3:] == [1, 1, 1]
+    assert max(forwards) <= 2
+
+
+def test_whether_images_change_each_other_is_asked_again_where_the_first_had_no_boxes():
     net, _ = made(retina)
     images = torch.rand(3, 3, 60, 45, generator=torch.Generator().manual_seed(2))
-    together = attribute(net, images, top=2)
-    assert together.boxes.images.tolist() == [0, 0, 1, 1, 2, 2]
-    for number, image in enumerate(images):
-        alone = attribute(net, image, top=2)
-        torch.testing.assert_close(alone.heatmaps, together.heatmaps[2 * number : 2 * number + 2])
-        torch.testing.assert_close(alone.boxes.xyxy, together.boxes.xyxy[2 * number : 2 * number + 2])
+    net.score_thresh = 1.0
+    assert len(attribute(net, images).boxes) == 0
+    net.score_thresh = 0.0
+    attribute(net, images)
+    with count_forwards(net) as forwards:
+        attribute(net, images)
+    assert forwards == [3]
 
 
 @pytest.mark.parametrize("method", ["layercam", "saliency"])
-def test_the_graph_of_one_image_is_gone_before_that_of_the_next(method):
-    """Else memory grows with the number of images."""
-    net, _ = made(fcos)
-    images = torch.rand(3, 3, 60, 45, generator=torch.Generator().manual_seed(2))
-    attribute(net, images[:1], top=2)
-    most = [max(kept_alive(lambda n=n: attribute(net, images[:n], method=method, top=2))) for n in (1, 3)]
-    assert most[0] == most[1] > 20
+def test_as_many_images_run_together_as_there_is_memory_for(method, monkeypatch):
+    """Graphs of one run are gone before those of the next."""
+    images = torch.rand(5, 3, 60, 45, generator=torch.Generator().manual_seed(2))
+    most, forwards = {}, {}
+    for budget, count in ((1, 1), (1, 3), (2.5, 2), (2.5, 5)):
+        net, _ = made(fcos)
+        attribute(net, images[:1], top=2)
+        size = held(net, Inputs(images[:1]))
+        monkeypatch.setattr("torch_featviz.explain.explained._CPU_BUDGET", int(budget * size))
+        attribute(net, images[:count], method=method, top=2)
+        with count_forwards(net) as counts:
+            most[budget, count] = max(
+                kept_alive(lambda n=count, net=net: attribute(net, images[:n], method=method, top=2))
+            )
+        forwards[budget, count] = counts
+    assert list(forwards.values()) == [[1], [1, 1, 1], [2], [2, 2, 1]]
+    assert most[1, 1] == most[1, 3] > 20
+    assert most[2.5, 2] == most[2.5, 5] < 2.5 * most[1, 1]
 
 
 def kept_alive(call):

@@ -11,7 +11,7 @@ from torch import nn
 from torchvision.ops import batched_nms
 
 from torch_featviz.errors import OptionError, ShapeError
-from torch_featviz.model.boxes import find_boxes, names_in
+from torch_featviz.model.boxes import find_boxes, names_in, of_each
 from torch_featviz.model.logits import own_logit, own_logits
 
 SIZE = (40, 60)  # rows and columns
@@ -208,6 +208,22 @@ def test_logits_of_two_scales_are_told_apart():
     assert (other.node, of_one.nonzero().tolist(), of_two.nonzero().tolist()) == (edge.node, [[0, 0, 2]], [[0, 1, 1]])
 
 
+def test_boxes_of_a_rank_share_a_gradient():
+    """Of the first image two boxes, of the second one, of the third none, of the fourth three."""
+    logits = torch.randn(4, 6, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    scores, counts = logits.neg().sigmoid(), [2, 1, 0, 3]
+    places = [(0, 4), (0, 1), (1, 1), (3, 0), (3, 5), (3, 2)]
+    found = own_logits(torch.stack([scores[place] for place in places]), counts)
+    of_rank = [ones for _, ones in found]
+    assert of_rank[0] is of_rank[2] is of_rank[3]
+    assert of_rank[1] is of_rank[4]
+    assert [ones.nonzero().tolist() for ones in (of_rank[0], of_rank[1], of_rank[5])] == [
+        [[0, 4], [1, 1], [3, 0]],
+        [[0, 1], [3, 5]],
+        [[3, 2]],
+    ]
+
+
 def test_logits_are_found_behind_parts_that_come_together_again(monkeypatch):
     """Both parts of a split lead back to it, one of them twice; the third is not used. All are found together."""
     features = torch.randn(1, 6, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
@@ -243,6 +259,18 @@ def test_names_of_a_configuration():
     assert names_in(net) == ("cat", "dog")
     net.config.id2label = {0: "LABEL_0", 1: "LABEL_1"}
     assert names_in(net) == ()
+
+
+def test_what_is_returned_for_several_images_is_told_apart():
+    rows, shared = noise(3, 5, 6), torch.arange(7)
+    for number, one in enumerate(of_each({"logits": rows, "anchors": shared, "name": "x"}, 3)):
+        assert one["name"] == "x"
+        assert torch.equal(one["logits"], rows[number : number + 1])
+        assert torch.equal(one["anchors"], shared)
+    each = [{"boxes": rows[0]}, {"boxes": rows[1]}]
+    assert of_each(each, 2) == each
+    with pytest.raises(ShapeError, match="what the model returned holds no row for each of 4 images"):
+        of_each(rows, 4)
 
 
 @pytest.mark.parametrize("axis", [1, 2])

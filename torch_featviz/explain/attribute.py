@@ -30,7 +30,8 @@ from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated, seed_all
 from torch_featviz.picture.images import Card
 
-from .boxes import DEFAULT, ON_PIXELS, OPTIONS, Asked, box_heatmaps, is_detector, known_detector
+from .box_runs import Asked
+from .boxes import DEFAULT, ON_PIXELS, OPTIONS, box_heatmaps, is_detector, known_detector
 from .cam import MODES
 from .explained import Explained, chunks, rows_at_once
 from .masked import map_of_mask, own_masks
@@ -238,9 +239,10 @@ def _of_boxes(
         if layer is not None and method in ON_PIXELS:
             raise OptionError(f"{method} uses no layer; leave layer out.")
         layers = tuple(_names(model, layer))
-        asked = Asked(method, layers, answer=answer, named=len(names), **options)
+        only = tuple(_chosen(target, names, len(inputs.images)))
+        asked = Asked(method, layers, answer=answer, named=len(names), only=only, **options)
         try:
-            found = box_heatmaps(model, inputs, asked, _chosen(target, names, len(inputs.images)))
+            found = box_heatmaps(model, inputs, asked)
         except LayerError:
             for name in layers:
                 layer_name(model, name)  # which says what is close to a name that is no layer's

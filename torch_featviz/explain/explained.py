@@ -132,23 +132,31 @@ def rows_at_once(net: nn.Module, one: Inputs, wanted: int) -> int:
         one: the inputs of one image.
         wanted: rows.
     """
-    if wanted <= FEW:
-        return wanted
-    held: dict[int, int] = {}
+    return wanted if wanted <= FEW else rows_of(held(net, one), one.images.device, wanted)
+
+
+def rows_of(size: float, device: torch.device, wanted: int) -> int:
+    """How many of `wanted` rows may run at once, for each of which autograd holds so many bytes."""
+    budget = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else _CPU_BUDGET
+    return max(1, min(wanted, int(budget // max(1, size))))
+
+
+def held(net: nn.Module, one: Inputs) -> int:
+    """How many bytes autograd holds for one row, by a forward."""
+    sizes: dict[int, int] = {}
     weights = {tensor.untyped_storage().data_ptr() for tensor in (*net.parameters(), *net.buffers())}
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
-            held[storage.data_ptr()] = storage.nbytes()
+            sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     image = one.images.detach().clone().requires_grad_()
-    with torch.autograd.graph.saved_tensors_hooks(note, _same):
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, _same):
         output: Any = run(net, one.at(image, slice(None)))
     del output
-    budget = torch.cuda.mem_get_info(image.device)[0] // 2 if image.is_cuda else _CPU_BUDGET
-    return max(1, min(wanted, budget // max(1, sum(held.values()))))
+    return sum(sizes.values())
 
 
 def _same(tensor: Tensor) -> Tensor:

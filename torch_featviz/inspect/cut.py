@@ -75,12 +75,15 @@ _known: WeakKeyDictionary[nn.Module, dict[Hashable, Any]] = WeakKeyDictionary()
 def remembered(
     model: nn.Module, inputs: Inputs, question: Hashable, ask: Callable[[], _T], *, anew: bool = False
 ) -> _T:
-    """`ask()`, once for each `question` about a model that is built like this and inputs of this shape, or anew."""
+    """`ask()`, once for each `question` about a model that is built like this and inputs of this shape, or anew.
+
+    None is no answer, and asked for again.
+    """
     given = (inputs.images, *tensors((inputs.args, dict(inputs.keywords))))
     shapes = tuple(() if tensor.is_nested else tuple(tensor.shape[1:]) for tensor in given)
     answers = _known.setdefault(model, {})
     key = (build_of(model), shapes, question)
-    if anew or key not in answers:
+    if anew or answers.get(key) is None:
         answers[key] = ask()
     answer: _T = answers[key]
     return answer

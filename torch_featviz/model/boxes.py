@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from torch_featviz.displayed import Displayed
 from torch_featviz.errors import ShapeError
 
 from .answer import Answer
+from .values import map_tensors, tensors
 
 _FINAL = ("boxes", "labels", "scores")
 _OVERLAP = 0.5  # of two boxes of a class, above which the one with the lower score is left out
@@ -114,6 +116,30 @@ def find_boxes(
         if found := _rows(tensor[0], size, named, min_score):
             return found
     return None
+
+
+def of_each(output: Any, count: int) -> list[Any]:
+    """What a detector returned for each of several images, as it returns it for one: the dictionaries of a list, or the
+    rows of all tensors.
+
+    Raises:
+        ShapeError: it is neither one dictionary for each image, nor do tensors hold a row for each.
+    Example:
+        >>> [rows.shape for rows in of_each(torch.zeros(2, 5, 6), 2)]
+        [torch.Size([1, 5, 6]), torch.Size([1, 5, 6])]
+    """
+    if count == 1:
+        return [output]
+    if isinstance(output, (list, tuple)) and len(output) == count and all(isinstance(one, Mapping) for one in output):
+        return list(output)
+    rows = [tensor for tensor in tensors(output) if tensor.dim() and len(tensor) == count]
+    if not rows:
+        raise ShapeError(f"what the model returned holds no row for each of {count} images.")
+    return [map_tensors(partial(_row, number, count), output) for number in range(count)]
+
+
+def _row(number: int, count: int, tensor: Tensor) -> Tensor:
+    return tensor[number : number + 1] if tensor.dim() and len(tensor) == count else tensor
 
 
 def names_in(model: nn.Module) -> tuple[str, ...]:

@@ -63,28 +63,37 @@ def own_logit(figure: Tensor) -> Logit:
     return moved[0] if len(moved) == 1 else (begin, one)
 
 
-def own_logits(figures: Tensor) -> list[Logit]:
+def own_logits(figures: Tensor, counts: Sequence[int] = ()) -> list[Logit]:
     """`own_logit` of each of several boxes: of all together, where scores were only picked.
+
+    The gradients of the first boxes of several images are one tensor wherever these come from the same logits, and so
+    are those of the second boxes and so on: one backward then serves all images.
 
     Args:
         figures: `n`, as `Candidates` has them.
+        counts: how many boxes each image has; default: all are of one.
     Raises:
         OptionError: no gradient reaches them.
     """
-    one_by_one = map(own_logit, figures)
+    one_by_one, counts = map(own_logit, figures), counts or (len(figures),)
     if not figures.requires_grad or not len(figures):
         return list(one_by_one)
-    count = len(figures)
-    logits = dict[float, Logit]()  # by the number of the box
-    for edge, gradient in _carried(figures, torch.arange(1, count + 1, dtype=figures.dtype, device=figures.device)):
+    boxes, device, most = len(figures), figures.device, max(counts)
+    ranks = torch.cat([torch.arange(count, device=device) for count in counts])
+    rank_of: dict[float, int] = dict(enumerate((rank for count in counts for rank in range(count)), 1))
+    logits = dict[float, Logit]()  # by the number of the box, from 1
+    for edge, gradient in _carried(figures, torch.arange(1, boxes + 1, dtype=figures.dtype, device=device)):
         values = gradient.flatten()
-        places = values.nonzero()
-        found = values[places[:, 0]].tolist()
-        if len(found) > count or (found and _kind(edge.node) in _WEIGHING):
+        places = values.nonzero()[:, 0]
+        numbers = values[places]
+        found = numbers.tolist()
+        if len(found) > boxes or not rank_of.keys() >= set(found) or (found and _kind(edge.node) in _WEIGHING):
             return list(one_by_one)
-        ones = values.new_zeros(len(found), len(values)).scatter_(1, places, 1)
-        logits.update(zip(found, ((edge, one.view(gradient.shape)) for one in ones), strict=True))
-    if logits.keys() != set(range(1, count + 1)):  # several were picked from one
+        ones = values.new_zeros(most, len(values))
+        ones[ranks[numbers.long() - 1], places] = 1
+        of_rank = [one.view(gradient.shape) for one in ones]
+        logits.update((number, (edge, of_rank[rank_of[number]])) for number in found)
+    if logits.keys() != set(range(1, boxes + 1)):  # several were picked from one
         return list(one_by_one)
     return [logits[number] for number in sorted(logits)]
 
