@@ -237,6 +237,16 @@ def test_whether_images_change_each_other_is_asked_again_where_the_first_had_no_
     assert forwards == [3]
 
 
+def test_as_many_images_run_together_as_is_said():
+    net, _ = made(fcos)
+    images = torch.rand(5, 3, 60, 45, generator=torch.Generator().manual_seed(2))
+    attribute(net, images)
+    for rows, wanted in ((1, [1] * 5), (2, [2, 2, 1]), (9, [5])):
+        with count_forwards(net) as forwards:
+            attribute(net, images, internal_batch_size=rows)
+        assert forwards == wanted
+
+
 @pytest.mark.parametrize("method", ["layercam", "saliency"])
 def test_as_many_images_run_together_as_there_is_memory_for(method, monkeypatch):
     """Graphs of one run are gone before those of the next."""
@@ -516,6 +526,7 @@ def test_lowest_score_and_number_of_boxes():
         ({"method": "clairvoyance"}, OptionError, "no method 'clairvoyance'"),
         ({"top": 0}, OptionError, "top must be at least 1 and min_score from 0 to 1, got 0 and None"),
         ({"min_score": 2}, OptionError, "top must be at least 1"),
+        ({"internal_batch_size": 0}, OptionError, "internal_batch_size must be at least 1, got 0"),
         ({"n_steps": 3}, OptionError, "layercam of boxes has no option 'n_steps'; it takes min_score, top"),
         ({"layer": "nothing"}, LayerError, "no layer 'nothing'"),
         ({"method": "saliency", "layer": "backbone"}, OptionError, "saliency uses no layer"),

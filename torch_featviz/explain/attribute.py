@@ -33,7 +33,7 @@ from torch_featviz.picture.images import Card
 from .box_runs import Asked
 from .boxes import DEFAULT, ON_PIXELS, OPTIONS, box_heatmaps, is_detector, known_detector
 from .cam import MODES
-from .explained import Explained, chunks, rows_at_once
+from .explained import Explained, check_rows, chunks, rows_at_once
 from .masked import map_of_mask, own_masks
 from .methods import Job, method_of
 
@@ -145,7 +145,7 @@ def attribute(
         seed: seed of the noise of `smoothgrad` and `gradient_shap`. The noise of an image does not depend on the other
             images.
         internal_batch_size: rows per forward. Default: as many as fit into half of the free memory of a GPU, or 256
-            MiB on a CPU, by a measurement of one row.
+            MiB on a CPU, by a measurement of one row. For a detector as many at most.
         progress: show a bar.
         options: options of the method, with Captum's names: `baselines`, `n_steps`, `sliding_window_shapes`, `strides`,
             `feature_mask`, `nt_samples`, `stdevs`, `multiply_by_inputs`, ...; `reshape_transform` for the maps of
@@ -181,7 +181,7 @@ def attribute(
     answer = getattr(card, "answer", None) if answer is None else answer
     told = names_of(classes) or names_of(getattr(card, "classes", ())) or names_in(model)
     boxes = partial(_of_boxes, model, inputs, method or DEFAULT, target=target, names=told, layer=layer, answer=answer)
-    boxes = partial(boxes, seed=seed, options=options)
+    boxes = partial(boxes, seed=seed, rows=internal_batch_size, options=options)
     if not callable(target) and (known_detector(model) or OPTIONS & options.keys()) and (found := boxes()):
         return found
     names, published = known_names(classes, None, answer), known_names((), card, answer)
@@ -224,6 +224,7 @@ def _of_boxes(
     layer: OneOrMore,
     answer: Kind | None,
     seed: int,
+    rows: int | None,
     options: Mapping[str, Any],
 ) -> Attribution | None:
     """Heatmaps of a detector's boxes; None where the model returns none."""
@@ -240,7 +241,7 @@ def _of_boxes(
             raise OptionError(f"{method} uses no layer; leave layer out.")
         layers = tuple(_names(model, layer))
         only = tuple(_chosen(target, names, len(inputs.images)))
-        asked = Asked(method, layers, answer=answer, named=len(names), only=only, **options)
+        asked = Asked(method, layers, answer=answer, named=len(names), only=only, rows=rows, **options)
         try:
             found = box_heatmaps(model, inputs, asked)
         except LayerError:
@@ -314,8 +315,7 @@ def _explain(
         raise OptionError(f"{method} uses no layer; leave layer out.")
     if answer is not None and answer not in KINDS:
         raise OptionError(f"answer must be one of {', '.join(KINDS)}, got {answer!r}.")
-    if internal_batch_size is not None and internal_batch_size < 1:
-        raise OptionError(f"internal_batch_size must be at least 1, got {internal_batch_size}.")
+    check_rows(internal_batch_size)
     layers = _names(model, layer)
     given, count = inputs, len(inputs.images)
     with isolated(seed):

@@ -47,6 +47,7 @@ class Asked(NamedTuple):
         answer: meaning of the logits of a DETR, if it is said.
         named: how many classes have a name; 0 if no names are given.
         only: the class whose boxes are explained, one for each image; empty for all.
+        rows: how many images run at once, at most; None is as many as memory allows.
     """
 
     method: str
@@ -56,6 +57,7 @@ class Asked(NamedTuple):
     answer: str | None = None
     named: int = 0
     only: tuple[int, ...] = ()
+    rows: int | None = None
 
 
 class BoxesOf(NamedTuple):
@@ -77,10 +79,11 @@ def images_at_once(model: nn.Module, net: nn.Module, given: Inputs, asked: Asked
         given: the inputs of all images.
         asked: what is asked.
     """
-    if len(given.images) == 1:
+    wanted = min(len(given.images), asked.rows or len(given.images))
+    if wanted == 1:
         return 1
     size = remembered(model, given, "bytes of an image by itself", partial(_bytes_of_one, net, given, asked))
-    return 1 if size is None else rows_of(size, given.images.device, len(given.images))
+    return 1 if size is None else rows_of(size, given.images.device, wanted)
 
 
 def _bytes_of_one(net: nn.Module, given: Inputs, asked: Asked) -> float | None:

@@ -21,7 +21,7 @@ from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated
 
 from .box_runs import Asked, OnMaps, images_at_once, on_pixels, size_of
-from .explained import chunks
+from .explained import check_rows, chunks
 
 DEFAULT = "layercam"
 ON_MAPS = ("layercam", "hirescam", "gradcam")
@@ -107,6 +107,7 @@ def _check(asked: Asked) -> None:
             f"{asked.method} runs changed images, in which a detector finds other boxes; for boxes there are "
             f"{', '.join((*ON_MAPS, *ON_PIXELS))}, or pass target= a callable that returns one value per image."
         )
+    check_rows(asked.rows)
     check("top", asked.top, int)
     check("min_score", asked.min_score, float | None)
     if asked.top < 1 or not 0 <= (asked.min_score or 0) <= 1:

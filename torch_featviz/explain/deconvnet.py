@@ -26,7 +26,7 @@ from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated
 from torch_featviz.torch_private import Convolution
 
-from .explained import chunks, rows_at_once
+from .explained import check_rows, chunks, rows_at_once
 from .rectify import Rectify, graph_of, refuse_others, word_of
 from .switches import switched
 
@@ -196,8 +196,7 @@ def _check_options(projection: str | None, pooling: str, internal_batch_size: in
             "pooling='overwrite' needs projection='deconvnet'; guided "
             "backpropagation always sums, as the gradient does."
         )
-    if internal_batch_size is not None and internal_batch_size < 1:
-        raise OptionError(f"internal_batch_size must be at least 1, got {internal_batch_size}.")
+    check_rows(internal_batch_size)
 
 
 def _down(up: _UpTo, inputs: Inputs, units: list[tuple[int, ...]]) -> tuple[Tensor, Tensor, Tensor]:

@@ -122,6 +122,12 @@ class Explained(nn.Module):
         return figure
 
 
+def check_rows(internal_batch_size: int | None) -> None:
+    """Raise OptionError unless it is a number of rows, or None."""
+    if internal_batch_size is not None and internal_batch_size < 1:
+        raise OptionError(f"internal_batch_size must be at least 1, got {internal_batch_size}.")
+
+
 def rows_at_once(net: nn.Module, one: Inputs, wanted: int) -> int:
     """How many of `wanted` rows may run at once, by what autograd holds for one.
 

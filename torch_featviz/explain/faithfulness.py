@@ -22,7 +22,7 @@ from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated
 
 from .attribute import Attribution, explain
-from .explained import Explained, chunks, rows_at_once
+from .explained import Explained, check_rows, chunks, rows_at_once
 from .verdict import ALIKE, LEAST, LITTLE, MARGIN, PLACES, Verdict, judge
 
 UNMOVED = 0.5
@@ -215,8 +215,7 @@ def faithfulness(
         )
     if steps < 1 or stages < 0:
         raise OptionError(f"steps must be at least 1 and stages at least 0, got {steps} and {stages}.")
-    if internal_batch_size is not None and internal_batch_size < 1:
-        raise OptionError(f"internal_batch_size must be at least 1, got {internal_batch_size}.")
+    check_rows(internal_batch_size)
     if max(steps, stages) > MOST:
         raise OptionError(f"steps and stages must be at most {MOST:,}, got {steps} and {stages}.")
     inputs = (why.inputs or Inputs(images)).with_images(images)
