@@ -192,7 +192,41 @@ def rows_times_matrix(m, x):
     return products.view(b, h, w, 4).permute(0, 3, 1, 2)
 
 
+def padded_batch(m, x):
+    """As torchvision's detectors make it: each image is resized, and copied into a batch of zeros."""
+    images = [F.interpolate(image[None], scale_factor=1.5, mode="bilinear")[0] for image in x]
+    batch = images[0].new_full((len(x), 1, 16, 16), 0.0)
+    for number in range(len(x)):
+        image = images[number]
+        batch[number, : image.shape[0], : image.shape[1], : image.shape[2]].copy_(image)
+    return m.a(batch)
+
+
+def written_into_zeros(m, x):
+    y = x.new_zeros(len(x), 1, 12, 10)
+    y[:, :, 3:11, 2:9] = x
+    y.mul_(2)[:, :, 1:].add_(1)
+    return m.a(y[:, :, 2:])
+
+
+def halves(m, x):
+    y = torch.zeros(len(x), 1, 9, 7).to(x)
+    y[:, :, :4], y[:, :, 5:] = x[:, :, 1:5], x[:, :, 4:]
+    return m.a(y)
+
+
+def written_twice(m, x):
+    y = torch.empty_like(x)
+    y[:, :, :6] = x[:, :, 2:]
+    y[:] = x.flip(3)
+    return m.a(y)
+
+
 SMALL = {
+    "a padded batch": ((9, 10), "exact", Function(padded_batch, a=conv(2, 1, 1, 3))),
+    "written into zeros": ((8, 7), "exact", Function(written_into_zeros, a=conv(2, 1, 1, 3))),
+    "two halves": ((8, 7), "exact", Function(halves, a=conv(2, 1, 1, 3, padding=1))),
+    "written twice": ((8, 7), "exact", Function(written_twice, a=conv(2, 1, 1, 3))),
     "dilated": ((20, 17), "hull", Function(lambda m, x: m.b(m.a(x)), **two(dilation=3))),
     "dilated, filled": (
         (20, 17),
@@ -295,7 +329,8 @@ SMALL = {
 
 UNEVEN = {  # axes along which the fields are not evenly spaced
     **{"adaptive": [0], "side by side": [1]},
-    **{name: [0, 1] for name in ("transposed", "nearest", "bilinear", "pixel shuffle")},
+    **{name: [0, 1] for name in ("transposed", "nearest", "bilinear", "pixel shuffle", "a padded batch")},
+    **{"two halves": [0]},
 }
 
 
@@ -352,10 +387,23 @@ def overwritten(m, x):
     return y
 
 
-def written_into_zeros(m, x):
-    y = x.new_zeros(1, 1, 10, 10)
-    y[:, :, 2:, 2:] = x
+def every_other_row(m, x):
+    y = x.new_zeros(1, 1, 16, 8)
+    y[:, :, ::2] = x
     return m.a(y)
+
+
+def more_than_was_written(m, x):
+    y = x.new_zeros(1, 1, 10, 10)
+    part = y[:, :, 3:]
+    y[:, :, 2:, 2:] = x
+    return m.a(part)
+
+
+def transposed_part(m, x):
+    y = x.new_zeros(1, 1, 8, 8)
+    y[0, 0].copy_(x[0, 0])
+    return m.a(y.as_strided((1, 1, 8, 7), (64, 64, 1, 9), 0))
 
 
 def blanked(m, x):
@@ -364,11 +412,26 @@ def blanked(m, x):
     return y
 
 
+def turned_beside(m, x):
+    y = x.new_zeros(1, 1, 8, 16)
+    y[..., :8], y[..., 8:] = x, x.transpose(2, 3)
+    return m.a(y)
+
+
 def batch_statistics(m, x):
     return F.batch_norm(m.a(x), None, None, training=True)
 
 
-UNKNOWN = [unknown, by_value, overwritten, written_into_zeros, blanked, batch_statistics]
+UNKNOWN = [
+    unknown,
+    by_value,
+    overwritten,
+    every_other_row,
+    more_than_was_written,
+    transposed_part,
+    blanked,
+    batch_statistics,
+]
 
 
 @pytest.mark.parametrize("function", UNKNOWN)
@@ -386,6 +449,35 @@ def test_a_choice_of_channels_may_see_less(groups, kind):
         b=conv(2, 2, 2, 1, groups=groups),
     )
     assert receptive_field(net, "end", (8, 8)).kind == kind
+
+
+@pytest.mark.parametrize("build", ["fcos_resnet50_fpn", "ssdlite320_mobilenet_v3_large", "maskrcnn_resnet50_fpn"])
+def test_a_detector_that_resizes_and_pads_its_images(build):
+    """From the pixels that are given, although the images are resized and copied into a batch."""
+    options = {} if "ssd" in build else {"min_size": 60, "max_size": 90}
+    net = getattr(torchvision.models.detection, build)(weights=None, weights_backbone=None, **options).eval()
+    convolution = next(name for name, module in net.named_modules() if isinstance(module, nn.Conv2d))
+    seen = receptive_field(net, convolution, (50, 70))
+    assert seen.kind == "exact"
+    image, kept = torch.rand(1, 3, 50, 70, requires_grad=True), []
+    module = net.get_submodule(convolution)
+    module.weight = nn.Parameter(torch.rand_like(module.weight))  # no channel cancels another
+    module.register_forward_hook(lambda *given: kept.append(given[2]))
+    net(image)
+    for place in ((0, 0), (3, 5), (9, 12)):
+        (gradient,) = torch.autograd.grad(kept[0][(0, slice(None), *place)].sum(), image, retain_graph=True)
+        assert seen.box(*place) == hull(gradient[0].abs().sum(0) != 0)
+
+
+def test_a_choice_of_channels_written_beside_zeros_may_see_less():
+    def beside(m, x):
+        y = x.new_zeros(1, 3, 8, 8)
+        y[:, 1:] = x
+        return y[:, :2] if m.end.training else m.a(y)
+
+    net = Function(beside, a=conv(2, 3, 1, 3))
+    assert receptive_field(net.eval(), "end", (8, 8), channels=2).kind == "exact"
+    assert receptive_field(net.eval(), "a", (8, 8), channels=2).size == (3, 3)
 
 
 def test_in_place_on_itself_is_followed():

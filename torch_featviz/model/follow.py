@@ -22,7 +22,7 @@ _CONSTANT = (
     *("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like"),
     *("new_zeros", "new_ones", "new_empty", "new_full", "new_empty_strided"),
 )
-_Key = tuple[int, int, tuple[int, ...], tuple[int, ...]]
+Key = tuple[int, int, tuple[int, ...], tuple[int, ...]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +85,7 @@ class Follower(TorchDispatchMode, Generic[T]):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.traces: dict[_Key, T] = {}
+        self.traces: dict[Key, T] = {}
         self.storages: dict[int, Any] = {}  # weakly, lest another tensor be taken for a freed one
         self.blind = False  # a value has left the tensors, and may come back by any way
 
@@ -137,7 +137,7 @@ class Follower(TorchDispatchMode, Generic[T]):
         return answer
 
 
-def key_of(tensor: Tensor) -> _Key | None:
+def key_of(tensor: Tensor) -> Key | None:
     """Which elements of which memory; None of sparse, opaque and wrapper tensors, which have none of their own."""
     try:
         return storage_id(tensor), int(tensor.storage_offset()), tuple(tensor.shape), tuple(tensor.stride())

@@ -188,7 +188,17 @@ def _sliced(call: Call) -> Trace:
 
 def _selected(call: Call) -> Trace:
     (dim,) = call.dims()
-    trace = _chosen(call, dim, [call["index"] % call.x.shape[dim]])
+    return _picked(call, dim, call["index"] % call.x.shape[dim])
+
+
+def _unbound(call: Call) -> list[Trace]:
+    (dim,) = call.dims()
+    return [_picked(call, dim, number) for number in range(call.x.shape[dim])]
+
+
+def _picked(call: Call, dim: int, number: int) -> Trace:
+    """One place of one dimension, which is gone afterwards."""
+    trace = _chosen(call, dim, [number])
     axes = [Axis(None, a.table, a.steps if a.whole else None) if a.dim == dim else a for a in trace.axes]
     kept = [d for d in range(call.x.dim()) if d != dim]
     return Trace(tuple(axes), trace.level).moved({d: i for i, d in enumerate(kept)})
@@ -305,6 +315,7 @@ RULES: dict[str, Rule] = {
     **each(_linear, "mm addmm bmm"),
     **each(_sliced, "slice"),
     **each(_selected, "select"),
+    **each(_unbound, "unbind"),
     **each(_split, "split split_with_sizes"),
     **each(_flipped, "flip"),
     **each(_rolled, "roll"),

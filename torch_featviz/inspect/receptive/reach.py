@@ -143,6 +143,10 @@ class Trace:
         axes = [Axis(a.dim, np.ones_like(a.table), Steps(a.table.shape[1], 0, 0)) for a in self.axes]
         return self.with_axes(axes, WHOLE)
 
+    def partly(self) -> Trace:
+        """Beside others, some channels see nothing of it."""
+        return replace(self, uneven=True)
+
     @property
     def dims(self) -> tuple[int | None, ...]:
         """For each axis of the input, the dimension along which it moves."""
