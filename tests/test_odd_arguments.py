@@ -26,7 +26,7 @@ def worth(baselines, **options):
     return fv.faithfulness(model, X, fv.attribute(model, X, method="saliency"), baselines=baselines, **options)
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors", "ignore:.*torch.jit:FutureWarning")
 
 
 @pytest.mark.parametrize(
@@ -136,6 +136,31 @@ pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensor
         (lambda: fv.bench.Ratio.of([]), OptionError, "ratios must be one at least, got none"),
         (lambda: fv.bench.Ratio(1, 1, 1).within("1"), OptionError, "budget must be a number, got '1'"),
         (lambda: fv.bench.Added(1, 1, 1).micro(0), OptionError, "parts must be at least 1, got 0"),
+        (lambda: fv.capture(net(), of="attention", stop=True), OptionError, "of='attention' needs the whole forward"),
+        (lambda: fv.capture(net(), of="attention", ops=True), OptionError, "sees functional calls as it is; leave ops"),
+        (
+            lambda: fv.attribute(net(), X, method="layer_activation", layer=["0", "2"]),
+            LayerError,
+            "layer_activation takes one layer, got 0, 2; its maps cannot be joined",
+        ),
+        (
+            lambda: fv.attribute(torch.jit.trace(net().eval(), X), X, target=1, method="deep_lift"),
+            LayerError,
+            "deep_lift does not work with scripted layers; pass the model before torch.jit",
+        ),
+        (lambda: fv.receptive_field(net(), "*"), LayerError, r"'\*' matches .* layers \(.*\); choose one"),
+        (lambda: fv.kernels(nn.Sequential(net()), "0*"), LayerError, r"'0\*' matches .* layers, .*; choose one"),
+        (
+            lambda: fv.overlay(X, torch.rand(2, 12, 12), cmap="viridis"),
+            OptionError,
+            "this scale needs a diverging map, got 'viridis'; Scale",
+        ),
+        (lambda: fv.samples(Path("folder")), DtypeError, "ImageFolder.folder. of torchvision reads a folder"),
+        (
+            lambda: fv.zoo.card("torchvision:resnet81"),
+            OptionError,
+            "no model 'resnet81' in torchvision; close: 'resnet18'",
+        ),
     ],
 )
 def test_is_refused_in_our_words(call, error, words, tmp_path, monkeypatch):

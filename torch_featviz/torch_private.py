@@ -370,3 +370,8 @@ def in_graph_pool(tensor: Tensor) -> bool:
     if trees is None or tensor.device.type != "cuda":
         return False
     return trees.get_manager(tensor.device.index, create_if_none_exists=False) is not None
+
+
+def take_back(library: Any) -> None:
+    """Take back what a `torch.library.Library` has defined."""
+    library._destroy()

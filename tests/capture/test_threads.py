@@ -331,6 +331,7 @@ class At:
 def interrupted_at(n, run):
     tracer = At(n)
     old = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # before settrace(), or Python 3.12 tells of no instruction
     sys.settrace(tracer)
     try:
         with contextlib.suppress(KeyboardInterrupt):

@@ -50,7 +50,7 @@ def test_the_others_keep_their_numbers(torn, workers):
     few = "; ".join(f"{i}: file {i} is torn" for i in sorted(torn)[:3])
     with pytest.warns(FeatvizWarning, match=f"^{len(torn)} images cannot be read and are left out: {few}") as told:
         best = look(Torn(11, torn), num_workers=workers)
-    assert len(told) == 1
+    assert [warning.category for warning in told].count(FeatvizWarning) == 1  # Python 3.12 warns of each fork, too
     assert best.seen == 11 - len(torn)
     assert best.images[0].tolist() == by_hand(11, torn, 5)
     assert best.left_out == {i: f"file {i} is torn" for i in sorted(torn)}

@@ -148,7 +148,8 @@ def test_a_nested_tensor_is_refused(good):
         warnings.simplefilter("ignore")  # torch warns that they may change
         nested = torch.nested.nested_tensor([torch.zeros(3)])
         torch.save(changed(content, ("state", "tops", "2", 0), lambda _: nested), file)
-    with pytest.raises(FileError, match=r"is damaged: state\.tops\.2\[0\] must be a dense tensor of numbers"):
+    named = r"is damaged: state\.tops\.2\[0\] must be a dense tensor of numbers"
+    with pytest.raises(FileError, match=rf"{named}|cannot be read \(UnpicklingError\)"):  # torch 2.15 reads none
         written(file, images)
 
 

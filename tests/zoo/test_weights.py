@@ -35,6 +35,7 @@ def fitting():
     return values(Masked())
 
 
+NESTED = "conv.bias float32 nested for float32|Python objects .torch._utils._rebuild_nested_tensor."  # so torch 2.15
 REFUSED = {
     "int8": ("conv.weight", lambda v: (v * 127).to(torch.int8), "1 of another kind: conv.weight int8 for float32"),
     "bool": ("conv.bias", lambda v: v > 0, "1 of another kind: conv.bias bool for float32"),
@@ -46,7 +47,7 @@ REFUSED = {
         "of another kind: conv.bias qint8 for float32",
     ),
     "sparse": ("conv.weight", torch.Tensor.to_sparse, r"conv.weight float32 sparse_coo for float32; save value.to_den"),
-    "nested": ("conv.bias", lambda v: torch.nested.nested_tensor([v, v]), "conv.bias float32 nested for float32"),
+    "nested": ("conv.bias", lambda v: torch.nested.nested_tensor([v, v]), NESTED),
     "meta": ("conv.weight", lambda v: v.to("meta"), "1 without values: conv.weight on the meta device"),
     "shape": ("conv.bias", lambda v: v[:1], r"1 of another shape: conv.bias \(1,\) for \(2,\)"),
     "nan": ("conv.bias", lambda v: v * torch.nan, r"1 not finite: conv.bias \(2 of 2 values\)"),

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.fx.node import has_side_effect
 
-from torch_featviz.torch_private import UNSAFE_IN_CUDA_GRAPHS, is_given_to_graph
+from torch_featviz.torch_private import UNSAFE_IN_CUDA_GRAPHS, is_given_to_graph, take_back
 
 from .eager import eager
 
@@ -84,21 +84,24 @@ def listen(output: Tensor, layer: Tensor, call: Tensor, part: Part) -> None:
 
 @cache
 def _define() -> None:
+    """All operators, or none of them if this is interrupted: none can be defined twice."""
     library: Any = torch.library.Library(_NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
-    _libraries.append(library)
-    library.define("next_call(Tensor last) -> Tensor")
-    library.define(f"listen(Tensor output, {_ABOUT}) -> ()")
-    library.define(f"listen_outside(Tensor output, {_ABOUT}) -> ()")
-    library.define(f"arrived(Tensor gradient, {_ABOUT}) -> ()", tags=UNSAFE_IN_CUDA_GRAPHS)
-    _implement(library, "next_call", lambda last: last + 1, fake=torch.empty_like)
-    _implement(library, "listen", _hook_outside, fake=_nothing)
-    _implement(library, "listen_outside", _hook_outside, fake=_nothing)
-    _implement(library, "arrived", _tell, fake=_nothing)
-    library.impl("listen", _hook, "Autograd")
-    for name in ("listen", "listen_outside", "arrived"):
-        has_side_effect(
-            getattr(torch.ops.torch_featviz, name).default
-        )  # lest it be left out: nobody uses what it returns
+    try:
+        library.define("next_call(Tensor last) -> Tensor")
+        library.define(f"listen(Tensor output, {_ABOUT}) -> ()")
+        library.define(f"listen_outside(Tensor output, {_ABOUT}) -> ()")
+        library.define(f"arrived(Tensor gradient, {_ABOUT}) -> ()", tags=UNSAFE_IN_CUDA_GRAPHS)
+        _implement(library, "next_call", lambda last: last + 1, fake=torch.empty_like)
+        _implement(library, "listen", _hook_outside, fake=_nothing)
+        _implement(library, "listen_outside", _hook_outside, fake=_nothing)
+        _implement(library, "arrived", _tell, fake=_nothing)
+        library.impl("listen", _hook, "Autograd")
+        for name in ("listen", "listen_outside", "arrived"):  # lest they be left out: nobody uses what they return
+            has_side_effect(getattr(torch.ops.torch_featviz, name).default)
+        _libraries.append(library)
+    except BaseException:
+        take_back(library)
+        raise
 
 
 def _implement(library: Any, name: str, kernel: Callable[..., Any], *, fake: Callable[..., Any]) -> None:
