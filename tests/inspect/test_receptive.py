@@ -267,6 +267,12 @@ SMALL = {
         Function(lambda m, x: m.t(m.a(x)), a=conv(2, 1, 2, 3, padding=1), t=nn.ConvTranspose2d(2, 1, 4, 2, 1)),
     ),
     "nearest": ((7, 6), "exact", Function(lambda m, x: m.a(F.interpolate(x, scale_factor=2)), a=conv(2, 1, 1, 3))),
+    "every third, nearest": ((9, 6), "hull", Function(lambda m, x: m.a(F.interpolate(x, (3, 2))), a=conv(2, 1, 1, 2))),
+    "bilinear, of its own size": (
+        (7, 6),
+        "exact",
+        Function(lambda m, x: m.a(F.interpolate(x, (7, 6), mode="bilinear")), a=conv(2, 1, 1, 3)),
+    ),
     "bilinear": (
         (7, 6),
         "exact",

@@ -80,7 +80,7 @@ class Axis:
             others = tuple(slice(None) if i == d else slice(1) for i in range(len(sizes)))
             if (table == table[others]).all():
                 rows = table[others].reshape(sizes[d], -1)
-                return Axis(at + d, rows, _steps_of(rows))
+                return Axis(at + d, rows, steps_of(rows))
         return Axis(None, np.asarray(self.table.any(0))[None], None)
 
     @property
@@ -89,7 +89,7 @@ class Axis:
         return self.steps == Steps(self.table.shape[1], 0, 0)
 
 
-def _steps_of(table: Table) -> Steps | None:
+def steps_of(table: Table) -> Steps | None:
     """The steps of rows that see intervals of one size at one distance."""
     first, sizes = table.argmax(1), table.sum(1)
     strides = set(np.diff(first).tolist()) or {int(sizes[0])}

@@ -11,7 +11,7 @@ import torch
 
 from torch_featviz.model import follow
 
-from .reach import Steps, Table, Trace, bins, sliding
+from .reach import Steps, Table, Trace, bins, sliding, steps_of
 
 Window = tuple[Table, Steps | None]
 
@@ -95,8 +95,8 @@ def probed(call: Call) -> Trace:
         for dim in reversed([d for d in range(1, answer.dim()) if d != i + 2]):
             answer = answer.select(dim, 0)
         pad = call.given.get("padding")
-        steps = None if pad is None else Steps(1, 1, -pad[2 * (len(sizes) - 1 - i)])
-        tables.append(((answer != 0).T.cpu().numpy(), steps))
+        table: Table = (answer != 0).T.cpu().numpy()
+        tables.append((table, steps_of(table) if pad is None else Steps(1, 1, -pad[2 * (len(sizes) - 1 - i)])))
     return call.trace.windows(2, tables)
 
 
