@@ -251,3 +251,21 @@ def test_a_layer_may_be_called_input():
 
     assert [layer.name for layer in walk(Named(), torch.rand(1, 3, 8, 8)).layers] == ["(input)", "input"]
     assert [layer.name for layer in walk(nn.Conv2d(3, 4, 3), torch.rand(1, 3, 8, 8)).layers] == ["input", ""]
+
+
+def test_calls_that_only_make_constants_are_left_out():
+    class Padded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.constant = nn.Conv2d(3, 4, 3), nn.Embedding(10, 8)
+
+        def forward(self, x):
+            zeros = x.new_full((len(x), 3, 12, 12), 0.5)
+            zeros[:, :, 2:10, 2:10] = x
+            rows = self.constant(torch.arange(len(x)).to(x.device))
+            return self.conv(zeros).mean((2, 3)) + rows[:, :4]
+
+    seen = by_name(walk(Padded(), torch.rand(2, 3, 8, 8)))
+    assert "new_full" not in seen
+    assert {"conv", "constant"} < seen.keys()  # a layer is shown, whatever it computes
+    assert seen["conv"].field.size == (3, 3)

@@ -30,6 +30,7 @@ class Layer:
         channels_at: the channel axis of `shape`.
         layout: the axes (images, channels, places) of the output, if known.
         unplaced: its tokens without a place, in words; empty if there are none.
+        constant: nothing of the images went into it.
         field: receptive field of its places; None if the output has no row per image.
         multiply_adds: of this call, for one image; None if unknown.
         parameters: number of parameters, counted at the layer's first call.
@@ -49,6 +50,7 @@ class Layer:
     channels_at: int = 1
     layout: Layout | None = None
     unplaced: str = ""
+    constant: bool = False
     field: ReceptiveField | None = None
     multiply_adds: int | None = None
     parameters: int = 0

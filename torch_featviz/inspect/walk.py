@@ -137,6 +137,7 @@ def _calls(net: nn.Module, inputs: Inputs, layers: Layers, values: bool) -> tupl
         call = Layer("", None, shape=shape, layout=layouts.layout(output) or Layout(channels=None, tokens=None))
         if tracer is not None:
             traced.append((call, tracer.read(output)))
+            call.constant = tracer.is_constant(output)
         if values:  # figures later: a number read here may steer the network
             call.values = output.dequantize() if quantised else output.clone()
         return call
@@ -157,7 +158,7 @@ def _calls(net: nn.Module, inputs: Inputs, layers: Layers, values: bool) -> tupl
 
 def _computes(call: Layer) -> bool:
     """Whether a call computes something of the images; parametrizations make weights, and see none."""
-    if PARAMETRIZATIONS in call.name.split("."):
+    if PARAMETRIZATIONS in call.name.split(".") or (call.module is None and call.constant):
         return False
     return not moves_only(call_of(call.name)) if call.module is None else works(call.module)
 

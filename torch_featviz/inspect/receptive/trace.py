@@ -31,6 +31,10 @@ class Tracer(Follower[Trace]):
         trace = self.known(tensor)
         return self.nothing.lost() if self.blind or trace is None else trace
 
+    def is_constant(self, tensor: Tensor) -> bool:
+        """Whether nothing of the image went into `tensor`."""
+        return not self.blind and key_of(tensor) is not None and self.known(tensor) is None
+
     def follow(self, call: Call[Trace]) -> Sequence[Trace]:
         return follow(call)
 
