@@ -584,7 +584,7 @@ REUSED = ["part.conv#1", "part.relu#1", "part.conv#2", "part.relu#2", "last"]
 
 
 @pytest.mark.parametrize("part", ["compile()", "wrapped", "forward"])
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "ignore:Guards may run slower on Python 3.13.0")
 def test_compiled_parts(part, oracles):
     hooked, _ = oracles
     torch.manual_seed(0)
@@ -686,7 +686,7 @@ def test_left_out_guards_are_warned_of(guards, options, part):
 
 @pytest.mark.parametrize("guards", NO_GUARDS)
 @pytest.mark.parametrize("kind", [Reuses, lambda: nn.Sequential(InPlaceReLU())])
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "ignore:Guards may run slower on Python 3.13.0")
 def test_left_out_guards_do_no_harm_to_a_model_compiled_as_a_whole(guards, kind):
     """Each set of layers has a frame, and graphs, of its own."""
     model = kind()
@@ -707,7 +707,7 @@ def test_left_out_guards_do_no_harm_to_a_model_compiled_as_a_whole(guards, kind)
             torch.testing.assert_close(fast(x), expected)
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "ignore:Guards may run slower on Python 3.13.0")
 def test_guards_on_inbuilt_modules_may_be_left_out():
     model, x = InPlaceReLU(), torch.randn(1, 3, 6, 6)
     options = {"guard_filter_fn": torch.compiler.skip_guard_on_inbuilt_nn_modules_unsafe}
