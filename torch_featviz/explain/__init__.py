@@ -4,7 +4,8 @@ from torch_featviz.choices import METHODS
 from torch_featviz.model.boxes import Boxes
 
 from .attack import Adversarial, attack
-from .attribute import Attribution, attribute
+from .attribute import attribute
+from .attribution import Attribution
 from .deconvnet import Projections, deconvnet, project
 from .faithfulness import Faithfulness, faithfulness
 from .reasons import Reason, Reasons, reasons

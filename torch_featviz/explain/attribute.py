@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from torch_featviz.choices import METHODS, check_method
-from torch_featviz.displayed import Displayed
 from torch_featviz.errors import DtypeError, LayerError, OptionError, ShapeError
 from torch_featviz.gate import gate
 from torch_featviz.inspect.cut import AnswerMap, answer_map, map_of, remembered
 from torch_featviz.model.answer import KINDS, Kind, Target
-from torch_featviz.model.boxes import Boxes, names_in
+from torch_featviz.model.boxes import names_in
 from torch_featviz.model.inputs import Inputs, batch_of, check_images
 from torch_featviz.model.labels import names_of
 from torch_featviz.model.layers import find, layer_name
@@ -30,59 +28,14 @@ from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated, seed_all
 from torch_featviz.picture.images import Card
 
+from .attribution import Attribution, heatmaps_of
 from .box_runs import Asked
 from .boxes import DEFAULT, ON_PIXELS, OPTIONS, box_heatmaps, is_detector, known_detector
-from .cam import MODES
 from .explained import Explained, check_rows, chunks, rows_at_once
 from .masked import map_of_mask, own_masks
 from .methods import Job, method_of
 
 OneOrMore: TypeAlias = str | nn.Module | Sequence[str | nn.Module] | None
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Attribution(Displayed):
-    """The result of one attribution method for each image.
-
-    Args:
-        attributions: as the method returns them: `b c ...` for methods on the input, `b k ...` for methods on a layer.
-        heatmaps: attributions summed over channels, at the size of the images: `b ...` (`b h w`), float32, signed. They
-            are never rescaled, so that images and classes can be compared.
-        classes: the class explained for each image, `b`; None if the target is not a class.
-        method: name of the method.
-        layers: names of the layers used, in order of execution; empty if there are none.
-        where: the same in words: how tokens became a map, and how several maps were joined.
-        target: the `target` argument.
-        options: the options of the method.
-        inputs: the arguments of the model.
-        answer: the `answer` argument.
-        boxes: of a detector, the boxes explained; then there is a heatmap for each of them, `n h w`, best first. None
-            if the model returns none.
-        note: what else is to be known of the heatmaps, in words, such as that they are 0 by construction.
-    """
-
-    attributions: Tensor
-    heatmaps: Tensor
-    classes: Tensor | None
-    method: str
-    layers: tuple[str, ...] = ()
-    where: str = ""
-    target: Target = None
-    options: dict[str, Any] = field(default_factory=dict)
-    inputs: Inputs | None = field(default=None, repr=False)
-    answer: Kind | None = None
-    boxes: Boxes | None = None
-    note: str = ""
-
-    @property
-    def mask(self) -> Tensor | None:
-        """Of a segmenter the pixels of the class explained, `b h w` bool, at the size of its output; else None."""
-        return mask_of(self.inputs)
-
-    @property
-    def layer(self) -> str:
-        """Names of the layers, joined by `+`; empty if there are none."""
-        return "+".join(self.layers)
 
 
 @gate("target", "method")
@@ -401,14 +354,3 @@ def _part_of(value: Any, part: slice, n: int) -> Any:
     if isinstance(value, Tensor):
         return value[part] if value.dim() and len(value) == n else value
     return value[part] if isinstance(value, (list, tuple)) and len(value) == n else value
-
-
-def heatmaps_of(attributions: Tensor, images: Tensor) -> Tensor:
-    """Sum attributions over channels and resize them to the images: `b c ... -> b ...`, float32, sign kept."""
-    maps = attributions.detach().float()
-    maps = maps.sum(1, keepdim=True) if maps.shape[1] > 1 else maps
-    if maps.shape[2:] == images.shape[2:]:
-        maps = maps.clone() if attributions.shape[1] == 1 else maps  # memory of its own
-    else:
-        maps = F.interpolate(maps, images.shape[2:], mode=MODES[images.dim() - 2])
-    return maps[:, 0]

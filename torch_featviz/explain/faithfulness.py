@@ -21,7 +21,8 @@ from torch_featviz.model.masks import chances_of, over_mask
 from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated
 
-from .attribute import Attribution, explain
+from .attribute import explain
+from .attribution import Attribution
 from .explained import Explained, check_rows, chunks, rows_at_once
 from .verdict import ALIKE, LEAST, LITTLE, MARGIN, PLACES, Verdict, judge
 

@@ -24,7 +24,8 @@ from torch_featviz.model.untouched import isolated
 from torch_featviz.picture import Scale
 from torch_featviz.picture.images import Card
 
-from .attribute import Attribution, OneOrMore, attribute
+from .attribute import OneOrMore, attribute
+from .attribution import Attribution
 from .faithfulness import Faithfulness, faithfulness, filled
 from .masked import segments_of
 from .methods import LAYERED, method_of

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_featviz.explain.attribute import Attribution, attribute
+from torch_featviz.explain.attribute import attribute
+from torch_featviz.explain.attribution import Attribution
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.masks import pixel_scores
 from torch_featviz.model.twin import twin

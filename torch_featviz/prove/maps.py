@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from torch_featviz.errors import FeatvizError
-from torch_featviz.explain.attribute import Attribution, attribute
+from torch_featviz.explain.attribute import attribute
+from torch_featviz.explain.attribution import Attribution
 from torch_featviz.model.answer import LABELS
 from torch_featviz.model.layers import unwrap
 from torch_featviz.model.masks import is_background, pixel_scores
