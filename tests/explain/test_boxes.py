@@ -206,13 +206,15 @@ class Mixing(nn.Module):
             raise ValueError("one image, please")
         if self.how == "mean":
             x = x - 0.5 * x.detach().mean(0)
+        if self.how == "frames":  # each sees the one before
+            x = x + 0.5 * F.pad(x[:-1], (0, 0) * 3 + (1, 0))
         if self.how == "shared gradient":
             x = x + 0.1 * (x.mean(0) - x.mean(0).detach())
         rows = self.yolo(x)
         return rows.mean(0, keepdim=True) if self.how == "no rows" else rows
 
 
-@pytest.mark.parametrize("how", ["mean", "shared gradient", "refused", "no rows"])
+@pytest.mark.parametrize("how", ["mean", "frames", "shared gradient", "refused", "no rows"])
 def test_images_that_change_each_other_run_one_by_one(how):
     torch.manual_seed(0)
     net, images = Mixing(how).eval(), torch.rand(3, 3, 32, 32)
@@ -223,6 +225,57 @@ def test_images_that_change_each_other_run_one_by_one(how):
             torch.testing.assert_close(together.heatmaps, torch.cat([one.heatmaps for one in alone]))
     assert forwards[-3:] == [1, 1, 1]
     assert max(forwards) <= 2
+
+
+class Looping(nn.Module):
+    """A detector that takes two images at once, but not three, or one after the other, in two calls of one layer."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.stem, self.head, self.how = nn.Conv2d(3, 8, 3, 4, 1), nn.Conv2d(8, 7, 3, 1, 1), how
+
+    def forward(self, x):
+        if self.how == "two at most" and len(x) > 2:
+            raise ValueError("two images, please")
+        maps = [self.stem(one).relu() for one in (x.split(1) if "loop" in self.how else [x])]
+        if self.how == "loops twice":
+            maps = [one + self.stem(0.5 * image).relu() for one, image in zip(maps, x.split(1), strict=True)]
+        rows = self.head(torch.cat(maps)).flatten(2).sigmoid()
+        return torch.cat([rows[:, :4] * 16, rows[:, 4:]], 1)
+
+
+@pytest.mark.parametrize(
+    ("how", "layer"), [("two at most", None), ("loops", None), ("loops", "stem"), ("loops twice", "stem#2")]
+)
+def test_images_whose_layers_run_one_by_one_are_explained_so(how, layer):
+    torch.manual_seed(0)
+    net, images = Looping(how).eval(), torch.rand(3, 3, 32, 32)
+    alone = [attribute(net, image[None], layer=layer, min_score=0.1, top=2) for image in images]
+    for _ in range(2):
+        together = attribute(net, images, layer=layer, min_score=0.1, top=2)
+        assert len(together.heatmaps) == len(together.boxes) > 3
+        torch.testing.assert_close(together.heatmaps, torch.cat([one.heatmaps for one in alone]))
+
+
+@pytest.mark.parametrize("how", ["in place", "numpy"])
+def test_a_detector_may_refuse_images_that_want_a_gradient(how):
+    """Torchvision's own begin behind what resizes them."""
+
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, _ = made(fcos)
+
+        def forward(self, x):
+            return self.net(x.mul_(0.5) if how == "in place" else torch.from_numpy(0.5 * x.numpy()))
+
+    images = torch.rand(3, 3, 60, 45, generator=torch.Generator().manual_seed(2))
+    kept, expected = images.clone(), attribute(made(fcos)[0], 0.5 * images, top=2)
+    for _ in range(2):
+        why = attribute(Scaled().eval(), images, top=2)
+        torch.testing.assert_close(why.boxes.xyxy, expected.boxes.xyxy)
+        torch.testing.assert_close(why.heatmaps, expected.heatmaps)
+    assert torch.equal(images, kept)
 
 
 def test_whether_images_change_each_other_is_asked_again_where_the_first_had_no_boxes():

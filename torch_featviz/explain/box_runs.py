@@ -33,6 +33,7 @@ from .cam import joined, weighed
 from .explained import held, rows_of
 
 _LEAST = 0.25  # score of a candidate
+_BYTES = "bytes of an image by itself"  # as a question about a model
 
 
 class Asked(NamedTuple):
@@ -82,38 +83,63 @@ def images_at_once(model: nn.Module, net: nn.Module, given: Inputs, asked: Asked
     wanted = min(len(given.images), asked.rows or len(given.images))
     if wanted == 1:
         return 1
-    size = remembered(model, given, "bytes of an image by itself", partial(_bytes_of_one, net, given, asked))
+    size = remembered(model, given, _BYTES, partial(_bytes_of_one, net, given, asked))
     return 1 if size is None else rows_of(size, given.images.device, wanted)
+
+
+def one_by_one(model: nn.Module, given: Inputs) -> None:
+    """From now on, images of this shape run one at a time."""
+    remembered(model, given, _BYTES, lambda: inf, anew=True)
 
 
 def _bytes_of_one(net: nn.Module, given: Inputs, asked: Asked) -> float | None:
     """What autograd holds for an image; infinite where one image changes what is found in another, and None where that
     was not seen, because the first image has no boxes.
 
-    Of two images together, the first must have the boxes that it has alone, and the second none of their gradient.
+    Of two images together, in either order, the first must have the boxes that it has alone, and the second none of
+    their gradient.
     """
-    one, two = given.rows(slice(1)), given.rows(slice(2))
-    size = held(net, one)
+    one, asked = given.rows(slice(1)), asked._replace(only=(), min_score=None)
+    try:
+        size = held(net, one)
+    except Exception:  # a model may not be given an image that wants a gradient
+        return inf
     if rows_of(size, given.images.device, 2) == 1:
         return inf
-    image, asked = two.images.detach().clone().requires_grad_(), asked._replace(only=(), min_score=None)
     with torch.no_grad():
-        alone = _found(net, run(net, one), one, asked)
+        alone = _found(net, run(net, one.copied()), one, asked)
     if alone is None or not len(alone[0].scores):
         return None
+    return size if all(_as_alone(net, given, asked, alone[0], at) for at in (0, 1)) else inf
+
+
+def _as_alone(net: nn.Module, given: Inputs, asked: Asked, alone: Candidates, at: int) -> bool:
+    """Whether the first image has the boxes that it has alone beside the second, too, and none of their gradient is at
+    the second.
+
+    Args:
+        net: a twin.
+        given: the inputs of all images.
+        asked: what is asked.
+        alone: the boxes of the first image alone.
+        at: its place among the two.
+    """
+    two = given.rows(torch.tensor([at, 1 - at], device="cpu"))
+    image = two.images.detach().clone().requires_grad_()
     with torch.enable_grad():
         try:
-            together = _found(net, run(net, two.at(image, slice(None))), two, asked)
+            found = _found(net, run(net, two.at(image, slice(None))), two, asked)
         except Exception:  # a model may take one image at a time, and end in any way where there are two
-            return inf
-    if together is None or together[0].scores.shape != alone[0].scores.shape or not together[0].figures.requires_grad:
-        return inf
-    same = torch.equal(together[0].classes, alone[0].classes)
-    for mine, own in zip(together[0].detached()[::2], alone[0][::2], strict=True):  # edges and scores
+            return False
+    together = None if found is None else found[at]
+    if together is None or together.scores.shape != alone.scores.shape or not together.figures.requires_grad:
+        return False
+    same = torch.equal(together.classes, alone.classes)
+    for mine, own in zip(together.detached()[::2], alone[::2], strict=True):  # edges and scores
         same &= torch.allclose(mine, own, rtol=1e-3, atol=1e-3)
-    (gradient,) = torch.autograd.grad(together[0].figures.sum(), image)
-    mine, other = gradient.nan_to_num(0.0).flatten(1).any(1).tolist()
-    return size if same and mine and not other else inf
+    (gradient,) = torch.autograd.grad(together.figures.sum(), image)
+    reached = gradient.nan_to_num(0.0).flatten(1).any(1).tolist()
+    return same and reached[at] and not reached[1 - at]
 
 
 class _Run(NamedTuple):
@@ -151,7 +177,11 @@ class OnMaps:
     def __call__(self, given: Inputs, asked: Asked) -> BoxesOf | None:
         if not self.where.layers:
             one = given.rows(slice(1))
-            ask = partial(map_of, self.net, one, asked.layers) if asked.layers else partial(self._seek, given, 0, asked)
+            ask = (
+                partial(map_of, self.net, one.copied(), asked.layers)
+                if asked.layers
+                else partial(self._seek, given, 0, asked)
+            )
             self._watch(remembered(self.model, one, asked.layers or "boxes", ask))
         ran = self._run(given, asked)
         if ran is None:
@@ -217,6 +247,8 @@ def _weighed(ran: _Run, where: AnswerMap, given: Inputs, asked: Asked) -> BoxesO
         raise LayerError(f"a box does not depend on {', '.join(where.layers)}; choose another layer, or none.")
     heatmaps, used = dict[int, Tensor](), dict[int, AnswerMap]()
     maps = {name: layouts[name].maps(ran.noted[name][0]) for name in {n for names, _ in ran.reached for n in names}}
+    if any(len(values) != len(ran.found) for values in maps.values()):  # as where a model loops over its images
+        raise LayerError(f"{', '.join(maps)} did not return a map for each of {len(ran.found)} images.")
     for boxes in _ranks(ran.found):
         behind = list(dict.fromkeys(name for _, number in boxes for name in ran.reached[number][0]))
         slopes = _slopes([ran.logits[number] for _, number in boxes], [ran.noted[name][1] for name in behind])

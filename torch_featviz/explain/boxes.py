@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,7 @@ from torch_featviz.model.run import run
 from torch_featviz.model.twin import twin
 from torch_featviz.model.untouched import isolated
 
-from .box_runs import Asked, OnMaps, images_at_once, on_pixels, size_of
+from .box_runs import Asked, BoxesOf, OnMaps, images_at_once, on_pixels, one_by_one, size_of
 from .explained import check_rows, chunks
 
 DEFAULT = "layercam"
@@ -85,10 +85,10 @@ def box_heatmaps(model: nn.Module, inputs: Inputs, asked: Asked) -> BoxHeatmaps 
     with ExitStack() as watch:
         explained = partial(on_pixels, net) if asked.method in ON_PIXELS else OnMaps(model, net, watch)
         for rows in chunks(len(given.images), images_at_once(model, net, given, asked)):
-            part = explained(given.rows(rows), asked._replace(only=asked.only[rows]))
-            if part is None:
-                return None
-            parts.append(part)
+            for part in _parts(model, explained, given, asked, rows):
+                if part is None:
+                    return None
+                parts.append(part)
     _detectors.add(model)
     every = [found for part in parts for found in part.found]
     xyxy, labels, scores = (torch.cat([found[k] for found in every]) for k in range(3))
@@ -99,6 +99,21 @@ def box_heatmaps(model: nn.Module, inputs: Inputs, asked: Asked) -> BoxHeatmaps 
     maps = [where for part in parts for where in part.maps]
     layers = tuple(dict.fromkeys(name for where in maps for name in where.layers))
     return BoxHeatmaps(Boxes(xyxy, labels, scores, images), heatmaps, layers, _in_words(maps))
+
+
+def _parts(
+    model: nn.Module, explained: Callable[[Inputs, Asked], BoxesOf | None], given: Inputs, asked: Asked, rows: slice
+) -> Iterator[BoxesOf | None]:
+    """Images explained together; one by one where that fails, as in a model that loops over its images."""
+    if rows.stop - rows.start > 1:
+        try:
+            yield explained(given.rows(rows), asked._replace(only=asked.only[rows]))
+            return
+        except Exception:
+            one_by_one(model, given)
+    for number in range(rows.start, rows.stop):
+        one = slice(number, number + 1)
+        yield explained(given.rows(one), asked._replace(only=asked.only[one]))
 
 
 def _check(asked: Asked) -> None:

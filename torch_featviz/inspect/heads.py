@@ -80,7 +80,7 @@ def beginning(
 
     if resizing:
         with hooked(resizing, after=resized):
-            yield inputs, begun
+            yield inputs.copied(), begun  # which a model may write to
     else:
         image = begin(inputs.images, inputs.images.shape[2:])
         yield inputs.at(image, slice(None)), begun
