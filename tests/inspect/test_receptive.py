@@ -222,7 +222,21 @@ def written_twice(m, x):
     return m.a(y)
 
 
+def tiles(m, x):
+    """That overlap, and hold the same where they do; the first is written a second time."""
+    y = torch.ones_like(x)
+    for rows in (slice(5), slice(3, 8), slice(2)):
+        y[:, :, rows] = x[:, :, rows]
+    return m.a(y)
+
+
 SMALL = {
+    "tiles": ((8, 7), "exact", Function(tiles, a=conv(2, 1, 1, 3))),
+    "an axis more in place": (
+        (8, 7),
+        "exact",
+        Function(lambda m, x: m.a((1 * x)[:, 0].unsqueeze_(-3)), a=conv(2, 1, 1, 3)),
+    ),
     "a padded batch": ((9, 10), "exact", Function(padded_batch, a=conv(2, 1, 1, 3))),
     "written into zeros": ((8, 7), "exact", Function(written_into_zeros, a=conv(2, 1, 1, 3))),
     "two halves": ((8, 7), "exact", Function(halves, a=conv(2, 1, 1, 3, padding=1))),
@@ -336,7 +350,7 @@ SMALL = {
 UNEVEN = {  # axes along which the fields are not evenly spaced
     **{"adaptive": [0], "side by side": [1]},
     **{name: [0, 1] for name in ("transposed", "nearest", "bilinear", "pixel shuffle", "a padded batch")},
-    **{"two halves": [0]},
+    **{name: [0] for name in ("two halves", "tiles")},
 }
 
 
@@ -412,6 +426,26 @@ def transposed_part(m, x):
     return m.a(y.as_strided((1, 1, 8, 7), (64, 64, 1, 9), 0))
 
 
+def windows_of_a_part(m, x):
+    y = x.new_zeros(1, 1, 12, 8)
+    windows = y.unfold(2, 8, 2)
+    y[:, :, :4] = x[:, :, :4]
+    return m.a(windows[:, :, 1])
+
+
+def many_rows(m, x):
+    """More parts than are told apart."""
+    y = x.new_zeros(1, 1, 64, 8)
+    for row in range(64):
+        y[:, :, row : row + 1] = x[:, :, row % 8 : row % 8 + 1]
+    return m.a(y)
+
+
+def an_axis_less_in_place(m, x):
+    y = (1 * x)[:, :, None].squeeze_(2)
+    return m.a(y)
+
+
 def blanked(m, x):
     y = m.a(x)
     y[:, :, :1] = 0
@@ -435,6 +469,9 @@ UNKNOWN = [
     every_other_row,
     more_than_was_written,
     transposed_part,
+    windows_of_a_part,
+    many_rows,
+    an_axis_less_in_place,
     blanked,
     batch_statistics,
 ]
@@ -473,6 +510,51 @@ def test_a_detector_that_resizes_and_pads_its_images(build):
     for place in ((0, 0), (3, 5), (9, 12)):
         (gradient,) = torch.autograd.grad(kept[0][(0, slice(None), *place)].sum(), image, retain_graph=True)
         assert seen.box(*place) == hull(gradient[0].abs().sum(0) != 0)
+
+
+def row_by_row(m, x):
+    y = torch.zeros_like(x)
+    for row in range(x.shape[2]):
+        y[:, :, row] = x[:, :, row]
+    return y
+
+
+def partly_written_again(m, x):
+    y = torch.zeros_like(x)
+    y[:, :, :5], y[:, :, 3:] = x[:, :, :5], x[:, :, 2:7]
+    return y
+
+
+def taken_apart(m, x):
+    return torch.stack(x.unbind(2), 2)
+
+
+@pytest.mark.parametrize("function", [row_by_row, partly_written_again, taken_apart])
+def test_places_that_may_see_less_than_their_box(function):
+    net = Function(function)
+    seen = receptive_field(net, "end", (8, 7), channels=1)
+    assert seen.kind == "hull"
+    image = torch.ones(56, 1, 8, 7, dtype=torch.double, requires_grad=True)
+    places = torch.ones(8, 7).nonzero().tolist()
+    for place, support in zip(places, supports(net(image), image, places), strict=True):
+        outside = support.clone()
+        inside(outside, seen.box(*place)).fill_(False)
+        assert support.any()
+        assert not outside.any()
+
+
+def test_a_part_of_numbers_of_another_type():
+    """Of each complex number the real part, by a view of all."""
+
+    def real(m, x):
+        y = torch.zeros(1, 1, 8, 2, dtype=torch.cfloat)
+        numbers = torch.view_as_real(y)
+        y[:, :, 2:4] = x[:, :, :2].to(torch.cfloat)
+        return numbers[..., 0]
+
+    seen = receptive_field(Function(real), "end", (8, 2), channels=1)
+    boxes = [seen.box(row, 1) for row in range(8)]
+    assert boxes == [((0, 0),) * 2] * 2 + [((0, 1), (1, 2)), ((1, 2), (1, 2))] + [((0, 0),) * 2] * 4
 
 
 def test_a_choice_of_channels_written_beside_zeros_may_see_less():

@@ -138,8 +138,11 @@ class Follower(TorchDispatchMode, Generic[T]):
 
 
 def key_of(tensor: Tensor) -> Key | None:
-    """Which elements of which memory; None of sparse, opaque and wrapper tensors, which have none of their own."""
+    """Which elements of which memory, in bytes; None of sparse, opaque and wrapper tensors, which have none of their
+    own."""
     try:
-        return storage_id(tensor), int(tensor.storage_offset()), tuple(tensor.shape), tuple(tensor.stride())
+        size = tensor.element_size()
+        strides = tuple(stride * size for stride in tensor.stride())
+        return storage_id(tensor), int(tensor.storage_offset()) * size, tuple(tensor.shape), strides
     except (NotImplementedError, RuntimeError):
         return None

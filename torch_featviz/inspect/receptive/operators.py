@@ -91,12 +91,14 @@ def _rotated(call: Call) -> Trace:
 
 
 def _unsqueezed(call: Call) -> Trace:
-    ndim = call.x.dim()
-    at = call["dim"] % (ndim + 1)
-    return call.trace.moved({d: d + (d >= at) for d in range(ndim)})
+    ndim = call.outputs[0].dim()  # not of the input, which has it already if this is in place
+    at = call["dim"] % ndim
+    return call.trace.moved({d: d + (d >= at) for d in range(ndim - 1)})
 
 
 def _squeezed(call: Call) -> Trace:
+    if call.x is call.outputs[0]:  # in place: the shape before is not known any longer
+        return call.trace.lost()
     gone = [d for d in call.dims() if call.x.shape[d] == 1]
     kept = [d for d in range(call.x.dim()) if d not in gone]
     return call.trace.moved({d: i for i, d in enumerate(kept)})
@@ -284,7 +286,10 @@ def _beside(traces: list[Trace], count: int) -> Trace:
     """Put next to each other as channels."""
     joined = join(traces)
     same = len(traces) == count and not any(map(differ, zip(*(trace.axes for trace in traces), strict=True)))
-    return joined if same else replace(joined, uneven=True)
+    if same:
+        return joined
+    whole = HULL if None in joined.dims else EXACT  # they may lie beside each other along an axis that was taken apart
+    return replace(joined, uneven=True, level=max(whole, joined.level))
 
 
 def _stack(call: Call) -> Trace:
