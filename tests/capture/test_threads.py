@@ -7,6 +7,7 @@ import functools
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from torch_featviz.capture import Moments, capture, session
+from torch_featviz.capture import Moments, capture, listening, session
 from torch_featviz.errors import LayerError
 from torch_featviz.inspect import summary
 
@@ -44,6 +45,33 @@ def in_thread(call):
 
 
 # Threads
+
+
+def test_operators_are_defined_once_where_two_threads_begin(monkeypatch):
+    """A second definition is an error."""
+
+    class Listener:
+        def arrived(self, layer, call, part, gradient):
+            pass
+
+    both, defined, listener = threading.Barrier(2), [], Listener()
+
+    @functools.cache
+    def define():
+        defined.append(threading.get_ident())
+        time.sleep(0.2)
+
+    def begin():
+        both.wait()
+        listening.end_listening(listening.begin_listening(listener))
+
+    monkeypatch.setattr(listening, "_define", define)
+    threads = [threading.Thread(target=begin) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(defined) == 1
 
 
 @pytest.mark.parametrize("mine", [None, "", "0", "0.0", ["0.2", "2"]])

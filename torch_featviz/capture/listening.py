@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from itertools import count
+from threading import RLock
 from typing import Any, NamedTuple, Protocol
 from weakref import ref
 
@@ -25,6 +26,7 @@ _NAMESPACE = "torch_featviz"
 _ABOUT = "Tensor layer, Tensor call, int[] part"
 _listeners: dict[int, Any] = {}  # by number: weak references
 _numbers = count()
+_defining = RLock()  # two threads may begin at once
 _libraries: list[Any] = []  # which last as long as they are referred to
 
 
@@ -46,7 +48,8 @@ class Listens(Protocol):
 @eager
 def begin_listening(listener: Listens) -> int:
     """The number of a listener, until `end_listening(number)`."""
-    _define()
+    with _defining:
+        _define()
     number = next(_numbers)
     _listeners[number] = ref(listener)
     return number
