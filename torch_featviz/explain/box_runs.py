@@ -105,7 +105,7 @@ def _bytes_of_one(net: nn.Module, given: Inputs, asked: Asked) -> float | None:
     except Exception:  # a model may not be given an image that wants a gradient
         return inf
     if rows_of(size, given.images.device, 2) == 1:
-        return inf
+        return None if given.images.is_cuda else inf  # there may be more free memory of a GPU the next time
     with torch.no_grad():
         alone = _found(net, run(net, one.copied()), one, asked)
     if alone is None or not len(alone[0].scores):
