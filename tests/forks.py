@@ -175,6 +175,7 @@ def _main(number: int, *modules: str) -> None:
     sys.argv = [name, *request["argv"]]
     if "warn" in request:
         warnings.simplefilter(request["warn"])
+        warnings.filterwarnings("ignore", ".* deprecated - use ", DeprecationWarning)  # old matplotlib, new pyparsing
     exec(compile(code, name, "exec"), vars(main))
 
 
