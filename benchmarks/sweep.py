@@ -144,8 +144,8 @@ def _line(entry: dict[str, Any]) -> str:
     return f"{entry['name']} ({entry['seconds']} s): {'; '.join(wrong) or 'nothing wrong'}"
 
 
-def faults(entries: Iterable[dict[str, Any]]) -> list[str]:
-    """What is wrong, and of which model."""
+def faults(entries: Sequence[dict[str, Any]]) -> list[str]:
+    """What is wrong, not done, or large, and of which model."""
     lines = []
     for entry in entries:
         if "failed" in entry:
@@ -153,9 +153,17 @@ def faults(entries: Iterable[dict[str, Any]]) -> list[str]:
         for check, found in entry.get("found", {}).items():
             if found["state"] == "wrong":
                 lines.append(f"{entry['name']}, {check}: {found['text']}")
-            if found["grown"] > 2 * GIB:
-                lines.append(f"{entry['name']}, {check}: takes {found['grown'] / GIB:.1f} GiB")
-    return lines
+    return lines + large(entries)
+
+
+def large(entries: Iterable[dict[str, Any]]) -> list[str]:
+    """Which answers take more than 2 GiB beside the weights: of capture, twice what all layers together return."""
+    return [
+        f"{entry['name']}, {check}: takes {found['grown'] / GIB:.1f} GiB"
+        for entry in entries
+        for check, found in entry.get("found", {}).items()
+        if found["grown"] > 2 * GIB
+    ]
 
 
 def table(entries: Sequence[dict[str, Any]]) -> str:
@@ -167,7 +175,7 @@ def table(entries: Sequence[dict[str, Any]]) -> str:
 
     versions = (f"{package.__name__} {package.__version__}" for package in (torch, torchvision, timm, transformers))
     libraries = Counter(entry["name"].partition(":")[0] for entry in entries)
-    wrong = faults(entries)
+    wrong, much = faults(entries), large(entries)
     refused = [
         f"{entry['name']}, {check}: {found['text']}"
         for entry in entries
@@ -184,15 +192,16 @@ def table(entries: Sequence[dict[str, Any]]) -> str:
         *(f"- **{check}**: {asked}." for check, asked in QUESTIONS.items()),
         "",
         f"{len(entries)} models ({', '.join(f'{n} of {name}' for name, n in libraries.items())}); "
-        f"{len(wrong) - len(ended)} wrong answers, {len(ended)} models not done, "
-        f"{len(refused)} refusals with a reason. 'GiB' is the most memory that any answer "
+        f"{len(wrong) - len(ended) - len(much)} wrong answers, {len(much)} that take more than 2 GiB, "
+        f"{len(ended)} models not done, {len(refused)} refusals with a reason. "
+        "'GiB' is the most memory that any answer "
         "took beside the model's weights.",
         "",
         f"| model | family | parameters | input | {' | '.join(QUESTIONS)} | GiB | s |",
         f"|---|---|--:|---|{'---|' * len(QUESTIONS)}--:|--:|",
         *map(_row, entries),
         "",
-        "## Wrong",
+        "## Wrong, large, or not done",
         "",
         *([f"- {line}" for line in wrong] or ["None."]),
         "",
