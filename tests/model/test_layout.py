@@ -44,6 +44,7 @@ LAST = {"images": 0, "channels": 3, "tokens": None, "places": (1, 2)}
         (lambda x: torch.cat([x, x * 2], 1).chunk(2, 1)[0], Layout((8, 12), **MAP)),
         (lambda x: F.interpolate(x, scale_factor=2), Layout((16, 24), **MAP)),
         (lambda x: x * x.mean((2, 3), keepdim=True), Layout((8, 12), **MAP)),
+        (lambda x: (x * 1).unsqueeze_(-2), Layout((8, 12), images=0, channels=1, tokens=None, places=(2, 4))),
     ],
 )  # fmt: skip
 def test_one_function(function, layout):

@@ -165,7 +165,7 @@ def _viewed(call: Call) -> Axes:
 
 
 def _unsqueezed(call: Call) -> Axes:
-    at = call["dim"] % (call.x.dim() + 1)
+    at = call["dim"] % call.outputs[0].dim()  # the input has it already if this is in place
     return (*call.trace[:at], Axis(), *call.trace[at:])
 
 
