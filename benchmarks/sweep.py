@@ -157,7 +157,7 @@ def faults(entries: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def large(entries: Iterable[dict[str, Any]]) -> list[str]:
-    """Which answers take more than 2 GiB beside the weights: of capture, twice what all layers together return."""
+    """Which answers take over 2 GiB beside the weights. Capture's has each layer's output twice."""
     return [
         f"{entry['name']}, {check}: takes {found['grown'] / GIB:.1f} GiB"
         for entry in entries

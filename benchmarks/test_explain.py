@@ -159,18 +159,16 @@ def test_boxes_of_a_small_detector():
     def ours():
         return attribute(net, images).heatmaps
 
-    for baseline, what, by_whom in (
-        ("boxes of a small detector", "a forward an image and a backward a box", by_hand),
-        ("boxes of a small detector, images together", "a forward, and a backward for the boxes of a rank", together),
-    ):
-        torch.testing.assert_close(ours(), by_whom(), rtol=1e-3, atol=1e-6)
-        ratio, budget = compared(ours, by_whom, BUDGET[baseline]), BUDGET[baseline]
+    def held_to(baseline, budget, what):
+        torch.testing.assert_close(ours(), baseline(), rtol=1e-3, atol=1e-6)
+        ratio = settled(
+            lambda: paired(ours, baseline, rounds=15, timer=thread_time), lambda ratio: ratio.median <= budget
+        )
         print(f"\n{sum(map(len, places))} boxes of a small detector: {ratio} of {what}")
         assert ratio.within(budget), str(ratio)
 
-
-def compared(ours, by_hand, budget):
-    return settled(lambda: paired(ours, by_hand, rounds=15, timer=thread_time), lambda ratio: ratio.median <= budget)
+    held_to(by_hand, BUDGET["boxes of a small detector"], "a forward an image and a backward a box")
+    held_to(together, BUDGET["boxes of a small detector, images together"], "a forward, and a backward for each rank")
 
 
 TWIN = """

@@ -283,9 +283,7 @@ def worker(pipe: Any, names: list[str], seed: int, numbers: range) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (pages * os.sysconf("SC_PAGE_SIZE") + 3 * GROWTH,) * 2)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**28, 2**28))
     warnings.simplefilter("ignore")
-    torch.set_num_threads(
-        1
-    )  # before autograd's threads make a pool each: in a forked process they do it at once, and fail
+    torch.set_num_threads(1)  # makes a pool of threads; in a fork, those of autograd would do it at once, and fail
     offline()
     found = targets()
     for number in numbers:

@@ -535,9 +535,7 @@ def test_windows_that_wander_from_forward_to_forward_are_followed_in_each(holds,
             for _ in range(2):
                 once(net, 1)
                 close(att["attention"], fresh[1])
-            if (
-                holds is deque
-            ):  # what a list holds tells one forward from another beforehand, what a deque holds does not
+            if holds is deque:  # a list tells one forward from another beforehand, a deque does not
                 with pytest.raises(LayerError, match=f"windows cannot be placed: '{move}' in the model moves tokens"):
                     once(net, 2)
             for shift in (2, 3, 0, 1):

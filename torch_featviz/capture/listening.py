@@ -8,7 +8,6 @@ graph is differentiated, and registers a hook on the tensor that it is given, wh
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from itertools import count
 from threading import RLock
 from typing import Any, NamedTuple, Protocol
@@ -85,10 +84,12 @@ def listen(output: Tensor, layer: Tensor, call: Tensor, part: Part) -> None:
     torch.ops.torch_featviz.listen(output, layer, call, list(part))
 
 
-@cache
 def _define() -> None:
     """All operators, or none of them if this is interrupted: none can be defined twice."""
+    if _libraries:
+        return
     library: Any = torch.library.Library(_NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
+    _libraries.append(library)
     try:
         library.define("next_call(Tensor last) -> Tensor")
         library.define(f"listen(Tensor output, {_ABOUT}) -> ()")
@@ -101,8 +102,8 @@ def _define() -> None:
         library.impl("listen", _hook, "Autograd")
         for name in ("listen", "listen_outside", "arrived"):  # lest they be left out: nobody uses what they return
             has_side_effect(getattr(torch.ops.torch_featviz, name).default)
-        _libraries.append(library)
     except BaseException:
+        _libraries.clear()
         take_back(library)
         raise
 

@@ -98,7 +98,7 @@ def attribute(
         seed: seed of the noise of `smoothgrad` and `gradient_shap`. The noise of an image does not depend on the other
             images.
         internal_batch_size: rows per forward. Default: as many as fit into half of the free memory of a GPU, or 256
-            MiB on a CPU, by a measurement of one row. For a detector as many at most.
+            MiB on a CPU, by a measurement of one row. A detector may run fewer at once.
         progress: show a bar.
         options: options of the method, with Captum's names: `baselines`, `n_steps`, `sliding_window_shapes`, `strides`,
             `feature_mask`, `nt_samples`, `stdevs`, `multiply_by_inputs`, ...; `reshape_transform` for the maps of

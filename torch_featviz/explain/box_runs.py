@@ -188,11 +188,9 @@ class OnMaps:
             return None
         if not asked.layers and not all(whole for _, whole in ran.reached):  # of scales not known yet
             both = dict(zip(self.where.layers, self.where.layouts, strict=True))
-            numbers = [number for number, found in enumerate(ran.found) for _ in found.scores]
-            for number in sorted(
-                {number for number, (_, whole) in zip(numbers, ran.reached, strict=True) if not whole}
-            ):
-                new = self._seek(given, number, asked)
+            images = [image for image, found in enumerate(ran.found) for _ in found.scores]
+            for image in sorted({at for at, (_, whole) in zip(images, ran.reached, strict=True) if not whole}):
+                new = self._seek(given, image, asked)
                 both.update(zip(new.layers, new.layouts, strict=True))
             joint = AnswerMap(tuple(both), tuple(both.values()))
             self._watch(remembered(self.model, given, "boxes", lambda: joint, anew=True))

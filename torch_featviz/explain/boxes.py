@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from weakref import WeakSet
@@ -103,17 +103,19 @@ def box_heatmaps(model: nn.Module, inputs: Inputs, asked: Asked) -> BoxHeatmaps 
 
 def _parts(
     model: nn.Module, explained: Callable[[Inputs, Asked], BoxesOf | None], given: Inputs, asked: Asked, rows: slice
-) -> Iterator[BoxesOf | None]:
+) -> list[BoxesOf | None]:
     """Images explained together; one by one where that fails, as in a model that loops over its images."""
-    if rows.stop - rows.start > 1:
-        try:
-            yield explained(given.rows(rows), asked._replace(only=asked.only[rows]))
-            return
-        except Exception:
-            one_by_one(model, given)
-    for number in range(rows.start, rows.stop):
-        one = slice(number, number + 1)
-        yield explained(given.rows(one), asked._replace(only=asked.only[one]))
+
+    def part(some: slice) -> BoxesOf | None:
+        return explained(given.rows(some), asked._replace(only=asked.only[some]))
+
+    if rows.stop - rows.start == 1:
+        return [part(rows)]
+    with suppress(Exception):  # what is wrong with each image is said below
+        return [part(rows)]
+    parts = [part(slice(number, number + 1)) for number in range(rows.start, rows.stop)]
+    one_by_one(model, given)
+    return parts
 
 
 def _check(asked: Asked) -> None:

@@ -288,8 +288,8 @@ def _beside(traces: list[Trace], count: int) -> Trace:
     same = len(traces) == count and not any(map(differ, zip(*(trace.axes for trace in traces), strict=True)))
     if same:
         return joined
-    whole = HULL if None in joined.dims else EXACT  # they may lie beside each other along an axis that was taken apart
-    return replace(joined, uneven=True, level=max(whole, joined.level))
+    level = HULL if None in joined.dims else EXACT  # they may lie beside each other along an axis that was taken apart
+    return replace(joined, uneven=True, level=max(level, joined.level))
 
 
 def _stack(call: Call) -> Trace:
