@@ -1,6 +1,7 @@
 """Each question about a model is answered in one place: what is called where, read from the code itself."""
 
 import ast
+import functools
 import importlib
 from pathlib import Path
 
@@ -38,8 +39,13 @@ PLACES = {
 }
 
 
+@functools.cache
 def uses(tree: ast.AST):
     """What a file does of these."""
+    return set(found(tree))
+
+
+def found(tree: ast.AST):
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             name = getattr(node.func, "attr", getattr(node.func, "id", ""))
@@ -57,6 +63,7 @@ def uses(tree: ast.AST):
                 yield "training ="
 
 
+@functools.cache
 def files():
     return {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path in sorted(ROOT.rglob("*.py"))}
 
@@ -70,14 +77,14 @@ def test_the_answer_to_each_question_exists(names):
 
 @pytest.mark.parametrize("what", PLACES)
 def test_it_is_done_in_one_place(what):
-    done = {file for file, tree in files().items() if what in set(uses(tree))}
+    done = {file for file, tree in files().items() if what in uses(tree)}
     done -= {"training/findings.py"} if what.startswith("deepcopy") else set()  # which copies plain numbers
     assert done == PLACES[what]
 
 
 def test_the_search_sees_what_it_looks_for():
     code = "m.register_forward_hook(f); copy.deepcopy(m); m.training = True; m.eval(); F.softmax(x, 1); x.softmax(1)"
-    assert set(uses(ast.parse(code))) == {
+    assert uses(ast.parse(code)) == {
         "register_forward_hook",
         "deepcopy of a model",
         "training =",
@@ -134,8 +141,7 @@ def is_private(name: object) -> bool:
 
 
 def test_private_parts_of_torch_are_named_in_one_file():
-    trees = files()
-    del trees["torch_private.py"]
+    trees = {file: tree for file, tree in files().items() if file != "torch_private.py"}
     known = {*EVERYWHERE, *OTHERS, *(name for tree in trees.values() for name in own_names(tree))}
     strangers = {file: {n for n in private_names(tree) if is_private(n)} - known for file, tree in trees.items()}
     assert {file: names for file, names in strangers.items() if names} == {}

@@ -10,7 +10,7 @@ from torch_featviz.inspect import receptive_field
 from torch_featviz.training import Monitor
 from torch_featviz.views import overview, tokens
 
-IMAGES, META = torch.rand(5, 3, 9, 9), torch.rand(5, 2)
+IMAGES, META = torch.rand(5, 3, 9, 9), torch.arange(10.0).view(5, 2) / 10
 
 
 class Fusion(nn.Module):
@@ -19,6 +19,7 @@ class Fusion(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv, self.act, self.head = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Linear(6, 3)
+        nn.init.constant_(self.conv.bias, 1)  # so that some units are above 0, whatever was drawn
 
     def forward(self, image, meta, scale):
         maps = self.act(self.conv(image)).mean((2, 3)) * (1 + meta.sum(1, keepdim=True))
@@ -63,13 +64,13 @@ def test_the_order_of_the_rows_matters_to_this_test():
 
 
 def test_faithfulness_gives_the_model_what_the_explanation_was_given():
-    net = Fusion()
-    why = attribute(net, IMAGES, method="saliency", additional_forward_args=(META, SCALE))
-    together = faithfulness(net, IMAGES, why, steps=4, stages=1)
+    net, images, meta, scale = Fusion().double(), IMAGES.double(), META.double(), SCALE.double()
+    why = attribute(net, images, method="input_x_gradient", additional_forward_args=(meta, scale))  # has no ties
+    together = faithfulness(net, images, why, steps=4, stages=1)
     for i in range(5):
-        bound = Bound(net, META[i : i + 1], SCALE)
-        alone = attribute(bound, IMAGES[i : i + 1], method="saliency")
-        found = faithfulness(bound, IMAGES[i : i + 1], alone, steps=4, stages=0)
+        bound = Bound(net, meta[i : i + 1], scale)
+        alone = attribute(bound, images[i : i + 1], method="input_x_gradient")
+        found = faithfulness(bound, images[i : i + 1], alone, steps=4, stages=0)
         torch.testing.assert_close(together.deletion[i : i + 1], found.deletion)
         torch.testing.assert_close(together.insertion[i : i + 1], found.insertion)
 
@@ -145,8 +146,10 @@ def test_the_default_is_of_both_calls_and_a_plain_name_says_which_there_are():
 
 
 def test_a_projection_from_one_call_reaches_its_image_only():
-    down = deconvnet(Siamese(), PAIRS[:1], "conv#2", [1])
+    net = Siamese()
+    nn.init.constant_(net.conv.bias, 3)  # every unit is above 0, and has a projection
+    down = deconvnet(net, PAIRS[:1], "conv#2", [1])
     assert not down[:, :3].any()
     assert down[:, 3:].any()
     with pytest.raises(LayerError, match="choose one call"):
-        deconvnet(Siamese(), PAIRS[:1], "conv", [1])
+        deconvnet(net, PAIRS[:1], "conv", [1])

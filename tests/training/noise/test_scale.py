@@ -53,7 +53,7 @@ def test_an_interval_is_where_the_difference_may_be_nothing():
     above, below = rng.normal(5, 1, 12), rng.normal(2, 0.4, 12)
     low, high = ratio_interval(list(above), list(below))
     grid = np.linspace(0, 10, 20001)
-    p = np.array([stats.ttest_1samp(above - r * below, 0).pvalue for r in grid])
+    p = stats.ttest_1samp(above - grid[:, None] * below, 0, axis=1).pvalue
     inside = grid[p >= 0.05]
     assert [low, high] == pytest.approx([inside.min(), inside.max()], abs=1e-3)
 
