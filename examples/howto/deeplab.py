@@ -95,8 +95,8 @@ fv.attributions(model, new, targets=["disc", "square"], methods=methods, classes
 why = fv.attribute(model, new, method="layercam", classes=NAMES)
 print("explained:", [NAMES[k] for k in why.classes])
 print("looks at:", why.where)
-inside = (why.heatmaps.clamp(min=0) * why.mask).sum((1, 2)) / why.heatmaps.clamp(min=0).sum((1, 2))
-print("share of the positive relevance inside the mask:", [f"{100 * float(each):.0f} %" for each in inside])
+print("share of the red within the mask:", [f"{each:.0%}" for each in why.within])
+print("the mask's share of the image:", [f"{each:.0%}" for each in why.area])
 
 # %%
 # This works with torchvision's and transformers' segmenters as they are, too: ``fv.zoo.card`` knows the names of the

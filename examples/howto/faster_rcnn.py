@@ -68,22 +68,14 @@ for box, label, score in zip(why.boxes.xyxy, why.boxes.classes, why.boxes.scores
     print(f"{NAMES[label]} {score:.0%} at {[round(edge) for edge in box.tolist()]}")
 print(why.heatmaps.shape, "from", why.where)
 
-
 # %%
-# How much of the red lies within the box? Its share is to be far above the box's share of the image, which is what a
-# heatmap without any meaning would have. A two-stage detector pools each box from its proposal, so that a heatmap keeps
-# near the box, whatever the network has learnt. RetinaNet, FCOS and SSD read whole maps; there this says more.
+# How much of the red lies within the box? The picture says it below each heatmap, and ``within`` holds it. It is to be
+# far above ``area``, the box's share of the image, which is what a heatmap without any meaning would have. A two-stage
+# detector pools each box from its proposal, so that a heatmap keeps near the box, whatever the network has learnt.
+# RetinaNet, FCOS and SSD read whole maps; there this says more.
 
-
-def within(heatmap, box):
-    left, top, right, bottom = box.round().long().clamp(min=0).tolist()
-    red = heatmap.clamp(min=0)
-    return float(red[top:bottom, left:right].sum() / red.sum())
-
-
-for heatmap, box in zip(why.heatmaps, why.boxes.xyxy, strict=True):
-    area = float((box[2:] - box[:2]).prod()) / heatmap.numel()
-    print(f"{within(heatmap, box):.0%} of the red, {area:.0%} of the image")
+for within, area in zip(why.within, why.area, strict=True):
+    print(f"{within:.0%} of the red, {area:.0%} of the image")
 
 # %%
 # What the pyramid holds: the strongest maps of its fine level, where both shapes are found by most channels.

@@ -1,6 +1,7 @@
 """The boxes of a detector on the page: a heatmap each, and the box around it."""
 
 import base64
+import math
 import re
 import zlib
 
@@ -75,6 +76,10 @@ def test_each_box_has_a_heatmap_with_its_name_and_score(net, images, page):
             left, top, right, bottom = map(int, box)
             inside = [[left <= x < right and top <= y < bottom for x in range(20)] for y in range(16)]
             assert (mask == np.array(inside)).all()
+            red = heatmap.clamp(min=0).double().numpy()
+            share = red[np.array(inside)].sum() / red.sum() if red.any() else math.nan
+            assert float(entry["within"]) == pytest.approx(share, abs=1e-5, nan_ok=True)
+            assert entry["area"] == pytest.approx(np.mean(inside), abs=1e-5)
     assert next(entries, None) is None
     assert "Why: no box in image 2 of 2." in page.left_out
     assert any("boxes" in each and "not compared with chance" in each for each in page.left_out)
@@ -116,6 +121,10 @@ def test_the_box_is_drawn_over_its_heatmap(look, expect, page, tmp_path):
     assert set(re.findall("M[^M]+", path)) == around
     expect(opened.locator("#why-legend")).to_contain_text("one scale for all boxes and images")
     expect(opened.locator("#why-legend")).to_contain_text("the white line with black rims is the box")
+    shares = [float(each["within"]) for each in page.data["why"]]
+    said = ["nothing red" if math.isnan(share) else f"{100 * share:.1f} % within" for share in shares]
+    expect(opened.locator("#why-grid .verdict")).to_have_text(said)
+    expect(opened.locator("#why-says dd")).to_contain_text("The box covers")
     second = opened.locator("#why-grid button").nth(1)
     second.click()
     expect(opened.locator("#why-grid button").nth(1)).to_have_attribute("aria-pressed", "true")

@@ -54,6 +54,9 @@ def test_the_edge_of_the_mask_is_over_each_heatmap(look, expect, segmented, imag
     box, frame = edge.bounding_box(), page.locator("#why-stage .frame canvas").bounding_box()
     assert box == frame
     expect(page.locator("#why-legend")).to_contain_text("the white line with black rims is the edge of the mask")
+    area = 100 * (right - left) * (bottom - top) / 320
+    expect(page.locator("#why-says dd").first).to_contain_text(f"The mask covers {area:.1f} % of the image")
+    expect(page.locator("#why-grid .verdict", has_text="within")).not_to_have_count(0)
 
 
 def test_without_masks_there_is_no_edge(look, expect):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch_featviz.errors import FeatvizError
 from torch_featviz.explain import Attribution, attribute
 from torch_featviz.explain.boxes import DEFAULT, is_detector
+from torch_featviz.explain.within import covered_by_box, share_within
 from torch_featviz.model.answer import Kind
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.picture import Scale
@@ -84,9 +85,10 @@ def _entries(blobs: Blobs, why: Attribution, classes: Sequence[str]) -> Iterator
     exponent = exponent_of(heatmaps)
     end = float(Scale(symmetric=True, quantile=_HELD).fit(heatmaps).vmax or heatmaps.abs().nan_to_num(0).max())
     numbers = dict[int, int]()  # of boxes so far, by image
-    labels, images = why.boxes.classes.tolist(), why.boxes.images.tolist()
-    each = zip(images, labels, why.boxes.scores.tolist(), why.boxes.xyxy.cpu(), heatmaps, strict=True)
-    for image, label, score, corners, heatmap in each:
+    found, covers = why.boxes, covered_by_box(why.boxes.xyxy, why.heatmaps)
+    figures = (found.images, found.classes, found.scores, share_within(why.heatmaps, covers), covers.mean((1, 2)))
+    rows = zip(*(each.tolist() for each in figures), found.xyxy.cpu(), heatmaps, strict=True)
+    for image, label, score, within, area, corners, heatmap in rows:
         numbers[image] = number = numbers.get(image, 0) + 1
         name = classes[label] if 0 <= label < len(classes) else f"class {label}"
         yield {
@@ -104,6 +106,8 @@ def _entries(blobs: Blobs, why: Attribution, classes: Sequence[str]) -> Iterator
             "width": heatmaps.shape[2],
             "scale": {"symmetric": True, "vmin": -end, "vmax": end},
             "mask": {"blob": blobs.numbers(_within(corners, height, width), 0), "height": height, "width": width},
+            "within": within,
+            "area": area,
             "faithfulness": None,
         }
 

@@ -110,7 +110,7 @@ def _entries(
     heatmaps, end = reason.heatmaps.cpu(), reason.reach
     figures = why.answer.kind == "figures" or isinstance(why.answer, Segmented)  # these are no probabilities
     known = why.answer.names(names)
-    exponent = exponent_of(heatmaps)
+    exponent, shares = exponent_of(heatmaps), reason.within
     for i, row in enumerate(why.classes.tolist()):
         for column, k in enumerate(row):
             worth = reason.worth_of(i, column)
@@ -131,6 +131,8 @@ def _entries(
                 "width": heatmaps.shape[3],
                 "scale": {"symmetric": True, "vmin": -end, "vmax": end},
                 "mask": masks[i][column],
+                "within": None if shares is None else float(shares[i, column]),
+                "area": None if reason.masks is None else float(reason.masks[i, column].double().mean()),
                 "faithfulness": _figures(*worth),
             }
 

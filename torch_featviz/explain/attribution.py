@@ -15,6 +15,7 @@ from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.masks import mask_of
 
 from .cam import MODES
+from .within import covered_by_box, covered_by_mask, share_within
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -55,6 +56,32 @@ class Attribution(Displayed):
     def mask(self) -> Tensor | None:
         """Of a segmenter the pixels of the class explained, `b h w` bool, at the size of its output; else None."""
         return mask_of(self.inputs)
+
+    @property
+    def within(self) -> Tensor | None:
+        """Share of each heatmap's positive values that lies within its box, or over its class's mask: `n` or `b`.
+
+        A pixel on the edge of a box counts as far as the box covers it. NaN where nothing is positive; None where there
+        is neither box nor mask. To be compared with `area`, which is what a heatmap that knows nothing of the place
+        has. A high share does not mean that the model needs no more than this: see `faithfulness`.
+
+        Reference: "energy-based pointing game", Wang et al. 2020 (Score-CAM); "relevance mass accuracy", Arras et al.
+        2022.
+        """
+        covers = self._covers()
+        return None if covers is None else share_within(self.heatmaps, covers)
+
+    @property
+    def area(self) -> Tensor | None:
+        """Share of the image that the box of each heatmap, or the mask of its class, covers: `n` or `b`, or None."""
+        covers = self._covers()
+        return None if covers is None else covers.flatten(1).mean(1).float()
+
+    def _covers(self) -> Tensor | None:
+        """By how much each pixel lies within the box or the mask of each heatmap: `n h w`, from 0 to 1."""
+        if self.boxes is not None:
+            return covered_by_box(self.boxes.xyxy, self.heatmaps)
+        return None if self.mask is None else covered_by_mask(self.mask, self.heatmaps)
 
     @property
     def layer(self) -> str:

@@ -30,6 +30,7 @@ from .faithfulness import Faithfulness, faithfulness, filled
 from .masked import segments_of
 from .methods import LAYERED, method_of
 from .verdict import Verdict, judge
+from .within import covered_by_mask, share_within
 
 _HELD = 0.995  # share of a method's values within its reach
 
@@ -64,6 +65,11 @@ class Reason(Displayed):
         if self.masks is None:
             return torch.ones(self.heatmaps.shape[:2], dtype=torch.bool, device=self.heatmaps.device)
         return self.masks.flatten(2).any(2)
+
+    @property
+    def within(self) -> Tensor | None:
+        """`b k`, share of each heatmap's positive values over the mask of its class, as for `Attribution`; or None."""
+        return None if self.masks is None else share_within(self.heatmaps, covered_by_mask(self.masks, self.heatmaps))
 
     @gated
     def worth_of(self, image: int, column: int) -> tuple[Faithfulness, int] | None:

@@ -10,12 +10,15 @@ from torch import Tensor
 
 from torch_featviz.errors import ShapeError
 from torch_featviz.explain import Attribution
+from torch_featviz.explain.within import covered_by_box, share_within
 from torch_featviz.picture import Legend, Scale, Sheet, count, rgb
 from torch_featviz.picture.bounds import fitted, named, shrunk
 from torch_featviz.picture.color import Counts, total_of
 from torch_featviz.picture.legend import OF_IMAGES
 from torch_featviz.picture.overlay import laid
 from torch_featviz.picture.tile import enlarge
+
+from .masks import WITHIN, within_words
 
 _SIDE = 200  # pixels, about, of a cell
 _HELD = 0.995  # share of a heatmap's values within its range
@@ -44,12 +47,13 @@ def boxes_sheet(
     most = max((int(_in_image(why, number).sum()) for why in whys for number in range(len(units))), default=0)
     small, zoom, notes = fitted(units, 1 + most, len(units) * len(whys), goal=_SIDE)
     rows = [_row(small, zoom, why, number, names) for number in range(len(units)) for why in whys]
-    cells, labels, empty = list[Tensor](), list[str](), set[int]()
+    cells, labels, captions, empty = list[Tensor](), list[str](), list[str](), set[int]()
     for row in rows:
         missing = 1 + most - len(row.labels)
         empty |= set(range(len(labels) + len(row.labels), len(labels) + 1 + most))
         cells += [row.cells, row.cells[:1].expand(missing, -1, -1, -1)]
         labels += [*row.labels, *[""] * missing]
+        captions += [*row.captions, *[""] * missing]
     none = not most
     legend = Legend(
         None if none else _UNIT,
@@ -60,7 +64,8 @@ def boxes_sheet(
         said=_RANGES,
     )
     heading = "No boxes found" if none else "What speaks for each box (red) and against it (blue)"
-    return Sheet(torch.cat(cells), legend, title or heading, 1 + most, tuple(labels), zoom=1, empty=frozenset(empty))
+    words = (tuple(labels), () if none else tuple(captions))
+    return Sheet(torch.cat(cells), legend, title or heading, 1 + most, *words, zoom=1, empty=frozenset(empty))
 
 
 def _check_named(whys: Sequence[Attribution], names: Sequence[str]) -> None:
@@ -79,6 +84,7 @@ class _Row(NamedTuple):
 
     cells: Tensor
     labels: list[str]
+    captions: list[str]
     counts: Counts
 
 
@@ -96,10 +102,19 @@ def _row(small: Tensor, zoom: int, why: Attribution, number: int, names: Sequenc
     of_class = _of_class(why.target, number, names)
     found = f"{len(maps)} box{'es' * (len(maps) > 1)}{of_class}" if len(maps) else f"no box{of_class} found"
     labels = [f"{why.method}: {found}"]
-    for label, score in zip(boxes.classes[chosen].tolist(), boxes.scores[chosen].tolist(), strict=True):
-        name = _name(label, names)
-        labels.append(named(f"{name} {100 * score:.0f} %", max(_SIDE, zoom * small.shape[-1])))
-    return _Row(torch.stack(cells), labels, count(_UNIT(shares[:, None])) if len(maps) else Counts())
+    captions = [""]
+    covers = covered_by_box(boxes.xyxy[chosen], why.heatmaps[chosen])
+    each = (
+        boxes.classes[chosen],
+        boxes.scores[chosen],
+        share_within(why.heatmaps[chosen], covers),
+        covers.mean((1, 2)),
+    )
+    for label, score, within, area in zip(*(values.tolist() for values in each), strict=True):
+        name = named(f"{_name(label, names)} {100 * score:.0f} %", max(_SIDE, zoom * small.shape[-1]))
+        labels.append(name)
+        captions.append(f"{100 * area:.1f} % of pixels, {within_words(within)}")
+    return _Row(torch.stack(cells), labels, captions, count(_UNIT(shares[:, None])) if len(maps) else Counts())
 
 
 def _of_class(target: Any, number: int, names: Sequence[str]) -> str:
@@ -129,6 +144,7 @@ def _notes(whys: Sequence[Attribution]) -> list[str]:
     return [
         *maps,
         "explained: each box's own class logit, before suppression",
+        WITHIN.format("its box"),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -12,7 +13,8 @@ from torch_featviz.explain import Reason, Reasons
 from torch_featviz.picture import enlarge, rgb
 
 EXPLAINED = "the class with the most pixels, the background last"
-NOTE = "a class is explained over its mask, whose edge is the black and white line"
+WITHIN = "within: share of the red that lies within {}"
+NOTE = f"a class is explained over its mask, whose edge is the black and white line; {WITHIN.format('it')}"
 
 
 def outlined(overlays: Tensor, masks: Tensor, zoom: int) -> Tensor:
@@ -36,20 +38,31 @@ def outlined(overlays: Tensor, masks: Tensor, zoom: int) -> Tensor:
     return larger.masked_fill(within > inner, 0).masked_fill(outer > within, 255)
 
 
+def within_words(share: float) -> str:
+    """Which share of what speaks for an answer lies within its box or mask, in words.
+
+    Example:
+        >>> within_words(0.812), within_words(math.nan)
+        ('81 % within', 'nothing red')
+    """
+    return "nothing red" if math.isnan(share) else f"{100 * share:.0f} % within"
+
+
 def captions_over(why: Reasons, reason: Reason, k: int, verdicts: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Captions of the k-th class explained: the share of the image's pixels that it has, and the verdict there.
+    """Captions of the k-th class explained: the share of pixels that it has, that of red within, and the verdict there.
 
     Args:
         why: of all methods.
-        reason: of one of them.
+        reason: of one of them, with masks.
         k: which class.
         verdicts: in words, of the images that have such pixels; empty where none was measured.
         names: of all classes.
     """
     captions, words = [], iter(verdicts)
-    for image, here in enumerate(reason.explained[:, k].tolist()):
+    within = [] if reason.within is None else reason.within[:, k].tolist()
+    for image, (here, share_of_red) in enumerate(zip(reason.explained[:, k].tolist(), within, strict=True)):
         c = int(why.classes[image, k])
-        share = f"{100 * float(why.probabilities[image, c]):.1f} % of pixels"
+        share = f"{100 * float(why.probabilities[image, c]):.1f} % of pixels, {within_words(share_of_red)}"
         captions.append(f"{share}\n{next(words, '')}".strip() if here else f"no pixel of {names[c]!r}")
     return captions
 

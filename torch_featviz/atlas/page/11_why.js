@@ -41,7 +41,7 @@ async function renderWhy() {
   if (chosen !== reasonNow() || state.view !== "why") return;
   const empty = values.every((value) => value === 0);
   const note = chosen.note ? [h("p", { class: "mark" }, `${chosen.note}.`)] : [];
-  $("why-says").replaceChildren(...note, ...(empty ? [h("p", { class: "mark" }, EMPTY)] : faithfulnessWords(chosen.faithfulness)));
+  $("why-says").replaceChildren(...note, ...(empty ? [h("p", { class: "mark" }, EMPTY)] : [...placeWords(chosen), ...faithfulnessWords(chosen.faithfulness)]));
   const odd = oddCounts([values]);
   $("why-legend").replaceChildren(...legend(chosen.scale, `${chosen.title}: red speaks for ${DATA.answer === "value" ? "a higher value" : "the class"}, blue against it; one scale for all ${DATA.boxes ? "boxes" : "classes"} and images${chosen.mask ? `; the white line with black rims is ${DATA.boxes ? "the box" : "the edge of the mask of the class"}` : ""}`, odd));
   $("why-stage").replaceChildren(reasonStage(chosen, values));
@@ -87,11 +87,11 @@ function reasonCell(entry, chosen, pixels) {
     addEdge(frame, entry.mask, size);
   });
   box.replaceWith(canvas);
-  const verdict = entry.faithfulness?.verdict;
-  const label = `${entry.title} for ${entry.name}${verdict ? `: ${verdict}` : ""}`;
+  const said = [entry.faithfulness?.verdict, entry.mask ? withinWords(entry) : null].filter(Boolean);
+  const label = [`${entry.title} for ${entry.name}`, said.join(", ")].filter(Boolean).join(": ");
   const choose = () => go({ method: entry.method, class: String(entry.class) });
-  const words = verdict ? h("span", { class: "verdict" }, verdict) : null;
-  return h("button", { type: "button", class: "reason surround", "aria-label": label, "aria-pressed": String(chosen), onclick: choose }, frame, words);
+  const words = said.map((each) => h("span", { class: "verdict" }, each));
+  return h("button", { type: "button", class: "reason surround", "aria-label": label, "aria-pressed": String(chosen), onclick: choose }, frame, ...words);
 }
 
 function reasonStage(entry, values) {
@@ -191,6 +191,21 @@ function contours(values, entry, size) {
 function sooner(by) {
   if (Math.abs(by) < 0.005) return "no sooner and no later than at other places";
   return by > 0 ? "sooner than the same heatmap at other places, as they should" : "later than the same heatmap at other places, which speaks against the heatmap";
+}
+
+/** How much of what speaks for an answer lies within its box or mask. */
+function withinWords({ within }) {
+  return Number.isNaN(real(within)) ? "nothing red" : `${percent(within)} within`;
+}
+
+/** The same in a sentence, beside what the place alone would have. */
+function placeWords(entry) {
+  if (!entry.mask) return [];
+  const what = DATA.boxes ? "box" : "mask";
+  const list = h("dl", { class: "says" });
+  const share = Number.isNaN(real(entry.within)) ? "nothing is red" : `${percent(entry.within)} of the red within the ${what}`;
+  describe(list, [[share, `The ${what} covers ${percent(entry.area)} of the image. A heatmap that knows nothing of the place would have about as much of its red there.`]]);
+  return [h("h3", {}, "Where it lies"), list];
 }
 
 /** The figures, and what each of them means. */
