@@ -8,7 +8,7 @@ from torch import nn
 
 from torch_featviz.atlas import atlas
 from torch_featviz.errors import OptionError
-from torch_featviz.explain import reasons
+from torch_featviz.explain import attribute, reasons
 from torch_featviz.picture import enlarge
 from torch_featviz.views import attributions, look
 from torch_featviz.views.masks import outlined
@@ -64,6 +64,7 @@ def test_edges_equal_loops(h, w, zoom, seed):
 def test_a_sheet_of_a_segmenter():
     net = Bright().eval()
     sheet = attributions(net, IMAGES, classes=NAMES)
+    within = attribute(net, IMAGES).within
     with torch.no_grad():
         masks = net(IMAGES)["out"].argmax(1).bool()
     cells = sheet.cells.unflatten(0, (2, 2))
@@ -75,7 +76,8 @@ def test_a_sheet_of_a_segmenter():
     assert bool((~large | ~outer).all()), "white ones around it"
     for i in range(2):
         assert sheet.labels[2 * i] == "bright"
-        assert sheet.captions[2 * i + 1].startswith(f"{100 * float(masks[i].float().mean()):.1f} % of pixels\n✓ better")
+        shares = f"{100 * float(masks[i].float().mean()):.1f} % of pixels, {100 * float(within[i]):.0f} % within"
+        assert sheet.captions[2 * i + 1].startswith(f"{shares}\n✓ better")
     notes = " ".join(sheet.legend.lines())
     assert "explained: the class with the most pixels, the background last" in notes
     assert "a class is explained over its mask, whose edge is the black and white line" in notes
@@ -85,7 +87,7 @@ def test_a_sheet_of_a_segmenter():
 def test_the_classes_asked_for_are_named_with_their_shares():
     sheet = attributions(Bright().eval(), IMAGES[:1], classes=NAMES, targets=["background", "bright"], faithful=False)
     assert sheet.columns == ("", "gradcam: background", "gradcam: bright")
-    shares = [float(words.removesuffix(" % of pixels")) for words in sheet.captions[1:]]
+    shares = [float(words.partition(" % of pixels, ")[0]) for words in sheet.captions[1:]]
     assert shares == pytest.approx([100 - shares[1], shares[1]], abs=0.11)
     assert 10 < shares[1] < 30
 
@@ -103,7 +105,7 @@ def test_an_image_without_a_pixel_of_the_class_says_so_and_the_others_are_drawn(
     assert torch.equal(sheet.cells[3], sheet.cells[2]), "the image itself"
     assert sheet.columns == alone.columns, "nor does it change the verdict"
     both = attributions(net, DARK[1:2], classes=NAMES, targets=["background", "bright"], faithful=False)
-    assert both.captions == ("", "100.0 % of pixels", "no pixel of 'bright'")
+    assert both.captions == ("", "100.0 % of pixels, 100 % within", "no pixel of 'bright'")
     with pytest.raises(OptionError, match="class 'bright' has no pixel in image 0; there are 'background'"):
         attributions(net, DARK[1:2], classes=NAMES, targets=["bright"])
 
