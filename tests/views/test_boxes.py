@@ -58,6 +58,19 @@ def test_a_row_for_each_image_and_method():
     assert "explained: each box's own class logit, before suppression" in picture.legend.notes
 
 
+def test_below_each_box_is_its_area_and_the_share_of_red_within():
+    net = Fixed().eval()
+    picture = fv.attributions(net, IMAGES, methods=["saliency"])
+    why = attribute(net, IMAGES, method="saliency")
+    said = []
+    for heat, (left, top, right, bottom) in zip(why.heatmaps, why.boxes.xyxy.round().long().tolist(), strict=True):
+        red, area = heat.clamp(min=0), (right - left) * (bottom - top) / heat.numel()
+        share = float(red[top:bottom, left:right].sum() / red.sum())
+        said.append(f"{100 * area:.1f} % of pixels, {100 * share:.0f} % within")
+    assert picture.captions == ("", *said[:2], "", said[2], "")
+    assert "within: share of the red that lies within its box" in picture.legend.notes
+
+
 def test_classes_without_names_are_numbered():
     picture = fv.attributions(Fixed(4), IMAGES[:1])
     assert [label.rpartition(" ")[0].rpartition(" ")[0] for label in picture.labels[1:]] == [
