@@ -425,7 +425,7 @@ def test_killed_relus():
     assert "2.weight (8 of 8, and the layer returns nothing above 0)" in found.text
 
 
-@pytest.mark.parametrize(("build", "lr"), [(convolutions, 10.0), (lambda: deep(nn.ReLU, 3), 20.0)])
+@pytest.mark.parametrize(("build", "lr"), [(convolutions, 100.0), (lambda: deep(nn.ReLU, 3), 20.0)])
 def test_a_learning_rate_far_too_high(build, lr):
     net = build()
     found = kinds(learn(net, sgd(net, lr)))
