@@ -1,5 +1,9 @@
 """Items that cannot be read are left out, counted and named, in whatever order a loader draws them."""
 
+import gc
+import itertools
+import multiprocessing
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -66,6 +70,20 @@ def test_workers_lose_no_more(workers, shuffle):
     loader, left_out = DataLoader(Torn(11, {2, 3, 9}), 2, shuffle=shuffle, num_workers=workers), {}
     assert sorted(torch.cat([*read_batches(loader, left_out)]).tolist()) == [0, 1, 4, 5, 6, 7, 8, 10]
     assert set(left_out) == {2, 3, 9}
+
+
+@pytest.mark.parametrize("most", [9, 3])
+def test_workers_end_with_the_pass_and_not_when_garbage_is_collected(most):
+    """Then each would be waited for 5 s."""
+    before = set(multiprocessing.active_children())
+    gc.disable()
+    try:
+        batches = read_batches(DataLoader(Torn(11, {2, 3, 9}), 2, num_workers=2), {})
+        assert len([*itertools.islice(batches, most)]) == min(most, 5)
+        batches.close()
+        assert set(multiprocessing.active_children()) <= before
+    finally:
+        gc.enable()
 
 
 def test_other_ways_to_draw():

@@ -80,7 +80,8 @@ def read_batches(loader: Iterable[Any], left_out: dict[int, str]) -> Iterator[An
             batch = next(batches)
         except StopIteration:
             return
-        except OSError:
+        except OSError as error:
+            error.__traceback__ = None  # else a cycle holds the iterator, and its workers wait until that is collected
             batch = read_batch(loader, numbers, left_out)
         if batch is not None:
             yield batch
