@@ -1,6 +1,7 @@
 """Where other ways to capture fail without a word: each trap in eager mode, and compiled before or inside the block."""
 
 import copy
+import itertools
 import dataclasses
 from collections import Counter
 from typing import NamedTuple
@@ -206,9 +207,15 @@ class Breaks(nn.Module):
         return self.inner(x)
 
 
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("how", HOWS)
-@pytest.mark.parametrize("kind", [InPlaceReLU, Residual, ThreeTimes, Structures, Recurrent, Breaks])
+KINDS = (InPlaceReLU, Residual, ThreeTimes, Structures, Recurrent, Breaks)
+# Each pair of two of these is in every run, all three with each other in the slow ones.
+EACH = [
+    pytest.param(kind, how, training, marks=[pytest.mark.slow] * ((i + j + k) % 2))
+    for (i, kind), (j, how), (k, training) in itertools.product(*map(enumerate, (KINDS, HOWS, (True, False))))
+]
+
+
+@pytest.mark.parametrize(("kind", "how", "training"), EACH)
 def test_every_call_is_what_the_layer_returned(kind, how, training, oracles):
     hooked, _ = oracles
     torch.manual_seed(0)

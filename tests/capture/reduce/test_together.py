@@ -286,10 +286,16 @@ class Overwrites(nn.Module):
         return self.last(x)
 
 
+MODES, BUDGETS, SMALL = (torch.enable_grad, torch.no_grad, torch.inference_mode), (0, 2**26), (0, 2**20)
+# Each pair of two of these is in every run, all three with each other in the slow ones.
+EACH = [
+    pytest.param(mode, budget, small, marks=[pytest.mark.slow] * ((i + j + k) % 2))
+    for (i, mode), (j, budget), (k, small) in itertools.product(*map(enumerate, (MODES, BUDGETS, SMALL)))
+]
+
+
 @pytest.mark.usefixtures("_waiting")
-@pytest.mark.parametrize("small", [0, 2**20], ids=["read at once", "copied"])
-@pytest.mark.parametrize("budget", [0, 2**26])
-@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize(("mode", "budget", "small"), EACH)
 def test_captured_figures_are_those_of_what_layers_returned(streams, hooked, monkeypatch, small, budget, mode):
     monkeypatch.setattr("torch_featviz.capture.reduction._COPIED", small)
     monkeypatch.setattr(gpu, "budget", lambda _device: budget)
