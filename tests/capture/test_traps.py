@@ -1,8 +1,8 @@
 """Where other ways to capture fail without a word: each trap in eager mode, and compiled before or inside the block."""
 
 import copy
-import itertools
 import dataclasses
+import itertools
 from collections import Counter
 from typing import NamedTuple
 
