@@ -11,7 +11,7 @@ from torch import nn
 import torch_featviz as fv
 from torch_featviz.explain import attribute
 from torch_featviz.explain.attribution import Attribution
-from torch_featviz.explain.within import covered_by_box
+from torch_featviz.explain.within import within_boxes
 from torch_featviz.model.boxes import Boxes
 
 EDGES = st.floats(-2, 7, width=32)
@@ -27,14 +27,17 @@ def of_boxes(heatmaps, corners):
 def test_a_box_covers_what_points_between_pixels_say(left, top, right, bottom, height, width):
     """Each pixel by 8 × 8 points; edges are rounded to lie between these."""
     left, top, right, bottom = (round(8 * edge) / 8 for edge in (left, top, right, bottom))
-    ours = covered_by_box(torch.tensor([[left, top, right, bottom]]), torch.zeros(1, height, width))[0]
     points = [(i + 0.5) / 8 for i in range(8)]
+    covered = torch.zeros(height, width)
     for row in range(height):
         for column in range(width):
-            here = sum(
+            covered[row, column] = sum(
                 top < row + down < bottom and left < column + across < right for down in points for across in points
             )
-            assert float(ours[row, column]) == pytest.approx(here / 64, abs=1e-6)
+    heat = torch.arange(height * width).view(1, height, width) + 1.0
+    share, area = within_boxes(heat, torch.tensor([[left, top, right, bottom]]))
+    assert float(share) == pytest.approx(float((covered * heat).sum() / heat.sum() / 64), abs=1e-6)
+    assert float(area) == pytest.approx(float(covered.mean()) / 64, abs=1e-6)
 
 
 def test_the_share_within_a_box():
@@ -48,6 +51,9 @@ def test_where_nothing_speaks_for_a_box_there_is_no_share():
     why = of_boxes(-torch.rand(1, 4, 4), [[0.0, 0.0, 2.0, 2.0]])
     assert math.isnan(why.within)
     assert float(why.area) == 0.25
+    heat = torch.ones(2, 4, 4)
+    heat[0, 3, 3], heat[1, 0, 0] = math.inf, math.nan
+    assert of_boxes(heat, [[0.0, 0.0, 2.0, 2.0]] * 2).within.isnan().all()
 
 
 def test_no_boxes_no_shares():

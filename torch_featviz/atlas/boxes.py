@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch_featviz.errors import FeatvizError
 from torch_featviz.explain import Attribution, attribute
 from torch_featviz.explain.boxes import DEFAULT, is_detector
-from torch_featviz.explain.within import covered_by_box, share_within
+from torch_featviz.explain.within import within_boxes
 from torch_featviz.model.answer import Kind
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.picture import Scale
@@ -85,8 +85,8 @@ def _entries(blobs: Blobs, why: Attribution, classes: Sequence[str]) -> Iterator
     exponent = exponent_of(heatmaps)
     end = float(Scale(symmetric=True, quantile=_HELD).fit(heatmaps).vmax or heatmaps.abs().nan_to_num(0).max())
     numbers = dict[int, int]()  # of boxes so far, by image
-    found, covers = why.boxes, covered_by_box(why.boxes.xyxy, why.heatmaps)
-    figures = (found.images, found.classes, found.scores, share_within(why.heatmaps, covers), covers.mean((1, 2)))
+    found = why.boxes
+    figures = (found.images, found.classes, found.scores, *within_boxes(why.heatmaps, found.xyxy))
     rows = zip(*(each.tolist() for each in figures), found.xyxy.cpu(), heatmaps, strict=True)
     for image, label, score, within, area, corners, heatmap in rows:
         numbers[image] = number = numbers.get(image, 0) + 1

@@ -15,7 +15,7 @@ from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.masks import mask_of
 
 from .cam import MODES
-from .within import covered_by_box, covered_by_mask, share_within
+from .within import Within, within_boxes, within_masks
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -61,27 +61,24 @@ class Attribution(Displayed):
     def within(self) -> Tensor | None:
         """Share of each heatmap's positive values that lies within its box, or over its class's mask: `n` or `b`.
 
-        A pixel on the edge of a box counts as far as the box covers it. NaN where nothing is positive; None where there
-        is neither box nor mask. To be compared with `area`, which is what a heatmap that knows nothing of the place
-        has. A high share does not mean that the model needs no more than this: see `faithfulness`.
+        A pixel on the edge of a box counts as far as the box covers it. NaN where nothing is positive or a value is not
+        finite; None where there is neither box nor mask. Compare it with `area`, about which a heatmap has that knows
+        nothing of the place. A high share does not mean that the model needs no more than this: see `faithfulness`.
 
         Reference: "energy-based pointing game", Wang et al. 2020 (Score-CAM); "relevance mass accuracy", Arras et al.
         2022.
         """
-        covers = self._covers()
-        return None if covers is None else share_within(self.heatmaps, covers)
+        return None if (found := self._within()) is None else found.share
 
     @property
     def area(self) -> Tensor | None:
         """Share of the image that the box of each heatmap, or the mask of its class, covers: `n` or `b`, or None."""
-        covers = self._covers()
-        return None if covers is None else covers.flatten(1).mean(1).float()
+        return None if (found := self._within()) is None else found.area
 
-    def _covers(self) -> Tensor | None:
-        """By how much each pixel lies within the box or the mask of each heatmap: `n h w`, from 0 to 1."""
+    def _within(self) -> Within | None:
         if self.boxes is not None:
-            return covered_by_box(self.boxes.xyxy, self.heatmaps)
-        return None if self.mask is None else covered_by_mask(self.mask, self.heatmaps)
+            return within_boxes(self.heatmaps, self.boxes.xyxy)
+        return None if self.mask is None else within_masks(self.heatmaps, self.mask)
 
     @property
     def layer(self) -> str:

@@ -30,7 +30,7 @@ from .faithfulness import Faithfulness, faithfulness, filled
 from .masked import segments_of
 from .methods import LAYERED, method_of
 from .verdict import Verdict, judge
-from .within import covered_by_mask, share_within
+from .within import within_masks
 
 _HELD = 0.995  # share of a method's values within its reach
 
@@ -69,7 +69,10 @@ class Reason(Displayed):
     @property
     def within(self) -> Tensor | None:
         """`b k`, share of each heatmap's positive values over the mask of its class, as for `Attribution`; or None."""
-        return None if self.masks is None else share_within(self.heatmaps, covered_by_mask(self.masks, self.heatmaps))
+        if self.masks is None:
+            return None
+        found = within_masks(self.heatmaps.flatten(0, 1), self.masks.flatten(0, 1))
+        return found.share.view(self.masks.shape[:2])
 
     @gated
     def worth_of(self, image: int, column: int) -> tuple[Faithfulness, int] | None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torch_featviz.errors import ShapeError
 from torch_featviz.explain import Attribution
-from torch_featviz.explain.within import covered_by_box, share_within
+from torch_featviz.explain.within import within_boxes
 from torch_featviz.picture import Legend, Scale, Sheet, count, rgb
 from torch_featviz.picture.bounds import fitted, named, shrunk
 from torch_featviz.picture.color import Counts, total_of
@@ -103,17 +103,12 @@ def _row(small: Tensor, zoom: int, why: Attribution, number: int, names: Sequenc
     found = f"{len(maps)} box{'es' * (len(maps) > 1)}{of_class}" if len(maps) else f"no box{of_class} found"
     labels = [f"{why.method}: {found}"]
     captions = [""]
-    covers = covered_by_box(boxes.xyxy[chosen], why.heatmaps[chosen])
-    each = (
-        boxes.classes[chosen],
-        boxes.scores[chosen],
-        share_within(why.heatmaps[chosen], covers),
-        covers.mean((1, 2)),
-    )
-    for label, score, within, area in zip(*(values.tolist() for values in each), strict=True):
+    within = within_boxes(why.heatmaps[chosen], boxes.xyxy[chosen])
+    each = (boxes.classes[chosen], boxes.scores[chosen], *within)
+    for label, score, share, area in zip(*(values.tolist() for values in each), strict=True):
         name = named(f"{_name(label, names)} {100 * score:.0f} %", max(_SIDE, zoom * small.shape[-1]))
         labels.append(name)
-        captions.append(f"{100 * area:.1f} % of pixels, {within_words(within)}")
+        captions.append(f"{100 * area:.1f} % of pixels, {within_words(share)}")
     return _Row(torch.stack(cells), labels, captions, count(_UNIT(shares[:, None])) if len(maps) else Counts())
 
 

@@ -43,9 +43,9 @@ def within_words(share: float) -> str:
 
     Example:
         >>> within_words(0.812), within_words(math.nan)
-        ('81 % within', 'nothing red')
+        ('81 % within', '– within')
     """
-    return "nothing red" if math.isnan(share) else f"{100 * share:.0f} % within"
+    return "– within" if math.isnan(share) else f"{100 * share:.0f} % within"
 
 
 def captions_over(why: Reasons, reason: Reason, k: int, verdicts: Sequence[str], names: Sequence[str]) -> list[str]:

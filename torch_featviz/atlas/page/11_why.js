@@ -195,7 +195,7 @@ function sooner(by) {
 
 /** How much of what speaks for an answer lies within its box or mask. */
 function withinWords({ within }) {
-  return Number.isNaN(real(within)) ? "nothing red" : `${percent(within)} within`;
+  return Number.isNaN(real(within)) ? "– within" : `${percent(within)} within`;
 }
 
 /** The same in a sentence, beside what the place alone would have. */
@@ -203,7 +203,7 @@ function placeWords(entry) {
   if (!entry.mask) return [];
   const what = DATA.boxes ? "box" : "mask";
   const list = h("dl", { class: "says" });
-  const share = Number.isNaN(real(entry.within)) ? "nothing is red" : `${percent(entry.within)} of the red within the ${what}`;
+  const share = Number.isNaN(real(entry.within)) ? `– of the red within the ${what}: nothing is red, or not all is finite` : `${percent(entry.within)} of the red within the ${what}`;
   describe(list, [[share, `The ${what} covers ${percent(entry.area)} of the image. A heatmap that knows nothing of the place would have about as much of its red there.`]]);
   return [h("h3", {}, "Where it lies"), list];
 }
