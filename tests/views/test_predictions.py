@@ -79,7 +79,7 @@ def test_targets_of_one_logit():
 
 
 def test_without_targets_nothing_is_judged():
-    axes = predictions(torch.rand(1, 3, 5, 5), torch.randn(1, 3), NAMES, k=9).figure().axes[1]
+    axes = predictions(torch.rand(1, 3, 5, 5), torch.tensor([[2.0, -1, 0]]), NAMES, k=9).figure().axes[1]
     assert axes.get_title(loc="left") == ""
     assert not any("✓" in t for t in texts(axes))
     assert len(axes.texts) == 6, "k is at most the number of classes"
@@ -87,7 +87,7 @@ def test_without_targets_nothing_is_judged():
 
 @pytest.mark.parametrize("b", [1, 7, 16])
 def test_any_number_of_images_and_the_same_bytes(b):
-    images, logits = torch.rand(b, 3, 4, 4), torch.randn(b, 3)
+    images, logits = torch.rand(b, 3, 4, 4), 9 * torch.randn(b, 3)
     assert predictions(images, logits, NAMES).png() == predictions(images, logits, NAMES).png()
 
 
