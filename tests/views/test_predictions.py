@@ -5,6 +5,7 @@ from torch_featviz.errors import DtypeError, OptionError, ShapeError
 from torch_featviz.views import predictions
 
 NAMES = ["circle", "cross", "a very long name that no chart has room for"]
+LOGITS = torch.tensor([[2.0, -1.0, 0.5]])
 
 
 def texts(axes):
@@ -79,7 +80,7 @@ def test_targets_of_one_logit():
 
 
 def test_without_targets_nothing_is_judged():
-    axes = predictions(torch.rand(1, 3, 5, 5), torch.tensor([[2.0, -1, 0]]), NAMES, k=9).figure().axes[1]
+    axes = predictions(torch.rand(1, 3, 5, 5), LOGITS, NAMES, k=9).figure().axes[1]
     assert axes.get_title(loc="left") == ""
     assert not any("✓" in t for t in texts(axes))
     assert len(axes.texts) == 6, "k is at most the number of classes"
@@ -104,7 +105,7 @@ def test_sixty_four_images_of_many_classes_are_bounded():
 
 
 def test_half_precision_and_logits_that_are_not_finite():
-    axes = predictions(torch.rand(1, 3, 4, 4).half(), torch.randn(1, 3).bfloat16(), NAMES).figure().axes
+    axes = predictions(torch.rand(1, 3, 4, 4).half(), LOGITS.bfloat16(), NAMES).figure().axes
     assert len(axes) == 2
     odd = predictions(torch.rand(1, 3, 4, 4), torch.full((1, 3), float("nan")), NAMES, targets=[1]).figure().axes[1]
     assert odd.get_title(loc="left") == "✗ logits are not finite"
@@ -112,9 +113,9 @@ def test_half_precision_and_logits_that_are_not_finite():
 
 def test_pixels_outside_the_declared_range_are_counted():
     images = torch.full((1, 1, 2, 2), 0.5)
-    assert predictions(images, torch.randn(1, 3), NAMES).figure().get_supxlabel() == ""
+    assert predictions(images, LOGITS, NAMES).figure().get_supxlabel() == ""
     images[0, 0, 0, 0], images[0, 0, 0, 1] = 3.0, float("nan")
-    words = predictions(images, torch.randn(1, 3), NAMES).figure().get_supxlabel()
+    words = predictions(images, LOGITS, NAMES).figure().get_supxlabel()
     first, *hint = words.splitlines()
     assert first == "1 px NaN, 1 px above the images' range"
     assert "pass card=" in " ".join(hint)
