@@ -1,9 +1,13 @@
-"""For every test: the same random numbers, what docstring examples use, one core for each process of pytest-xdist."""
+"""For every test: random numbers of its own, what docstring examples use, one core for each process of pytest-xdist."""
 
 import gc
 import os
+import random
+import zlib
 from importlib.util import find_spec
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -30,10 +34,30 @@ def _example_names(doctest_namespace: dict[str, object]) -> None:
     doctest_namespace["nn"] = torch.nn
 
 
-@pytest.fixture(autouse=True)
-def _same_random_numbers() -> None:
-    """Whatever ran before it in its process, a test draws the same weights."""
-    torch.manual_seed(0)
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seed", type=int, default=0, help="of the random weights and images that tests draw (0)")
+
+
+def draw_anew(config: pytest.Config, name: str) -> None:
+    """Seed all that tests draw from, by the option and the name of what will draw, whatever ran before it."""
+    seed = zlib.crc32(f"{config.getoption('seed')} {name}".encode())
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    draw_anew(collector.config, collector.nodeid)  # what a module draws when it is imported
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: Any, request: pytest.FixtureRequest) -> None:
+    draw_anew(request.config, f"{request.node.nodeid} {fixturedef.argname}")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    draw_anew(item.config, item.nodeid)
 
 
 def pytest_collection_finish() -> None:

@@ -122,7 +122,10 @@ def test_the_box_is_drawn_over_its_heatmap(look, expect, page, tmp_path):
     expect(opened.locator("#why-legend")).to_contain_text("one scale for all boxes and images")
     expect(opened.locator("#why-legend")).to_contain_text("the white line with black rims is the box")
     shares = [float(each["within"]) for each in page.data["why"]]
-    said = ["– within" if math.isnan(share) else f"{100 * share:.1f} % within" for share in shares]
+    said = [
+        "– within" if math.isnan(share) else "< 0.1 % within" if 0 < share < 5e-4 else f"{100 * share:.1f} % within"
+        for share in shares
+    ]
     expect(opened.locator("#why-grid .verdict")).to_have_text(said)
     expect(opened.locator("#why-says dd")).to_contain_text("The box covers")
     second = opened.locator("#why-grid button").nth(1)

@@ -11,7 +11,7 @@ from torch import nn
 import torch_featviz as fv
 from torch_featviz.explain import attribute
 from torch_featviz.explain.attribution import Attribution
-from torch_featviz.explain.within import within_boxes
+from torch_featviz.explain.within import within_boxes, within_masks
 from torch_featviz.model.boxes import Boxes
 
 EDGES = st.floats(-2, 7, width=32)
@@ -51,9 +51,17 @@ def test_where_nothing_speaks_for_a_box_there_is_no_share():
     why = of_boxes(-torch.rand(1, 4, 4), [[0.0, 0.0, 2.0, 2.0]])
     assert math.isnan(why.within)
     assert float(why.area) == 0.25
-    heat = torch.ones(2, 4, 4)
-    heat[0, 3, 3], heat[1, 0, 0] = math.inf, math.nan
-    assert of_boxes(heat, [[0.0, 0.0, 2.0, 2.0]] * 2).within.isnan().all()
+    heat = torch.ones(3, 4, 4)
+    heat[0, 3, 3], heat[1, 0, 0], heat[2, 3, 0] = math.inf, math.nan, -math.inf
+    assert of_boxes(heat, [[0.0, 0.0, 2.0, 2.0]] * 3).within.isnan().all()
+    assert within_masks(heat, torch.ones(3, 2, 2, dtype=torch.bool)).share.isnan().all()
+
+
+@pytest.mark.parametrize("sides", [(5, 7), (16, 17), (30, 30)])
+def test_of_an_even_heatmap_the_share_is_the_area(sides):
+    """Also where the sides are no multiples of the mask's."""
+    found = within_masks(torch.ones(4, *sides), torch.rand(4, 4, 6) > 0.6)
+    torch.testing.assert_close(found.share, found.area)
 
 
 def test_no_boxes_no_shares():

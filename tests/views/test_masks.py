@@ -81,6 +81,7 @@ def test_a_sheet_of_a_segmenter():
     notes = " ".join(sheet.legend.lines())
     assert "explained: the class with the most pixels, the background last" in notes
     assert "a class is explained over its mask, whose edge is the black and white line" in notes
+    assert "within: share of the red that lies in the mask" in notes
     assert "mean probability over the mask while top pixels go in, out" in notes
 
 

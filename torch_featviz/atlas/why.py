@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch_featviz.errors import FeatvizError
 from torch_featviz.explain import Faithfulness, Reason, Reasons, reasons
 from torch_featviz.explain.verdict import lacking, needed
+from torch_featviz.explain.within import within_masks
 from torch_featviz.model.answer import Answer
 from torch_featviz.model.inputs import Inputs
 from torch_featviz.model.masks import Segmented
@@ -110,7 +111,9 @@ def _entries(
     heatmaps, end = reason.heatmaps.cpu(), reason.reach
     figures = why.answer.kind == "figures" or isinstance(why.answer, Segmented)  # these are no probabilities
     known = why.answer.names(names)
-    exponent, shares = exponent_of(heatmaps), reason.within
+    exponent = exponent_of(heatmaps)
+    parts = [] if reason.masks is None else zip(reason.heatmaps.unbind(1), reason.masks.unbind(1), strict=True)
+    within = [within_masks(*column) for column in parts]
     for i, row in enumerate(why.classes.tolist()):
         for column, k in enumerate(row):
             worth = reason.worth_of(i, column)
@@ -131,8 +134,8 @@ def _entries(
                 "width": heatmaps.shape[3],
                 "scale": {"symmetric": True, "vmin": -end, "vmax": end},
                 "mask": masks[i][column],
-                "within": None if shares is None else float(shares[i, column]),
-                "area": None if reason.masks is None else float(reason.masks[i, column].double().mean()),
+                "within": float(within[column].share[i]) if within else None,
+                "area": float(within[column].area[i]) if within else None,
                 "faithfulness": _figures(*worth),
             }
 

@@ -62,8 +62,8 @@ class Attribution(Displayed):
         """Share of each heatmap's positive values that lies within its box, or over its class's mask: `n` or `b`.
 
         A pixel on the edge of a box counts as far as the box covers it. NaN where nothing is positive or a value is not
-        finite; None where there is neither box nor mask. Compare it with `area`, about which a heatmap has that knows
-        nothing of the place. A high share does not mean that the model needs no more than this: see `faithfulness`.
+        finite; None where there is neither box nor mask. Compare it with `area`: a heatmap that knows nothing of the
+        place has about that share within. A high share does not mean that the model needs no more than this.
 
         Reference: "energy-based pointing game", Wang et al. 2020 (Score-CAM); "relevance mass accuracy", Arras et al.
         2022.

@@ -30,7 +30,6 @@ from .faithfulness import Faithfulness, faithfulness, filled
 from .masked import segments_of
 from .methods import LAYERED, method_of
 from .verdict import Verdict, judge
-from .within import within_masks
 
 _HELD = 0.995  # share of a method's values within its reach
 
@@ -65,14 +64,6 @@ class Reason(Displayed):
         if self.masks is None:
             return torch.ones(self.heatmaps.shape[:2], dtype=torch.bool, device=self.heatmaps.device)
         return self.masks.flatten(2).any(2)
-
-    @property
-    def within(self) -> Tensor | None:
-        """`b k`, share of each heatmap's positive values over the mask of its class, as for `Attribution`; or None."""
-        if self.masks is None:
-            return None
-        found = within_masks(self.heatmaps.flatten(0, 1), self.masks.flatten(0, 1))
-        return found.share.view(self.masks.shape[:2])
 
     @gated
     def worth_of(self, image: int, column: int) -> tuple[Faithfulness, int] | None:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 class Within(NamedTuple):
     """Of each heatmap: the share of its positive values that lies within, and the share of the image that is within.
 
-    The former is NaN where nothing is positive or a value is not finite. Both are float32.
+    The former is NaN where nothing is positive or a value is not finite. Both are of the heatmaps' dtype.
     """
 
     share: Tensor
@@ -27,25 +27,29 @@ def within_boxes(heatmaps: Tensor, boxes: Tensor) -> Within:
         >>> [figures.tolist() for figures in within_boxes(heat, torch.tensor([[1.0, 0.5, 3.0, 2.0]]))]
         [[0.5], [0.5]]
     """
-    left, top, right, bottom = boxes.to(heatmaps.device, torch.float64).unbind(1)
+    left, top, right, bottom = boxes.to(heatmaps).unbind(1)
     height, width = heatmaps.shape[1:]
     down, across = _covered(top, bottom, height), _covered(left, right, width)
     shares = heatmaps.new_empty(len(heatmaps))
     for i, heat in enumerate(heatmaps):  # one at a time: images of detectors are large
-        red = heat.double().clamp(min=0)
+        red = _red(heat)
         shares[i] = down[i] @ red @ across[i] / red.sum()
-    return Within(shares, (down.mean(1) * across.mean(1)).float())
+    return Within(shares, down.mean(1) * across.mean(1))
 
 
 def within_masks(heatmaps: Tensor, masks: Tensor) -> Within:
     """Each heatmap `n h w` and its mask `n h w` bool, of any size: at each pixel the nearest of the mask counts."""
-    shares = heatmaps.new_empty(len(heatmaps))
-    masks = masks.to(heatmaps.device)
+    shares, areas = (heatmaps.new_empty(len(heatmaps)) for _ in range(2))
     for i, heat in enumerate(heatmaps):
-        red = heat.double().clamp(min=0)
-        mask = F.interpolate(masks[i, None, None].double(), red.shape, mode="nearest-exact")[0, 0]
-        shares[i] = (mask * red).sum() / red.sum()
-    return Within(shares, masks.flatten(1).double().mean(1).float())
+        red = _red(heat)
+        mask = F.interpolate(masks[i, None, None].to(red), red.shape, mode="nearest-exact")[0, 0]
+        shares[i], areas[i] = (mask * red).sum() / red.sum(), mask.mean()
+    return Within(shares, areas)
+
+
+def _red(heat: Tensor) -> Tensor:
+    """What is positive; NaN where a value is not finite, and then so is every share."""
+    return torch.where(heat.isfinite(), heat.clamp(min=0), torch.nan)
 
 
 def _covered(low: Tensor, high: Tensor, side: int) -> Tensor:

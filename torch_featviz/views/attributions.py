@@ -31,7 +31,7 @@ from torch_featviz.picture.overlay import laid
 from torch_featviz.zoo import ModelCard
 
 from .boxes import boxes_sheet
-from .masks import EXPLAINED, NOTE, bare, captions_over, outlined
+from .masks import EXPLAINED, NOTE, WITHIN, bare, captions_over, outlined
 
 _CELLS = 64
 _SIDE = 200  # pixels, about, of a cell
@@ -269,7 +269,7 @@ def _notes(why: Reasons, predicted: bool) -> tuple[str, ...]:
         *([why.none_better] if why.none_better else []),
         *(["; ".join(looked_at)] if looked_at else []),
         *explained,
-        *([NOTE] if over else []),
+        *([NOTE, WITHIN.format("mask")] if over else []),
     ]
     if why.methods[0].worth:
         what = "score" if over else "output"

@@ -45,7 +45,7 @@ def boxes_sheet(
     """
     _check_named(whys, names)
     most = max((int(_in_image(why, number).sum()) for why in whys for number in range(len(units))), default=0)
-    small, zoom, notes = fitted(units, 1 + most, len(units) * len(whys), goal=_SIDE)
+    small, zoom, notes = fitted(units, 1 + most, len(units) * len(whys), goal=_SIDE, lines=3)
     rows = [_row(small, zoom, why, number, names) for number in range(len(units)) for why in whys]
     cells, labels, captions, empty = list[Tensor](), list[str](), list[str](), set[int]()
     for row in rows:
@@ -108,7 +108,7 @@ def _row(small: Tensor, zoom: int, why: Attribution, number: int, names: Sequenc
     for label, score, share, area in zip(*(values.tolist() for values in each), strict=True):
         name = named(f"{_name(label, names)} {100 * score:.0f} %", max(_SIDE, zoom * small.shape[-1]))
         labels.append(name)
-        captions.append(f"{100 * area:.1f} % of pixels, {within_words(share)}")
+        captions.append(f"{100 * area:.1f} % of pixels\n{within_words(share)}")
     return _Row(torch.stack(cells), labels, captions, count(_UNIT(shares[:, None])) if len(maps) else Counts())
 
 
@@ -139,7 +139,7 @@ def _notes(whys: Sequence[Attribution]) -> list[str]:
     return [
         *maps,
         "explained: each box's own class logit, before suppression",
-        WITHIN.format("its box"),
+        f"below: the box's share of the pixels; {WITHIN.format('box')}",
     ]
 
 

@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from torch_featviz.explain import Reason, Reasons
+from torch_featviz.explain.within import within_masks
 from torch_featviz.picture import enlarge, rgb
 
 EXPLAINED = "the class with the most pixels, the background last"
-WITHIN = "within: share of the red that lies within {}"
-NOTE = f"a class is explained over its mask, whose edge is the black and white line; {WITHIN.format('it')}"
+NOTE = "a class is explained over its mask, whose edge is the black and white line"
+WITHIN = "within: share of the red that lies in the {}"
 
 
 def outlined(overlays: Tensor, masks: Tensor, zoom: int) -> Tensor:
@@ -53,16 +54,18 @@ def captions_over(why: Reasons, reason: Reason, k: int, verdicts: Sequence[str],
 
     Args:
         why: of all methods.
-        reason: of one of them, with masks.
+        reason: of one of them; without masks nothing is added to the verdicts.
         k: which class.
         verdicts: in words, of the images that have such pixels; empty where none was measured.
         names: of all classes.
     """
+    if reason.masks is None:
+        return list(verdicts)
     captions, words = [], iter(verdicts)
-    within = [] if reason.within is None else reason.within[:, k].tolist()
-    for image, (here, share_of_red) in enumerate(zip(reason.explained[:, k].tolist(), within, strict=True)):
+    within = within_masks(reason.heatmaps[:, k], reason.masks[:, k]).share.tolist()
+    for image, here in enumerate(reason.explained[:, k].tolist()):
         c = int(why.classes[image, k])
-        share = f"{100 * float(why.probabilities[image, c]):.1f} % of pixels, {within_words(share_of_red)}"
+        share = f"{100 * float(why.probabilities[image, c]):.1f} % of pixels, {within_words(within[image])}"
         captions.append(f"{share}\n{next(words, '')}".strip() if here else f"no pixel of {names[c]!r}")
     return captions
 
