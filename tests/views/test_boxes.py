@@ -66,9 +66,9 @@ def test_below_each_box_is_its_area_and_the_share_of_red_within():
     for heat, (left, top, right, bottom) in zip(why.heatmaps, why.boxes.xyxy.round().long().tolist(), strict=True):
         red, area = heat.clamp(min=0), (right - left) * (bottom - top) / heat.numel()
         share = float(red[top:bottom, left:right].sum() / red.sum())
-        said.append(f"{100 * area:.1f} % of pixels\n{100 * share:.0f} % within")
+        said.append(f"{100 * share:.0f} % within\n{100 * area:.1f} % of pixels")
     assert picture.captions == ("", *said[:2], "", said[2], "")
-    assert "below: the box's share of the pixels; within: share of the red that lies in the box" in picture.legend.notes
+    assert "within: share of the red that lies in the box, which has so many % of the pixels" in picture.legend.notes
 
 
 def test_classes_without_names_are_numbered():

@@ -108,7 +108,7 @@ def _row(small: Tensor, zoom: int, why: Attribution, number: int, names: Sequenc
     for label, score, share, area in zip(*(values.tolist() for values in each), strict=True):
         name = named(f"{_name(label, names)} {100 * score:.0f} %", max(_SIDE, zoom * small.shape[-1]))
         labels.append(name)
-        captions.append(f"{100 * area:.1f} % of pixels\n{within_words(share)}")
+        captions.append(f"{within_words(share)}\n{100 * area:.1f} % of pixels")
     return _Row(torch.stack(cells), labels, captions, count(_UNIT(shares[:, None])) if len(maps) else Counts())
 
 
@@ -139,7 +139,7 @@ def _notes(whys: Sequence[Attribution]) -> list[str]:
     return [
         *maps,
         "explained: each box's own class logit, before suppression",
-        f"below: the box's share of the pixels; {WITHIN.format('box')}",
+        f"{WITHIN.format('box')}, which has so many % of the pixels",
     ]
 
 
