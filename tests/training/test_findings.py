@@ -507,7 +507,7 @@ def test_norms_that_never_gathered_statistics():
 
 def test_a_weight_decay_far_too_high():
     net = deep(nn.ReLU, 2)
-    optimizer = torch.optim.SGD(net.parameters(), 0.1, weight_decay=1.5)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1, weight_decay=2)
     found = learn(net, optimizer, steps=23)
     assert [(each.kind, each.step, each.names) for each in found] == [
         ("large_updates", 22, ("1.weight", "3.weight", "5.weight"))
