@@ -68,7 +68,8 @@ def test_below_each_box_is_its_area_and_the_share_of_red_within():
         share = float(red[top:bottom, left:right].sum() / red.sum())
         said.append(f"{100 * share:.0f} % within\n{100 * area:.1f} % of pixels")
     assert picture.captions == ("", *said[:2], "", said[2], "")
-    assert "within: share of the red that lies in the box, which has so many % of the pixels" in picture.legend.notes
+    said = "within: share of the red that lies in the box; below it the share of the image's pixels that the box covers"
+    assert said in picture.legend.notes
 
 
 def test_classes_without_names_are_numbered():

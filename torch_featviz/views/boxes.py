@@ -139,7 +139,7 @@ def _notes(whys: Sequence[Attribution]) -> list[str]:
     return [
         *maps,
         "explained: each box's own class logit, before suppression",
-        f"{WITHIN.format('box')}, which has so many % of the pixels",
+        f"{WITHIN.format('box')}; below it the share of the image's pixels that the box covers",
     ]
 
 
